@@ -1,0 +1,42 @@
+# Only python3 >= 3.11 and make are assumed. Everything goes into .venv and .bench below this folder.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# Small networks on few cores: more threads than cores wait for one another.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: help demo test test-fast lint clean
+
+help:
+	@echo "make demo       install, draw the demo birds, run ours, protopnet and the black box, print the table"
+	@echo "make test       install, lint, type-check, run the test suite"
+	@echo "make test-fast  the tests that take seconds"
+	@echo "make lint       ruff and mypy alone"
+	@echo "make clean      remove .venv and .bench"
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: .venv/installed
+	$(BIN)/python -m bench run --suite demo
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest -n 2
+
+test-fast: .venv/installed-dev
+	$(BIN)/python -m pytest -n 2 -m 'not slow'
+
+clean:
+	rm -rf .venv .bench

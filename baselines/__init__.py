@@ -1,0 +1,1 @@
+"""Baseline networks, one file each, on the shared vocabulary of ``layers``."""

@@ -1,0 +1,116 @@
+"""The vocabulary that prototype networks share: add-on layers, distances, similarities, losses, projection.
+
+Shapes: latent features z ``(N, D, h, w)``, prototypes ``(P, D, 1, 1)``, maps ``(N, P, h, w)``. Sources of the formulas:
+spec/baselines.md, sections 2 and 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from bench.contract import Progress, PrototypeTable, Samples
+
+EPSILON = 1e-4
+_PUSH_BATCH = 64
+
+
+def add_on(channels: int, depth: int) -> nn.Sequential:
+    """Two 1x1 convolutions to ``depth`` channels with ReLU between and a sigmoid after them."""
+    layers = nn.Sequential(nn.Conv2d(channels, depth, 1), nn.ReLU(), nn.Conv2d(depth, depth, 1), nn.Sigmoid())
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+    return layers
+
+
+def class_identity(classes: int, per_class: int) -> Tensor:
+    """Bool ``(P, C)``: prototype j speaks for class ``j // per_class``."""
+    return torch.eye(classes, dtype=torch.bool).repeat_interleave(per_class, 0)
+
+
+def class_connection(identity: Tensor, own: float = 1.0, other: float = -0.5) -> nn.Linear:
+    """The last layer, without bias: weight ``own`` from a class's prototypes, ``other`` from the rest."""
+    layer = nn.Linear(identity.shape[0], identity.shape[1], bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.where(identity.T, own, other))
+    return layer
+
+
+def squared_distances(z: Tensor, prototypes: Tensor) -> Tensor:
+    """Squared Euclidean distance of every cell to every prototype, not below zero: ``(N, P, h, w)``."""
+    zz = z.square().sum(1, keepdim=True)
+    pp = prototypes.square().sum((1, 2, 3))[:, None, None]
+    return nn.functional.relu(zz - 2 * nn.functional.conv2d(z, prototypes) + pp)
+
+
+def log_similarity(distance: Tensor) -> Tensor:
+    """``log((d + 1) / (d + eps))``: large where the distance is small."""
+    return torch.log((distance + 1) / (distance + EPSILON))
+
+
+def cluster_and_separation(nearest: Tensor, labels: Tensor, identity: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean smallest distance to an own-class prototype, and to one of another class.
+
+    Args:
+        nearest: ``(N, P)``, smallest distance over the cells.
+        labels: ``(N,)``.
+        identity: bool ``(P, C)``.
+    """
+    own = identity.T[labels]
+    cluster = nearest.masked_fill(~own, torch.inf).amin(1).mean()
+    separation = nearest.masked_fill(own, torch.inf).amin(1).mean()
+    return cluster, separation
+
+
+def foreign_weight(last_layer: nn.Linear, identity: Tensor) -> Tensor:
+    """L1 norm of the last layer's weights between a class and the prototypes of others."""
+    return (last_layer.weight * ~identity.T).abs().sum()
+
+
+@torch.no_grad()
+def project(
+    prototypes: nn.Parameter,
+    table: PrototypeTable,
+    latent: Callable[[Tensor], Tensor],
+    distance: Callable[[Tensor, Tensor], Tensor],
+    samples: Samples,
+    progress: Progress,
+) -> None:
+    """Replace each prototype by the nearest latent patch of the training images of its class ("push").
+
+    One pass over the data; only the best patch of each prototype is kept. Where several patches are equally near,
+    the first in the order of the data wins. Prototypes of a class without images stay as they are.
+
+    Args:
+        prototypes: ``(P, D, 1, 1)``, changed in place.
+        table: gets the source image and the source cell of each prototype.
+        latent: images -> z ``(N, D, h, w)``.
+        distance: ``(z, prototypes) -> (N, P, h, w)``.
+        samples: the training split, seen without augmentation.
+        progress: where the images are counted.
+    """
+    device = prototypes.device
+    best = torch.full((len(prototypes),), torch.inf, device=device)
+    patches = prototypes.detach().clone()
+    identity = table.classes.to(device)
+    batches = samples.batches(_PUSH_BATCH, device)
+    total = -(-len(samples) // _PUSH_BATCH)
+    for batch in progress.track(batches, "projection", total):
+        z = latent(batch.images)
+        d = distance(z, prototypes)
+        height, width = d.shape[2:]
+        d = d.masked_fill(~identity.T[batch.labels][:, :, None, None], torch.inf)
+        # (P, N h w) with images outermost: the first minimum is the first in the order of the data.
+        nearest, where = d.permute(1, 0, 2, 3).flatten(1).min(1)
+        image, row, column = where // (height * width), where // width % height, where % width
+        better = nearest < best
+        best = torch.where(better, nearest, best)
+        patches[better] = z[image, :, row, column][better][:, :, None, None].to(patches.dtype)
+        table.source_image[better] = batch.index.to(device)[image][better]
+        table.source_patch[better] = torch.stack([row, column], 1)[better]
+    prototypes.copy_(patches)

@@ -1,0 +1,155 @@
+"""ProtoPNet: Chen et al., This Looks Like That, NeurIPS 2019 (spec/baselines.md, section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from baselines import layers
+from bench.contract import Explanation, Method, PartPrototypeModel, Progress, PrototypeTable, Samples, Settings, Task
+from bench.schedule import Schedule
+from bench.seeding import derive
+from bench.train import Learner
+
+
+class ProtoPNetModel(PartPrototypeModel):
+    """Backbone, add-on layers, distances to prototypes, log similarity, one linear layer without bias.
+
+    Args:
+        backbone: with attribute ``channels``.
+        classes: how many.
+        per_class: prototypes of each class.
+        depth: channels of the latent space.
+    """
+
+    def __init__(self, backbone: Any, classes: int, per_class: int, depth: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.add_on_layers = layers.add_on(backbone.channels, depth)
+        self.prototype_vectors = nn.Parameter(torch.rand(classes * per_class, depth, 1, 1))
+        self.prototypes = PrototypeTable(layers.class_identity(classes, per_class))
+        self.last_layer = layers.class_connection(self.prototypes.classes)
+
+    def distances(self, features: Tensor) -> Tensor:
+        """Squared distances of every cell to every prototype ``(N, P, h, w)``."""
+        return layers.squared_distances(self.add_on_layers(features), self.prototype_vectors)
+
+    def classify(self, nearest: Tensor) -> Tensor:
+        """Smallest distances ``(N, P)`` -> logits."""
+        return self.last_layer(layers.log_similarity(nearest))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits alone."""
+        return self.classify(self.distances(features).amin((2, 3)))
+
+    def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
+        """Maps are log similarities (spec/baselines.md, 4.1), scores their maxima."""
+        distances = self.distances(features)
+        nearest = distances.amin((2, 3))
+        if classes is None:
+            return Explanation(self.classify(nearest), layers.log_similarity(distances), layers.log_similarity(nearest))
+        indices = self.prototypes.of(classes)
+        maps = layers.log_similarity(self.pick(distances, indices))
+        return Explanation(self.classify(nearest), maps, maps.amax((2, 3)), indices)
+
+    def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
+        """The displayed reading: similarity maps weighted by the class's row of the last layer."""
+        maps = layers.log_similarity(self.distances(features))
+        return torch.einsum("nphw,np->nhw", maps, self.last_layer.weight[classes])
+
+
+class ProtoPNetLearner(Learner):
+    """Cross entropy, cluster, separation and L1 terms."""
+
+    def __init__(self, model: ProtoPNetModel, config: Any, progress: Progress) -> None:
+        super().__init__()
+        self.model, self.config, self.progress = model, config, progress
+
+    def groups(self) -> Mapping[str, list[nn.Parameter]]:
+        """``backbone``, ``add_on``, ``prototypes``, ``last_layer``."""
+        model = self.model
+        return {
+            "backbone": list(model.backbone.parameters()),
+            "add_on": list(model.add_on_layers.parameters()),
+            "prototypes": [model.prototype_vectors],
+            "last_layer": list(model.last_layer.parameters()),
+        }
+
+    def forward(self, images: Tensor, labels: Tensor, phase: str) -> dict[str, Tensor]:
+        """The loss of section 5, and the training accuracy."""
+        model, config = self.model, self.config
+        nearest = model.distances(model.backbone(images)).amin((2, 3))
+        logits = model.classify(nearest)
+        cluster, separation = layers.cluster_and_separation(nearest, labels, model.prototypes.classes)
+        entropy = nn.functional.cross_entropy(logits, labels)
+        loss = entropy + config.cluster * cluster - config.separation * separation
+        loss = loss + config.l1 * layers.foreign_weight(model.last_layer, model.prototypes.classes)
+        correct = (logits.argmax(1) == labels).float().mean()
+        return {
+            "loss": loss,
+            "cross_entropy": entropy,
+            "cluster": cluster,
+            "separation": separation,
+            "train_accuracy": correct,
+        }
+
+    def act(self, action: str, samples: Samples) -> None:
+        """``project`` the prototypes onto training patches."""
+        if action != "project":
+            super().act(action, samples)
+        model = self.model
+        layers.project(
+            model.prototype_vectors,
+            model.prototypes,
+            lambda images: model.add_on_layers(model.backbone(images)),
+            layers.squared_distances,
+            samples,
+            self.progress,
+        )
+
+
+class ProtoPNet(Method):
+    """Class-specific prototypes trained with the network and projected onto training patches."""
+
+    name = "protopnet"
+    paper = "Chen et al., This Looks Like That: Deep Learning for Interpretable Image Recognition, NeurIPS 2019"
+
+    class Config(Settings):
+        """Published defaults; the schedule comes from the recipe.
+
+        Attributes:
+            per_class: prototypes of each class.
+            depth: channels of the latent space.
+            cluster: weight of the cluster term.
+            separation: weight of the separation term.
+            l1: weight of the L1 term on connections to other classes.
+            schedule: phases over the groups ``backbone, add_on, prototypes, last_layer``; action ``project``.
+        """
+
+        per_class: PositiveInt = 10
+        depth: PositiveInt = 128
+        cluster: float = 0.8
+        separation: float = 0.08
+        l1: float = 1e-4
+        schedule: Schedule
+
+    def build(self, task: Task) -> ProtoPNetModel:
+        """The network with its starting weights, drawn from the task's seed."""
+        backbone = task.backbone()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(task.seed, "protopnet"))
+            return ProtoPNetModel(backbone, task.train.classes, task.config.per_class, task.config.depth).eval()
+
+    def fit(self, task: Task) -> ProtoPNetModel:
+        """Train through the phases of the schedule."""
+        model = self.build(task)
+        task.trainer.fit(ProtoPNetLearner(model, task.config, task.progress), task.config.schedule, task.train)
+        table = model.prototypes
+        task.facts["projected"] = float((table.source_image >= 0).float().mean())
+        sources = torch.cat([table.source_image[:, None], table.source_patch], 1)
+        task.facts["duplicate_share"] = 1 - len(torch.unique(sources, dim=0)) / len(sources)
+        return model.eval()

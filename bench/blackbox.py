@@ -1,0 +1,87 @@
+"""The black box: the plain classifier of one data set, backbone, seed and recipe. Trained once, used by many cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from bench.backbones.classifier import Classifier
+from bench.contract import Progress, Samples, Settings
+from bench.schedule import Schedule
+from bench.seeding import derive
+from bench.store import Folder, write_json
+from bench.train import Learner, Trainer
+
+VERSION = 1
+"""Raised when the same settings would train another classifier."""
+
+
+class BlackBoxConfig(Settings):
+    """How the classifier is trained: phases over the groups ``backbone`` and ``head``."""
+
+    schedule: Schedule
+
+
+class ClassifierLearner(Learner):
+    """Cross entropy on the whole network, as in section 4.2 of the paper."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def groups(self) -> Mapping[str, list[nn.Parameter]]:
+        """``backbone`` and ``head``."""
+        return {
+            "backbone": list(self.classifier.backbone.parameters()),
+            "head": list(self.classifier.head.parameters()),
+        }
+
+    def forward(self, images: Tensor, labels: Tensor, phase: str) -> dict[str, Tensor]:
+        """Loss and training accuracy of a batch."""
+        logits = self.classifier(images)
+        correct = (logits.argmax(1) == labels).float().mean()
+        return {"loss": nn.functional.cross_entropy(logits, labels), "train_accuracy": correct}
+
+
+def obtain(
+    folder: Folder,
+    config: BlackBoxConfig,
+    backbone: Callable[[], nn.Module],
+    train: Samples,
+    seed: int,
+    trainer: Callable[[Path], Trainer],
+    progress: Progress,
+) -> Classifier:
+    """The trained classifier in eval mode: from the folder where it is there, else trained and put there.
+
+    Another process that wants the same one waits for it.
+
+    Args:
+        folder: its own place.
+        config: its schedule.
+        backbone: builds the feature extractor with its starting weights.
+        train: training split.
+        seed: of the head's start, the order and the augmentation.
+        trainer: makes the training loop with its checkpoint in the given folder.
+        progress: where it is told.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "head"))
+        classifier = Classifier(backbone(), train.classes)
+    with folder.claim():
+        if not folder.done:
+            progress.note("training the black box")
+            loop = trainer(folder.work)
+            loop.fit(ClassifierLearner(classifier), config.schedule, train)
+            folder.work.mkdir(parents=True, exist_ok=True)
+            write_json(folder.work / "history.json", loop.history)
+            save_file(classifier.state_dict(), folder.work / "model.safetensors")
+            folder.finish()
+        else:
+            progress.note("black box found, not trained again")
+    classifier.load_state_dict(load_file(folder.result / "model.safetensors"))
+    return classifier.eval()

@@ -1,0 +1,255 @@
+"""One cell: data -> fit or load -> observe -> score -> save. The only place where the stages meet."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from bench import environment, registry
+from bench.backbones import weights
+from bench.blackbox import BlackBoxConfig, obtain
+from bench.contract import (
+    BenchError,
+    CellError,
+    Method,
+    Metric,
+    Observation,
+    PartPrototypeModel,
+    Samples,
+    Score,
+    Task,
+)
+from bench.data.prepared import prepare
+from bench.data.protocol import Protocol
+from bench.data.source import open_dataset
+from bench.plan import CellSpec
+from bench.progress import ConsoleProgress
+from bench.seeding import derive
+from bench.store import Folder, Store, write_json
+from bench.train import Trainer
+
+
+class Cell:
+    """One cell of the grid, to be run or looked at again.
+
+    Args:
+        store: where it lives.
+        name: its id.
+        home: ``BENCH_HOME``: data, black boxes.
+        device: where tensors go.
+        progress: where it is told.
+        batch_size: of the evaluation; it does not change the numbers.
+        memory_limit: bytes that features may take at a time.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        home: Path,
+        device: torch.device,
+        progress: ConsoleProgress,
+        batch_size: int = 64,
+        memory_limit: int = 2**30,
+    ) -> None:
+        written = store.specification(name)
+        self.spec = CellSpec.model_validate(written["spec"])
+        self.where: dict[str, Any] = written["where"]
+        self.folder = store.cell(name)
+        self.home, self.device, self.progress = home, device, progress
+        self.batch_size, self.memory_limit = batch_size, memory_limit
+        for file in self.where["plugins"]:
+            registry.load_plugin(Path(file))
+        self.method: Method = registry.load("methods", self.spec.method)()
+
+    def run(self) -> None:
+        """Do all that is not done yet; the result appears when everything is there.
+
+        Raises:
+            BenchError: for what a user can mend; it has been recorded in the cell's folder.
+        """
+        with self.folder.claim():
+            if self.folder.done:
+                return
+            self.folder.work.mkdir(parents=True, exist_ok=True)
+            self.progress.log = self.folder.work / "log.txt"
+            try:
+                self._run()
+            except torch.OutOfMemoryError as error:
+                self.folder.fail("oom", str(error).split("\n")[0])
+                raise CellError(f"out of memory: {error}".split("\n")[0]) from error
+            except BenchError as error:
+                self.folder.fail("failed", str(error))
+                raise
+            except Exception as error:
+                self.folder.fail("failed", f"{type(error).__name__}: {error}")
+                raise
+            finally:
+                self.progress.log = None
+
+    def _run(self) -> None:
+        environment.make_deterministic()
+        began = time.perf_counter()
+        splits = self.data()
+        model, fit = self._fitted(splits["train"])
+        fitted = time.perf_counter()
+        scores = self._evaluate(model, splits["test"])
+        evaluated = time.perf_counter()
+        for name, score in scores.items():
+            for table, columns in score.items.items():
+                _write_table(self.folder.work / "items" / f"{name}.{table}.csv", columns)
+        write_json(
+            self.folder.work / "result.json",
+            {
+                "scores": {
+                    name: {"value": score.value, "n": score.n, "low": None, "high": None}
+                    for name, score in scores.items()
+                },
+                "facts": fit,
+                "prototypes": len(model.prototypes),
+                "parameters": sum(parameter.numel() for parameter in model.parameters()),
+                "images": {name: len(split) for name, split in splits.items()},
+                "seconds": {"fit": fitted - began, "evaluate": evaluated - fitted},
+                "environment": environment.record(self.device),
+            },
+        )
+        self.folder.finish()
+
+    def data(self) -> dict[str, Samples]:
+        """The prepared splits.
+
+        Raises:
+            CellError: where the data is no longer what the cell was planned for.
+        """
+        root = self.where["data_root"]
+        dataset = open_dataset(
+            self.spec.dataset,
+            self.where["reader"],
+            self.where["folder"],
+            Path(root) if root else None,
+            self.home,
+            self.progress,
+        )
+        if dataset.digest != self.spec.data_digest:
+            raise CellError(
+                f"{self.spec.dataset} has changed since this cell was planned "
+                f"(digest {dataset.digest}, planned {self.spec.data_digest}): call `run` again"
+            )
+        protocol = Protocol.model_validate(self.spec.protocol)
+        return dict(prepare(dataset, protocol, self.home, self.progress, on_bad=self.spec.on_bad_image))  # type: ignore[arg-type]
+
+    def task(self, train: Samples, need_black_box: bool = True) -> Task:
+        """What the method is given."""
+        settings = type(self.method).Config.model_validate(self.spec.settings)
+        black_box: nn.Module | None = None
+        if need_black_box and self.spec.black_box is not None:
+            facts = {name: value for name, value in self.spec.black_box.items() if name != "version"}
+            black_box = obtain(
+                Folder(self.home / "blackboxes" / self.spec.black_box_id),
+                BlackBoxConfig.model_validate(facts),
+                self.backbone,
+                train,
+                derive(self.spec.seed, "black box"),
+                self._trainer,
+                self.progress,
+            ).to(self.device)
+        return Task(
+            config=settings,
+            train=train,
+            seed=derive(self.spec.seed, self.spec.method),
+            device=self.device,
+            backbone=self.backbone,
+            black_box=black_box,
+            trainer=self._trainer(self.folder.work),
+            progress=self.progress,
+            memory_limit=self.memory_limit,
+        )
+
+    def backbone(self) -> nn.Module:
+        """A fresh feature extractor with its starting weights."""
+        assert self.spec.backbone is not None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(self.spec.seed, "backbone"))
+            net: nn.Module = registry.load("backbones", self.spec.backbone)()
+        if self.where["weights"] is not None:
+            weights.load(net, Path(self.where["weights"]), self.spec.backbone)
+        return net
+
+    def load(self, train: Samples) -> PartPrototypeModel:
+        """The fitted model of a finished cell."""
+        model = self.method.build(self.task(train, need_black_box=False))
+        model.load_state_dict(load_file(self.folder.result / "model.safetensors"))
+        return model.to(self.device).eval()
+
+    def _trainer(self, folder: Path) -> Trainer:
+        return Trainer(
+            folder,
+            self.device,
+            self.spec.precision,
+            derive(self.spec.seed, "training"),
+            self.progress,  # type: ignore[arg-type]
+        )
+
+    def _fitted(self, train: Samples) -> tuple[PartPrototypeModel, dict[str, Any]]:
+        """The fitted model, from this cell's own unfinished work where it got that far."""
+        file, notes = self.folder.work / "model.safetensors", self.folder.work / "fit.json"
+        if file.is_file() and notes.is_file():
+            self.progress.note("fit found, not repeated")
+            model = self.method.build(self.task(train, need_black_box=False))
+            model.load_state_dict(load_file(file))
+            return model.to(self.device).eval(), Store.read(notes)
+        task = self.task(train)
+        model = self.method.fit(task).to(self.device).eval()
+        write_json(self.folder.work / "history.json", getattr(task.trainer, "history", []))
+        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, file)
+        facts = {name: value for name, value in task.facts.items() if math.isfinite(value)}
+        write_json(notes, facts)
+        return model, facts
+
+    @torch.inference_mode()
+    def _evaluate(self, model: PartPrototypeModel, test: Samples) -> dict[str, Score]:
+        metrics: dict[str, Metric] = {}
+        for name, facts in self.spec.metrics.items():
+            kind = registry.load("metrics", name)
+            metrics[name] = kind(kind.Config.model_validate(facts["parameters"]), test, model.prototypes)
+        total = -(-len(test) // self.batch_size)
+        for batch in self.progress.track(test.batches(self.batch_size, self.device), "test batches", total):
+            own = batch.index.cpu()
+            seen = Observation(
+                model,
+                batch.images,
+                batch.labels,
+                batch.index,
+                test.keypoints[own].to(self.device),
+                test.visible[own].to(self.device),
+                test.boxes[own].to(self.device),
+            )
+            for metric in metrics.values():
+                metric.update(seen)
+        scores = {name: metric.compute() for name, metric in metrics.items()}
+        for name, score in scores.items():
+            if not math.isfinite(score.value):
+                raise CellError(f"{name} is {score.value}")
+        return scores
+
+
+def _write_table(file: Path, columns: Mapping[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lists: list[list[Any]] = [_plain(values) for values in columns.values()]
+    with file.open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*lists, strict=True))
+
+
+def _plain(values: Any) -> list[Any]:
+    to_list: Callable[[], list[Any]] | None = getattr(values, "tolist", None)
+    return to_list() if to_list is not None else list(values)

@@ -1,0 +1,385 @@
+"""The command line: parse, call, print. Heavy modules are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from bench import __version__, registry
+
+_PATH = click.Path(path_type=Path)
+
+
+class _Group(click.Group):
+    """Turns our own errors into one line and an exit code; click does the same for wrong options."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except KeyboardInterrupt:
+            click.echo("\ninterrupted; the same command goes on where it stopped", err=True)
+            sys.exit(130)
+        except Exception as error:
+            # Imported here: it brings torch, which `bench ls` must not.
+            from bench.contract import BenchError, RequestError
+
+            if isinstance(error, BenchError | registry.UnknownName):
+                click.echo(f"error: {error}", err=True)
+                sys.exit(2 if isinstance(error, RequestError | registry.UnknownName) else 1)
+            raise
+
+    def resolve_command(self, context: click.Context, args: list[str]) -> Any:
+        name = args[0] if args else ""
+        if name and self.get_command(context, name) is None and not name.startswith("-"):
+            raise click.UsageError(f"no command {name!r}{registry.nearest(name, self.list_commands(context))}")
+        return super().resolve_command(context, args)
+
+
+def _names(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if value else ()
+
+
+def _seeds(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in _names(context, option, value))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r}: write whole numbers with commas, for example 0,1,2") from error
+
+
+def _weights(_context: click.Context, _option: click.Parameter, value: tuple[str, ...]) -> dict[str, Path]:
+    found = {}
+    for pair in value:
+        name, separator, path = pair.partition("=")
+        if not separator:
+            raise click.BadParameter(f"{pair!r}: write BACKBONE=PATH, for example resnet34=resnet34.pth")
+        found[name] = Path(path)
+    return found
+
+
+def _bytes(_context: click.Context, _option: click.Parameter, value: str) -> int:
+    units = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+    for unit, size in units.items():
+        if value.endswith(unit):
+            try:
+                amount = float(value.removesuffix(unit))
+            except ValueError:
+                break
+            if amount > 0:
+                return int(amount * size)
+    raise click.BadParameter(f"{value!r}: write a size such as 24GiB or 512MiB")
+
+
+def _plugins(_context: click.Context, _option: click.Parameter, value: tuple[Path, ...]) -> tuple[Path, ...]:
+    for file in value:
+        try:
+            registry.load_plugin(file)
+        except FileNotFoundError as error:
+            raise click.BadParameter(str(error)) from error
+    return value
+
+
+_home = click.option("--out", type=_PATH, default=None, help="Where cells are kept; default BENCH_HOME (./.bench).")
+_plugin = click.option(
+    "--plugin",
+    "plugins",
+    type=_PATH,
+    multiple=True,
+    callback=_plugins,
+    is_eager=True,
+    help="A Python file that registers methods, metrics or data sets; may be repeated.",
+)
+_device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
+_memory = click.option(
+    "--memory-limit",
+    default="1GiB",
+    show_default=True,
+    callback=_bytes,
+    help="Most memory that the features of a decomposition may take at a time.",
+)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="partbench")
+def main() -> None:
+    r"""PartBench: part-prototype interpretability, measured under one harness.
+
+    \b
+    python -m bench run --methods ours,protopnet --datasets demo
+    python -m bench report
+    python -m bench ui
+    """
+
+
+@main.command()
+@click.option("--methods", callback=_names, help="Names with commas; `bench ls methods` lists them.")
+@click.option("--datasets", callback=_names, help="Names with commas; `bench ls datasets` lists them.")
+@click.option("--backbones", callback=_names, help="Names with commas; default: each data set's own.")
+@click.option("--seeds", callback=_seeds, help="Whole numbers with commas; default 0.")
+@click.option("--metrics", callback=_names, help="Names with commas; default: all.")
+@click.option("--suite", help="A file of configs/suites by name; the other options override it.")
+@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="For example ours.k=5; may be repeated.")
+@click.option("--data-root", type=_PATH, help="Folder that holds the data sets, or one of them.")
+@click.option(
+    "--weights", multiple=True, callback=_weights, metavar="BACKBONE=PATH", help="Starting weights; may be repeated."
+)
+@_home
+@_device
+@click.option("--recipe", type=click.Choice(["published", "small", "demo"]), help="Training schedules of all methods.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="Of training; default fp32.")
+@_memory
+@click.option("--launcher", type=click.Choice(["inline"]), default="inline", show_default=True)
+@click.option(
+    "--existing", type=click.Choice(["skip", "rerun"]), default="skip", show_default=True, help="Finished cells."
+)
+@click.option("--controls/--no-controls", default=None, help="Add black box and content-free controls; default yes.")
+@click.option("--tracking/--no-tracking", default=True, show_default=True, help="Mirror results to MLflow.")
+@click.option("--dry-run", is_flag=True, help="Print the cells and what is not applicable, and stop.")
+@_plugin
+def run(
+    suite: str | None,
+    pairs: tuple[str, ...],
+    data_root: Path | None,
+    weights: dict[str, Path],
+    out: Path | None,
+    device: str,
+    memory_limit: int,
+    launcher: str,
+    existing: str,
+    tracking: bool,
+    dry_run: bool,
+    plugins: tuple[Path, ...],
+    **fields: Any,
+) -> None:
+    """Run methods on data sets, measure them, print the table.
+
+    Cells that are finished are not run again; a run that was killed goes on where it stopped. Exit code 0: every
+    cell is done; 1: some cell failed (its reason is printed and recorded); 2: the request is wrong.
+    """
+    from bench import config, environment, launch
+    from bench.contract import RequestError
+    from bench.plan import Context, plan
+    from bench.progress import ConsoleProgress
+    from bench.report import report as render
+    from bench.store import Store
+
+    values: dict[str, Any] = config.read_suite(suite) if suite else {}
+    values.update({name: value for name, value in fields.items() if value not in (None, ())})
+    for name in ("methods", "datasets"):
+        if not values.get(name):
+            known = "ours,protopnet" if name == "methods" else "demo"
+            raise RequestError(f"no {name} given: --{name} {known}, or --suite NAME ({', '.join(config.suites())})")
+    values["overrides"] = {**values.get("overrides", {}), **config.parse_overrides(pairs)}
+    request = config.validate(config.Request, values, "run")
+    chosen = environment.pick_device(device)
+    home = environment.home()
+    store = Store(out or home)
+    console = Console()
+    with ConsoleProgress(console) as progress:
+        context = Context(home, progress, data_root, weights, tuple(str(file.resolve()) for file in plugins))
+        cells = plan(request, context)
+        if dry_run:
+            _print_plan(console, cells, store)
+            return
+        launch.write_down(
+            cells, store, lambda cell: f"BENCH_HOME={home} python -m bench cell {store.cell(cell.spec.id).path}"
+        )
+        stamp = time.strftime("%Y%m%d-%H%M%S") + f"-{time.time_ns() // 1_000_000 % 1000:03d}"
+        command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
+        content = {"suite": request.suite, "command": command, "cells": [cell.spec.id for cell in cells]}
+        store.record_invocation(stamp, {**content, "device": str(chosen)})
+        summary = launch.inline(
+            cells, store, home, chosen, progress, rerun=existing == "rerun", memory_limit=memory_limit
+        )
+        if tracking:
+            _mirror(store, home, stamp, progress)
+    console.print()
+    render(store, console=console, stamp=stamp)
+    total = len(summary.done) + len(summary.skipped)
+    console.print(
+        f"{total} of {len(cells)} cells done ({len(summary.skipped)} before), {len(summary.failed)} failed",
+        highlight=False,
+    )
+    for name, reason in summary.failed.items():
+        console.print(f"[red]{name}[/red] {reason}\n  again: python -m bench cell {store.cell(name).path}")
+    sys.exit(1 if summary.failed else 0)
+
+
+def _print_plan(console: Console, cells: list[Any], store: Any) -> None:
+    table = Table("cell", "method", "dataset", "backbone", "seed", "state", "not applicable")
+    for cell in cells:
+        folder = store.cell(cell.spec.id)
+        state = "done" if folder.done else "to run"
+        refused = "; ".join(f"{name}: {facts['reason']}" for name, facts in cell.not_applicable.items())
+        spec = cell.spec
+        table.add_row(spec.id, cell.label, spec.dataset, spec.backbone or "-", str(spec.seed), state, refused)
+    console.print(table)
+
+
+def _mirror(store: Any, home: Path, stamp: str, progress: Any) -> None:
+    from importlib.util import find_spec
+
+    from bench.contract import BenchError
+
+    if find_spec("mlflow") is None:
+        progress.note("mlflow is not installed: results are in the store only")
+        return
+    from bench.tracking import Mirror
+
+    try:
+        counts = Mirror(home).sync(store, [stamp], progress)
+    except BenchError as error:
+        # The store has everything; a mirror that cannot be written must not turn a finished run into a failure.
+        progress.note(f"MLflow: {error}")
+    else:
+        progress.note(f"MLflow: {counts}")
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@_device
+@_memory
+def cell(folder: Path, device: str, memory_limit: int) -> None:
+    """Run one cell: the FOLDER that holds its cell.json."""
+    from bench import environment
+    from bench.cell import Cell
+    from bench.contract import RequestError
+    from bench.progress import ConsoleProgress
+    from bench.store import Store
+
+    folder = folder.resolve()
+    if not (folder / "cell.json").is_file() or folder.parent.name != "cells":
+        raise RequestError(f"{folder} is not a cell: expected .../cells/ID with a cell.json in it")
+    store = Store(folder.parent.parent)
+    with ConsoleProgress(Console()) as progress:
+        found = Cell(
+            store,
+            folder.name,
+            environment.home(),
+            environment.pick_device(device),
+            progress,
+            memory_limit=memory_limit,
+        )
+        if found.folder.done:
+            click.echo("done before")
+        found.run()
+
+
+@main.command("ls")
+@click.argument("kind", type=click.Choice([*registry.KINDS, "suites"]), required=False)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@_plugin
+def ls(kind: str | None, as_json: bool, plugins: tuple[Path, ...]) -> None:
+    """List what there is: methods, datasets, backbones, metrics, suites."""
+    listing: dict[str, list[dict[str, Any]]] = {}
+    for one in [kind] if kind else [*registry.KINDS, "suites"]:
+        if one == "suites":
+            # Not through bench.config, which would bring torch.
+            folder = Path(__file__).resolve().parent.parent / "configs" / "suites"
+            listing[one] = [
+                {"name": file.stem, "summary": _first_comment(file)} for file in sorted(folder.glob("*.yaml"))
+            ]
+        else:
+            listing[one] = [
+                {
+                    "name": name,
+                    "summary": entry.summary,
+                    **({"role": entry.role} if one == "methods" else {}),
+                    **dict(entry.facts),
+                }
+                for name, entry in registry.names(one).items()
+            ]
+    if as_json:
+        click.echo(json.dumps(listing, indent=1))
+        return
+    console = Console()
+    for one, entries in listing.items():
+        table = Table(title=one, title_justify="left", title_style="bold", show_header=False, box=None, padding=(0, 2))
+        for entry in entries:
+            rest = [f"{key}: {value}" for key, value in entry.items() if key not in ("name", "summary")]
+            table.add_row(f"[cyan]{entry['name']}[/cyan]", entry["summary"], f"[dim]{', '.join(rest)}[/dim]")
+        console.print(table)
+        console.print()
+
+
+def _first_comment(file: Path) -> str:
+    first = file.read_text().split("\n", 1)[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
+@main.command()
+@_home
+@click.option("--suite", help="Only this suite.")
+@click.option("--json", "fmt", flag_value="json", default=True, help="The default.")
+@click.option("--csv", "fmt", flag_value="csv")
+def results(out: Path | None, suite: str | None, fmt: str) -> None:
+    """Print one row per cell and metric, for programs."""
+    import csv
+
+    from bench import environment
+    from bench.store import Row, Store, as_dicts
+
+    rows = as_dicts(Store(out or environment.home()).rows(suite=suite))
+    if fmt == "csv":
+        writer = csv.DictWriter(sys.stdout, fieldnames=list(Row.__dataclass_fields__), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    else:
+        click.echo(json.dumps(rows, indent=1))
+
+
+@main.command()
+@click.argument("name", metavar="CELL")
+@_home
+def show(name: str, out: Path | None) -> None:
+    """Show what is behind a cell's numbers: command, settings, environment, scores, prototypes."""
+    from bench import environment
+    from bench.report.cell import show_cell
+    from bench.store import Store
+
+    store = Store(out or environment.home())
+    show_cell(store, store.find(name), Console())
+
+
+@main.command()
+@click.option("--suite", help="Newest run of this suite; default: the newest run of all.")
+@click.option("--format", "fmt", type=click.Choice(["text", "md"]), default="text", show_default=True)
+@_home
+def report(suite: str | None, fmt: str, out: Path | None) -> None:
+    """Print the comparison table of the newest run."""
+    from bench import environment
+    from bench.report import report as render
+    from bench.store import Store
+
+    render(Store(out or environment.home()), suite=suite, fmt=fmt, console=Console())
+
+
+@main.command()
+@_home
+def sync(out: Path | None) -> None:
+    """Bring the MLflow mirror up to date with the store."""
+    from bench import environment
+    from bench.store import Store
+    from bench.tracking import Mirror
+
+    home = environment.home()
+    click.echo(str(Mirror(home).sync(Store(out or home))))
+
+
+@main.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+def ui(port: int) -> None:
+    """Open MLflow on the results, at http://127.0.0.1:PORT."""
+    from bench import environment
+    from bench.tracking import serve
+
+    sys.exit(serve(environment.home(), port=port))

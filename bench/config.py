@@ -1,0 +1,202 @@
+"""What a run is made of, as pydantic models: requests (from the command line or a suite), data sets, method recipes.
+
+Every value comes from, in rising order: the plugin's own defaults, ``configs/``, ``--set KEY=VALUE``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
+
+from bench import registry
+from bench.contract import RequestError, Settings
+from bench.data.protocol import Protocol
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+Recipe = Literal["published", "small", "demo"]
+M = TypeVar("M", bound=BaseModel)
+
+
+class DatasetConfig(Settings):
+    """How a data set is found and looked at: ``configs/datasets/NAME.yaml``.
+
+    Attributes:
+        reader: name in the catalogue of data sets, by default the data set's own.
+        folder: its usual folder name under ``--data-root``; ``None``: the project draws it itself.
+        protocol: crop, size and rounding.
+        backbones: used where none is asked for.
+        recipe: training schedules where none is asked for.
+        pretrained: whether backbones start from ImageNet weights.
+        on_bad_image: ``error`` fails the cell, ``skip`` leaves the image out and records it.
+    """
+
+    reader: str | None = None
+    folder: str | None = None
+    protocol: Protocol = Protocol()
+    backbones: tuple[str, ...]
+    recipe: Recipe = "published"
+    pretrained: bool = True
+    on_bad_image: Literal["error", "skip"] = "error"
+
+
+class Request(Settings):
+    """What to run; the fields of a suite file are the same.
+
+    Attributes:
+        suite: the name under which results are grouped.
+        methods: names in the catalogue.
+        datasets: names in ``configs/datasets``.
+        backbones: names in the catalogue; empty: each data set's default.
+        seeds: one cell for each.
+        recipe: training schedules of all methods; ``None``: each data set's default.
+        precision: of training and inference.
+        metrics: names in the catalogue; empty: all of them.
+        controls: add the black box and the content-free controls as rows.
+        overrides: ``--set`` pairs, dotted name -> value.
+    """
+
+    suite: str = "default"
+    methods: tuple[str, ...] = Field(min_length=1)
+    datasets: tuple[str, ...] = Field(min_length=1)
+    backbones: tuple[str, ...] = ()
+    seeds: tuple[NonNegativeInt, ...] = Field(default=(0,), min_length=1)
+    recipe: Recipe | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
+    metrics: tuple[str, ...] = ()
+    controls: bool = True
+    overrides: dict[str, Any] = Field(default_factory=dict)
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        RequestError: naming the file and line where it is no YAML, or no mapping.
+    """
+    try:
+        content = yaml.safe_load(file.read_text()) or {}
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{file}:{mark.line + 1}" if mark else str(file)
+        raise RequestError(f"{where}: not valid YAML ({getattr(error, 'problem', error)})") from error
+    if not isinstance(content, dict):
+        raise RequestError(f"{file}: expected names and values, found a {type(content).__name__}")
+    return content
+
+
+def suites() -> list[str]:
+    """Names of the suites in ``configs/suites``."""
+    return sorted(file.stem for file in (CONFIGS / "suites").glob("*.yaml"))
+
+
+def read_suite(name: str) -> dict[str, Any]:
+    """The fields of a suite.
+
+    Raises:
+        RequestError: for an unknown name, with the nearest one.
+    """
+    if name not in suites():
+        raise RequestError(f"unknown suite {name!r}{registry.nearest(name, suites())}")
+    return {"suite": name, **read_yaml(CONFIGS / "suites" / f"{name}.yaml")}
+
+
+def parse_overrides(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """``("ours.k=5",) -> {"ours.k": 5}``; values are read as YAML.
+
+    Raises:
+        RequestError: where a pair is not NAME=VALUE.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator or not name:
+            raise RequestError(f"--set {pair!r}: write NAME=VALUE, for example ours.k=5")
+        try:
+            found[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise RequestError(f"--set {pair!r}: the value is not valid YAML") from error
+    return found
+
+
+def for_section(overrides: Mapping[str, Any], section: str) -> dict[str, Any]:
+    """Those overrides whose dotted name begins with the section, without it."""
+    return {name[len(section) + 1 :]: value for name, value in overrides.items() if name.startswith(section + ".")}
+
+
+def merge(base: dict[str, Any], overrides: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """A copy of nested ``base`` with dotted names set; a number picks an item of a list.
+
+    >>> merge({"schedule": {"phases": [{"epochs": 3}]}}, {"schedule.phases.0.epochs": 1}, "ours")
+    {'schedule': {'phases': [{'epochs': 1}]}}
+
+    Raises:
+        RequestError: where a dotted name leads nowhere.
+    """
+    result = _copy(base)
+    for dotted, value in overrides.items():
+        *path, last = dotted.split(".")
+        place: Any = result
+        try:
+            for step in path:
+                place = place[int(step)] if isinstance(place, list) else place.setdefault(step, {})
+            place[int(last) if isinstance(place, list) else last] = value
+        except (ValueError, IndexError, AttributeError, TypeError) as error:
+            raise RequestError(f"--set {what}.{dotted}: there is no such setting") from error
+    return result
+
+
+def validate(model: type[M], values: Mapping[str, Any], what: str) -> M:
+    """The values as that model.
+
+    Raises:
+        RequestError: one line naming the first wrong field, with the nearest known name where it is unknown.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(step) for step in first["loc"])
+        hint = registry.nearest(name, model.model_fields) if first["type"] == "extra_forbidden" else ""
+        message = "unknown setting" if hint else first["msg"]
+        given = "" if first["type"] in ("extra_forbidden", "missing") else f" (got {first['input']!r})"
+        raise RequestError(f"{what}.{name}: {message}{given}{hint}") from error
+
+
+def dataset_config(name: str, overrides: Mapping[str, Any]) -> DatasetConfig:
+    """The configuration of a data set.
+
+    Raises:
+        RequestError: for an unknown name, with the nearest one.
+    """
+    file = CONFIGS / "datasets" / f"{name}.yaml"
+    known = sorted({path.stem for path in file.parent.glob("*.yaml")} | set(registry.names("datasets")))
+    if name not in known:
+        raise RequestError(f"unknown dataset {name!r}{registry.nearest(name, known)}")
+    values = read_yaml(file) if file.is_file() else {"folder": name, "backbones": ["resnet34"]}
+    return validate(DatasetConfig, merge(values, for_section(overrides, name), name), name)
+
+
+def from_recipe(file: Path, model: type[M], recipe: Recipe, overrides: Mapping[str, Any], what: str) -> M:
+    """Settings for a recipe: the file's ``defaults``, then its ``recipes``, then the overrides of that section.
+
+    Raises:
+        RequestError: naming the wrong field, or the missing recipe.
+    """
+    content = read_yaml(file) if file.is_file() else {}
+    recipes = content.get("recipes") or {}
+    if recipes and recipe not in recipes:
+        raise RequestError(f"{what} has no recipe {recipe!r}; it has {', '.join(sorted(recipes))}")
+    values = {**(content.get("defaults") or {}), **recipes.get(recipe, {})}
+    return validate(model, merge(values, for_section(overrides, what), what), what)
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _copy(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_copy(item) for item in value]
+    return value

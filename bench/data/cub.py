@@ -1,0 +1,257 @@
+"""CUB-200-2011 in its official tree (Wah et al. 2011), and any data set written in the same files."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+from bench.contract import Record, RequestError
+from bench.data.digest import digest
+
+T = TypeVar("T")
+Keypoint = tuple[float, float, bool]
+
+_ANNOTATIONS = (
+    "images.txt",
+    "classes.txt",
+    "image_class_labels.txt",
+    "train_test_split.txt",
+    "bounding_boxes.txt",
+    "parts/parts.txt",
+    "parts/part_locs.txt",
+)
+
+
+class Cub:
+    """Images, boxes, part key-points and, where they were downloaded too, masks. Every annotation is checked.
+
+    Args:
+        root: the folder with ``images.txt``. Masks (a download of their own) lie in ``segmentations`` inside it or
+            beside it; the folder counts if it has the mask of any image, and must then have those of all.
+        cache: folder that remembers file hashes, so that :attr:`digest` reads an unchanged tree only once.
+
+    Attributes:
+        provides: ``image, label, bbox, keypoints`` and, with masks, ``mask``.
+        classes: class names; the class index is the official id - 1.
+        parts: names of the parts, in the order of :attr:`bench.contract.Record.keypoints`.
+
+    Raises:
+        RequestError: one line with the file, the line and what is wrong there.
+    """
+
+    def __init__(self, root: Path, cache: Path | None = None) -> None:
+        self.root, self.cache = root, cache
+        files = {name: _File(root / name) for name in _ANNOTATIONS}
+        self.classes: Sequence[str] = files["classes.txt"].names()
+        self.parts: Sequence[str] = files["parts/parts.txt"].names()
+        images = files["images.txt"].images()
+        lines = {image: line for image, (line, _) in images.items()}
+
+        labels = files["image_class_labels.txt"].per_image(lines, 2, _label(len(self.classes)))
+        train = files["train_test_split.txt"].per_image(lines, 2, _flag)
+        boxes = files["bounding_boxes.txt"].per_image(lines, 5, _box)
+        points = _keypoints(files["parts/part_locs.txt"], lines, len(self.parts))
+
+        paths = {image: root / "images" / name for image, (_, name) in images.items()}
+        absent = _absent(paths)
+        if absent:
+            raise files["images.txt"].fault(lines[absent[0]], f"{paths[absent[0]]} is not on disk{_more(absent)}")
+        masks = self._masks(files["images.txt"], images)
+
+        self.provides = frozenset({"image", "label", "bbox", "keypoints"} | ({"mask"} if masks else set()))
+        self._splits: dict[str, list[Record]] = {"train": [], "test": []}
+        for image, path in paths.items():
+            self._splits["train" if train[image] else "test"].append(
+                Record(images[image][1], path, labels[image], boxes[image], points[image], masks.get(image))
+            )
+
+    def split(self, name: str) -> Sequence[Record]:
+        """Records of ``train`` or ``test`` in the order of ``images.txt``; their id is the name written there."""
+        if name not in self._splits:
+            raise RequestError(f"no split {name!r} in {self.root}; there are {' and '.join(self._splits)}")
+        return self._splits[name]
+
+    @cached_property
+    def digest(self) -> str:
+        """Content hash of all annotations, images and masks; see :func:`bench.data.digest.digest`."""
+        files = [self.root / name for name in _ANNOTATIONS]
+        for record in self._splits["train"] + self._splits["test"]:
+            files += [record.path] if record.mask is None else [record.path, record.mask]
+        key = hashlib.sha256(os.fsencode(self.root.resolve())).hexdigest()[:16]
+        return digest(self.root, files, None if self.cache is None else self.cache / f"{key}.json")
+
+    def _masks(self, file: _File, images: Mapping[int, tuple[int, str]]) -> dict[int, Path]:
+        for folder in (self.root / "segmentations", self.root.parent / "segmentations"):
+            if not folder.is_dir():
+                continue
+            masks = {image: (folder / name).with_suffix(".png") for image, (_, name) in images.items()}
+            absent = _absent(masks)
+            if absent and len(absent) < len(masks):
+                line = images[absent[0]][0]
+                raise file.fault(line, f"its mask {masks[absent[0]]} is not on disk{_more(absent)}")
+            if not absent:
+                return masks
+        return {}
+
+
+@dataclass(frozen=True)
+class _File:
+    """One annotation file, read line by line; what is wrong with it is said with the line number."""
+
+    path: Path
+
+    def fault(self, line: int | None, what: str) -> RequestError:
+        where = f"{self.path}:{line}" if line else f"{self.path}"
+        return RequestError(f"{where}: {what}; mend it, or unpack the official archive again")
+
+    def rows(self, fields: int, *, free: bool = False) -> Iterator[tuple[int, list[str]]]:
+        """Line number and fields of each line; with ``free`` the last field may hold spaces."""
+        try:
+            text = self.path.read_text(encoding="utf-8-sig")
+        except FileNotFoundError:
+            raise RequestError(f"{self.path} is missing; the folder passed must be a whole CUB_200_2011 tree") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise self.fault(None, f"cannot be read as text ({error})") from error
+        for number, line in enumerate(text.rstrip().split("\n"), 1):
+            row = line.strip().split(maxsplit=fields - 1) if free else line.split()
+            if len(row) != fields:
+                raise self.fault(number, f"{len(row)} fields where {fields} belong")
+            yield number, row
+
+    def integer(self, line: int, text: str, what: str) -> int:
+        try:
+            return int(text)
+        except ValueError:
+            raise self.fault(line, f"{what} {text!r} is not a whole number") from None
+
+    def number(self, line: int, text: str, what: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise self.fault(line, f"{what} {text!r} is not a finite number")
+        return value
+
+    def names(self) -> list[str]:
+        """Names with ids 1, 2, 3, ..."""
+        names: list[str] = []
+        for line, (number, name) in self.rows(2, free=True):
+            if self.integer(line, number, "id") != len(names) + 1:
+                raise self.fault(line, f"id {number} where {len(names) + 1} belongs (ids are 1, 2, 3, ... in order)")
+            names.append(name)
+        return names
+
+    def images(self) -> dict[int, tuple[int, str]]:
+        """Line and file name of each image id."""
+        images: dict[int, tuple[int, str]] = {}
+        seen: dict[Path, int] = {}
+        for line, (text, name) in self.rows(2, free=True):
+            image, path = self.integer(line, text, "image id"), Path(name)
+            if image in images:
+                raise self.fault(line, f"image id {image} was already used on line {images[image][0]}")
+            if path.is_absolute() or ".." in path.parts:
+                raise self.fault(line, f"{name!r} leaves the images folder")
+            if path in seen:
+                raise self.fault(line, f"{name!r} was already named on line {seen[path]}")
+            images[image], seen[path] = (line, name), line
+        return images
+
+    def per_image(
+        self, lines: Mapping[int, int], fields: int, parse: Callable[[_File, int, list[str]], T]
+    ) -> dict[int, T]:
+        """The parsed rest of the one line that each image of ``lines`` (id -> line of images.txt) must have."""
+        found: dict[int, T] = {}
+        for line, row in self.rows(fields):
+            image = self.integer(line, row[0], "image id")
+            if image not in lines:
+                raise self.fault(line, f"image {image} is not in images.txt")
+            if image in found:
+                raise self.fault(line, f"image {image} has a line already")
+            found[image] = parse(self, line, row[1:])
+        for image, line in lines.items():
+            if image not in found:
+                raise self.fault(None, f"no line for image {image} (images.txt:{line})")
+        return found
+
+
+def _label(classes: int) -> Callable[[_File, int, list[str]], int]:
+    def parse(file: _File, line: int, row: list[str]) -> int:
+        label = file.integer(line, row[0], "class id")
+        if not 1 <= label <= classes:
+            raise file.fault(line, f"class id {label} is not in classes.txt (1 to {classes})")
+        return label - 1
+
+    return parse
+
+
+def _flag(file: _File, line: int, row: list[str]) -> bool:
+    if row[0] not in ("0", "1"):
+        raise file.fault(line, f"flag {row[0]!r} where 0 (test) or 1 (train) belongs")
+    return row[0] == "1"
+
+
+def _box(file: _File, line: int, row: list[str]) -> tuple[float, float, float, float]:
+    x, y, width, height = (file.number(line, text, "box") for text in row)
+    if width < 0 or height < 0:
+        raise file.fault(line, f"the box has a negative side ({width:g} by {height:g})")
+    return x, y, width, height
+
+
+def _keypoints(file: _File, lines: Mapping[int, int], parts: int) -> dict[int, tuple[Keypoint, ...]]:
+    """Key-points of each image in the order of parts.txt. Long (15 lines per image), so written for speed."""
+    found: dict[int, list[Keypoint | None]] = {image: [None] * parts for image in lines}
+    for line, (image_text, part_text, x_text, y_text, flag) in file.rows(5):
+        try:
+            image, part, x, y = int(image_text), int(part_text), float(x_text), float(y_text)
+        except ValueError:
+            image, part, x, y = 0, 0, math.nan, math.nan
+        if not (math.isfinite(x) and math.isfinite(y)):
+            for text, what in ((image_text, "image id"), (part_text, "part id")):
+                file.integer(line, text, what)
+            for text, what in ((x_text, "x"), (y_text, "y")):
+                file.number(line, text, what)
+        row = found.get(image)
+        if row is None:
+            raise file.fault(line, f"image {image} is not in images.txt")
+        if not 1 <= part <= parts:
+            raise file.fault(line, f"part id {part} is not in parts.txt (1 to {parts})")
+        if row[part - 1] is not None:
+            raise file.fault(line, f"image {image} has a line for part {part} already")
+        if flag not in ("0", "1"):
+            raise file.fault(line, f"visible flag {flag!r} where 0 or 1 belongs")
+        row[part - 1] = (x, y, flag == "1")
+    whole: dict[int, tuple[Keypoint, ...]] = {}
+    for image, row in found.items():
+        # An absent row could mean "not visible", but in the official files it never does: it is lost data.
+        whole[image] = tuple(point for point in row if point is not None)
+        if len(whole[image]) != parts:
+            missing = row.index(None) + 1
+            raise file.fault(None, f"no line for image {image} (images.txt:{lines[image]}), part {missing}")
+    return whole
+
+
+def _absent(paths: Mapping[int, Path]) -> list[int]:
+    """The keys whose file is not on disk, found with one listing per folder instead of one look-up per file."""
+    listed: dict[Path, set[str]] = {}
+    absent = []
+    for key, path in paths.items():
+        if path.parent not in listed:
+            try:
+                with os.scandir(path.parent) as entries:
+                    listed[path.parent] = {entry.name for entry in entries if entry.is_file()}
+            except OSError:
+                listed[path.parent] = set()
+        if path.name not in listed[path.parent]:
+            absent.append(key)
+    return absent
+
+
+def _more(absent: Sequence[int]) -> str:
+    return f" (nor {len(absent) - 1} more)" if len(absent) > 1 else ""

@@ -1,0 +1,100 @@
+"""One short name for the content of a data set, wherever it lies."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from bench.contract import RequestError
+
+# A file that changed this recently may change again within the same tick of the file system's clock, unseen by size
+# and time; its hash is used but not remembered (git calls such entries "racily clean"). FAT has the coarsest tick.
+_TICK = 2 * 10**9
+
+Entry = tuple[int, int, str]
+"""Size in bytes, time of the last change in nanoseconds, sha256 in hex."""
+
+
+def digest(root: Path, files: Sequence[Path], cache: Path | None) -> str:
+    """Hash of the names (relative to ``root``) and contents of ``files``; their order does not matter.
+
+    Args:
+        root: the folder that the names are relative to, so that a moved tree keeps its digest.
+        files: annotation files, images, masks.
+        cache: JSON file with the hash of each file; one unchanged in size and time is then not read again.
+
+    Returns:
+        The first 16 hex digits of a sha256.
+
+    Raises:
+        RequestError: naming a file that cannot be read.
+    """
+    paths = {_relative(file, root): file for file in files}
+    known = _load(cache)
+    try:
+        stats = {name: path.stat() for name, path in paths.items()}
+        stale = [
+            name for name, stat in stats.items() if known.get(name, (0, 0, ""))[:2] != (stat.st_size, stat.st_mtime_ns)
+        ]
+        with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
+            fresh = dict(zip(stale, pool.map(_sha256, [paths[name] for name in stale]), strict=True))
+    except OSError as error:
+        raise RequestError(
+            f"{error.filename or root}: cannot be read ({error.strerror or error}); mend its permissions or restore it"
+        ) from error
+    hashes = {name: fresh[name] if name in fresh else known[name][2] for name in sorted(paths)}
+    if cache is not None and (stale or known.keys() != paths.keys()):
+        settled = time.time_ns() - _TICK
+        _save(
+            cache,
+            {
+                name: (stats[name].st_size, stats[name].st_mtime_ns, value)
+                for name, value in hashes.items()
+                if stats[name].st_mtime_ns < settled
+            },
+        )
+    listing = "".join(f"{name}\0{value}\n" for name, value in hashes.items())
+    return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _relative(file: Path, root: Path) -> str:
+    try:
+        return file.relative_to(root).as_posix()
+    except ValueError:  # a folder beside the tree, as CUB's segmentations: relative_to cannot walk up before 3.12
+        return Path(os.path.relpath(file, root)).as_posix()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _load(cache: Path | None) -> dict[str, Entry]:
+    """What the cache holds; nothing where it is absent, damaged or from elsewhere."""
+    if cache is None:
+        return {}
+    try:
+        found = json.loads(cache.read_text(encoding="utf-8"))
+        return {name: (int(size), int(changed), str(value)) for name, (size, changed, value) in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _save(cache: Path, entries: Mapping[str, Entry]) -> None:
+    # A cache that cannot be written costs time at the next call, nothing else.
+    with contextlib.suppress(OSError):
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=cache.parent, prefix=f".{cache.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(entries, file)
+            Path(name).replace(cache)
+        except OSError:
+            Path(name).unlink(missing_ok=True)

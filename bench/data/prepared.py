@@ -1,0 +1,300 @@
+"""Images decoded and resized once, kept as memory-mapped uint8, read in batches by every later stage."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import glob
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+from PIL import __version__ as pillow
+from torch import Tensor
+
+from bench.contract import Batch, CellError, Dataset, Progress, RequestError
+from bench.data.protocol import Protocol
+
+SPLITS = ("train", "test")
+_FORMAT = 1
+_ARRAYS = ("rows", "labels", "keypoints", "visible", "boxes")
+# Mean and standard deviation of ImageNet's pixels, per channel, as all torchvision and timm weights expect them.
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedSamples:
+    """One split, or a subset of one: a :class:`bench.contract.Samples` on a memory-mapped file.
+
+    Attributes:
+        images: uint8 ``(m, 3, size, size)``, the whole split, on disk; zeros where an image was skipped.
+        rows: ``(n,)`` int64, where in ``images`` each of the n samples is.
+        labels, keypoints, visible, boxes, ids, parts: as in the contract; boxes are NaN where there are none.
+        class_names: of all classes of the data set, also where a subset has no image of one.
+        digest: content hash of the data set.
+        protocol: name of the image protocol.
+        skipped: id and reason of each image of the split that was left out because it could not be prepared.
+    """
+
+    images: NDArray[np.uint8]
+    rows: Tensor
+    labels: Tensor
+    keypoints: Tensor
+    visible: Tensor
+    boxes: Tensor
+    ids: Sequence[str]
+    class_names: Sequence[str]
+    parts: Sequence[str]
+    digest: str
+    protocol: str
+    skipped: Sequence[tuple[str, str]]
+
+    @property
+    def size(self) -> int:
+        """Side of the square images in pixels."""
+        return int(self.images.shape[-1])
+
+    @property
+    def classes(self) -> int:
+        """How many classes the data set has."""
+        return len(self.class_names)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def subset(self, index: Tensor) -> PreparedSamples:
+        """The samples at positions ``index``, in that order; nothing is read or copied but annotations."""
+        index = _positions(index, len(self))
+        chosen = {name: getattr(self, name)[index] for name in _ARRAYS}
+        return replace(self, ids=[self.ids[position] for position in index.tolist()], **chosen)
+
+    def batches(
+        self,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        *,
+        index: Tensor | None = None,
+        flip: Tensor | None = None,
+    ) -> Iterator[Batch]:
+        """Batches in the order of ``index`` (positions here; default: all, in order); the last may be smaller.
+
+        Images are float32 ``(N, 3, size, size)`` in ``channels_last`` memory, scaled to 0..1 and normalised with
+        ImageNet's statistics on the device, to the same bits whatever the batch size or device. Labels are on the
+        device too; ``Batch.index`` stays on the CPU, where the annotations are that it selects.
+
+        Args:
+            batch_size: how many images at a time.
+            device: where images and labels go.
+            index: int64 ``(m,)``, repeats allowed.
+            flip: bool ``(n,)``, one per sample here (not per entry of ``index``): mirror it left to right.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch size {batch_size}; it must be 1 or more")
+        if flip is not None and (flip.dtype != torch.bool or flip.shape != (len(self),)):
+            raise ValueError(f"flip must be bool ({len(self)},), not {flip.dtype} {tuple(flip.shape)}")
+        order = torch.arange(len(self)) if index is None else _positions(index, len(self))
+        return self._read(order, batch_size, torch.device(device), None if flip is None else flip.cpu())
+
+    def _read(self, order: Tensor, batch_size: int, device: torch.device, flip: Tensor | None) -> Iterator[Batch]:
+        cuda = device.type == "cuda"
+        mean = torch.tensor(_MEAN, device=device).view(1, 3, 1, 1)
+        std = torch.tensor(_STD, device=device).view(1, 3, 1, 1)
+        # A Python number as divisor would become a product with its reciprocal on CUDA: other bits than on the CPU.
+        top = torch.tensor(255.0, device=device)
+        for start in range(0, len(order), batch_size):
+            chunk = order[start : start + batch_size]
+            pixels = torch.empty((len(chunk), *self.images.shape[1:]), dtype=torch.uint8, pin_memory=cuda)
+            # With mode="raise" numpy would read into a buffer first; the positions are checked already.
+            np.take(self.images, self.rows[chunk].numpy(), axis=0, out=pixels.numpy(), mode="clip")
+            pixels = pixels.to(device, non_blocking=cuda)
+            if flip is not None:
+                mirror = flip[chunk].nonzero()[:, 0].to(device)
+                pixels[mirror] = pixels[mirror].flip(-1)
+            # The arithmetic comes before the change of layout: a constant per plane is much faster than per pixel.
+            images = pixels.float().div_(top).sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
+            yield Batch(images, self.labels[chunk].to(device, non_blocking=cuda), chunk)
+
+
+def prepare(
+    dataset: Dataset, protocol: Protocol, home: Path, progress: Progress, on_bad: Literal["error", "skip"] = "error"
+) -> dict[str, PreparedSamples]:
+    """The train and test split of a data set, prepared; from the cache under ``home`` where it is there already.
+
+    The cache is written to a temporary folder and renamed, so it is whole or absent; processes that want the same
+    one wait for the first. One that is damaged is written anew.
+
+    Args:
+        dataset: what to prepare.
+        protocol: how.
+        home: the harness's own folder.
+        progress: is told about each image.
+        on_bad: what an image that cannot be prepared leads to: an error, or a cache of its own without it.
+
+    Raises:
+        RequestError: where the data set cannot be used with this protocol.
+        CellError: naming a bad image, or the place where the cache cannot be written.
+    """
+    if protocol.crop == "bbox" and "bbox" not in dataset.provides:
+        raise RequestError("the data set has no boxes to crop to; use crop=full")
+    name = f"{dataset.digest}-{protocol.name}" + ("-skip" if on_bad == "skip" else "")
+    folder = home / "prepared" / name
+    # Damaged bytes lead the readers into any error; the `_open` at the end is the one that tells.
+    with contextlib.suppress(Exception):
+        return _open(folder)
+    try:
+        with _alone(folder, progress) as locked:
+            if folder.exists():
+                try:
+                    return _open(folder)
+                except Exception as error:
+                    progress.note(f"{folder} is damaged ({error}); it is written anew")
+                    shutil.rmtree(folder)
+            if locked:
+                for leftover in folder.parent.glob(f".{glob.escape(name)}.*"):
+                    shutil.rmtree(leftover, ignore_errors=True)
+            _write(dataset, protocol, folder, progress, on_bad)
+        return _open(folder)
+    except OSError as error:
+        problem = f"{error.filename or folder}: {error.strerror or error}"
+        raise CellError(f"{problem}; make room and write access there, or set BENCH_HOME") from error
+
+
+def _open(folder: Path) -> dict[str, PreparedSamples]:
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    if meta["format"] != _FORMAT:
+        raise ValueError(f"format {meta['format']}, not {_FORMAT}")
+    return {split: _open_split(folder, split, meta) for split in SPLITS}
+
+
+def _open_split(folder: Path, split: str, meta: Mapping[str, Any]) -> PreparedSamples:
+    ids, skipped = meta["splits"][split]["ids"], meta["splits"][split]["skipped"]
+    n, p, size, path = len(ids), len(meta["parts"]), meta["protocol"]["size"], folder / f"{split}.images.npy"
+    images = np.load(path, mmap_mode="r")
+    # numpy would leave a file that it opened itself open where it is damaged.
+    with (folder / f"{split}.npz").open("rb") as opened, np.load(opened) as file:
+        arrays = {name: file[name] for name in _ARRAYS}
+    expected = {"rows": (n,), "labels": (n,), "keypoints": (n, p, 2), "visible": (n, p), "boxes": (n, 4)}
+    if {name: array.shape for name, array in arrays.items()} != expected:
+        raise ValueError(f"wrong sizes in {split}.npz")
+    whole = path.stat().st_size == images.offset + images.nbytes
+    if not whole or images.dtype != np.uint8 or images.shape != (n + len(skipped), 3, size, size):
+        raise ValueError(f"wrong sizes in {path.name}")
+    return PreparedSamples(
+        images=np.asarray(images),
+        ids=ids,
+        class_names=meta["classes"],
+        parts=meta["parts"],
+        digest=meta["digest"],
+        protocol=Protocol(**meta["protocol"]).name,
+        skipped=[(image, reason) for image, reason in skipped],
+        **{name: torch.from_numpy(array) for name, array in arrays.items()},
+    )
+
+
+def _write(dataset: Dataset, protocol: Protocol, folder: Path, progress: Progress, on_bad: str) -> None:
+    shared = {record.id for record in dataset.split("train")} & {record.id for record in dataset.split("test")}
+    if shared:
+        raise RequestError(f"{min(shared)} is in both train and test; mend the data set's split")
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    temporary.mkdir()
+    try:
+        splits = {split: _write_split(dataset, split, protocol, temporary, progress, on_bad) for split in SPLITS}
+        meta = {"format": _FORMAT, "digest": dataset.digest, "protocol": protocol.model_dump(), "pillow": pillow}
+        meta |= {"classes": list(dataset.classes), "parts": list(dataset.parts), "splits": splits}
+        (temporary / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not folder.exists():  # else a process that could not see our lock was faster: its cache is as good
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_split(
+    dataset: Dataset, split: str, protocol: Protocol, folder: Path, progress: Progress, on_bad: str
+) -> dict[str, Any]:
+    records = dataset.split(split)
+    if not records:
+        raise RequestError(f"the {split} split has no images; mend the data set's split")
+    n, p = len(records), len(dataset.parts)
+    images = _allocate(folder / f"{split}.images.npy", (n, 3, protocol.size, protocol.size))
+    keypoints, visible, boxes = np.zeros((n, p, 2)), np.zeros((n, p), dtype=bool), np.zeros((n, 4))
+
+    def work(row: int) -> str | None:
+        """Fill a row, or say why it cannot be filled."""
+        try:
+            found = protocol.apply(records[row])
+        except CellError as error:
+            if on_bad == "error":
+                raise CellError(f"{error}, or go on without such images: on_bad=skip") from error
+            return str(error).removeprefix(f"{records[row].path}: ")
+        images[row], boxes[row] = found.image, found.box
+        if records[row].keypoints:
+            keypoints[row], visible[row] = found.keypoints, found.visible
+        return None
+
+    # PIL decodes and resizes outside Python's lock; each thread fills its own rows, so order does not matter.
+    with ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
+        problems = list(progress.track(pool.map(work, range(n)), f"prepare {split}", n))
+    images.flush()
+    rows = np.array([row for row, problem in enumerate(problems) if problem is None], dtype=np.int64)
+    if not len(rows):
+        raise CellError(f"no image of the {split} split can be prepared; the first, {records[0].id}: {problems[0]}")
+    labels = np.array([record.label for record in records], dtype=np.int64)
+    tables = {"labels": labels[rows], "keypoints": keypoints[rows], "visible": visible[rows], "boxes": boxes[rows]}
+    np.savez(folder / f"{split}.npz", allow_pickle=False, rows=rows, **tables)
+    skipped = [(record.id, problem) for record, problem in zip(records, problems, strict=True) if problem is not None]
+    if skipped:
+        progress.note(f"{split}: {len(skipped)} of {n} images left out, the first: {skipped[0][0]}: {skipped[0][1]}")
+    return {"ids": [records[row].id for row in rows], "skipped": skipped}
+
+
+def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.uint8]]:
+    """A new uint8 .npy file whose space is reserved: writing to a memory map on a full disk would kill the process."""
+    array = open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                    raise
+    return array
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, progress: Progress) -> Iterator[bool]:
+    """Be the only process that writes ``folder``; the lock falls with the process. False where none can be had."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("a") as file:
+        try:
+            import fcntl  # not on Windows
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                progress.note(f"waiting for another process that prepares {folder.name}")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            locked = True
+        except (ImportError, OSError):  # some network file systems know no locks
+            locked = False
+        yield locked
+
+
+def _positions(index: Tensor, n: int) -> Tensor:
+    """Index as int64 on the CPU, checked: a negative one would silently be another sample's."""
+    index = index.detach().cpu().long()
+    if index.ndim != 1 or (len(index) and not 0 <= int(index.min()) <= int(index.max()) < n):
+        raise IndexError(f"index must be one row of positions from 0 to {n - 1}")
+    return index

@@ -1,0 +1,172 @@
+"""From a stored image and its annotations to what the network sees, to the pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import PositiveInt
+from torch import Tensor
+
+from bench.contract import CellError, Record, Settings
+
+Coordinates = Literal["truncated", "exact"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One image ready for the network, with its annotations in pixels of that image.
+
+    Attributes:
+        image: uint8 ``(3, size, size)``, RGB.
+        keypoints: float64 ``(parts, 2)`` as ``(row, column)``; zeros where not visible.
+        visible: bool ``(parts,)``.
+        box: float64 ``(4,)`` as ``(top, left, bottom, right)``, pixel edges; NaN where the record has none.
+    """
+
+    image: NDArray[np.uint8]
+    keypoints: NDArray[np.float64]
+    visible: NDArray[np.bool_]
+    box: NDArray[np.float64]
+
+
+class Protocol(Settings):
+    """How images are cropped and resized, and how coordinates follow.
+
+    The defaults are the data path of the consistency and stability scores (Huang et al. 2023): RGB, cut to the box,
+    squashed to a square with PIL's antialiased bilinear filter, coordinates truncated to integers before and after
+    scaling. One step of theirs is left out: they store the crops as JPEG once more. As in theirs, a camera's
+    orientation tag is ignored, since the annotations are in pixels as stored.
+
+    Attributes:
+        crop: ``bbox`` cuts to the record's box, its numbers truncated to integers; ``full`` keeps the whole image.
+        size: side of the square result in pixels.
+        coordinates: ``truncated`` as published: pixel indices, truncated before and after scaling; ``exact``:
+            real numbers on pixel edges, from 0 to ``size``, scaled without any rounding.
+    """
+
+    crop: Literal["bbox", "full"] = "bbox"
+    size: PositiveInt = 224
+    coordinates: Coordinates = "truncated"
+
+    @property
+    def name(self) -> str:
+        """For example ``bbox-224-truncated``: part of the name of everything that depends on it."""
+        return f"{self.crop}-{self.size}-{self.coordinates}"
+
+    def apply(self, record: Record) -> Prepared:
+        """Decode, crop and resize one image, and move its key-points and box along.
+
+        Raises:
+            CellError: naming the file, where it cannot be decoded whole or its box holds no pixel.
+        """
+        image = decode(record.path)
+        x1, y1, x2, y2 = self.region(record, *image.size)
+        # The cut ends where the image ends, as an array slice would; the scale in `place` still is the box's.
+        cut = (max(x1, 0), max(y1, 0), min(x2, image.width), min(y2, image.height))
+        if cut[0] >= cut[2] or cut[1] >= cut[3]:
+            raise CellError(f"{record.path}: its box {record.box} lies outside the image; correct the box")
+        resized = image.crop(cut).resize((self.size, self.size), Image.Resampling.BILINEAR)
+        keypoints, visible, box = self.place(record, *image.size)
+        return Prepared(np.asarray(resized).transpose(2, 0, 1), keypoints, visible, box)
+
+    def region(self, record: Record, width: int, height: int) -> tuple[int, int, int, int]:
+        """What is cut from an image of that size: ``(x1, y1, x2, y2)``, which may reach beyond the image.
+
+        Raises:
+            CellError: where the record has no box, or one without area once truncated to integers.
+        """
+        if self.crop == "full":
+            return 0, 0, width, height
+        if record.box is None:
+            raise CellError(f"{record.path}: has no box to crop to; use crop=full")
+        x, y, w, h = (int(value) for value in record.box)
+        if w <= 0 or h <= 0:
+            raise CellError(f"{record.path}: its box {record.box} holds no pixel; correct the box or use crop=full")
+        return x, y, x + w, y + h
+
+    def place(
+        self, record: Record, width: int, height: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
+        """Key-points ``(parts, 2)``, visibility ``(parts,)`` and box ``(4,)`` in the prepared image.
+
+        Not clipped: a key-point outside the crop gets a place outside the image. ``width`` and ``height`` are
+        those of the stored image in pixels.
+        """
+        x1, y1, x2, y2 = self.region(record, width, height)
+
+        def scale(x: float, y: float) -> tuple[float, float]:
+            # Huang et al. 2023, util/local_parts.py: product first, then one division, as Python does it.
+            return self.size * (y - y1) / (y2 - y1), self.size * (x - x1) / (x2 - x1)
+
+        truncated = self.coordinates == "truncated"
+        keypoints = np.zeros((len(record.keypoints), 2))
+        visible = np.array([seen for _, _, seen in record.keypoints], dtype=bool)
+        for part, (x, y, seen) in enumerate(record.keypoints):
+            if seen:
+                row, column = scale(int(x), int(y)) if truncated else scale(x, y)
+                keypoints[part] = (int(row), int(column)) if truncated else (row, column)
+        if record.box is None:
+            return keypoints, visible, np.full(4, np.nan)
+        left, top, w, h = (float(int(value)) if truncated else value for value in record.box)
+        return keypoints, visible, np.array([*scale(left, top), *scale(left + w, top + h)])
+
+
+def decode(path: Path) -> Image.Image:
+    """The whole image as RGB, without its orientation tag, alpha or later frames.
+
+    Grey images of 16 bits keep their upper 8; wider pixels have no known range and are refused.
+
+    Raises:
+        CellError: naming the file, for whatever keeps it from being decoded to the last row.
+    """
+    try:
+        with Image.open(path) as image:
+            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise ValueError(f"{image.width} by {image.height} pixels are too many")
+            image.load()
+            if image.mode in ("I", "F"):
+                raise ValueError("32-bit pixels have no known range")
+            if image.mode.startswith("I;16"):
+                return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+            return image.convert("RGB")
+    except Exception as error:  # PIL's readers raise whatever broken bytes lead them into
+        problem = " ".join(str(error).replace(str(path), "it").split()) or type(error).__name__
+        raise CellError(f"{path}: cannot be decoded ({problem}); restore the file") from error
+
+
+def flipped(
+    keypoints: Tensor,
+    visible: Tensor,
+    boxes: Tensor,
+    size: int,
+    parts: Sequence[str],
+    coordinates: Coordinates = "truncated",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Annotations of horizontally mirrored images: columns mirrored, left and right parts exchanged by name.
+
+    A pixel index ``c`` becomes ``size - 1 - c``; edges (exact key-points, all boxes) become ``size - c``.
+
+    Args:
+        keypoints: ``(n, parts, 2)`` as ``(row, column)``.
+        visible: bool ``(n, parts)``; what is not visible stays zero.
+        boxes: ``(n, 4)`` as ``(top, left, bottom, right)``.
+        size: side of the square images in pixels.
+        parts: names; one with the word ``left`` is exchanged with its ``right`` namesake where there is one.
+        coordinates: the protocol's.
+    """
+    other = {"left": "right", "right": "left"}
+    twins = [" ".join(other.get(word, word) for word in name.split(" ")) for name in parts]
+    order = [parts.index(twin) if twin in parts else part for part, twin in enumerate(twins)]
+    visible = visible[:, order]
+    rows, columns = keypoints[:, order].unbind(-1)
+    columns = (size - 1 if coordinates == "truncated" else size) - columns
+    mirrored = torch.stack([rows, columns], -1) * visible[..., None]
+    top, left, bottom, right = boxes.unbind(-1)
+    return mirrored, visible, torch.stack([top, size - right, bottom, size - left], -1)

@@ -1,0 +1,52 @@
+"""From the name of a data set to the data set: found on disk, or drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bench import registry
+from bench.contract import Dataset, Progress
+from bench.data.locate import locate
+
+MARKER = "images.txt"
+"""A file by which a tree in the CUB layout is recognised."""
+
+
+def open_dataset(
+    name: str, reader: str, folder: str | None, data_root: Path | None, home: Path, progress: Progress
+) -> Any:
+    """The data set, read from where it lies; where it has no folder it is drawn first.
+
+    Args:
+        name: as the user said it.
+        reader: name in the catalogue.
+        folder: usual folder name; ``None``: drawn by the project.
+        data_root: what ``--data-root`` says.
+        home: ``BENCH_HOME``.
+        progress: where drawing is counted.
+
+    Raises:
+        RequestError: where it is not found, or its annotation files are broken.
+    """
+    root = drawn(home, progress) if folder is None else locate(folder, data_root, home, MARKER)
+    dataset: Dataset = registry.load("datasets", reader)(root, cache=home / "digests")
+    return dataset
+
+
+def drawn(home: Path, progress: Progress) -> Path:
+    """The folder of the demo birds; they are drawn where they are not there yet."""
+    from bench.data import demo
+
+    root = home / "data" / f"demo-{demo.VERSION}"
+    if not root.is_dir():
+        bar: Any = None
+
+        def count(done: int, total: int) -> None:
+            nonlocal bar
+            bar = bar or iter(progress.track(range(total), "birds drawn", total))
+            next(bar, None)
+
+        demo.draw(root, progress=count)
+        next(bar, None)
+    return root

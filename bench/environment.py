@@ -1,0 +1,98 @@
+"""What a result was computed with: versions, hardware, commit."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import bench
+from bench.contract import RequestError
+
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "lightning-fabric", "cvxpy")
+
+
+def home() -> Path:
+    """``BENCH_HOME``, by default ``.bench`` in the working directory."""
+    return Path(os.environ.get("BENCH_HOME", ".bench"))
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` takes CUDA where there is one.
+
+    Raises:
+        RequestError: for a device that torch does not know or does not see.
+    """
+    if name == "auto":
+        name = "cuda:0" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise RequestError(f"--device {name!r}: write auto, cpu, cuda or cuda:1") from error
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise RequestError(f"--device {name}: torch sees {count} CUDA devices here; use --device cpu")
+        return torch.device("cuda", device.index or 0)
+    return device
+
+
+def make_deterministic() -> None:
+    """Ask for algorithms that give the same bits every time; those that have none warn."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+
+
+def record(device: torch.device) -> dict[str, Any]:
+    """Versions, hardware and commit, for the result."""
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return {
+        "bench": bench.__version__,
+        "git": _commit(),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "device": str(device),
+        "hardware": hardware,
+        "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "arguments": sys.argv[1:],
+    }
+
+
+def _processor() -> str:
+    file = Path("/proc/cpuinfo")
+    if file.is_file():
+        for line in file.read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()}, {os.cpu_count()} cores"
+    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    folder = Path(__file__).resolve().parent
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip() or None

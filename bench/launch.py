@@ -1,0 +1,97 @@
+"""Runs planned cells. ``inline``: one after the other in this process; other launchers start ``bench cell DIR``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from bench.cell import Cell
+from bench.contract import BenchError
+from bench.plan import PlannedCell, describe
+from bench.progress import ConsoleProgress
+from bench.store import Store, write_json
+
+
+@dataclass
+class Summary:
+    """What became of a run's cells: their ids."""
+
+    done: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def write_down(cells: Sequence[PlannedCell], store: Store, command: Callable[[PlannedCell], str]) -> None:
+    """Put each cell's ``cell.json`` in its folder: from then on it is a command of its own.
+
+    A cell that is finished keeps what was written then; only its label follows the newest request.
+    """
+    for cell in cells:
+        file = store.cell(cell.spec.id).path / "cell.json"
+        content = describe(cell, command(cell))
+        if not file.is_file() or Store.read(file) != content:
+            write_json(file, content)
+
+
+def inline(
+    cells: Sequence[PlannedCell],
+    store: Store,
+    home: Path,
+    device: torch.device,
+    progress: ConsoleProgress,
+    *,
+    rerun: bool = False,
+    memory_limit: int = 2**30,
+    after: Callable[[str], None] = lambda name: None,
+) -> Summary:
+    """Run the cells that are not finished; one that fails is recorded and the others go on.
+
+    Args:
+        cells: in order.
+        store: where they live.
+        home: ``BENCH_HOME``.
+        device: where tensors go.
+        progress: where it is told.
+        rerun: forget earlier results of these cells.
+        memory_limit: bytes that features may take at a time.
+        after: called with the id of each cell that was run.
+    """
+    summary = Summary()
+    for position, cell in enumerate(cells):
+        name = cell.spec.id
+        folder = store.cell(name)
+        if rerun:
+            with folder.claim():
+                folder.clear()
+        title = f"[{position + 1}/{len(cells)}] {title_of(cell)}"
+        if not cell.spec.metrics:
+            progress.console.print(f"{title}  [dim]nothing to measure[/dim]", highlight=False)
+            summary.skipped.append(name)
+            continue
+        if folder.done:
+            progress.console.print(f"{title}  [dim]done before[/dim]", highlight=False)
+            summary.skipped.append(name)
+            continue
+        progress.console.print(f"[bold]{title}[/bold]", highlight=False)
+        began = time.perf_counter()
+        try:
+            Cell(store, name, home, device, progress, memory_limit=memory_limit).run()
+        except (BenchError, RuntimeError, ValueError, ArithmeticError, LookupError, TypeError, OSError) as error:
+            # Whatever a method or a metric does wrong ends its own cell only. The reason is in the cell's folder.
+            reason = str(error).split("\n")[0] if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
+            progress.console.print(f"  [red]failed:[/red] {reason}", highlight=False)
+            summary.failed[name] = reason
+        else:
+            progress.console.print(f"  done in {time.perf_counter() - began:.1f} s", highlight=False)
+            summary.done.append(name)
+        after(name)
+    return summary
+
+
+def title_of(cell: PlannedCell) -> str:
+    """Cell for people: ``ours · demo · tiny · seed 0``."""
+    return " · ".join([cell.label, cell.spec.dataset, cell.spec.backbone or "no backbone", f"seed {cell.spec.seed}"])

@@ -1,0 +1,283 @@
+"""From a request to cells: what runs, what is not applicable and why. Nothing is trained here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import bench
+from bench import config, registry
+from bench.backbones import weights as weight_files
+from bench.blackbox import VERSION as BLACK_BOX_VERSION
+from bench.blackbox import BlackBoxConfig
+from bench.config import CONFIGS, DatasetConfig, Request
+from bench.contract import Dataset, Method, Progress, RequestError, Settings, Sizes
+from bench.data.source import open_dataset
+
+ALWAYS_PROVIDED = frozenset({"noise", "gradient"})
+"""What any model on any images can give a metric."""
+
+_PLAIN = {"keypoints": "part key-points", "bbox": "bounding boxes", "mask": "object masks"}
+
+
+class CellSpec(Settings):
+    """Everything that changes a cell's result, and nothing else: its hash is the cell's id."""
+
+    method: str
+    method_version: int
+    settings: dict[str, Any]
+    dataset: str
+    data_digest: str
+    protocol: dict[str, Any]
+    on_bad_image: str
+    backbone: str | None
+    weights_digest: str
+    black_box: dict[str, Any] | None
+    seed: int
+    precision: str
+    metrics: dict[str, dict[str, Any]]
+
+    @property
+    def id(self) -> str:
+        """Twelve hexadecimal digits."""
+        return fingerprint(self.model_dump(mode="json"))
+
+    @property
+    def black_box_id(self) -> str:
+        """The id of the classifier that this cell decomposes or shows: the same for all cells that can share it."""
+        facts = self.model_dump(mode="json", exclude={"method", "method_version", "settings", "metrics"})
+        return fingerprint(facts)
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where a cell's inputs lie on this machine. It does not enter the id."""
+
+    data_root: str | None
+    folder: str | None
+    reader: str
+    weights: str | None
+    plugins: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell with what is needed to run and to print it."""
+
+    spec: CellSpec
+    where: Where
+    label: str
+    role: str
+    recipe: str
+    not_applicable: dict[str, dict[str, str]]
+
+
+@dataclass
+class Context:
+    """What a plan needs of its surroundings."""
+
+    home: Path
+    progress: Progress
+    data_root: Path | None = None
+    weights: dict[str, Path] = field(default_factory=dict)
+    plugins: tuple[str, ...] = ()
+
+
+def fingerprint(content: Any) -> str:
+    """Twelve hexadecimal digits of the canonical JSON."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def plan(request: Request, context: Context) -> list[PlannedCell]:
+    """All cells of a request, those that share a black box one after the other.
+
+    Raises:
+        RequestError: one line about the first thing that is wrong with the request.
+    """
+    try:
+        methods = {name: registry.entry("methods", name) for name in _with_controls(request)}
+        metrics = {name: registry.load("metrics", name) for name in request.metrics or registry.names("metrics")}
+        for name in request.backbones:
+            registry.entry("backbones", name)
+    except registry.UnknownName as error:
+        raise RequestError(str(error)) from error
+    _check_sections(request)
+    metric_configs = {
+        name: config.validate(metric.Config, config.for_section(request.overrides, name), name)
+        for name, metric in metrics.items()
+    }
+    cells: list[PlannedCell] = []
+    for dataset_name in request.datasets:
+        overrides = dict(request.overrides)
+        if "pretrained" in overrides:
+            overrides[f"{dataset_name}.pretrained"] = overrides["pretrained"]
+        settings = config.dataset_config(dataset_name, overrides)
+        dataset = open_dataset(
+            dataset_name,
+            settings.reader or dataset_name,
+            settings.folder,
+            context.data_root,
+            context.home,
+            context.progress,
+        )
+        seen: set[str] = set()
+        for cell in _cells_of(request, context, dataset_name, settings, dataset, methods, metrics, metric_configs):
+            # A control does not look at the backbone: it is one cell, however many backbones are asked for.
+            if cell.spec.id not in seen:
+                seen.add(cell.spec.id)
+                cells.append(cell)
+    return cells
+
+
+def _with_controls(request: Request) -> list[str]:
+    added = [name for name, entry in registry.names("methods").items() if entry.role != "method"]
+    return list(dict.fromkeys([*request.methods, *(added if request.controls else [])]))
+
+
+def _check_sections(request: Request) -> None:
+    """Settings of what this run does not use are harmless; those of what does not exist are mistakes."""
+    known = {name for kind in ("methods", "datasets", "metrics") for name in registry.names(kind)}
+    known |= {*request.datasets, "classifier", "pretrained"}
+    for name in request.overrides:
+        section = name.split(".")[0]
+        if section not in known:
+            raise RequestError(f"--set {name}: unknown section{registry.nearest(section, known)}")
+
+
+def _cells_of(
+    request: Request,
+    context: Context,
+    dataset_name: str,
+    settings: DatasetConfig,
+    dataset: Dataset,
+    methods: dict[str, registry.Entry],
+    metrics: dict[str, Any],
+    metric_configs: dict[str, Any],
+) -> Iterator[PlannedCell]:
+    recipe = request.recipe or settings.recipe
+    for backbone in request.backbones or settings.backbones:
+        file, digest = _weights(backbone, settings, context)
+        sizes = _sizes(backbone, settings, dataset)
+        for seed in request.seeds:
+            for name, entry in methods.items():
+                method: type[Method] = entry.load()
+                method_file = CONFIGS / "methods" / f"{name}.yaml"
+                method_config = config.from_recipe(method_file, method.Config, recipe, request.overrides, name)
+                method.check(method_config, sizes)
+                applicable, not_applicable = _applicable(metrics, metric_configs, dataset_name, dataset, name, method)
+                yield PlannedCell(
+                    spec=CellSpec(
+                        method=name,
+                        method_version=method.version,
+                        settings=method_config.model_dump(mode="json"),
+                        dataset=dataset_name,
+                        data_digest=dataset.digest,
+                        protocol=settings.protocol.model_dump(mode="json"),
+                        on_bad_image=settings.on_bad_image,
+                        backbone=backbone if method.needs_backbone else None,
+                        weights_digest=digest if method.needs_backbone else "",
+                        black_box=_black_box(backbone, recipe, request) if method.needs_black_box else None,
+                        seed=seed,
+                        precision=request.precision if method.needs_backbone else "fp32",
+                        metrics=applicable,
+                    ),
+                    where=Where(
+                        data_root=str(context.data_root.resolve()) if context.data_root else None,
+                        folder=settings.folder,
+                        reader=settings.reader or dataset_name,
+                        weights=str(file.resolve()) if file and method.needs_backbone else None,
+                        plugins=context.plugins,
+                    ),
+                    label=_label(name, request),
+                    role=entry.role,
+                    recipe=recipe,
+                    not_applicable=not_applicable,
+                )
+
+
+def _applicable(
+    metrics: dict[str, Any],
+    configs: dict[str, Any],
+    dataset_name: str,
+    dataset: Dataset,
+    name: str,
+    method: type[Method],
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, str]]]:
+    """Metrics that can be measured, with version and parameters; those that cannot, with the reason."""
+    applicable: dict[str, dict[str, Any]] = {}
+    refused: dict[str, dict[str, str]] = {}
+    for metric_name, metric in metrics.items():
+        lacking = sorted((metric.needs | method.needs) - dataset.provides - ALWAYS_PROVIDED - {"prediction"})
+        facts = {"unit": metric.unit, "higher_is_better": metric.higher_is_better}
+        if lacking:
+            reason = f"{dataset_name} has no {', '.join(_PLAIN.get(what, what) for what in lacking)}"
+            refused[metric_name] = {"unit": metric.unit, "reason": reason}
+        elif "prediction" in metric.needs and not method.predicts:
+            refused[metric_name] = {"unit": metric.unit, "reason": f"{name} predicts no class"}
+        else:
+            parameters = configs[metric_name].model_dump(mode="json")
+            applicable[metric_name] = {"version": metric.version, "parameters": parameters, **facts}
+    return applicable, refused
+
+
+def _black_box(backbone: str, recipe: Any, request: Request) -> dict[str, Any]:
+    own = CONFIGS / "backbones" / f"{backbone}.yaml"
+    file = own if own.is_file() else CONFIGS / "backbones" / "default.yaml"
+    found = config.from_recipe(file, BlackBoxConfig, recipe, request.overrides, "classifier")
+    return {"version": BLACK_BOX_VERSION, **found.model_dump(mode="json")}
+
+
+def _weights(backbone: str, settings: DatasetConfig, context: Context) -> tuple[Path | None, str]:
+    """The file of starting weights and its digest; ``random`` where there is none on purpose."""
+    given = context.weights.get(backbone)
+    if given is not None:
+        if not given.is_file():
+            raise RequestError(f"--weights {backbone}={given}: no such file")
+        file = given
+    else:
+        source = registry.load("backbones", backbone)
+        if not settings.pretrained or not hasattr(source, "fetch"):
+            return None, "random"
+        file = source.fetch(context.home / "weights")
+    # Loading it once here turns a wrong file into an error of the request, before anything is trained.
+    weight_files.load(registry.load("backbones", backbone)(), file, backbone)
+    return file, weight_files.digest(file)
+
+
+def _sizes(backbone: str, settings: DatasetConfig, dataset: Dataset) -> Sizes:
+    side = settings.protocol.size
+    with torch.device("meta"):
+        net = registry.load("backbones", backbone)().eval()
+        shape = net(torch.empty(1, 3, side, side)).shape
+    counts = [0] * len(dataset.classes)
+    for record in dataset.split("train"):
+        counts[record.label] += 1
+    return Sizes(len(counts), min(counts), shape[1], shape[2] * shape[3])
+
+
+def _label(name: str, request: Request) -> str:
+    changed = config.for_section(request.overrides, name)
+    inner = ", ".join(f"{key}={value}" for key, value in sorted(changed.items()))
+    return f"{name} ({inner})" if inner else name
+
+
+def describe(cell: PlannedCell, command: str) -> dict[str, Any]:
+    """What ``cell.json`` holds."""
+    return {
+        "spec": cell.spec.model_dump(mode="json"),
+        "where": {**cell.where.__dict__, "plugins": list(cell.where.plugins)},
+        "black_box_id": cell.spec.black_box_id if cell.spec.black_box else None,
+        "label": cell.label,
+        "role": cell.role,
+        "recipe": cell.recipe,
+        "not_applicable": cell.not_applicable,
+        "command": command,
+        "bench_version": bench.__version__,
+    }

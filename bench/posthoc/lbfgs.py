@@ -1,0 +1,100 @@
+"""L-BFGS on many small independent problems at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+_ARMIJO = 1e-4
+_SMALLEST_STEP = 1e-6
+
+
+def minimise(
+    objective: Callable[[Tensor], Tensor], start: Tensor, *, max_iter: int = 100, memory: int = 10, tol: float = 1e-6
+) -> Tensor:
+    """The minimisers ``(B, n)`` of B problems that know nothing of each other.
+
+    Each problem has its own direction, step length (backtracking until Armijo's condition holds) and end (a
+    relative decrease below ``tol``, or no step that decreases). A problem never ends above its start.
+
+    Args:
+        objective: ``(B, n) -> (B,)``, differentiable, row by row independent.
+        start: ``(B, n)``.
+        max_iter: most iterations.
+        memory: how many corrections are kept.
+        tol: see above.
+    """
+    x = start.detach().clone()
+    f, g = _value_and_gradient(objective, x)
+    steps: list[Tensor] = []
+    changes: list[Tensor] = []
+    active = torch.isfinite(f)
+    for _ in range(max_iter):
+        d = -_inverse_hessian_times(g, x, steps, changes)
+        slope = (d * g).sum(1)
+        # A direction that does not descend (curvature lost to rounding) is replaced by the steepest one.
+        uphill = slope >= 0
+        d = torch.where(uphill[:, None], -g * _first_scale(x, g), d)
+        slope = (d * g).sum(1)
+        t = torch.ones_like(f)
+        searching = active.clone()
+        accepted = torch.zeros_like(active)
+        with torch.no_grad():
+            while bool(searching.any()):
+                trial = objective(x + t[:, None] * d)
+                good = searching & (trial <= f + _ARMIJO * t * slope)
+                accepted |= good
+                searching &= ~good & (t > _SMALLEST_STEP)
+                t = torch.where(searching, t / 2, t)
+        active &= accepted
+        if not bool(active.any()):
+            break
+        moved = torch.where(active[:, None], x + t[:, None] * d, x)
+        new_f, new_g = _value_and_gradient(objective, moved)
+        steps.append(moved - x)
+        changes.append(new_g - g)
+        del steps[:-memory], changes[:-memory]
+        active = active & ((f - new_f) > tol * f.abs())
+        x, f, g = moved, new_f, new_g
+        if not bool(active.any()):
+            break
+    return x
+
+
+def _value_and_gradient(objective: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        x = x.detach().requires_grad_(True)
+        f = objective(x)
+        (g,) = torch.autograd.grad(f.sum(), x)
+    return f.detach(), g
+
+
+def _first_scale(x: Tensor, g: Tensor) -> Tensor:
+    # A first step of a tenth of the point's own length: the objectives here do not change when x is scaled.
+    length = x.norm(dim=1, keepdim=True)
+    return 0.1 * torch.where(length > 0, length, 1.0) / g.norm(dim=1, keepdim=True).clamp(min=1e-30)
+
+
+def _inverse_hessian_times(g: Tensor, x: Tensor, steps: list[Tensor], changes: list[Tensor]) -> Tensor:
+    """The two-loop recursion (Nocedal and Wright, algorithm 7.4), row by row; unusable corrections are skipped."""
+    q = g.clone()
+    terms = []
+    for s, y in zip(reversed(steps), reversed(changes), strict=True):
+        sy = (s * y).sum(1, keepdim=True)
+        usable = sy > 1e-10 * s.norm(dim=1, keepdim=True) * y.norm(dim=1, keepdim=True)
+        rho = torch.where(usable, 1 / torch.where(usable, sy, 1.0), 0.0)
+        a = rho * (s * q).sum(1, keepdim=True)
+        q = q - a * y
+        terms.append((s, y, rho, a))
+    scale = _first_scale(x, g)
+    for s, y, rho, _ in reversed(terms):
+        # The newest usable correction decides the scale; older ones come first in this order and are overwritten.
+        scale = torch.where(
+            rho > 0, (s * y).sum(1, keepdim=True) / (y * y).sum(1, keepdim=True).clamp(min=1e-30), scale
+        )
+    q = q * scale
+    for s, y, rho, a in reversed(terms):
+        q = q + s * (a - rho * (y * q).sum(1, keepdim=True))
+    return q

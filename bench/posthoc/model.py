@@ -1,0 +1,63 @@
+"""The decomposed classifier: the black box, with each row of its last layer written as a sum of k prototypes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from bench.contract import Explanation, PartPrototypeModel, PrototypeTable
+
+
+class DecomposedClassifier(PartPrototypeModel):
+    """Same logits as the black box; its maps are ``x p~_i`` for each prototype (equation 8 of the paper).
+
+    The prototypes are kept in float64, in which their sum gives the classifier's float32 row back exactly.
+
+    Args:
+        backbone: of the black box.
+        vectors: ``(C, k, D)``, the refined prototypes of each class.
+        bias: of the black box ``(C,)``. Equation 8 leaves it out; the logits need it.
+    """
+
+    bias: Tensor
+
+    def __init__(self, backbone: nn.Module, vectors: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        classes, k, _ = vectors.shape
+        self.backbone = backbone
+        self.k = k
+        owner = torch.eye(classes, dtype=torch.bool, device=vectors.device).repeat_interleave(k, 0)
+        self.prototypes = PrototypeTable(owner, vectors.double().flatten(0, 1))
+        self.register_buffer("bias", bias.detach().clone())
+
+    @property
+    def vectors(self) -> Tensor:
+        """The prototypes ``(C, k, D)``, float64."""
+        assert self.prototypes.vectors is not None
+        return self.prototypes.vectors.unflatten(0, (-1, self.k))
+
+    @property
+    def rows(self) -> Tensor:
+        """The classifier's weight ``(C, D)`` in the bias's precision: the sum of each class's prototypes (eq. 7)."""
+        return self.vectors.sum(1).to(self.bias.dtype)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """``Avg(x) v^T + b``, with v the sum of the prototypes."""
+        return nn.functional.linear(features.to(self.bias.dtype).mean((2, 3)), self.rows, self.bias)
+
+    def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
+        """Maps ``x p~_i`` and their means over the image; see the contract."""
+        features = features.to(self.bias.dtype)
+        indices = None if classes is None else self.prototypes.of(classes)
+        if classes is None:
+            assert self.prototypes.vectors is not None
+            maps = torch.einsum("ndhw,pd->nphw", features, self.prototypes.vectors.to(features.dtype))
+        else:
+            chosen = self.vectors[classes].to(features.dtype)
+            maps = (chosen @ features.flatten(2)).unflatten(2, features.shape[2:])
+        return Explanation(self.logits(features), maps, maps.mean((2, 3)), indices)
+
+    def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
+        """``sum_i x p~_i / HW``: its sum over the cells plus the bias is the logit."""
+        cells = features.shape[2] * features.shape[3]
+        return self.head(features, classes).maps.sum(1) / cells

@@ -1,0 +1,162 @@
+"""Names and where they live. Nothing is imported before it is used, so listing is instant and a broken plugin
+breaks only itself.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Literal
+
+KINDS = ("methods", "datasets", "backbones", "metrics")
+Role = Literal["method", "reference", "control"]
+
+
+class UnknownName(LookupError):
+    """A name that no catalogue holds; the message names the nearest ones."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a catalogue.
+
+    Attributes:
+        target: ``module:attribute``.
+        summary: what it is, in a line.
+        role: for methods, whether it competes, is what one compares with, or is a content-free control.
+        facts: what the listing shows beside it.
+    """
+
+    target: str
+    summary: str
+    role: Role = "method"
+    facts: tuple[tuple[str, str], ...] = ()
+
+    def load(self) -> Any:
+        """Import the module and return the attribute."""
+        module, _, attribute = self.target.partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+
+_KEYPOINTS = (("needs", "keypoints"),)
+
+CATALOGUE: dict[str, dict[str, Entry]] = {
+    "methods": {
+        "ours": Entry("bench.posthoc.method:Ours", "post-hoc decomposition of a trained classifier (Tan et al. 2024)"),
+        "protopnet": Entry("baselines.protopnet:ProtoPNet", "this looks like that (Chen et al. 2019)"),
+        "blackbox": Entry(
+            "bench.posthoc.blackbox:BlackBox",
+            "the trained classifier itself; its class map is its one prototype",
+            role="reference",
+        ),
+        "constant": Entry("metrics.controls:Constant", "one pixel, chosen on the training split", role="control"),
+        "center": Entry("metrics.controls:Center", "the middle of the image", role="control"),
+        "random": Entry("metrics.controls:Random", "a random place in every image", role="control"),
+    },
+    "datasets": {
+        "demo": Entry("bench.data.cub:Cub", "birds drawn by the project itself, in the CUB layout"),
+        "cub": Entry("bench.data.cub:Cub", "CUB-200-2011: 200 bird species, boxes, 15 key-points"),
+    },
+    "backbones": {
+        "tiny": Entry("bench.backbones.tiny:TinyNet", "a small network for the demo birds, from random weights"),
+        **{
+            name: Entry(f"bench.backbones.torchvision_nets:{name}", f"{title}, ImageNet weights from torchvision")
+            for name, title in {
+                "resnet18": "ResNet-18",
+                "resnet34": "ResNet-34",
+                "resnet50": "ResNet-50",
+                "resnet152": "ResNet-152",
+                "vgg19": "VGG-19",
+                "densenet121": "DenseNet-121",
+                "densenet161": "DenseNet-161",
+                "mobilenet_v2": "MobileNetV2",
+                "squeezenet1_1": "SqueezeNet 1.1",
+            }.items()
+        },
+    },
+    "metrics": {
+        "accuracy": Entry("metrics.accuracy:Accuracy", "top-1 accuracy on the test split"),
+        "consistency": Entry(
+            "metrics.consistency:Consistency",
+            "prototypes that hit the same part in 80 % of images (version 2)",
+            facts=_KEYPOINTS,
+        ),
+        "stability": Entry(
+            "metrics.stability:Stability",
+            "images whose part hits survive noise (version 2)",
+            facts=_KEYPOINTS,
+        ),
+    },
+}
+
+
+def _from_entry_points(kind: str) -> dict[str, Entry]:
+    found = entry_points(group=f"bench.{kind}")
+    return {point.name: Entry(point.value, f"plugin of {point.dist.name if point.dist else '?'}") for point in found}
+
+
+def names(kind: str) -> dict[str, Entry]:
+    """All entries of a kind: ours, then those of installed plugins (ours win where names clash)."""
+    return {**_from_entry_points(kind), **CATALOGUE[kind]}
+
+
+def entry(kind: str, name: str) -> Entry:
+    """The entry of that name.
+
+    Raises:
+        UnknownName: naming the nearest known names.
+    """
+    known = names(kind)
+    if name in known:
+        return known[name]
+    raise UnknownName(f"unknown {kind[:-1]} {name!r}{nearest(name, known)}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``; did you mean 'x'?`` or the whole list where nothing is near."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+
+
+def load(kind: str, name: str) -> Any:
+    """Import what the name stands for."""
+    return entry(kind, name).load()
+
+
+def load_plugin(file: Path) -> None:
+    """Run a plugin file, which calls :func:`register`.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"no plugin file {file}")
+    name = f"bench_plugin_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+
+
+def register(kind: str, name: str, plugin: type, summary: str = "", role: Role = "method") -> None:
+    """Add a plugin class under a name, for ``--plugin file.py``.
+
+    Raises:
+        ValueError: for an unknown kind or a name that is taken by another plugin.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind {kind!r}{nearest(kind, KINDS)}")
+    target = f"{plugin.__module__}:{plugin.__qualname__}"
+    taken = CATALOGUE[kind].get(name)
+    if taken is not None and taken.target != target:
+        raise ValueError(f"{kind[:-1]} {name!r} is taken by {taken.target}")
+    CATALOGUE[kind][name] = Entry(target, summary or (plugin.__doc__ or "").strip().split("\n")[0], role)

@@ -1,0 +1,80 @@
+"""A table with all that is said about it, before it is text, Markdown or anything else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Status = Literal["ok", "n/a", "failed", "oom", "missing"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric; ``definition`` tells its version and parameters, and is empty where no row could be measured."""
+
+    metric: str
+    unit: str
+    higher_is_better: bool
+    definition: str
+
+    def printed(self, value: float) -> float:
+        """The value as far as a reader sees it: what looks the same counts as the same."""
+        return round(value, 1) if self.unit == "%" else value
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One number of the table, or why there is none.
+
+    Attributes:
+        status: ``ok`` where at least one seed has a value.
+        value: mean over the seeds.
+        spread: their standard deviation (n - 1), where there is more than one.
+        seeds: those behind the value.
+        notes: numbers of the footnotes, from 1.
+        best: whether no method has a better one.
+    """
+
+    status: Status
+    value: float | None = None
+    spread: float | None = None
+    seeds: tuple[int, ...] = ()
+    notes: tuple[int, ...] = ()
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row: ``backbone`` is empty where the method looks at none."""
+
+    label: str
+    role: str
+    backbone: str
+    entries: Mapping[str, Entry]
+
+    @property
+    def name(self) -> str:
+        """The label, and the role of what does not compete."""
+        return self.label if self.role == "method" else f"{self.label} ({self.role})"
+
+
+@dataclass(frozen=True)
+class Block:
+    """One table.
+
+    Attributes:
+        title: the data set, and what sets this block apart from others of the same data set.
+        columns: left to right.
+        lines: top to bottom.
+        notes: footnotes; the first one is number 1.
+        warnings: where a content-free control does as well as a method.
+        facts: what every number of the block shares.
+    """
+
+    title: str
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    facts: tuple[str, ...]

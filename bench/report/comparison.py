@@ -1,0 +1,249 @@
+"""The comparison of one invocation: which rows stand side by side, and what has to be said under them.
+
+A block is one data set seen in one way. Its rows are methods, then what they are compared with, then content-free
+controls; its columns are metrics of one definition each. What does not fit into one column becomes another block.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bench.contract import RequestError
+from bench.report.block import Block, Column, Entry, Line, Status
+from bench.report.facts import definition, describe_block, distinguish
+from bench.store import Store
+
+_FIRST = ("accuracy", "consistency", "stability")
+_ROLES = ("method", "reference", "control")
+_PLAIN = {"n/a": "n/a", "failed": "failed", "oom": "out of memory", "missing": "not finished"}
+_GRAVEST: tuple[Status, ...] = ("oom", "failed", "missing", "n/a")
+_LONGEST_REASON = 240
+
+
+@dataclass(frozen=True)
+class Found:
+    """One cell as the store has it."""
+
+    name: str
+    written: dict[str, Any]
+    outcome: dict[str, Any] | None
+    failure: dict[str, Any] | None
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Everything that changes its result."""
+        return dict(self.written["spec"])
+
+    @property
+    def definitions(self) -> dict[str, str]:
+        """Metric -> version and parameters."""
+        return {metric: definition(metric, facts) for metric, facts in self.spec["metrics"].items()}
+
+    def score(self, metric: str) -> tuple[Status, float | None, str]:
+        """Status, value, and the reason where there is no value."""
+        refused = self.written["not_applicable"].get(metric)
+        if refused is not None:
+            # "random predicts no class" and "center predicts no class" are one footnote, not two.
+            return "n/a", None, str(refused["reason"]).removeprefix(f"{self.spec['method']} ")
+        if metric not in self.spec["metrics"]:
+            return "missing", None, "not measured in this cell"
+        if self.outcome is not None:
+            return "ok", float(self.outcome["scores"][metric]["value"]), ""
+        if self.failure is not None:
+            return self.failure["status"], None, str(self.failure["reason"])
+        return "missing", None, ""
+
+
+def comparison(store: Store, stamp: str | None = None, suite: str | None = None) -> list[Block]:
+    """The tables of one invocation.
+
+    Args:
+        store: where the results lie.
+        stamp: of the invocation; by default the latest one.
+        suite: of which the latest is taken.
+
+    Raises:
+        RequestError: where there is nothing to compare.
+    """
+    known = store.invocations()
+    if not known:
+        raise RequestError("nothing has been run yet: python -m bench run --methods ours --datasets demo")
+    stamp = stamp or store.latest(suite)
+    if stamp is None:
+        suites = ", ".join(sorted({content["suite"] for content in known.values()}))
+        raise RequestError(f"suite {suite!r} has not been run yet; there are results of: {suites}")
+    if stamp not in known:
+        raise RequestError(f"no invocation {stamp!r}; the latest is {list(known)[-1]!r}")
+    there = set(store.cells())
+    cells = [_find(store, name) for name in known[stamp]["cells"] if name in there]
+    if not cells:
+        raise RequestError(f"no cell of {stamp} is on disk any more; call `run` again")
+    lost = len(known[stamp]["cells"]) - len(cells)
+    groups = _groups(cells)
+    titles = distinguish([group[0].spec for group in groups], [_definitions(group) for group in groups])
+    origin = [f"run: {stamp}, suite {known[stamp]['suite']}"]
+    if lost:
+        origin.append(f"{lost} cell{'s' * (lost > 1)} of this run {'are' if lost > 1 else 'is'} no longer on disk")
+    return [_block(title, group, origin) for title, group in zip(titles, groups, strict=True)]
+
+
+def _find(store: Store, name: str) -> Found:
+    return Found(name, store.specification(name), store.outcome(name), store.cell(name).failure)
+
+
+def _groups(cells: Sequence[Found]) -> list[list[Found]]:
+    """Cells that may share a table: same data, looked at in the same way, and no metric in two definitions."""
+    groups: list[tuple[str, dict[str, str], list[Found]]] = []
+    for cell in cells:
+        spec, own = cell.spec, cell.definitions
+        view = _text([spec["dataset"], spec["data_digest"], spec["protocol"], spec["on_bad_image"]])
+        for other, definitions, members in groups:
+            if other == view and all(definitions.get(metric, text) == text for metric, text in own.items()):
+                definitions.update(own)
+                members.append(cell)
+                break
+        else:
+            groups.append((view, dict(own), [cell]))
+    return [members for _, _, members in groups]
+
+
+def _definitions(group: Iterable[Found]) -> dict[str, str]:
+    return {metric: text for cell in group for metric, text in cell.definitions.items()}
+
+
+def _block(title: str, group: list[Found], origin: list[str]) -> Block:
+    columns = _columns(group)
+    notes: list[str] = []
+    lines = [_line(row, columns, notes) for row in _rows(group)]
+    lines = _mark_best(_told_apart(lines, _rows(group)), columns)
+    facts = describe_block(
+        [column.definition for column in columns if column.definition],
+        [cell.spec for cell in group],
+        [cell.outcome for cell in group if cell.outcome is not None],
+    )
+    return Block(title, columns, tuple(lines), tuple(notes), tuple(_warnings(lines, columns)), (*facts, *origin))
+
+
+def _columns(group: list[Found]) -> tuple[Column, ...]:
+    refused = {metric: facts for cell in group for metric, facts in cell.written["not_applicable"].items()}
+    measured = {metric: facts for cell in group for metric, facts in cell.spec["metrics"].items()}
+    facts, texts = {**refused, **measured}, _definitions(group)
+    names = sorted(facts, key=lambda name: (_place(name, _FIRST), name))
+    return tuple(
+        Column(name, facts[name]["unit"], facts[name].get("higher_is_better", True), texts.get(name, ""))
+        for name in names
+    )
+
+
+def _rows(group: list[Found]) -> list[list[Found]]:
+    """Cells that differ in nothing but the seed, in the order of the plan within each role."""
+    rows: dict[str, list[Found]] = defaultdict(list)
+    for cell in group:
+        rows[_text([{**cell.spec, "seed": None}, cell.written["label"]])].append(cell)
+    ordered = sorted(rows.values(), key=lambda row: _place(row[0].written["role"], _ROLES))
+    return [sorted(row, key=lambda cell: cell.spec["seed"]) for row in ordered]
+
+
+def _line(row: list[Found], columns: Sequence[Column], notes: list[str]) -> Line:
+    first = row[0]
+    entries = {column.metric: _entry(row, column.metric, notes) for column in columns}
+    return Line(first.written["label"], first.written["role"], first.spec["backbone"] or "", entries)
+
+
+def _entry(row: list[Found], metric: str, notes: list[str]) -> Entry:
+    values: dict[int, float] = {}
+    without: dict[tuple[Status, str], list[int]] = defaultdict(list)
+    for cell in row:
+        status, value, reason = cell.score(metric)
+        if value is None:
+            without[status, reason].append(cell.spec["seed"])
+        else:
+            values[cell.spec["seed"]] = value
+    numbers = []
+    for (status, reason), seeds in without.items():
+        note = _note(status, reason, seeds if len(seeds) < len(row) else [])
+        if note not in notes:
+            notes.append(note)
+        numbers.append(notes.index(note) + 1)
+    if not values:
+        gravest = min((status for status, _ in without), key=_GRAVEST.index)
+        return Entry(gravest, notes=tuple(numbers))
+    spread = statistics.stdev(values.values()) if len(values) > 1 else None
+    return Entry("ok", statistics.fmean(values.values()), spread, tuple(values), tuple(numbers))
+
+
+def _note(status: Status, reason: str, seeds: list[int]) -> str:
+    """The footnote's text; seeds are named where the others have a value or another reason."""
+    which = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))} " if seeds else ""
+    reason = " ".join(reason.split())
+    if len(reason) > _LONGEST_REASON:
+        reason = f"{reason[: _LONGEST_REASON - 1]}…"
+    if status == "missing" and reason:
+        return f"{which}{reason}"
+    return f"{which}{_PLAIN[status]}{f': {reason}' if reason else ''}"
+
+
+def _told_apart(lines: list[Line], rows: list[list[Found]]) -> list[Line]:
+    """Rows of the same name get the id of their first cell, so that a table never shows two of one name."""
+    count = Counter((line.label, line.backbone) for line in lines)
+    return [
+        replace(line, label=f"{line.label} #{row[0].name[:6]}") if count[line.label, line.backbone] > 1 else line
+        for line, row in zip(lines, rows, strict=True)
+    ]
+
+
+def _mark_best(lines: list[Line], columns: Sequence[Column]) -> list[Line]:
+    """Mark the best method of each column where at least two compete; what is printed alike is marked alike."""
+    best: dict[str, float] = {}
+    for column in columns:
+        values = [line.entries[column.metric].value for line in lines if line.role == "method"]
+        there = [column.printed(value) for value in values if value is not None]
+        if len(there) > 1:
+            best[column.metric] = max(there) if column.higher_is_better else min(there)
+
+    def marked(line: Line, column: Column) -> Entry:
+        entry = line.entries[column.metric]
+        if line.role != "method" or column.metric not in best or entry.value is None:
+            return entry
+        return replace(entry, best=column.printed(entry.value) == best[column.metric])
+
+    return [replace(line, entries={column.metric: marked(line, column) for column in columns}) for line in lines]
+
+
+def _warnings(lines: list[Line], columns: Sequence[Column]) -> list[str]:
+    """Which controls reach or beat which methods: such a score says nothing about what the prototypes show."""
+    controls: dict[str, list[str]] = defaultdict(list)
+    for control in (line for line in lines if line.role == "control"):
+        reached = []
+        for line in (line for line in lines if line.role == "method"):
+            metrics = [column.metric for column in columns if _reaches(control, line, column)]
+            if metrics:
+                name = f"{line.label} ({line.backbone})" if line.backbone else line.label
+                reached.append(f"{name} in {' and '.join(metrics)}")
+        if reached:
+            controls["; ".join(reached)].append(control.label)
+    return [
+        f"the {' and '.join(names)} control{'s' * (len(names) > 1)} score{'s' * (len(names) == 1)} at least as high as "
+        f"{reached}"
+        for reached, names in controls.items()
+    ]
+
+
+def _reaches(control: Line, line: Line, column: Column) -> bool:
+    ours, theirs = control.entries[column.metric].value, line.entries[column.metric].value
+    if ours is None or theirs is None:
+        return False
+    return ours >= theirs if column.higher_is_better else ours <= theirs
+
+
+def _place(name: str, order: Sequence[str]) -> int:
+    return order.index(name) if name in order else len(order)
+
+
+def _text(content: Any) -> str:
+    return json.dumps(content, sort_keys=True)

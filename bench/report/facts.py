@@ -1,0 +1,103 @@
+"""What has to be said under a table so that its numbers can be compared with others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+
+def definition(metric: str, facts: Mapping[str, Any]) -> str:
+    """A metric's version and parameters, for people.
+
+    Example:
+        >>> definition("consistency", {"version": "v2", "parameters": {"half_size": 36, "size": 224, "threshold": 0.8}})
+        'consistency v2, region ±36 px of 224, threshold 0.8'
+        >>> definition("accuracy", {"version": "1", "parameters": {}})
+        'accuracy v1'
+    """
+    parameters = dict(facts["parameters"])
+    said = []
+    if {"half_size", "size"} <= parameters.keys():
+        said.append(f"region ±{parameters.pop('half_size')} px of {parameters.pop('size')}")
+    said += [f"{name} {_value(value)}" for name, value in sorted(parameters.items())]
+    version = str(facts["version"])
+    return ", ".join([f"{metric} {'v' if version[:1].isdigit() else ''}{version}", *said])
+
+
+def protocol(content: Mapping[str, Any]) -> str:
+    """How images are cut and scaled: the protocol's own name where it has the usual three parts.
+
+    Example:
+        >>> protocol({"coordinates": "truncated", "crop": "bbox", "size": 224})
+        'bbox-224-truncated'
+    """
+    usual = [str(content[name]) for name in ("crop", "size", "coordinates") if name in content]
+    others = [f"{name}={_value(content[name])}" for name in sorted(content.keys() - {"crop", "size", "coordinates"})]
+    return "-".join([*usual, *others])
+
+
+def distinguish(specs: Sequence[Mapping[str, Any]], definitions: Sequence[Mapping[str, str]]) -> list[str]:
+    """A title for each block: the data set, and what not all blocks of that data set have in common."""
+    views = [
+        {
+            "data": f"data {spec['data_digest']}",
+            "protocol": protocol(spec["protocol"]),
+            "bad images": f"bad images: {spec['on_bad_image']}",
+            **{f"metric {name}": text for name, text in texts.items()},
+        }
+        for spec, texts in zip(specs, definitions, strict=True)
+    ]
+    titles = []
+    for spec, view in zip(specs, views, strict=True):
+        rivals = [other for rival, other in zip(specs, views, strict=True) if rival["dataset"] == spec["dataset"]]
+        apart = [text for name, text in view.items() if any(other.get(name, text) != text for other in rivals)]
+        titles.append(f"{spec['dataset']}: {'; '.join(apart)}" if apart else str(spec["dataset"]))
+    return titles
+
+
+def describe_block(
+    definitions: Sequence[str], specs: Sequence[Mapping[str, Any]], outcomes: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """Lines about metrics, data, seeds and hardware.
+
+    Args:
+        definitions: of the metrics, in the order of the columns.
+        specs: of all cells of the block.
+        outcomes: of those that are finished.
+    """
+    first = specs[0]
+    seeds = sorted({spec["seed"] for spec in specs})
+    images = _distinct(
+        ", ".join(f"{count} {split}" for split, count in sorted(outcome["images"].items(), reverse=True))
+        for outcome in outcomes
+    )
+    counted = f", images: {' or '.join(images)}" if images else ""
+    lines = [
+        f"metrics: {'; '.join(definitions) or 'none'}",
+        f"data: {first['dataset']}, digest {first['data_digest']}, protocol {protocol(first['protocol'])}{counted}",
+        f"seeds: {', '.join(map(str, seeds))}"
+        + ("; mean ± standard deviation (n - 1) over seeds" if len(seeds) > 1 else ""),
+    ]
+    precisions = _distinct(spec["precision"] for spec in specs)
+    hardware = _distinct(outcome["environment"]["hardware"] for outcome in outcomes)
+    if hardware:
+        lines.append(f"hardware: {'; '.join(hardware)}, {' and '.join(precisions)}")
+    code = _distinct(
+        f"{outcome['environment']['bench']}{_commit(outcome['environment'].get('git'))}" for outcome in outcomes
+    )
+    if code:
+        lines.append(f"partbench: {', '.join(code)}")
+    return lines
+
+
+def _commit(git: str | None) -> str:
+    return f" ({git})" if git else ""
+
+
+def _distinct(values: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(values))
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)

@@ -1,0 +1,159 @@
+"""A comparison as text for a terminal and as Markdown that also reads well as plain text."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bench.contract import RequestError
+from bench.report.block import Block, Column, Entry
+from bench.report.comparison import comparison
+from bench.store import Store
+
+_SUPERSCRIPT = str.maketrans("0123456789,", "⁰¹²³⁴⁵⁶⁷⁸⁹˒")
+_STATUS_STYLE = {"n/a": "dim", "missing": "dim", "failed": "red", "oom": "red"}
+
+
+def report(
+    store: Store,
+    suite: str | None = None,
+    fmt: str = "text",
+    console: Console | None = None,
+    stamp: str | None = None,
+) -> None:
+    """Print the comparison of one invocation.
+
+    Args:
+        store: where the results lie.
+        suite: of which the latest invocation is taken; by default the latest of all.
+        fmt: ``text`` or ``md``.
+        console: where it is printed.
+        stamp: of the invocation, instead of the latest.
+
+    Raises:
+        RequestError: for another format, or where there is nothing to report.
+    """
+    if fmt not in ("text", "md"):
+        raise RequestError(f"--format {fmt!r}: write text or md")
+    blocks = comparison(store, stamp, suite)
+    console = console or Console()
+    if fmt == "text":
+        as_text(blocks, console)
+    else:
+        # Untouched by the console: no wrapping, no colours, no markup.
+        console.out(as_markdown(blocks), highlight=False, end="")
+
+
+def as_text(blocks: Sequence[Block], console: Console) -> None:
+    """Print the tables; the best method of a column is bold and has a star."""
+    for block in blocks:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("method")
+        table.add_column("backbone")
+        padded = []
+        for column in block.columns:
+            # Padded here: rich drops the blanks at the end of what it puts to the right, and with them the alignment.
+            texts = [column.metric, column.unit, *_texts(block, column, ("", "*"))]
+            width = max(map(cell_len, texts))
+            metric, unit, *numbers = (_fill(text, width, right=True) for text in texts)
+            table.add_column(Text(f"{metric}\n{unit}"), no_wrap=True)
+            padded.append(numbers)
+        for row, line in enumerate(block.lines):
+            last = row + 1 == len(block.lines) or block.lines[row + 1].role != line.role
+            shown = [
+                Text(padded[position][row], style=_style(line.entries[column.metric]))
+                for position, column in enumerate(block.columns)
+            ]
+            table.add_row(Text(line.name), Text(line.backbone or "-"), *shown, end_section=last)
+        console.print(Text(block.title, style="bold"))
+        console.print(table)
+        said = [("! ", f"Chance level: {warning}.", "yellow") for warning in block.warnings]
+        said += [("", "", "")] if block.warnings else []
+        said += [(f"{_raised((number,))} ", note, "dim") for number, note in enumerate(block.notes, 1)]
+        said += [("* ", "best of the methods", "dim")] if _has_best(block) else []
+        said += [("  ", fact, "dim") for fact in block.facts]
+        for mark, text, style in said:
+            console.print(Text(_hanging(mark, text, console.width), style=style))
+        console.print()
+
+
+def as_markdown(blocks: Sequence[Block]) -> str:
+    """The tables as GitHub Markdown, the best method of a column in bold; columns line up in plain text too."""
+    return "\n".join("\n".join(_markdown(block)) for block in blocks)
+
+
+def _markdown(block: Block) -> list[str]:
+    columns = [_texts(block, column, ("**", "**")) for column in block.columns]
+    rows = [["method", "backbone", *(_title(column) for column in block.columns)]]
+    for line, *numbers in zip(block.lines, *columns, strict=True):
+        rows.append([line.name, line.backbone or "-", *numbers])
+    rows = [[text.replace("|", "\\|") for text in row] for row in rows]
+    widths = [max(3, *map(cell_len, texts)) for texts in zip(*rows, strict=True)]
+    rule = ["-" * widths[0], "-" * widths[1], *("-" * (width - 1) + ":" for width in widths[2:])]
+    lines = [f"### {block.title}", ""]
+    for row in [rows[0], rule, *rows[1:]]:
+        padded = [_fill(row[place], width, right=place > 1) for place, width in enumerate(widths)]
+        lines.append(f"| {' | '.join(padded)} |")
+    lines.append("")
+    for warning in block.warnings:
+        lines += [f"> **Chance level:** {warning}.", ""]
+    said = [f"{_raised((number,))} {note}" for number, note in enumerate(block.notes, 1)]
+    said += ["**bold**: best of the methods"] if _has_best(block) else []
+    lines += [f"- {text}" for text in [*said, *block.facts]]
+    return [*lines, ""]
+
+
+def _title(column: Column) -> str:
+    return f"{column.metric} ({column.unit})" if column.unit else column.metric
+
+
+def _texts(block: Block, column: Column, mark: tuple[str, str]) -> list[str]:
+    """What stands in a column: the means' decimals below each other, deviations and footnotes behind; best marked."""
+    # Percentages have one decimal everywhere; what else a plugin measures may be far below 0.1.
+    digits = ".1f" if column.unit == "%" else ".4g"
+    entries = [line.entries[column.metric] for line in block.lines]
+    before, after = mark if any(entry.best for entry in entries) else ("", "")
+    parts = []
+    for entry in entries:
+        notes = f" {_raised(entry.notes)}" if entry.notes else ""
+        if entry.value is None:
+            parts.append((f"{entry.status}{notes}", ""))
+            continue
+        spread = f" ± {entry.spread:{digits}}" if entry.spread is not None else ""
+        # A mean that is not the best leaves room for the mark before its deviation.
+        behind = after if entry.best else " " * len(after) * bool(spread)
+        parts.append((f"{before * entry.best}{entry.value:{digits}}", f"{behind}{spread}{notes}"))
+    widest = max((cell_len(tail) for entry, (_, tail) in zip(entries, parts, strict=True)), default=0)
+    # A word instead of a number stands at the right edge: it has no decimals to line up.
+    return [
+        number if entry.value is None else number + _fill(tail, widest)
+        for entry, (number, tail) in zip(entries, parts, strict=True)
+    ]
+
+
+def _fill(text: str, width: int, right: bool = False) -> str:
+    blank = " " * (width - cell_len(text))
+    return blank + text if right else text + blank
+
+
+def _raised(notes: tuple[int, ...]) -> str:
+    return ",".join(map(str, notes)).translate(_SUPERSCRIPT)
+
+
+def _has_best(block: Block) -> bool:
+    return any(entry.best for line in block.lines for entry in line.entries.values())
+
+
+def _style(entry: Entry) -> str:
+    return "bold" if entry.best else _STATUS_STYLE.get(entry.status, "")
+
+
+def _hanging(mark: str, text: str, width: int) -> str:
+    """A paragraph whose later lines begin below the first word."""
+    return textwrap.fill(text, width, initial_indent=mark, subsequent_indent=" " * len(mark), break_on_hyphens=False)

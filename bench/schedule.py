@@ -1,0 +1,66 @@
+"""How long what is trained, and at which rates: the part of a training recipe that is written in YAML."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from bench.contract import Settings
+
+Rate = Annotated[float, Field(ge=0)]
+
+
+class Phase(Settings):
+    """A stretch of training in which the same parameters learn, optionally closed by an action of the method.
+
+    Phases of the same name share one optimiser and one count of epochs: training goes on where it stopped.
+
+    Attributes:
+        name: told to the method's loss, and shown.
+        epochs: how many.
+        lr: learning rate per parameter group; groups that are not named do not learn.
+        weight_decay: per parameter group, default 0.
+        optimizer: ``sgd`` (Nesterov off), ``adam`` or ``adamw``.
+        momentum: of ``sgd``.
+        decay: ``step``: times ``gamma`` every ``step`` epochs; ``cosine``: to zero over the phase.
+        lead: epochs by which the first step decay comes early.
+        freeze_norm: keep batch normalisation in evaluation mode.
+        action: what the method does at the end, for example ``project``.
+    """
+
+    name: str
+    epochs: NonNegativeInt = 0
+    lr: dict[str, Rate] = Field(default_factory=dict)
+    weight_decay: dict[str, Rate] = Field(default_factory=dict)
+    optimizer: Literal["sgd", "adam", "adamw"] = "adam"
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    decay: Literal["constant", "step", "cosine"] = "constant"
+    step: PositiveInt = 30
+    gamma: PositiveFloat = 0.1
+    lead: NonNegativeInt = 0
+    freeze_norm: bool = False
+    action: str | None = None
+
+    def factor(self, epoch: int) -> float:
+        """What the rates are multiplied by in the given epoch (from 0, counted over phases of this name)."""
+        if self.decay == "step":
+            return self.gamma ** ((epoch + self.lead) // self.step)
+        if self.decay == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * min(epoch, self.epochs) / max(self.epochs, 1)))
+        return 1.0
+
+
+class Schedule(Settings):
+    """Phases in order, with what they share.
+
+    Attributes:
+        batch_size: images per optimiser step.
+        augment: what happens to training images: ``flip`` mirrors half of them, anew in every epoch.
+        phases: in order.
+    """
+
+    batch_size: PositiveInt = 64
+    augment: Literal["none", "flip"] = "flip"
+    phases: tuple[Phase, ...]

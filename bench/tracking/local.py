@@ -1,0 +1,133 @@
+"""MLflow on this machine: its database file and its server. The only place that starts either."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from bench.contract import RequestError
+
+_PATIENCE = 10.0
+"""Seconds that a server which is asked to end may take."""
+
+
+def database(home: Path) -> Path:
+    """The file of the mirror's database."""
+    return home.resolve() / "mlflow.db"
+
+
+def import_mlflow() -> None:
+    """Import it without telemetry and without chatter.
+
+    Raises:
+        RequestError: where it is not installed.
+    """
+    if not {"MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"} & os.environ.keys():
+        os.environ["MLFLOW_DISABLE_TELEMETRY"] = os.environ["DO_NOT_TRACK"] = "true"
+    try:
+        import mlflow  # noqa: F401
+    except ImportError as error:
+        raise RequestError("MLflow is not installed: pip install 'mlflow>=3.13'; results are in the store") from error
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def create_database(file: Path, artifacts: str) -> None:
+    """Make the database where there is none; the caller holds a lock.
+
+    MLflow breaks a fresh database for good when two processes open it at once, or one is killed while it does. So it
+    is made beside its name and renamed: a file of that name is whole.
+    """
+    if file.is_file():
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    unfinished = file.with_name(f".{file.name}.unfinished")
+    unfinished.unlink(missing_ok=True)
+    # The class, not the client: the client would write down the working directory as the place of artifacts.
+    store: Any = SqlAlchemyStore
+    store(f"sqlite:///{unfinished}", artifacts).engine.dispose()
+    unfinished.replace(file)
+
+
+def serve(home: Path, host: str = "127.0.0.1", port: int = 5000) -> int:
+    """Show the mirror in MLflow's own interface until Ctrl-C.
+
+    Args:
+        home: ``BENCH_HOME``.
+        host: address to listen on.
+        port: to listen on.
+
+    Returns:
+        The server's exit code; 0 when it was stopped by Ctrl-C.
+
+    Raises:
+        RequestError: where there is no mirror yet, or the port is taken.
+    """
+    import click
+
+    file = database(home)
+    if not file.is_file():
+        raise RequestError(f"no {file} yet; run something first: python -m bench run --methods ours --datasets demo")
+    import_mlflow()
+    _check_free(host, port)
+    artifacts = (file.parent / "mlartifacts").as_uri()
+    options = ["--backend-store-uri", f"sqlite:///{file}", "--default-artifact-root", artifacts, "--no-serve-artifacts"]
+    options += ["--host", host, "--port", str(port), "--workers", "1"]
+    # Job runners are for MLflow's judges of language models: seven processes that a viewer does not need.
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
+    click.echo(f"MLflow shows the results at http://{host}:{port} (Ctrl-C ends it)")
+    # A group of its own: a signal then reaches all the server's processes, and each of them once.
+    server = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", *options],
+        cwd=file.parent,
+        env=environment,
+        start_new_session=True,
+    )
+    return _attend(server)
+
+
+def _attend(server: subprocess.Popen[bytes]) -> int:
+    """Wait for the server; pass Ctrl-C and termination on to its whole group."""
+    stopped = threading.Event()
+
+    def stop(_number: int, _frame: Any) -> None:
+        # The server answers an interrupt with tracebacks, and termination with a quiet end.
+        stopped.set()
+        _signal_group(server, signal.SIGTERM)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        while server.poll() is None and not stopped.wait(0.2):
+            pass
+        code = server.wait(_PATIENCE if stopped.is_set() else None)
+    except subprocess.TimeoutExpired:
+        _signal_group(server, signal.SIGKILL)
+        code = server.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 0 if stopped.is_set() else code
+
+
+def _signal_group(server: subprocess.Popen[bytes], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(server.pid, number)
+
+
+def _check_free(host: str, port: int) -> None:
+    with socket.socket() as trial:
+        # As the server does it: a port that was left a moment ago is free.
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((host, port))
+        except OSError as error:
+            raise RequestError(f"{host}:{port} cannot be used ({error.strerror}); try --port {port + 1}") from error

@@ -1,0 +1,205 @@
+"""One phased training loop for classifiers and for prototype networks, on Lightning Fabric.
+
+After every epoch the whole state is written beside a temporary name and renamed, so that a killed training goes on
+at that epoch. Orders, mirrorings and dropout are drawn from seeds derived from (seed, phase, epoch), never from a
+running generator: a resumed training computes what an undisturbed one would.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from bench.contract import CellError, Progress, Samples
+from bench.schedule import Phase, Schedule
+from bench.seeding import derive
+
+Precision = Literal["fp32", "bf16"]
+_FABRIC_PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
+
+
+class Learner(nn.Module):
+    """What the loop trains: a model together with its loss. Subclasses define ``forward`` and ``groups``."""
+
+    def forward(self, images: Tensor, labels: Tensor, phase: str) -> dict[str, Tensor]:
+        """Named scalar losses of one batch; ``loss`` is the one to minimise, the others are recorded."""
+        raise TypeError(f"{type(self).__name__} defines no loss")
+
+    def groups(self) -> Mapping[str, list[nn.Parameter]]:
+        """Parameters by the names that a schedule uses."""
+        return {"all": list(self.parameters())}
+
+    def after_step(self) -> None:
+        """Called after every optimiser step, for example to bring parameters back onto a constraint."""
+
+    def act(self, action: str, samples: Samples) -> None:
+        """Do what a phase's ``action`` names."""
+        raise TypeError(f"{type(self).__name__} knows no action {action!r}")
+
+
+class Trainer:
+    """Runs the phases of a schedule.
+
+    Args:
+        folder: where the checkpoint is kept; the same folder resumes.
+        device: ``cpu``, ``cuda:0``, ...
+        precision: ``fp32`` or ``bf16`` (mixed).
+        seed: of orders and augmentations.
+        progress: where epochs and losses are shown.
+    """
+
+    def __init__(self, folder: Path, device: torch.device, precision: Precision, seed: int, progress: Progress) -> None:
+        self.checkpoint = folder / "training.pt"
+        self.device, self.seed, self.progress = device, seed, progress
+        accelerator = "cuda" if device.type == "cuda" else "cpu"
+        devices: Any = [device.index or 0] if device.type == "cuda" else 1
+        self.fabric = Fabric(accelerator=accelerator, devices=devices, precision=_FABRIC_PRECISION[precision])
+        self.history: list[dict[str, Any]] = []
+
+    def fit(self, learner: Learner, schedule: Schedule, samples: Samples) -> None:
+        """Train in place, from the checkpoint where there is one; the learner ends in eval mode.
+
+        Raises:
+            CellError: when a loss is not finite.
+        """
+        learner.to(self.device)
+        phase_done, epochs_done, optimizers = self._resume(learner)
+        counts: dict[str, int] = {}
+        total = sum(phase.epochs for phase in schedule.phases)
+        past = sum(phase.epochs for phase in schedule.phases[:phase_done]) + epochs_done
+        bar = iter(self.progress.track(range(past, total), "epochs", total - past))
+        for position, phase in enumerate(schedule.phases):
+            first = counts.get(phase.name, 0)
+            counts[phase.name] = first + phase.epochs
+            if position < phase_done:
+                continue
+            start = epochs_done if position == phase_done else 0
+            if phase.epochs > start:
+                self._run(learner, schedule, samples, position, start, first, optimizers, bar)
+            if phase.action is not None:
+                learner.eval()
+                self.progress.note(f"{phase.name}: {phase.action}")
+                learner.act(phase.action, samples)
+            self._save(learner, position + 1, 0, optimizers)
+        next(bar, None)
+        learner.eval()
+
+    def _run(
+        self,
+        learner: Learner,
+        schedule: Schedule,
+        samples: Samples,
+        position: int,
+        start: int,
+        first: int,
+        optimizers: dict[str, Any],
+        bar: Any,
+    ) -> None:
+        phase = schedule.phases[position]
+        optimizer = self._optimizer(learner, phase)
+        model, wrapped = self.fabric.setup(learner, optimizer)
+        if phase.name in optimizers:
+            optimizer.load_state_dict(optimizers[phase.name])
+        for epoch in range(start, phase.epochs):
+            next(bar)
+            began = time.perf_counter()
+            for group in optimizer.param_groups:
+                group["lr"] = phase.lr[group["name"]] * phase.factor(first + epoch)
+            learner.train()
+            if phase.freeze_norm:
+                freeze_norm(learner)
+            losses = self._epoch(model, wrapped, learner, schedule, samples, phase, (position, epoch))
+            row = {"phase": phase.name, "epoch": len(self.history), **losses}
+            self.history.append({**row, "seconds": time.perf_counter() - began})
+            self.progress.note(
+                f"{phase.name} {epoch + 1}/{phase.epochs}  "
+                + "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
+            )
+            optimizers[phase.name] = optimizer.state_dict()
+            self._save(learner, position, epoch + 1, optimizers)
+
+    def _epoch(
+        self,
+        model: Any,
+        optimizer: Any,
+        learner: Learner,
+        schedule: Schedule,
+        samples: Samples,
+        phase: Phase,
+        when: tuple[int, int],
+    ) -> dict[str, float]:
+        generator = torch.Generator().manual_seed(derive(self.seed, "order", *when))
+        order = torch.randperm(len(samples), generator=generator)
+        flip = torch.rand(len(samples), generator=generator) < 0.5 if schedule.augment == "flip" else None
+        torch.manual_seed(derive(self.seed, "draws", *when))
+        sums: dict[str, Tensor] = {}
+        for batch in samples.batches(schedule.batch_size, self.device, index=order, flip=flip):
+            losses = model(batch.images, batch.labels, phase.name)
+            optimizer.zero_grad(set_to_none=True)
+            self.fabric.backward(losses["loss"])
+            optimizer.step()
+            learner.after_step()
+            for name, value in losses.items():
+                # Summed on the device: a step never waits for the host. NaN survives the sum.
+                sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value.detach() * len(batch.labels)
+        means = {name: float(value) / len(samples) for name, value in sums.items()}
+        bad = [name for name, value in means.items() if value != value or abs(value) == float("inf")]
+        if bad:
+            raise CellError(
+                f"{', '.join(bad)} became {means[bad[0]]} in phase {phase.name!r}, epoch {when[1] + 1}: "
+                f"lower its learning rates (now {dict(phase.lr)})"
+            )
+        return means
+
+    def _optimizer(self, learner: Learner, phase: Phase) -> torch.optim.Optimizer:
+        groups = learner.groups()
+        unknown = sorted(set(phase.lr) - set(groups))
+        if unknown:
+            raise CellError(f"phase {phase.name!r} sets a rate for {unknown}; parameter groups: {sorted(groups)}")
+        learner.requires_grad_(False)
+        chosen: list[dict[str, Any]] = []
+        for name, rate in phase.lr.items():
+            for parameter in groups[name]:
+                parameter.requires_grad_(True)
+            chosen.append(
+                {"params": groups[name], "lr": rate, "name": name, "weight_decay": phase.weight_decay.get(name, 0.0)}
+            )
+        if phase.optimizer == "sgd":
+            return torch.optim.SGD(chosen, lr=0.0, momentum=phase.momentum)
+        return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[phase.optimizer](chosen)
+
+    def _save(self, learner: Learner, phase: int, epoch: int, optimizers: dict[str, Any]) -> None:
+        state = {
+            "learner": learner.state_dict(),
+            "optimizers": optimizers,
+            "phase": phase,
+            "epoch": epoch,
+            "history": self.history,
+        }
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self.checkpoint.with_suffix(".tmp")
+        torch.save(state, unfinished)
+        unfinished.replace(self.checkpoint)
+
+    def _resume(self, learner: Learner) -> tuple[int, int, dict[str, Any]]:
+        if not self.checkpoint.is_file():
+            self.history = []
+            return 0, 0, {}
+        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        learner.load_state_dict(state["learner"])
+        self.history = state["history"]
+        self.progress.note(f"training goes on after {len(self.history)} finished epochs")
+        return state["phase"], state["epoch"], state["optimizers"]
+
+
+def freeze_norm(module: nn.Module) -> None:
+    """Put all batch normalisation into evaluation mode: running statistics stop moving."""
+    for child in module.modules():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            child.eval()

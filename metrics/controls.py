@@ -1,0 +1,218 @@
+"""Content-free controls: answers that look at no image content, to read every score against (metrics.md, section 5).
+
+They run like methods but classify nothing: accuracy does not apply to them (``predicts = False``).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from bench.contract import CellError, Explanation, Method, PartPrototypeModel, PrototypeTable, Samples, Settings, Task
+from metrics.consistency import Consistency, consistent
+from metrics.parts import CANVAS, hits, to_canvas
+
+CELLS = 7
+"""Random peaks lie in the cells of the 7 x 7 maps that the published networks have."""
+
+
+class ControlModel(PartPrototypeModel):
+    """A model without content: features are the images themselves, all logits and scores are zero.
+
+    Args:
+        classes: number of classes.
+        per_class: prototypes of each class.
+        place: (images, rows of the prototype table ``(N, K)``) -> maps ``(N, K, h, w)``.
+    """
+
+    def __init__(self, classes: int, per_class: int, place: nn.Module) -> None:
+        super().__init__()
+        self.backbone = nn.Identity()
+        self.prototypes = PrototypeTable(torch.eye(classes, dtype=torch.bool).repeat_interleave(per_class, 0))
+        self.place = place
+
+    def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
+        """The maps that ``place`` gives; nothing else depends on the images."""
+        count, (prototypes, width) = len(features), self.prototypes.classes.shape
+        indices = None if classes is None else self.prototypes.of(classes)
+        rows = torch.arange(prototypes, device=features.device).expand(count, -1) if indices is None else indices
+        scores = features.new_zeros(rows.shape)
+        return Explanation(features.new_zeros(count, width), self.place(features, rows), scores, indices)
+
+    def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
+        """The sum of the maps of the class's prototypes."""
+        return self.place(features, self.prototypes.of(classes)).sum(1)
+
+
+class FixedPixel(nn.Module):
+    """Every map peaks at one pixel of the canvas, whatever the image and the prototype.
+
+    Args:
+        pixel: row and column on the canvas.
+    """
+
+    pixel: Tensor
+
+    def __init__(self, pixel: tuple[int, int] = (CANVAS // 2, CANVAS // 2)) -> None:
+        super().__init__()
+        self.register_buffer("pixel", torch.tensor(pixel))
+
+    def forward(self, images: Tensor, rows: Tensor) -> Tensor:
+        """One hot pixel in a map of the canvas' size, shared by all: memory for one map only."""
+        hot = torch.arange(CANVAS, device=images.device)[:, None] == self.pixel.to(images.device)
+        one = hot[:, 0, None] & hot[None, :, 1]
+        return one.to(images.dtype).expand(*rows.shape, CANVAS, CANVAS)
+
+
+class RandomCell(nn.Module):
+    """Every map peaks in a random cell: drawn once per prototype, or anew for every image.
+
+    A draw is a hash of the seed, the prototype and (per image) the image's bits. So it is the same in any batch, and a
+    noisy copy of an image gets an independent one.
+
+    Args:
+        per: what a draw is made for.
+        seed: of the draws.
+    """
+
+    seed: Tensor
+
+    def __init__(self, per: Literal["image", "prototype"], seed: int) -> None:
+        super().__init__()
+        self.per = per
+        self.register_buffer("seed", torch.tensor(seed))
+
+    def forward(self, images: Tensor, rows: Tensor) -> Tensor:
+        """One hot cell in each map."""
+        draw = mix(mix(self.seed.to(images.device)) + rows)
+        if self.per == "image":
+            draw = mix(draw + fingerprint(images)[:, None])
+        cell = (draw & (2**62 - 1)) % CELLS**2
+        maps = images.new_zeros(*rows.shape, CELLS**2).scatter_(2, cell[:, :, None], 1)
+        return maps.unflatten(2, (CELLS, CELLS))
+
+
+def mix(values: Tensor) -> Tensor:
+    """Scramble int64 values one by one (the splitmix64 generator: Steele, Lea and Flood, OOPSLA 2014).
+
+    Example:
+        >>> mix(torch.tensor([0])).tolist() == [0xE220A8397B1DCDAF - 2**64]
+        True
+    """
+    # Sums and products of int64 wrap around, as they should; shifts copy the sign, which has to be masked away.
+    values = values + (0x9E3779B97F4A7C15 - 2**64)
+    values = (values ^ ((values >> 30) & (2**34 - 1))) * (0xBF58476D1CE4E5B9 - 2**64)
+    values = (values ^ ((values >> 27) & (2**37 - 1))) * (0x94D049BB133111EB - 2**64)
+    return values ^ ((values >> 31) & (2**33 - 1))
+
+
+def fingerprint(images: Tensor) -> Tensor:
+    """A hash of the bits of each image ``(N, ...)``: int64 ``(N,)``, the same on every device and in every batch."""
+    bits = images.float().contiguous().flatten(1).view(torch.int32).long()
+    # Whole numbers modulo 2^64 add up to the same in any order. Each place has an odd factor of its own, so that images
+    # which differ only in where their pixels are have different sums.
+    factors = mix(torch.arange(bits.shape[1], device=bits.device)) | 1
+    return mix((bits * factors).sum(1))
+
+
+def train_consistency(train: Samples, pixels: Tensor) -> Tensor:
+    """In how many classes a prototype that always peaks at a pixel is consistent on a split.
+
+    Args:
+        train: the split; its annotations only.
+        pixels: ``(G, 2)`` row and column on the canvas.
+
+    Returns:
+        int64 ``(G,)``.
+    """
+    rule = Consistency.Config()
+    points, shown = to_canvas(train.keypoints, train.size, rule.size), train.visible
+    visible = torch.zeros(train.classes, shown.shape[1], dtype=torch.long).index_add_(0, train.labels, shown.long())
+    counts = []
+    for chunk in pixels.split(64):  # 64 pixels x 6,000 images x 15 parts are 6 MB of hits
+        found = hits(chunk.expand(len(points), -1, -1), points, shown, rule.half_size, rule.size)
+        of_class = torch.zeros(train.classes, *found.shape[1:], dtype=torch.int32)
+        of_class.index_add_(0, train.labels, found.int())
+        counts.append(consistent(of_class.long(), visible[:, None], rule.threshold).sum(0))
+    return torch.cat(counts)
+
+
+class Constant(Method):
+    """The same pixel in every image: the one of a grid with the best consistency on the training split."""
+
+    name = "constant"
+    needs_backbone = False
+    predicts: ClassVar[bool] = False
+    needs = frozenset({"keypoints"})
+
+    class Config(Settings):
+        """The step of the grid in pixels of the 224-pixel canvas."""
+
+        grid: int = 16
+
+        def model_post_init(self, context: Any, /) -> None:
+            """Refuse what has no meaning."""
+            if not 1 <= self.grid <= CANVAS:
+                raise ValueError(f"grid is a step between 1 and {CANVAS} pixels")
+
+    def build(self, task: Task) -> ControlModel:
+        """A model that peaks in the centre until its pixel is loaded."""
+        return ControlModel(task.train.classes, 1, FixedPixel()).to(task.device).eval()
+
+    def fit(self, task: Task) -> ControlModel:
+        """Choose the pixel; of equally good ones the lowest, then the rightmost."""
+        if not len(task.train.parts):
+            raise CellError("the constant control is chosen by part key-points, and this data set has none")
+        steps = torch.arange(0, CANVAS, task.config.grid)
+        pixels = torch.cartesian_prod(steps, steps)
+        counts = train_consistency(task.train, pixels)
+        row, column = pixels[int((counts == counts.max()).nonzero()[-1])].tolist()
+        task.facts["row"], task.facts["column"] = row, column
+        task.facts["train_consistency"] = 100 * int(counts.max()) / task.train.classes
+        return ControlModel(task.train.classes, 1, FixedPixel((row, column))).to(task.device).eval()
+
+
+class Center(Method):
+    """The middle of every image."""
+
+    name = "center"
+    needs_backbone = False
+    predicts: ClassVar[bool] = False
+
+    def build(self, task: Task) -> ControlModel:
+        """The whole model: there is nothing to fit."""
+        return ControlModel(task.train.classes, 1, FixedPixel()).to(task.device).eval()
+
+    def fit(self, task: Task) -> ControlModel:
+        """There is nothing to fit."""
+        return self.build(task)
+
+
+class Random(Method):
+    """A random cell of a 7 x 7 map, for every image or fixed for each prototype."""
+
+    name = "random"
+    needs_backbone = False
+    predicts: ClassVar[bool] = False
+
+    class Config(Settings):
+        """What a draw is made for, and how many prototypes each class has."""
+
+        per: Literal["image", "prototype"] = "image"
+        per_class: int = 10
+
+        def model_post_init(self, context: Any, /) -> None:
+            """Refuse what has no meaning."""
+            if self.per_class < 1:
+                raise ValueError("per_class is 1 or more")
+
+    def build(self, task: Task) -> ControlModel:
+        """The whole model: there is nothing to fit."""
+        place = RandomCell(task.config.per, task.seed)
+        return ControlModel(task.train.classes, task.config.per_class, place).to(task.device).eval()
+
+    def fit(self, task: Task) -> ControlModel:
+        """There is nothing to fit."""
+        return self.build(task)

@@ -1,0 +1,184 @@
+"""ProtoPNet against formulas written out element by element (spec/baselines.md, section 5)."""
+
+import math
+
+import pytest
+import torch
+from samples import Silent, SmallNet, Tensors, stripes, task
+
+from baselines import layers
+from baselines.protopnet import ProtoPNet, ProtoPNetLearner, ProtoPNetModel
+from bench.schedule import Phase, Schedule
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return ProtoPNetModel(SmallNet(), classes=3, per_class=2, depth=5).eval()
+
+
+@pytest.fixture
+def images():
+    return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def slow_distances(z, prototypes):
+    n, _, h, w = z.shape
+    found = torch.zeros(n, len(prototypes), h, w)
+    for i in range(n):
+        for j in range(len(prototypes)):
+            for y in range(h):
+                for x in range(w):
+                    found[i, j, y, x] = sum(
+                        (a - b) ** 2 for a, b in zip(z[i, :, y, x], prototypes[j, :, 0, 0], strict=True)
+                    )
+    return found
+
+
+def test_distances_element_by_element():
+    g = torch.Generator().manual_seed(0)
+    z, p = torch.rand(2, 5, 3, 4, generator=g), torch.rand(6, 5, 1, 1, generator=g)
+    torch.testing.assert_close(layers.squared_distances(z, p), slow_distances(z, p), rtol=1e-4, atol=1e-5)
+
+
+def test_distance_to_itself_is_not_negative():
+    z = torch.rand(1, 64, 2, 2, generator=torch.Generator().manual_seed(0))
+    p = z[0, :, 1, 0][None, :, None, None]
+    d = layers.squared_distances(z, p)
+    assert (d >= 0).all()
+    assert d[0, 0, 1, 0] == pytest.approx(0, abs=1e-5)
+
+
+def test_similarity_by_hand():
+    d = torch.tensor([0.0, 1.0, 9.0])
+    expected = torch.tensor([math.log(1e4), math.log(2 / 1.0001), math.log(10 / 9.0001)])
+    torch.testing.assert_close(layers.log_similarity(d), expected)
+
+
+def test_forward_element_by_element(model, images):
+    with torch.no_grad():
+        z = model.add_on_layers(model.backbone(images))
+        d = slow_distances(z, model.prototype_vectors)
+        logits, explanation = model(images), model.explain(images)
+        for i in range(4):
+            similarity = [math.log((d[i, j].min() + 1) / (d[i, j].min() + 1e-4)) for j in range(6)]
+            for c in range(3):
+                expected = sum((1.0 if j // 2 == c else -0.5) * similarity[j] for j in range(6))
+                assert logits[i, c].item() == pytest.approx(expected, rel=1e-4)
+            assert explanation.scores[i].tolist() == pytest.approx(similarity, rel=1e-4)
+    torch.testing.assert_close(explanation.maps, torch.log((d + 1) / (d + 1e-4)), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(explanation.logits, logits)
+
+
+def test_explaining_some_classes_is_a_part_of_explaining_all(model, images):
+    classes = torch.tensor([2, 0, 1, 2])
+    with torch.no_grad():
+        everything, own = model.explain(images), model.explain(images, classes)
+    assert own.indices.tolist() == [[4, 5], [0, 1], [2, 3], [4, 5]]
+    for i in range(4):
+        torch.testing.assert_close(own.maps[i], everything.maps[i, own.indices[i]])
+        torch.testing.assert_close(own.scores[i], everything.scores[i, own.indices[i]])
+
+
+def test_the_displayed_attribution_weights_the_maps(model, images):
+    with torch.no_grad():
+        features = model.backbone(images)
+        maps = model.head(features).maps
+        found = model.attribute(features, torch.tensor([1, 1, 1, 1]))
+    expected = sum((1.0 if j in (2, 3) else -0.5) * maps[:, j] for j in range(6))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_losses_element_by_element(model, images):
+    labels = torch.tensor([0, 2, 1, 0])
+    config = ProtoPNet.Config(schedule=Schedule(phases=[]))
+    with torch.no_grad():
+        model.last_layer.weight.add_(torch.randn(3, 6, generator=torch.Generator().manual_seed(2)))
+        losses = ProtoPNetLearner(model, config, Silent())(images, labels, "joint")
+        nearest = slow_distances(model.add_on_layers(model.backbone(images)), model.prototype_vectors).amin((2, 3))
+        logits = model(images)
+    cluster = separation = entropy = 0.0
+    for i, label in enumerate(labels.tolist()):
+        own = [2 * label, 2 * label + 1]
+        cluster += min(nearest[i, j].item() for j in own) / 4
+        separation += min(nearest[i, j].item() for j in range(6) if j not in own) / 4
+        entropy -= math.log(math.exp(logits[i, label]) / sum(math.exp(value) for value in logits[i])) / 4
+    l1 = sum(abs(model.last_layer.weight[c, j].item()) for c in range(3) for j in range(6) if j // 2 != c)
+    assert losses["cluster"].item() == pytest.approx(cluster, rel=1e-4)
+    assert losses["separation"].item() == pytest.approx(separation, rel=1e-4)
+    assert losses["cross_entropy"].item() == pytest.approx(entropy, rel=1e-4)
+    assert losses["loss"].item() == pytest.approx(entropy + 0.8 * cluster - 0.08 * separation + 1e-4 * l1, rel=1e-4)
+
+
+@pytest.fixture
+def rows_of_cells():
+    """Latent patches are the pixels themselves: 1 x 4 images whose cells are easy to tell apart."""
+    images = torch.zeros(5, 3, 1, 4)
+    images[0, 0] = torch.tensor([[0.0, 1.0, 5.0, 9.0]])
+    images[1, 0] = torch.tensor([[2.0, 2.0, 2.0, 2.0]])
+    images[2, 0] = torch.tensor([[4.0, 7.0, 7.0, 8.0]])
+    images[3, 0] = torch.tensor([[5.0, 2.0, 1.0, 1.0]])
+    images[4, 0] = torch.tensor([[1.0, 1.0, 1.0, 1.0]])
+    return Tensors(images, torch.tensor([0, 0, 1, 0, 1]), 2)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 64])
+def test_projection_by_hand(rows_of_cells, monkeypatch, batch):
+    monkeypatch.setattr(layers, "_PUSH_BATCH", batch)
+    prototypes = torch.nn.Parameter(torch.zeros(4, 3, 1, 1))
+    prototypes.data[:, 0, 0, 0] = torch.tensor([4.9, 1.2, 6.8, 1.1])
+    from bench.contract import PrototypeTable
+
+    table = PrototypeTable(layers.class_identity(2, 2))
+    layers.project(prototypes, table, lambda x: x, layers.squared_distances, rows_of_cells, Silent())
+    # Class 0: 4.9 -> the 5 of image 0 (image 3 has a 5 too, later); 1.2 -> the 1 of image 0 (before that of image 3).
+    # Class 1: 6.8 -> the first 7 of image 2; 1.1 -> image 4's first cell, although class 0 has a 1 earlier.
+    assert prototypes[:, 0, 0, 0].tolist() == [5, 1, 7, 1]
+    assert table.source_image.tolist() == [0, 0, 2, 4]
+    assert table.source_patch.tolist() == [[0, 2], [0, 1], [0, 1], [0, 0]]
+
+
+def test_warm_up_leaves_backbone_and_last_layer_alone(tmp_path):
+    config = ProtoPNet.Config(
+        per_class=2,
+        depth=5,
+        schedule=Schedule(phases=[Phase(name="warm", epochs=1, lr={"add_on": 0.01, "prototypes": 0.01})]),
+    )
+    work = task(tmp_path, stripes(), config)
+    start, fitted = ProtoPNet().build(work), ProtoPNet().fit(work)
+    before, after = dict(start.named_parameters()), dict(fitted.named_parameters())
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"add_on_layers", "prototype_vectors"}
+
+
+def test_fit_learns_projects_and_loads_back(tmp_path):
+    config = ProtoPNet.Config(
+        per_class=2,
+        depth=8,
+        schedule=Schedule(
+            batch_size=12,
+            phases=[
+                Phase(
+                    name="joint", epochs=30, lr={"backbone": 0.01, "add_on": 0.01, "prototypes": 0.01}, action="project"
+                ),
+                Phase(name="last", epochs=5, lr={"last_layer": 0.01}, freeze_norm=True),
+            ],
+        ),
+    )
+    samples = stripes()
+    work = task(tmp_path, samples, config)
+    model = ProtoPNet().fit(work)
+    with torch.no_grad():
+        assert (model(samples.images).argmax(1) == samples.labels).float().mean() > 0.9
+        # A projected prototype is a training patch: its distance there is zero.
+        d = model.distances(model.backbone(samples.images))
+    table = model.prototypes
+    for j in range(6):
+        row, column = table.source_patch[j].tolist()
+        assert samples.labels[table.source_image[j]] == j // 2
+        assert d[table.source_image[j], j, row, column] < 1e-4
+    assert work.facts["projected"] == 1
+    other = ProtoPNet().build(work)
+    other.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        assert torch.equal(other(samples.images), model(samples.images))

@@ -1,0 +1,187 @@
+"""The main job through the command line, in this process, on very few birds."""
+
+import csv
+import io
+import json
+
+import pytest
+from birds import QUICK, few_birds
+from click.testing import CliRunner
+
+from bench import registry
+from bench.cli import main
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Data and a home that the tests of this module share: what one ran, the next finds."""
+    folder = tmp_path_factory.mktemp("run")
+    return few_birds(folder), folder / "home"
+
+
+@pytest.fixture
+def call(place, monkeypatch):
+    data, home = place
+    monkeypatch.setenv("BENCH_HOME", str(home))
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def run(*arguments):
+        if arguments[0] == "run":
+            arguments = (*arguments, *QUICK, "--data-root", str(data), "--no-tracking")
+        return CliRunner().invoke(main, list(arguments))
+
+    return run
+
+
+@pytest.fixture
+def whole(call):
+    """The finished run."""
+    result = call("run", "--methods", "ours,protopnet")
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def rows(call):
+    return {(row["method"], row["metric"]): row for row in json.loads(call("results").stdout)}
+
+
+def test_everything_is_measured_and_ours_is_the_black_box(call, whole):
+    assert "6 of 6 cells done" in whole.output
+    found = rows(call)
+    assert set(found["ours", "accuracy"]) == {
+        "suite", "cell", "method", "label", "dataset", "backbone", "seed", "metric", "value", "low", "high", "n",
+        "unit", "status", "reason",
+    }  # fmt: skip
+    assert found["ours", "accuracy"]["value"] == found["blackbox", "accuracy"]["value"]
+    assert found["ours", "accuracy"]["n"] == 9
+    assert found["ours", "consistency"]["n"] == 9
+    assert found["protopnet", "stability"]["n"] == 15
+    assert found["center", "stability"]["value"] == 100
+    assert found["constant", "accuracy"]["status"] == "n/a"
+    assert found["constant", "accuracy"]["reason"] == "constant predicts no class"
+
+
+def test_predictions_are_the_black_boxes_on_every_image(call, whole, place):
+    found = rows(call)
+
+    def predictions(method):
+        file = place[1] / "cells" / found[method, "accuracy"]["cell"] / "result" / "items" / "accuracy.image.csv"
+        return [line["prediction"] for line in csv.DictReader(file.open())]
+
+    assert len(predictions("ours")) == 9
+    assert predictions("ours") == predictions("blackbox")
+
+
+def test_finished_cells_are_skipped_and_rerun_gives_the_same(call, whole):
+    before = rows(call)
+    again = call("run", "--methods", "ours,protopnet")
+    assert "6 of 6 cells done (6 before)" in again.output
+    call("run", "--methods", "ours", "--no-controls", "--existing", "rerun")
+    assert rows(call) == before
+
+
+def test_another_setting_is_another_cell_and_shares_the_black_box(call, whole, place):
+    boxes = list((place[1] / "blackboxes").iterdir())
+    result = call("run", "--methods", "ours", "--set", "ours.k=2", "--no-controls")
+    assert "black box found, not trained again" in result.output
+    assert list((place[1] / "blackboxes").iterdir()) == boxes
+    labels = {row["label"] for row in json.loads(call("results").stdout)}
+    assert {"ours", "ours (k=2)"} <= labels
+
+
+def test_dry_run_runs_nothing(call, whole, place):
+    before = sorted((place[1] / "cells").iterdir())
+    result = call("run", "--methods", "ours,protopnet", "--seeds", "0,7", "--dry-run")
+    assert result.output.count("to run") == 6
+    assert result.output.count(" done ") == 6
+    assert "constant predicts no class" in result.output
+    assert sorted((place[1] / "cells").iterdir()) == before
+
+
+def test_show_tells_what_is_behind_a_number(call, whole):
+    name = rows(call)["ours", "consistency"]["cell"]
+    shown = call("show", name[:6]).output
+    for part in ("python -m bench cell", "settings.k", "consistency per prototype", "cancellation", "half_size 36"):
+        assert part in shown
+
+
+def test_report_and_results_in_other_forms(call, whole):
+    call("run", "--methods", "ours,protopnet")
+    markdown = call("report", "--format", "md").output
+    assert "| method" in markdown
+    assert "constant (control)" in markdown
+    table = list(csv.DictReader(io.StringIO(call("results", "--csv").stdout)))
+    assert {"ours", "protopnet", "blackbox", "constant", "center", "random"} == {row["method"] for row in table}
+
+
+def test_a_cell_is_a_command_of_its_own(call, whole, place):
+    before = rows(call)
+    folder = place[1] / "cells" / before["protopnet", "accuracy"]["cell"]
+    (folder / "result").rename(folder / "old")
+    assert call("cell", str(folder)).exit_code == 0
+    assert rows(call) == before
+    assert "done before" in call("cell", str(folder)).output
+
+
+def test_a_failing_cell_is_recorded_and_the_others_go_on(call):
+    result = call(
+        "run", "--methods", "ours,protopnet", "--set", "protopnet.schedule.phases.0.lr.add_on=1e30", "--seeds", "3"
+    )
+    assert result.exit_code == 1
+    assert "5 of 6 cells done" in result.output
+    assert "lower its learning rates" in result.output
+    failed = [row for row in json.loads(call("results").stdout) if row["status"] == "failed"]
+    assert {row["metric"] for row in failed} == {"accuracy", "consistency", "stability"}
+    assert "became nan in phase" in failed[0]["reason"]
+    assert "became nan" in call("show", failed[0]["cell"]).output
+
+
+PLUGIN = """
+import torch
+from bench import registry
+from bench.contract import Metric, Score
+from bench.data.cub import Cub
+from metrics.controls import Center
+
+
+class Corner(Center):
+    name = "corner"
+
+
+class Brightness(Metric):
+    "Mean of the normalised test images."
+    name, version, unit = "brightness", "1", ""
+    total = count = 0.0
+
+    def update(self, seen):
+        self.total += float(seen.images.double().sum())
+        self.count += seen.images.numel()
+
+    def compute(self):
+        return Score(self.total / self.count, int(self.count))
+
+
+class Bare(Cub):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.provides = frozenset({"image", "label", "bbox"})
+
+
+registry.register("methods", "corner", Corner)
+registry.register("metrics", "brightness", Brightness)
+registry.register("datasets", "bare", Bare)
+"""
+
+
+def test_a_plugin_is_treated_like_our_own(call, place, tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "CATALOGUE", {kind: dict(names) for kind, names in registry.CATALOGUE.items()})
+    file = tmp_path / "plugin.py"
+    file.write_text(PLUGIN)
+    arguments = ["run", "--plugin", str(file), "--methods", "corner", "--set", "cub.reader=bare", "--no-controls"]
+    result = call(*arguments)
+    assert result.exit_code == 0, result.output
+    found = {row["metric"]: row for row in json.loads(call("results").stdout) if row["method"] == "corner"}
+    assert found["brightness"]["status"] == "ok"
+    assert found["consistency"]["reason"] == "cub has no part key-points"
+    listing = call("ls", "--plugin", str(file)).output
+    assert "Mean of the normalised test images." in listing

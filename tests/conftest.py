@@ -1,0 +1,50 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Two test processes with as many threads each wait for one another more than they compute.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("DO_NOT_TRACK", "true")
+
+import torch
+
+import bench.torchvision_ops  # noqa: F401 - before anything imports torchvision
+
+torch.set_num_threads(1)
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = REPOSITORY.parent / "shared"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked ``gpu`` are skipped where torch sees no CUDA device."""
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="no CUDA device here")
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def cub50() -> Path:
+    """The 50-species subset of CUB, where it is at hand."""
+    folder = SHARED / "data" / "cub50"
+    if not folder.is_dir():
+        pytest.skip("the real-bird subset is not at hand (../shared/data/cub50)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mobilenet_weights() -> Path:
+    """ImageNet weights of mobilenet_v2, where they are at hand."""
+    file = SHARED / "weights" / "mobilenet_v2_features.pth"
+    if not file.is_file():
+        pytest.skip("the pretrained weights are not at hand (../shared/weights)")
+    return file

@@ -1,0 +1,162 @@
+"""The whole decomposition: exact, honest about what it cannot do, the same whatever fits into memory at once."""
+
+import pytest
+import torch
+from samples import SmallNet, Tensors, stripes, task
+
+from bench.backbones.classifier import Classifier
+from bench.contract import CellError, RequestError, Sizes
+from bench.posthoc.blackbox import BlackBox
+from bench.posthoc.method import Ours
+
+
+def black_box(classes=3, seed=0):
+    torch.manual_seed(seed)
+    return Classifier(SmallNet(), classes).eval()
+
+
+@pytest.mark.parametrize("refinement", ["naive", "lbfgs", "nelder-mead"])
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_logits_are_the_black_boxes_to_the_bit(tmp_path, refinement, k):
+    samples, box = stripes(), black_box()
+    model = Ours().fit(task(tmp_path, samples, Ours.Config(k=k, refinement=refinement), black_box=box))
+    with torch.no_grad():
+        assert torch.equal(model(samples.images), box(samples.images))
+        explanation = model.explain(samples.images)
+        # Completeness: the scores of a class's prototypes and the bias add up to its logit.
+        total = explanation.scores.unflatten(1, (3, k)).sum(2) + box.head.bias
+        torch.testing.assert_close(total, explanation.logits, rtol=1e-4, atol=1e-4)
+    assert torch.equal(model.vectors.sum(1).float(), box.head.weight)
+
+
+def test_scaled_prototypes_and_residual_are_what_the_paper_says(tmp_path):
+    """With the naive split everything can be recomputed from the factorisation alone (equations 3 to 7)."""
+    from bench.posthoc.nmf import factorise
+
+    samples, box = stripes(), black_box()
+    work = task(tmp_path, samples, Ours.Config(k=2, refinement="naive"), black_box=box)
+    model = Ours().fit(work)
+    with torch.no_grad():
+        features = box.backbone(samples.images[samples.labels == 1])
+    F = features.permute(0, 2, 3, 1).reshape(1, -1, 16)
+    P = factorise(F, torch.tensor([F.shape[1]]), 2, seed=0, classes=[1]).P[0].double()
+    v = box.head.weight[1].detach().double()
+    alpha = torch.linalg.lstsq(P.T, v).solution
+    R = v - alpha @ P
+    expected = alpha[:, None] * P + (alpha / alpha.sum())[:, None] * R
+    torch.testing.assert_close(model.vectors[1], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_maps_are_features_times_prototypes(tmp_path):
+    samples, box = stripes(), black_box()
+    model = Ours().fit(task(tmp_path, samples, Ours.Config(k=2), black_box=box))
+    with torch.no_grad():
+        x = model.backbone(samples.images[:5])
+        own = model.head(x, samples.labels[:5])
+        everything = model.head(x)
+        attribution = model.attribute(x, samples.labels[:5])
+    vectors = model.vectors.float()
+    for n in range(5):
+        for i in range(2):
+            expected = sum(x[n, d] * vectors[samples.labels[n], i, d] for d in range(16))
+            torch.testing.assert_close(own.maps[n, i], expected, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(everything.maps[n, own.indices[n, i]], expected, rtol=1e-3, atol=1e-4)
+        logit = attribution[n].sum() + model.bias[samples.labels[n]]
+        torch.testing.assert_close(logit, everything.logits[n, samples.labels[n]], rtol=1e-3, atol=1e-4)
+
+
+def test_chunks_do_not_change_the_result(tmp_path):
+    samples, box = stripes(), black_box()
+    wide = Ours().fit(task(tmp_path, samples, Ours.Config(), black_box=box))
+    narrow = task(tmp_path, samples, Ours.Config(), black_box=box, memory_limit=1)
+    assert len(Ours()._chunks(narrow, box)) == 3
+    torch.testing.assert_close(Ours().fit(narrow).vectors, wide.vectors, rtol=1e-3, atol=1e-4)
+
+
+def test_refinement_lowers_the_objective(tmp_path):
+    work = task(tmp_path, stripes(), Ours.Config(), black_box=black_box())
+    Ours().fit(work)
+    assert work.facts["objective"] < 0.9 * work.facts["objective_naive"]
+    assert work.facts["cancellation"] >= 1
+    assert 0 < work.facts["nmf_relative_error"] < 1
+
+
+def test_sources_are_the_strongest_cells(tmp_path):
+    samples, box = stripes(), black_box()
+    model = Ours().fit(task(tmp_path, samples, Ours.Config(k=2), black_box=box))
+    with torch.no_grad():
+        maps = model.explain(samples.images).maps
+    table = model.prototypes
+    for j in range(6):
+        image, (row, column) = int(table.source_image[j]), table.source_patch[j].tolist()
+        assert samples.labels[image] == j // 2
+        own = maps[samples.labels == j // 2, j]
+        assert maps[image, j, row, column] >= own.max() - 1e-4
+
+
+def test_negative_features_are_clamped_for_the_factorisation_only(tmp_path):
+    samples, box = stripes(), black_box()
+    box.backbone.body = box.backbone.body[:-1]  # without the last ReLU
+    with torch.no_grad():
+        assert (box.backbone(samples.images) < 0).any()
+    model = Ours().fit(task(tmp_path, samples, Ours.Config(k=2), black_box=box))
+    with torch.no_grad():
+        assert torch.equal(model(samples.images), box(samples.images))
+
+
+def test_a_class_without_images_is_named(tmp_path):
+    samples = stripes()
+    gap = Tensors(samples.images[samples.labels != 1], samples.labels[samples.labels != 1], 3)
+    with pytest.raises(CellError, match="class 1 has no training image"):
+        Ours().fit(task(tmp_path, gap, Ours.Config(), black_box=black_box()))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [(float("nan"), "class 2: features are not finite"), (0.0, "class 2: all")]
+)
+def test_unusable_features_name_the_class(tmp_path, value, message):
+    samples, box = stripes(), black_box()
+
+    class Spoilt(SmallNet):
+        def forward(self, images):
+            features = super().forward(images)
+            hit = (images[:, 2].flatten(1).mean(1) > 0.3)[:, None, None, None]  # class 2 is bright in channel 2
+            return torch.where(hit, torch.full_like(features, value), features)
+
+    box.backbone = Spoilt().eval()
+    with pytest.raises(CellError, match=message):
+        Ours().fit(task(tmp_path, samples, Ours.Config(), black_box=box))
+
+
+def test_single_image_classes_and_more_prototypes_than_images(tmp_path):
+    samples = stripes(per_class=1)
+    box = black_box()
+    model = Ours().fit(task(tmp_path, samples, Ours.Config(k=3), black_box=box))
+    with torch.no_grad():
+        assert torch.equal(model(samples.images), box(samples.images))
+
+
+def test_k_above_the_rank_is_refused_before_anything_runs():
+    sizes = Sizes(classes=3, images_per_class=2, channels=100, cells=4)
+    Ours.check(Ours.Config(k=8), sizes)
+    with pytest.raises(RequestError, match=r"ours.k=9 exceeds the rank .* at most 8"):
+        Ours.check(Ours.Config(k=9), sizes)
+
+
+def test_a_saved_model_loads_into_what_build_makes(tmp_path):
+    samples, box = stripes(), black_box()
+    work = task(tmp_path, samples, Ours.Config(k=2), black_box=box)
+    model = Ours().fit(work)
+    other = Ours().build(work)
+    other.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        assert torch.equal(other(samples.images), model(samples.images))
+
+
+def test_black_box_row_is_the_classifier(tmp_path):
+    samples, box = stripes(), black_box()
+    model = BlackBox().fit(task(tmp_path, samples, BlackBox.Config(), black_box=box))
+    with torch.no_grad():
+        assert torch.equal(model(samples.images), box(samples.images))
+        explanation = model.explain(samples.images, samples.labels)
+    assert explanation.maps.shape[1] == 1

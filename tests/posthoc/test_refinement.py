@@ -1,0 +1,143 @@
+"""Scaling and residual distribution: hand-made cases, independent solvers, the sum that must hold."""
+
+import numpy as np
+import pytest
+import scipy.optimize
+import torch
+
+from bench.posthoc.lbfgs import minimise
+from bench.posthoc.refinement import Alignment, distribute, naive
+from bench.posthoc.scaling import scale
+
+DOUBLE = torch.float64
+
+
+@pytest.fixture
+def case():
+    """Two classes, 3 prototypes, 10 channels, 4 images of 6 cells (the second class has 3 images)."""
+    g = torch.Generator().manual_seed(3)
+    F = torch.rand(2, 24, 10, generator=g, dtype=DOUBLE)
+    F[1, 18:] = 0
+    P = torch.rand(2, 3, 10, generator=g, dtype=DOUBLE)
+    v = torch.randn(2, 10, generator=g, dtype=DOUBLE)
+    return F, torch.tensor([24, 18]), P, v
+
+
+def literal(F, p, r, norm, cells):
+    """Equation 6 for one class, one prototype and one image group at a time."""
+    total = 0.0
+    groups = [slice(None)] if cells is None else [slice(i, i + cells) for i in range(0, len(F), cells)]
+    for i in range(len(p)):
+        for rows in groups:
+            a, b = F[rows] @ p[i], F[rows] @ r[i]
+            if norm == "l2":
+                a, b = a / np.linalg.norm(a), b / np.linalg.norm(b)
+            else:
+                a, b = ((x - x.min()) / (x.max() - x.min()) for x in (a, b))
+            total += ((a - b) ** 2).sum()
+    return total
+
+
+@pytest.mark.parametrize("norm", ["l2", "minmax"])
+@pytest.mark.parametrize("over", ["class", "image"])
+def test_objective_is_equation_6(case, norm, over):
+    F, rows, P, _ = case
+    r = torch.randn(2, 3, 10, generator=torch.Generator().manual_seed(1), dtype=DOUBLE)
+    found = Alignment(F, rows, P, 6, norm, over)(r)
+    for b in range(2):
+        expected = literal(F[b, : rows[b]].numpy(), P[b].numpy(), r[b].numpy(), norm, 6 if over == "image" else None)
+        assert found[b].item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_scaling_by_hand():
+    # p1 and p2 are orthogonal: each coefficient is v.p / |p|^2.
+    P = torch.tensor([[[1.0, 1.0, 0.0], [0.0, 0.0, 2.0]]])
+    v = torch.tensor([[3.0, 5.0, 4.0]])
+    torch.testing.assert_close(scale(v, P), torch.tensor([[4.0, 2.0]], dtype=DOUBLE))
+
+
+def test_scaling_of_dependent_prototypes_shares():
+    P = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
+    torch.testing.assert_close(scale(torch.tensor([[6.0, 1.0]]), P), torch.tensor([[3.0, 3.0]], dtype=DOUBLE))
+
+
+def test_closed_form_agrees_with_cvxpy(case):
+    _, _, P, v = case
+    torch.testing.assert_close(scale(v, P), scale(v, P, "cvxpy"), rtol=1e-4, atol=1e-5)
+
+
+def test_naive_split_by_hand():
+    R = torch.tensor([[2.0, 4.0]], dtype=DOUBLE)
+    alpha = torch.tensor([[1.0, 3.0]], dtype=DOUBLE)
+    torch.testing.assert_close(naive(R, alpha), torch.tensor([[[0.5, 1.0], [1.5, 3.0]]], dtype=DOUBLE))
+
+
+def test_naive_split_where_coefficients_cancel():
+    R = torch.tensor([[2.0, 4.0]], dtype=DOUBLE)
+    split = naive(R, torch.tensor([[1.0, -1.0]], dtype=DOUBLE))
+    torch.testing.assert_close(split, torch.tensor([[[1.0, 2.0], [1.0, 2.0]]], dtype=DOUBLE))
+
+
+@pytest.mark.parametrize("solver", ["naive", "nelder-mead", "lbfgs"])
+@pytest.mark.parametrize("start", ["equal", "naive", "prototype"])
+def test_parts_sum_to_the_residual(case, solver, start):
+    F, rows, P, v = case
+    alpha = scale(v, P)
+    R = v - (alpha[:, :, None] * P).sum(1)
+    r = distribute(R, alpha, P, Alignment(F, rows, P, 6), solver, start)
+    torch.testing.assert_close(r.sum(1), R, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", ["l2", "minmax"])
+def test_gradient_solver_finds_what_scipy_finds(case, norm):
+    F, rows, P, v = case
+    alpha = scale(v, P)
+    R = v - (alpha[:, :, None] * P).sum(1)
+    objective = Alignment(F, rows, P, 6, norm)
+    begin = objective((R / 3)[:, None].expand(-1, 3, -1))
+    found = objective(distribute(R, alpha, P, objective, "lbfgs", "equal"))
+    assert (found < begin).all()
+    if norm == "minmax":  # not smooth where the extreme cell changes: only the decrease is promised
+        return
+    for b in range(2):
+
+        def one(x, b=b):
+            parts = torch.from_numpy(x).reshape(2, 10)
+            r = torch.stack([torch.cat([parts, (R[b] - parts.sum(0))[None]])] * 2)
+            return objective(r)[b].item()
+
+        free = (R[b] / 3).repeat(2).numpy()
+        reference = scipy.optimize.minimize(one, free, method="L-BFGS-B", options={"maxiter": 500})
+        assert found[b].item() <= reference.fun * 1.05 + 1e-6
+
+
+def test_nelder_mead_never_ends_above_its_start(case):
+    F, rows, P, v = case
+    alpha = scale(v, P)
+    R = v - (alpha[:, :, None] * P).sum(1)
+    objective = Alignment(F, rows, P, 6)
+    begin = objective((R / 3)[:, None].expand(-1, 3, -1))
+    assert (objective(distribute(R, alpha, P, objective, "nelder-mead", "equal")) <= begin).all()
+
+
+def test_lbfgs_on_many_quadratics():
+    g = torch.Generator().manual_seed(0)
+    A = torch.randn(5, 8, 8, generator=g, dtype=DOUBLE)
+    A = A @ A.mT + torch.eye(8, dtype=DOUBLE)
+    b = torch.randn(5, 8, generator=g, dtype=DOUBLE)
+
+    def f(x):
+        return 0.5 * torch.einsum("bi,bij,bj->b", x, A, x) - (b * x).sum(1) + 100
+
+    x = minimise(f, torch.ones(5, 8, dtype=DOUBLE), max_iter=300, tol=1e-14)
+    torch.testing.assert_close(x, torch.linalg.solve(A, b), rtol=1e-3, atol=1e-3)
+
+
+def test_lbfgs_problems_are_independent():
+    def rosenbrock(x):
+        return (100 * (x[:, 1:] - x[:, :-1] ** 2) ** 2 + (1 - x[:, :-1]) ** 2).sum(1)
+
+    starts = torch.tensor([[-1.2, 1.0], [0.0, 0.0], [2.0, 2.0]], dtype=DOUBLE)
+    together = minimise(rosenbrock, starts, max_iter=200)
+    for b in range(3):
+        torch.testing.assert_close(minimise(rosenbrock, starts[b : b + 1], max_iter=200)[0], together[b])

@@ -1,0 +1,99 @@
+"""Settings from three layers, and one helpful line for each way to get them wrong."""
+
+import pytest
+
+from bench import config
+from bench.blackbox import BlackBoxConfig
+from bench.contract import RequestError
+
+
+def test_values_are_read_as_yaml():
+    found = config.parse_overrides(("ours.k=5", "ours.refinement=naive", "pretrained=false", "x.y=[1, 2]"))
+    assert found == {"ours.k": 5, "ours.refinement": "naive", "pretrained": False, "x.y": [1, 2]}
+
+
+@pytest.mark.parametrize("pair", ["ours.k", "=5", "ours.k={"])
+def test_a_pair_that_is_none(pair):
+    with pytest.raises(RequestError, match="--set"):
+        config.parse_overrides((pair,))
+
+
+def test_merge_reaches_into_lists_and_leaves_the_base_alone():
+    base = {"a": {"phases": [{"lr": {"x": 1}}, {"lr": {"x": 2}}]}}
+    found = config.merge(base, {"a.phases.1.lr.x": 9, "a.b": 3}, "m")
+    assert found == {"a": {"phases": [{"lr": {"x": 1}}, {"lr": {"x": 9}}], "b": 3}}
+    assert base["a"]["phases"][1]["lr"]["x"] == 2
+
+
+@pytest.mark.parametrize("name", ["a.phases.7.epochs", "a.phases.x.epochs", "a.n.deeper"])
+def test_merge_to_nowhere(name):
+    with pytest.raises(RequestError, match=f"--set m.{name}"):
+        config.merge({"a": {"phases": [{}], "n": 3}}, {name: 1}, "m")
+
+
+def test_an_unknown_field_suggests_the_nearest():
+    with pytest.raises(RequestError, match=r"demo\.protokol: unknown setting; did you mean 'protocol'\?"):
+        config.dataset_config("demo", {"demo.protokol": 1})
+
+
+def test_a_wrong_value_is_shown():
+    with pytest.raises(RequestError, match=r"demo\.protocol\.crop: .*'bbox' or 'full'.*got 'tight'"):
+        config.dataset_config("demo", {"demo.protocol.crop": "tight"})
+
+
+def test_an_unknown_dataset_suggests_the_nearest():
+    with pytest.raises(RequestError, match=r"unknown dataset 'cubs'; did you mean 'cub'\?"):
+        config.dataset_config("cubs", {})
+
+
+def test_an_unknown_suite_suggests_the_nearest():
+    with pytest.raises(RequestError, match=r"unknown suite 'demos'; did you mean 'demo'\?"):
+        config.read_suite("demos")
+
+
+@pytest.mark.parametrize("suite", config.suites())
+def test_suites_are_requests(suite):
+    config.validate(config.Request, config.read_suite(suite), "suite")
+
+
+@pytest.mark.parametrize("recipe", ["published", "small", "demo"])
+def test_every_recipe_trains_a_classifier(recipe):
+    file = config.CONFIGS / "backbones" / "default.yaml"
+    assert config.from_recipe(file, BlackBoxConfig, recipe, {}, "classifier").schedule.phases[0].epochs > 0
+
+
+def test_the_papers_recipe_is_the_published_one():
+    file = config.CONFIGS / "backbones" / "default.yaml"
+    (phase,) = config.from_recipe(file, BlackBoxConfig, "published", {}, "classifier").schedule.phases
+    assert (phase.optimizer, phase.momentum, phase.epochs, phase.step, phase.gamma) == ("sgd", 0.9, 100, 30, 0.1)
+    assert set(phase.lr.values()) == {1e-3}
+    assert set(phase.weight_decay.values()) == {1e-4}
+
+
+def test_protopnet_published_schedule_pushes_after_epochs_10_20_30():
+    from baselines.protopnet import ProtoPNet
+
+    found = config.from_recipe(
+        config.CONFIGS / "methods" / "protopnet.yaml", ProtoPNet.Config, "published", {}, "protopnet"
+    )
+    epoch, pushes = -1, []
+    for phase in found.schedule.phases:
+        epoch += phase.epochs if phase.name != "last" else 0
+        pushes += [epoch] * (phase.action == "project")
+    assert pushes == [10, 20, 30]
+    assert (found.per_class, found.depth, found.cluster, found.separation, found.l1) == (10, 128, 0.8, 0.08, 1e-4)
+
+
+def test_a_missing_recipe_is_named(tmp_path):
+    file = tmp_path / "m.yaml"
+    file.write_text("recipes: {demo: {}}")
+    with pytest.raises(RequestError, match="m has no recipe 'small'; it has demo"):
+        config.from_recipe(file, BlackBoxConfig, "small", {}, "m")
+
+
+@pytest.mark.parametrize(("text", "message"), [("a: [", "not valid YAML"), ("- 1", "expected names and values")])
+def test_broken_yaml_names_the_file(tmp_path, text, message):
+    file = tmp_path / "m.yaml"
+    file.write_text(text)
+    with pytest.raises(RequestError, match=message):
+        config.read_yaml(file)

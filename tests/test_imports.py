@@ -1,0 +1,108 @@
+"""Imports run one way."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# Each module may import modules of its own rank or below; a name stands for the package as a whole.
+RANKS = [
+    ["bench", "bench.contract", "bench.seeding", "bench.torchvision_ops"],
+    ["bench.registry", "bench.schedule"],
+    ["bench.data", "bench.backbones", "bench.store"],
+    ["bench.train", "bench.environment", "bench.progress"],
+    ["bench.posthoc", "bench.blackbox", "bench.report", "bench.tracking", "baselines", "metrics"],
+    ["bench.config"],
+    ["bench.plan"],
+    ["bench.cell"],
+    ["bench.launch"],
+    ["bench.cli"],
+    ["bench.__main__"],
+]
+RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
+ALLOWED = {
+    "metrics": {"bench.contract", "metrics"},
+    "baselines": {
+        "bench.contract",
+        "bench.train",
+        "bench.schedule",
+        "bench.seeding",
+        "bench.backbones",
+        "baselines",
+    },
+    "bench.posthoc": {
+        "bench.contract",
+        "bench.train",
+        "bench.schedule",
+        "bench.seeding",
+        "bench.backbones",
+        "bench.posthoc",
+    },
+    "bench.report": {"bench.contract", "bench.store", "bench.report"},
+    "bench.tracking": {"bench.contract", "bench.store", "bench.report", "bench.environment", "bench.tracking"},
+}
+FILES = sorted(file for folder in ("bench", "baselines", "metrics") for file in (ROOT / folder).rglob("*.py"))
+
+
+def module_of(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def owner(module: str) -> str:
+    """The longest ranked name that the module is or lies in."""
+    found = [name for name in RANK if module == name or (module.startswith(name + ".") and name != "bench")]
+    return max(found, key=len, default="bench" if module == "bench" else "")
+
+
+def imported(file: Path) -> set[str]:
+    """Our own modules that a file imports anywhere outside ``if TYPE_CHECKING``."""
+    found: set[str] = set()
+    tree = ast.parse(file.read_text())
+    hidden = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if id(node) in hidden:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            children = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {child for child in children if is_module(child)} or {node.module}
+    return {name for name in found if name.split(".")[0] in ("bench", "baselines", "metrics")}
+
+
+def is_module(name: str) -> bool:
+    path = ROOT.joinpath(*name.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_imports_run_one_way(file):
+    own = owner(module_of(file))
+    assert own, f"{file} has no place in the order of modules: add it to RANKS"
+    for target in imported(file):
+        place = owner(target)
+        if place == "bench":
+            continue  # the version
+        assert RANK[place] <= RANK[own], f"{own} (rank {RANK[own]}) imports {target} (rank {RANK[place]})"
+        if own in ALLOWED:
+            assert place in ALLOWED[own], f"{own} imports {target}"
+
+
+def test_the_harness_names_no_method_and_no_metric():
+    """Catalogues hold strings: nothing in the harness imports a method or metric."""
+    harness = [f for f in FILES if module_of(f).startswith("bench") and not module_of(f).startswith("bench.posthoc")]
+    for file in harness:
+        for target in imported(file):
+            assert not target.startswith(("baselines", "metrics", "bench.posthoc")), f"{file} imports {target}"
+
+
+def test_files_stay_short():
+    long = {str(f.relative_to(ROOT)): n for f in FILES if (n := len(f.read_text().splitlines())) > 400}
+    assert not long

@@ -1,0 +1,128 @@
+"""Results appear in one step, are found again, and are held against other processes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from bench.contract import RequestError
+from bench.store import Folder, Store, write_json
+
+
+def test_a_result_appears_in_one_step(tmp_path):
+    folder = Folder(tmp_path / "x")
+    folder.work.mkdir(parents=True)
+    (folder.work / "training.pt").write_text("checkpoint")
+    (folder.work / "result.json").write_text("{}")
+    folder.fail("failed", "earlier")
+    assert not folder.done
+    assert folder.failure == {"status": "failed", "reason": "earlier"}
+    folder.finish()
+    assert folder.done
+    assert folder.failure is None
+    assert [file.name for file in folder.result.iterdir()] == ["result.json"]
+
+
+def test_clear_forgets_everything(tmp_path):
+    folder = Folder(tmp_path / "x")
+    for place in (folder.work, folder.result):
+        place.mkdir(parents=True)
+        (place / "file").write_text("")
+    folder.clear()
+    assert not folder.done
+    assert not folder.work.exists()
+
+
+def test_write_json_leaves_no_half_file(tmp_path):
+    file = tmp_path / "a" / "b.json"
+    write_json(file, {"x": 1})
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(file, {"x": float("nan")})
+    assert json.loads(file.read_text()) == {"x": 1}
+
+
+def test_a_claim_keeps_others_out_and_ends_with_its_process(tmp_path):
+    code = (
+        "import sys, pathlib\nfrom bench.store import Folder\n"
+        "with Folder(pathlib.Path(sys.argv[1])).claim():\n    print('held', flush=True)\n    sys.stdin.read()\n"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "x")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout.readline() == "held\n"
+    import fcntl
+
+    with (tmp_path / "x" / ".lock").open("w") as lock:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        holder.kill()
+        holder.wait()
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    holder.stdin.close()
+    holder.stdout.close()
+
+
+def cell(store, name, **spec):
+    content = {
+        "spec": {
+            "method": "m",
+            "dataset": "d",
+            "backbone": None,
+            "seed": 0,
+            "metrics": {"accuracy": {"unit": "%"}},
+            **spec,
+        },
+        "label": "m",
+        "not_applicable": {"consistency": {"unit": "%", "reason": "d has no part key-points"}},
+    }
+    write_json(store.cell(name).path / "cell.json", content)
+
+
+def test_rows_tell_done_failed_unfinished_and_not_applicable(tmp_path):
+    store = Store(tmp_path)
+    for name in ("aa1", "ab2", "ac3"):
+        cell(store, name)
+    done = store.cell("aa1")
+    write_json(done.work / "result.json", {"scores": {"accuracy": {"value": 50.0, "n": 4, "low": None, "high": None}}})
+    done.finish()
+    store.cell("ab2").fail("oom", "out of memory")
+    store.record_invocation("1", {"suite": "s", "cells": ["aa1", "ab2"]})
+    found = [(row.cell, row.suite, row.metric, row.value, row.status, row.reason) for row in store.rows()]
+    refused = ("consistency", None, "n/a", "d has no part key-points")
+    assert found == [
+        ("aa1", "s", "accuracy", 50.0, "ok", ""),
+        ("aa1", "s", *refused),
+        ("ab2", "s", "accuracy", None, "oom", "out of memory"),
+        ("ab2", "s", *refused),
+        ("ac3", "", "accuracy", None, "failed", "not finished"),
+        ("ac3", "", *refused),
+    ]
+    assert {row.cell for row in store.rows(suite="s")} == {"aa1", "ab2"}
+
+
+def test_cells_are_found_by_the_beginning_of_their_id(tmp_path):
+    store = Store(tmp_path)
+    cell(store, "aa1")
+    cell(store, "ab2")
+    assert store.find("ab") == "ab2"
+    with pytest.raises(RequestError, match="'a' is short for 2 cells"):
+        store.find("a")
+    with pytest.raises(RequestError, match="no cell 'x'"):
+        store.find("x")
+
+
+def test_latest_invocation_of_a_suite(tmp_path):
+    store = Store(tmp_path)
+    assert store.latest() is None
+    for stamp, suite in (("1", "a"), ("2", "b"), ("3", "a")):
+        store.record_invocation(stamp, {"suite": suite, "cells": []})
+    assert (store.latest(), store.latest("b"), store.latest("c")) == ("3", "2", None)
+
+
+def test_a_broken_file_is_named(tmp_path):
+    store = Store(tmp_path)
+    cell(store, "aa1")
+    (tmp_path / "cells" / "aa1" / "cell.json").write_text("{")
+    with pytest.raises(RequestError, match=r"aa1/cell\.json cannot be read"):
+        store.rows()

@@ -1,0 +1,154 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stores import StoreMaker, example_store
+
+from bench.contract import RequestError
+from bench.tracking import Mirror, serve
+from bench.tracking.local import create_database, import_mlflow
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_without_mlflow_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(RequestError, match=r"MLflow is not installed: pip install 'mlflow>=3.13'"):
+        Mirror(tmp_path)
+    (tmp_path / "mlflow.db").touch()
+    with pytest.raises(RequestError, match="MLflow is not installed"):
+        serve(tmp_path)
+
+
+def test_telemetry_is_off_unless_the_user_said_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    pytest.importorskip("mlflow")
+    import_mlflow()
+    assert (os.environ.pop("MLFLOW_DISABLE_TELEMETRY"), os.environ["DO_NOT_TRACK"]) == ("true", "true")
+    monkeypatch.setenv("DO_NOT_TRACK", "false")
+    import_mlflow()
+    assert "MLFLOW_DISABLE_TELEMETRY" not in os.environ
+
+
+def test_a_half_made_database_is_never_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sqlalchemy_store = pytest.importorskip("mlflow.store.tracking.sqlalchemy_store")
+
+    def killed(uri: str, artifacts: str) -> None:
+        Path(uri.removeprefix("sqlite:///")).write_text("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sqlalchemy_store, "SqlAlchemyStore", killed)
+    with pytest.raises(KeyboardInterrupt):
+        create_database(tmp_path / "mlflow.db", "file:///nowhere")
+    assert not (tmp_path / "mlflow.db").exists()
+
+    class Whole:
+        def __init__(self, uri: str, artifacts: str) -> None:
+            unfinished = Path(uri.removeprefix("sqlite:///"))
+            assert not unfinished.exists(), "the half of the killed one is in the way"
+            unfinished.write_text("whole")
+            self.engine = self
+
+        def dispose(self) -> None: ...
+
+    monkeypatch.setattr(sqlalchemy_store, "SqlAlchemyStore", Whole)
+    create_database(tmp_path / "mlflow.db", "file:///nowhere")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"mlflow.db": "whole"}
+
+
+def test_the_server_needs_a_database_and_a_free_port(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="run something first: python -m bench run"):
+        serve(tmp_path)
+    (tmp_path / "mlflow.db").touch()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(RequestError, match=rf"127.0.0.1:{port} cannot be used .*; try --port {port + 1}"):
+            serve(tmp_path, port=port)
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """As a user would have it who never heard of telemetry, with a home directory of their own."""
+    kept = {
+        name: value for name, value in os.environ.items() if name not in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK")
+    }
+    return {**kept, "HOME": str(folder), "XDG_CONFIG_HOME": str(folder / ".config"), "PYTHONPATH": str(ROOT)}
+
+
+@pytest.mark.slow
+def test_two_processes_open_a_fresh_mirror_at_once(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
+    home, cwd, user = (tmp_path / name for name in ("home", "cwd", "user"))
+    for folder in (home, cwd, user):
+        folder.mkdir()
+    example_store(home)
+    code = (
+        "import sys; from pathlib import Path; from bench.store import Store; from bench.tracking import Mirror\n"
+        "home = Path(sys.argv[1]); print(Mirror(home).sync(Store(home)))"
+    )
+    command = [sys.executable, "-c", code, str(home)]
+    kept: dict[str, Any] = {"cwd": cwd, "env": environment(user), "text": True}
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kept) for _ in range(2)]
+    said = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sorted(out.split(",")[0] for out, _ in said) == ["MLflow runs: 0 created", "MLflow runs: 9 created"]
+    assert [err for _, err in said] == ["", ""]
+    assert list(cwd.iterdir()) == list(user.iterdir()) == []
+    client = Mirror(home).client
+    experiment = client.get_experiment_by_name("partbench/default")
+    assert len(client.search_runs([experiment.experiment_id])) == 9
+
+
+@pytest.mark.slow
+def test_the_server_shows_runs_and_ends_on_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlflow")
+    home, cwd, user = (tmp_path / name for name in ("my home", "cwd", "user"))
+    for folder in (home, cwd, user):
+        folder.mkdir()
+    monkeypatch.chdir(cwd)
+    maker = StoreMaker(home)
+    maker.invocation([maker.cell("ours", {"accuracy": 90.0, "consistency": 70.0, "stability": 80.0})])
+    mirror = Mirror(home)
+    mirror.sync(maker.store)
+    (run,) = (path.parent.parent.name for path in home.glob("mlartifacts/**/report.md"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = (
+        "import sys; from pathlib import Path; from bench.tracking import serve\n"
+        "sys.exit(serve(Path(sys.argv[1]), port=int(sys.argv[2])))"
+    )
+    log = tmp_path / "log.txt"
+    with log.open("w") as stream:
+        server = subprocess.Popen(
+            [sys.executable, "-c", code, str(home), str(port)], env=environment(user), stdout=stream, stderr=stream
+        )
+    try:
+        address = f"http://127.0.0.1:{port}/get-artifact?path=report.md&run_uuid={run}"
+        for _ in range(240):
+            try:
+                shown = urllib.request.urlopen(address, timeout=10).read().decode()
+                break
+            except OSError:
+                assert server.poll() is None, log.read_text()
+                time.sleep(0.5)
+        assert "### demo" in shown
+        server.send_signal(signal.SIGINT)
+        assert server.wait(30) == 0
+    finally:
+        server.terminate()
+        server.wait(30)
+    assert f"http://127.0.0.1:{port}" in log.read_text()
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(address, timeout=10)
+    assert list(user.iterdir()) == list(cwd.iterdir()) == []
