@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from bench.data.source import open_dataset
 from bench.plan import CellSpec
 from bench.progress import ConsoleProgress
 from bench.seeding import derive
-from bench.store import Folder, Store, write_json
+from bench.store import Folder, Status, Store, write_json
 from bench.train import Trainer
 
 
@@ -74,7 +75,7 @@ class Cell:
         """Do all that is not done yet; the result appears when everything is there.
 
         Raises:
-            BenchError: for what a user can mend; it has been recorded in the cell's folder.
+            Exception: whatever went wrong, after it was recorded in the cell's folder.
         """
         with self.folder.claim():
             if self.folder.done:
@@ -83,14 +84,9 @@ class Cell:
             self.progress.log = self.folder.work / "log.txt"
             try:
                 self._run()
-            except torch.OutOfMemoryError as error:
-                self.folder.fail("oom", str(error).split("\n")[0])
-                raise CellError(f"out of memory: {error}".split("\n")[0]) from error
-            except BenchError as error:
-                self.folder.fail("failed", str(error))
-                raise
             except Exception as error:
-                self.folder.fail("failed", f"{type(error).__name__}: {error}")
+                status: Status = "oom" if isinstance(error, torch.OutOfMemoryError) else "failed"
+                self.folder.fail(status, reason_of(error), traceback.format_exc())
                 raise
             finally:
                 self.progress.log = None
@@ -253,3 +249,9 @@ def _write_table(file: Path, columns: Mapping[str, Any]) -> None:
 def _plain(values: Any) -> list[Any]:
     to_list: Callable[[], list[Any]] | None = getattr(values, "tolist", None)
     return to_list() if to_list is not None else list(values)
+
+
+def reason_of(error: Exception) -> str:
+    """One line: what a table's footnote says of a failed cell."""
+    text = str(error).split("\n")[0]
+    return text if isinstance(error, BenchError) else f"{type(error).__name__}: {text}"

@@ -13,9 +13,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from bench import __version__, registry
-
-_PATH = click.Path(path_type=Path)
+from bench import __version__, options, registry
 
 
 class _Group(click.Group):
@@ -45,69 +43,6 @@ class _Group(click.Group):
         return super().resolve_command(context, args)
 
 
-def _names(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[str, ...]:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if value else ()
-
-
-def _seeds(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in _names(context, option, value))
-    except ValueError as error:
-        raise click.BadParameter(f"{value!r}: write whole numbers with commas, for example 0,1,2") from error
-
-
-def _weights(_context: click.Context, _option: click.Parameter, value: tuple[str, ...]) -> dict[str, Path]:
-    found = {}
-    for pair in value:
-        name, separator, path = pair.partition("=")
-        if not separator:
-            raise click.BadParameter(f"{pair!r}: write BACKBONE=PATH, for example resnet34=resnet34.pth")
-        found[name] = Path(path)
-    return found
-
-
-def _bytes(_context: click.Context, _option: click.Parameter, value: str) -> int:
-    units = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-    for unit, size in units.items():
-        if value.endswith(unit):
-            try:
-                amount = float(value.removesuffix(unit))
-            except ValueError:
-                break
-            if amount > 0:
-                return int(amount * size)
-    raise click.BadParameter(f"{value!r}: write a size such as 24GiB or 512MiB")
-
-
-def _plugins(_context: click.Context, _option: click.Parameter, value: tuple[Path, ...]) -> tuple[Path, ...]:
-    for file in value:
-        try:
-            registry.load_plugin(file)
-        except FileNotFoundError as error:
-            raise click.BadParameter(str(error)) from error
-    return value
-
-
-_home = click.option("--out", type=_PATH, default=None, help="Where cells are kept; default BENCH_HOME (./.bench).")
-_plugin = click.option(
-    "--plugin",
-    "plugins",
-    type=_PATH,
-    multiple=True,
-    callback=_plugins,
-    is_eager=True,
-    help="A Python file that registers methods, metrics or data sets; may be repeated.",
-)
-_device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
-_memory = click.option(
-    "--memory-limit",
-    default="1GiB",
-    show_default=True,
-    callback=_bytes,
-    help="Most memory that the features of a decomposition may take at a time.",
-)
-
-
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="partbench")
 def main() -> None:
@@ -121,22 +56,26 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--methods", callback=_names, help="Names with commas; `bench ls methods` lists them.")
-@click.option("--datasets", callback=_names, help="Names with commas; `bench ls datasets` lists them.")
-@click.option("--backbones", callback=_names, help="Names with commas; default: each data set's own.")
-@click.option("--seeds", callback=_seeds, help="Whole numbers with commas; default 0.")
-@click.option("--metrics", callback=_names, help="Names with commas; default: all.")
+@click.option("--methods", callback=options.names, help="Names with commas; `bench ls methods` lists them.")
+@click.option("--datasets", callback=options.names, help="Names with commas; `bench ls datasets` lists them.")
+@click.option("--backbones", callback=options.names, help="Names with commas; default: each data set's own.")
+@click.option("--seeds", callback=options.seeds, help="Whole numbers with commas; default 0.")
+@click.option("--metrics", callback=options.names, help="Names with commas; default: all.")
 @click.option("--suite", help="A file of configs/suites by name; the other options override it.")
 @click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="For example ours.k=5; may be repeated.")
-@click.option("--data-root", type=_PATH, help="Folder that holds the data sets, or one of them.")
+@click.option("--data-root", type=options.PATH, help="Folder that holds the data sets, or one of them.")
 @click.option(
-    "--weights", multiple=True, callback=_weights, metavar="BACKBONE=PATH", help="Starting weights; may be repeated."
+    "--weights",
+    multiple=True,
+    callback=options.weights,
+    metavar="BACKBONE=PATH",
+    help="Starting weights (repeatable).",
 )
-@_home
-@_device
+@options.home
+@options.device
 @click.option("--recipe", type=click.Choice(["published", "small", "demo"]), help="Training schedules of all methods.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="Of training; default fp32.")
-@_memory
+@options.memory
 @click.option("--launcher", type=click.Choice(["inline"]), default="inline", show_default=True)
 @click.option(
     "--existing", type=click.Choice(["skip", "rerun"]), default="skip", show_default=True, help="Finished cells."
@@ -144,7 +83,7 @@ def main() -> None:
 @click.option("--controls/--no-controls", default=None, help="Add black box and content-free controls; default yes.")
 @click.option("--tracking/--no-tracking", default=True, show_default=True, help="Mirror results to MLflow.")
 @click.option("--dry-run", is_flag=True, help="Print the cells and what is not applicable, and stop.")
-@_plugin
+@options.plugin
 def run(
     suite: str | None,
     pairs: tuple[str, ...],
@@ -246,8 +185,8 @@ def _mirror(store: Any, home: Path, stamp: str, progress: Any) -> None:
 
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@_device
-@_memory
+@options.device
+@options.memory
 def cell(folder: Path, device: str, memory_limit: int) -> None:
     """Run one cell: the FOLDER that holds its cell.json."""
     from bench import environment
@@ -277,7 +216,7 @@ def cell(folder: Path, device: str, memory_limit: int) -> None:
 @main.command("ls")
 @click.argument("kind", type=click.Choice([*registry.KINDS, "suites"]), required=False)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-@_plugin
+@options.plugin
 def ls(kind: str | None, as_json: bool, plugins: tuple[Path, ...]) -> None:
     """List what there is: methods, datasets, backbones, metrics, suites."""
     listing: dict[str, list[dict[str, Any]]] = {}
@@ -317,7 +256,7 @@ def _first_comment(file: Path) -> str:
 
 
 @main.command()
-@_home
+@options.home
 @click.option("--suite", help="Only this suite.")
 @click.option("--json", "fmt", flag_value="json", default=True, help="The default.")
 @click.option("--csv", "fmt", flag_value="csv")
@@ -339,7 +278,7 @@ def results(out: Path | None, suite: str | None, fmt: str) -> None:
 
 @main.command()
 @click.argument("name", metavar="CELL")
-@_home
+@options.home
 def show(name: str, out: Path | None) -> None:
     """Show what is behind a cell's numbers: command, settings, environment, scores, prototypes."""
     from bench import environment
@@ -353,7 +292,7 @@ def show(name: str, out: Path | None) -> None:
 @main.command()
 @click.option("--suite", help="Newest run of this suite; default: the newest run of all.")
 @click.option("--format", "fmt", type=click.Choice(["text", "md"]), default="text", show_default=True)
-@_home
+@options.home
 def report(suite: str | None, fmt: str, out: Path | None) -> None:
     """Print the comparison table of the newest run."""
     from bench import environment
@@ -364,7 +303,7 @@ def report(suite: str | None, fmt: str, out: Path | None) -> None:
 
 
 @main.command()
-@_home
+@options.home
 def sync(out: Path | None) -> None:
     """Bring the MLflow mirror up to date with the store."""
     from bench import environment

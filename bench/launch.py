@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from rich.markup import escape
 
-from bench.cell import Cell
-from bench.contract import BenchError
+from bench.cell import Cell, reason_of
 from bench.plan import PlannedCell, describe
 from bench.progress import ConsoleProgress
 from bench.store import Store, write_json
@@ -69,24 +69,24 @@ def inline(
                 folder.clear()
         title = f"[{position + 1}/{len(cells)}] {title_of(cell)}"
         if not cell.spec.metrics:
-            progress.console.print(f"{title}  [dim]nothing to measure[/dim]", highlight=False)
+            progress.console.print(f"{title}  [dim]nothing to measure[/dim]", highlight=False, soft_wrap=True)
             summary.skipped.append(name)
             continue
         if folder.done:
-            progress.console.print(f"{title}  [dim]done before[/dim]", highlight=False)
+            progress.console.print(f"{title}  [dim]done before[/dim]", highlight=False, soft_wrap=True)
             summary.skipped.append(name)
             continue
-        progress.console.print(f"[bold]{title}[/bold]", highlight=False)
+        progress.console.print(f"[bold]{title}[/bold]", highlight=False, soft_wrap=True)
         began = time.perf_counter()
         try:
             Cell(store, name, home, device, progress, memory_limit=memory_limit).run()
-        except (BenchError, RuntimeError, ValueError, ArithmeticError, LookupError, TypeError, OSError) as error:
-            # Whatever a method or a metric does wrong ends its own cell only. The reason is in the cell's folder.
-            reason = str(error).split("\n")[0] if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
-            progress.console.print(f"  [red]failed:[/red] {reason}", highlight=False)
+        except Exception as error:
+            # Whatever a method or a metric does wrong ends its own cell only; Cell has recorded it with a traceback.
+            reason = reason_of(error)
+            progress.console.print(f"  [red]failed:[/red] {escape(reason)}", highlight=False, soft_wrap=True)
             summary.failed[name] = reason
         else:
-            progress.console.print(f"  done in {time.perf_counter() - began:.1f} s", highlight=False)
+            progress.console.print(f"  done in {time.perf_counter() - began:.1f} s", highlight=False, soft_wrap=True)
             summary.done.append(name)
         after(name)
     return summary

@@ -104,7 +104,7 @@ def plan(request: Request, context: Context) -> list[PlannedCell]:
     try:
         methods = {name: registry.entry("methods", name) for name in _with_controls(request)}
         metrics = {name: registry.load("metrics", name) for name in request.metrics or registry.names("metrics")}
-        for name in request.backbones:
+        for name in [*request.backbones, *context.weights]:
             registry.entry("backbones", name)
     except registry.UnknownName as error:
         raise RequestError(str(error)) from error

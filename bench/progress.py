@@ -59,7 +59,7 @@ class ConsoleProgress:
     def note(self, message: str) -> None:
         """One line on the console and in the log."""
         if not self.quiet:
-            self._bars.console.print(f"  [dim]{message}[/dim]", highlight=False)
+            self._bars.console.print(f"  [dim]{message}[/dim]", highlight=False, soft_wrap=True)
         if self.log is not None:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             with self.log.open("a") as stream:

@@ -80,9 +80,9 @@ class Folder:
         file = self.path / "failure.json"
         return json.loads(file.read_text()) if file.is_file() and not self.done else None
 
-    def fail(self, status: Status, reason: str) -> None:
-        """Record why the attempt ended."""
-        write_json(self.path / "failure.json", {"status": status, "reason": reason})
+    def fail(self, status: Status, reason: str, details: str = "") -> None:
+        """Record why the attempt ended: a line for tables, and a traceback for whoever looks closer."""
+        write_json(self.path / "failure.json", {"status": status, "reason": reason, "details": details})
 
     def finish(self) -> None:
         """Turn the work into the result."""

@@ -17,7 +17,7 @@ RANKS = [
     ["bench.plan"],
     ["bench.cell"],
     ["bench.launch"],
-    ["bench.cli"],
+    ["bench.cli", "bench.options"],
     ["bench.__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}

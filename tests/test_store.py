@@ -17,7 +17,7 @@ def test_a_result_appears_in_one_step(tmp_path):
     (folder.work / "result.json").write_text("{}")
     folder.fail("failed", "earlier")
     assert not folder.done
-    assert folder.failure == {"status": "failed", "reason": "earlier"}
+    assert folder.failure == {"status": "failed", "reason": "earlier", "details": ""}
     folder.finish()
     assert folder.done
     assert folder.failure is None

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import PositiveInt
 from torch import Tensor
 
-from bench.contract import CellError, Method, RequestError, Settings, Sizes, Task
+from bench.contract import CellError, Method, RequestError, Sizes, Task
+from bench.posthoc.decomposition import DecompositionConfig, decompose_classes
 from bench.posthoc.model import DecomposedClassifier
-from bench.posthoc.nmf import factorise
-from bench.posthoc.refinement import Alignment, Norm, Over, Solver, Start, distribute, naive
-from bench.posthoc.scaling import scale
 
 _FEATURE_BATCH = 64
 
@@ -24,28 +21,7 @@ class Ours(Method):
     paper = "Tan, Zhou and Chen, Post-hoc Part-prototype Networks, ICML 2024"
     needs_black_box = True
 
-    class Config(Settings):
-        """The paper's settings; where the paper leaves one open, ours (see spec notes in CONTRIBUTING).
-
-        Attributes:
-            k: prototypes per class.
-            nmf_max_iter: most multiplicative updates (paper, 3.2).
-            nmf_tol: stopping tolerance relative to the first error (paper, 3.2).
-            scaling: equation 3 in closed form, or by cvxpy as the paper.
-            refinement: how the residual is distributed; ``nelder-mead`` is the paper's solver.
-            norm: the Norm of equation 6, which the paper does not define.
-            norm_over: over all images of a class together, or image by image.
-            start: where the search begins, which the paper does not say.
-        """
-
-        k: PositiveInt = 3
-        nmf_max_iter: PositiveInt = 200
-        nmf_tol: float = 1e-4
-        scaling: Literal["closed", "cvxpy"] = "closed"
-        refinement: Solver = "lbfgs"
-        norm: Norm = "l2"
-        norm_over: Over = "class"
-        start: Start = "equal"
+    Config = DecompositionConfig
 
     @classmethod
     def check(cls, config: Any, sizes: Sizes) -> None:
@@ -80,7 +56,7 @@ class Ours(Method):
         measured: list[dict[str, Tensor]] = []
         for chunk in task.progress.track(self._chunks(task, box), "classes decomposed"):
             F, rows, images, cells, width = self._features(task, box, chunk)
-            part, numbers = self._decompose(task.config, F, rows, v_all[chunk], cells, task.seed, chunk)
+            part, numbers = decompose_classes(task.config, F, rows, v_all[chunk], cells, task.seed, chunk)
             model.vectors[chunk] = part
             measured.append(numbers)
             for position, label in enumerate(chunk):
@@ -137,32 +113,6 @@ class Ours(Method):
             if not bool(F[position].any()):
                 raise CellError(f"class {chunk[position]}: all features are zero, there is nothing to factorise")
         return F, rows.to(F.device), images, cells, width
-
-    def _decompose(
-        self, config: Any, F: Tensor, rows: Tensor, v: Tensor, cells: int, seed: int, chunk: list[int]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Refined prototypes ``(B, k, D)`` of a chunk, and what was measured for each class on the way."""
-        factors = factorise(
-            F, rows, config.k, seed=seed, classes=chunk, max_iter=config.nmf_max_iter, tol=config.nmf_tol
-        )
-        P = factors.P
-        alpha = scale(v, P, config.scaling)
-        scaled = alpha[:, :, None] * P.double()
-        R = v.double() - scaled.sum(1)  # equation 4
-        objective = Alignment(F, rows, P, cells, config.norm, config.norm_over)
-        r = distribute(R, alpha, P, objective, config.refinement, config.start)
-        refined = scaled + r  # equation 7
-        # What float64 rounding left over goes into the last prototype, so that the sum is the row itself.
-        refined[:, -1] += v.double() - refined.sum(1)
-        maps = F @ refined.to(F.dtype).mT
-        numbers = {
-            "nmf_relative_error": factors.error / F.flatten(1).norm(dim=1),
-            "objective_naive": objective(naive(R, alpha).to(F.dtype)),
-            "objective": objective(r.to(F.dtype)),
-            # 1 = no term cancels another; large values look well and explain nothing.
-            "cancellation": maps.norm(dim=1).sum(1) / maps.sum(2).norm(dim=1),
-        }
-        return refined, numbers
 
     def _remember_sources(
         self, table: Any, label: int, F: Tensor, vectors: Tensor, images: Tensor, grid: tuple[int, int]

@@ -37,6 +37,8 @@ def show_cell(store: Store, name: str, console: Console) -> None:
         failure = folder.failure
         state = f"{failure['status']}: {failure['reason']}" if failure else "not finished"
         console.print(f"[red]{state}[/red]")
+        if failure and failure["details"]:
+            console.print(failure["details"], highlight=False, markup=False)
         log = folder.work / "log.txt"
         if log.is_file():
             console.print("last lines of its log:", highlight=False)

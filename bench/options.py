@@ -1,0 +1,79 @@
+"""What the words of a command line mean: lists, seeds, sizes, and the options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bench import registry
+
+PATH = click.Path(path_type=Path)
+
+
+def names(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """``a,b`` -> ``("a", "b")``."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if value else ()
+
+
+def seeds(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...]:
+    """``0,1`` -> ``(0, 1)``."""
+    try:
+        return tuple(int(part) for part in names(context, option, value))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r}: write whole numbers with commas, for example 0,1,2") from error
+
+
+def weights(_context: click.Context, _option: click.Parameter, value: tuple[str, ...]) -> dict[str, Path]:
+    """``resnet34=FILE`` pairs -> name and file."""
+    found = {}
+    for pair in value:
+        name, separator, path = pair.partition("=")
+        if not separator:
+            raise click.BadParameter(f"{pair!r}: write BACKBONE=PATH, for example resnet34=resnet34.pth")
+        found[name] = Path(path)
+    return found
+
+
+def size(_context: click.Context, _option: click.Parameter, value: str) -> int:
+    """``24GiB`` -> bytes."""
+    units = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+    for unit, factor in units.items():
+        if value.endswith(unit):
+            try:
+                amount = float(value.removesuffix(unit))
+            except ValueError:
+                break
+            if amount > 0:
+                return int(amount * factor)
+    raise click.BadParameter(f"{value!r}: write a size such as 24GiB or 512MiB")
+
+
+def plugins(_context: click.Context, _option: click.Parameter, value: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Load the files, so that the names in them are known to the other options."""
+    for file in value:
+        try:
+            registry.load_plugin(file)
+        except FileNotFoundError as error:
+            raise click.BadParameter(str(error)) from error
+    return value
+
+
+home = click.option("--out", type=PATH, default=None, help="Where cells are kept; default BENCH_HOME (./.bench).")
+plugin = click.option(
+    "--plugin",
+    "plugins",
+    type=PATH,
+    multiple=True,
+    callback=plugins,
+    is_eager=True,
+    help="A Python file that registers methods, metrics or data sets; may be repeated.",
+)
+device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
+memory = click.option(
+    "--memory-limit",
+    default="1GiB",
+    show_default=True,
+    callback=size,
+    help="Most memory that the features of a decomposition may take at a time.",
+)
