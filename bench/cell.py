@@ -97,7 +97,7 @@ class Cell:
         splits = self.data()
         model, fit = self._fitted(splits["train"])
         fitted = time.perf_counter()
-        scores = self._evaluate(model, splits["test"])
+        scores = self._evaluate(model, splits[self.spec.split])
         evaluated = time.perf_counter()
         for name, score in scores.items():
             for table, columns in score.items.items():
@@ -211,22 +211,24 @@ class Cell:
         return model, facts
 
     @torch.inference_mode()
-    def _evaluate(self, model: PartPrototypeModel, test: Samples) -> dict[str, Score]:
+    def _evaluate(self, model: PartPrototypeModel, split: Samples) -> dict[str, Score]:
         metrics: dict[str, Metric] = {}
         for name, facts in self.spec.metrics.items():
             kind = registry.load("metrics", name)
-            metrics[name] = kind(kind.Config.model_validate(facts["parameters"]), test, model.prototypes)
-        total = -(-len(test) // self.batch_size)
-        for batch in self.progress.track(test.batches(self.batch_size, self.device), "test batches", total):
+            metrics[name] = kind(kind.Config.model_validate(facts["parameters"]), split, model.prototypes)
+        total = -(-len(split) // self.batch_size)
+        for batch in self.progress.track(
+            split.batches(self.batch_size, self.device), f"{self.spec.split} batches", total
+        ):
             own = batch.index.cpu()
             seen = Observation(
                 model,
                 batch.images,
                 batch.labels,
                 batch.index,
-                test.keypoints[own].to(self.device),
-                test.visible[own].to(self.device),
-                test.boxes[own].to(self.device),
+                split.keypoints[own].to(self.device),
+                split.visible[own].to(self.device),
+                split.boxes[own].to(self.device),
             )
             for metric in metrics.values():
                 metric.update(seen)

@@ -62,7 +62,9 @@ def main() -> None:
 @click.option("--seeds", callback=options.seeds, help="Whole numbers with commas; default 0.")
 @click.option("--metrics", callback=options.names, help="Names with commas; default: all.")
 @click.option("--suite", help="A file of configs/suites by name; the other options override it.")
-@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="For example ours.k=5; may be repeated.")
+@click.option(
+    "--set", "pairs", multiple=True, metavar="KEY=VALUE", help="For example ours.k=5, or ours.k=3,5,10 (repeatable)."
+)
 @click.option("--data-root", type=options.PATH, help="Folder that holds the data sets, or one of them.")
 @click.option(
     "--weights",
@@ -81,6 +83,7 @@ def main() -> None:
     "--existing", type=click.Choice(["skip", "rerun"]), default="skip", show_default=True, help="Finished cells."
 )
 @click.option("--controls/--no-controls", default=None, help="Add black box and content-free controls; default yes.")
+@click.option("--split", type=click.Choice(["test", "train"]), help="Where metrics are measured; default test.")
 @click.option("--tracking/--no-tracking", default=True, show_default=True, help="Mirror results to MLflow.")
 @click.option("--dry-run", is_flag=True, help="Print the cells and what is not applicable, and stop.")
 @options.plugin
@@ -117,7 +120,8 @@ def run(
         if not values.get(name):
             known = "ours,protopnet" if name == "methods" else "demo"
             raise RequestError(f"no {name} given: --{name} {known}, or --suite NAME ({', '.join(config.suites())})")
-    values["overrides"] = {**values.get("overrides", {}), **config.parse_overrides(pairs)}
+    for name, found in zip(("overrides", "grid"), config.parse_overrides(pairs), strict=True):
+        values[name] = {**(values.get(name) or {}), **found}
     request = config.validate(config.Request, values, "run")
     chosen = environment.pick_device(device)
     home = environment.home()

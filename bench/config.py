@@ -5,6 +5,7 @@ Every value comes from, in rising order: the plugin's own defaults, ``configs/``
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -56,7 +57,9 @@ class Request(Settings):
         precision: of training and inference.
         metrics: names in the catalogue; empty: all of them.
         controls: add the black box and the content-free controls as rows.
+        split: on which the metrics are measured; choices belong on ``train``.
         overrides: ``--set`` pairs, dotted name -> value.
+        grid: ``--set`` pairs with several values, dotted name -> values; a method runs once for each combination.
     """
 
     suite: str = "default"
@@ -68,7 +71,9 @@ class Request(Settings):
     precision: Literal["fp32", "bf16"] = "fp32"
     metrics: tuple[str, ...] = ()
     controls: bool = True
+    split: Literal["test", "train"] = "test"
     overrides: dict[str, Any] = Field(default_factory=dict)
+    grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -104,22 +109,35 @@ def read_suite(name: str) -> dict[str, Any]:
     return {"suite": name, **read_yaml(CONFIGS / "suites" / f"{name}.yaml")}
 
 
-def parse_overrides(pairs: tuple[str, ...]) -> dict[str, Any]:
-    """``("ours.k=5",) -> {"ours.k": 5}``; values are read as YAML.
+def parse_overrides(pairs: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
+    """Settings, and those given several values at once; values are read as YAML.
+
+    >>> parse_overrides(("ours.k=3,5", "ours.norm=l2"))
+    ({'ours.norm': 'l2'}, {'ours.k': (3, 5)})
 
     Raises:
         RequestError: where a pair is not NAME=VALUE.
     """
-    found: dict[str, Any] = {}
+    single: dict[str, Any] = {}
+    several: dict[str, tuple[Any, ...]] = {}
     for pair in pairs:
-        name, separator, value = pair.partition("=")
+        name, separator, value = (part.strip() for part in pair.partition("="))
         if not separator or not name:
             raise RequestError(f"--set {pair!r}: write NAME=VALUE, for example ours.k=5")
         try:
-            found[name.strip()] = yaml.safe_load(value)
+            if "," in value and value[0] not in "[{\"'":
+                several[name] = tuple(yaml.safe_load(part) for part in value.split(","))
+            else:
+                single[name] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise RequestError(f"--set {pair!r}: the value is not valid YAML") from error
-    return found
+    return single, several
+
+
+def combinations(grid: Mapping[str, tuple[Any, ...]], section: str) -> list[dict[str, Any]]:
+    """Every choice of one value for each grid entry of a section; one empty choice where it has none."""
+    own = {name: values for name, values in grid.items() if name.startswith(section + ".")}
+    return [dict(zip(own, chosen, strict=True)) for chosen in itertools.product(*own.values())]
 
 
 def for_section(overrides: Mapping[str, Any], section: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class Summary:
 def write_down(cells: Sequence[PlannedCell], store: Store, command: Callable[[PlannedCell], str]) -> None:
     """Put each cell's ``cell.json`` in its folder: from then on it is a command of its own.
 
-    A cell that is finished keeps what was written then; only its label follows the newest request.
+    The newest request wins: the same cell may be asked for from another place, under another label.
     """
     for cell in cells:
         file = store.cell(cell.spec.id).path / "cell.json"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ class CellSpec(Settings):
     black_box: dict[str, Any] | None
     seed: int
     precision: str
+    split: str
     metrics: dict[str, dict[str, Any]]
 
     @property
@@ -51,7 +53,7 @@ class CellSpec(Settings):
     @property
     def black_box_id(self) -> str:
         """The id of the classifier that this cell decomposes or shows: the same for all cells that can share it."""
-        facts = self.model_dump(mode="json", exclude={"method", "method_version", "settings", "metrics"})
+        facts = self.model_dump(mode="json", exclude={"method", "method_version", "settings", "split", "metrics"})
         return fingerprint(facts)
 
 
@@ -145,10 +147,12 @@ def _check_sections(request: Request) -> None:
     """Settings of what this run does not use are harmless; those of what does not exist are mistakes."""
     known = {name for kind in ("methods", "datasets", "metrics") for name in registry.names(kind)}
     known |= {*request.datasets, "classifier", "pretrained"}
-    for name in request.overrides:
+    for name in [*request.overrides, *request.grid]:
         section = name.split(".")[0]
         if section not in known:
             raise RequestError(f"--set {name}: unknown section{registry.nearest(section, known)}")
+        if name in request.grid and section not in registry.names("methods"):
+            raise RequestError(f"--set {name}: only a method's settings can take several values at once")
 
 
 def _cells_of(
@@ -165,41 +169,43 @@ def _cells_of(
     for backbone in request.backbones or settings.backbones:
         file, digest = _weights(backbone, settings, context)
         sizes = _sizes(backbone, settings, dataset)
-        for seed in request.seeds:
-            for name, entry in methods.items():
-                method: type[Method] = entry.load()
-                method_file = CONFIGS / "methods" / f"{name}.yaml"
-                method_config = config.from_recipe(method_file, method.Config, recipe, request.overrides, name)
-                method.check(method_config, sizes)
-                applicable, not_applicable = _applicable(metrics, metric_configs, dataset_name, dataset, name, method)
-                yield PlannedCell(
-                    spec=CellSpec(
-                        method=name,
-                        method_version=method.version,
-                        settings=method_config.model_dump(mode="json"),
-                        dataset=dataset_name,
-                        data_digest=dataset.digest,
-                        protocol=settings.protocol.model_dump(mode="json"),
-                        on_bad_image=settings.on_bad_image,
-                        backbone=backbone if method.needs_backbone else None,
-                        weights_digest=digest if method.needs_backbone else "",
-                        black_box=_black_box(backbone, recipe, request) if method.needs_black_box else None,
-                        seed=seed,
-                        precision=request.precision if method.needs_backbone else "fp32",
-                        metrics=applicable,
-                    ),
-                    where=Where(
-                        data_root=str(context.data_root.resolve()) if context.data_root else None,
-                        folder=settings.folder,
-                        reader=settings.reader or dataset_name,
-                        weights=str(file.resolve()) if file and method.needs_backbone else None,
-                        plugins=context.plugins,
-                    ),
-                    label=_label(name, request),
-                    role=entry.role,
-                    recipe=recipe,
-                    not_applicable=not_applicable,
-                )
+        variants = [(name, chosen) for name in methods for chosen in config.combinations(request.grid, name)]
+        for seed, (name, chosen) in itertools.product(request.seeds, variants):
+            overrides = {**request.overrides, **chosen}
+            method: type[Method] = methods[name].load()
+            method_file = CONFIGS / "methods" / f"{name}.yaml"
+            method_config = config.from_recipe(method_file, method.Config, recipe, overrides, name)
+            method.check(method_config, sizes)
+            applicable, not_applicable = _applicable(metrics, metric_configs, dataset_name, dataset, name, method)
+            yield PlannedCell(
+                spec=CellSpec(
+                    method=name,
+                    method_version=method.version,
+                    settings=method_config.model_dump(mode="json"),
+                    dataset=dataset_name,
+                    data_digest=dataset.digest,
+                    protocol=settings.protocol.model_dump(mode="json"),
+                    on_bad_image=settings.on_bad_image,
+                    backbone=backbone if method.needs_backbone else None,
+                    weights_digest=digest if method.needs_backbone else "",
+                    black_box=_black_box(backbone, recipe, request) if method.needs_black_box else None,
+                    seed=seed,
+                    precision=request.precision if method.needs_backbone else "fp32",
+                    split=request.split,
+                    metrics=applicable,
+                ),
+                where=Where(
+                    data_root=str(context.data_root.resolve()) if context.data_root else None,
+                    folder=settings.folder,
+                    reader=settings.reader or dataset_name,
+                    weights=str(file.resolve()) if file and method.needs_backbone else None,
+                    plugins=context.plugins,
+                ),
+                label=_label(name, overrides),
+                role=methods[name].role,
+                recipe=recipe,
+                not_applicable=not_applicable,
+            )
 
 
 def _applicable(
@@ -262,8 +268,8 @@ def _sizes(backbone: str, settings: DatasetConfig, dataset: Dataset) -> Sizes:
     return Sizes(len(counts), min(counts), shape[1], shape[2] * shape[3])
 
 
-def _label(name: str, request: Request) -> str:
-    changed = config.for_section(request.overrides, name)
+def _label(name: str, overrides: Mapping[str, Any]) -> str:
+    changed = config.for_section(overrides, name)
     inner = ", ".join(f"{key}={value}" for key, value in sorted(changed.items()))
     return f"{name} ({inner})" if inner else name
 

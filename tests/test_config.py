@@ -8,8 +8,22 @@ from bench.contract import RequestError
 
 
 def test_values_are_read_as_yaml():
-    found = config.parse_overrides(("ours.k=5", "ours.refinement=naive", "pretrained=false", "x.y=[1, 2]"))
-    assert found == {"ours.k": 5, "ours.refinement": "naive", "pretrained": False, "x.y": [1, 2]}
+    single, several = config.parse_overrides(
+        ("ours.k=5", "ours.refinement=naive,lbfgs", "pretrained=false", "x.y=[1, 2]", "ours.nmf_tol=1e-3, 0.1")
+    )
+    assert single == {"ours.k": 5, "pretrained": False, "x.y": [1, 2]}
+    assert several == {"ours.refinement": ("naive", "lbfgs"), "ours.nmf_tol": ("1e-3", 0.1)}
+
+
+def test_a_grid_is_every_combination_of_its_section():
+    grid = {"ours.k": (3, 5), "ours.norm": ("l2", "minmax"), "protopnet.depth": (64, 128)}
+    assert config.combinations(grid, "ours") == [
+        {"ours.k": 3, "ours.norm": "l2"},
+        {"ours.k": 3, "ours.norm": "minmax"},
+        {"ours.k": 5, "ours.norm": "l2"},
+        {"ours.k": 5, "ours.norm": "minmax"},
+    ]
+    assert config.combinations(grid, "blackbox") == [{}]
 
 
 @pytest.mark.parametrize("pair", ["ours.k", "=5", "ours.k={"])

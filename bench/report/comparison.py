@@ -101,7 +101,7 @@ def _groups(cells: Sequence[Found]) -> list[list[Found]]:
     groups: list[tuple[str, dict[str, str], list[Found]]] = []
     for cell in cells:
         spec, own = cell.spec, cell.definitions
-        view = _text([spec["dataset"], spec["data_digest"], spec["protocol"], spec["on_bad_image"]])
+        view = _text([spec["dataset"], spec["data_digest"], spec["protocol"], spec["on_bad_image"], spec.get("split")])
         for other, definitions, members in groups:
             if other == view and all(definitions.get(metric, text) == text for metric, text in own.items()):
                 definitions.update(own)

@@ -44,6 +44,7 @@ def distinguish(specs: Sequence[Mapping[str, Any]], definitions: Sequence[Mappin
             "data": f"data {spec['data_digest']}",
             "protocol": protocol(spec["protocol"]),
             "bad images": f"bad images: {spec['on_bad_image']}",
+            "split": f"measured on {spec.get('split', 'test')}",
             **{f"metric {name}": text for name, text in texts.items()},
         }
         for spec, texts in zip(specs, definitions, strict=True)
@@ -75,7 +76,8 @@ def describe_block(
     counted = f", images: {' or '.join(images)}" if images else ""
     lines = [
         f"metrics: {'; '.join(definitions) or 'none'}",
-        f"data: {first['dataset']}, digest {first['data_digest']}, protocol {protocol(first['protocol'])}{counted}",
+        f"data: {first['dataset']}, digest {first['data_digest']}, protocol {protocol(first['protocol'])}{counted}"
+        + (f"; MEASURED ON {first['split'].upper()}" if first.get("split", "test") != "test" else ""),
         f"seeds: {', '.join(map(str, seeds))}"
         + ("; mean ± standard deviation (n - 1) over seeds" if len(seeds) > 1 else ""),
     ]

@@ -27,6 +27,7 @@ WRONG = {
     "k above the rank": (["--methods", "ours", "--set", "ours.k=5000"], "ours.k=5000 exceeds the rank"),
     "unknown setting": (["--methods", "ours", "--set", "ours.kk=3"], "ours.kk: unknown setting; did you mean 'k'?"),
     "unknown section": (["--methods", "ours", "--set", "hours.k=3"], "unknown section; did you mean 'ours'?"),
+    "grid of a data set": (["--methods", "ours", "--set", "cub.protocol.size=64,128"], "only a method's settings"),
     "no pair": (["--methods", "ours", "--set", "ours.k"], "write NAME=VALUE"),
     "missing data": (["--methods", "ours", "--data-root", "nowhere"], "--data-root"),
     "missing weights": (

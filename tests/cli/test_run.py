@@ -89,6 +89,19 @@ def test_another_setting_is_another_cell_and_shares_the_black_box(call, whole, p
     assert {"ours", "ours (k=2)"} <= labels
 
 
+def test_several_values_are_several_cells(call, whole):
+    result = call("run", "--methods", "ours", "--set", "ours.k=2,3", "--set", "ours.norm=l2,minmax", "--dry-run")
+    labels = [f"ours (k={k}, norm={norm})" for k in (2, 3) for norm in ("l2", "minmax")]
+    assert all(label in result.output for label in labels)
+
+
+def test_the_training_split_is_never_mixed_with_the_test_split(call, whole):
+    result = call("run", "--methods", "center", "--no-controls", "--split", "train")
+    assert "MEASURED ON TRAIN" in result.output
+    found = [row for row in json.loads(call("results").stdout) if row["method"] == "center" and row["status"] == "ok"]
+    assert len({row["cell"] for row in found}) == 2
+
+
 def test_dry_run_runs_nothing(call, whole, place):
     before = sorted((place[1] / "cells").iterdir())
     result = call("run", "--methods", "ours,protopnet", "--seeds", "0,7", "--dry-run")
