@@ -79,6 +79,21 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
                 "squeezenet1_1": "SqueezeNet 1.1",
             }.items()
         },
+        "vit_b_32": Entry(
+            "bench.backbones.vision_transformer:vit_b_32", "ViT-B/32, patch tokens, ImageNet weights from torchvision"
+        ),
+        "vit_b_32_augreg": Entry(
+            "bench.backbones.vision_transformer:vit_b_32_augreg", "ViT-B/32, patch tokens, timm's weights, to be passed"
+        ),
+        "coc_tiny": Entry(
+            "bench.backbones.context_cluster:coc_tiny", "Context Cluster tiny (Ma et al. 2023), weights to be passed"
+        ),
+        "coc_tiny2": Entry(
+            "bench.backbones.context_cluster:coc_tiny2", "Context Cluster tiny, 7x7 regions, weights to be passed"
+        ),
+        "coc_tiny_plain": Entry(
+            "bench.backbones.context_cluster:coc_tiny_plain", "Context Cluster tiny, no regions, weights to be passed"
+        ),
     },
     "metrics": {
         "accuracy": Entry("metrics.accuracy:Accuracy", "top-1 accuracy on the test split"),

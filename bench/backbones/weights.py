@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import pickle
 import re
@@ -29,7 +30,9 @@ def read(file: Path) -> dict[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        # timm's checkpoints carry their options in a namespace: attributes, nothing that runs.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         reason = str(error).split("\n")[0]
         raise RequestError(f"{file} is not a plain state dict of tensors ({reason})") from error
@@ -47,6 +50,9 @@ def load(backbone: nn.Module, file: Path, name: str) -> None:
         RequestError: listing missing keys, unknown keys and wrong shapes.
     """
     given = {_modern(key): value for key, value in read(file).items()}
+    # A backbone may know older layouts of its own files.
+    translate = getattr(backbone, "translate", None)
+    given = translate(given) if translate else given
     wanted = backbone.state_dict()
     # Counters of batches seen: absent from files of torch before 0.4.1, and without influence in evaluation.
     missing = [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")]

@@ -1,5 +1,6 @@
 """Feature extractors: the features of torchvision's own networks, under its names; weight files in, or refused."""
 
+import argparse
 import os
 
 import pytest
@@ -74,6 +75,12 @@ def test_a_file_with_its_head_loads(tmp_path, resnet, suffix):
     state = models.resnet18(weights=None).state_dict()
     weights.load(resnet, save(dict(state), tmp_path / f"w{suffix}"), "resnet18")
     assert torch.equal(resnet.state_dict()["layer4.1.conv2.weight"], state["layer4.1.conv2.weight"])
+
+
+def test_a_training_checkpoint_with_its_options_loads(tmp_path, resnet):
+    content = {"state_dict": resnet.state_dict(), "args": argparse.Namespace(lr=0.1), "epoch": 3}
+    torch.save(content, tmp_path / "w.pth")
+    weights.load(torchvision_nets.resnet18(), tmp_path / "w.pth", "resnet18")
 
 
 def test_old_densenet_names_load(tmp_path):
