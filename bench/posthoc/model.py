@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +22,7 @@ class DecomposedClassifier(PartPrototypeModel):
     """
 
     bias: Tensor
+    weights: Tensor
 
     def __init__(self, backbone: nn.Module, vectors: Tensor, bias: Tensor) -> None:
         super().__init__()
@@ -29,12 +32,13 @@ class DecomposedClassifier(PartPrototypeModel):
         owner = torch.eye(classes, dtype=torch.bool, device=vectors.device).repeat_interleave(k, 0)
         self.prototypes = PrototypeTable(owner, vectors.double().flatten(0, 1))
         self.register_buffer("bias", bias.detach().clone())
+        self.register_buffer("weights", torch.ones(classes * k, dtype=torch.float64, device=vectors.device))
 
     @property
     def vectors(self) -> Tensor:
-        """The prototypes ``(C, k, D)``, float64."""
+        """The prototypes ``(C, k, D)``, float64, each times its weight (1 unless somebody intervened)."""
         assert self.prototypes.vectors is not None
-        return self.prototypes.vectors.unflatten(0, (-1, self.k))
+        return (self.weights[:, None] * self.prototypes.vectors).unflatten(0, (-1, self.k))
 
     @property
     def rows(self) -> Tensor:
@@ -50,8 +54,7 @@ class DecomposedClassifier(PartPrototypeModel):
         features = features.to(self.bias.dtype)
         indices = None if classes is None else self.prototypes.of(classes)
         if classes is None:
-            assert self.prototypes.vectors is not None
-            maps = torch.einsum("ndhw,pd->nphw", features, self.prototypes.vectors.to(features.dtype))
+            maps = torch.einsum("ndhw,pd->nphw", features, self.vectors.flatten(0, 1).to(features.dtype))
         else:
             chosen = self.vectors[classes].to(features.dtype)
             maps = (chosen @ features.flatten(2)).unflatten(2, features.shape[2:])
@@ -61,3 +64,21 @@ class DecomposedClassifier(PartPrototypeModel):
         """``sum_i x p~_i / HW``: its sum over the cells plus the bias is the logit."""
         cells = features.shape[2] * features.shape[3]
         return self.head(features, classes).maps.sum(1) / cells
+
+    def reweighted(self, weights: Tensor) -> DecomposedClassifier:
+        """The same model with each prototype's contribution times ``weights (P,)``; it shares the backbone.
+
+        With weights other than 1 its logits are no longer the black box's: that is the point of an intervention
+        (paper, appendix A).
+        """
+        assert self.prototypes.vectors is not None
+        other = DecomposedClassifier(self.backbone, self.prototypes.vectors.unflatten(0, (-1, self.k)), self.bias)
+        other.prototypes = self.prototypes
+        other.weights = self.weights * weights.to(self.weights)
+        return other.train(self.training)
+
+    def without(self, prototypes: Sequence[int]) -> DecomposedClassifier:
+        """The same model with the contributions of these prototypes (rows of the table) set to zero."""
+        weights = torch.ones_like(self.weights)
+        weights[list(prototypes)] = 0
+        return self.reweighted(weights)
