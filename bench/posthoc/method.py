@@ -57,13 +57,13 @@ class Ours(Method):
         for chunk in task.progress.track(self._chunks(task, box), "classes decomposed"):
             F, rows, images, cells, width = self._features(task, box, chunk)
             part, numbers = decompose_classes(task.config, F, rows, v_all[chunk], cells, task.seed, chunk)
-            model.vectors[chunk] = part
+            vectors[chunk] = part  # the model's own buffer is a view of it
             measured.append(numbers)
             for position, label in enumerate(chunk):
                 self._remember_sources(
                     table, label, F[position, : rows[position]], part[position], images[position], (cells, width)
                 )
-        if not torch.equal(model.rows, v_all):
+        if task.config.refinement != "none" and not torch.equal(model.rows, v_all):
             worst = float((model.rows - v_all).abs().max())
             raise CellError(f"the prototypes do not sum to the classifier's rows (largest difference {worst:.3g})")
         for name in measured[0]:
