@@ -43,6 +43,12 @@ def class_connection(identity: Tensor, own: float = 1.0, other: float = -0.5) ->
 
 def squared_distances(z: Tensor, prototypes: Tensor) -> Tensor:
     """Squared Euclidean distance of every cell to every prototype, not below zero: ``(N, P, h, w)``."""
+    # The difference of large squares is compared with an epsilon of 1e-4: bfloat16 products would drown it.
+    with torch.autocast(z.device.type, enabled=False):
+        return _squared_distances(z.float(), prototypes.float())
+
+
+def _squared_distances(z: Tensor, prototypes: Tensor) -> Tensor:
     zz = z.square().sum(1, keepdim=True)
     pp = prototypes.square().sum((1, 2, 3))[:, None, None]
     return nn.functional.relu(zz - 2 * nn.functional.conv2d(z, prototypes) + pp)

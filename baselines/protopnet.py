@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pydantic import PositiveInt
+from pydantic import PositiveInt, field_validator
 from torch import Tensor, nn
 
 from baselines import layers
@@ -136,6 +136,11 @@ class ProtoPNet(Method):
         separation: float = 0.08
         l1: float = 1e-4
         schedule: Schedule
+
+        @field_validator("schedule")
+        @classmethod
+        def _known(cls, schedule: Schedule) -> Schedule:
+            return schedule.require(("backbone", "add_on", "prototypes", "last_layer"), ("project",))
 
     def build(self, task: Task) -> ProtoPNetModel:
         """The network with its starting weights, drawn from the task's seed."""

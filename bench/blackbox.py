@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from pydantic import field_validator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -24,6 +25,11 @@ class BlackBoxConfig(Settings):
     """How the classifier is trained: phases over the groups ``backbone`` and ``head``."""
 
     schedule: Schedule
+
+    @field_validator("schedule")
+    @classmethod
+    def _known(cls, schedule: Schedule) -> Schedule:
+        return schedule.require(("backbone", "head"))
 
 
 class ClassifierLearner(Learner):

@@ -16,6 +16,7 @@ from torch import nn
 
 from bench import environment, registry
 from bench.backbones import weights
+from bench.blackbox import VERSION as BLACK_BOX_VERSION
 from bench.blackbox import BlackBoxConfig, obtain
 from bench.contract import (
     BenchError,
@@ -80,12 +81,13 @@ class Cell:
         with self.folder.claim():
             if self.folder.done:
                 return
+            self._check_identity()
             self.folder.work.mkdir(parents=True, exist_ok=True)
             self.progress.log = self.folder.work / "log.txt"
             try:
                 self._run()
             except Exception as error:
-                status: Status = "oom" if isinstance(error, torch.OutOfMemoryError) else "failed"
+                status: Status = "oom" if _is_out_of_memory(error) else "failed"
                 self.folder.fail(status, reason_of(error), traceback.format_exc())
                 raise
             finally:
@@ -93,12 +95,11 @@ class Cell:
 
     def _run(self) -> None:
         environment.make_deterministic()
-        began = time.perf_counter()
         splits = self.data()
         model, fit = self._fitted(splits["train"])
-        fitted = time.perf_counter()
+        began = time.perf_counter()
         scores = self._evaluate(model, splits[self.spec.split])
-        evaluated = time.perf_counter()
+        evaluating = time.perf_counter() - began
         for name, score in scores.items():
             for table, columns in score.items.items():
                 _write_table(self.folder.work / "items" / f"{name}.{table}.csv", columns)
@@ -109,15 +110,36 @@ class Cell:
                     name: {"value": score.value, "n": score.n, "low": None, "high": None}
                     for name, score in scores.items()
                 },
-                "facts": fit,
+                "facts": fit["facts"],
                 "prototypes": len(model.prototypes),
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
                 "images": {name: len(split) for name, split in splits.items()},
-                "seconds": {"fit": fitted - began, "evaluate": evaluated - fitted},
+                "seconds": {**fit["seconds"], "evaluate": evaluating},
                 "environment": environment.record(self.device),
             },
         )
         self.folder.finish()
+
+    def _check_identity(self) -> None:
+        """A result may only stand under an id that still means what will be computed.
+
+        Raises:
+            CellError: where code or weights have changed since the cell was planned.
+        """
+        changed = []
+        if type(self.method).version != self.spec.method_version:
+            changed.append(f"{self.spec.method} is version {type(self.method).version} now")
+        for name, facts in self.spec.metrics.items():
+            if registry.load("metrics", name).version != facts["version"]:
+                changed.append(f"{name} is version {registry.load('metrics', name).version} now")
+        if self.spec.black_box is not None and self.spec.black_box["version"] != BLACK_BOX_VERSION:
+            changed.append(f"the black box is version {BLACK_BOX_VERSION} now")
+        if self.where["weights"] is not None:
+            file = Path(self.where["weights"])
+            if not file.is_file() or weights.digest(file) != self.spec.weights_digest:
+                changed.append(f"{file} is gone or has other content")
+        if changed:
+            raise CellError(f"this cell was planned for something else ({'; '.join(changed)}): call `run` again")
 
     def data(self) -> dict[str, Samples]:
         """The prepared splits.
@@ -202,15 +224,22 @@ class Cell:
             model = self.method.build(self.task(train, need_black_box=False))
             model.load_state_dict(load_file(file))
             return model.to(self.device).eval(), Store.read(notes)
+        began = time.perf_counter()
         task = self.task(train)
+        started = time.perf_counter()
         model = self.method.fit(task).to(self.device).eval()
-        write_json(self.folder.work / "history.json", getattr(task.trainer, "history", []))
+        # What earlier, killed attempts spent on the epochs that were found is part of the cost.
+        fitting = time.perf_counter() - started + task.trainer.earlier_seconds
+        write_json(self.folder.work / "history.json", task.trainer.history)
         save_file({name: value.contiguous() for name, value in model.state_dict().items()}, file)
-        facts = {name: value for name, value in task.facts.items() if math.isfinite(value)}
-        write_json(notes, facts)
-        return model, facts
+        found = {
+            "facts": {name: value for name, value in task.facts.items() if math.isfinite(value)},
+            "seconds": {"fit": fitting, **({"black box": started - began} if task.black_box is not None else {})},
+        }
+        write_json(notes, found)
+        return model, found
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode: a metric may ask for gradients
     def _evaluate(self, model: PartPrototypeModel, split: Samples) -> dict[str, Score]:
         metrics: dict[str, Metric] = {}
         for name, facts in self.spec.metrics.items():
@@ -225,7 +254,7 @@ class Cell:
                 model,
                 batch.images,
                 batch.labels,
-                batch.index,
+                batch.index.to(self.device),
                 split.keypoints[own].to(self.device),
                 split.visible[own].to(self.device),
                 split.boxes[own].to(self.device),
@@ -251,6 +280,11 @@ def _write_table(file: Path, columns: Mapping[str, Any]) -> None:
 def _plain(values: Any) -> list[Any]:
     to_list: Callable[[], list[Any]] | None = getattr(values, "tolist", None)
     return to_list() if to_list is not None else list(values)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # On the CPU torch raises a plain RuntimeError with this text.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def reason_of(error: Exception) -> str:

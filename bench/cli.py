@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import __version__, options, registry
+from bench.cli_posthoc import COMMANDS
 
 
 class _Group(click.Group):
@@ -133,9 +134,11 @@ def run(
         if dry_run:
             _print_plan(console, cells, store)
             return
-        launch.write_down(
-            cells, store, lambda cell: f"BENCH_HOME={home} python -m bench cell {store.cell(cell.spec.id).path}"
-        )
+
+        def repeat(name: str) -> str:
+            return f"BENCH_HOME={shlex.quote(str(home))} python -m bench cell {shlex.quote(str(store.cell(name).path))}"
+
+        launch.write_down(cells, store, lambda cell: repeat(cell.spec.id))
         stamp = time.strftime("%Y%m%d-%H%M%S") + f"-{time.time_ns() // 1_000_000 % 1000:03d}"
         command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
         content = {"suite": request.suite, "command": command, "cells": [cell.spec.id for cell in cells]}
@@ -153,7 +156,7 @@ def run(
         highlight=False,
     )
     for name, reason in summary.failed.items():
-        console.print(f"[red]{name}[/red] {reason}\n  again: python -m bench cell {store.cell(name).path}")
+        console.print(f"[red]{name}[/red] {reason}\n  again: {repeat(name)}", soft_wrap=True)
     sys.exit(1 if summary.failed else 0)
 
 
@@ -180,7 +183,7 @@ def _mirror(store: Any, home: Path, stamp: str, progress: Any) -> None:
 
     try:
         counts = Mirror(home).sync(store, [stamp], progress)
-    except BenchError as error:
+    except (BenchError, OSError) as error:
         # The store has everything; a mirror that cannot be written must not turn a finished run into a failure.
         progress.note(f"MLflow: {error}")
     else:
@@ -326,3 +329,7 @@ def ui(port: int) -> None:
     from bench.tracking import serve
 
     sys.exit(serve(environment.home(), port=port))
+
+
+for _command in COMMANDS:
+    main.add_command(_command)

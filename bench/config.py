@@ -54,7 +54,7 @@ class Request(Settings):
         backbones: names in the catalogue; empty: each data set's default.
         seeds: one cell for each.
         recipe: training schedules of all methods; ``None``: each data set's default.
-        precision: of training and inference.
+        precision: of training; measuring is always in fp32.
         metrics: names in the catalogue; empty: all of them.
         controls: add the black box and the content-free controls as rows.
         split: on which the metrics are measured; choices belong on ``train``.
@@ -181,7 +181,8 @@ def validate(model: type[M], values: Mapping[str, Any], what: str) -> M:
         hint = registry.nearest(name, model.model_fields) if first["type"] == "extra_forbidden" else ""
         message = "unknown setting" if hint else first["msg"]
         given = "" if first["type"] in ("extra_forbidden", "missing") else f" (got {first['input']!r})"
-        raise RequestError(f"{what}.{name}: {message}{given}{hint}") from error
+        place = ".".join(part for part in (what, name) if part)
+        raise RequestError(f"{place}: {message}{given}{hint}") from error
 
 
 def dataset_config(name: str, overrides: Mapping[str, Any]) -> DatasetConfig:

@@ -54,8 +54,9 @@ def plugins(_context: click.Context, _option: click.Parameter, value: tuple[Path
     for file in value:
         try:
             registry.load_plugin(file)
-        except FileNotFoundError as error:
-            raise click.BadParameter(str(error)) from error
+        except Exception as error:
+            # Whatever a plugin does when it is loaded, the user hears which one and why.
+            raise click.BadParameter(f"{file}: {type(error).__name__}: {error}") from error
     return value
 
 

@@ -18,10 +18,10 @@ from bench.backbones import weights as weight_files
 from bench.blackbox import VERSION as BLACK_BOX_VERSION
 from bench.blackbox import BlackBoxConfig
 from bench.config import CONFIGS, DatasetConfig, Request
-from bench.contract import Dataset, Method, Progress, RequestError, Settings, Sizes
+from bench.contract import BenchError, Dataset, Method, Progress, RequestError, Settings, Sizes
 from bench.data.source import open_dataset
 
-ALWAYS_PROVIDED = frozenset({"noise", "gradient"})
+ALWAYS_PROVIDED = frozenset({"noise", "gradient", "prediction"})
 """What any model on any images can give a metric."""
 
 _PLAIN = {"keypoints": "part key-points", "bbox": "bounding boxes", "mask": "object masks"}
@@ -129,6 +129,10 @@ def plan(request: Request, context: Context) -> list[PlannedCell]:
             context.home,
             context.progress,
         )
+        for name in context.weights:
+            if name not in (request.backbones or settings.backbones):
+                used = ", ".join(request.backbones or settings.backbones)
+                raise RequestError(f"--weights {name}=...: this run uses {used}; add --backbones {name}")
         seen: set[str] = set()
         for cell in _cells_of(request, context, dataset_name, settings, dataset, methods, metrics, metric_configs):
             # A control does not look at the backbone: it is one cell, however many backbones are asked for.
@@ -148,7 +152,9 @@ def _check_sections(request: Request) -> None:
     known = {name for kind in ("methods", "datasets", "metrics") for name in registry.names(kind)}
     known |= {*request.datasets, "classifier", "pretrained"}
     for name in [*request.overrides, *request.grid]:
-        section = name.split(".")[0]
+        section, dot, _ = name.partition(".")
+        if not dot and name != "pretrained":
+            raise RequestError(f"--set {name}: write SECTION.NAME=VALUE, for example ours.k=5")
         if section not in known:
             raise RequestError(f"--set {name}: unknown section{registry.nearest(section, known)}")
         if name in request.grid and section not in registry.names("methods"):
@@ -220,7 +226,7 @@ def _applicable(
     applicable: dict[str, dict[str, Any]] = {}
     refused: dict[str, dict[str, str]] = {}
     for metric_name, metric in metrics.items():
-        lacking = sorted((metric.needs | method.needs) - dataset.provides - ALWAYS_PROVIDED - {"prediction"})
+        lacking = sorted((metric.needs | method.needs) - dataset.provides - ALWAYS_PROVIDED)
         facts = {"unit": metric.unit, "higher_is_better": metric.higher_is_better}
         if lacking:
             reason = f"{dataset_name} has no {', '.join(_PLAIN.get(what, what) for what in lacking)}"
@@ -259,9 +265,12 @@ def _weights(backbone: str, settings: DatasetConfig, context: Context) -> tuple[
 
 def _sizes(backbone: str, settings: DatasetConfig, dataset: Dataset) -> Sizes:
     side = settings.protocol.size
-    with torch.device("meta"):
-        net = registry.load("backbones", backbone)().eval()
-        shape = net(torch.empty(1, 3, side, side)).shape
+    try:
+        with torch.device("meta"):
+            net = registry.load("backbones", backbone)().eval()
+            shape = net(torch.empty(1, 3, side, side)).shape
+    except (RuntimeError, BenchError) as error:
+        raise RequestError(f"{backbone} cannot take images of {side} pixels: {str(error).splitlines()[0]}") from error
     counts = [0] * len(dataset.classes)
     for record in dataset.split("train"):
         counts[record.label] += 1

@@ -153,7 +153,8 @@ def load_plugin(file: Path) -> None:
     """
     if not file.is_file():
         raise FileNotFoundError(f"no plugin file {file}")
-    name = f"bench_plugin_{file.stem}"
+    # Its place is part of the name: two plugins may have the same file name.
+    name = f"bench_plugin_{file.stem}_{abs(hash(str(file.resolve())))}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise FileNotFoundError(f"{file} is not a Python file")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from bench.contract import Settings
 
@@ -43,12 +44,24 @@ class Phase(Settings):
     freeze_norm: bool = False
     action: str | None = None
 
-    def factor(self, epoch: int) -> float:
-        """What the rates are multiplied by in the given epoch (from 0, counted over phases of this name)."""
+    @model_validator(mode="after")
+    def _decayed_groups_learn(self) -> Phase:
+        idle = sorted(set(self.weight_decay) - set(self.lr))
+        if idle:
+            raise ValueError(f"weight_decay names {', '.join(idle)}, which has no learning rate in phase {self.name!r}")
+        return self
+
+    def factor(self, epoch: int, within: int) -> float:
+        """What the rates are multiplied by.
+
+        Args:
+            epoch: from 0, counted over all phases of this name: steps of ``step`` decay go on where they were.
+            within: from 0 in this phase alone, over which ``cosine`` falls.
+        """
         if self.decay == "step":
             return self.gamma ** ((epoch + self.lead) // self.step)
         if self.decay == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * min(epoch, self.epochs) / max(self.epochs, 1)))
+            return 0.5 * (1 + math.cos(math.pi * within / max(self.epochs, 1)))
         return 1.0
 
 
@@ -57,10 +70,26 @@ class Schedule(Settings):
 
     Attributes:
         batch_size: images per optimiser step.
+        repeat: passes over the data that make an epoch; published epochs over an offline-augmented copy are that long.
         augment: what happens to training images: ``flip`` mirrors half of them, anew in every epoch.
         phases: in order.
     """
 
     batch_size: PositiveInt = 64
+    repeat: PositiveInt = 1
     augment: Literal["none", "flip"] = "flip"
     phases: tuple[Phase, ...]
+
+    def require(self, groups: Collection[str], actions: Collection[str] = ()) -> Schedule:
+        """This schedule, if it names only parameter groups and actions that there are.
+
+        Raises:
+            ValueError: naming the first that there is not.
+        """
+        for phase in self.phases:
+            for name in phase.lr:
+                if name not in groups:
+                    raise ValueError(f"phase {phase.name!r} has a rate for {name!r}; groups: {', '.join(groups)}")
+            if phase.action is not None and phase.action not in actions:
+                raise ValueError(f"phase {phase.name!r}: no action {phase.action!r}; actions: {', '.join(actions)}")
+        return self

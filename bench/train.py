@@ -8,7 +8,7 @@ running generator: a resumed training computes what an undisturbed one would.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from bench.contract import CellError, Progress, Samples
+from bench.contract import Batch, CellError, Progress, Samples
 from bench.schedule import Phase, Schedule
 from bench.seeding import derive
 
@@ -61,6 +61,7 @@ class Trainer:
         devices: Any = [device.index or 0] if device.type == "cuda" else 1
         self.fabric = Fabric(accelerator=accelerator, devices=devices, precision=_FABRIC_PRECISION[precision])
         self.history: list[dict[str, Any]] = []
+        self.earlier_seconds = 0.0
 
     def fit(self, learner: Learner, schedule: Schedule, samples: Samples) -> None:
         """Train in place, from the checkpoint where there is one; the learner ends in eval mode.
@@ -110,7 +111,7 @@ class Trainer:
             next(bar)
             began = time.perf_counter()
             for group in optimizer.param_groups:
-                group["lr"] = phase.lr[group["name"]] * phase.factor(first + epoch)
+                group["lr"] = phase.lr[group["name"]] * phase.factor(first + epoch, epoch)
             learner.train()
             if phase.freeze_norm:
                 freeze_norm(learner)
@@ -135,11 +136,10 @@ class Trainer:
         when: tuple[int, int],
     ) -> dict[str, float]:
         generator = torch.Generator().manual_seed(derive(self.seed, "order", *when))
-        order = torch.randperm(len(samples), generator=generator)
-        flip = torch.rand(len(samples), generator=generator) < 0.5 if schedule.augment == "flip" else None
+        passes = [torch.randperm(len(samples), generator=generator) for _ in range(schedule.repeat)]
         torch.manual_seed(derive(self.seed, "draws", *when))
         sums: dict[str, Tensor] = {}
-        for batch in samples.batches(schedule.batch_size, self.device, index=order, flip=flip):
+        for batch in self._batches(samples, schedule, passes, generator):
             losses = model(batch.images, batch.labels, phase.name)
             optimizer.zero_grad(set_to_none=True)
             self.fabric.backward(losses["loss"])
@@ -148,7 +148,8 @@ class Trainer:
             for name, value in losses.items():
                 # Summed on the device: a step never waits for the host. NaN survives the sum.
                 sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value.detach() * len(batch.labels)
-        means = {name: float(value) / len(samples) for name, value in sums.items()}
+        seen = len(samples) * schedule.repeat
+        means = {name: float(value) / seen for name, value in sums.items()}
         bad = [name for name, value in means.items() if value != value or abs(value) == float("inf")]
         if bad:
             raise CellError(
@@ -156,6 +157,13 @@ class Trainer:
                 f"lower its learning rates (now {dict(phase.lr)})"
             )
         return means
+
+    def _batches(
+        self, samples: Samples, schedule: Schedule, passes: list[Tensor], generator: torch.Generator
+    ) -> Iterator[Batch]:
+        for order in passes:
+            flip = torch.rand(len(samples), generator=generator) < 0.5 if schedule.augment == "flip" else None
+            yield from samples.batches(schedule.batch_size, self.device, index=order, flip=flip)
 
     def _optimizer(self, learner: Learner, phase: Phase) -> torch.optim.Optimizer:
         groups = learner.groups()
@@ -194,6 +202,7 @@ class Trainer:
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
         learner.load_state_dict(state["learner"])
         self.history = state["history"]
+        self.earlier_seconds = sum(row["seconds"] for row in self.history)
         self.progress.note(f"training goes on after {len(self.history)} finished epochs")
         return state["phase"], state["epoch"], state["optimizers"]
 

@@ -67,6 +67,27 @@ def test_weight_decay_reaches_its_group_only(tmp_path):
     torch.testing.assert_close(difference, 0.1 * start, rtol=1e-3, atol=1e-5)
 
 
+def test_repeat_makes_an_epoch_of_several_passes(tmp_path):
+    once, thrice = learner(), learner()
+    trainer(tmp_path / "a").fit(once, Schedule(batch_size=12, phases=[phase(epochs=1)]), stripes())
+    loop = trainer(tmp_path / "b")
+    loop.fit(thrice, Schedule(batch_size=12, repeat=3, phases=[phase(epochs=1)]), stripes())
+    assert len(loop.history) == 1
+    assert 0 < loop.history[0]["train_accuracy"] <= 1
+    batches = {
+        name: m.classifier.backbone.body[1].num_batches_tracked.item() for name, m in (("a", once), ("b", thrice))
+    }
+    assert batches == {"a": 3, "b": 9}
+
+
+def test_bfloat16_trains_too(tmp_path):
+    module = learner()
+    loop = Trainer(tmp_path, torch.device("cpu"), "bf16", 0, Silent())
+    loop.fit(module, Schedule(batch_size=12, phases=[phase(epochs=12)]), stripes())
+    assert loop.history[-1]["loss"] < 0.5 * loop.history[0]["loss"]
+    assert module.classifier.head.weight.dtype == torch.float32
+
+
 class Killed(Exception):
     """Stands for SIGKILL: nothing of the loop's own runs after it."""
 
@@ -136,12 +157,12 @@ def test_an_unknown_action_is_named(tmp_path):
 
 
 def test_rates_fall_as_written():
-    assert [phase(decay="step", step=5, lead=1).factor(e) for e in (0, 3, 4, 8, 9)] == pytest.approx(
+    assert [phase(decay="step", step=5, lead=1).factor(e, 0) for e in (0, 3, 4, 8, 9)] == pytest.approx(
         [1, 1, 0.1, 0.1, 0.01]
     )
     cosine = phase(decay="cosine", epochs=4)
-    assert [cosine.factor(e) for e in range(4)] == pytest.approx([1, 0.853553, 0.5, 0.146447], rel=1e-5)
-    assert phase().factor(100) == 1
+    assert [cosine.factor(7 + e, e) for e in range(4)] == pytest.approx([1, 0.853553, 0.5, 0.146447], rel=1e-5)
+    assert phase().factor(100, 100) == 1
 
 
 def test_after_step_follows_every_step(tmp_path):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 from bench import registry
 from bench.contract import Dataset, Progress
+from bench.data import demo
 from bench.data.locate import locate
+from bench.store import Folder
 
 MARKER = "images.txt"
 """A file by which a tree in the CUB layout is recognised."""
@@ -36,17 +39,23 @@ def open_dataset(
 
 def drawn(home: Path, progress: Progress) -> Path:
     """The folder of the demo birds; they are drawn where they are not there yet."""
-    from bench.data import demo
-
     root = home / "data" / f"demo-{demo.VERSION}"
-    if not root.is_dir():
-        bar: Any = None
-
-        def count(done: int, total: int) -> None:
-            nonlocal bar
-            bar = bar or iter(progress.track(range(total), "birds drawn", total))
-            next(bar, None)
-
-        demo.draw(root, progress=count)
-        next(bar, None)
+    # Locked: of two first runs at once, one draws and the other waits for it.
+    with Folder(home / "data" / ".demo").claim():
+        if not root.is_dir():
+            for leftover in root.parent.glob(f".{root.name}.*"):
+                shutil.rmtree(leftover)  # of a process that was killed while drawing
+            _draw(root, progress)
     return root
+
+
+def _draw(root: Path, progress: Progress) -> None:
+    bar: Any = None
+
+    def count(done: int, total: int) -> None:
+        nonlocal bar
+        bar = bar or iter(progress.track(range(total), "birds drawn", total))
+        next(bar, None)
+
+    demo.draw(root, progress=count)
+    next(bar, None)

@@ -1,1 +1,32 @@
-"""Part-prototypes for a classifier that is already trained: Tan, Zhou and Chen, ICML 2024."""
+"""Part-prototypes for a classifier that is already trained: Tan, Zhou and Chen, ICML 2024.
+
+``from bench.posthoc import decompose`` is for anyone's classifier, ``save`` and ``load`` keep the result, ``draw``
+shows it. They are imported when first asked for, so that ``import bench.posthoc`` stays light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.posthoc.anyone.decompose import decompose
+    from bench.posthoc.anyone.gallery import draw
+    from bench.posthoc.anyone.saved import load, save
+    from bench.posthoc.anyone.wrapped import PartPrototypeClassifier
+
+__all__ = ["PartPrototypeClassifier", "decompose", "draw", "load", "save"]
+
+_HOMES = {
+    "PartPrototypeClassifier": "bench.posthoc.anyone.wrapped",
+    "decompose": "bench.posthoc.anyone.decompose",
+    "draw": "bench.posthoc.anyone.gallery",
+    "load": "bench.posthoc.anyone.saved",
+    "save": "bench.posthoc.anyone.saved",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

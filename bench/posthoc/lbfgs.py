@@ -41,18 +41,20 @@ def minimise(
         t = torch.ones_like(f)
         searching = active.clone()
         accepted = torch.zeros_like(active)
-        with torch.no_grad():
-            while bool(searching.any()):
-                trial = objective(x + t[:, None] * d)
-                good = searching & (trial <= f + _ARMIJO * t * slope)
-                accepted |= good
-                searching &= ~good & (t > _SMALLEST_STEP)
-                t = torch.where(searching, t / 2, t)
+        moved, new_f, new_g = x, f, g
+        while bool(searching.any()):
+            # The gradient is taken along with every trial: nearly always the first one is accepted.
+            trial = x + t[:, None] * d
+            trial_f, trial_g = _value_and_gradient(objective, trial)
+            good = searching & (trial_f <= f + _ARMIJO * t * slope)
+            moved, new_g = (torch.where(good[:, None], a, b) for a, b in ((trial, moved), (trial_g, new_g)))
+            new_f = torch.where(good, trial_f, new_f)
+            searching &= ~good & (t > _SMALLEST_STEP)
+            t = torch.where(searching, t / 2, t)
+            accepted |= good
         active &= accepted
         if not bool(active.any()):
             break
-        moved = torch.where(active[:, None], x + t[:, None] * d, x)
-        new_f, new_g = _value_and_gradient(objective, moved)
         steps.append(moved - x)
         changes.append(new_g - g)
         del steps[:-memory], changes[:-memory]

@@ -73,46 +73,41 @@ class Ours(Method):
     def _chunks(self, task: Task, box: Any) -> list[list[int]]:
         """Class numbers in groups whose features fit into the memory limit together."""
         counts = torch.bincount(task.train.labels, minlength=task.train.classes)
-        empty = (counts == 0).nonzero().flatten().tolist()
-        if empty:
-            raise CellError(f"class {empty[0]} has no training image to decompose it from")
-        with torch.no_grad():
-            first = next(iter(task.train.batches(1, task.device, index=torch.zeros(1, dtype=torch.long))))
-            shape = box.backbone(first.images).shape
-        # Features, their reconstruction, and one spare of the same size at the checks.
-        per_image = 3 * 4 * shape[1] * shape[2] * shape[3]
-        chunks: list[list[int]] = [[]]
-        widest = 0
-        for label, count in enumerate(counts.tolist()):
-            widest_then = max(widest, count)
-            full = per_image * widest_then * (len(chunks[-1]) + 1) > task.memory_limit
-            # SciPy's Nelder-Mead goes class by class; the others would only be computed along.
-            if chunks[-1] and (full or task.config.refinement == "nelder-mead"):
-                chunks.append([])
-                widest_then = count
-            chunks[-1].append(label)
-            widest = widest_then
-        return chunks
+        if not bool(counts.all()):
+            raise CellError(f"class {int((counts == 0).nonzero()[0])} has no training image to decompose it from")
+        first = next(iter(task.train.batches(1, task.device, index=torch.zeros(1, dtype=torch.long))))
+        # Features in 4 bytes, their reconstruction, and one spare of the same size at the checks.
+        per_class = 3 * 4 * box.backbone(first.images)[0].numel() * int(counts.max())
+        # SciPy's Nelder-Mead goes class by class; the others would only be computed along.
+        together = 1 if task.config.refinement == "nelder-mead" else max(1, task.memory_limit // per_class)
+        return [list(range(len(counts)))[start : start + together] for start in range(0, len(counts), together)]
 
     def _features(self, task: Task, box: Any, chunk: list[int]) -> tuple[Tensor, Tensor, list[Tensor], int, int]:
+        """Features ``(B, M, D)`` of a chunk, own rows, the images of each class, cells, and cells in a row.
+
+        M is that of the largest class of all, and no batch holds images of two classes: so nothing of a class depends
+        on which others share its chunk.
+        """
+        widest = int(torch.bincount(task.train.labels).max())
         images = [(task.train.labels == label).nonzero().flatten() for label in chunk]
-        found = [
-            box.backbone(batch.images).float()
-            for batch in task.train.batches(_FEATURE_BATCH, task.device, index=torch.cat(images))
-        ]
-        stacked = torch.cat(found)
-        cells, width = stacked.shape[2] * stacked.shape[3], stacked.shape[3]
-        flat = stacked.flatten(2).mT.reshape(-1, stacked.shape[1])
-        rows = torch.tensor([len(index) * cells for index in images])
-        F = flat.new_zeros(len(chunk), int(rows.max()), flat.shape[1])
-        for position, own in enumerate(flat.split(rows.tolist())):
-            if not bool(torch.isfinite(own).all()):
+        F = torch.empty(0)
+        for position, index in enumerate(images):
+            done = 0
+            for batch in task.train.batches(_FEATURE_BATCH, task.device, index=index):
+                x = box.backbone(batch.images).float()
+                if not len(F):
+                    height, width = x.shape[2:]
+                    F = x.new_zeros(len(chunk), widest, height * width, x.shape[1])
+                F[position, done : done + len(x)] = x.flatten(2).mT
+                done += len(x)
+            if not bool(torch.isfinite(F[position]).all()):
                 raise CellError(f"class {chunk[position]}: features are not finite")
             # Negative features are set to zero for the factorisation (paper, 4.3).
-            F[position, : len(own)] = own.clamp(min=0)
-            if not bool(F[position].any()):
+            if not bool(F[position].clamp_(min=0).any()):
                 raise CellError(f"class {chunk[position]}: all features are zero, there is nothing to factorise")
-        return F, rows.to(F.device), images, cells, width
+        cells = height * width
+        rows = torch.tensor([len(index) * cells for index in images], device=F.device)
+        return F.flatten(1, 2), rows, images, cells, width
 
     def _remember_sources(
         self, table: Any, label: int, F: Tensor, vectors: Tensor, images: Tensor, grid: tuple[int, int]

@@ -10,17 +10,20 @@ from torch import Tensor
 
 from bench.posthoc.lbfgs import minimise
 
-Norm = Literal["l2", "minmax"]
+Norm = Literal["l2", "minmax", "zscore"]
 Over = Literal["class", "image"]
 Start = Literal["equal", "naive", "prototype"]
-Solver = Literal["naive", "nelder-mead", "lbfgs"]
+Solver = Literal["none", "naive", "nelder-mead", "lbfgs"]
+Space = Literal["full", "span"]
+Objective = Callable[[Tensor], Tensor]
 
 
 class Alignment:
     """The objective of equation 6 for B classes.
 
     ``sum_i |Norm(F p_i) - Norm(F r_i)|^2``, where the paper leaves Norm open (spec/baselines.md, 15.2): ``l2``
-    divides by the Euclidean norm, ``minmax`` maps to [0, 1]; over all n HW cells of a class or image by image.
+    divides by the Euclidean norm, ``minmax`` maps to [0, 1], ``zscore`` subtracts the mean and divides by the standard
+    deviation; over all n HW cells of a class or image by image.
 
     Args:
         F: features ``(B, M, D)``, M = images x cells; rows beyond a class's own are zero.
@@ -33,12 +36,59 @@ class Alignment:
 
     def __init__(self, F: Tensor, rows: Tensor, P: Tensor, cells: int, norm: Norm = "l2", over: Over = "class"):
         self.F, self.cells, self.norm, self.over = F, cells, norm, over
-        self.own = (torch.arange(F.shape[1], device=F.device) < rows[:, None])[:, :, None]
+        self.rows = rows.to(F.device)
+        self.own = (torch.arange(F.shape[1], device=F.device) < self.rows[:, None])[:, :, None]
         self.target = self._normalised(F @ P.mT)
 
     def __call__(self, r: Tensor) -> Tensor:
         """Residual parts ``(B, k, D)`` -> objective ``(B,)``."""
         return (self.target - self._normalised(self.F @ r.mT)).square().sum((1, 2))
+
+    def within(self, basis: Tensor | None = None) -> Objective:
+        """The same objective as a function of coefficients ``c (B, k, m)``, where ``r = c basis``.
+
+        Where Norm is an inner-product norm over a whole class (``l2``, ``zscore``), it needs the Gram matrix of the
+        basis' maps and never F again.
+
+        Args:
+            basis: ``(B, m, D)``; ``None``: the D unit vectors, ``c`` is ``r`` itself.
+        """
+        gram = self.norm != "minmax" and self.over == "class"
+        if basis is None:
+            # G is D x D and read once for value and gradient, F is M x D and read for each.
+            if not gram or self.F.shape[2] > 2 * self.F.shape[1]:
+                return self
+            maps = self.F
+        else:
+            maps = self.maps(basis)
+            if not gram:
+                return lambda c: (self.target - self._normalised(maps @ c.mT)).square().sum((1, 2))
+        G = maps.mT @ maps
+        squared = 1.0
+        if self.norm == "zscore":
+            total, n = maps.sum(1), self.rows.to(maps)[:, None]
+            G = G - total[:, :, None] * (total / n)[:, None]
+            squared = n  # |Norm(x)|^2 = n: the population's standard deviation
+        # Norm(F p_i) has mean zero under z-score, so that the maps need no centring here.
+        target = self.target.to(maps.dtype)
+        cross, height = target.mT @ maps, target.square().sum(1)
+
+        def objective(c: Tensor) -> Tensor:
+            # |t|^2 + |u|^2 - 2 t u with u = Norm(F r). Value and gradient of c G c^T come from one product: the
+            # gradient is 2 c G, which the second line has and autograd would compute a second time.
+            half = (c.detach() @ G).detach()
+            square = (half * (2 * c - c.detach())).sum(2)
+            alive = square > 0
+            length = torch.where(alive, square, 1.0).sqrt()
+            u = torch.where(alive, squared, 0.0)
+            dot = (cross * c).sum(2) * (u.sqrt() / length)
+            return (height + u - 2 * dot).sum(1)
+
+        return objective
+
+    def maps(self, basis: Tensor) -> Tensor:
+        """``F basis^T (B, M, m)`` in the features' precision, given in the basis'."""
+        return (self.F @ basis.to(self.F.dtype).mT).to(basis.dtype)
 
     def _normalised(self, maps: Tensor) -> Tensor:
         own, shape = self.own, maps.shape
@@ -47,32 +97,45 @@ class Alignment:
             dim = 2
         else:
             dim = 1
-        if self.norm == "l2":
-            # The masked square root keeps the gradient of an all-zero map at zero instead of NaN.
-            square = maps.square().sum(dim, keepdim=True)
-            maps = maps / torch.where(square > 0, square, 1.0).sqrt()
-        else:
+        if self.norm == "minmax":
             low = maps.masked_fill(~own, torch.inf).amin(dim, keepdim=True)
             high = maps.masked_fill(~own, -torch.inf).amax(dim, keepdim=True)
             span = high - low
             maps = torch.where(own & (span > 0), (maps - low) / torch.where(span > 0, span, 1.0), 0.0)
-        return maps.reshape(shape)
+            return maps.reshape(shape)
+        count = 1
+        if self.norm == "zscore":
+            count = own.sum(dim, keepdim=True).clamp(min=1)
+            maps = torch.where(own, maps - maps.sum(dim, keepdim=True) / count, 0.0)
+        # The masked square root keeps the gradient of an all-zero map at zero instead of NaN.
+        square = maps.square().sum(dim, keepdim=True) / count
+        return (maps / torch.where(square > 0, square, 1.0).sqrt()).reshape(shape)
 
 
 def naive(R: Tensor, alpha: Tensor) -> Tensor:
-    """``r_i = alpha_i R / sum(alpha)``: ``(B, D), (B, k) -> (B, k, D)``.
+    """``r_i = alpha_i R / sum(alpha)``: ``(B, D), (B, k) -> (B, k, D)``; see :func:`shares`."""
+    return shares(alpha)[:, :, None] * R[:, None]
+
+
+def shares(alpha: Tensor) -> Tensor:
+    """``alpha_i / sum(alpha)``, ``(B, k)``.
 
     Where the coefficients cancel (|sum| under a thousandth of their absolute sum) the shares would explode; there
     the residual is split evenly.
     """
     total = alpha.sum(1, keepdim=True)
     cancels = total.abs() <= 1e-3 * alpha.abs().sum(1, keepdim=True)
-    share = torch.where(cancels, 1.0 / alpha.shape[1], alpha / torch.where(cancels, 1.0, total))
-    return share[:, :, None] * R[:, None]
+    return torch.where(cancels, 1.0 / alpha.shape[1], alpha / torch.where(cancels, 1.0, total))
 
 
 def distribute(
-    R: Tensor, alpha: Tensor, P: Tensor, objective: Callable[[Tensor], Tensor], solver: Solver, start: Start
+    R: Tensor,
+    alpha: Tensor,
+    P: Tensor,
+    objective: Alignment | Objective,
+    solver: Solver,
+    start: Start,
+    space: Space = "full",
 ) -> Tensor:
     """Parts ``r (B, k, D)`` of the residual ``R (B, D)``, float64, summing to it (the last takes up the rest).
 
@@ -81,34 +144,62 @@ def distribute(
         alpha: coefficients ``(B, k)``, float64.
         P: initial prototypes ``(B, k, D)``.
         objective: equation 6, ``(B, k, D) -> (B,)``.
-        solver: ``naive`` (the split by alpha), ``nelder-mead`` (as in the paper: tolerance 1e-6, 100 iterations) or
-            ``lbfgs`` (gradients, the sum built in).
+        solver: ``none`` (no part: zeros, which do not sum to R), ``naive`` (the split by alpha), ``nelder-mead`` (as in
+            the paper: tolerance 1e-6, 100 iterations) or ``lbfgs`` (gradients, the sum built in).
         start: where the search begins: R/k, the naive split, or the prototypes themselves.
+        space: where it looks: ``full`` (all (k-1) D numbers, as the paper writes it), or ``span`` (every part a
+            combination of the prototypes and R: (k-1)(k+1) numbers). All three starts lie in that span, and where
+            every map correlates with its target, leaving it can only raise the objective (l2, z-score): what lies
+            outside adds to the length of F r_i and nothing to its product with F p_i.
     """
-    k, D = P.shape[1:]
+    k = P.shape[1]
+    if solver == "none":
+        return torch.zeros_like(P, dtype=R.dtype)
     if solver == "naive" or k == 1:
         return naive(R, alpha)
+    # Parts are coefficients on a basis; in the full space the basis is that of the D channels.
+    dtype = R.dtype if space == "span" else P.dtype
+    if space == "span":
+        basis, length = _unit(torch.cat([P.to(R.dtype), R[:, None]], dim=1), objective)
+        whole_R = torch.nn.functional.pad(length[:, -1:], (k, 0))
+        prototypes = torch.diag_embed(length)[:, :k]
+    else:
+        basis, whole_R, prototypes = None, R, P.to(R.dtype)
     begin = {
-        "equal": lambda: (R / k)[:, None].expand(-1, k, -1),
-        "naive": lambda: naive(R, alpha),
-        "prototype": lambda: P.double(),
+        "equal": lambda: (whole_R / k)[:, None].expand(-1, k, -1),
+        "naive": lambda: naive(whole_R, alpha),
+        "prototype": lambda: prototypes,
     }[start]()
-    free = begin[:, :-1].to(P.dtype).flatten(1)
+    free = begin[:, :-1].to(dtype).flatten(1)
+    total = whole_R.to(dtype)
 
     def whole(x: Tensor) -> Tensor:
-        parts = x.unflatten(1, (k - 1, D))
+        parts = x.unflatten(1, (k - 1, -1))
         # Only k - 1 parts are free; the last is what is left of R (paper, appendix C).
-        return torch.cat([parts, (R.to(x.dtype) - parts.sum(1))[:, None]], dim=1)
+        return torch.cat([parts, (total - parts.sum(1))[:, None]], dim=1)
 
-    if solver == "lbfgs":
-        found = minimise(lambda x: objective(whole(x)), free)
+    if isinstance(objective, Alignment):
+        equation_6 = objective.within(basis)
+    elif basis is None:
+        equation_6 = objective
     else:
-        found = _nelder_mead(lambda x: objective(whole(x)), free)
-    parts = found.double().unflatten(1, (k - 1, D))
+        equation_6 = lambda c: objective((c @ basis).to(P.dtype))  # noqa: E731
+    search = minimise if solver == "lbfgs" else _nelder_mead
+    parts = search(lambda x: equation_6(whole(x)), free).to(R.dtype).unflatten(1, (k - 1, -1))
+    if basis is not None:
+        parts = parts @ basis
     return torch.cat([parts, (R - parts.sum(1))[:, None]], dim=1)
 
 
-def _nelder_mead(objective: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
+def _unit(basis: Tensor, objective: Alignment | Objective) -> tuple[Tensor, Tensor]:
+    """The basis ``(B, m, D)`` with maps of length one, and the lengths before ``(B, m)``: evenly scaled unknowns."""
+    maps = objective.maps(basis) if isinstance(objective, Alignment) else basis.mT
+    length = maps.norm(dim=1)
+    length = torch.where(length > 0, length, 1.0)
+    return basis / length[:, :, None], length
+
+
+def _nelder_mead(objective: Objective, start: Tensor) -> Tensor:
     from scipy.optimize import minimize
 
     found = start.clone()

@@ -49,6 +49,13 @@ def test_distance_to_itself_is_not_negative():
     assert d[0, 0, 1, 0] == pytest.approx(0, abs=1e-5)
 
 
+def test_distances_stay_exact_under_bfloat16():
+    g = torch.Generator().manual_seed(0)
+    z, p = torch.rand(2, 128, 3, 3, generator=g), torch.rand(4, 128, 1, 1, generator=g)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(layers.squared_distances(z, p), slow_distances(z, p), rtol=1e-4, atol=1e-4)
+
+
 def test_similarity_by_hand():
     d = torch.tensor([0.0, 1.0, 9.0])
     expected = torch.tensor([math.log(1e4), math.log(2 / 1.0001), math.log(10 / 9.0001)])

@@ -28,6 +28,29 @@ WRONG = {
     "unknown setting": (["--methods", "ours", "--set", "ours.kk=3"], "ours.kk: unknown setting; did you mean 'k'?"),
     "unknown section": (["--methods", "ours", "--set", "hours.k=3"], "unknown section; did you mean 'ours'?"),
     "grid of a data set": (["--methods", "ours", "--set", "cub.protocol.size=64,128"], "only a method's settings"),
+    "no section": (["--methods", "ours", "--set", "ours=5"], "write SECTION.NAME=VALUE"),
+    "unused weights": (
+        ["--methods", "ours", "--weights", "resnet18=x.pth"],
+        "this run uses tiny; add --backbones resnet18",
+    ),
+    "unknown group": (
+        ["--methods", "protopnet", "--set", "protopnet.schedule.phases.0.lr.prototype=1"],
+        "has a rate for 'prototype'; groups: backbone, add_on, prototypes, last_layer",
+    ),
+    "unknown action": (
+        ["--methods", "protopnet", "--set", "protopnet.schedule.phases.0.action=push"],
+        "no action 'push'; actions: project",
+    ),
+    "idle weight decay": (
+        ["--methods", "ours", "--set", "classifier.schedule.phases.0.weight_decay.heads=1"],
+        "weight_decay names heads, which has no learning rate",
+    ),
+    "wrong threshold": (["--methods", "ours", "--set", "consistency.threshold=2"], "consistency: Value error"),
+    "too small": (
+        ["--methods", "ours", "--set", "cub.protocol.size=1", "--backbones", "vgg19", "--set", "pretrained=false"],
+        "vgg19 cannot take images of 1 pixels",
+    ),
+    "other device": (["--methods", "ours", "--device", "mps"], "only cpu and cuda are supported"),
     "no pair": (["--methods", "ours", "--set", "ours.k"], "write NAME=VALUE"),
     "missing data": (["--methods", "ours", "--data-root", "nowhere"], "--data-root"),
     "missing weights": (
@@ -71,6 +94,14 @@ def test_unknown_commands_suggest_the_nearest():
     result = CliRunner().invoke(main, ["rnu"])
     assert result.exit_code == 2
     assert "did you mean 'run'" in result.stderr
+
+
+def test_a_plugin_that_does_not_load_says_why(tmp_path):
+    file = tmp_path / "plugin.py"
+    file.write_text("def broken(:\n")
+    result = CliRunner().invoke(main, ["ls", "--plugin", str(file)])
+    assert result.exit_code == 2
+    assert "plugin.py: SyntaxError" in result.stderr
 
 
 def test_a_broken_annotation_names_file_and_line(data, tmp_path, monkeypatch):

@@ -149,6 +149,18 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(call):
     assert "became nan" in call("show", failed[0]["cell"]).output
 
 
+def test_a_result_is_never_stored_under_an_id_that_means_something_else(call, whole, place, monkeypatch):
+    before = rows(call)
+    folder = place[1] / "cells" / before["protopnet", "accuracy"]["cell"]
+    (folder / "result").rename(folder / "kept")
+    monkeypatch.setattr(registry.load("metrics", "accuracy"), "version", "2")
+    result = call("cell", str(folder))
+    assert result.exit_code == 1
+    assert "planned for something else (accuracy is version 2 now): call `run` again" in result.output
+    (folder / "kept").rename(folder / "result")
+    assert rows(call) == before
+
+
 PLUGIN = """
 import torch
 from bench import registry

@@ -48,7 +48,9 @@ def test_decomposition_and_consistency(tmp_path):
         metric = Consistency(Consistency.Config(), samples, model.prototypes)
         points, visible, boxes = (t.to(device) for t in (samples.keypoints, samples.visible, samples.boxes))
         with torch.no_grad():
-            metric.update(Observation(model, images, labels, torch.arange(len(labels)), points, visible, boxes))
+            metric.update(
+                Observation(model, images, labels, torch.arange(len(labels), device=device), points, visible, boxes)
+            )
         found[device.type] = (model.vectors.cpu(), metric.compute().value)
     torch.testing.assert_close(found["cpu"][0], found["cuda"][0], rtol=1e-2, atol=1e-3)
     assert found["cpu"][1] == pytest.approx(found["cuda"][1])

@@ -32,13 +32,15 @@ def literal(F, p, r, norm, cells):
             a, b = F[rows] @ p[i], F[rows] @ r[i]
             if norm == "l2":
                 a, b = a / np.linalg.norm(a), b / np.linalg.norm(b)
+            elif norm == "zscore":
+                a, b = ((x - x.mean()) / x.std() for x in (a, b))
             else:
                 a, b = ((x - x.min()) / (x.max() - x.min()) for x in (a, b))
             total += ((a - b) ** 2).sum()
     return total
 
 
-@pytest.mark.parametrize("norm", ["l2", "minmax"])
+@pytest.mark.parametrize("norm", ["l2", "minmax", "zscore"])
 @pytest.mark.parametrize("over", ["class", "image"])
 def test_objective_is_equation_6(case, norm, over):
     F, rows, P, _ = case
@@ -86,6 +88,89 @@ def test_parts_sum_to_the_residual(case, solver, start):
     R = v - (alpha[:, :, None] * P).sum(1)
     r = distribute(R, alpha, P, Alignment(F, rows, P, 6), solver, start)
     torch.testing.assert_close(r.sum(1), R, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", ["l2", "minmax", "zscore"])
+@pytest.mark.parametrize("over", ["class", "image"])
+@pytest.mark.parametrize("space", ["full", "span"])
+def test_objective_of_coefficients_has_the_same_value_and_gradient(case, norm, over, space):
+    """Through the Gram matrix or not, c -> objective(c basis), differentiated by autograd through the features."""
+    F, rows, P, _ = case
+    g = torch.Generator().manual_seed(8)
+    objective = Alignment(F, rows, P, 6, norm, over)
+    basis = torch.randn(2, 4, 10, generator=g, dtype=DOUBLE) if space == "span" else None
+    c = torch.randn(2, 3, 4 if space == "span" else 10, generator=g, dtype=DOUBLE)
+    values, gradients = [], []
+    for function in (objective.within(basis), lambda c: objective(c if basis is None else c @ basis)):
+        x = c.clone().requires_grad_(True)
+        value = function(x)
+        values.append(value.detach())
+        gradients.append(torch.autograd.grad(value.sum(), x)[0])
+    torch.testing.assert_close(*values, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(*gradients, rtol=1e-7, atol=1e-8)
+
+
+def test_zero_maps_count_the_same_through_the_gram_matrix(case):
+    F, rows, P, _ = case
+    F = F.clone()
+    F[:, :, 4] = 0
+    P = P.clone()
+    P[0, 1] = 0
+    r = torch.randn(2, 3, 10, generator=torch.Generator().manual_seed(1), dtype=DOUBLE)
+    r[1, 0] = 0
+    r[0, 0] = torch.eye(10, dtype=DOUBLE)[4]  # only the dead channel: a zero map
+    for norm in ("l2", "zscore"):
+        objective = Alignment(F, rows, P, 6, norm)
+        found = objective.within()(r.requires_grad_(True))
+        torch.testing.assert_close(found, objective(r))
+        assert torch.isfinite(torch.autograd.grad(found.sum(), r)[0]).all()
+
+
+@pytest.mark.parametrize("norm", ["l2", "minmax", "zscore"])
+@pytest.mark.parametrize("start", ["equal", "naive", "prototype"])
+@pytest.mark.parametrize("solver", ["lbfgs", "nelder-mead"])
+def test_search_in_the_span_stays_there(case, norm, start, solver):
+    F, rows, P, v = case
+    alpha = scale(v, P)
+    R = v - (alpha[:, :, None] * P).sum(1)
+    objective = Alignment(F, rows, P, 6, norm)
+    begin = {
+        "equal": (R / 3)[:, None].expand(-1, 3, -1),
+        "naive": naive(R, alpha),
+        "prototype": torch.cat([P[:, :2], (R - P[:, :2].sum(1))[:, None]], 1),
+    }[start]
+    r = distribute(R, alpha, P, objective, solver, start, "span")
+    torch.testing.assert_close(r.sum(1), R, rtol=0, atol=1e-10)
+    assert (objective(r) < objective(begin)).all()
+    span = torch.cat([P, R[:, None]], 1)
+    outside = r - r @ torch.linalg.pinv(span) @ span
+    assert outside.abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("norm", ["l2", "zscore"])
+def test_leaving_the_span_cannot_help_where_maps_correlate(case, norm):
+    """The claim in ``distribute``: of any parts, the projection onto the span in the metric of F is as good."""
+    F, rows, P, _ = case
+    objective = Alignment(F, rows, P, 6, norm)
+    r = P + 0.2 * torch.randn(2, 3, 10, generator=torch.Generator().manual_seed(5), dtype=DOUBLE)
+    R = r.sum(1)
+    for b in range(2):
+        X = F[b, : rows[b]]
+        X = X - X.mean(0) if norm == "zscore" else X
+        G = X.T @ X
+        S = torch.cat([P[b], R[b : b + 1]])
+        projected = r[b] @ G @ S.T @ torch.linalg.inv(S @ G @ S.T) @ S
+        assert (((X @ P[b].T) * (X @ r[b].T)).sum(0) > 0).all()
+        torch.testing.assert_close(projected.sum(0), R[b])
+        both = torch.stack([r[b], projected])[:, None].expand(-1, 2, -1, -1)
+        before, after = (objective(x)[b] for x in both)
+        assert after < before
+
+
+def test_no_refinement_leaves_the_residual_out(case):
+    F, rows, P, v = case
+    alpha = scale(v, P)
+    assert not distribute(v, alpha, P, Alignment(F, rows, P, 6), "none", "equal").any()
 
 
 @pytest.mark.parametrize("norm", ["l2", "minmax"])

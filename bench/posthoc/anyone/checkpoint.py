@@ -1,0 +1,83 @@
+"""Classes that are decomposed already, kept in a folder so that an interrupted decomposition goes on after them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from bench.contract import RequestError
+from bench.posthoc.anyone.storage import write
+
+
+class Checkpoint:
+    """One file per finished class.
+
+    Args:
+        folder: ``None``: nothing is kept.
+        key: everything that changes the result, apart from the images.
+
+    Raises:
+        RequestError: where the folder holds another decomposition.
+    """
+
+    def __init__(self, folder: Path | None, key: str) -> None:
+        self._folder = folder
+        self._numbers: dict[int, dict[str, float]] = {}
+        if folder is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        marker, digest = folder / "decomposition.json", hashlib.sha256(key.encode()).hexdigest()[:16]
+        if not marker.is_file():
+            write(marker, json.dumps({"key": digest}))
+        elif json.loads(marker.read_text()).get("key") != digest:
+            raise RequestError(
+                f"{folder} holds the decomposition of another classifier, or with other settings; give another "
+                "folder or delete it"
+            )
+
+    def covers(self, classes: int) -> bool:
+        """Whether every class is finished."""
+        return self._folder is not None and all(self._file(label).is_file() for label in range(classes))
+
+    def read(self, label: int) -> dict[str, Tensor] | None:
+        """What :meth:`write` was given for a class; None where it is not finished."""
+        if self._folder is None or not self._file(label).is_file():
+            return None
+        try:
+            found = load_file(self._file(label))
+            self._numbers[label] = json.loads(self._file(label).with_suffix(".json").read_text())
+        except (SafetensorError, OSError, ValueError):
+            return None
+        return found
+
+    def write(self, label: int, tensors: dict[str, Tensor], numbers: dict[str, float]) -> None:
+        """A class is finished."""
+        self._numbers[label] = numbers
+        if self._folder is None:
+            return
+        file = self._file(label)
+        write(file.with_suffix(".json"), json.dumps(numbers))
+        draft = file.with_suffix(".new")
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft)
+        # The file gets its name when it is whole: a class is finished or it is not.
+        draft.replace(file)
+
+    def means(self) -> dict[str, float]:
+        """Means of the numbers over the classes."""
+        found = {}
+        for name in next(iter(self._numbers.values()), {}):
+            # A row of zeros has no share of anything.
+            values = [n[name] for n in self._numbers.values() if math.isfinite(n.get(name, math.nan))]
+            if values:
+                found[name] = sum(values) / len(values)
+        return found
+
+    def _file(self, label: int) -> Path:
+        assert self._folder is not None
+        return self._folder / f"class-{label:05d}.safetensors"

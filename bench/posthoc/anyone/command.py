@@ -1,0 +1,274 @@
+"""What ``python -m bench decompose`` does: a model by name, an image folder, prototypes and drawings out."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+from torch.utils.data import DataLoader
+
+import bench.backbones  # noqa: F401 - lets torchvision be imported beside a CPU build of torch
+from bench.backbones.weights import read
+from bench.contract import Progress, RequestError
+from bench.posthoc.anyone.decompose import decompose
+from bench.posthoc.anyone.gallery import IMAGENET_MEAN, IMAGENET_STD, draw
+from bench.posthoc.anyone.pictures import Pictures
+from bench.posthoc.anyone.saved import load, save
+from bench.posthoc.anyone.storage import Precision
+from bench.posthoc.decomposition import DecompositionConfig
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How a model wants its images: ``transform`` from PIL to ``(3, H, W)``, normalised with ``mean`` and ``std``."""
+
+    transform: Callable[[Any], Any]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out: the folder, the drawings in it, and the numbers (see ``decompose``)."""
+
+    folder: Path
+    drawings: list[Path]
+    facts: dict[str, float]
+
+
+def run(
+    model: str,
+    weights: Path | None,
+    data: Path,
+    k: int,
+    out: Path,
+    device: str | torch.device = "cpu",
+    *,
+    classes: Path | None = None,
+    global_pool: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    batch_size: int = 32,
+    workers: int = 0,
+    memory_limit: int = 4 * 2**30,
+    storage: Precision = "single",
+    images_per_class: int | None = None,
+    missing: Literal["refuse", "keep"] = "refuse",
+    drawn: int = 12,
+    top: int = 5,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Decompose a classifier by name on an image folder; save it and draw its prototypes.
+
+    Args:
+        model: ``timm:NAME`` or ``torchvision:NAME``.
+        weights: safetensors file or state dict; nothing in it is executed. ``None``: the library's own pretrained
+            weights, downloaded.
+        data: ``FOLDER/{train/,}CLASS/*.jpg``.
+        k: prototypes per class.
+        out: gets ``prototypes.safetensors``, ``prototypes.json``, ``gallery/*.png``; and ``work/`` until it is done, so
+            that the same command goes on where it was interrupted.
+        device: where to compute.
+        classes: a text file, one class folder's name per line, in the order of the classifier's rows; default: the
+            folders in alphabetical order.
+        global_pool: passed to timm, e.g. ``avg`` for a vision transformer trained with averaged tokens.
+        settings: of :class:`DecompositionConfig`, other than k.
+        seed: of the starting points.
+        precision: of the classifier.
+        batch_size: images at a time.
+        workers: processes that read images.
+        memory_limit: bytes that features may take at a time.
+        storage: precision of features in a file.
+        images_per_class: most images used of each class.
+        missing: what happens to classes without images.
+        drawn: how many classes are drawn; 0: none.
+        top: images per prototype in a drawing.
+        progress: told how far it is.
+
+    Raises:
+        RequestError: for whatever can be mended by another command.
+        CellError: naming a class that cannot be decomposed.
+    """
+    try:
+        config = DecompositionConfig(**{**(settings or {}), "k": k})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise RequestError(f"{'.'.join(str(x) for x in first['loc'])}: {first['msg']}") from None
+    names = None if classes is None else _lines(classes)
+    # The classes are counted before the model is built, and images are prepared as the model says.
+    pictures = Pictures(data, lambda image: image, names)
+    classifier, preparation = build(model, weights, len(pictures.classes), global_pool)
+    pictures = Pictures(data, preparation.transform, names)
+    classifier.to(device, torch.bfloat16 if precision == "bf16" else torch.float32)
+
+    def loader(dataset: Any) -> DataLoader[Any]:
+        return DataLoader(dataset, batch_size, num_workers=workers, pin_memory=torch.device(device).type == "cuda")
+
+    work = out / "work"
+    decomposed = decompose(
+        classifier,
+        loader(pictures),
+        k,
+        config=config,
+        seed=seed,
+        class_names=pictures.classes,
+        folder=work,
+        memory_limit=memory_limit,
+        precision=storage,
+        images_per_class=images_per_class,
+        missing=missing,
+        progress=progress,
+    )
+    save(decomposed, out)
+    load(out, classifier)  # What was written can be read.
+    shutil.rmtree(work)
+    drawings = []
+    present = sorted({label for _, label in pictures.files})[:drawn]
+    if present:
+        drawings = draw(
+            decomposed,
+            loader(pictures.of(present)),
+            out / "gallery",
+            present,
+            top,
+            preparation.mean,
+            preparation.std,
+            progress,
+        )
+    return Outcome(out, drawings, decomposed.facts)
+
+
+def build(
+    model: str, weights: Path | None, classes: int, global_pool: str | None = None
+) -> tuple[nn.Module, Preparation]:
+    """A classifier by name with its weights, and how it wants its images.
+
+    Raises:
+        RequestError: for an unknown name, or weights that do not fit or cannot be downloaded.
+    """
+    library, _, name = model.partition(":")
+    if library == "timm" and name:
+        classifier, preparation = _timm(name, classes, weights is None, global_pool)
+    elif library == "torchvision" and name:
+        if global_pool is not None:
+            raise RequestError("global_pool is an option of timm's models")
+        classifier, preparation = _torchvision(name, classes, weights is None)
+    else:
+        raise RequestError(f"unknown model {model!r}: write timm:NAME or torchvision:NAME, for example timm:resnet50")
+    if weights is not None:
+        _load(classifier, weights, model)
+    return classifier.eval(), preparation
+
+
+def _timm(name: str, classes: int, pretrained: bool, global_pool: str | None) -> tuple[nn.Module, Preparation]:
+    import timm
+    from timm.data import create_transform, resolve_data_config
+
+    if not timm.is_model(name):
+        near = ", ".join(difflib.get_close_matches(name, timm.list_models(), 4))
+        raise RequestError(f"timm has no model {name!r}" + (f"; did you mean one of {near}?" if near else ""))
+    options: dict[str, Any] = {} if global_pool is None else {"global_pool": global_pool}
+    if not pretrained:
+        options["num_classes"] = classes
+    try:
+        # Looked up before anything is downloaded; timm itself goes on with random weights where there are none.
+        described = timm.get_pretrained_cfg(name) if pretrained else None
+        if pretrained and (described is None or not described.has_weights):
+            raise RequestError(f"timm has no pretrained weights for {name}: pass --weights PATH")
+        if described is not None and described.num_classes != classes:
+            raise _other_classes(described.num_classes, classes)
+        classifier = timm.create_model(name, pretrained=pretrained, **options)
+    except (TypeError, AssertionError) as error:
+        raise RequestError(f"timm cannot build {name} with {options} ({error})") from error
+    except (OSError, RuntimeError) as error:
+        raise _no_download(name, error) from error
+    found = resolve_data_config({}, model=classifier)
+    return classifier, Preparation(
+        create_transform(**found, is_training=False), tuple(found["mean"]), tuple(found["std"])
+    )
+
+
+def _torchvision(name: str, classes: int, pretrained: bool) -> tuple[nn.Module, Preparation]:
+    from torchvision import models
+
+    try:
+        builder, known = models.get_model_builder(name), models.get_model_weights(name)
+    except ValueError as error:
+        raise RequestError(f"torchvision has no model {name!r}") from error
+    if builder.__module__.rpartition(".")[0] != models.__name__:
+        raise RequestError(f"torchvision's {name} is no image classifier")
+    best = known.DEFAULT
+    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    if pretrained and len(best.meta["categories"]) != classes:
+        raise _other_classes(len(best.meta["categories"]), classes)
+    classifier = builder(weights=None, num_classes=classes, **options)
+    if pretrained:
+        # Downloaded as a file and read by us: torchvision's own loading would run whatever is pickled in it.
+        file = Path(torch.hub.get_dir()) / "checkpoints" / best.url.rsplit("/", 1)[1]
+        try:
+            if not file.is_file():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                torch.hub.download_url_to_file(best.url, str(file), file.stem.rsplit("-", 1)[1], progress=False)
+        except (OSError, RuntimeError) as error:
+            raise _no_download(name, error) from error
+        _load(classifier, file, name)
+    transform = best.transforms()
+    mean, std = getattr(transform, "mean", IMAGENET_MEAN), getattr(transform, "std", IMAGENET_STD)
+    return classifier, Preparation(transform, tuple(mean), tuple(std))
+
+
+def _load(classifier: nn.Module, file: Path, name: str) -> None:
+    given = read(file)
+    if all(key.startswith("module.") for key in given):
+        given = {key.removeprefix("module."): value for key, value in given.items()}
+    # torchvision's DenseNet files still carry names like norm.1 from before dots were reserved.
+    given = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", key): value for key, value in given.items()}
+    wanted = classifier.state_dict()
+    missing = [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in given if key not in wanted]
+    wrong = [
+        f"{key} {tuple(given[key].shape)} instead of {tuple(wanted[key].shape)}"
+        for key in wanted
+        if key in given and given[key].shape != wanted[key].shape
+    ]
+    problems = [
+        f"{title}: {', '.join(keys[:3])}" + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+        for title, keys in (("missing", missing), ("unknown", unknown), ("wrong shape", wrong))
+        if keys
+    ]
+    if problems:
+        raise RequestError(
+            f"{file} does not fit {name}: {'; '.join(problems)}; the number of class folders must be the classifier's"
+        )
+    classifier.load_state_dict(given, strict=False)
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        found = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"{file} is no list of classes, one name per line ({error})") from error
+    if not found:
+        raise RequestError(f"{file} names no classes")
+    return found
+
+
+def _no_download(name: str, error: Exception) -> RequestError:
+    reason = str(error).split("\n")[0]
+    return RequestError(f"no pretrained weights for {name}: download failed ({reason}); pass --weights PATH")
+
+
+def _other_classes(own: int, folders: int) -> RequestError:
+    return RequestError(
+        f"the pretrained weights have {own} classes and the data {folders}: pass --weights of a model trained on these "
+        f"classes, or --classes FILE with the {own} names in the classifier's order"
+    )

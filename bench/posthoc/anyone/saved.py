@@ -1,0 +1,129 @@
+"""A decomposition as files: ``prototypes.safetensors`` with the numbers and ``prototypes.json`` with everything else.
+
+The classifier itself is not in them: it is given again when they are loaded, and checked to be the same.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import ValidationError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from bench.backbones.weights import read
+from bench.contract import RequestError, Settings
+from bench.posthoc.anyone.split import Split
+from bench.posthoc.anyone.storage import write
+from bench.posthoc.anyone.verify import fingerprint, verify
+from bench.posthoc.anyone.wrapped import Features, PartPrototypeClassifier
+
+_TENSORS = "prototypes.safetensors"
+_FACTS = "prototypes.json"
+
+
+class _Description(Settings):
+    format: Literal["partbench-prototypes"] = "partbench-prototypes"
+    version: Literal[1] = 1
+    classifier: str
+    fingerprint: str
+    k: int
+    class_names: tuple[str, ...]
+    split: Split
+    facts: dict[str, float | None]
+
+
+def save(model: PartPrototypeClassifier, folder: Path | str) -> Path:
+    """Write a decomposition into a folder, which is made; returns the folder.
+
+    Args:
+        model: as :func:`bench.posthoc.decompose` made it.
+        folder: files of an earlier one in it are replaced.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    table = model.prototypes
+    tensors = {
+        "vectors": model.vectors,
+        "bias": model.bias,
+        "source_image": table.source_image,
+        "source_patch": table.source_patch,
+    }
+    draft = folder / (_TENSORS + ".new")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, draft)
+    draft.replace(folder / _TENSORS)
+    description = _Description(
+        classifier=type(model.classifier).__name__,
+        fingerprint=fingerprint(model.classifier),
+        k=model.k,
+        class_names=model.class_names,
+        split=model.features.split,
+        facts={name: value if value == value else None for name, value in model.facts.items()},
+    )
+    write(folder / _FACTS, json.dumps(description.model_dump(mode="json"), indent=1) + "\n")
+    return folder
+
+
+def load(folder: Path | str, classifier: nn.Module, images: Tensor | None = None) -> PartPrototypeClassifier:
+    """Read a decomposition back. Nothing in the files is executed.
+
+    Args:
+        folder: where :func:`save` wrote it.
+        classifier: the one that was decomposed, with the same weights in the same precision.
+        images: a few, to verify the logits once more.
+
+    Raises:
+        RequestError: where files are missing, are something else, are damaged, or belong to another classifier.
+    """
+    folder = Path(folder)
+    description = _describe(folder / _FACTS)
+    split = description.split
+    tensors = read(folder / _TENSORS)
+    shapes = {
+        "vectors": (split.classes, description.k, split.channels),
+        "bias": (split.classes,),
+        "source_image": (split.classes * description.k,),
+        "source_patch": (split.classes * description.k, 2),
+    }
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if found != shapes or tensors["vectors"].dtype != torch.float64 or len(description.class_names) != split.classes:
+        raise RequestError(f"{folder / _TENSORS} does not fit {_FACTS} beside it: {found} instead of {shapes}")
+    if not all(bool(torch.isfinite(tensors[name]).all()) for name in ("vectors", "bias")):
+        raise RequestError(f"{folder / _TENSORS} holds numbers that are not finite")
+    if fingerprint(classifier) != description.fingerprint:
+        raise RequestError(
+            f"{folder} was made for another {description.classifier}: architecture, weights or precision differ from "
+            "this classifier's; load the weights that were decomposed before you load the prototypes"
+        )
+    classifier.eval()
+    features = Features(classifier, split)
+    try:
+        rows, bias = features.rows()
+        classifier.get_submodule(split.module)
+    except (AttributeError, RuntimeError, TypeError) as error:
+        raise RequestError(f"{folder / _FACTS} names layers that this classifier does not have ({error})") from error
+    vectors = tensors["vectors"].to(rows.device)
+    # The last bits of the sum depend on the order of the additions on another device.
+    if rows.shape != vectors.sum(1).shape or not torch.allclose(vectors.sum(1), rows, rtol=1e-9, atol=1e-12):
+        raise RequestError(f"{folder}: the prototypes do not sum to this classifier's rows")
+    if images is not None:
+        verify(features, images)
+    model = PartPrototypeClassifier(features, vectors, bias, description.class_names).eval()
+    model.prototypes.source_image.copy_(tensors["source_image"])
+    model.prototypes.source_patch.copy_(tensors["source_patch"])
+    model.facts = {name: float("nan") if value is None else value for name, value in description.facts.items()}
+    return model
+
+
+def _describe(file: Path) -> _Description:
+    if not file.is_file():
+        raise RequestError(f"no {file.name} in {file.parent}: expected a folder written by bench.posthoc.save")
+    try:
+        return _Description.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(x) for x in first["loc"]) or "the file"
+        raise RequestError(f"{file} is no description of prototypes ({where}: {first['msg']})") from None

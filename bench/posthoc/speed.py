@@ -1,0 +1,265 @@
+"""How fast the decomposition is beside the published pipeline, on the same drawn features in the same run."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.contract import RequestError
+from bench.posthoc import reference
+from bench.posthoc.decomposition import DecompositionConfig, decompose_classes, factorise_classes
+from bench.posthoc.drawn import draw
+from bench.posthoc.machine import copy_bandwidth, peak_memory, timed
+
+FAST: dict[str, Any] = {"nmf_solver": "hals", "nmf_init": "nndsvd", "refinement": "lbfgs", "space": "span"}
+"""Settings of ``ours`` that are measured as the third pipeline; the defaults are measured on the sample."""
+
+_READS = 2
+"""Times that one update must read F: once for ``F P^T`` and once, with the new E, for ``E^T F``."""
+
+
+def measure(
+    classes: int = 200,
+    images: int = 30,
+    hw: int = 49,
+    features: int = 512,
+    k: int = 3,
+    device: str | torch.device = "cpu",
+    *,
+    sample: int = 5,
+    seed: int = 0,
+    settings: dict[str, Any] | None = None,
+    sklearn: bool = True,
+    memory_limit: int = 2**29,
+    note: Callable[[str], None] = lambda message: None,
+) -> dict[str, Any]:
+    """Run the published pipeline, scikit-learn's NMF in its first step, and ours.
+
+    Args:
+        classes: how many classes are decomposed.
+        images: images per class.
+        hw: cells per image.
+        features: channels.
+        k: prototypes per class.
+        device: of ours; the others run on the CPU.
+        sample: how many classes the slow pipelines decompose; their time is extrapolated to all.
+        seed: of features, classifier and starting points.
+        settings: of ours, default :data:`FAST`.
+        sklearn: whether the second pipeline is run.
+        memory_limit: bytes of features that are decomposed together.
+        note: told what is being done.
+
+    Returns:
+        ``ratio``, ``objective_ratio``, ``nmf_error_ratio``, ``roofline_share``, ``peak_bytes`` and what they are made
+        of, ready for JSON.
+    """
+    device = torch.device(device)
+    sizes = {"classes": classes, "images": images, "hw": hw, "features": features, "k": k}
+    if min(*sizes.values(), sample) < 1:
+        raise RequestError("speed decompose: every size must be at least 1")
+    if k > min(images * hw, features):
+        raise RequestError(f"speed decompose: --k {k} exceeds the rank of the features, {min(images * hw, features)}")
+    config = DecompositionConfig(k=k, **(FAST if settings is None else settings))
+    if (config.norm, config.norm_over, config.factorisation) != ("l2", "class", "nmf") or config.refinement == "none":
+        raise RequestError("speed decompose compares objectives: norm=l2, norm_over=class, and a refinement are needed")
+    factors = _sklearn() if sklearn else None
+    chosen = np.unique(np.linspace(0, classes - 1, min(sample, classes)).round().astype(int)).tolist()
+    drawn = [draw(label, images, hw, features, seed) for label in chosen]
+    load = os.getloadavg()[0]  # before this run adds to it
+    note(f"published pipeline on {len(chosen)} of {classes} classes")
+    slow = {"reference": _slow(drawn, k, seed, None)}
+    if factors is not None:
+        note(f"scikit-learn as its first step on {len(chosen)} of {classes} classes")
+        slow["sklearn"] = _slow(drawn, k, seed, factors)
+    note(f"ours on {device}")
+    ours = _ours(config, sizes, device, seed, memory_limit, chosen)
+    note("ours with default settings")
+    default = _ours(DecompositionConfig(k=k), sizes, device, seed, memory_limit, chosen, only=chosen)
+    for one in slow.values():
+        one["extrapolated"] = len(chosen) < classes
+        one["seconds"] = one["seconds_per_class"] * classes
+    published = slow["reference"]
+    return {
+        "ratio": published["seconds_per_class"] / ours["seconds_per_class"],
+        "objective_ratio": ours["objective"] / published["objective"],
+        "nmf_error_ratio": ours["nmf_error"] / published["nmf_error"],
+        "roofline_share": ours["roofline_share"],
+        "peak_bytes": ours["peak_bytes"],
+        "sizes": sizes,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} ({os.cpu_count()} cores)",
+        "threads": torch.get_num_threads(),
+        "load": load,
+        "settings": config.model_dump(),
+        **slow,
+        "ours": ours,
+        "defaults": default,
+    }
+
+
+def _slow(drawn: list[tuple[Tensor, Tensor]], k: int, seed: int, factors: Callable[..., Any] | None) -> dict[str, Any]:
+    import cvxpy  # noqa: F401  # loaded before the clock starts
+
+    reference.scale(np.ones(4), np.eye(2, 4))
+    found = []
+    threads = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn's, that 200 iterations were not enough
+        for F, v in drawn:
+
+            def one(threads: int | None, F: Tensor = F, v: Tensor = v) -> reference.Decomposed:
+                with _blas(threads):
+                    return reference.decompose(F.numpy(), v.numpy(), k, seed, factors)
+
+            if threads is None:
+                # Small products on many cores may wait longer than they work: it gets what is faster for it.
+                cost = {count: sum(one(count).seconds.values()) for count in {1, torch.get_num_threads()}}
+                threads = min(cost, key=cost.__getitem__)
+            found.append((F, one(threads)))
+    steps = {name: _mean(one.seconds[name] for _, one in found) for name in ("nmf", "scaling", "refinement")}
+    return {
+        "classes_measured": len(found),
+        "threads": threads,
+        "seconds_per_class": sum(steps.values()),
+        "nmf_seconds_per_class": steps["nmf"],
+        "scaling_seconds_per_class": steps["scaling"],
+        "refinement_seconds_per_class": steps["refinement"],
+        "nmf_error": _mean(one.error / float(F.norm()) for F, one in found),
+        "objective": _mean(one.objective for _, one in found),
+    }
+
+
+def _ours(
+    config: DecompositionConfig,
+    sizes: dict[str, int],
+    device: torch.device,
+    seed: int,
+    memory_limit: int,
+    sample: list[int],
+    only: list[int] | None = None,
+) -> dict[str, Any]:
+    """The decomposition of all classes (or ``only`` some), chunk by chunk; errors and objectives of the sample."""
+    shape = (sizes["images"], sizes["hw"], sizes["features"])
+    bytes_per_class = 4 * int(np.prod(shape))
+    wanted = list(range(sizes["classes"])) if only is None else only
+    size = max(1, memory_limit // bytes_per_class)
+    seconds = nmf_seconds = 0.0
+    updates = 0
+    errors, objectives = [], []
+    with peak_memory(device) as peak:
+        decompose_classes(config, *_stacked(shape, seed, wanted[:1], device), sizes["hw"], seed, wanted[:1])  # warm up
+        for begin in range(0, len(wanted), size):
+            chunk = wanted[begin : begin + size]
+            F, rows, v = _stacked(shape, seed, chunk, device)
+            (_, numbers), took = timed(device, decompose_classes, config, F, rows, v, sizes["hw"], seed, chunk)
+            seconds += took
+            factors, took = timed(device, factorise_classes, config, F, rows, seed, chunk)
+            nmf_seconds += took
+            updates += int(factors.updates.sum())
+            for position, label in enumerate(chunk):
+                if label in sample:
+                    errors.append(float(numbers["nmf_relative_error"][position]))
+                    objectives.append(float(numbers["objective"][position]))
+            del F, rows, v, numbers, factors  # the next chunk takes their place
+    read = _READS * updates * bytes_per_class
+    bandwidth = copy_bandwidth(device)
+    return {
+        "classes_measured": len(wanted),
+        "seconds": seconds,
+        "seconds_per_class": seconds / len(wanted),
+        "nmf_seconds_per_class": nmf_seconds / len(wanted),
+        "nmf_updates_per_class": updates / len(wanted),
+        "nmf_error": _mean(errors),
+        "objective": _mean(objectives),
+        "peak_bytes": peak[0],
+        "nmf_bytes_read": read,
+        "copy_bandwidth": bandwidth,
+        "roofline_share": read / bandwidth / nmf_seconds,
+    }
+
+
+def _sklearn() -> Callable[[Any, int, int], tuple[Any, Any]]:
+    try:
+        from sklearn.decomposition import NMF
+    except ImportError as error:
+        raise RequestError(
+            "speed decompose: scikit-learn is not installed (pip install scikit-learn), or leave it out (--no-sklearn)"
+        ) from error
+
+    def factors(F: Any, k: int, seed: int) -> tuple[Any, Any]:
+        model = NMF(n_components=k, max_iter=200, tol=1e-4, random_state=seed)
+        return model.fit_transform(F), model.components_
+
+    factors(np.random.default_rng(0).random((4, 4)), 2, 0)
+    return factors
+
+
+def _blas(threads: int | None) -> Any:
+    """NumPy's and SciPy's number of threads, where threadpoolctl (it comes with scikit-learn) can set it."""
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        return nullcontext()
+    return threadpool_limits(threads)
+
+
+def _stacked(
+    shape: tuple[int, int, int], seed: int, classes: list[int], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Drawn features of some classes ``(B, M, D)``, their rows ``(B,)`` and the classifier's ``(B, D)``."""
+    F = torch.empty(len(classes), shape[0] * shape[1], shape[2], device=device)
+    v = torch.empty(len(classes), shape[2], device=device)
+    for b, label in enumerate(classes):
+        F[b], v[b] = (part.to(device) for part in draw(label, *shape, seed))
+    return F, torch.full((len(F),), F.shape[1], device=device), v
+
+
+def _mean(values: Any) -> float:
+    return float(np.mean(list(values)))
+
+
+def as_text(result: dict[str, Any]) -> str:
+    """The result of :func:`measure` as a table and a few sentences."""
+    sizes, ours = result["sizes"], result["ours"]
+    busy = result["load"] > (os.cpu_count() or 1) + 0.5
+    lines = [
+        "{classes} classes of {images} images, {hw} cells, {features} channels; k = {k}".format(**sizes),
+        f"ours on {result['device']}, {result['threads']} threads; the others on the CPU",
+        *([f"load {result['load']:.1f} on {os.cpu_count()} cores: the machine is busy, times vary"] if busy else []),
+        "",
+        f"{'':38}{'s/class':>9}{'NMF s':>9}{'NMF error':>11}{'equation 6':>12}{'all, s':>9}{'ratio':>8}",
+    ]
+    names = {
+        "reference": "published (NumPy, cvxpy, SciPy)",
+        "sklearn": "scikit-learn NMF first",
+        "defaults": "ours, default settings",
+        "ours": "ours, " + ", ".join(dict.fromkeys(str(result["settings"][name]) for name in FAST)),
+    }
+    base = result["reference"]["seconds_per_class"]
+    for name, title in names.items():
+        if name in result:
+            one = result[name]
+            each = one["seconds_per_class"]
+            sampled = one["classes_measured"] < sizes["classes"]
+            lines.append(
+                f"{title:38}{each:9.4f}{one['nmf_seconds_per_class']:9.4f}{one['nmf_error']:11.5f}"
+                f"{one['objective']:12.4f}{each * sizes['classes']:8.1f}{'*' if sampled else ' '}{base / each:8.1f}"
+            )
+    if result["reference"]["extrapolated"]:
+        count = result["reference"]["classes_measured"]
+        lines.append(f"* extrapolated from {count} classes; errors and objectives are means over those, for all rows")
+    lines += [
+        "",
+        f"objective ratio {result['objective_ratio']:.3f}, NMF error ratio {result['nmf_error_ratio']:.4f}",
+        f"peak memory of ours {result['peak_bytes'] / 2**20:.0f} MiB, features included",
+        f"NMF reads {ours['nmf_bytes_read'] / 2**30:.2f} GiB ({ours['nmf_updates_per_class']:.1f} updates per class, "
+        f"two reads each); a copy moves {ours['copy_bandwidth'] / 1e9:.1f} GB/s: "
+        f"{result['roofline_share']:.2f} of the roofline",
+    ]
+    return "\n".join(lines)
