@@ -102,8 +102,9 @@ class Ours(Method):
                 done += len(x)
             if not bool(torch.isfinite(F[position]).all()):
                 raise CellError(f"class {chunk[position]}: features are not finite")
-            # Negative features are set to zero for the factorisation (paper, 4.3).
-            if not bool(F[position].clamp_(min=0).any()):
+            if task.config.factorisation == "nmf":
+                F[position].clamp_(min=0)  # negative features are set to zero (paper, 4.3)
+            if not bool(F[position].any()):
                 raise CellError(f"class {chunk[position]}: all features are zero, there is nothing to factorise")
         cells = height * width
         rows = torch.tensor([len(index) * cells for index in images], device=F.device)

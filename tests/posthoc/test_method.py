@@ -132,12 +132,13 @@ def test_sources_are_the_strongest_cells(tmp_path):
         assert maps[image, j, row, column] >= own.max() - 1e-4
 
 
-def test_negative_features_are_clamped_for_the_factorisation_only(tmp_path):
+@pytest.mark.parametrize("factorisation", ["nmf", "semi", "convex"])
+def test_negative_features(tmp_path, factorisation):
     samples, box = stripes(), black_box()
     box.backbone.body = box.backbone.body[:-1]  # without the last ReLU
     with torch.no_grad():
         assert (box.backbone(samples.images) < 0).any()
-    model = Ours().fit(task(tmp_path, samples, Ours.Config(k=2), black_box=box))
+    model = Ours().fit(task(tmp_path, samples, Ours.Config(k=2, factorisation=factorisation), black_box=box))
     with torch.no_grad():
         assert torch.equal(model(samples.images), box(samples.images))
 
