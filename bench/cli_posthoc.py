@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -56,4 +57,86 @@ def decompose(device: str, pairs: tuple[str, ...], **arguments: Any) -> None:
         console.print(f"  {name} {value:.6g}" if isinstance(value, float) else f"  {name} {value}", highlight=False)
 
 
-COMMANDS: list[click.Command] = [decompose]
+@click.command()
+@click.argument("name", metavar="CELL")
+@options.home
+@options.device
+@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="Prototypes to list.")
+def intervene(name: str, out: Path | None, device: str, top: int) -> None:
+    """Find misclassified test images that leaving out one prototype corrects, and what it would break.
+
+    Prototypes are ranked by their net effect on accuracy; the best one's first case is drawn.
+    """
+    from rich.table import Table
+
+    from bench import environment
+    from bench.cell import Cell
+    from bench.intervene import draw
+    from bench.intervene import intervene as look
+    from bench.progress import ConsoleProgress
+    from bench.store import Store
+
+    home, console = environment.home(), Console()
+    store = Store(out or home)
+    with ConsoleProgress(console) as progress:
+        found = store.find(name)
+        result = look(Cell(store, found, home, environment.pick_device(device), progress))
+    ranking = result.effects.ranking.tolist()
+    console.print(f"accuracy {result.accuracy:.2f} %; {len(ranking)} prototypes correct something when left out")
+    if not ranking:
+        return
+    table = Table("prototype", "of class", "corrects", "breaks", "accuracy without it (%)")
+    for row in ranking[:top]:
+        numbers = (str(int(effect[row])) for effect in (result.effects.corrected, result.effects.broken))
+        table.add_row(str(row), result.class_names[row // result.k], *numbers, f"{result.without(row):.2f}")
+    console.print(table)
+    best = ranking[0]
+    for image in result.cases(best)[:top]:
+        console.print(
+            f"  prototype {best} left out corrects {result.image_ids[image]}", soft_wrap=True, highlight=False
+        )
+    file = home / "figures" / f"intervention-{found}.png"
+    draw(result, best, result.cases(best)[0], file)
+    console.print(f"drawn: {file}", soft_wrap=True, highlight=False)
+
+
+@click.group()
+def speed() -> None:
+    """Measure how fast the parts of the harness are, beside a reference in the same run."""
+
+
+@speed.command("decompose")
+@click.option("--classes", type=click.IntRange(min=1), default=200, show_default=True)
+@click.option("--images", type=click.IntRange(min=1), default=30, show_default=True, help="Per class.")
+@click.option("--hw", type=click.IntRange(min=1), default=49, show_default=True, help="Cells of an image.")
+@click.option("--features", type=click.IntRange(min=1), default=512, show_default=True, help="Channels.")
+@click.option("--k", type=click.IntRange(min=1), default=3, show_default=True, help="Prototypes per class.")
+@options.device
+@click.option("--sample", type=click.IntRange(min=1), default=5, show_default=True, help="Classes of the reference.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--sklearn/--no-sklearn", default=True, show_default=True, help="Scikit-learn's NMF as a first step too.")
+@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="Settings instead of the fast ones.")
+@options.memory
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def speed_decompose(device: str, pairs: tuple[str, ...], as_json: bool, **arguments: Any) -> None:
+    """Our decomposition beside the published pipeline read literally, on the same drawn features.
+
+    The published pipeline (NumPy, cvxpy, SciPy's Nelder-Mead) is timed on a sample of the classes and extrapolated.
+    """
+    import json
+
+    from bench import config, environment
+    from bench.posthoc.speed import as_text, measure
+
+    settings, _ = config.parse_overrides(pairs)
+    console = Console(stderr=True)
+    result = measure(
+        device=environment.pick_device(device),
+        settings=settings or None,
+        note=lambda message: console.print(message, highlight=False, soft_wrap=True),
+        **arguments,
+    )
+    click.echo(json.dumps(result, indent=1) if as_json else as_text(result))
+
+
+COMMANDS: list[click.Command] = [decompose, intervene, speed]

@@ -1,0 +1,70 @@
+"""The commands around the decomposition: for one's own classifier, interventions, speed."""
+
+import json
+
+import pytest
+import torch
+from birds import QUICK, few_birds
+from click.testing import CliRunner
+from torchvision import models
+
+from bench.cli import main
+
+
+@pytest.fixture(scope="module")
+def birds(tmp_path_factory):
+    return few_birds(tmp_path_factory.mktemp("posthoc"))
+
+
+def test_decompose_ones_own_classifier(birds, tmp_path):
+    torch.manual_seed(0)
+    torch.save(models.shufflenet_v2_x0_5(num_classes=3).state_dict(), tmp_path / "mine.pth")
+    arguments = ["decompose", "--model", "torchvision:shufflenet_v2_x0_5", "--weights", str(tmp_path / "mine.pth")]
+    arguments += ["--data", str(birds / "images"), "--k", "2", "--out", str(tmp_path / "out"), "--device", "cpu"]
+    result = CliRunner().invoke(main, [*arguments, "--draw", "1", "--top", "2"])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "out" / "prototypes.safetensors").is_file()
+    assert json.loads((tmp_path / "out" / "prototypes.json").read_text())
+    assert len(list((tmp_path / "out" / "gallery").glob("*.png"))) == 1
+    assert "completeness_residual" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "resnet18"], "timm:NAME or torchvision:NAME"),
+        (["--model", "torchvision:shufflenet_v2_x0_5", "--weights", "nowhere.pth"], "nowhere.pth"),
+        (["--model", "torchvision:shufflenet_v2_x0_5", "--set", "norm=l2,minmax"], "one value at a time"),
+    ],
+)
+def test_wrong_requests(birds, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["decompose", *arguments, "--data", str(birds / "images"), "--out", "out"])
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+
+
+def test_interventions_of_a_cell(birds, tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_HOME", str(tmp_path))
+    run = ["run", "--methods", "ours,protopnet", "--no-controls", "--no-tracking", *QUICK, "--data-root", str(birds)]
+    assert CliRunner().invoke(main, run).exit_code == 0
+    rows = json.loads(CliRunner().invoke(main, ["results"]).stdout)
+    cells = {row["method"]: row["cell"] for row in rows}
+    result = CliRunner().invoke(main, ["intervene", cells["ours"]])
+    assert result.exit_code == 0, result.output
+    accuracy = next(row["value"] for row in rows if row["method"] == "ours" and row["metric"] == "accuracy")
+    assert f"accuracy {accuracy:.2f} %" in result.output
+    listed = "prototypes correct something" in result.output and "0 prototypes" not in result.output
+    assert bool(list((tmp_path / "figures").glob("intervention-*.png"))) == listed
+    refused = CliRunner().invoke(main, ["intervene", cells["protopnet"]])
+    assert refused.exit_code == 2
+    assert "not an exact decomposition" in refused.stderr
+
+
+def test_speed_says_how_much_faster_and_how_good():
+    arguments = ["speed", "decompose", "--classes", "3", "--images", "4", "--hw", "9", "--features", "24", "--k", "2"]
+    result = CliRunner().invoke(main, [*arguments, "--sample", "2", "--device", "cpu", "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert {"ratio", "objective_ratio", "nmf_error_ratio", "roofline_share", "peak_bytes"} <= set(found)
+    assert found["ratio"] > 0
