@@ -187,7 +187,7 @@ def _mirror(store: Any, home: Path, stamp: str, progress: Any) -> None:
         # The store has everything; a mirror that cannot be written must not turn a finished run into a failure.
         progress.note(f"MLflow: {error}")
     else:
-        progress.note(f"MLflow: {counts}")
+        progress.note(str(counts))
 
 
 @main.command()

@@ -75,7 +75,7 @@ def intervene(cell: Cell) -> Intervention:
 
 @torch.no_grad()
 def draw(result: Intervention, prototype: int, image: int, file: Path) -> None:
-    """One case as in figure 7: the image, and the maps of the wrongly predicted class with one of them crossed out.
+    """One case as in figure 7: the image, and the maps of the class whose prototype is left out.
 
     Args:
         result: of :func:`intervene`.
@@ -91,7 +91,8 @@ def draw(result: Intervention, prototype: int, image: int, file: Path) -> None:
     batch = next(iter(result.test.batches(1, result.model.bias.device, index=torch.tensor([image]))))
     before = int(result.logits[image].argmax())
     after = int(result.model.without([prototype])(batch.images).argmax())
-    maps = result.model.explain(batch.images, torch.tensor([before], device=batch.images.device)).maps[0].cpu()
+    owner = prototype // result.k
+    maps = result.model.explain(batch.images, torch.tensor([owner], device=batch.images.device)).maps[0].cpu()
     side = result.test.size
     large = torch.nn.functional.interpolate(maps[None], (side, side), mode="bicubic", align_corners=False)[0]
     # The mean and the standard deviation that every backbone here expects, taken back.
@@ -104,15 +105,16 @@ def draw(result: Intervention, prototype: int, image: int, file: Path) -> None:
     )
     limit = float(large.abs().max())
     for position in range(result.k):
-        row = before * result.k + position
+        row = owner * result.k + position
         axes[position + 1].imshow(picture.numpy())
         axes[position + 1].imshow(large[position].numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, alpha=0.55)
         contribution = float(maps[position].mean())
-        out = " (left out)" if row == prototype else ""
-        axes[position + 1].set_title(f"prototype {row}{out}\ncontribution {contribution:+.2f}", fontsize=7)
+        out = ", left out" if row == prototype else ""
+        title = f"prototype {row} of {result.class_names[owner]}\ncontribution {contribution:+.2f}{out}"
+        axes[position + 1].set_title(title, fontsize=7, fontweight="bold" if out else "normal")
     for axis in axes:
         axis.set_axis_off()
-    figure.suptitle(f"{result.class_names[before]}  →  {result.class_names[after]}", fontsize=9)
+    figure.suptitle(f"predicted {result.class_names[before]}; without it {result.class_names[after]}", fontsize=9)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=150)
     pyplot.close(figure)

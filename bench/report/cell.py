@@ -32,7 +32,7 @@ def show_cell(store: Store, name: str, console: Console) -> None:
         if name in content["cells"]:
             console.print(f"part of  {content['command']}  ({stamp})", soft_wrap=True, highlight=False)
     console.print()
-    console.print(_pairs("what it is", _flatten({key: value for key, value in spec.items() if key != "metrics"})))
+    console.print(_pairs("what it is, under the names that --set takes", _settings(spec)))
     if outcome is None:
         failure = folder.failure
         state = f"{failure['status']}: {failure['reason']}" if failure else "not finished"
@@ -54,6 +54,12 @@ def show_cell(store: Store, name: str, console: Console) -> None:
         rows = list(csv.DictReader(file.read_text().splitlines()))
         console.print(_prototypes(file.name.split(".")[0], rows))
         console.print(f"[dim]all of them: {file}[/dim]", soft_wrap=True, highlight=False)
+
+
+def _settings(spec: Mapping[str, Any]) -> dict[str, Any]:
+    sections = {"settings": spec["method"], "black_box": "classifier", "protocol": f"{spec['dataset']}.protocol"}
+    content = {sections.get(key, key): value for key, value in spec.items() if key != "metrics" and value is not None}
+    return _flatten(content)
 
 
 def _scores(written: Mapping[str, Any], outcome: Mapping[str, Any]) -> Table:

@@ -114,7 +114,15 @@ def test_dry_run_runs_nothing(call, whole, place):
 def test_show_tells_what_is_behind_a_number(call, whole):
     name = rows(call)["ours", "consistency"]["cell"]
     shown = call("show", name[:6]).output
-    for part in ("python -m bench cell", "settings.k", "consistency per prototype", "cancellation", "half_size 36"):
+    for part in (
+        "python -m bench cell",
+        "ours.k",
+        "classifier.schedule.phases.0.epochs",
+        "cub.protocol.crop",
+        "consistency per prototype",
+        "cancellation",
+        "half_size 36",
+    ):
         assert part in shown
 
 

@@ -401,7 +401,6 @@ def test_real_subset(home):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_gives_the_same_bits(train):
     flip = torch.arange(8) % 3 == 0
     for here, there in zip(train.batches(3, flip=flip), train.batches(3, "cuda", flip=flip), strict=True):

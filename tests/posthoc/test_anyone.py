@@ -341,7 +341,6 @@ def test_inside_autocast():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_on_cuda(precision):
     classifier = net(norm=nn.LayerNorm(8)).to(precision)

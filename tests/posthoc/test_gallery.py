@@ -109,8 +109,10 @@ def test_requests_that_cannot_work_say_why(folder, weights, tmp_path):
     refused("no folder", data=tmp_path / "none")
     refused("no class folders", data=folder / "train/red")
     refused("unknown: Extra inputs", settings={"unknown": 1})
-    (tmp_path / "evil.pth").write_bytes(b"cos\nsystem\n(S'touch /tmp/partbench-was-here'\ntR.")
+    planted = tmp_path / "planted"
+    (tmp_path / "evil.pth").write_bytes(f"cos\nsystem\n(S'touch {planted}'\ntR.".encode())
     refused("is not a plain state dict", file=tmp_path / "evil.pth")
+    assert not planted.exists()
     (tmp_path / "names.txt").write_text("red\ngreen\n")
     refused("blue is no class of the list of 2 classes", classes=tmp_path / "names.txt")
     (tmp_path / "names.txt").write_text("red\nblue\ngreen\n")
