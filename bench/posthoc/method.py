@@ -54,7 +54,7 @@ class Ours(Method):
         model = DecomposedClassifier(box.backbone, vectors, box.head.bias).eval()
         table = model.prototypes
         measured: list[dict[str, Tensor]] = []
-        for chunk in task.progress.track(self._chunks(task, box), "classes decomposed"):
+        for chunk in task.progress.track(self._chunks(task, box), "groups of classes decomposed"):
             F, rows, images, cells, width = self._features(task, box, chunk)
             part, numbers = decompose_classes(task.config, F, rows, v_all[chunk], cells, task.seed, chunk)
             vectors[chunk] = part  # the model's own buffer is a view of it
