@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# Of the pixels in [0, 1], per channel: what every ImageNet weight of torchvision expects, and so every batch here has.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 
 class BenchError(Exception):
     """Something went wrong that a user can understand and mend; the message says how."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.cell import Cell
-from bench.contract import RequestError
+from bench.contract import IMAGENET_MEAN, IMAGENET_STD, RequestError
 from bench.posthoc.intervention import Effects, effects
 from bench.posthoc.model import DecomposedClassifier
 
@@ -95,8 +95,7 @@ def draw(result: Intervention, prototype: int, image: int, file: Path) -> None:
     maps = result.model.explain(batch.images, torch.tensor([owner], device=batch.images.device)).maps[0].cpu()
     side = result.test.size
     large = torch.nn.functional.interpolate(maps[None], (side, side), mode="bicubic", align_corners=False)[0]
-    # The mean and the standard deviation that every backbone here expects, taken back.
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
     picture = (batch.images[0].cpu().permute(1, 2, 0) * std + mean).clamp(0, 1)
     figure, axes = pyplot.subplots(1, result.k + 1, figsize=(2.6 * (result.k + 1), 3.1), layout="constrained")
     axes[0].imshow(picture.numpy())

@@ -176,9 +176,12 @@ def _cells_of(
         file, digest = _weights(backbone, settings, context)
         sizes = _sizes(backbone, settings, dataset)
         variants = [(name, chosen) for name in methods for chosen in config.combinations(request.grid, name)]
+        loaded: dict[str, type[Method]] = {name: entry.load() for name, entry in methods.items()}
+        needed = any(method.needs_black_box for method in loaded.values())
+        black_box = _black_box(backbone, recipe, request) if needed else None
         for seed, (name, chosen) in itertools.product(request.seeds, variants):
             overrides = {**request.overrides, **chosen}
-            method: type[Method] = methods[name].load()
+            method = loaded[name]
             method_file = CONFIGS / "methods" / f"{name}.yaml"
             method_config = config.from_recipe(method_file, method.Config, recipe, overrides, name)
             method.check(method_config, sizes)
@@ -194,7 +197,7 @@ def _cells_of(
                     on_bad_image=settings.on_bad_image,
                     backbone=backbone if method.needs_backbone else None,
                     weights_digest=digest if method.needs_backbone else "",
-                    black_box=_black_box(backbone, recipe, request) if method.needs_black_box else None,
+                    black_box=black_box if method.needs_black_box else None,
                     seed=seed,
                     precision=request.precision if method.needs_backbone else "fp32",
                     split=request.split,

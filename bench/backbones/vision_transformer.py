@@ -10,9 +10,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from bench.backbones.torchvision_nets import TorchvisionNet
-from bench.contract import CellError, RequestError
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from bench.contract import IMAGENET_MEAN, IMAGENET_STD, CellError, RequestError
 
 
 class PatchTokens(nn.Module):

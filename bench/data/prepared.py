@@ -22,14 +22,12 @@ from numpy.typing import NDArray
 from PIL import __version__ as pillow
 from torch import Tensor
 
-from bench.contract import Batch, CellError, Dataset, Progress, RequestError
+from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Batch, CellError, Dataset, Progress, RequestError
 from bench.data.protocol import Protocol
 
 SPLITS = ("train", "test")
 _FORMAT = 1
 _ARRAYS = ("rows", "labels", "keypoints", "visible", "boxes")
-# Mean and standard deviation of ImageNet's pixels, per channel, as all torchvision and timm weights expect them.
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,8 +105,8 @@ class PreparedSamples:
 
     def _read(self, order: Tensor, batch_size: int, device: torch.device, flip: Tensor | None) -> Iterator[Batch]:
         cuda = device.type == "cuda"
-        mean = torch.tensor(_MEAN, device=device).view(1, 3, 1, 1)
-        std = torch.tensor(_STD, device=device).view(1, 3, 1, 1)
+        mean = torch.tensor(IMAGENET_MEAN, device=device).view(1, 3, 1, 1)
+        std = torch.tensor(IMAGENET_STD, device=device).view(1, 3, 1, 1)
         # A Python number as divisor would become a product with its reciprocal on CUDA: other bits than on the CPU.
         top = torch.tensor(255.0, device=device)
         for start in range(0, len(order), batch_size):

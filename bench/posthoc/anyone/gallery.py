@@ -12,12 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.contract import Progress
+from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Progress
 from bench.posthoc.anyone.gathering import Telling, batch_of
 from bench.posthoc.anyone.wrapped import PartPrototypeClassifier
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 _COLOURS = ("#e4572e", "#2e86ab", "#3bb273", "#f0a202", "#7768ae", "#c2185b", "#00897b", "#6d4c41")
 
 
