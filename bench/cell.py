@@ -98,7 +98,7 @@ class Cell:
         splits = self.data()
         model, fit = self._fitted(splits["train"])
         began = time.perf_counter()
-        scores = self._evaluate(model, splits[self.spec.split])
+        scores = self.evaluate(model, splits[self.spec.split])
         evaluating = time.perf_counter() - began
         for name, score in scores.items():
             for table, columns in score.items.items():
@@ -240,7 +240,12 @@ class Cell:
         return model, found
 
     @torch.no_grad()  # not inference mode: a metric may ask for gradients
-    def _evaluate(self, model: PartPrototypeModel, split: Samples) -> dict[str, Score]:
+    def evaluate(self, model: PartPrototypeModel, split: Samples) -> dict[str, Score]:
+        """The cell's metrics of a model on a split.
+
+        Raises:
+            CellError: where a metric has no finite value.
+        """
         metrics: dict[str, Metric] = {}
         for name, facts in self.spec.metrics.items():
             kind = registry.load("metrics", name)

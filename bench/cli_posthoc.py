@@ -100,6 +100,53 @@ def intervene(name: str, out: Path | None, device: str, top: int) -> None:
     console.print(f"drawn: {file}", soft_wrap=True, highlight=False)
 
 
+@click.command()
+@click.argument("names", metavar="CELL...", nargs=-1, required=True)
+@click.option(
+    "--set",
+    "pairs",
+    multiple=True,
+    required=True,
+    metavar="KEY=A,B",
+    help="Values, such as ours.norm=l2,zscore.",
+)
+@click.option("--folds", type=click.IntRange(min=2), default=2, show_default=True, help="Parts of the training split.")
+@click.option("--format", "fmt", type=click.Choice(["text", "md", "json"]), default="text", show_default=True)
+@options.home
+@options.device
+@options.memory
+def tune(
+    names: tuple[str, ...],
+    pairs: tuple[str, ...],
+    folds: int,
+    fmt: str,
+    out: Path | None,
+    device: str,
+    memory_limit: int,
+) -> None:
+    """Compare settings of a method that needs no training, on the training split of some cells.
+
+    Each part of the training split in turn is left out of the fit and measured on; test images are not looked at.
+    Several cells (of several seeds, say) are averaged. Features of all images stay in memory.
+    """
+    from bench import environment, tune
+    from bench.cell import Cell
+    from bench.progress import ConsoleProgress
+    from bench.store import Store
+
+    home, chosen = environment.home(), environment.pick_device(device)
+    environment.make_deterministic()
+    store = Store(out or home)
+    with ConsoleProgress(Console(stderr=True)) as shown, ConsoleProgress(Console(stderr=True), quiet=True) as silent:
+        cells = tune.open_cells(
+            store, names, lambda name: Cell(store, name, home, chosen, silent, memory_limit=memory_limit)
+        )
+        wanted = tune.choices(cells[0].spec.method, pairs)
+        total = len(cells) * folds * len(wanted)
+        trials = list(shown.track(tune.tune(cells, wanted, folds), "fits measured", total))
+    click.echo(tune.as_text(trials, fmt))
+
+
 @click.group()
 def speed() -> None:
     """Measure how fast the parts of the harness are, beside a reference in the same run."""
@@ -139,4 +186,4 @@ def speed_decompose(device: str, pairs: tuple[str, ...], as_json: bool, **argume
     click.echo(json.dumps(result, indent=1) if as_json else as_text(result))
 
 
-COMMANDS: list[click.Command] = [decompose, intervene, speed]
+COMMANDS: list[click.Command] = [decompose, intervene, tune, speed]

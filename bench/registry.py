@@ -49,6 +49,9 @@ _KEYPOINTS = (("needs", "keypoints"),)
 CATALOGUE: dict[str, dict[str, Entry]] = {
     "methods": {
         "ours": Entry("bench.posthoc.method:Ours", "post-hoc decomposition of a trained classifier (Tan et al. 2024)"),
+        "ours-contrast": Entry(
+            "bench.posthoc.method:OursContrast", "exact too, from prototypes that peak at one recurring place each"
+        ),
         "protopnet": Entry("baselines.protopnet:ProtoPNet", "this looks like that (Chen et al. 2019)"),
         "blackbox": Entry(
             "bench.posthoc.blackbox:BlackBox",

@@ -86,7 +86,9 @@ class Folder:
 
     def finish(self) -> None:
         """Turn the work into the result."""
+        # What only served to go on after a kill: half-trained weights, classes decomposed so far.
         (self.work / "training.pt").unlink(missing_ok=True)
+        shutil.rmtree(self.work / "classes", ignore_errors=True)
         self.work.replace(self.result)
         (self.path / "failure.json").unlink(missing_ok=True)
 

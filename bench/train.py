@@ -55,7 +55,7 @@ class Trainer:
     """
 
     def __init__(self, folder: Path, device: torch.device, precision: Precision, seed: int, progress: Progress) -> None:
-        self.checkpoint = folder / "training.pt"
+        self.folder, self.checkpoint = folder, folder / "training.pt"
         self.device, self.seed, self.progress = device, seed, progress
         accelerator = "cuda" if device.type == "cuda" else "cpu"
         devices: Any = [device.index or 0] if device.type == "cuda" else 1

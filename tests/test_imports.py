@@ -16,7 +16,7 @@ RANKS = [
     ["bench.config"],
     ["bench.plan"],
     ["bench.cell"],
-    ["bench.launch", "bench.intervene"],
+    ["bench.launch", "bench.intervene", "bench.tune"],
     ["bench.cli", "bench.cli_posthoc", "bench.options"],
     ["bench.__main__"],
 ]

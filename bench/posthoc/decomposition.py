@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from bench.contract import Settings
+from bench.posthoc.contrast import contrast
 from bench.posthoc.initial import Init
 from bench.posthoc.nmf import Factors, factorise
 from bench.posthoc.nmf import Solver as NmfSolver
@@ -29,11 +30,14 @@ class DecompositionConfig(Settings):
         nmf_max_iter: most updates (paper, 3.2).
         nmf_tol: stopping tolerance relative to the first error (paper, 3.2).
         scaling: equation 3 in closed form, by cvxpy as the paper, or with coefficients that are not negative.
-        refinement: how the residual is distributed; ``nelder-mead`` is the paper's solver, ``none`` leaves it out.
+        refinement: how the residual is distributed; ``nelder-mead`` is the paper's solver, ``none`` leaves it out;
+            ``contrast`` is not the paper's (see ``contrast.py``).
         norm: the Norm of equation 6, which the paper does not define.
         norm_over: over all images of a class together, or image by image.
         start: where the search begins, which the paper does not say.
         space: where the search looks: all of (k-1) D numbers, or combinations of the prototypes and the residual.
+        strength: of ``contrast``: how far the prototypes are drawn apart, and so how far they cancel.
+        rounds: of ``contrast``: how often its peaks are looked for.
     """
 
     k: PositiveInt = 3
@@ -43,15 +47,17 @@ class DecompositionConfig(Settings):
     nmf_max_iter: PositiveInt = 200
     nmf_tol: NonNegativeFloat = 1e-4
     scaling: Scaling = "closed"
-    refinement: Solver = "lbfgs"
+    refinement: Solver | Literal["contrast"] = "lbfgs"
     norm: Norm = "l2"
     norm_over: Over = "class"
     start: Start = "equal"
     space: Space = "full"
+    strength: NonNegativeFloat = 1.7
+    rounds: NonNegativeInt = 10
 
 
 def decompose_classes(
-    config: Any, F: Tensor, rows: Tensor, v: Tensor, cells: int, seed: int, classes: list[int]
+    config: Any, F: Tensor, rows: Tensor, v: Tensor, grid: tuple[int, int], seed: int, classes: list[int]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Prototypes of B classes whose sums are the classifier's rows (with ``refinement: none``: near them).
 
@@ -61,7 +67,7 @@ def decompose_classes(
             count as zero (paper, 4.3), in the objective too.
         rows: own rows per class ``(B,)``.
         v: rows of the classifier ``(B, D)``.
-        cells: HW, the cells of one image.
+        grid: H and W, the rows and columns of one image's cells.
         seed: of the starting points.
         classes: the B class numbers.
 
@@ -75,8 +81,11 @@ def decompose_classes(
     alpha = scale(v, P, config.scaling)
     scaled = alpha[:, :, None] * P.double()
     R = v.double() - scaled.sum(1)  # equation 4
-    objective = Alignment(F, rows, P, cells, config.norm, config.norm_over)
-    r = distribute(R, alpha, P, objective, config.refinement, config.start, config.space)
+    objective = Alignment(F, rows, P, grid[0] * grid[1], config.norm, config.norm_over)
+    if config.refinement == "contrast":
+        r = contrast(F, rows, v, P, grid, config.strength, config.rounds) - scaled
+    else:
+        r = distribute(R, alpha, P, objective, config.refinement, config.start, config.space)
     refined = scaled + r  # equation 7
     if config.refinement != "none":
         # What float64 rounding left over goes into the last prototype, so that the sum is the row itself.

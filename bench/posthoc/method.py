@@ -1,17 +1,20 @@
-"""``ours``: the paper's post-hoc decomposition, class chunk by class chunk (equations 2 to 7)."""
+"""The post-hoc decomposition as methods of the harness: the paper's (equations 2 to 7), and ours beyond it."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from bench.contract import CellError, Method, RequestError, Sizes, Task
-from bench.posthoc.decomposition import DecompositionConfig, decompose_classes
+from bench.posthoc.checkpoint import Checkpoint
+from bench.posthoc.classwise import decompose_all
+from bench.posthoc.decomposition import DecompositionConfig
+from bench.posthoc.initial import Init
 from bench.posthoc.model import DecomposedClassifier
-
-_FEATURE_BATCH = 64
+from bench.posthoc.nmf import Solver
+from bench.posthoc.streamed import Streamed
+from bench.posthoc.telling import Telling
 
 
 class Ours(Method):
@@ -26,97 +29,88 @@ class Ours(Method):
     @classmethod
     def check(cls, config: Any, sizes: Sizes) -> None:
         """Refuse a k above the rank of a class's feature matrix."""
-        most = min(sizes.channels, sizes.images_per_class * sizes.cells)
-        if config.k > most:
-            raise RequestError(
-                f"ours.k={config.k} exceeds the rank of a class's features: at most {most} "
-                f"(min of {sizes.channels} channels and {sizes.images_per_class} images x {sizes.cells} cells)"
-            )
+        check_rank(cls.name, config, sizes)
 
     def build(self, task: Task) -> DecomposedClassifier:
         """The right shapes, zeros for numbers."""
-        backbone: Any = task.backbone()
-        shape = (task.train.classes, task.config.k, backbone.channels)
-        return DecomposedClassifier(backbone, torch.zeros(shape), torch.zeros(task.train.classes)).eval()
+        return undecomposed(task)
 
-    @torch.no_grad()
     def fit(self, task: Task) -> DecomposedClassifier:
-        """Decompose the black box.
+        """Decompose the black box; see :func:`decomposed`."""
+        return decomposed(task)
 
-        Raises:
-            CellError: naming the class, where it has no image, or features that are not finite or all zero; or where
-                the prototypes do not sum to the classifier's row.
-        """
-        box: Any = task.black_box
-        box.eval()
-        v_all = box.head.weight.detach()
-        vectors = torch.empty(len(v_all), task.config.k, v_all.shape[1], dtype=torch.float64, device=v_all.device)
-        model = DecomposedClassifier(box.backbone, vectors, box.head.bias).eval()
-        table = model.prototypes
-        measured: list[dict[str, Tensor]] = []
-        for chunk in task.progress.track(self._chunks(task, box), "groups of classes decomposed"):
-            F, rows, images, cells, width = self._features(task, box, chunk)
-            part, numbers = decompose_classes(task.config, F, rows, v_all[chunk], cells, task.seed, chunk)
-            vectors[chunk] = part  # the model's own buffer is a view of it
-            measured.append(numbers)
-            for position, label in enumerate(chunk):
-                self._remember_sources(
-                    table, label, F[position, : rows[position]], part[position], images[position], (cells, width)
-                )
-        if task.config.refinement != "none" and not torch.equal(model.rows, v_all):
-            worst = float((model.rows - v_all).abs().max())
-            raise CellError(f"the prototypes do not sum to the classifier's rows (largest difference {worst:.3g})")
-        for name in measured[0]:
-            task.facts[name] = float(torch.cat([numbers[name] for numbers in measured]).double().mean())
-        return model
 
-    def _chunks(self, task: Task, box: Any) -> list[list[int]]:
-        """Class numbers in groups whose features fit into the memory limit together."""
-        counts = torch.bincount(task.train.labels, minlength=task.train.classes)
-        if not bool(counts.all()):
-            raise CellError(f"class {int((counts == 0).nonzero()[0])} has no training image to decompose it from")
-        first = next(iter(task.train.batches(1, task.device, index=torch.zeros(1, dtype=torch.long))))
-        # Features in 4 bytes, their reconstruction, and one spare of the same size at the checks.
-        per_class = 3 * 4 * box.backbone(first.images)[0].numel() * int(counts.max())
-        # SciPy's Nelder-Mead goes class by class; the others would only be computed along.
-        together = 1 if task.config.refinement == "nelder-mead" else max(1, task.memory_limit // per_class)
-        return [list(range(len(counts)))[start : start + together] for start in range(0, len(counts), together)]
+class OursContrast(Method):
+    """The same exact sum, from prototypes that peak at one recurring place each; see ``contrast.py``."""
 
-    def _features(self, task: Task, box: Any, chunk: list[int]) -> tuple[Tensor, Tensor, list[Tensor], int, int]:
-        """Features ``(B, M, D)`` of a chunk, own rows, the images of each class, cells, and cells in a row.
+    name = "ours-contrast"
+    paper = "this project, after Tan, Zhou and Chen, ICML 2024"
+    needs_black_box = True
 
-        M is that of the largest class of all, and no batch holds images of two classes: so nothing of a class depends
-        on which others share its chunk.
-        """
-        widest = int(torch.bincount(task.train.labels).max())
-        images = [(task.train.labels == label).nonzero().flatten() for label in chunk]
-        F = torch.empty(0)
-        for position, index in enumerate(images):
-            done = 0
-            for batch in task.train.batches(_FEATURE_BATCH, task.device, index=index):
-                x = box.backbone(batch.images).float()
-                if not len(F):
-                    height, width = x.shape[2:]
-                    F = x.new_zeros(len(chunk), widest, height * width, x.shape[1])
-                F[position, done : done + len(x)] = x.flatten(2).mT
-                done += len(x)
-            if not bool(torch.isfinite(F[position]).all()):
-                raise CellError(f"class {chunk[position]}: features are not finite")
-            if task.config.factorisation == "nmf":
-                F[position].clamp_(min=0)  # negative features are set to zero (paper, 4.3)
-            if not bool(F[position].any()):
-                raise CellError(f"class {chunk[position]}: all features are zero, there is nothing to factorise")
-        cells = height * width
-        rows = torch.tensor([len(index) * cells for index in images], device=F.device)
-        return F.flatten(1, 2), rows, images, cells, width
+    class Config(DecompositionConfig):
+        """As for ``ours``, with a faster factorisation to begin with, and no equation 6."""
 
-    def _remember_sources(
-        self, table: Any, label: int, F: Tensor, vectors: Tensor, images: Tensor, grid: tuple[int, int]
-    ) -> None:
-        """The training cell where each prototype of a class is strongest, as an illustration of it."""
-        cells, width = grid
-        best = (F @ vectors.to(F.dtype).mT).argmax(0).cpu()
-        own = slice(label * len(vectors), (label + 1) * len(vectors))
-        table.source_image[own] = images[best // cells].to(table.source_image.device)
-        patch = torch.stack([best % cells // width, best % width], 1)
-        table.source_patch[own] = patch.to(table.source_patch.device)
+        nmf_solver: Solver = "hals"
+        nmf_init: Init = "nndsvd"
+        refinement: Literal["contrast"] = "contrast"
+
+    @classmethod
+    def check(cls, config: Any, sizes: Sizes) -> None:
+        """Refuse a k above the rank of a class's feature matrix."""
+        check_rank(cls.name, config, sizes)
+
+    def build(self, task: Task) -> DecomposedClassifier:
+        """The right shapes, zeros for numbers."""
+        return undecomposed(task)
+
+    def fit(self, task: Task) -> DecomposedClassifier:
+        """Decompose the black box; see :func:`decomposed`."""
+        return decomposed(task)
+
+
+def check_rank(name: str, config: Any, sizes: Sizes) -> None:
+    """Raise :class:`RequestError` for a k above the rank of a class's feature matrix."""
+    most = min(sizes.channels, sizes.images_per_class * sizes.cells)
+    if config.k > most:
+        raise RequestError(
+            f"{name}.k={config.k} exceeds the rank of a class's features: at most {most} "
+            f"(min of {sizes.channels} channels and {sizes.images_per_class} images x {sizes.cells} cells)"
+        )
+
+
+def undecomposed(task: Task) -> DecomposedClassifier:
+    """A model of the right shapes with zeros for numbers, to load a saved one into."""
+    backbone: Any = task.backbone()
+    shape = (task.train.classes, task.config.k, backbone.channels)
+    return DecomposedClassifier(backbone, torch.zeros(shape), torch.zeros(task.train.classes)).eval()
+
+
+def decomposed(task: Task) -> DecomposedClassifier:
+    """The black box, decomposed as the configuration says; finished classes survive a kill.
+
+    Raises:
+        RequestError: where a class's features do not fit into the memory limit.
+        CellError: naming the class, where it has no image, or features that are not finite or all zero; or where the
+            prototypes do not sum to the classifier's row.
+    """
+    box: Any = task.black_box
+    box.eval()
+    source = Streamed(box.backbone, task.train, task.device)
+    empty = [label for label in range(task.train.classes) if not source.count(label)]
+    if empty:
+        raise CellError(f"class {empty[0]} has no training image to decompose it from")
+    v = box.head.weight.detach()
+    checkpoint = Checkpoint(task.trainer.folder / "classes", f"{task.config.model_dump_json()} {task.seed}")
+    names = [str(label) for label in range(len(v))]
+    vectors, strongest = decompose_all(
+        task.config, v, source, checkpoint, task.seed, task.memory_limit, names, Telling(task.progress), task.device
+    )
+    model = DecomposedClassifier(box.backbone, vectors, box.head.bias).eval()
+    table, width = model.prototypes, source.grid[1]
+    table.source_image.copy_(strongest[:, 0])
+    table.source_patch.copy_(torch.stack([strongest[:, 1] // width, strongest[:, 1] % width], 1))
+    if task.config.refinement != "none" and not torch.equal(model.rows, v):
+        worst = float((model.rows - v).abs().max())
+        raise CellError(f"the prototypes do not sum to the classifier's rows (largest difference {worst:.3g})")
+    task.facts.update(checkpoint.means())
+    return model

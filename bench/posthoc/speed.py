@@ -153,11 +153,13 @@ def _ours(
     updates = 0
     errors, objectives = [], []
     with peak_memory(device) as peak:
-        decompose_classes(config, *_stacked(shape, seed, wanted[:1], device), sizes["hw"], seed, wanted[:1])  # warm up
+        decompose_classes(
+            config, *_stacked(shape, seed, wanted[:1], device), (1, sizes["hw"]), seed, wanted[:1]
+        )  # warm up
         for begin in range(0, len(wanted), size):
             chunk = wanted[begin : begin + size]
             F, rows, v = _stacked(shape, seed, chunk, device)
-            (_, numbers), took = timed(device, decompose_classes, config, F, rows, v, sizes["hw"], seed, chunk)
+            (_, numbers), took = timed(device, decompose_classes, config, F, rows, v, (1, sizes["hw"]), seed, chunk)
             seconds += took
             factors, took = timed(device, factorise_classes, config, F, rows, seed, chunk)
             nmf_seconds += took

@@ -13,7 +13,7 @@ from samples import Silent, Tensors, stripes
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-import bench.posthoc.anyone.classwise as classwise
+import bench.posthoc.classwise as classwise
 from bench.contract import CellError, RequestError
 from bench.posthoc import decompose
 from bench.posthoc.decomposition import DecompositionConfig

@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from samples import SmallNet, Tensors, stripes, task
 
+import bench.posthoc.classwise as classwise
 from bench.backbones.classifier import Classifier
 from bench.contract import CellError, RequestError, Sizes
 from bench.posthoc.blackbox import BlackBox
-from bench.posthoc.method import Ours
+from bench.posthoc.method import Ours, OursContrast
 
 
 def black_box(classes=3, seed=0):
@@ -65,15 +68,53 @@ def test_maps_are_features_times_prototypes(tmp_path):
         torch.testing.assert_close(logit, everything.logits[n, samples.labels[n]], rtol=1e-3, atol=1e-4)
 
 
-def test_chunks_do_not_change_a_bit_of_the_result(tmp_path):
+@pytest.mark.parametrize("config", [Ours.Config(), OursContrast.Config()], ids=["ours", "contrast"])
+def test_chunks_do_not_change_a_bit_of_the_result(tmp_path, config, monkeypatch):
     samples, box = stripes(), black_box()
     # Classes of 12, 9 and 4 images: padding differs with the company.
     keep = torch.cat([torch.arange(12), torch.arange(12, 21), torch.arange(24, 28)])
     samples = Tensors(samples.images[keep], samples.labels[keep], 3)
-    wide = Ours().fit(task(tmp_path, samples, Ours.Config(), black_box=box))
-    narrow = task(tmp_path, samples, Ours.Config(), black_box=box, memory_limit=1)
-    assert len(Ours()._chunks(narrow, box)) == 3
-    assert torch.equal(Ours().fit(narrow).vectors, wide.vectors)
+    wide = Ours().fit(task(tmp_path / "wide", samples, config, black_box=box))
+    one_class = 16 * 12 * 16 * 16  # four copies in 4 bytes of 12 images, 16 cells and 16 channels
+    sizes = chunk_sizes(monkeypatch)
+    narrow = Ours().fit(task(tmp_path / "narrow", samples, config, black_box=box, memory_limit=one_class))
+    assert sizes == [1, 1, 1]
+    assert torch.equal(narrow.vectors, wide.vectors)
+    with pytest.raises(RequestError, match=r"class 0: its 12 images need .* raise the limit"):
+        Ours().fit(task(tmp_path / "tight", samples, config, black_box=box, memory_limit=one_class - 1))
+
+
+def chunk_sizes(monkeypatch):
+    """How many classes each call decomposes, from now on."""
+    sizes, real = [], classwise.decompose_classes
+
+    def counted(config, F, *rest):
+        sizes.append(len(F))
+        return real(config, F, *rest)
+
+    monkeypatch.setattr(classwise, "decompose_classes", counted)
+    return sizes
+
+
+def test_an_interrupted_fit_goes_on_at_the_class_where_it_stopped(tmp_path, monkeypatch):
+    samples, box = stripes(), black_box()
+    limit = 16 * 12 * 16 * 16
+    whole = Ours().fit(task(tmp_path / "whole", samples, Ours.Config(), black_box=box))
+    seen, real = [], classwise.decompose_classes
+
+    def breaks(config, F, rows, v, grid, seed, classes):
+        seen.extend(classes)
+        if seen == [0, 1]:
+            raise KeyboardInterrupt
+        return real(config, F, rows, v, grid, seed, classes)
+
+    monkeypatch.setattr(classwise, "decompose_classes", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        Ours().fit(task(tmp_path / "cut", samples, Ours.Config(), black_box=box, memory_limit=limit))
+    again = Ours().fit(task(tmp_path / "cut", samples, Ours.Config(), black_box=box, memory_limit=limit))
+    assert seen == [0, 1, 1, 2]
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
 
 
 def test_refinement_lowers_the_objective(tmp_path):
@@ -89,7 +130,7 @@ def test_without_refinement_the_prototypes_are_the_scaled_ones(tmp_path):
     samples, box = stripes(), black_box()
     work = task(tmp_path, samples, Ours.Config(k=2, refinement="none"), black_box=box)
     model = Ours().fit(work)
-    full = Ours().fit(task(tmp_path, samples, Ours.Config(k=2, refinement="naive"), black_box=box))
+    full = Ours().fit(task(tmp_path / "full", samples, Ours.Config(k=2, refinement="naive"), black_box=box))
     rows = box.head.weight.detach().double()
     left = rows - model.vectors.sum(1)
     assert work.facts["residual_share"] == pytest.approx((left.norm(dim=1) / rows.norm(dim=1)).mean().item())
@@ -107,7 +148,7 @@ def test_without_refinement_the_prototypes_are_the_scaled_ones(tmp_path):
         {"nmf_solver": "hals", "nmf_init": "nndsvd", "space": "span"},
         {"factorisation": "semi", "norm": "zscore"},
         {"factorisation": "convex", "norm": "minmax", "norm_over": "image", "space": "span"},
-        {"scaling": "nonnegative", "norm": "zscore", "norm_over": "image"},
+        {"scaling": "nonnegative", "norm": "zscore", "norm_over": "image", "space": "span"},
     ],
 )
 def test_every_option_keeps_the_logits(tmp_path, options):
@@ -199,3 +240,72 @@ def test_black_box_row_is_the_classifier(tmp_path):
         assert torch.equal(model(samples.images), box(samples.images))
         explanation = model.explain(samples.images, samples.labels)
     assert explanation.maps.shape[1] == 1
+
+
+class Drawn(torch.nn.Module):
+    """A backbone that gives what was drawn: images carry their own features."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, images):
+        return images
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    channels=st.integers(1, 9),
+    counts=st.lists(st.integers(1, 4), min_size=1, max_size=4),
+    side=st.integers(1, 4),
+    k=st.integers(1, 5),
+    refinement=st.sampled_from(["naive", "lbfgs", "contrast"]),
+    space=st.sampled_from(["full", "span"]),
+    solver=st.sampled_from([("mu", "random"), ("hals", "nndsvd")]),
+    zero_row=st.booleans(),
+    dead_channel=st.booleans(),
+    signed=st.booleans(),
+    scale=st.sampled_from([1e-4, 1.0, 1e4]),
+    seed=st.integers(0, 2**31),
+)
+def test_exact_whatever_the_shapes(
+    tmp_path_factory,
+    channels,
+    counts,
+    side,
+    k,
+    refinement,
+    space,
+    solver,
+    zero_row,
+    dead_channel,
+    signed,
+    scale,
+    seed,
+):
+    """Random shapes and ranks, k above the number of images, single images, dead channels, zero rows, any sign."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(sum(counts), channels, side, side, generator=generator)
+    if not signed:
+        x = x.clamp(min=0)
+    if dead_channel and channels > 1:
+        x[:, 1] = 0
+    x[:, 0, 0, 0] += 1  # no class is zero everywhere
+    x[:, 0, 0, 0] = x[:, 0, 0, 0].abs() + 0.1
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    box = Classifier(Drawn(channels), len(counts)).eval()
+    with torch.no_grad():
+        box.head.weight.copy_(scale * torch.randn(box.head.weight.shape, generator=generator))
+        if zero_row:
+            box.head.weight[0] = 0
+    config = Ours.Config(k=k, refinement=refinement, space=space, nmf_solver=solver[0], nmf_init=solver[1])
+    folder = tmp_path_factory.mktemp("drawn")
+    work = task(folder, Tensors(x, labels, len(counts)), config, black_box=box)
+    model = Ours().fit(work)
+    with torch.no_grad():
+        assert torch.equal(model(x), box(x))
+        explanation = model.explain(x)
+        total = explanation.scores.unflatten(1, (len(counts), k)).sum(2) + box.head.bias
+    size = explanation.scores.abs().sum(1, keepdim=True) + 1
+    assert ((total - explanation.logits).abs() <= 1e-4 * size).all()
+    assert torch.equal(model.vectors.sum(1).float(), box.head.weight)

@@ -61,7 +61,7 @@ def test_ours_with_the_papers_solvers_is_the_literal_pipeline(drawn, monkeypatch
     monkeypatch.setattr(reference, "nmf", lambda F, k, seed: reference.multiply(F, Et[0].T.numpy(), P0[0].numpy()))
     literal = reference.decompose(F, v, k)
     config = DecompositionConfig(k=k, scaling="cvxpy", refinement="nelder-mead")
-    refined, numbers = decompose_classes(config, given, torch.tensor([80]), torch.from_numpy(v)[None], 16, 0, [3])
+    refined, numbers = decompose_classes(config, given, torch.tensor([80]), torch.from_numpy(v)[None], (4, 4), 0, [3])
     np.testing.assert_allclose(refined[0].numpy(), literal.refined, rtol=1e-3, atol=1e-4)
     assert numbers["nmf_relative_error"].item() * np.linalg.norm(F) == pytest.approx(literal.error, rel=1e-6)
     assert numbers["objective"].item() == pytest.approx(literal.objective, rel=1e-3)
@@ -73,7 +73,7 @@ def test_gradient_solvers_end_below_the_simplex(drawn, space):
     literal = reference.decompose(F, v, 3)
     config = DecompositionConfig(nmf_solver="hals", space=space)
     _, numbers = decompose_classes(
-        config, torch.from_numpy(F)[None], torch.tensor([80]), torch.from_numpy(v)[None], 16, 0, [3]
+        config, torch.from_numpy(F)[None], torch.tensor([80]), torch.from_numpy(v)[None], (4, 4), 0, [3]
     )
     assert numbers["objective"].item() < 0.7 * literal.objective
     assert numbers["nmf_relative_error"].item() * np.linalg.norm(F) < 1.01 * literal.error
@@ -82,7 +82,7 @@ def test_gradient_solvers_end_below_the_simplex(drawn, space):
 def test_negative_features_count_as_zero_for_nmf_alone(drawn):
     F, v = (torch.from_numpy(x)[None] for x in drawn)
     signed = F - 0.3
-    given = torch.tensor([80]), v, 16, 0, [3]
+    given = torch.tensor([80]), v, (4, 4), 0, [3]
     for factorisation, same in (("nmf", True), ("semi", False), ("convex", False)):
         config = DecompositionConfig(k=2, factorisation=factorisation)
         found, clamped = (decompose_classes(config, x, *given)[0] for x in (signed, signed.clamp(min=0)))

@@ -50,7 +50,7 @@ def test_all_pipelines_see_the_same_classes(result):
     literal = [reference.decompose(F.numpy(), v.numpy(), 2) for F, v in drawn.values()]
     assert result["reference"]["objective"] == pytest.approx(sum(one.objective for one in literal) / 2)
     objectives = [
-        decompose_classes(DecompositionConfig(k=2, **FAST), F[None], torch.tensor([27]), v[None], 9, 0, [label])[1]
+        decompose_classes(DecompositionConfig(k=2, **FAST), F[None], torch.tensor([27]), v[None], (3, 3), 0, [label])[1]
         for label, (F, v) in drawn.items()
     ]
     expected = sum(one["objective"].item() for one in objectives) / 2

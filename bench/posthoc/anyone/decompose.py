@@ -12,14 +12,15 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from bench.contract import CellError, Progress, RequestError
-from bench.posthoc.anyone.checkpoint import Checkpoint
-from bench.posthoc.anyone.classwise import called, decompose_all
-from bench.posthoc.anyone.gathering import Telling, batch_of, gather
+from bench.posthoc.anyone.gathering import batch_of, gather
 from bench.posthoc.anyone.split import find
 from bench.posthoc.anyone.storage import Precision, Storage
 from bench.posthoc.anyone.verify import fingerprint, verify
 from bench.posthoc.anyone.wrapped import Features, PartPrototypeClassifier, fold
+from bench.posthoc.checkpoint import Checkpoint
+from bench.posthoc.classwise import called, decompose_all
 from bench.posthoc.decomposition import DecompositionConfig
+from bench.posthoc.telling import Telling
 
 _FIRST = 8
 """Images that the split is found and verified on; every further one is verified as it comes by."""

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Progress
-from bench.posthoc.anyone.gathering import Telling, batch_of
+from bench.posthoc.anyone.gathering import batch_of
 from bench.posthoc.anyone.wrapped import PartPrototypeClassifier
+from bench.posthoc.telling import Telling
 
 _COLOURS = ("#e4572e", "#2e86ab", "#3bb273", "#f0a202", "#7768ae", "#c2185b", "#00897b", "#6d4c41")
 

@@ -2,53 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence, Sized
-from typing import Any, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.contract import CellError, Progress, RequestError
+from bench.contract import CellError, RequestError
 from bench.posthoc.anyone.storage import Storage
 from bench.posthoc.anyone.verify import Residual
 from bench.posthoc.anyone.wrapped import Features
-
-T = TypeVar("T")
-_EVERY = 2.0
-"""Seconds between two lines of progress."""
-
-
-class Telling:
-    """Progress for a caller who may have none: then lines go to the log ``bench.posthoc``."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self._progress = progress
-        self._last = 0.0
-
-    def note(self, message: str) -> None:
-        """One line."""
-        if self._progress is not None:
-            self._progress.note(message)
-        else:
-            logging.getLogger("bench.posthoc").info(message)
-
-    def rarely(self, message: str, last: bool = False) -> None:
-        """One line if none was written for a while, or if it is the last."""
-        now = time.monotonic()
-        if last or now - self._last >= _EVERY:
-            self._last = now
-            self.note(message)
-
-    def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-        """Pass the items through."""
-        if self._progress is None:
-            return iter(items)
-        if total is None and isinstance(items, Sized):
-            total = len(items)
-        return self._progress.track(iter(items), what, total)
+from bench.posthoc.classwise import called
+from bench.posthoc.telling import Telling
 
 
 def batch_of(batch: Any, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, list[int]]:
@@ -102,10 +69,8 @@ def gather(
         x, logits = features.both(images)
         finite = torch.isfinite(x.flatten(1)).all(1).tolist()
         if not all(finite):
-            label = labels[finite.index(False)]
-            # The same words as classwise.called, which is above this module.
-            name = "" if names[label] == str(label) else f" ({names[label]})"
-            raise CellError(f"class {label}{name}: features of image {position + finite.index(False)} are not finite")
+            where = finite.index(False)
+            raise CellError(f"{called(labels[where], names)}: features of image {position + where} are not finite")
         with torch.autocast(device.type, enabled=False):
             residual.add(x, logits, features.recomposed(x, rows, bias))
         chosen = []

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bench.contract import CellError, RequestError
+from bench.posthoc.checkpoint import write
 
 Precision = Literal["single", "half"]
 _TYPES: dict[str, tuple[Any, torch.dtype]] = {
@@ -179,10 +180,3 @@ class Storage:
         self._by_class = {}
         for row, label in enumerate(self._labels):
             self._by_class.setdefault(label, []).append(row)
-
-
-def write(file: Path, text: str) -> None:
-    """Write a file so that it is either the old one or the whole new one."""
-    draft = file.with_name(file.name + ".new")
-    draft.write_text(text)
-    draft.replace(file)

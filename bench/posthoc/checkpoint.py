@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bench.contract import RequestError
-from bench.posthoc.anyone.storage import write
 
 
 class Checkpoint:
@@ -81,3 +80,10 @@ class Checkpoint:
     def _file(self, label: int) -> Path:
         assert self._folder is not None
         return self._folder / f"class-{label:05d}.safetensors"
+
+
+def write(file: Path, text: str) -> None:
+    """Write a file so that it is either the old one or the whole new one."""
+    draft = file.with_name(file.name + ".new")
+    draft.write_text(text)
+    draft.replace(file)

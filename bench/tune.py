@@ -1,0 +1,185 @@
+"""Other settings of a cell's method, compared on its training split alone.
+
+The training split is cut into parts; the method is fitted without one of them and measured on it, each in turn. Test
+images are never looked at, so what is chosen here may be reported there. The black box is the cell's own: it has seen
+all of the training split, which favours no setting over another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench import config
+from bench.cell import Cell
+from bench.contract import RequestError
+from bench.store import Store
+from bench.train import Trainer
+
+Choice = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One fit on a part of the training split.
+
+    Attributes:
+        cell: whose black box.
+        fold: which part was left out.
+        choice: the settings that differ from the cell's.
+        values: scores on the part that was left out, and what the fit put on record.
+    """
+
+    cell: str
+    fold: int
+    choice: Choice
+    values: dict[str, float]
+
+
+class Remembered(nn.Module):
+    """A backbone that computes the features of an image once, and gives them again whenever it comes.
+
+    Images are told apart by their bits: a noisy copy is another image. All features stay in memory, on the CPU.
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.channels = getattr(backbone, "channels", None)
+        self._known: dict[bytes, Tensor] = {}
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Images ``(N, 3, H, W)`` -> features ``(N, D, h, w)``."""
+        bits = images.detach().cpu().contiguous().numpy()
+        keys = [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in bits]
+        new = [i for i, key in enumerate(keys) if key not in self._known]
+        if new:
+            self._known.update(zip((keys[i] for i in new), self.backbone(images[new]).cpu(), strict=True))
+        return torch.stack([self._known[key] for key in keys]).to(images.device)
+
+
+def choices(method: str, pairs: tuple[str, ...]) -> list[Choice]:
+    """Every combination of the values that ``--set`` gives, for one method.
+
+    Raises:
+        RequestError: where a name belongs to something else.
+    """
+    single, several = config.parse_overrides(pairs)
+    foreign = [name for name in (*single, *several) if not name.startswith(f"{method}.")]
+    if foreign:
+        raise RequestError(
+            f"--set {foreign[0]}: only settings of {method} can be tuned here, such as {method}.NAME=A,B"
+        )
+    return [config.for_section({**single, **chosen}, method) for chosen in config.combinations(several, method)]
+
+
+def tune(cells: Sequence[Cell], wanted: Sequence[Choice], folds: int = 2) -> Iterator[Trial]:
+    """Fit and measure every choice for every cell and fold.
+
+    Args:
+        cells: of one method; one with a black box.
+        wanted: settings that replace those of the cell.
+        folds: parts of the training split.
+
+    Raises:
+        RequestError: where a cell has no black box, a setting does not exist, or there are too few images to cut.
+    """
+    if folds < 2:
+        raise RequestError(f"{folds} folds: the training split must be cut into at least 2")
+    for cell in cells:
+        kind = type(cell.method)
+        if not kind.needs_black_box:
+            raise RequestError(
+                f"{kind.name} has to be trained anew for every choice: compare it by `run --split train`"
+            )
+        settings = [config.validate(kind.Config, {**cell.spec.settings, **choice}, kind.name) for choice in wanted]
+        train: Any = cell.data()["train"]
+        place = within_class(train.labels)
+        if int(torch.bincount(train.labels).min()) < folds:
+            raise RequestError(f"a class has fewer than {folds} training images: use fewer folds")
+        task = cell.task(train)
+        box: Any = task.black_box
+        box.backbone = Remembered(box.backbone)
+        for fold in range(folds):
+            left_out = place % folds == fold
+            fit, judge = (train.subset(mask.nonzero().flatten()) for mask in (~left_out, left_out))
+            for choice, chosen in zip(wanted, settings, strict=True):
+                with tempfile.TemporaryDirectory(prefix="partbench-tune-") as folder:
+                    trainer = Trainer(Path(folder), task.device, cell.spec.precision, task.seed, task.progress)  # type: ignore[arg-type]
+                    own = replace(task, config=chosen, train=fit, trainer=trainer, facts={})
+                    values = _measured(cell, own, judge)
+                yield Trial(cell.folder.path.name, fold, choice, values)
+
+
+def _measured(cell: Cell, task: Any, judge: Any) -> dict[str, float]:
+    """Scores on ``judge`` of the method fitted on ``task.train``, and the facts of the fit."""
+    scores = cell.evaluate(cell.method.fit(task).eval(), judge)
+    return {**{name: score.value for name, score in scores.items()}, **task.facts}
+
+
+def within_class(labels: Tensor) -> Tensor:
+    """How many images of the same class come before each: ``(n,)``."""
+    order = torch.sort(labels, stable=True).indices
+    first = torch.cumsum(torch.bincount(labels), 0) - torch.bincount(labels)
+    place = torch.empty_like(labels)
+    place[order] = torch.arange(len(labels)) - first[labels[order]]
+    return place
+
+
+def open_cells(store: Store, names: Sequence[str], make: Any) -> list[Cell]:
+    """The cells of those names, which must be of one method.
+
+    Args:
+        store: where they are.
+        names: ids or beginnings of them.
+        make: from an id to a :class:`Cell`.
+
+    Raises:
+        RequestError: where they are of several methods.
+    """
+    found = [make(store.find(name)) for name in names]
+    methods = sorted({cell.spec.method for cell in found})
+    if len(methods) > 1:
+        raise RequestError(f"these cells are of several methods ({', '.join(methods)}): tune one at a time")
+    return found
+
+
+def as_text(trials: Sequence[Trial], fmt: str) -> str:
+    """Mean and standard deviation over cells and folds of every choice: ``text``, ``md`` or ``json``."""
+    if fmt == "json":
+        return json.dumps([asdict(trial) for trial in trials], indent=1)
+    groups: dict[str, list[Trial]] = {}
+    for trial in trials:
+        label = ", ".join(f"{name}={value}" for name, value in sorted(trial.choice.items())) or "as in the cell"
+        groups.setdefault(label, []).append(trial)
+    columns = list(dict.fromkeys(name for trial in trials for name in trial.values))
+    rows = [["settings", *columns]]
+    for label, own in groups.items():
+        rows.append(
+            [label, *(_spread([trial.values[name] for trial in own if name in trial.values]) for name in columns)]
+        )
+    note = f"mean ± standard deviation over {len(next(iter(groups.values())))} fits; training split only"
+    if fmt == "md":
+        lines = ["| " + " | ".join(row) + " |" for row in rows]
+        lines.insert(1, "|---|" + "---:|" * len(columns))
+        return "\n".join([*lines, "", note])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    aligned = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    return "\n".join([*aligned, "", note])
+
+
+def _spread(values: list[float]) -> str:
+    if not values:
+        return "-"
+    deviation = f" ± {statistics.stdev(values):.3g}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.4g}{deviation}"

@@ -1,0 +1,79 @@
+"""`tune` compares settings on parts of the training split, without training and without test images."""
+
+import json
+
+import pytest
+import torch
+from birds import QUICK, bench, few_birds
+
+from bench.tune import Remembered, within_class
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory):
+    """A home with a cell of `ours`, and its id."""
+    home = tmp_path_factory.mktemp("tune")
+    root = few_birds(home)
+    ran = bench(
+        home, "run", "--methods", "ours", "--data-root", str(root), "--no-controls", "--no-tracking", *QUICK[:8],
+        "--set", "classifier.schedule.phases.0.epochs=2",
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    return home, json.loads(bench(home, "results").stdout)[0]["cell"]
+
+
+def test_every_choice_is_fitted_on_every_part(planned):
+    home, cell = planned
+    arguments = ("tune", cell, "--set", "ours.k=1,2", "--set", "ours.refinement=naive,contrast", "--format", "json")
+    ran = bench(home, *arguments)
+    assert ran.returncode == 0, ran.stderr
+    trials = json.loads(ran.stdout)
+    assert [(trial["fold"], trial["choice"]["k"], trial["choice"]["refinement"]) for trial in trials] == [
+        (fold, k, refinement) for fold in (0, 1) for k in (1, 2) for refinement in ("naive", "contrast")
+    ]
+    for trial in trials:
+        assert {"accuracy", "consistency", "stability", "cancellation"} <= set(trial["values"])
+    # One prototype per class is the class map, however it was refined.
+    one = [t["values"] for t in trials if t["choice"]["k"] == 1]
+    for a, b in (one[:2], one[2:]):
+        assert all(a[name] == b[name] for name in ("accuracy", "consistency", "stability"))
+    assert bench(home, *arguments).stdout == ran.stdout
+    table = bench(home, "tune", cell, "--set", "ours.k=1,2", "--format", "md").stdout
+    assert table.startswith("| settings | consistency | stability | accuracy |") or "| k=2 |" in table
+    assert "over 2 fits; training split only" in table
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--set", "protopnet.depth=3"), "only settings of ours can be tuned here"),
+        (("--set", "ours.kk=3"), "did you mean 'k'?"),
+        (("--set", "ours.k=2", "--folds", "9"), "fewer than 9 training images"),
+    ],
+)
+def test_wrong_requests(planned, arguments, message):
+    home, cell = planned
+    ran = bench(home, "tune", cell, *arguments)
+    assert ran.returncode == 2
+    assert message in ran.stderr
+
+
+def test_features_are_computed_once_per_image():
+    calls = []
+
+    class Doubled(torch.nn.Module):
+        def forward(self, images):
+            calls.append(len(images))
+            return 2 * images
+
+    x = torch.rand(5, 3, 4, 4)
+    remembered = Remembered(Doubled())
+    assert torch.equal(remembered(x[:3]), 2 * x[:3])
+    assert torch.equal(remembered(x), 2 * x)
+    assert torch.equal(remembered(x.flip(0)), 2 * x.flip(0))
+    assert torch.equal(remembered(x[:1] + 1e-6), 2 * (x[:1] + 1e-6))
+    assert calls == [3, 2, 1]
+
+
+def test_places_within_classes():
+    assert within_class(torch.tensor([2, 0, 2, 2, 0, 1])).tolist() == [0, 0, 1, 2, 1, 0]
