@@ -32,6 +32,7 @@ from bench.contract import (
 from bench.data.prepared import prepare
 from bench.data.protocol import Protocol
 from bench.data.source import open_dataset
+from bench.given import Given, NetworkSettings
 from bench.plan import CellSpec
 from bench.progress import ConsoleProgress
 from bench.seeding import derive
@@ -111,6 +112,7 @@ class Cell:
                     for name, score in scores.items()
                 },
                 "facts": fit["facts"],
+                "given": {name: given.record() for name, given in self._given().items()},
                 "prototypes": len(model.prototypes),
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
                 "images": {name: len(split) for name, split in splits.items()},
@@ -138,6 +140,7 @@ class Cell:
             file = Path(self.where["weights"])
             if not file.is_file() or weights.digest(file) != self.spec.weights_digest:
                 changed.append(f"{file} is gone or has other content")
+        changed += [f"{given.path} is gone or has other content" for given in self._given().values() if given.changed()]
         if changed:
             raise CellError(f"this cell was planned for something else ({'; '.join(changed)}): call `run` again")
 
@@ -166,7 +169,6 @@ class Cell:
 
     def task(self, train: Samples, need_black_box: bool = True) -> Task:
         """What the method is given."""
-        settings = type(self.method).Config.model_validate(self.spec.settings)
         black_box: nn.Module | None = None
         if need_black_box and self.spec.black_box is not None:
             facts = {name: value for name, value in self.spec.black_box.items() if name != "version"}
@@ -180,7 +182,7 @@ class Cell:
                 self.progress,
             ).to(self.device)
         return Task(
-            config=settings,
+            config=self.settings(),
             train=train,
             seed=derive(self.spec.seed, self.spec.method),
             device=self.device,
@@ -189,7 +191,16 @@ class Cell:
             trainer=self._trainer(self.folder.work),
             progress=self.progress,
             memory_limit=self.memory_limit,
+            backbone_name=self.spec.backbone or "",
         )
+
+    def settings(self) -> Any:
+        """The method's ``Config``; files that it names are where the plan found them."""
+        return type(self.method).Config.model_validate(self.spec.settings, context={"given": self.where.get("given")})
+
+    def _given(self) -> dict[str, Given]:
+        settings = self.settings()
+        return settings.given if isinstance(settings, NetworkSettings) else {}
 
     def backbone(self) -> nn.Module:
         """A fresh feature extractor with its starting weights."""
