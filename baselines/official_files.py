@@ -5,6 +5,7 @@ Sources: spec/baselines.md, section 4.2 (who writes which key), 4.3, and the sta
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -177,13 +178,15 @@ def architecture(shapes: Mapping[str, Shape]) -> str | None:
     given = {name: shape for name, shape in given.items() if not name.endswith("num_batches_tracked")}
     for begin, names in _FAMILIES:
         if any(key.startswith(begin) for key in given):
-            for name in names:
-                with torch.device("meta"):
-                    state = TorchvisionNet(name, 0)().state_dict()
-                own = {key: tuple(t.shape) for key, t in state.items() if not key.endswith("num_batches_tracked")}
-                if own == given:
-                    return name
+            return next((name for name in names if _shapes_of(name) == given), None)
     return None
+
+
+@functools.cache
+def _shapes_of(architecture: str) -> dict[str, Shape]:
+    with torch.device("meta"):
+        state = TorchvisionNet(architecture, 0)().state_dict()
+    return {name: tuple(tensor.shape) for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
 
 
 def tensors(found: Official) -> dict[str, Tensor]:

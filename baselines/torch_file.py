@@ -59,8 +59,8 @@ class TorchFile:
         self.path = path
         if not path.is_file():
             raise RequestError(f"no file {path}")
-        # Every byte of a storage may be asked for; no honest file has its storages read more than twice over.
-        self._budget = 2 * path.stat().st_size
+        # A small file may describe many large tensors on one storage; an honest one has each number read about once.
+        self._budget = 2 * path.stat().st_size + 2**20
         self._machine = Machine(self._persistent)
         self._storages: dict[str, Storage] = {}
         self._places: dict[str, tuple[int, int]] = {}
