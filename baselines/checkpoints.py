@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,17 @@ SETTINGS = {
     "protopnet": {"per_class": "K", "depth": "D"},
     "tesnet": {"per_class": "K", "depth": "D"},
     "protopool": {"prototypes": "P", "slots": "K", "depth": "D"},
-    "deformable": {"per_class": "K"},
+    "deformable": {"per_class": "K", "hidden": "O"},
 }
 """The settings of ours that say a size, and which size of the file that is."""
+
+
+_FINISH: dict[str, Callable[[Any], object]] = {
+    "protopool": lambda model: model.assign(),
+    # Official offsets are always in use: before training opens them they are zero.
+    "deformable": lambda model: setattr(model, "deformed", True),
+}
+"""What follows from the weights of a network and is not in its file."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +159,14 @@ def check(method: str, config: NetworkSettings, sizes: Sizes) -> None:
         raise RequestError(f"{method}.checkpoint: {file} turns distances into similarities by a function it lacks")
     if config.source is not None:
         return
+    unlike = "drops the last max-pooling of VGG" if method == "deformable" and sizes.backbone.startswith("vgg") else ""
+    if facts.get("attributes", {}).get("using_deform") is False:
+        unlike = "was trained without offsets, on a smaller map"
+    if unlike:
+        raise RequestError(
+            f"{method}.checkpoint: the official network in {file} {unlike}, ours does not: evaluate it with the "
+            f"official code (--set {method}.source=CHECKOUT)"
+        )
     if architecture is None or facts["channels"] != sizes.channels:
         raise RequestError(
             f"{method}.checkpoint: the backbone in {file} is none of ours: evaluate it with the official code "
@@ -180,13 +196,12 @@ def build(method: Method, task: Task) -> PartPrototypeModel:
     wanted = model.state_dict()
     given = {name.replace("features.", "backbone.", 1): tensor for name, tensor in checkpoint.weights.items()}
     wrong = [name for name in given if name not in wanted or wanted[name].shape != given[name].shape]
-    own = ("prototypes.", "num_batches_tracked", "slots")
+    own = ("prototypes.", "num_batches_tracked", "slots", "_extra_state")
     wrong += [name for name in wanted if name not in given and not name.startswith(own) and not name.endswith(own)]
     if wrong:
         raise CellError(f"{task.config.checkpoint.path} does not fit {method.name}: {', '.join(wrong[:4])}")
     model.load_state_dict(given, strict=False)
-    # A table that follows from the weights, as ProtoPool's, is drawn up anew.
-    getattr(model, "assign", lambda: None)()
+    _FINISH.get(method.name, lambda model: None)(model)
     return model.eval()
 
 
