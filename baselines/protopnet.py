@@ -9,8 +9,8 @@ import torch
 from pydantic import PositiveInt, field_validator
 from torch import Tensor, nn
 
-from baselines import checkpoints, layers
-from bench.contract import Explanation, Method, PartPrototypeModel, Progress, PrototypeTable, Samples, Sizes, Task
+from baselines import layers
+from bench.contract import Explanation, Method, PartPrototypeModel, Progress, PrototypeTable, Samples, Task
 from bench.given import NetworkSettings
 from bench.schedule import Schedule
 from bench.seeding import derive
@@ -143,25 +143,16 @@ class ProtoPNet(Method):
         def _known(cls, schedule: Schedule) -> Schedule:
             return schedule.require(("backbone", "add_on", "prototypes", "last_layer"), ("project",))
 
-    @classmethod
-    def check(cls, config: Any, sizes: Sizes) -> None:
-        """A given checkpoint or checkout must fit the data and the backbone."""
-        checkpoints.check(cls.name, config, sizes)
-
-    def build(self, task: Task) -> PartPrototypeModel:
-        """The network with its starting weights, drawn from the task's seed, or the one that is given."""
-        if task.config.given:
-            return checkpoints.build(self, task)
+    def build(self, task: Task) -> ProtoPNetModel:
+        """The network with its starting weights, drawn from the task's seed."""
         backbone = task.backbone()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(task.seed, "protopnet"))
             return ProtoPNetModel(backbone, task.train.classes, task.config.per_class, task.config.depth).eval()
 
-    def fit(self, task: Task) -> PartPrototypeModel:
-        """Train through the phases of the schedule, unless the network is given."""
+    def fit(self, task: Task) -> ProtoPNetModel:
+        """Train through the phases of the schedule."""
         model = self.build(task)
-        if task.config.given:
-            return model
         task.trainer.fit(ProtoPNetLearner(model, task.config, task.progress), task.config.schedule, task.train)
         table = model.prototypes
         task.facts["projected"] = float((table.source_image >= 0).float().mean())

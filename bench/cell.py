@@ -112,7 +112,7 @@ class Cell:
                     for name, score in scores.items()
                 },
                 "facts": fit["facts"],
-                "given": {name: given.record() for name, given in self._given().items()},
+                "given": {name: given.record() for name, given in self.given.items()},
                 "prototypes": len(model.prototypes),
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
                 "images": {name: len(split) for name, split in splits.items()},
@@ -140,7 +140,7 @@ class Cell:
             file = Path(self.where["weights"])
             if not file.is_file() or weights.digest(file) != self.spec.weights_digest:
                 changed.append(f"{file} is gone or has other content")
-        changed += [f"{given.path} is gone or has other content" for given in self._given().values() if given.changed()]
+        changed += [f"{given.path} is gone or has other content" for given in self.given.values() if given.changed()]
         if changed:
             raise CellError(f"this cell was planned for something else ({'; '.join(changed)}): call `run` again")
 
@@ -198,7 +198,9 @@ class Cell:
         """The method's ``Config``; files that it names are where the plan found them."""
         return type(self.method).Config.model_validate(self.spec.settings, context={"given": self.where.get("given")})
 
-    def _given(self) -> dict[str, Given]:
+    @property
+    def given(self) -> dict[str, Given]:
+        """The files and folders that stand in for training, where there are any."""
         settings = self.settings()
         return settings.given if isinstance(settings, NetworkSettings) else {}
 
@@ -214,9 +216,16 @@ class Cell:
 
     def load(self, train: Samples) -> PartPrototypeModel:
         """The fitted model of a finished cell."""
-        model = self.method.build(self.task(train, need_black_box=False))
+        model = self._built(self.task(train, need_black_box=False))
         model.load_state_dict(load_file(self.folder.result / "model.safetensors"))
         return model.to(self.device).eval()
+
+    def _built(self, task: Task) -> PartPrototypeModel:
+        """The model that was given, or else one that nothing has been fitted to yet."""
+        if not self.given:
+            return self.method.build(task)
+        model: PartPrototypeModel = registry.load("checkpoints", self.spec.method).build(self.method, task)
+        return model
 
     def _trainer(self, folder: Path) -> Trainer:
         return Trainer(
@@ -232,13 +241,13 @@ class Cell:
         file, notes = self.folder.work / "model.safetensors", self.folder.work / "fit.json"
         if file.is_file() and notes.is_file():
             self.progress.note("fit found, not repeated")
-            model = self.method.build(self.task(train, need_black_box=False))
+            model = self._built(self.task(train, need_black_box=False))
             model.load_state_dict(load_file(file))
             return model.to(self.device).eval(), Store.read(notes)
         began = time.perf_counter()
         task = self.task(train)
         started = time.perf_counter()
-        model = self.method.fit(task).to(self.device).eval()
+        model = (self._built if self.given else self.method.fit)(task).to(self.device).eval()
         # What earlier, killed attempts spent on the epochs that were found is part of the cost.
         fitting = time.perf_counter() - started + task.trainer.earlier_seconds
         write_json(self.folder.work / "history.json", task.trainer.history)

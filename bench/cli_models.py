@@ -28,7 +28,7 @@ def import_checkpoint(method: str, file: Path, out: Path) -> None:
     evaluates it, in this project's implementation or, with --set protopnet.source=CHECKOUT, in the official code
     itself. That executes the code in CHECKOUT: name only what you trust.
     """
-    facts = registry.load("checkpoints", method)(method, file, out)
+    facts = registry.load("checkpoints", method).convert(method, file, out)
     console = Console()
     for name in ("class", "classes", "prototypes", "per_class", "depth", "architecture", "activation", "doubt"):
         if facts.get(name) is not None:

@@ -187,8 +187,11 @@ def _cells_of(
             method = loaded[name]
             method_file = CONFIGS / "methods" / f"{name}.yaml"
             method_config = config.from_recipe(method_file, method.Config, recipe, overrides, name)
-            method.check(method_config, sizes)
             given = method_config.given if isinstance(method_config, NetworkSettings) else {}
+            if given:
+                registry.load("checkpoints", name).check(name, method_config, sizes)
+            else:
+                method.check(method_config, sizes)
             # What is not trained here starts from no weights: none are looked for, none enter the id.
             file, digest = starting() if method.needs_backbone and not given else (None, "")
             applicable, not_applicable = _applicable(metrics, metric_configs, dataset_name, dataset, name, method)

@@ -287,16 +287,26 @@ def construct_PPNet(base_architecture, pretrained=True, img_size=224, prototype_
                  using_deform, incorrect_class_connection, deformable_conv_hidden_channels, prototype_dilation)
 """
 
-# The compiled operation is not at hand: a plain dilated convolution stands in for it.
+# The compiled operation is not at hand: what section 9 says of it, one part after the other.
 _OPERATION = """
+import torch
 import torch.nn.functional as F
 
 
 class NormPreserveDeformConvFunction:
     @staticmethod
     def apply(input, offset, weight, bias, stride, padding, dilation, group, deformable_groups, im2col_step, zero=True):
-        assert offset.shape[1] == 8 and offset.shape[2:] == input.shape[2:]
-        return F.conv2d(input, weight, bias, stride, padding, dilation)
+        height, width = input.shape[2:]
+        rows, columns = torch.arange(height)[:, None], torch.arange(width)
+        total = 0
+        for part in range(4):
+            i, j = divmod(part, 2)
+            y = rows - padding[0] + i * dilation[0] + offset[:, 2 * part]
+            x = columns - padding[1] + j * dilation[1] + offset[:, 2 * part + 1]
+            grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], -1)
+            squares = F.grid_sample(input**2, grid, padding_mode="zeros", align_corners=False)
+            total = total + F.conv2d(squares.sqrt(), weight[:, :, i : i + 1, j : j + 1])
+        return total
 """
 
 _FROM = "from {0} import resnet18_features, resnet34_features\nfrom {1} import compute_proto_layer_rf_info_v2\n"
@@ -370,3 +380,23 @@ def build(method: str, module, *, classes=3, per_class=2, depth=5, pool=7, kind=
                 layer.running_mean.uniform_(-0.5, 0.5)
                 layer.running_var.uniform_(0.5, 1.5)
     return network.eval()
+
+
+def answers(method: str, network, images):
+    """Logits and similarity maps of a stand-in, with the signs of table 4.1 and ProtoPool's slots settled."""
+    import torch
+
+    from baselines import checkout as running
+
+    with torch.no_grad(), running.contained(torch.device("cpu")):
+        if method == "tesnet":
+            return network(images)[0], -network.push_forward(images)[1]
+        if method == "deformable":
+            return network(images, is_train=False)[1][1], network.push_forward(images)[1]
+        d = network.prototype_distances(images)
+        similarity = torch.log((d + 1) / (d + 1e-4))
+        if method == "protopnet":
+            return network(images)[0], similarity
+        slots = network.proto_presence.argmax(1).flatten()  # class-major
+        near, far = (torch.log((x + 1) / (x + 1e-4)) for x in (d.amin((2, 3)), d.mean((2, 3))))
+        return (near - far)[:, slots] @ network.last_layer.weight.T, similarity

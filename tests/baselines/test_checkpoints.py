@@ -10,6 +10,7 @@ from samples import SmallNet, stripes, task
 
 from baselines import checkpoints, official_files
 from baselines.protopnet import ProtoPNet
+from bench import registry
 from bench.backbones import torchvision_nets
 from bench.contract import CellError, RequestError, Sizes
 from bench.given import Given
@@ -39,9 +40,8 @@ def saved(tmp_path_factory):
                     "nested": {"model_state_dict": state, "epoch": 3},
                 }[form]
                 torch.save(content, folder / "official.pth", _use_new_zipfile_serialization=zipped)
-                with torch.no_grad():
-                    logits = network(images())[0] if method != "deformable" else None
-            made[key] = folder / "official.pth", {name: tensor.clone() for name, tensor in state.items()}, logits
+                answers = stand_ins.answers(method, network, images())
+            made[key] = folder / "official.pth", {name: tensor.clone() for name, tensor in state.items()}, answers
         return made[key]
 
     return make
@@ -55,11 +55,11 @@ def prune(network):
     network.prune_prototypes([0, 3])
 
 
-def ours(tmp_path, file, method=ProtoPNet, **settings):
+def ours(tmp_path, file, name="protopnet", **settings):
     """The network of ours that a converted file makes."""
+    method = registry.load("methods", name)
     config = method.Config(checkpoint=str(file), schedule=Schedule(phases=[]), **settings)
-    work = task(tmp_path, stripes(), config, backbone_name="resnet18")
-    return method().fit(work)
+    return checkpoints.build(method(), task(tmp_path, stripes(), config, backbone_name="resnet18"))
 
 
 FORMS = [
@@ -112,7 +112,7 @@ def logits_by_hand(state, identity, features):
 @pytest.mark.parametrize("change", [lambda network: None, prune], ids=["whole", "pruned"])
 @pytest.mark.parametrize("kind", ["regular", "bottleneck"])
 def test_our_protopnet_answers_as_the_official_network(kind, change, saved, tmp_path):
-    path, state, logits = saved("protopnet", change=change, kind=kind)
+    path, state, (logits, _) = saved("protopnet", change=change, kind=kind)
     facts = checkpoints.convert("protopnet", path, tmp_path / "out.safetensors")
     model = ours(tmp_path, tmp_path / "out.safetensors", per_class=9, depth=11)
     classes = [0, 0, 1, 1, 2, 2] if change is not prune else [0, 1, 2, 2]
@@ -131,6 +131,17 @@ def test_our_protopnet_answers_as_the_official_network(kind, change, saved, tmp_
     if change is prune:
         assert own.indices.tolist() == [[0, -1], [1, -1], [2, 3], [0, -1]]
     assert torch.equal(model.backbone.state_dict()["body.0.weight"], state["features.body.0.weight"])
+
+
+@pytest.mark.parametrize("name", [name for name in official_files.SHAPES if name in registry.names("methods")])
+def test_our_networks_answer_as_the_official_ones(name, saved, tmp_path):
+    path, _, (logits, maps) = saved(name)
+    checkpoints.convert(name, path, tmp_path / "out.safetensors")
+    model = ours(tmp_path, tmp_path / "out.safetensors", name)
+    with torch.no_grad():
+        explained = model.explain(images())
+    torch.testing.assert_close(explained.logits, logits, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(explained.maps, maps, rtol=1e-3, atol=1e-3)
 
 
 def test_a_state_dict_says_what_is_assumed(saved, tmp_path):
@@ -318,7 +329,7 @@ def test_a_backbone_with_other_tensors_fails_the_cell(saved, tmp_path):
     work = task(tmp_path, stripes(), config)
     work.backbone = Other
     with pytest.raises(CellError, match=r"does not fit protopnet: backbone\.body\.5"):
-        ProtoPNet().fit(work)
+        checkpoints.build(ProtoPNet(), work)
 
 
 def test_a_converted_file_is_its_content_not_its_place(saved, tmp_path):

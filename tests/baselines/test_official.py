@@ -68,28 +68,10 @@ def built(trained, tmp_path):
     return official.build(trained.method, work, checkpoints.read(trained.file)).eval()
 
 
-def expected(method, network, images):
-    """Logits and similarity maps from the network itself, with the signs of table 4.1."""
-    if method == "protopnet":
-        d = network.push_forward(images)[1]
-        return network(images)[0], torch.log((d + 1) / (d + 1e-4))
-    if method == "tesnet":
-        return network(images)[0], -network.push_forward(images)[1]
-    if method == "deformable":
-        with checkout.contained(torch.device("cpu")):
-            return network(images, is_train=False)[1][1], network.push_forward(images)[1]
-    d = network.prototype_distances(images)
-    similarity = torch.log((d + 1) / (d + 1e-4))
-    slots = network.proto_presence.argmax(1)  # (C, K)
-    near, far = d.amin((2, 3)), d.mean((2, 3))
-    focal = torch.log((near + 1) / (near + 1e-4)) - torch.log((far + 1) / (far + 1e-4))
-    return focal[:, slots.flatten()] @ network.last_layer.weight.T, similarity
-
-
 def test_logits_and_maps_are_the_networks_own(trained, tmp_path):
     model = built(trained, tmp_path)
     with torch.no_grad():
-        logits, maps = expected(trained.method, trained.network, images())
+        logits, maps = stand_ins.answers(trained.method, trained.network, images())
         explained = model.explain(images())
         torch.testing.assert_close(model(images()), logits, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(explained.maps, maps, rtol=1e-4, atol=1e-4)
