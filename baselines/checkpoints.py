@@ -92,13 +92,7 @@ def convert(method: str, file: Path, out: Path) -> dict[str, Any]:
     facts = _facts(method, found, sizes, identity) | {"source_file": file.name, "source_digest": _sha256(file)}
     if identity is not None:
         state[_IDENTITY] = identity.to(torch.uint8)
-    if out.exists() and facts_of(out).get("source_digest") != facts["source_digest"]:
-        raise RequestError(f"{out} is there already and came from another file: give another name, or delete it")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_suffix(".tmp")
-    save_file(state, unfinished, metadata={_HEADER: json.dumps(facts, sort_keys=True)})
-    unfinished.replace(out)
-    out.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
+    _write(out, state, facts)
     return facts
 
 
@@ -205,6 +199,22 @@ def build(method: Method, task: Task) -> PartPrototypeModel:
     return model.eval()
 
 
+def _write(out: Path, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    beside, unfinished = out.with_suffix(".json"), out.with_suffix(".tmp")
+    if out.exists():
+        if facts_of(out).get("source_digest") != facts["source_digest"]:
+            raise RequestError(f"{out} is there already and came from another file: give another name, or delete it")
+    elif beside.exists():
+        raise RequestError(f"{beside} is there already: give another name, or delete it")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        save_file(state, unfinished, metadata={_HEADER: json.dumps(facts, sort_keys=True)})
+        beside.write_text(json.dumps(facts, indent=1) + "\n")
+        unfinished.replace(out)
+    except (OSError, SafetensorError) as error:
+        raise RequestError(f"{out} cannot be written ({error})") from error
+
+
 def _adapt(model: Any, checkpoint: Checkpoint) -> None:
     """Give a network add-on layers of other widths, and the ragged classes of a pruned file."""
     identity, state = checkpoint.identity, checkpoint.state
@@ -243,7 +253,11 @@ def _facts(
     method: str, found: official_files.Official, sizes: dict[str, int], identity: Tensor | None
 ) -> dict[str, Any]:
     """What is known beside the tensors; ``assumed`` lists what a state dict does not say."""
-    attributes = found.attributes
+    attributes = {
+        name: value
+        for name, value in found.attributes.items()
+        if not isinstance(value, str) or value.isprintable()  # what is said of a file goes to a terminal
+    }
     activation = _FIXED.get(method) or attributes.get("prototype_activation_function", "log")
     per_class = sorted({int(n) for n in identity.sum(0)}) if identity is not None else [sizes["K"]]
     add_on = [name for name in found.state if re.fullmatch(r"add_on_layers\.\d+\.weight", name)]

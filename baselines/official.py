@@ -38,6 +38,8 @@ class Plan:
     D: int
     activation: str = "log"
     convolutions: int = 2
+    part: tuple[int, int] = (2, 2)
+    hidden: int = 128
 
     @property
     def whole(self) -> int:
@@ -106,13 +108,13 @@ def _make_deformable(module: Any, plan: Plan) -> Any:
         base_architecture=plan.architecture,
         pretrained=False,
         img_size=plan.image,
-        prototype_shape=(plan.whole, plan.D, 2, 2),
+        prototype_shape=(plan.whole, plan.D, *plan.part),
         num_classes=plan.C,
         m=0.1,
         add_on_layers_type="upsample",
         using_deform=True,
         incorrect_class_connection=-0.5,
-        deformable_conv_hidden_channels=128,
+        deformable_conv_hidden_channels=plan.hidden,
         prototype_dilation=2,
     )
 
@@ -209,8 +211,10 @@ def _plan(task: Task, checkpoint: Any) -> Plan:
     image, classes = task.train.size, task.train.classes
     if checkpoint is not None:
         facts = checkpoint.facts
-        known = [facts["sizes"][letter] for letter in ("C", "P", "K", "D")]
-        return Plan(task.backbone_name, image, *known, facts["activation"], facts["add_on"])
+        sizes = facts["sizes"]
+        known = [sizes[letter] for letter in ("C", "P", "K", "D")]
+        more = {"part": (sizes["H"], sizes["W"]), "hidden": sizes["O"]} if "H" in sizes else {}
+        return Plan(task.backbone_name, image, *known, facts["activation"], facts["add_on"], **more)
     slots = getattr(config, "slots", None)
     per_class = config.per_class if slots is None else slots
     pool = config.per_class * classes if slots is None else config.prototypes

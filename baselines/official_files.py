@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from baselines.safe_pickle import Object, TensorData
+from baselines.pickled import Object, TensorData
 from baselines.torch_file import TorchFile
 from bench.backbones.torchvision_nets import TorchvisionNet
 from bench.contract import RequestError
@@ -102,7 +102,7 @@ def read(path: Path) -> Official:
         state = {name: data for name, data in content.items() if isinstance(data, TensorData)}
     else:
         state = {}
-    if not state or not all(isinstance(name, str) for name in state):
+    if not state or not all(isinstance(name, str) and name.isprintable() for name in state):
         raise RequestError(f"{path} holds no network: neither a module nor a dict of tensors")
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): data for name, data in state.items()}

@@ -8,102 +8,12 @@ note their arguments. Whatever else a pickle wants called is refused, and so is 
 from __future__ import annotations
 
 import pickletools
-import re
 import struct
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import IO, Any
 
-
-class Refused(Exception):
-    """The pickle wants what no weights need; nothing of it was run."""
-
-
-@dataclass(frozen=True)
-class Name:
-    """A class or function by the name that the pickle gives it."""
-
-    module: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
-
-
-@dataclass(eq=False)
-class Object:
-    """An instance of a class that was not imported: its attributes, and what was appended or set on it."""
-
-    kind: Name
-    state: dict[str, Any] = field(default_factory=dict)
-    items: list[Any] = field(default_factory=list)
-
-
-@dataclass(frozen=True, eq=False)
-class TensorData:
-    """A tensor as its pickle describes it: a window on a storage that lies elsewhere in the file."""
-
-    storage: Any
-    offset: Any
-    size: Any
-    stride: Any
-
-
-def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> TensorData:
-    return TensorData(storage, offset, size, stride)
-
-
-def _encode(text: str, encoding: str = "utf-8") -> bytes:
-    # Python 3 writes bytes this way where Python 2 shall be able to read them.
-    if encoding not in ("latin1", "utf-8"):
-        raise Refused(f"encodes text as {encoding!r}")
-    return text.encode(encoding)
-
-
-def _number(dtype: Any, raw: bytes) -> int | float | bool:
-    code = dtype.state["code"]
-    if not re.fullmatch(r"[fiub][1248]", code):
-        raise Refused(f"holds a NumPy number of type {code!r}")
-    letter = {"f": {2: "e", 4: "f", 8: "d"}, "b": {1: "?"}}.get(code[0], {1: "b", 2: "h", 4: "i", 8: "q"})[int(code[1])]
-    order = ">" if dtype.state.get("order") == ">" else "<"
-    number: int | float | bool = struct.unpack(order + (letter.upper() if code[0] == "u" else letter), raw)[0]
-    return number
-
-
-def _inert(kind: str) -> Callable[..., Object]:
-    module, _, name = kind.rpartition(".")
-    return lambda *arguments: Object(Name(module, name), items=list(arguments))
-
-
-def _set(items: Any = ()) -> set[Any]:
-    return {_key(item) for item in items}
-
-
-_FIRST: Callable[..., Any] = lambda value, *_: value  # noqa: E731 - one of a table of small stand-ins
-CALLS: dict[str, Callable[..., Any]] = {
-    "collections.OrderedDict": lambda pairs=(): {_key(key): value for key, value in pairs},
-    "collections.defaultdict": lambda *_: {},
-    "builtins.set": _set,
-    "builtins.frozenset": _set,
-    "_codecs.encode": _encode,
-    "copyreg._reconstructor": lambda kind, *_: Object(kind),
-    "torch.Size": lambda sizes: tuple(sizes),
-    "torch.device": lambda *parts: ":".join(str(part) for part in parts),
-    "torch._utils._rebuild_tensor": _tensor,
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_parameter": _FIRST,
-    "torch._utils._rebuild_parameter_with_state": _FIRST,
-    # Modules of torch before 1.3 kept the answer of this function.
-    "torch.nn.backends.thnn._get_thnn_function_backend": _inert("torch.nn.backends.thnn.THNNFunctionBackend"),
-    "numpy.dtype": lambda code, *_: Object(Name("numpy", "dtype"), {"code": code}),
-    **{
-        f"numpy.{core}.multiarray.{name}": stand_in
-        for core in ("core", "_core")
-        for name, stand_in in {"scalar": _number, "_reconstruct": _inert("numpy.ndarray")}.items()
-    },
-}
-"""What may be called, and what stands in for it."""
+from baselines.pickled import CALLS, Name, Object, Refused, TensorData, key_of, set_of
 
 _HARMLESS = {f"builtins.{name}" for name in ("object", "bool", "int", "float", "complex", "str", "bytes", "list")}
 _HARMLESS |= {"builtins.dict", "builtins.tuple", "builtins.set", "argparse.Namespace"}
@@ -204,6 +114,8 @@ class Machine:
 
     def _name(self, module: str, name: str) -> Name:
         found = Name(_RENAMED.get(module, module), name)
+        if not str(found).isprintable():
+            raise Refused("names something that cannot be printed")
         self.names[str(found)] = None
         if str(found) not in CALLS and str(found) not in _HARMLESS:
             root = found.module.split(".")[0]
@@ -224,7 +136,7 @@ class Machine:
         self.stack.append(self._called(function, arguments))
 
     def _called(self, function: Any, arguments: Any) -> Any:
-        if str(function) == "torch._tensor._rebuild_from_type_v2":
+        if function == Name("torch._tensor", "_rebuild_from_type_v2"):
             # A tensor with attributes of its own: the function that rebuilds it, and what with.
             function, _, arguments, *_ = arguments
         stand_in = CALLS.get(str(function)) if isinstance(function, Name) else None
@@ -284,7 +196,7 @@ class Machine:
         self._assign(self._marked())
 
     def _assign(self, items: list[Any]) -> None:
-        pairs = [(_key(key), value) for key, value in zip(items[::2], items[1::2], strict=True)]
+        pairs = [(key_of(key), value) for key, value in zip(items[::2], items[1::2], strict=True)]
         target = self.stack[-1]
         if isinstance(target, Object):
             target.items.extend(pairs)
@@ -293,10 +205,10 @@ class Machine:
 
     def _additems(self, _: Any) -> None:
         items = self._marked()
-        _a(set, self.stack[-1]).update(_set(items))
+        _a(set, self.stack[-1]).update(set_of(items))
 
     def _frozenset(self, _: Any) -> None:
-        self.stack.append(_set(self._marked()))
+        self.stack.append(set_of(self._marked()))
 
     def _tuple(self, _: Any) -> None:
         self.stack.append(tuple(self._marked()))
@@ -318,15 +230,6 @@ def _instance(kind: Any, arguments: Any = ()) -> Any:
     if str(kind) in CALLS or arguments:
         raise Refused(f"wants {kind} called, which no weights need")
     return Object(kind)
-
-
-def _key(value: Any) -> Any:
-    # Hashing a tuple of tuples of tuples may take for ever; keys of weights are names and numbers.
-    if isinstance(value, tuple) and all(isinstance(item, str | int | float | bytes | None) for item in value):
-        return value
-    if isinstance(value, str | int | float | bytes | Name | Object | None):
-        return value
-    raise Refused(f"has a {type(value).__name__} for a key")
 
 
 def _text(value: Any) -> str:

@@ -13,7 +13,8 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from baselines.safe_pickle import Machine, Name, Refused, TensorData
+from baselines.pickled import Name, Refused, TensorData
+from baselines.safe_pickle import Machine
 from bench.contract import RequestError
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -151,7 +152,7 @@ class TorchFile:
         content = self._machine.load(stream)
         for key in self._machine.load(stream):
             (count,) = struct.unpack("<q", stream.read(8))
-            if count < 0 or key not in self._storages:
+            if count < 0 or not isinstance(key, str) or key not in self._storages:
                 raise Refused("is broken (its list of storages is not that of its tensors)")
             length = count * self._storages[key].kind.itemsize
             self._places[key] = (stream.tell(), length)

@@ -258,6 +258,12 @@ def test_an_existing_file_of_other_origin_stays(saved, tmp_path):
     save_file({"x": torch.ones(1)}, tmp_path / "mine.safetensors")
     with pytest.raises(RequestError, match="is not an imported checkpoint"):
         checkpoints.convert("protopnet", saved("protopnet")[0], tmp_path / "mine")
+    (tmp_path / "notes.json").write_text("mine")
+    with pytest.raises(RequestError, match=r"notes\.json is there already"):
+        checkpoints.convert("protopnet", saved("protopnet")[0], tmp_path / "notes")
+    with pytest.raises(RequestError, match="cannot be written"):
+        checkpoints.convert("protopnet", saved("protopnet")[0], tmp_path / "notes.json" / "out")
+    assert (tmp_path / "notes.json").read_text() == "mine"
 
 
 # Table 4.3, and of the small ones what torchvision's own definitions give.

@@ -8,7 +8,9 @@ import zipfile
 import pytest
 import torch
 
-from baselines.safe_pickle import Machine, Name, Object, Refused
+from baselines import official_files
+from baselines.pickled import Name, Object, Refused
+from baselines.safe_pickle import Machine
 from baselines.torch_file import TorchFile
 from bench.contract import RequestError
 
@@ -76,7 +78,7 @@ HOSTILE = {
     "operator": (g("operator attrgetter") + b"(S'x'\ntR.", "operator.attrgetter"),
     "functools": (g("functools partial") + b")R.", "functools.partial"),
     "codecs": (g("_codecs decode") + b"(S'x'\nS'zip'\ntR.", "_codecs.decode"),
-    "an unknown codec": (g("_codecs encode") + b"(S'x'\nS'idna'\ntR.", "idna"),
+    "an unknown codec": (g("_codecs encode") + b"(S'x'\nS'idna'\ntR.", "encodes text in a way"),
     "a repository's function": (g("util.helpers makedir") + b"(S'x'\ntR.", "util.helpers.makedir"),
     "a call of a result": (b"(S'x'\nS'y'\nt(S'z'\ntR.", "a tuple called"),
     "attributes of a function": (
@@ -137,6 +139,42 @@ def test_a_key_of_nested_tuples_does_not_take_for_ever():
     raw = b"\x80\x02}N" + b"2\x86" * 60 + b"Ns."
     with pytest.raises(Refused, match="tuple for a key"):
         read(raw)
+
+
+# A tuple of the same tuple twice, sixty times over: printed, compared or hashed, it would have 2 ** 60 parts.
+NESTED = b"N" + b"2\x86" * 60 + b"q\x00"
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        b"(tR.",  # called
+        b")\x81.",  # made an instance of
+        b"}b.",  # given attributes
+        b"0" + g("_codecs encode") + b"(S'x'\nh\x00tR.",  # the name of a codec
+        b"0]h\x00N\x86R.",  # what a list is called with
+        b"0\x8f(h\x00\x90.",  # the member of a set
+    ],
+)
+def test_a_thing_that_doubles_sixty_times_is_never_unfolded(use):
+    with pytest.raises(Refused):
+        read(b"\x80\x04" + NESTED + use)
+    assert read(b"\x80\x02" + NESTED + b"0" + g("torch device") + b"h\x00\x85R.")
+
+
+@pytest.mark.parametrize("use", [b"Q.", b"}N\x86.", b"}(S'a'\nh\x00u."], ids=["id", "weights", "names"])
+def test_nor_in_a_file(use, tmp_path):
+    magic, keys = pickle.dumps(0x1950A86A20F9469CFC6C, 2), b"\x80\x02]" + NESTED + b"a."
+    parts = [magic, pickle.dumps(1001, 2), pickle.dumps({"little_endian": True}, 2), b"\x80\x02" + NESTED + use, keys]
+    path = tmp_path / "nested.pth"
+    path.write_bytes(b"".join(parts) + bytes(64))
+    with pytest.raises(RequestError):
+        official_files.read(path)
+
+
+def test_names_that_would_write_to_the_terminal_are_refused():
+    with pytest.raises(Refused, match="cannot be printed"):
+        read(g("model \x1b[2J") + b".")
 
 
 def test_state_is_kept_and_never_interpreted():
