@@ -44,8 +44,10 @@ class _Inside(MetaPathFinder):
 
 
 @contextmanager
-def opened(root: Path, file: str, more: tuple[str, ...] = (), stand_ins: tuple[ModuleType, ...] = ()) -> Iterator[Any]:
-    """A file of a checkout as a module, under a name of its own.
+def opened(
+    root: Path, file: str, more: tuple[str, ...] = (), stand_ins: tuple[ModuleType, ...] = ()
+) -> Iterator[tuple[Any, list[str]]]:
+    """A file of a checkout as a module, under a name of its own; and the names of the stand-ins that were lent to it.
 
     Its imports, also those inside functions that are called within this context, are looked for in the checkout first.
     Afterwards ``sys.modules``, ``sys.path`` and ``sys.meta_path`` are what they were.
@@ -54,7 +56,7 @@ def opened(root: Path, file: str, more: tuple[str, ...] = (), stand_ins: tuple[M
         root: the checkout.
         file: in it.
         more: folders in it that hold top-level modules too.
-        stand_ins: modules for packages that are not installed.
+        stand_ins: modules for packages that are neither installed nor in the checkout.
 
     Raises:
         CellError: where it cannot be imported, with the reason.
@@ -64,23 +66,27 @@ def opened(root: Path, file: str, more: tuple[str, ...] = (), stand_ins: tuple[M
     path, bytecode = list(sys.path), sys.dont_write_bytecode
     here = {item.stem for folder in folders if Path(folder).is_dir() for item in Path(folder).iterdir()} - _SHARED
     kept = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in here}
-    lent = [module for module in stand_ins if importlib.util.find_spec(module.__name__) is None]
-    sys.modules.update({module.__name__: module for module in lent})
+    lent = {module.__name__: module for module in stand_ins if not _there(module.__name__, folders)}
+    sys.modules.update(lent)
     private = f"checkout_of_{root.name}"
     sys.meta_path.insert(0, finder)
     sys.dont_write_bytecode = True
     try:
-        yield _load(root / file, private)
+        yield _load(root / file, private), list(lent)
     finally:
         sys.dont_write_bytecode = bytecode
         sys.meta_path.remove(finder)
         sys.path[:] = path
-        gone = {private, *(module.__name__ for module in lent), *finder.served}
+        gone = {private, *lent, *finder.served}
         for name in [name for name in sys.modules if name.split(".")[0] in gone]:
             del sys.modules[name]
         sys.modules.update(kept)
         for folder in folders:
             sys.path_importer_cache.pop(folder, None)
+
+
+def _there(name: str, folders: list[str]) -> bool:
+    return name in sys.modules or any(PathFinder.find_spec(name, path) for path in (folders, None))
 
 
 def _load(file: Path, name: str) -> ModuleType:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from bench import options, registry
 
@@ -29,20 +28,17 @@ def import_checkpoint(method: str, file: Path, out: Path) -> None:
     itself. That executes the code in CHECKOUT: name only what you trust.
     """
     facts = registry.load("checkpoints", method).convert(method, file, out)
-    console = Console()
     for name in ("class", "classes", "prototypes", "per_class", "depth", "architecture", "activation", "doubt"):
         if facts.get(name) is not None:
-            console.print(f"  {name} {facts[name]}", highlight=False, soft_wrap=True)
+            click.echo(f"  {name} {facts[name]}")
     for name, text in (("assumed", "not in the file, assumed as published"), ("inert", "named by the file, not run")):
         if facts[name]:
-            console.print(f"  {text}: {', '.join(facts[name])}", highlight=False, soft_wrap=True)
+            click.echo(f"  {text}: {', '.join(facts[name])}")
     backbone = f" --backbones {facts['architecture']}" if facts["architecture"] else ""
-    file_out = out if out.suffix == ".safetensors" else f"{out}.safetensors"
-    console.print(
-        f"written: {file_out}\nnext: python -m bench run --methods {method} --datasets cub{backbone} "
-        f"--set {method}.checkpoint={file_out}",
-        highlight=False,
-        soft_wrap=True,
+    written = out if out.suffix == ".safetensors" else f"{out}.safetensors"
+    click.echo(f"written: {written}")
+    click.echo(
+        f"next: python -m bench run --methods {method} --datasets cub{backbone} --set {method}.checkpoint={written}"
     )
 
 

@@ -279,26 +279,47 @@ def construct_PPNet(base_architecture, pretrained=True, img_size=224, prototype_
                  using_deform, incorrect_class_connection, deformable_conv_hidden_channels, prototype_dilation)
 """
 
-# The compiled operation is not at hand: what section 9 says of it, one part after the other.
+# Where the compiled operation is not at hand: what section 9 says of it, each cell and each part for itself.
 OPERATION = """
 import torch
-import torch.nn.functional as F
+
+try:
+    import DCN
+except ImportError:
+    DCN = None
 
 
 class NormPreserveDeformConvFunction:
     @staticmethod
     def apply(input, offset, weight, bias, stride, padding, dilation, group, deformable_groups, im2col_step, zero=True):
-        height, width = input.shape[2:]
-        rows, columns = torch.arange(height)[:, None], torch.arange(width)
-        total = 0
-        for part in range(4):
-            i, j = divmod(part, 2)
-            y = rows - padding[0] + i * dilation[0] + offset[:, 2 * part]
-            x = columns - padding[1] + j * dilation[1] + offset[:, 2 * part + 1]
-            grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], -1)
-            squares = F.grid_sample(input**2, grid, padding_mode="zeros", align_corners=False)
-            total = total + F.conv2d(squares.sqrt(), weight[:, :, i : i + 1, j : j + 1])
-        return total
+        if DCN is not None:
+            output, columns = DCN.norm_preserve_deform_conv_forward(
+                input, weight, bias, offset, *weight.shape[2:], *stride, *padding, *dilation, group, deformable_groups,
+                im2col_step, zero,
+            )
+            return output
+        n, depth, height, width = input.shape
+
+        def cell(image, y, x):
+            inside = 0 <= y < height and 0 <= x < width
+            return input[image, :, y, x] ** 2 if inside else torch.zeros(depth)
+
+        found = torch.zeros(n, len(weight), *offset.shape[2:])
+        for image in range(n):
+            for row in range(offset.shape[2]):
+                for column in range(offset.shape[3]):
+                    for part in range(4):
+                        i, j = divmod(part, 2)
+                        dy, dx = offset[image, 2 * part : 2 * part + 2, row, column].tolist()
+                        y, x = row - padding[0] + i * dilation[0] + dy, column - padding[1] + j * dilation[1] + dx
+                        top, left = int(y // 1), int(x // 1)
+                        a, b = y - top, x - left
+                        square = (
+                            (1 - a) * (1 - b) * cell(image, top, left) + (1 - a) * b * cell(image, top, left + 1)
+                            + a * (1 - b) * cell(image, top + 1, left) + a * b * cell(image, top + 1, left + 1)
+                        )
+                        found[image, :, row, column] += weight[:, :, i, j] @ square.sqrt()
+        return found
 """
 
 FROM = "from {0} import resnet18_features, resnet34_features\nfrom {1} import compute_proto_layer_rf_info_v2\n"

@@ -167,6 +167,26 @@ def test_an_installed_module_of_the_same_name_does_not_get_in_between(tmp_path, 
     assert not {"models", "util"} & set(sys.modules)
 
 
+def test_packages_that_are_only_printed_with_need_not_be_there(tmp_path):
+    folder = stand_ins.checkout("deformable", tmp_path / "checkout")
+    file = folder / "resnet_features.py"
+    file.write_text("from torchsummary import summary\n" + file.read_text())
+    work = given("deformable", folder, tmp_path)
+    official.build("deformable", work, None)
+    assert work.facts["DCN replaced"] == 1
+    assert not {"torchsummary", "DCN"} & set(sys.modules)
+
+
+def test_what_the_checkout_has_is_not_replaced(tmp_path):
+    folder = stand_ins.checkout("deformable", tmp_path / "checkout")
+    (folder / "Deformable-Convolution-V2-PyTorch" / "DCN.py").write_text("own = True\n")
+    work = given("deformable", folder, tmp_path)
+    network = official.build("deformable", work, None)
+    assert work.facts == {}
+    with pytest.raises(AttributeError, match="norm_preserve_deform_conv_forward"):
+        network(images())
+
+
 def test_downloads_are_refused(tmp_path):
     folder = stand_ins.checkout("protopnet", tmp_path / "checkout")
     work = given("protopnet", folder, tmp_path)
