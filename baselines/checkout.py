@@ -100,7 +100,7 @@ def _load(file: Path, name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         raise CellError(f"{file} needs the package {error.name!r}, which is not installed here") from error
     # Whatever somebody's code does when it is imported, the user hears what and where.
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise CellError(f"{file} cannot be imported here ({type(error).__name__}: {error})") from error
     return module
 

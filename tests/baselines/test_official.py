@@ -208,6 +208,7 @@ def test_cuda_means_the_device_of_the_features():
     [
         ("import nowhere_to_be_found\n", r"model\.py needs the package 'nowhere_to_be_found', which is not installed"),
         ("raise ValueError('no')\n", r"model\.py cannot be imported here \(ValueError: no\)"),
+        ("raise SystemExit(3)\n", r"model\.py cannot be imported here \(SystemExit: 3\)"),
         ("def broken(:\n", "cannot be imported here .SyntaxError"),
         ("", "makes no protopnet that is known"),
         ("def construct_PPNet(what):\n    pass\n", "makes no protopnet that is known"),
