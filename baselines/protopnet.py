@@ -10,7 +10,8 @@ from pydantic import PositiveInt, field_validator
 from torch import Tensor, nn
 
 from baselines import layers
-from bench.contract import Explanation, Method, PartPrototypeModel, Progress, PrototypeTable, Samples, Settings, Task
+from bench.contract import Explanation, Method, PartPrototypeModel, Progress, PrototypeTable, Samples, Task
+from bench.given import NetworkSettings
 from bench.schedule import Schedule
 from bench.seeding import derive
 from bench.train import Learner
@@ -118,7 +119,7 @@ class ProtoPNet(Method):
     name = "protopnet"
     paper = "Chen et al., This Looks Like That: Deep Learning for Interpretable Image Recognition, NeurIPS 2019"
 
-    class Config(Settings):
+    class Config(NetworkSettings):
         """Published defaults; the schedule comes from the recipe.
 
         Attributes:

@@ -32,6 +32,7 @@ from bench.contract import (
 from bench.data.prepared import prepare
 from bench.data.protocol import Protocol
 from bench.data.source import open_dataset
+from bench.given import Given, NetworkSettings
 from bench.plan import CellSpec
 from bench.progress import ConsoleProgress
 from bench.seeding import derive
@@ -111,6 +112,7 @@ class Cell:
                     for name, score in scores.items()
                 },
                 "facts": fit["facts"],
+                "given": {name: given.record() for name, given in self.given.items()},
                 "prototypes": len(model.prototypes),
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
                 "images": {name: len(split) for name, split in splits.items()},
@@ -138,6 +140,7 @@ class Cell:
             file = Path(self.where["weights"])
             if not file.is_file() or weights.digest(file) != self.spec.weights_digest:
                 changed.append(f"{file} is gone or has other content")
+        changed += [f"{given.path} is gone or has other content" for given in self.given.values() if given.changed()]
         if changed:
             raise CellError(f"this cell was planned for something else ({'; '.join(changed)}): call `run` again")
 
@@ -166,7 +169,6 @@ class Cell:
 
     def task(self, train: Samples, need_black_box: bool = True) -> Task:
         """What the method is given."""
-        settings = type(self.method).Config.model_validate(self.spec.settings)
         black_box: nn.Module | None = None
         if need_black_box and self.spec.black_box is not None:
             facts = {name: value for name, value in self.spec.black_box.items() if name != "version"}
@@ -180,7 +182,7 @@ class Cell:
                 self.progress,
             ).to(self.device)
         return Task(
-            config=settings,
+            config=self.settings(),
             train=train,
             seed=derive(self.spec.seed, self.spec.method),
             device=self.device,
@@ -189,7 +191,18 @@ class Cell:
             trainer=self._trainer(self.folder.work),
             progress=self.progress,
             memory_limit=self.memory_limit,
+            backbone_name=self.spec.backbone or "",
         )
+
+    def settings(self) -> Any:
+        """The method's ``Config``; files that it names are where the plan found them."""
+        return type(self.method).Config.model_validate(self.spec.settings, context={"given": self.where.get("given")})
+
+    @property
+    def given(self) -> dict[str, Given]:
+        """The files and folders that stand in for training, where there are any."""
+        settings = self.settings()
+        return settings.given if isinstance(settings, NetworkSettings) else {}
 
     def backbone(self) -> nn.Module:
         """A fresh feature extractor with its starting weights."""
@@ -203,9 +216,16 @@ class Cell:
 
     def load(self, train: Samples) -> PartPrototypeModel:
         """The fitted model of a finished cell."""
-        model = self.method.build(self.task(train, need_black_box=False))
+        model = self._built(self.task(train, need_black_box=False))
         model.load_state_dict(load_file(self.folder.result / "model.safetensors"))
         return model.to(self.device).eval()
+
+    def _built(self, task: Task) -> PartPrototypeModel:
+        """The model that was given, or else one that nothing has been fitted to yet."""
+        if not self.given:
+            return self.method.build(task)
+        model: PartPrototypeModel = registry.load("checkpoints", self.spec.method).build(self.method, task)
+        return model
 
     def _trainer(self, folder: Path) -> Trainer:
         return Trainer(
@@ -221,13 +241,13 @@ class Cell:
         file, notes = self.folder.work / "model.safetensors", self.folder.work / "fit.json"
         if file.is_file() and notes.is_file():
             self.progress.note("fit found, not repeated")
-            model = self.method.build(self.task(train, need_black_box=False))
+            model = self._built(self.task(train, need_black_box=False))
             model.load_state_dict(load_file(file))
             return model.to(self.device).eval(), Store.read(notes)
         began = time.perf_counter()
         task = self.task(train)
         started = time.perf_counter()
-        model = self.method.fit(task).to(self.device).eval()
+        model = (self._built if self.given else self.method.fit)(task).to(self.device).eval()
         # What earlier, killed attempts spent on the epochs that were found is part of the cost.
         fitting = time.perf_counter() - started + task.trainer.earlier_seconds
         write_json(self.folder.work / "history.json", task.trainer.history)

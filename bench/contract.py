@@ -235,6 +235,7 @@ class Sizes:
     images_per_class: int
     channels: int
     cells: int
+    backbone: str = ""
 
 
 @dataclass
@@ -247,7 +248,7 @@ class Task:
         seed: of everything random in the fit.
         device: where tensors go.
         backbone: builds a fresh feature extractor with its starting weights (``channels`` attribute, eval output
-            non-negative where the architecture allows it).
+            non-negative where the architecture allows it); ``backbone_name``: as in the catalogue.
         black_box: the trained classifier of this data set and backbone, where the method ``needs_black_box``.
         trainer: the phased training loop, with a checkpoint of its own that survives a kill.
         progress: where long work tells how far it is.
@@ -263,6 +264,7 @@ class Task:
     trainer: Trainer
     progress: Progress
     memory_limit: int = 2**30
+    backbone_name: str = ""
     facts: dict[str, float] = field(default_factory=dict)
     """Numbers about the fit that the method wants on record (for example a completeness residual)."""
 

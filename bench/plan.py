@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -20,6 +21,7 @@ from bench.blackbox import BlackBoxConfig
 from bench.config import CONFIGS, DatasetConfig, Request
 from bench.contract import BenchError, Dataset, Method, Progress, RequestError, Settings, Sizes
 from bench.data.source import open_dataset
+from bench.given import NetworkSettings
 
 ALWAYS_PROVIDED = frozenset({"noise", "gradient", "prediction"})
 """What any model on any images can give a metric."""
@@ -66,6 +68,7 @@ class Where:
     reader: str
     weights: str | None
     plugins: tuple[str, ...]
+    given: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,7 @@ def _cells_of(
 ) -> Iterator[PlannedCell]:
     recipe = request.recipe or settings.recipe
     for backbone in request.backbones or settings.backbones:
-        file, digest = _weights(backbone, settings, context)
+        starting = functools.cache(functools.partial(_weights, backbone, settings, context))
         sizes = _sizes(backbone, settings, dataset)
         variants = [(name, chosen) for name in methods for chosen in config.combinations(request.grid, name)]
         loaded: dict[str, type[Method]] = {name: entry.load() for name, entry in methods.items()}
@@ -184,7 +187,13 @@ def _cells_of(
             method = loaded[name]
             method_file = CONFIGS / "methods" / f"{name}.yaml"
             method_config = config.from_recipe(method_file, method.Config, recipe, overrides, name)
-            method.check(method_config, sizes)
+            given = method_config.given if isinstance(method_config, NetworkSettings) else {}
+            if given:
+                registry.load("checkpoints", name).check(name, method_config, sizes)
+            else:
+                method.check(method_config, sizes)
+            # What is not trained here starts from no weights: none are looked for, none enter the id.
+            file, digest = starting() if method.needs_backbone and not given else (None, "")
             applicable, not_applicable = _applicable(metrics, metric_configs, dataset_name, dataset, name, method)
             yield PlannedCell(
                 spec=CellSpec(
@@ -196,7 +205,7 @@ def _cells_of(
                     protocol=settings.protocol.model_dump(mode="json"),
                     on_bad_image=settings.on_bad_image,
                     backbone=backbone if method.needs_backbone else None,
-                    weights_digest=digest if method.needs_backbone else "",
+                    weights_digest=digest,
                     black_box=black_box if method.needs_black_box else None,
                     seed=seed,
                     precision=request.precision if method.needs_backbone else "fp32",
@@ -207,10 +216,11 @@ def _cells_of(
                     data_root=str(context.data_root.resolve()) if context.data_root else None,
                     folder=settings.folder,
                     reader=settings.reader or dataset_name,
-                    weights=str(file.resolve()) if file and method.needs_backbone else None,
+                    weights=str(file.resolve()) if file else None,
                     plugins=context.plugins,
+                    given={found.digest: str(found.path) for found in given.values()},
                 ),
-                label=_label(name, overrides),
+                label=_label(name, {**overrides, **{f"{name}.{key}": value.path.name for key, value in given.items()}}),
                 role=methods[name].role,
                 recipe=recipe,
                 not_applicable=not_applicable,
@@ -277,7 +287,7 @@ def _sizes(backbone: str, settings: DatasetConfig, dataset: Dataset) -> Sizes:
     counts = [0] * len(dataset.classes)
     for record in dataset.split("train"):
         counts[record.label] += 1
-    return Sizes(len(counts), min(counts), shape[1], shape[2] * shape[3])
+    return Sizes(len(counts), min(counts), shape[1], shape[2] * shape[3], backbone)
 
 
 def _label(name: str, overrides: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal
 
-KINDS = ("methods", "datasets", "backbones", "metrics")
+KINDS = ("methods", "datasets", "backbones", "metrics", "checkpoints")
 Role = Literal["method", "reference", "control"]
 
 
@@ -110,6 +110,12 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
             "images whose part hits survive noise (version 2)",
             facts=_KEYPOINTS,
         ),
+    },
+    "checkpoints": {
+        "protopnet": Entry("baselines.checkpoints:Official", "the pickled PPNet of cfchen-duke/ProtoPNet"),
+        "tesnet": Entry("baselines.checkpoints:Official", "the pickled TESNet of JackeyWang96/TesNet"),
+        "protopool": Entry("baselines.checkpoints:Official", "best_model*.pth of gmum/ProtoPool"),
+        "deformable": Entry("baselines.checkpoints:Official", "the pickled PPNet of jdonnelly36/Deformable-ProtoPNet"),
     },
 }
 

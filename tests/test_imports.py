@@ -10,14 +10,14 @@ ROOT = Path(__file__).resolve().parent.parent
 RANKS = [
     ["bench", "bench.contract", "bench.seeding", "bench.torchvision_ops"],
     ["bench.registry", "bench.schedule"],
-    ["bench.data", "bench.backbones", "bench.store"],
+    ["bench.data", "bench.backbones", "bench.store", "bench.given"],
     ["bench.train", "bench.environment", "bench.progress"],
     ["bench.posthoc", "bench.blackbox", "bench.report", "bench.tracking", "baselines", "metrics"],
     ["bench.config"],
     ["bench.plan"],
     ["bench.cell"],
     ["bench.launch", "bench.intervene", "bench.tune"],
-    ["bench.cli", "bench.cli_posthoc", "bench.options"],
+    ["bench.cli", "bench.cli_models", "bench.cli_posthoc", "bench.options"],
     ["bench.__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
@@ -29,6 +29,7 @@ ALLOWED = {
         "bench.schedule",
         "bench.seeding",
         "bench.backbones",
+        "bench.given",
         "baselines",
     },
     "bench.posthoc": {

@@ -46,6 +46,9 @@ def show_cell(store: Store, name: str, console: Console) -> None:
         return
     console.print(_scores(written, outcome))
     facts = {**outcome["facts"], "prototypes": outcome["prototypes"], "parameters": outcome["parameters"]}
+    facts |= {
+        f"{name} {key}": value for name, about in outcome.get("given", {}).items() for key, value in about.items()
+    }
     facts |= {f"{stage} seconds": value for stage, value in outcome["seconds"].items()}
     facts |= {f"{split} images": value for split, value in outcome["images"].items()}
     console.print(_pairs("about the fit", facts))

@@ -1,0 +1,254 @@
+"""The official networks themselves, from the user's own checkout of their repositories, seen through the contract.
+
+This executes the checkout's code, on purpose: it is the user who names it. The networks are measured, never trained.
+Names and signatures: the repositories at the commits of spec/baselines.md, section 1; signs of maps: section 4.1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from baselines import checkout, compiled
+from bench.contract import CellError, Explanation, PartPrototypeModel, PrototypeTable, RequestError, Sizes, Task
+from bench.seeding import derive
+
+_ABSENT = ("ones", "alfa")
+"""Constants of the official code that converted files leave out."""
+
+_CERTAIN = 1e4
+"""Softmax of this beside zeros is 1 and zeros, exactly, in single precision."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an official network is made from: letters as in :data:`baselines.official_files.SHAPES`."""
+
+    architecture: str
+    image: int
+    C: int
+    P: int
+    K: int
+    D: int
+    activation: str = "log"
+    convolutions: int = 2
+    part: tuple[int, int] = (2, 2)
+    hidden: int = 128
+
+    @property
+    def whole(self) -> int:
+        """The number of prototypes before pruning: its least multiple of the classes."""
+        return -(-self.P // self.C) * self.C
+
+
+class OfficialModel(PartPrototypeModel):
+    """An official network behind the contract.
+
+    Args:
+        network: as its repository makes it; its backbone is taken out of it.
+        look: network and features -> logits ``(N, C)`` and similarity maps ``(N, P, h, w)``.
+        identity: bool ``(P, C)``.
+        weights: what each prototype's map counts for each class ``(C, P)``.
+    """
+
+    weights: Tensor
+
+    def __init__(self, network: Any, look: Callable[..., Any], identity: Tensor, weights: Tensor) -> None:
+        super().__init__()
+        self.backbone = network.features
+        # Each network calls `features` on whatever it is given: from here on it is given features.
+        network.features = nn.Identity()
+        self.network, self.look = network, look
+        self.prototypes = PrototypeTable(identity)
+        self.register_buffer("weights", weights.detach().clone())
+
+    def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
+        """Maps are the method's own similarities, before upsampling; scores their maxima."""
+        with checkout.contained(features.device):
+            logits, maps = self.look(self.network, features)
+        scores = maps.amax((2, 3))
+        if classes is None:
+            return Explanation(logits, maps, scores)
+        indices = self.prototypes.of(classes)
+        return Explanation(logits, self.pick(maps, indices), self.pick(scores, indices), indices)
+
+    def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
+        """The displayed reading: similarity maps weighted by what they count for the class."""
+        return torch.einsum("nphw,np->nhw", self.head(features).maps, self.weights[classes])
+
+
+def _make_protopnet(module: Any, plan: Plan) -> Any:
+    return module.construct_PPNet(**_family(plan))
+
+
+def _make_tesnet(module: Any, plan: Plan) -> Any:
+    return module.construct_TesNet(**_family(plan))
+
+
+def _family(plan: Plan) -> dict[str, Any]:
+    return {
+        "base_architecture": plan.architecture,
+        "pretrained": False,
+        "img_size": plan.image,
+        "prototype_shape": (plan.whole, plan.D, 1, 1),
+        "num_classes": plan.C,
+        "prototype_activation_function": "linear" if plan.activation == "linear" else "log",
+        "add_on_layers_type": "regular" if plan.convolutions == 2 else "bottleneck",
+    }
+
+
+def _make_deformable(module: Any, plan: Plan) -> Any:
+    return module.construct_PPNet(
+        base_architecture=plan.architecture,
+        pretrained=False,
+        img_size=plan.image,
+        prototype_shape=(plan.whole, plan.D, *plan.part),
+        num_classes=plan.C,
+        m=0.1,
+        add_on_layers_type="upsample",
+        using_deform=True,
+        incorrect_class_connection=-0.5,
+        deformable_conv_hidden_channels=plan.hidden,
+        prototype_dilation=2,
+    )
+
+
+def _make_protopool(module: Any, plan: Plan) -> Any:
+    return module.PrototypeChooser(
+        num_prototypes=plan.P,
+        num_descriptive=plan.K,
+        num_classes=plan.C,
+        arch=plan.architecture,
+        pretrained=False,
+        add_on_layers_type="log",
+        prototype_activation_function=plan.activation,
+        proto_depth=plan.D,
+        use_last_layer=True,
+    )
+
+
+def _look_protopnet(network: Any, features: Tensor) -> tuple[Tensor, Tensor]:
+    return network(features)[0], network.distance_2_similarity(network.push_forward(features)[1])
+
+
+def _look_tesnet(network: Any, features: Tensor) -> tuple[Tensor, Tensor]:
+    return network(features)[0], -network.push_forward(features)[1]
+
+
+def _look_deformable(network: Any, features: Tensor) -> tuple[Tensor, Tensor]:
+    # The second of what comes beside the training logits: those without the margin.
+    return network(features, is_train=False)[1][1], network.push_forward(features)[1]
+
+
+def _look_protopool(network: Any, features: Tensor) -> tuple[Tensor, Tensor]:
+    # One image alone loses its dimension in the official code, so it is never alone.
+    several = features if len(features) > 1 else features.repeat(2, 1, 1, 1)
+    logits = network(several, gumbel_scale=0)[0][: len(features)]
+    return logits, network.distance_2_similarity(network.prototype_distances(features))
+
+
+NETWORKS: dict[str, tuple[Callable[[Any, Plan], Any], Callable[[Any, Tensor], tuple[Tensor, Tensor]]]] = {
+    "protopnet": (_make_protopnet, _look_protopnet),
+    "tesnet": (_make_tesnet, _look_tesnet),
+    "protopool": (_make_protopool, _look_protopool),
+    "deformable": (_make_deformable, _look_deformable),
+}
+"""How each is made from its ``model.py``, and how it is looked at."""
+
+
+def check(method: str, root: Path, sizes: Sizes) -> None:
+    """See that the folder looks like a checkout that can be asked for this network; its code is not run here.
+
+    Raises:
+        RequestError: saying what is wrong.
+    """
+    if not (root / "model.py").is_file():
+        raise RequestError(f"{method}.source: {root} has no model.py: name a checkout of the official repository")
+    if not re.match(r"(resnet|vgg|densenet)\d", sizes.backbone):
+        raise RequestError(f"{method}.source: the official code knows no {sizes.backbone}: --backbones resnet34")
+
+
+def build(method: str, task: Task, checkpoint: Any) -> OfficialModel:
+    """The official network with the weights of a converted file, or random ones drawn from the task's seed.
+
+    Args:
+        method: its name.
+        task: whose ``config.source`` is the checkout.
+        checkpoint: a :class:`baselines.checkpoints.Checkpoint` or ``None``.
+
+    Raises:
+        CellError: where the checkout does not give that network, or the weights do not fit it.
+    """
+    make, look = NETWORKS[method]
+    root, plan = task.config.source.path, _plan(task, checkpoint)
+    extension = ("Deformable-Convolution-V2-PyTorch",)
+    opened = checkout.opened(root, "model.py", extension, compiled.stand_ins())
+    with torch.random.fork_rng(devices=[]), opened as (module, lent):
+        if method == "deformable" and "DCN" in lent:
+            task.progress.note("DCN is not installed: its operation is computed here in its place")
+            task.facts["DCN replaced"] = 1.0
+        torch.manual_seed(derive(task.seed, "official"))
+        try:
+            with checkout.contained(torch.device("cpu")):
+                network = make(module, plan)
+                if plan.whole > plan.P and method != "protopool":
+                    network.prune_prototypes(list(range(plan.P, plan.whole)))
+        except (AttributeError, TypeError, KeyError) as error:
+            raise CellError(f"{root} makes no {method} that is known ({type(error).__name__}: {error})") from error
+    if checkpoint is not None:
+        _load(network, checkpoint.weights, task.config.checkpoint.path)
+    network.eval()
+    if method == "protopool":
+        return OfficialModel(network, look, *_settle(network))
+    identity = network.prototype_class_identity if checkpoint is None else checkpoint.identity
+    return OfficialModel(network, look, identity > 0, network.last_layer.weight)
+
+
+def _plan(task: Task, checkpoint: Any) -> Plan:
+    config = task.config
+    image, classes = task.train.size, task.train.classes
+    if checkpoint is not None:
+        facts = checkpoint.facts
+        sizes = facts["sizes"]
+        known = [sizes[letter] for letter in ("C", "P", "K", "D")]
+        more = {"part": (sizes["H"], sizes["W"]), "hidden": sizes["O"]} if "H" in sizes else {}
+        return Plan(task.backbone_name, image, *known, facts["activation"], facts["add_on"], **more)
+    slots = getattr(config, "slots", None)
+    per_class = config.per_class if slots is None else slots
+    pool = config.per_class * classes if slots is None else config.prototypes
+    depth = getattr(config, "depth", None) or int(task.backbone().channels)  # type: ignore[arg-type]
+    return Plan(task.backbone_name, image, classes, pool, per_class, depth)
+
+
+def _load(network: Any, weights: dict[str, Tensor], file: Path) -> None:
+    try:
+        result = network.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise CellError(f"{file} does not fit the official network: {str(error).splitlines()[-1].strip()}") from error
+    missing = [name for name in result.missing_keys if name not in _ABSENT and not name.endswith("num_batches_tracked")]
+    if missing or result.unexpected_keys:
+        names = ", ".join([*missing, *result.unexpected_keys][:4])
+        raise CellError(f"{file} does not fit the official network: {names}")
+
+
+@torch.no_grad()
+def _settle(network: Any) -> tuple[Tensor, Tensor]:
+    """Put one prototype into every slot of ProtoPool, the one of its largest presence (section 8, deviations).
+
+    The official code draws Gumbel noise also when it is measured; a presence that leaves no doubt is the same at any
+    temperature.
+
+    Returns:
+        Which prototype sits in a slot of which class, bool ``(P, C)``; what it counts for each class ``(C, P)``.
+    """
+    presence = network.proto_presence
+    certain = torch.zeros_like(presence).scatter(1, presence.argmax(1, keepdim=True), 1.0)
+    presence.copy_(_CERTAIN * certain)
+    by_slot = network.last_layer.weight.unflatten(1, (len(presence), -1))
+    return certain.any(2).T, torch.einsum("cdk,dpk->cp", by_slot, certain)

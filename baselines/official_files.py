@@ -1,0 +1,246 @@
+"""What the official repositories save: which of them wrote a file, the tensors in it, and the sizes that they agree on.
+
+Sources: spec/baselines.md, section 4.2 (who writes which key), 4.3, and the state dicts of sections 5, 6, 8 and 9.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from baselines.pickled import Object, TensorData
+from baselines.torch_file import TorchFile
+from bench.backbones.torchvision_nets import TorchvisionNet
+from bench.contract import RequestError
+
+Shape = tuple[int, ...]
+
+_CONNECTION = {"last_layer.weight": "C P"}
+SHAPES: dict[str, dict[str, str]] = {
+    "protopnet": {"prototype_vectors": "P D 1 1", **_CONNECTION},
+    "tesnet": {"prototype_vectors": "P D 1 1", **_CONNECTION},
+    "protopool": {
+        "prototype_vectors": "P D 1 1",
+        "proto_presence": "C P K",
+        "last_layer.weight": "C C*K",
+    },
+    "deformable": {
+        "prototype_vectors": "P D H W",
+        "conv_offset.0.weight": "O D+2 H+2 W+2",
+        "conv_offset.0.bias": "O",
+        "conv_offset.2.weight": "2*H*W O H W",
+        "conv_offset.2.bias": "2*H*W",
+        **_CONNECTION,
+    },
+}
+"""Tensors of each network besides backbone and add-on layers. C classes, P prototypes of D channels, K slots."""
+
+ADD_ON = {"protopnet": "even", "tesnet": "even", "protopool": "one", "deformable": "none"}
+"""How many 1x1 convolutions each has before its prototypes: an even number, one, none."""
+
+_IGNORED = {"ones", "alfa"}
+"""Constants of the official code, and the threshold that ProtoPool's log similarity does not use."""
+
+_CLASSES = {"PPNet": "protopnet", "TESNet": "tesnet", "PrototypeChooser": "protopool"}
+_NESTED = ("model_state_dict", "state_dict", "model", "net")
+_ATTRIBUTES = ("img_size", "epsilon", "num_classes", "prototype_activation_function", "m", "using_deform", "topk_k")
+_FAMILIES = (
+    ("layer1.", ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")),
+    ("features.denseblock1.", ("densenet121", "densenet161", "densenet169", "densenet201")),
+    ("features.0.", tuple(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn"))),
+)
+_MOST_TENSORS = 20_000
+
+
+@dataclass(frozen=True)
+class Official:
+    """What a file holds.
+
+    Attributes:
+        file: the file itself.
+        kind: name of the pickled class; ``None`` for a state dict.
+        state: the tensors by their official names, without ``module.``.
+        attributes: of the pickled module, plain values only.
+        identity: ``prototype_class_identity`` of a pickled module.
+    """
+
+    file: TorchFile
+    kind: str | None
+    state: dict[str, TensorData]
+    attributes: dict[str, Any]
+    identity: TensorData | None
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """Of all tensors."""
+        return {name: self.file.shape(data) for name, data in self.state.items()}
+
+
+def read(path: Path) -> Official:
+    """What an official file holds; nothing in it is executed.
+
+    Raises:
+        RequestError: where it holds no network.
+    """
+    file = TorchFile(path)
+    content, attributes, kind = file.content, {}, None
+    for name in _NESTED:
+        if isinstance(content, dict) and isinstance(content.get(name), dict | Object):
+            content = content[name]
+    if isinstance(content, Object):
+        content = _unwrapped(content)
+        attributes, kind = content.state, content.kind.name
+        state = dict(_tensors_of(content, path))
+    elif isinstance(content, dict):
+        state = {name: data for name, data in content.items() if isinstance(data, TensorData)}
+    else:
+        state = {}
+    if not state or not all(isinstance(name, str) and name.isprintable() for name in state):
+        raise RequestError(f"{path} holds no network: neither a module nor a dict of tensors")
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): data for name, data in state.items()}
+    identity = attributes.get("prototype_class_identity")
+    return Official(
+        file,
+        kind,
+        state,
+        {name: attributes[name] for name in _ATTRIBUTES if name in attributes},
+        identity if isinstance(identity, TensorData) else None,
+    )
+
+
+def recognised(found: Official) -> str | None:
+    """Which method wrote the file (table 4.2); ``None`` where its keys leave it open."""
+    state = found.state
+    if "activation_weight" in state:
+        return "evalprotopnet"
+    if "proto_presence" in state:
+        return "protopool"
+    if any(name.startswith("conv_offset.") for name in state):
+        return "deformable"
+    if any("_support" in name for name in state):
+        return "st-protopnet"
+    if any(name.startswith("_root.") for name in state):
+        return "prototree"
+    if any("add_on_layers.conv_last" in name for name in state):
+        return "pixpnet"
+    return _CLASSES.get(found.kind or "")
+
+
+def measure(method: str, found: Official) -> dict[str, int]:
+    """The sizes C, P, D, ... of a file of that method, checked in every tensor; B are the backbone's channels.
+
+    Raises:
+        RequestError: naming what is missing, unknown or of a shape that does not fit the rest.
+    """
+    path, shapes = found.file.path, found.shapes
+    wanted = SHAPES[method]
+    add_on = sorted((name for name in shapes if re.fullmatch(r"add_on_layers\.\d+\.weight", name)), key=_place)
+    biases = [name.replace(".weight", ".bias") for name in add_on]
+    missing = [name for name in [*wanted, *biases] if name not in shapes]
+    known = {*wanted, *add_on, *biases, *_IGNORED}
+    unknown = [name for name in shapes if name not in known and not name.startswith("features.")]
+    if missing or unknown:
+        parts = [f"{what}: {', '.join(names[:4])}" for what, names in (("no", missing), ("unknown", unknown)) if names]
+        raise RequestError(f"{path} is no file of {method} ({'; '.join(parts)})")
+    count = len(add_on)
+    if not {"even": count and count % 2 == 0, "one": count == 1, "none": count == 0}[ADD_ON[method]]:
+        raise RequestError(f"{path} is no file of {method}: it has {count} convolutions in add_on_layers")
+    sizes: dict[str, int] = {}
+    for name, text in wanted.items():
+        _agree(path, name, shapes[name], text, sizes)
+    widths = [shapes[name][0] for name in add_on]
+    inputs = ["B", *(str(width) for width in widths)]
+    for name, bias, before, width in zip(add_on, biases, inputs, widths, strict=False):
+        _agree(path, name, shapes[name], f"{width} {before} 1 1", sizes)
+        _agree(path, bias, shapes[bias], f"{width}", sizes)
+    sizes.setdefault("B", sizes["D"])
+    if widths and widths[-1] != sizes["D"]:
+        raise RequestError(f"{path} is broken: prototypes of {sizes['D']} channels after add-on layers of {widths[-1]}")
+    return sizes
+
+
+def architecture(shapes: Mapping[str, Shape]) -> str | None:
+    """The torchvision network whose tensors have these names and shapes, without ``features.`` in front.
+
+    >>> architecture({"features.features.0.weight": (64, 3, 3, 3)}) is None
+    True
+    """
+    given = {name.removeprefix("features."): shape for name, shape in shapes.items() if name.startswith("features.")}
+    # Counters of batches: absent from files of torch before 0.4.1.
+    given = {name: shape for name, shape in given.items() if not name.endswith("num_batches_tracked")}
+    for begin, names in _FAMILIES:
+        if any(key.startswith(begin) for key in given):
+            return next((name for name in names if _shapes_of(name) == given), None)
+    return None
+
+
+@functools.cache
+def _shapes_of(architecture: str) -> dict[str, Shape]:
+    with torch.device("meta"):
+        state = TorchvisionNet(architecture, 0)().state_dict()
+    return {name: tuple(tensor.shape) for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+
+
+def tensors(found: Official) -> dict[str, Tensor]:
+    """All tensors that count, read from the file."""
+    return {name: found.file.tensor(data) for name, data in found.state.items() if name not in _IGNORED}
+
+
+def _agree(path: Path, name: str, shape: Shape, text: str, sizes: dict[str, int]) -> None:
+    """Check a shape against its text, in which a letter alone that has no value yet takes the one seen."""
+    wanted = text.split()
+    for seen, word in zip(shape, wanted, strict=False):
+        if word.isalpha():
+            sizes.setdefault(word, seen)
+    if len(shape) != len(wanted) or shape != tuple(_value(word, sizes) for word in wanted):
+        expected = ", ".join(f"{word}={sizes[word]}" if word in sizes else word for word in wanted)
+        raise RequestError(f"{path} is broken: {name} is {shape}, expected ({expected})")
+
+
+def _value(word: str, sizes: Mapping[str, int]) -> int:
+    total = 0
+    for term in word.split("+"):
+        product = 1
+        for factor in term.split("*"):
+            product *= int(factor) if factor.isdigit() else sizes[factor]
+        total += product
+    return total
+
+
+def _place(name: str) -> int:
+    return int(name.split(".")[1])
+
+
+def _unwrapped(module: Object) -> Object:
+    """The module inside ``DataParallel``."""
+    inner = _dict(module, "_modules").get("module")
+    return inner if module.kind.name.endswith("DataParallel") and isinstance(inner, Object) else module
+
+
+def _tensors_of(root: Object, path: Path) -> Iterator[tuple[str, TensorData]]:
+    """Parameters and persistent buffers of a pickled module, under the names of its state dict."""
+    waiting, seen = [("", root)], 0
+    while waiting:
+        prefix, module = waiting.pop()
+        seen += 1
+        if seen > _MOST_TENSORS or prefix.count(".") > 100:
+            raise RequestError(f"{path} is broken: its modules contain one another")
+        fleeting = module.state.get("_non_persistent_buffers_set") or ()
+        for name, data in {**_dict(module, "_parameters"), **_dict(module, "_buffers")}.items():
+            if isinstance(data, TensorData) and name not in fleeting:
+                yield f"{prefix}{name}", data
+        children = _dict(module, "_modules").items()
+        waiting += [(f"{prefix}{name}.", child) for name, child in children if isinstance(child, Object)]
+
+
+def _dict(module: Object, name: str) -> dict[str, Any]:
+    found = module.state.get(name)
+    return found if isinstance(found, dict) else {}

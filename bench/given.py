@@ -1,0 +1,116 @@
+"""Files and folders of the user's own that a setting names. Their content counts, their place does not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import PlainSerializer, PlainValidator, ValidationInfo
+
+from bench.backbones import weights
+from bench.contract import Settings
+from bench.data.digest import digest as digest_of_files
+
+
+@dataclass(frozen=True)
+class Given:
+    """A file, or a folder of source code.
+
+    Attributes:
+        path: where it lies here.
+        digest: 16 hexadecimal digits of its content (of a folder: of its Python files); it stands in the cell's id.
+    """
+
+    path: Path
+    digest: str
+
+    @classmethod
+    def at(cls, path: Path) -> Given:
+        """What lies there now."""
+        path = path.expanduser().resolve()
+        return cls(path, digest_of_files(path, _code(path), None) if path.is_dir() else weights.digest(path))
+
+    def changed(self) -> bool:
+        """Whether it is gone or has other content by now."""
+        return not self.path.exists() or Given.at(self.path) != self
+
+    def record(self) -> dict[str, str]:
+        """What a result says of it: path, digest and, where it is a git checkout, the commit."""
+        commit = describe_commit(self.path) if (self.path / ".git").exists() else None
+        return {"path": str(self.path), "digest": self.digest, **({"commit": commit} if commit else {})}
+
+
+def describe_commit(folder: Path) -> str | None:
+    """The commit that a git checkout stands at, with ``-dirty`` where files differ from it."""
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip() or None
+
+
+def _code(root: Path) -> list[Path]:
+    found = []
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith((".", "__pycache__"))]
+        found += [Path(folder, name) for name in files if name.endswith(".py")]
+    return found
+
+
+def _look(value: Any, info: ValidationInfo) -> Given | None:
+    if value is None or isinstance(value, Given):
+        return value
+    # A planned cell holds the digest; where its content lies comes beside it.
+    places = (info.context or {}).get("given", {})
+    if value in places:
+        return Given(Path(places[value]), value)
+    if not isinstance(value, str | Path):
+        raise ValueError("expected a path")
+    return Given.at(Path(value)) if Path(value).expanduser().exists() else None
+
+
+def _file(value: Any, info: ValidationInfo) -> Given | None:
+    found = _look(value, info)
+    if value is not None and (found is None or found.path.is_dir()):
+        raise ValueError("no such file")
+    return found
+
+
+def _folder(value: Any, info: ValidationInfo) -> Given | None:
+    found = _look(value, info)
+    if value is not None and (found is None or found.path.is_file()):
+        raise ValueError("no such folder")
+    return found
+
+
+_AS_DIGEST = PlainSerializer(lambda given: given and given.digest, return_type=str | None)
+GivenFile = Annotated[Given | None, PlainValidator(_file), _AS_DIGEST]
+GivenFolder = Annotated[Given | None, PlainValidator(_folder), _AS_DIGEST]
+
+
+class NetworkSettings(Settings):
+    """What every published network can be told instead of being trained.
+
+    Attributes:
+        checkpoint: weights written by ``python -m bench import``; they are measured as they are, and their sizes win
+            over ``per_class``, ``depth`` and the like.
+        source: a checkout of the official repository, whose code is then run in place of ours: with ``checkpoint``, or
+            from random weights. Only name code that you trust.
+    """
+
+    checkpoint: GivenFile = None
+    source: GivenFolder = None
+
+    @property
+    def given(self) -> dict[str, Given]:
+        """Those of the two that are set; where there is one, nothing is trained."""
+        return {name: value for name in ("checkpoint", "source") if (value := getattr(self, name)) is not None}

@@ -1,0 +1,272 @@
+"""Official networks from a checkout, seen through the contract; the checkouts are stand-ins of the same names."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import stand_ins
+import torch
+from samples import stripes, task
+
+from baselines import checkout, checkpoints, official
+from bench.contract import BenchError, CellError, RequestError, Sizes
+from bench.given import Given, NetworkSettings
+
+
+class Config(NetworkSettings):
+    """The sizes that each method's settings say, under one name each."""
+
+    per_class: int = 2
+    depth: int = 5
+
+
+class PoolConfig(NetworkSettings):
+    prototypes: int = 7
+    slots: int = 2
+    depth: int = 5
+
+
+class DeepConfig(NetworkSettings):
+    """Deformable prototypes are as deep as the backbone."""
+
+    per_class: int = 2
+
+
+CONFIGS = {"protopnet": Config, "tesnet": Config, "protopool": PoolConfig, "deformable": DeepConfig}
+METHODS = list(CONFIGS)
+
+
+@pytest.fixture(params=METHODS)
+def method(request):
+    return request.param
+
+
+def given(method, folder, tmp_path, **rest):
+    config = CONFIGS[method](source=str(folder), **rest)
+    return task(tmp_path, stripes(), config, backbone_name="resnet18")
+
+
+def images(count=4):
+    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def trained(method, tmp_path):
+    """An official network with its checkout and its file, converted."""
+    folder = stand_ins.checkout(method, tmp_path / "checkout")
+    with stand_ins.imported(folder) as module:
+        network = stand_ins.build(method, module)
+        content = {"model_state_dict": network.state_dict(), "epoch": 1} if method == "protopool" else network
+        torch.save(content, tmp_path / "official.pth")
+    checkpoints.convert(method, tmp_path / "official.pth", tmp_path / "out")
+    return SimpleNamespace(method=method, folder=folder, network=network, file=tmp_path / "out.safetensors")
+
+
+def built(trained, tmp_path):
+    work = given(trained.method, trained.folder, tmp_path, checkpoint=str(trained.file))
+    return official.build(trained.method, work, checkpoints.read(trained.file)).eval()
+
+
+def test_logits_and_maps_are_the_networks_own(trained, tmp_path):
+    model = built(trained, tmp_path)
+    with torch.no_grad():
+        logits, maps = stand_ins.answers(trained.method, trained.network, images())
+        explained = model.explain(images())
+        torch.testing.assert_close(model(images()), logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(explained.maps, maps, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(explained.scores, maps.amax((2, 3)), rtol=1e-4, atol=1e-4)
+    assert len(model.prototypes) == (7 if trained.method == "protopool" else 6)
+    assert model.prototypes.classes.any(0).all()
+
+
+def test_the_doors_agree(trained, tmp_path):
+    model = built(trained, tmp_path)
+    labels = torch.tensor([2, 0, 1, 2])
+    with torch.no_grad():
+        everything, own = model.explain(images()), model.explain(images(), labels)
+        attribution = model.attribute(model.backbone(images()), labels)
+        alone = model.explain(images()[:1], labels[:1])
+    assert torch.equal(own.indices, model.prototypes.of(labels))
+    torch.testing.assert_close(own.logits, everything.logits)
+    torch.testing.assert_close(alone.logits, everything.logits[:1], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(alone.maps, own.maps[:1], rtol=1e-4, atol=1e-4)
+    for n, label in enumerate(labels.tolist()):
+        for position, row in enumerate(own.indices[n].tolist()):
+            if row >= 0:
+                torch.testing.assert_close(own.maps[n, position], everything.maps[n, row])
+        if trained.method == "protopool":
+            slots, weight = trained.network.proto_presence.argmax(1).flatten(), trained.network.last_layer.weight
+            by_hand = sum(weight[label, s] * everything.maps[n, row] for s, row in enumerate(slots.tolist()))
+        else:
+            weight = trained.network.last_layer.weight[label]
+            by_hand = sum(weight[j] * everything.maps[n, j] for j in range(6))
+        torch.testing.assert_close(attribution[n], by_hand, rtol=1e-4, atol=1e-4)
+
+
+def test_a_built_model_takes_its_saved_state_back(trained, tmp_path):
+    model, other = built(trained, tmp_path), built(trained, tmp_path)
+    other.load_state_dict({name: value.clone() for name, value in model.state_dict().items()})
+    with torch.no_grad():
+        assert torch.equal(model(images()), other(images()))
+
+
+def test_random_weights_come_from_the_seed(method, tmp_path):
+    folder = stand_ins.checkout(method, tmp_path / "checkout")
+    one, two = (official.build(method, given(method, folder, tmp_path), None) for _ in range(2))
+    with torch.no_grad():
+        assert torch.equal(one(images()), two(images()))
+        assert torch.isfinite(one(images())).all()
+    other = task(tmp_path, stripes(), CONFIGS[method](source=str(folder)), seed=5, backbone_name="resnet18")
+    name = "backbone.body.0.weight"
+    assert not torch.equal(official.build(method, other, None).state_dict()[name], one.state_dict()[name])
+
+
+def test_a_pruned_network(tmp_path):
+    folder = stand_ins.checkout("protopnet", tmp_path / "checkout")
+    with stand_ins.imported(folder) as module:
+        network = stand_ins.build("protopnet", module, per_class=3, kind="bottleneck")
+        network.prune_prototypes([0, 1, 4, 8])
+        torch.save(network, tmp_path / "official.pth")
+    checkpoints.convert("protopnet", tmp_path / "official.pth", tmp_path / "out")
+    trained = SimpleNamespace(method="protopnet", folder=folder, network=network, file=tmp_path / "out.safetensors")
+    model = built(trained, tmp_path)
+    assert model.prototypes.classes.int().argmax(1).tolist() == [0, 1, 1, 2, 2]
+    with torch.no_grad():
+        torch.testing.assert_close(model(images()), network(images())[0])
+
+
+def test_the_interpreter_is_left_as_it_was(method, tmp_path, capsys):
+    folder = stand_ins.checkout(method, tmp_path / "checkout")
+    # Somebody else's module of the same name stays what it is.
+    mine = sys.modules["utils"] = SimpleNamespace(mine=True)
+    modules, path, finders = dict(sys.modules), list(sys.path), list(sys.meta_path)
+    cuda, bytecode = torch.Tensor.cuda, sys.dont_write_bytecode
+    try:
+        official.build(method, given(method, folder, tmp_path), None)
+        assert sys.modules["utils"] is mine
+    finally:
+        del sys.modules["utils"], modules["utils"]
+    assert {name for name in sys.modules if name not in modules} <= {"torchvision.models.resnet"}
+    assert all(sys.modules[name] is module for name, module in modules.items())
+    assert (sys.path, sys.meta_path) == (path, finders)
+    assert (torch.Tensor.cuda, sys.dont_write_bytecode) == (cuda, bytecode)
+    assert "cuda" not in vars(torch.Tensor)
+    assert not list(folder.rglob("__pycache__"))
+    assert capsys.readouterr().out == ""
+
+
+def test_an_installed_module_of_the_same_name_does_not_get_in_between(tmp_path, monkeypatch):
+    """TesNet's folders have no __init__.py: an installed package of that name would come first."""
+    for name in ("models", "util"):
+        (tmp_path / "installed" / name).mkdir(parents=True)
+        (tmp_path / "installed" / name / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path / "installed"))
+    folder = stand_ins.checkout("tesnet", tmp_path / "checkout")
+    official.build("tesnet", given("tesnet", folder, tmp_path), None)
+    assert not {"models", "util"} & set(sys.modules)
+
+
+def test_packages_that_are_only_printed_with_need_not_be_there(tmp_path):
+    folder = stand_ins.checkout("deformable", tmp_path / "checkout")
+    file = folder / "resnet_features.py"
+    file.write_text("from torchsummary import summary\n" + file.read_text())
+    work = given("deformable", folder, tmp_path)
+    official.build("deformable", work, None)
+    assert work.facts["DCN replaced"] == 1
+    assert not {"torchsummary", "DCN"} & set(sys.modules)
+
+
+def test_what_the_checkout_has_is_not_replaced(tmp_path):
+    folder = stand_ins.checkout("deformable", tmp_path / "checkout")
+    (folder / "Deformable-Convolution-V2-PyTorch" / "DCN.py").write_text("own = True\n")
+    work = given("deformable", folder, tmp_path)
+    network = official.build("deformable", work, None)
+    assert work.facts == {}
+    with pytest.raises(AttributeError, match="norm_preserve_deform_conv_forward"):
+        network(images())
+
+
+def test_downloads_are_refused(tmp_path):
+    folder = stand_ins.checkout("protopnet", tmp_path / "checkout")
+    work = given("protopnet", folder, tmp_path)
+    work.backbone_name = "resnet34"  # of the stand-in: asks for weights whatever it is told
+    with pytest.raises(BenchError, match=r"asks to download https://example\.org/resnet34\.pth"):
+        official.build("protopnet", work, None)
+
+
+def test_cuda_means_the_device_of_the_features():
+    layer = torch.nn.Linear(2, 2)
+    with checkout.contained(torch.device("meta")):
+        assert torch.ones(2).cuda().device.type == "meta"
+        assert torch.ones(2).cuda(0, non_blocking=True).device.type == "meta"
+        assert layer.cuda().weight.device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("import nowhere_to_be_found\n", r"model\.py needs the package 'nowhere_to_be_found', which is not installed"),
+        ("raise ValueError('no')\n", r"model\.py cannot be imported here \(ValueError: no\)"),
+        ("raise SystemExit(3)\n", r"model\.py cannot be imported here \(SystemExit: 3\)"),
+        ("def broken(:\n", "cannot be imported here .SyntaxError"),
+        ("", "makes no protopnet that is known"),
+        ("def construct_PPNet(what):\n    pass\n", "makes no protopnet that is known"),
+    ],
+)
+def test_a_checkout_that_does_not_work_says_why(text, expected, tmp_path):
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    (folder / "model.py").write_text(text)
+    before = (dict(sys.modules), list(sys.meta_path))
+    with pytest.raises(CellError, match=expected):
+        official.build("protopnet", given("protopnet", folder, tmp_path), None)
+    assert (dict(sys.modules), list(sys.meta_path)) == before
+
+
+def test_weights_of_another_shape_fail_the_cell(tmp_path):
+    folder = stand_ins.checkout("protopnet", tmp_path / "checkout")
+    work = given("protopnet", folder, tmp_path)
+    network = official.build("protopnet", work, None).network
+    with pytest.raises(CellError, match=r"out does not fit the official network: .*add_on_layers\.0\.weight"):
+        official._load(network, {"add_on_layers.0.weight": torch.ones(1)}, tmp_path / "out")
+    with pytest.raises(CellError, match="does not fit the official network: add_on"):
+        official._load(network, {"prototype_vectors": torch.ones(6, 5, 1, 1)}, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "file", "expected"),
+    [
+        ("resnet34", "main.py", "has no model.py: name a checkout of the official repository"),
+        ("tiny", "model.py", "the official code knows no tiny: --backbones resnet34"),
+        ("mobilenet_v2", "model.py", "knows no mobilenet_v2"),
+    ],
+)
+def test_a_request_is_checked_without_running_the_code(backbone, file, expected, tmp_path):
+    (tmp_path / file).write_text("raise SystemExit")
+    config = Config(source=str(tmp_path))
+    with pytest.raises(RequestError, match=expected):
+        checkpoints.check("protopnet", config, Sizes(3, 5, 512, 49, backbone))
+
+
+def test_a_checkout_is_its_code(tmp_path):
+    folder = stand_ins.checkout("protopnet", tmp_path / "one")
+    same = stand_ins.checkout("protopnet", tmp_path / "two")
+    (same / "weights.pth").write_bytes(b"large")
+    (same / ".git").mkdir()
+    (same / ".git" / "hook.py").write_text("")
+    assert Given.at(folder).digest == Given.at(same).digest
+    (same / "model.py").write_text((same / "model.py").read_text() + "\n")
+    assert Given.at(folder).digest != Given.at(same).digest
+
+
+def test_a_git_checkout_says_its_commit(tmp_path):
+    folder = stand_ins.checkout("protopnet", tmp_path / "checkout")
+    assert set(Given.at(folder).record()) == {"path", "digest"}
+    git = ["git", "-C", str(folder), "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "x"]):
+        subprocess.run([*git, *words], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    assert head.startswith(Given.at(folder).record()["commit"])
+    (folder / "model.py").write_text("")
+    assert Given.at(folder).record()["commit"].endswith("-dirty")
