@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from baselines import layers
 from baselines.tesnet import TesNet, TesNetLearner, TesNetModel, literal_subspace_separation, subspace_separation
+from bench.config import CONFIGS, from_recipe
 from bench.contract import RequestError, Sizes
 from bench.schedule import Phase, Schedule
 
@@ -272,3 +273,25 @@ def test_more_prototypes_than_dimensions_are_refused():
     TesNet.check(config_of(), sizes)
     with pytest.raises(RequestError, match=r"tesnet\.per_class is 9: .* tesnet\.depth = 8"):
         TesNet.check(config_of().model_copy(update={"per_class": 9}), sizes)
+
+
+def test_published_schedule_epoch_by_epoch():
+    """Section 6: five epochs of warm-up, decays that come an epoch early, one projection, twenty last-layer epochs."""
+    config = from_recipe(CONFIGS / "methods" / "tesnet.yaml", TesNet.Config, "published", {}, "tesnet")
+    backbone, actions, counts = [], [], {}
+    for phase in config.schedule.phases:
+        first = counts.get(phase.name, 0)
+        counts[phase.name] = first + phase.epochs
+        if phase.name != "last":
+            backbone += [
+                phase.lr.get("backbone", 0) * phase.factor(first + epoch, epoch) for epoch in range(phase.epochs)
+            ]
+        if phase.action:
+            actions.append((phase.action, len(backbone) - 1))
+    assert backbone == pytest.approx([0] * 5 + [1e-4] * 4 + [1e-5] * 5 + [1e-6] * 5 + [1e-7])
+    assert actions == [("project", 10)]
+    assert [phase.name for phase in config.schedule.phases] == ["warm", "joint", "last", "joint"]
+    assert counts["last"] == 20
+    assert config.schedule.batch_size == 80
+    weights = config.cluster, config.separation, config.l1, config.orthonormality, config.subspace
+    assert weights == (0.8, 0.08, 1e-4, 1e-4, 1e-7)
