@@ -1,12 +1,13 @@
 """The vocabulary that prototype networks share: add-on layers, distances, similarities, losses, projection.
 
 Shapes: latent features z ``(N, D, h, w)``, prototypes ``(P, D, 1, 1)``, maps ``(N, P, h, w)``. Sources of the formulas:
-spec/baselines.md, sections 2 and 5.
+spec/baselines.md, sections 2, 5 and 6.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +60,21 @@ def log_similarity(distance: Tensor) -> Tensor:
     return torch.log((distance + 1) / (distance + EPSILON))
 
 
+def unit(prototypes: Tensor) -> Tensor:
+    """Prototypes divided by their length over the channels."""
+    return nn.functional.normalize(prototypes, dim=1)
+
+
+def projections(z: Tensor, prototypes: Tensor) -> Tensor:
+    """Inner product of every cell, at its own length, with every prototype at length one: ``(N, P, h, w)``."""
+    return nn.functional.conv2d(z, unit(prototypes))
+
+
+def cosines(z: Tensor, projected: Tensor) -> Tensor:
+    """Cosines between cells and prototypes, from z and its :func:`projections`: ``(N, P, h, w)``."""
+    return projected / z.norm(dim=1, keepdim=True).clamp(min=1e-12)
+
+
 def cluster_and_separation(nearest: Tensor, labels: Tensor, identity: Tensor) -> tuple[Tensor, Tensor]:
     """Mean smallest distance to an own-class prototype, and to one of another class.
 
@@ -76,6 +92,39 @@ def cluster_and_separation(nearest: Tensor, labels: Tensor, identity: Tensor) ->
 def foreign_weight(last_layer: nn.Linear, identity: Tensor) -> Tensor:
     """L1 norm of the last layer's weights between a class and the prototypes of others."""
     return (last_layer.weight * ~identity.T).abs().sum()
+
+
+def orthonormality(bases: Tensor) -> Tensor:
+    """How far each class's vectors are from an orthonormal basis: absolute entries of ``B B^T - I``, summed.
+
+    Computed in double precision, which autocast leaves alone.
+
+    Args:
+        bases: ``(C, K, D)``, one vector a row.
+    """
+    rows = bases.double()
+    identity = torch.eye(bases.shape[1], dtype=rows.dtype, device=rows.device)
+    return (rows @ rows.mT - identity).abs().sum().to(bases.dtype)
+
+
+def parameter_groups(model: Any) -> dict[str, list[nn.Parameter]]:
+    """The parameters that the networks of this family share, by the names of their schedules."""
+    return {
+        "backbone": list(model.backbone.parameters()),
+        "add_on": list(model.add_on_layers.parameters()),
+        "prototypes": [model.prototype_vectors],
+        "last_layer": list(model.last_layer.parameters()),
+    }
+
+
+def projection_facts(table: PrototypeTable) -> dict[str, float]:
+    """Share of the prototypes that are training patches, and how many of these repeat another's patch."""
+    known = table.source_image >= 0
+    facts = {"projected": float(known.float().mean())}
+    if known.any():
+        sources = torch.cat([table.source_image[:, None], table.source_patch], 1)[known]
+        facts["duplicate_share"] = 1 - len(torch.unique(sources, dim=0)) / len(sources)
+    return facts
 
 
 @torch.no_grad()

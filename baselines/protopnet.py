@@ -72,13 +72,7 @@ class ProtoPNetLearner(Learner):
 
     def groups(self) -> Mapping[str, list[nn.Parameter]]:
         """``backbone``, ``add_on``, ``prototypes``, ``last_layer``."""
-        model = self.model
-        return {
-            "backbone": list(model.backbone.parameters()),
-            "add_on": list(model.add_on_layers.parameters()),
-            "prototypes": [model.prototype_vectors],
-            "last_layer": list(model.last_layer.parameters()),
-        }
+        return layers.parameter_groups(self.model)
 
     def forward(self, images: Tensor, labels: Tensor, phase: str) -> dict[str, Tensor]:
         """The loss of section 5, and the training accuracy."""
@@ -154,8 +148,5 @@ class ProtoPNet(Method):
         """Train through the phases of the schedule."""
         model = self.build(task)
         task.trainer.fit(ProtoPNetLearner(model, task.config, task.progress), task.config.schedule, task.train)
-        table = model.prototypes
-        task.facts["projected"] = float((table.source_image >= 0).float().mean())
-        sources = torch.cat([table.source_image[:, None], table.source_patch], 1)
-        task.facts["duplicate_share"] = 1 - len(torch.unique(sources, dim=0)) / len(sources)
+        task.facts.update(layers.projection_facts(model.prototypes))
         return model.eval()

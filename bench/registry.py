@@ -53,6 +53,7 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
             "bench.posthoc.method:OursContrast", "exact too, from prototypes that peak at one recurring place each"
         ),
         "protopnet": Entry("baselines.protopnet:ProtoPNet", "this looks like that (Chen et al. 2019)"),
+        "tesnet": Entry("baselines.tesnet:TesNet", "a basis of prototypes for each class (Wang et al. 2021)"),
         "blackbox": Entry(
             "bench.posthoc.blackbox:BlackBox",
             "the trained classifier itself; its class map is its one prototype",
