@@ -50,6 +50,7 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
     "methods": {
         "ours": Entry("bench.posthoc.method:Ours", "post-hoc decomposition of a trained classifier (Tan et al. 2024)"),
         "protopnet": Entry("baselines.protopnet:ProtoPNet", "this looks like that (Chen et al. 2019)"),
+        "protopool": Entry("baselines.protopool:ProtoPool", "prototypes shared by classes (Rymarczyk et al. 2022)"),
         "blackbox": Entry(
             "bench.posthoc.blackbox:BlackBox",
             "the trained classifier itself; its class map is its one prototype",
