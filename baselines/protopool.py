@@ -207,18 +207,13 @@ class ProtoPoolLearner(Learner):
             super().act(action, samples)
         model = self.model
         model.assign()
-        layers.project(
-            model.prototype_vectors,
-            model.prototypes,
-            lambda images: model.add_on_layers(model.backbone(images)),
-            layers.squared_distances,
-            samples,
-            self.progress,
-        )
+        latent = nn.Sequential(model.backbone, model.add_on_layers)
+        vectors, distance = model.prototype_vectors, layers.squared_distances
+        layers.project(vectors, model.prototypes, latent, distance, samples, self.progress)
         if self.config.official_bugs:
             # A bug of the official code: the buffer of a prototype that no slot holds is never filled, and copied.
             with torch.no_grad():
-                model.prototype_vectors[~model.prototypes.classes.any(1)] = 0.0
+                vectors[~model.prototypes.classes.any(1)] = 0.0
 
 
 class ProtoPool(Method):

@@ -227,6 +227,24 @@ def test_the_official_noise_changes_one_slot_in_a_hundred():
     assert 0.006 < share < 0.02
 
 
+def test_weights_have_the_official_names_and_shapes():
+    """Table of spec/baselines.md, section 8; what else is in the state is the backbone's or ours."""
+    state = small_model().state_dict()
+    found = {
+        name: tuple(value.shape) for name, value in state.items() if not name.startswith(("backbone.", "prototypes."))
+    }
+    assert found.pop("slots") == (3, 2)
+    assert found == {
+        "proto_presence": (3, 7, 2),
+        "prototype_vectors": (7, 5, 1, 1),
+        "add_on_layers.0.weight": (5, 16, 1, 1),
+        "add_on_layers.0.bias": (5,),
+        "last_layer.weight": (3, 6),
+    }
+    own = torch.eye(3).repeat_interleave(2, 1)
+    assert torch.equal(state["last_layer.weight"], own)
+
+
 def test_inference_is_noisy_with_the_official_bugs_only():
     quiet, one, two = (small_model(noise_seed=seed).eval() for seed in (None, 1, 2))
     for model in (quiet, one, two):
