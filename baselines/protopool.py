@@ -284,7 +284,7 @@ class ProtoPool(Method):
         """Train through the phases of the schedule."""
         model = self.build(task)
         schedule = task.config.schedule
-        if task.config.official_bugs:
+        if task.config.official_bugs and schedule.phases:
             # A bug of the official code: its loop passes over epoch 0, which counts but trains nothing.
             first, *rest = schedule.phases
             shorter = first.model_copy(update={"epochs": max(first.epochs - 1, 0)})
