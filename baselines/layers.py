@@ -18,9 +18,12 @@ EPSILON = 1e-4
 _PUSH_BATCH = 64
 
 
-def add_on(channels: int, depth: int) -> nn.Sequential:
-    """Two 1x1 convolutions to ``depth`` channels with ReLU between and a sigmoid after them."""
-    layers = nn.Sequential(nn.Conv2d(channels, depth, 1), nn.ReLU(), nn.Conv2d(depth, depth, 1), nn.Sigmoid())
+def add_on(channels: int, depth: int, convolutions: int = 2) -> nn.Sequential:
+    """1x1 convolutions to ``depth`` channels with ReLU between and a sigmoid after them."""
+    layers = nn.Sequential(nn.Conv2d(channels, depth, 1))
+    for _ in range(convolutions - 1):
+        layers.extend((nn.ReLU(), nn.Conv2d(depth, depth, 1)))
+    layers.append(nn.Sigmoid())
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -139,7 +142,7 @@ def project(
     """Replace each prototype by the nearest latent patch of the training images of its class ("push").
 
     One pass over the data; only the best patch of each prototype is kept. Where several patches are equally near,
-    the first in the order of the data wins. Prototypes of a class without images stay as they are.
+    the first in the order of the data wins. Prototypes of no class, or of one without images, stay as they are.
 
     Args:
         prototypes: ``(P, D, 1, 1)``, changed in place.

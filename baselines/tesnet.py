@@ -24,10 +24,10 @@ from bench.contract import (
     PrototypeTable,
     RequestError,
     Samples,
-    Settings,
     Sizes,
     Task,
 )
+from bench.given import NetworkSettings
 from bench.schedule import Schedule
 from bench.seeding import derive
 from bench.train import Learner
@@ -177,7 +177,7 @@ class TesNet(Method):
     name = "tesnet"
     paper = "Wang et al., Interpretable Image Recognition by Constructing Transparent Embedding Space, ICCV 2021"
 
-    class Config(Settings):
+    class Config(NetworkSettings):
         """Published defaults; the schedule comes from the recipe.
 
         Attributes:

@@ -35,6 +35,9 @@ class Learner(nn.Module):
         """Parameters by the names that a schedule uses."""
         return {"all": list(self.parameters())}
 
+    def before_epoch(self, epoch: int) -> None:
+        """Called before every epoch with how many are finished over all phases, for example to set a temperature."""
+
     def after_step(self) -> None:
         """Called after every optimiser step, for example to bring parameters back onto a constraint."""
 
@@ -138,6 +141,7 @@ class Trainer:
         generator = torch.Generator().manual_seed(derive(self.seed, "order", *when))
         passes = [torch.randperm(len(samples), generator=generator) for _ in range(schedule.repeat)]
         torch.manual_seed(derive(self.seed, "draws", *when))
+        learner.before_epoch(len(self.history))  # the history is in the checkpoint: a resumed training counts on
         sums: dict[str, Tensor] = {}
         for batch in self._batches(samples, schedule, passes, generator):
             losses = model(batch.images, batch.labels, phase.name)

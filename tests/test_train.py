@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from samples import Silent, SmallNet, stripes
+from samples import Dying, Killed, Silent, SmallNet, stripes
 
 from bench.backbones.classifier import Classifier
 from bench.blackbox import ClassifierLearner
@@ -88,22 +88,6 @@ def test_bfloat16_trains_too(tmp_path):
     assert module.classifier.head.weight.dtype == torch.float32
 
 
-class Killed(Exception):
-    """Stands for SIGKILL: nothing of the loop's own runs after it."""
-
-
-class Dying(Trainer):
-    """Dies after so many checkpoints."""
-
-    lives = 0
-
-    def _save(self, *arguments):
-        super()._save(*arguments)
-        self.lives -= 1
-        if self.lives == 0:
-            raise Killed
-
-
 TWO_PHASES = Schedule(
     batch_size=8,
     phases=[
@@ -176,6 +160,25 @@ def test_after_step_follows_every_step(tmp_path):
     module = Counting(Classifier(SmallNet(), 3))
     trainer(tmp_path).fit(module, Schedule(batch_size=10, phases=[phase()]), stripes())
     assert module.steps == 8  # 36 images in batches of 10, twice
+
+
+def test_epochs_are_counted_over_phases_and_after_a_kill(tmp_path):
+    class Counting(ClassifierLearner):
+        def before_epoch(self, epoch):
+            told.append(epoch)
+
+    def fit(loop):
+        torch.manual_seed(0)
+        loop.fit(Counting(Classifier(SmallNet(), 3)), TWO_PHASES, stripes())
+
+    told = []
+    dying = trainer(tmp_path, kind=Dying)
+    dying.lives = 5  # in the third phase: the ends of phases are saved too
+    with pytest.raises(Killed):
+        fit(dying)
+    assert told == [0, 1, 2, 3]
+    fit(trainer(tmp_path))
+    assert told == list(range(7))
 
 
 def test_a_learner_without_a_loss_says_so():

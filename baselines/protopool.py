@@ -1,0 +1,300 @@
+"""ProtoPool: Rymarczyk et al., Interpretable Image Classification with Differentiable Prototypes Assignment, ECCV 2022.
+
+A pool of P prototypes is shared by all classes; each class has K slots, and a distribution over the pool says which
+prototype sits in each (spec/baselines.md, section 8). Letters as there: q the presence ``(C, P, K)``, d distances.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field, PositiveInt, field_validator
+from torch import Tensor, nn
+
+from baselines import layers, pool
+from bench.contract import (
+    Explanation,
+    Method,
+    PartPrototypeModel,
+    Progress,
+    PrototypeTable,
+    RequestError,
+    Samples,
+    Sizes,
+    Task,
+)
+from bench.given import NetworkSettings
+from bench.schedule import Schedule
+from bench.seeding import derive
+from bench.train import Learner
+
+_GROUPS = ("backbone", "add_on", "prototypes", "presence", "last_layer")
+
+
+class ProtoPoolModel(PartPrototypeModel):
+    """Backbone, one add-on layer, a pool of prototypes, K slots for each class, one linear layer over all slots.
+
+    Args:
+        backbone: with attribute ``channels``.
+        classes: how many.
+        prototypes: size of the pool.
+        slots: of each class.
+        depth: channels of the latent space.
+        mixing: see :class:`ProtoPool.Config`.
+        noise_seed: ``None``: a slot holds the prototype of its largest presence. A number: Gumbel noise is added at
+            inference as in the official code, the same noise in every call.
+    """
+
+    slots: Tensor
+
+    def __init__(
+        self,
+        backbone: Any,
+        classes: int,
+        prototypes: int,
+        slots: int,
+        depth: int,
+        mixing: pool.Mixing = "factored",
+        noise_seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.mixing, self.noise_seed = backbone, mixing, noise_seed
+        self.add_on_layers = layers.add_on(backbone.channels, depth, convolutions=1)
+        self.prototype_vectors = nn.Parameter(torch.rand(prototypes, depth, 1, 1))
+        self.proto_presence = nn.Parameter(nn.init.xavier_normal_(torch.empty(classes, prototypes, slots)))
+        self.last_layer = layers.class_connection(layers.class_identity(classes, slots), other=0.0)
+        self.prototypes = PrototypeTable(torch.zeros(prototypes, classes))
+        self.register_buffer("slots", torch.zeros(classes, slots, dtype=torch.long))
+        self.assign()
+
+    @torch.no_grad()
+    def assign(self) -> None:
+        """Put into every slot the prototype that inference uses, and say in the table who holds which."""
+        presence = self.proto_presence if self.noise_seed is None else self._noisy_presence()
+        self.slots.copy_(presence.argmax(1))
+        owners = self.prototypes.classes
+        owners.copy_(torch.zeros_like(owners.T).scatter(1, self.slots, True).T)
+
+    def _noisy_presence(self) -> Tensor:
+        # Drawn on the CPU, so that every device sees the same noise.
+        generator = torch.Generator().manual_seed(self.noise_seed or 0)
+        drawn = pool.draw_presence(self.proto_presence.detach().cpu(), pool.SCALE_OF_THE_CODE, generator)
+        return drawn.to(self.proto_presence.device)
+
+    def distances(self, features: Tensor) -> Tensor:
+        """Squared distances of every cell to every prototype ``(N, P, h, w)``."""
+        return layers.squared_distances(self.add_on_layers(features), self.prototype_vectors)
+
+    def classify(self, nearest: Tensor, average: Tensor, presence: Tensor | None = None) -> Tensor:
+        """Smallest and mean distances ``(N, P)`` -> logits, by the slots as assigned or by soft ``presence``."""
+        if presence is None:
+            return self.last_layer(pool.focal_similarity(nearest, average)[:, self.slots.flatten()])
+        mixed = pool.mix(torch.stack([nearest, average]), presence, self.mixing)
+        return self.last_layer(pool.focal_similarity(mixed[0], mixed[1]).flatten(1))
+
+    def _infer(self, distances: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits, and what each prototype brings into the slots that hold it ``(N, P)``."""
+        nearest, average = distances.amin((2, 3)), distances.mean((2, 3))
+        # A bug of the official code, with `official_bugs` only: evaluation draws its presence like training does. There
+        # the draw is another one in every call; here it is one, from the fit's seed, so that a score can be repeated.
+        presence = None if self.noise_seed is None else self._noisy_presence()
+        return self.classify(nearest, average, presence), pool.focal_similarity(nearest, average)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits alone."""
+        return self._infer(self.distances(features))[0]
+
+    def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
+        """Maps are log similarities of a prototype's own distances (spec/baselines.md, 4.1), scores focal values."""
+        distances = self.distances(features)
+        logits, scores = self._infer(distances)
+        maps = layers.log_similarity(distances)
+        if classes is None:
+            return Explanation(logits, maps, scores)
+        indices = self.prototypes.of(classes)
+        return Explanation(logits, self.pick(maps, indices), self.pick(scores, indices), indices)
+
+    def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
+        """The displayed reading: similarity maps weighted by the class's row of the last layer, slot by slot."""
+        maps = layers.log_similarity(self.distances(features))
+        rows = self.last_layer.weight[classes]
+        # A prototype that sits in several slots has the sum of their weights.
+        weights = rows.new_zeros(maps.shape[:2]).index_add(1, self.slots.flatten(), rows)
+        return torch.einsum("nphw,np->nhw", maps, weights)
+
+
+class ProtoPoolLearner(Learner):
+    """Cross entropy of mixed images, cluster, separation, L1 and slot orthogonality.
+
+    While the presence learns, every step draws it anew from torch's default generator, which the trainer seeds for each
+    epoch. Where a phase leaves it alone, the slots are those of inference.
+    """
+
+    own_slots: Tensor
+
+    def __init__(self, model: ProtoPoolModel, config: Any, progress: Progress) -> None:
+        super().__init__()
+        self.model, self.config, self.progress = model, config, progress
+        self.scale = 0.0
+        classes, slots = model.slots.shape
+        self.register_buffer("own_slots", layers.class_identity(classes, slots), persistent=False)
+
+    def groups(self) -> Mapping[str, list[nn.Parameter]]:
+        """``backbone``, ``add_on``, ``prototypes``, ``presence``, ``last_layer``."""
+        model = self.model
+        return {
+            "backbone": list(model.backbone.parameters()),
+            "add_on": list(model.add_on_layers.parameters()),
+            "prototypes": [model.prototype_vectors],
+            "presence": [model.proto_presence],
+            "last_layer": list(model.last_layer.parameters()),
+        }
+
+    def before_epoch(self, epoch: int) -> None:
+        """Set the scale of the Gumbel-softmax; put the slots right where the presence is left alone."""
+        # The official code's epoch 0 trains nothing (see ProtoPool.fit), so its first training epoch is number 1.
+        self.scale = pool.gumbel_scale(epoch + self.config.official_bugs, self.config.gumbel_epochs)
+        if not self.model.proto_presence.requires_grad:
+            self.model.assign()
+
+    def _presence(self) -> Tensor | None:
+        logits = self.model.proto_presence
+        if logits.requires_grad:
+            return pool.draw_presence(logits, self.scale)
+        # A bug of the official code: its last-layer stage draws noise over the settled presence.
+        return pool.draw_presence(logits, pool.SCALE_OF_THE_CODE) if self.config.official_bugs else None
+
+    def _mixup(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Images blended in pairs, the partners' labels, and the first one's share (Zhang et al. 2018)."""
+        if not self.config.mixup:
+            return images, labels, 1.0
+        share = float(torch.distributions.Beta(self.config.mixup, self.config.mixup).sample())
+        partners = torch.randperm(len(images), device=images.device)
+        return share * images + (1 - share) * images[partners], labels[partners], share
+
+    def forward(self, images: Tensor, labels: Tensor, phase: str) -> dict[str, Tensor]:
+        """The loss of section 8, and the training accuracy."""
+        model, config = self.model, self.config
+        images, others, share = self._mixup(images, labels)
+        presence = self._presence()
+        distances = model.distances(model.backbone(images))
+        nearest = distances.amin((2, 3))
+        logits = model.classify(nearest, distances.mean((2, 3)), presence)
+        own = model.prototypes.classes if presence is None else pool.most_present(presence)
+        # Of a blended image these two look at the first label only, as published.
+        cluster, separation = layers.cluster_and_separation(nearest, labels, own)
+        cross_entropy = nn.functional.cross_entropy
+        entropy = share * cross_entropy(logits, labels) + (1 - share) * cross_entropy(logits, others)
+        overlap = pool.orthogonality(model.proto_presence, model.mixing)
+        loss = entropy + config.cluster * cluster - config.separation * separation + config.orthogonality * overlap
+        loss = loss + config.l1 * layers.foreign_weight(model.last_layer, self.own_slots)
+        guess = logits.argmax(1)
+        correct = share * (guess == labels).float().mean() + (1 - share) * (guess == others).float().mean()
+        return {
+            "loss": loss,
+            "cross_entropy": entropy,
+            "cluster": cluster,
+            "separation": separation,
+            "orthogonality": overlap,
+            "train_accuracy": correct,
+        }
+
+    def act(self, action: str, samples: Samples) -> None:
+        """``project`` the prototypes onto training patches of the classes that hold them in any slot."""
+        if action != "project":
+            super().act(action, samples)
+        model = self.model
+        model.assign()
+        latent = nn.Sequential(model.backbone, model.add_on_layers)
+        vectors, distance = model.prototype_vectors, layers.squared_distances
+        layers.project(vectors, model.prototypes, latent, distance, samples, self.progress)
+        if self.config.official_bugs:
+            # A bug of the official code: the buffer of a prototype that no slot holds is never filled, and copied.
+            with torch.no_grad():
+                vectors[~model.prototypes.classes.any(1)] = 0.0
+
+
+class ProtoPool(Method):
+    """A pool of prototypes shared by the classes; which class uses which is learnt with them."""
+
+    name = "protopool"
+    paper = "Rymarczyk et al., Interpretable Image Classification with Differentiable Prototypes Assignment, ECCV 2022"
+    class_specific = False
+
+    class Config(NetworkSettings):
+        """Published defaults (CUB); the schedule comes from the recipe.
+
+        Attributes:
+            prototypes: size of the pool.
+            slots: of each class.
+            depth: channels of the latent space.
+            cluster: weight of the cluster term.
+            separation: weight of the separation term.
+            l1: weight of the L1 term on connections to slots of other classes.
+            orthogonality: weight of the term that keeps the slots of a class apart.
+            mixup: both parameters of the Beta distribution of the first image's share; 0 = images are not blended.
+            gumbel_epochs: after how many epochs the scale of the Gumbel-softmax is at its end.
+            mixing: ``factored`` never holds classes x prototypes x slots x images (nor x slots x slots for the
+                orthogonality); ``literal`` writes the same sums out, for comparison.
+            official_bugs: do as the official code does where it departs from its paper: Gumbel noise at inference and
+                in the last-layer stage, zeros for prototypes without a class, a first epoch that trains nothing.
+            schedule: phases over the groups ``backbone, add_on, prototypes, presence, last_layer``; action ``project``.
+        """
+
+        prototypes: PositiveInt = 202
+        slots: PositiveInt = 10
+        depth: PositiveInt = 256
+        cluster: float = 0.8
+        separation: float = 0.08
+        l1: float = 1e-4
+        orthogonality: float = 1.0
+        mixup: Annotated[float, Field(ge=0)] = 0.5
+        gumbel_epochs: PositiveInt = 30
+        mixing: pool.Mixing = "factored"
+        official_bugs: bool = False
+        schedule: Schedule
+
+        @field_validator("schedule")
+        @classmethod
+        def _known(cls, schedule: Schedule) -> Schedule:
+            return schedule.require(_GROUPS, ("project",))
+
+    @classmethod
+    def check(cls, config: Any, sizes: Sizes) -> None:
+        """Refuse a pool that one class could fill alone: separation needs a prototype that is not its own."""
+        if config.prototypes <= config.slots:
+            raise RequestError(
+                f"protopool.prototypes={config.prototypes} must exceed protopool.slots={config.slots}: "
+                "the separation term needs prototypes outside a class's slots"
+            )
+
+    def build(self, task: Task) -> ProtoPoolModel:
+        """The network with its starting weights, drawn from the task's seed."""
+        backbone, config = task.backbone(), task.config
+        noise_seed = derive(task.seed, "protopool", "noise at inference") if config.official_bugs else None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(task.seed, "protopool"))
+            return ProtoPoolModel(
+                backbone, task.train.classes, config.prototypes, config.slots, config.depth, config.mixing, noise_seed
+            ).eval()
+
+    def fit(self, task: Task) -> ProtoPoolModel:
+        """Train through the phases of the schedule."""
+        model = self.build(task)
+        schedule = task.config.schedule
+        if task.config.official_bugs and schedule.phases:
+            # A bug of the official code: its loop passes over epoch 0, which counts but trains nothing.
+            first, *rest = schedule.phases
+            shorter = first.model_copy(update={"epochs": max(first.epochs - 1, 0)})
+            schedule = schedule.model_copy(update={"phases": (shorter, *rest)})
+        task.trainer.fit(ProtoPoolLearner(model, task.config, task.progress), schedule, task.train)
+        model.assign()
+        table, held = model.prototypes, model.prototypes.classes.any(1)
+        task.facts["unassigned"] = float((~held).sum())
+        task.facts["repeated_slots"] = 1 - float(table.classes.sum()) / model.slots.numel()
+        task.facts["projected"] = float((table.source_image[held] >= 0).float().mean())
+        sources = torch.cat([table.source_image[:, None], table.source_patch], 1)[held]
+        task.facts["duplicate_share"] = 1 - len(torch.unique(sources, dim=0)) / len(sources)
+        return model.eval()
