@@ -7,12 +7,14 @@ spec/baselines.md, sections 2, 5 and 6.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from bench.contract import Progress, PrototypeTable, Samples
+
+L = TypeVar("L")
 
 EPSILON = 1e-4
 _PUSH_BATCH = 64
@@ -130,14 +132,20 @@ def projection_facts(table: PrototypeTable) -> dict[str, float]:
     return facts
 
 
+def cell(z: Tensor, image: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """Single cells of z as prototypes ``(B, D, 1, 1)``; image, row and column are ``(B,)``."""
+    return z[image, :, row, column][:, :, None, None]
+
+
 @torch.no_grad()
 def project(
     prototypes: nn.Parameter,
     table: PrototypeTable,
-    latent: Callable[[Tensor], Tensor],
-    distance: Callable[[Tensor, Tensor], Tensor],
+    latent: Callable[[Tensor], L],
+    distance: Callable[[L, Tensor], Tensor],
     samples: Samples,
     progress: Progress,
+    patch: Callable[[L, Tensor, Tensor, Tensor], Tensor] = cell,  # type: ignore[assignment]  # L is Tensor then
 ) -> None:
     """Replace each prototype by the nearest latent patch of the training images of its class ("push").
 
@@ -145,12 +153,13 @@ def project(
     the first in the order of the data wins. Prototypes of no class, or of one without images, stay as they are.
 
     Args:
-        prototypes: ``(P, D, 1, 1)``, changed in place.
+        prototypes: ``(P, D, 1, 1)``, or of another size that ``patch`` gives; changed in place.
         table: gets the source image and the source cell of each prototype.
-        latent: images -> z ``(N, D, h, w)``.
+        latent: images -> z ``(N, D, h, w)``, or whatever ``distance`` and ``patch`` take.
         distance: ``(z, prototypes) -> (N, P, h, w)``.
         samples: the training split, seen without augmentation.
         progress: where the images are counted.
+        patch: ``(z, image, row, column)``, the latter ``(B,)`` -> what replaces B prototypes.
     """
     device = prototypes.device
     best = torch.full((len(prototypes),), torch.inf, device=device)
@@ -168,7 +177,7 @@ def project(
         image, row, column = where // (height * width), where // width % height, where % width
         better = nearest < best
         best = torch.where(better, nearest, best)
-        patches[better] = z[image, :, row, column][better][:, :, None, None].to(patches.dtype)
+        patches[better] = patch(z, image[better], row[better], column[better]).to(patches.dtype)
         table.source_image[better] = batch.index.to(device)[image][better]
         table.source_patch[better] = torch.stack([row, column], 1)[better]
     prototypes.copy_(patches)

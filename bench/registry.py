@@ -55,6 +55,9 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         "protopnet": Entry("baselines.protopnet:ProtoPNet", "this looks like that (Chen et al. 2019)"),
         "tesnet": Entry("baselines.tesnet:TesNet", "a basis of prototypes for each class (Wang et al. 2021)"),
         "protopool": Entry("baselines.protopool:ProtoPool", "prototypes shared by classes (Rymarczyk et al. 2022)"),
+        "deformable": Entry(
+            "baselines.deformable:DeformableProtoPNet", "prototypes of four parts (Donnelly et al. 2022)"
+        ),
         "blackbox": Entry(
             "bench.posthoc.blackbox:BlackBox",
             "the trained classifier itself; its class map is its one prototype",

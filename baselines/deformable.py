@@ -1,0 +1,282 @@
+"""Deformable ProtoPNet: Donnelly et al., CVPR 2022 (spec/baselines.md, section 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from baselines import layers
+from baselines.deformable_conv import KERNEL, PARTS, linear_patches, norm_preserving_conv
+from bench.contract import Explanation, Method, PartPrototypeModel, Progress, PrototypeTable, Samples, Settings, Task
+from bench.schedule import Schedule
+from bench.seeding import derive
+from bench.train import Learner
+
+EPSILON = 1e-4
+_EPSILON_CHANNELS = 2
+_LENGTH = 64.0  # s of the paper: the length of the four parts of a patch together
+_SHRINK = 1.01  # keeps cosines away from 1, where the arc cosine has no slope
+_OFFSET_DEVIATION = 2e-5
+
+
+def with_epsilon(x: Tensor) -> Tensor:
+    """Two more channels of a small constant ``(., D, ., .) -> (., D + 2, ., .)``: no vector has length 0."""
+    return functional.pad(x, (0, 0, 0, 0, 0, _EPSILON_CHANNELS), value=EPSILON)
+
+
+def unit_features(z: Tensor) -> Tensor:
+    """z-hat: epsilon channels added, every cell of length 32; the four parts of a patch together have 64."""
+    z = with_epsilon(z)
+    return z * (_LENGTH / KERNEL / (z.square().sum(1, keepdim=True) + EPSILON).sqrt())
+
+
+def unit_parts(prototypes: Tensor) -> Tensor:
+    """Prototypes ``(P, D, 2, 2)`` with every part of length 1."""
+    return prototypes / ((prototypes.square().sum(1, keepdim=True) + EPSILON).sqrt() + EPSILON)
+
+
+def with_margin(cosine: Tensor, margin: Tensor) -> Tensor:
+    """The cosine of an angle made smaller by ``margin`` (radians), but not below 0."""
+    return torch.cos(functional.relu(torch.arccos(cosine) - margin))
+
+
+class DeformableProtoPNetModel(PartPrototypeModel):
+    """Backbone, upsampling, offsets, cosines of four-part prototypes, one fixed linear layer without bias.
+
+    Args:
+        backbone: with attribute ``channels``.
+        classes: how many.
+        per_class: prototypes of each class.
+        hidden: channels inside the offset network.
+        upsampling: cells of the latent map for each cell of the backbone's, each way.
+
+    Attributes:
+        deformed: whether offsets are in use; until :meth:`open_offsets` every prototype is rigid. Saved with the state.
+    """
+
+    def __init__(self, backbone: Any, classes: int, per_class: int, hidden: int, upsampling: int) -> None:
+        super().__init__()
+        depth = backbone.channels
+        self.backbone, self.upsampling = backbone, upsampling
+        self.prototype_vectors = nn.Parameter(torch.rand(classes * per_class, depth, KERNEL, KERNEL))
+        self.prototypes = PrototypeTable(layers.class_identity(classes, per_class))
+        # Sizes that lead back to the latent map's: h -> h - 1 -> h.
+        self.conv_offset = nn.Sequential(
+            nn.Conv2d(depth + _EPSILON_CHANNELS, hidden, 4, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(hidden, 2 * PARTS, 2, padding=1),
+        )
+        for parameter in self.conv_offset.parameters():
+            nn.init.zeros_(parameter)
+        self.deformed = False
+        self.last_layer = layers.class_connection(self.prototypes.classes)
+
+    def get_extra_state(self) -> Tensor:
+        """``deformed``, as a tensor that can be saved."""
+        return torch.tensor(self.deformed)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take ``deformed`` from a saved state."""
+        self.deformed = bool(state)
+
+    @torch.no_grad()
+    def open_offsets(self, seed: int) -> None:
+        """Draw the offset network's weights anew, almost 0, and use it from now on."""
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in self.conv_offset.parameters():
+            if parameter.ndim > 1:
+                parameter.copy_(_OFFSET_DEVIATION * torch.randn(parameter.shape, generator=generator))
+            else:
+                parameter.zero_()
+        self.deformed = True
+
+    def latent(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """z-hat ``(N, D + 2, h', w')`` and the offsets ``(N, 8, h', w')``, where they are in use."""
+        # In bfloat16 the features keep three digits; lengths and cosines are taken of what they are then.
+        z = functional.interpolate(features.float(), scale_factor=self.upsampling, mode="bilinear")
+        z = unit_features(z)
+        return z, self.conv_offset(z).float() if self.deformed else None
+
+    def cosines(self, z: Tensor, offsets: Tensor | None) -> Tensor:
+        """Mean cosine between a prototype's parts and what they look at, divided by 1.01: ``(N, P, h', w')``."""
+        with torch.autocast(z.device.type, enabled=False):
+            prototypes = unit_parts(with_epsilon(self.prototype_vectors)) / KERNEL
+            return norm_preserving_conv(z, prototypes, offsets) / (_LENGTH * _SHRINK)
+
+    def classify(self, best: Tensor) -> Tensor:
+        """Largest cosines ``(N, P)`` -> logits."""
+        return self.last_layer(functional.relu(best))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits alone, without margin."""
+        return self.classify(self.cosines(*self.latent(features)).amax((2, 3)))
+
+    def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
+        """Maps are cosines, not below 0 (spec/baselines.md, 4.1), scores their maxima; no margin anywhere."""
+        cosines = self.cosines(*self.latent(features))
+        best = cosines.amax((2, 3))
+        if classes is None:
+            return Explanation(self.classify(best), functional.relu(cosines), functional.relu(best))
+        indices = self.prototypes.of(classes)
+        maps = functional.relu(self.pick(cosines, indices))
+        return Explanation(self.classify(best), maps, maps.amax((2, 3)), indices)
+
+    def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
+        """The displayed reading: similarity maps weighted by the class's row of the last layer."""
+        maps = functional.relu(self.cosines(*self.latent(features)))
+        return torch.einsum("nphw,np->nhw", maps, self.last_layer.weight[classes])
+
+    def orthogonality(self, groups: int) -> Tensor:
+        """``||G - I||_F``, G the products of all parts within each of ``groups`` equal blocks of prototypes."""
+        parts = unit_parts(self.prototype_vectors).movedim(1, 3)
+        parts = parts.reshape(groups, -1, parts.shape[-1])
+        gram = parts @ parts.mT
+        return torch.linalg.vector_norm(gram - torch.eye(gram.shape[-1], device=gram.device))
+
+
+class DeformableProtoPNetLearner(Learner):
+    """Cross entropy of the margin logits, cluster, separation, offset penalty, orthogonality and L1 terms."""
+
+    def __init__(self, model: DeformableProtoPNetModel, config: Any, seed: int, progress: Progress) -> None:
+        super().__init__()
+        self.model, self.config, self.seed, self.progress = model, config, seed, progress
+
+    def groups(self) -> Mapping[str, list[nn.Parameter]]:
+        """``backbone``, ``prototypes``, ``offsets``, ``last_layer``."""
+        model = self.model
+        return {
+            "backbone": list(model.backbone.parameters()),
+            "prototypes": [model.prototype_vectors],
+            "offsets": list(model.conv_offset.parameters()),
+            "last_layer": list(model.last_layer.parameters()),
+        }
+
+    def forward(self, images: Tensor, labels: Tensor, phase: str) -> dict[str, Tensor]:
+        """The loss of section 9, and the training accuracy."""
+        model, config = self.model, self.config
+        z, offsets = model.latent(model.backbone(images))
+        best = model.cosines(z, offsets).amax((2, 3))
+        own = model.prototypes.classes.T[labels]
+        # The margin keeps the order of cosines: on the maxima it does what it would do on every cell.
+        active = functional.relu(with_margin(best, config.margin * ~own))
+        entropy = functional.cross_entropy(model.last_layer(active), labels)
+        cluster, separation = (active * own).amax(1).mean(), (active * ~own).amax(1).mean()
+        loss = entropy - config.cluster * cluster + config.separation * separation
+        losses = {"cross_entropy": entropy, "cluster": cluster, "separation": separation}
+        if offsets is not None:
+            # Official: the offsets of the penalty are computed under no_grad, so that it trains nothing.
+            penalty = torch.linalg.vector_norm(offsets.detach() if config.official_bugs else offsets)
+            # Official: class-major prototypes are viewed as (per class, classes, ...): its groups are blocks of as
+            # many consecutive prototypes as there are classes.
+            classes = model.prototypes.classes.shape[1]
+            orthogonality = model.orthogonality(config.per_class if config.official_bugs else classes)
+            loss = loss + config.offset_penalty * penalty + config.orthogonality * orthogonality
+            losses |= {"offset_penalty": penalty, "orthogonality": orthogonality}
+        if model.last_layer.weight.requires_grad:  # a fixed layer makes it a large constant
+            loss = loss + config.l1 * layers.foreign_weight(model.last_layer, model.prototypes.classes)
+        correct = (model.classify(best).argmax(1) == labels).float().mean()
+        return {"loss": loss, **losses, "train_accuracy": correct}
+
+    def act(self, action: str, samples: Samples) -> None:
+        """``open_offsets``, or ``project`` the prototypes onto training patches."""
+        model = self.model
+        if action == "open_offsets":
+            model.open_offsets(derive(self.seed, "offsets"))
+        elif action == "project":
+            layers.project(
+                model.prototype_vectors,
+                model.prototypes,
+                lambda images: model.latent(model.backbone(images)),
+                lambda latent, _: -model.cosines(*latent),
+                samples,
+                self.progress,
+                _deformed_patch,
+            )
+        else:
+            super().act(action, samples)
+
+
+def _deformed_patch(latent: tuple[Tensor, Tensor | None], image: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """What replaces prototypes: z-hat at the moved places, without its epsilon channels.
+
+    Interpolated linearly, as published, while the forward pass interpolates squares: projection is not exact.
+    """
+    z, offsets = latent
+    if offsets is None:
+        offsets = z.new_zeros(len(z), 2 * PARTS, *z.shape[2:])
+    return linear_patches(z[:, :-_EPSILON_CHANNELS], offsets, image, row, column)
+
+
+class DeformableProtoPNet(Method):
+    """Class-specific prototypes of four parts, each of which moves with the image."""
+
+    name = "deformable"
+    paper = "Donnelly et al., Deformable ProtoPNet: An Interpretable Image Classifier, CVPR 2022"
+
+    class Config(Settings):
+        """Published defaults; the schedule comes from the recipe.
+
+        Attributes:
+            per_class: prototypes of each class.
+            upsampling: cells of the latent map for each cell of the backbone's, each way.
+            hidden: channels inside the offset network.
+            margin: radians by which prototypes of wrong classes come nearer in training.
+            cluster: weight of the largest own-class similarity.
+            separation: weight of the largest similarity to another class.
+            offset_penalty: weight of the norm of a batch's offsets.
+            orthogonality: weight of the products between the parts of a class's prototypes.
+            l1: weight of the L1 term on connections to other classes, where the last layer learns.
+            official_bugs: as the released code computes it: the offset penalty has no gradient, and orthogonality is
+                taken over blocks of prototypes that are no classes.
+            schedule: phases over the groups ``backbone, prototypes, offsets, last_layer``; actions ``open_offsets``
+                and ``project``.
+        """
+
+        per_class: PositiveInt = 6
+        upsampling: PositiveInt = 2
+        hidden: PositiveInt = 128
+        margin: NonNegativeFloat = Field(default=0.1, lt=3.14)
+        cluster: float = 0.8
+        separation: float = 0.08
+        offset_penalty: float = 0.8
+        orthogonality: float = 0.1
+        l1: float = 1e-2
+        official_bugs: bool = False
+        schedule: Schedule
+
+        @field_validator("schedule")
+        @classmethod
+        def _known(cls, schedule: Schedule) -> Schedule:
+            schedule.require(("backbone", "prototypes", "offsets", "last_layer"), ("open_offsets", "project"))
+            opened = False
+            for phase in schedule.phases:
+                if "offsets" in phase.lr and not opened:
+                    raise ValueError(
+                        f"phase {phase.name!r} has a rate for 'offsets', which are not in use yet: "
+                        "give an earlier phase `action: open_offsets`"
+                    )
+                opened |= phase.action == "open_offsets"
+            return schedule
+
+    def build(self, task: Task) -> DeformableProtoPNetModel:
+        """The network with its starting weights, drawn from the task's seed."""
+        backbone, config = task.backbone(), task.config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(task.seed, "deformable"))
+            model = DeformableProtoPNetModel(
+                backbone, task.train.classes, config.per_class, config.hidden, config.upsampling
+            )
+        return model.eval()
+
+    def fit(self, task: Task) -> DeformableProtoPNetModel:
+        """Train through the phases of the schedule."""
+        model = self.build(task)
+        learner = DeformableProtoPNetLearner(model, task.config, task.seed, task.progress)
+        task.trainer.fit(learner, task.config.schedule, task.train)
+        task.facts.update(layers.projection_facts(model.prototypes))
+        return model.eval()
