@@ -123,8 +123,8 @@ class DeformableProtoPNetModel(PartPrototypeModel):
         if classes is None:
             return Explanation(self.classify(best), functional.relu(cosines), functional.relu(best))
         indices = self.prototypes.of(classes)
-        maps = functional.relu(self.pick(cosines, indices))
-        return Explanation(self.classify(best), maps, maps.amax((2, 3)), indices)
+        maps, scores = (functional.relu(self.pick(values, indices)) for values in (cosines, best))
+        return Explanation(self.classify(best), maps, scores, indices)
 
     def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
         """The displayed reading: similarity maps weighted by the class's row of the last layer."""

@@ -3,6 +3,8 @@
 Kernel 2 x 2, stride 1, padding 1, dilation 2: the output cell (y, x) compares the four parts (i, j) of a prototype with
 the features at (y - 1 + 2i, x - 1 + 2j), each place moved by an offset that all prototypes share. Between cells a
 feature is the root of the interpolated squares: where all cells have one norm, so has every place between them.
+Gradients are those of this forward pass; the released CUDA code has the features in place of their squares in the
+gradients of offsets and prototypes.
 
 Shapes: features z ``(N, D, h, w)``, prototypes ``(P, D, 2, 2)``, offsets ``(N, 8, h, w)`` in cells, ordered row, column
 of part (0, 0), then of (0, 1), (1, 0), (1, 1).
