@@ -20,7 +20,7 @@ from bench.train import Learner
 EPSILON = 1e-4
 _EPSILON_CHANNELS = 2
 _LENGTH = 64.0  # s of the paper: the length of the four parts of a patch together
-_SHRINK = 1.01  # keeps cosines away from 1, where the arc cosine has no slope
+_SHRINK = 1.01  # keeps cosines away from 1, where the slope of the arc cosine is infinite
 _OFFSET_DEVIATION = 2e-5
 
 

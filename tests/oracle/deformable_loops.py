@@ -36,25 +36,22 @@ def upsampled(cells, factor):
 
 def unit_cells(cells):
     """z-hat: epsilon channels, length 64 over four parts: 64 / sqrt(2 * 2) each."""
+    return lengthened(cells, 64 / 2, 0.0)
+
+
+def unit_prototype(prototype):
+    """p-hat: epsilon channels, length 1 over four parts: 1 / sqrt(2 * 2) each."""
+    return lengthened(prototype, 1 / 2, 1e-4)
+
+
+def lengthened(cells, length, more):
     result = []
     for row in cells:
         new = []
         for cell in row:
             cell = [*cell, 1e-4, 1e-4]
-            length = sqrt(sum(x * x for x in cell) + 1e-4)
-            new.append([64 * x / length / 2 for x in cell])
-        result.append(new)
-    return result
-
-
-def unit_prototype(prototype):
-    result = []
-    for row in prototype:
-        new = []
-        for part in row:
-            part = [*part, 1e-4, 1e-4]
-            length = sqrt(sum(x * x for x in part) + 1e-4) + 1e-4
-            new.append([x / length / 2 for x in part])
+            old = sqrt(sum(x * x for x in cell) + 1e-4) + more
+            new.append([length * x / old for x in cell])
         result.append(new)
     return result
 
