@@ -176,7 +176,8 @@ class DeformableProtoPNetLearner(Learner):
             classes = model.prototypes.classes.shape[1]
             orthogonality = model.orthogonality(config.per_class if config.official_bugs else classes)
             loss = loss + config.offset_penalty * penalty + config.orthogonality * orthogonality
-            losses |= {"offset_penalty": penalty, "orthogonality": orthogonality}
+            moved = offsets.detach().abs().mean()  # in cells: whether parts move at all
+            losses |= {"offset_penalty": penalty, "mean_offset": moved, "orthogonality": orthogonality}
         if model.last_layer.weight.requires_grad:  # a fixed layer makes it a large constant
             loss = loss + config.l1 * layers.foreign_weight(model.last_layer, model.prototypes.classes)
         correct = (model.classify(best).argmax(1) == labels).float().mean()
