@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from baselines import layers
 from baselines.deformable_conv import KERNEL, PARTS, linear_patches, norm_preserving_conv
-from bench.contract import Explanation, Method, PartPrototypeModel, Progress, PrototypeTable, Samples, Settings, Task
+from bench.contract import Explanation, Method, PartPrototypeModel, Progress, PrototypeTable, Samples, Task
+from bench.given import NetworkSettings
 from bench.schedule import Schedule
 from bench.seeding import derive
 from bench.train import Learner
@@ -183,6 +184,13 @@ class DeformableProtoPNetLearner(Learner):
         correct = (model.classify(best).argmax(1) == labels).float().mean()
         return {"loss": loss, **losses, "train_accuracy": correct}
 
+    def after_step(self) -> None:
+        """Forget where prototypes come from: what learns after a projection is no longer a training patch."""
+        table = self.model.prototypes
+        if self.model.prototype_vectors.requires_grad:
+            table.source_image.fill_(-1)
+            table.source_patch.fill_(-1)
+
     def act(self, action: str, samples: Samples) -> None:
         """``open_offsets``, or ``project`` the prototypes onto training patches."""
         model = self.model
@@ -219,7 +227,7 @@ class DeformableProtoPNet(Method):
     name = "deformable"
     paper = "Donnelly et al., Deformable ProtoPNet: An Interpretable Image Classifier, CVPR 2022"
 
-    class Config(Settings):
+    class Config(NetworkSettings):
         """Published defaults; the schedule comes from the recipe.
 
         Attributes:

@@ -56,7 +56,7 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         "tesnet": Entry("baselines.tesnet:TesNet", "a basis of prototypes for each class (Wang et al. 2021)"),
         "protopool": Entry("baselines.protopool:ProtoPool", "prototypes shared by classes (Rymarczyk et al. 2022)"),
         "deformable": Entry(
-            "baselines.deformable:DeformableProtoPNet", "prototypes of four parts (Donnelly et al. 2022)"
+            "baselines.deformable:DeformableProtoPNet", "prototypes of four moving parts (Donnelly et al. 2022)"
         ),
         "blackbox": Entry(
             "bench.posthoc.blackbox:BlackBox",

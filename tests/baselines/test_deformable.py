@@ -268,6 +268,12 @@ def test_fit_learns_projects_and_loads_back(tmp_path):
         assert torch.equal(other(samples.images), model(samples.images))
 
 
+def test_prototypes_that_learn_on_forget_their_patches(tmp_path):
+    work = task(tmp_path, stripes(), settings([PHASES[0].model_copy(update={"action": "project"}), PHASES[0]]))
+    assert (fitted(work).prototypes.source_image == -1).all()
+    assert work.facts["projected"] == 0
+
+
 def test_a_killed_training_goes_on_with_open_offsets(tmp_path):
     samples = stripes()
     whole = fitted(task(tmp_path / "whole", samples, settings(PHASES)))
