@@ -20,6 +20,11 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from bench.errors import BenchError as BenchError
+from bench.errors import CellError as CellError
+from bench.errors import NotApplicable as NotApplicable
+from bench.errors import RequestError as RequestError
+
 if TYPE_CHECKING:
     from bench.train import Trainer
 
@@ -27,18 +32,6 @@ T = TypeVar("T")
 
 # Of the pixels in [0, 1], per channel: what every ImageNet weight of torchvision expects, and so every batch here has.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-class BenchError(Exception):
-    """Something went wrong that a user can understand and mend; the message says how."""
-
-
-class RequestError(BenchError):
-    """The request itself is wrong: nothing was run. The command line ends with exit code 2."""
-
-
-class CellError(BenchError):
-    """One cell cannot be completed (NaN loss, broken image, ...). It is recorded; the others go on."""
 
 
 class Settings(BaseModel):
@@ -193,6 +186,7 @@ class Samples(Protocol):
         size: side of the square prepared image in pixels.
         classes: how many classes there are.
         parts: names of the annotated parts.
+        protocol: how images were cut and scaled, for example ``bbox-224-truncated``.
     """
 
     labels: Tensor
@@ -203,6 +197,7 @@ class Samples(Protocol):
     size: int
     classes: int
     parts: Sequence[str]
+    protocol: str
 
     def __len__(self) -> int: ...
 
@@ -354,15 +349,20 @@ class Score:
         value: the score in the metric's unit; NaN is not a score (raise :class:`CellError` instead).
         n: how many items were averaged.
         items: named tables, each a mapping column -> array of equal length (for example ``prototype``, ``image``).
+        also: further numbers about the same thing, such as the parts that the value is made of; rows of their own,
+            named ``METRIC.NAME``, in ``results``.
     """
 
     value: float
     n: int
     items: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    also: Mapping[str, float] = field(default_factory=dict)
 
 
 class Metric(ABC):
     """A number about a fitted model on the test split. State lives in the instance; one instance per cell.
+
+    Where it means nothing for the model or the data, any of its methods raises :class:`NotApplicable`.
 
     Attributes:
         name: as in the catalogue.
@@ -384,6 +384,9 @@ class Metric(ABC):
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         self.config, self.samples, self.prototypes = config, samples, prototypes
+
+    def prepare(self, train: Samples) -> None:
+        """Look at the training split, before the first batch: for choices that the test split must not make."""
 
     @abstractmethod
     def update(self, seen: Observation) -> None:

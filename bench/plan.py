@@ -105,14 +105,18 @@ def plan(request: Request, context: Context) -> list[PlannedCell]:
     """
     try:
         methods = {name: registry.entry("methods", name) for name in _with_controls(request)}
-        metrics = {name: registry.load("metrics", name) for name in request.metrics or registry.names("metrics")}
+        shared = any(not registry.load("methods", name).class_specific for name in request.methods)
+        chosen = registry.chosen_metrics(request.metrics, shared)
+        metrics = {name: registry.load("metrics", name) for name in chosen}
         for name in [*request.backbones, *context.weights]:
             registry.entry("backbones", name)
     except registry.UnknownName as error:
         raise RequestError(str(error)) from error
     _check_sections(request)
     metric_configs = {
-        name: config.validate(metric.Config, config.for_section(request.overrides, name), name)
+        name: config.validate(
+            metric.Config, _preset("metrics", name) | config.for_section(request.overrides, name), name
+        )
         for name, metric in metrics.items()
     }
     cells: list[PlannedCell] = []
@@ -145,6 +149,10 @@ def plan(request: Request, context: Context) -> list[PlannedCell]:
 def _with_controls(request: Request) -> list[str]:
     added = [name for name, entry in registry.names("methods").items() if entry.role != "method"]
     return list(dict.fromkeys([*request.methods, *(added if request.controls else [])]))
+
+
+def _preset(kind: str, name: str) -> dict[str, Any]:
+    return dict(registry.entry(kind, name).preset)
 
 
 def _check_sections(request: Request) -> None:
@@ -183,7 +191,8 @@ def _cells_of(
             overrides = {**request.overrides, **chosen}
             method = loaded[name]
             method_file = CONFIGS / "methods" / f"{name}.yaml"
-            method_config = config.from_recipe(method_file, method.Config, recipe, overrides, name)
+            preset = {f"{name}.{key}": value for key, value in _preset("methods", name).items()}
+            method_config = config.from_recipe(method_file, method.Config, recipe, preset | overrides, name)
             method.check(method_config, sizes)
             applicable, not_applicable = _applicable(metrics, metric_configs, dataset_name, dataset, name, method)
             yield PlannedCell(

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from bench.contract import CellError, Explanation, Method, PartPrototypeModel, PrototypeTable, Samples, Settings, Task
 from metrics.consistency import Consistency, consistent
-from metrics.parts import CANVAS, hits, to_canvas
+from metrics.parts import hits, to_canvas
+from metrics.peaks import CANVAS
 
 CELLS = 7
 """Random peaks lie in the cells of the 7 x 7 maps that the published networks have."""

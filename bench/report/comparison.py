@@ -52,6 +52,8 @@ class Found:
             return "n/a", None, str(refused["reason"]).removeprefix(f"{self.spec['method']} ")
         if metric not in self.spec["metrics"]:
             return "missing", None, "not measured in this cell"
+        if self.outcome is not None and metric in self.outcome.get("not_applicable", {}):
+            return "n/a", None, str(self.outcome["not_applicable"][metric])
         if self.outcome is not None:
             return "ok", float(self.outcome["scores"][metric]["value"]), ""
         if self.failure is not None:

@@ -42,7 +42,8 @@ def whole(call):
 
 
 def rows(call):
-    return {(row["method"], row["metric"]): row for row in json.loads(call("results").stdout)}
+    # Other seeds are cells of tests of their own; ids, and so the order of rows, change with every setting.
+    return {(row["method"], row["metric"]): row for row in json.loads(call("results").stdout) if row["seed"] == 0}
 
 
 def test_everything_is_measured_and_ours_is_the_black_box(call, whole):
