@@ -73,6 +73,12 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         "constant": Entry("metrics.controls:Constant", "one pixel, chosen on the training split", role="control"),
         "center": Entry("metrics.controls:Center", "the middle of the image", role="control"),
         "random": Entry("metrics.controls:Random", "a random place in every image", role="control"),
+        "random_fixed": Entry(
+            "metrics.controls:Random",
+            "a random place for every prototype",
+            role="control",
+            preset=(("per", "prototype"),),
+        ),
     },
     "datasets": {
         "demo": Entry("bench.data.cub:Cub", "birds drawn by the project itself, in the CUB layout"),
@@ -117,6 +123,12 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         ),
         "consistency_pooled": _metric(
             _CONSISTENCY, "the same, a shared prototype's classes together", "keypoints", "shared", pooled=True
+        ),
+        "consistency_controlled": _metric(
+            "metrics.controlled:ControlledConsistency",
+            "prototypes that are consistent by a part which the class's constant place hits less often",
+            "keypoints",
+            "always",
         ),
         "consistency_v1": _metric(_CONSISTENCY, "version 1, equal to version 2", "keypoints", variant="v1"),
         "consistency_protopformer": _metric(

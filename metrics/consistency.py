@@ -24,6 +24,7 @@ def consistent(hits: Tensor, visible: Tensor, threshold: float = 0.8) -> Tensor:
         bool ``(...)``.
 
     Example:
+        >>> import torch
         >>> consistent(torch.tensor([[4, 1], [3, 0]]), torch.tensor([[5, 9], [4, 0]])).tolist()
         [True, False]
     """

@@ -18,7 +18,7 @@ from bench.report.block import Block, Column, Entry, Line, Status
 from bench.report.facts import definition, describe_block, distinguish
 from bench.store import Store
 
-_FIRST = ("accuracy", "consistency", "stability")
+_FIRST = ("accuracy", "consistency", "consistency_pooled", "consistency_controlled", "stability", "stability_pooled")
 _ROLES = ("method", "reference", "control")
 _PLAIN = {"n/a": "n/a", "failed": "failed", "oom": "out of memory", "missing": "not finished"}
 _GRAVEST: tuple[Status, ...] = ("oom", "failed", "missing", "n/a")

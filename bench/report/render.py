@@ -13,6 +13,7 @@ from rich.text import Text
 
 from bench.contract import RequestError
 from bench.report.block import Block, Column, Entry
+from bench.report.chance import beyond_chance
 from bench.report.comparison import comparison
 from bench.store import Store
 
@@ -41,7 +42,8 @@ def report(
     """
     if fmt not in ("text", "md"):
         raise RequestError(f"--format {fmt!r}: write text or md")
-    blocks = comparison(store, stamp, suite)
+    tables = [(block, beyond_chance(block)) for block in comparison(store, stamp, suite)]
+    blocks = [block for pair in tables for block in pair if block is not None]
     console = console or Console()
     if fmt == "text":
         as_text(blocks, console)
@@ -116,7 +118,7 @@ def _title(column: Column) -> str:
 def _texts(block: Block, column: Column, mark: tuple[str, str]) -> list[str]:
     """What stands in a column: the means' decimals below each other, deviations and footnotes behind; best marked."""
     # Percentages have one decimal everywhere; what else a plugin measures may be far below 0.1.
-    digits = ".1f" if column.unit == "%" else ".4g"
+    digits = {"%": ".1f", "0 to 1": ".2f"}.get(column.unit, ".4g")
     entries = [line.entries[column.metric] for line in block.lines]
     before, after = mark if any(entry.best for entry in entries) else ("", "")
     parts = []

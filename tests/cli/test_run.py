@@ -47,7 +47,7 @@ def rows(call):
 
 
 def test_everything_is_measured_and_ours_is_the_black_box(call, whole):
-    assert "6 of 6 cells done" in whole.output
+    assert "7 of 7 cells done" in whole.output
     found = rows(call)
     assert set(found["ours", "accuracy"]) == {
         "suite", "cell", "method", "label", "dataset", "backbone", "seed", "metric", "value", "low", "high", "n",
@@ -76,7 +76,7 @@ def test_predictions_are_the_black_boxes_on_every_image(call, whole, place):
 def test_finished_cells_are_skipped_and_rerun_gives_the_same(call, whole):
     before = rows(call)
     again = call("run", "--methods", "ours,protopnet")
-    assert "6 of 6 cells done (6 before)" in again.output
+    assert "7 of 7 cells done (7 before)" in again.output
     call("run", "--methods", "ours", "--no-controls", "--existing", "rerun")
     assert rows(call) == before
 
@@ -106,8 +106,8 @@ def test_the_training_split_is_never_mixed_with_the_test_split(call, whole):
 def test_dry_run_runs_nothing(call, whole, place):
     before = sorted((place[1] / "cells").iterdir())
     result = call("run", "--methods", "ours,protopnet", "--seeds", "0,7", "--dry-run")
-    assert result.output.count("to run") == 6
-    assert result.output.count(" done ") == 6
+    assert result.output.count("to run") == 7
+    assert result.output.count(" done ") == 7
     assert "constant predicts no class" in result.output
     assert sorted((place[1] / "cells").iterdir()) == before
 
@@ -133,7 +133,9 @@ def test_report_and_results_in_other_forms(call, whole):
     assert "| method" in markdown
     assert "constant (control)" in markdown
     table = list(csv.DictReader(io.StringIO(call("results", "--csv").stdout)))
-    assert {"ours", "protopnet", "blackbox", "constant", "center", "random"} == {row["method"] for row in table}
+    assert {"ours", "protopnet", "blackbox", "constant", "center", "random", "random_fixed"} == {
+        row["method"] for row in table
+    }
 
 
 def test_a_cell_is_a_command_of_its_own(call, whole, place):
@@ -150,10 +152,10 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(call):
         "run", "--methods", "ours,protopnet", "--set", "protopnet.schedule.phases.0.lr.add_on=1e30", "--seeds", "3"
     )
     assert result.exit_code == 1
-    assert "5 of 6 cells done" in result.output
+    assert "6 of 7 cells done" in result.output
     assert "lower its learning rates" in result.output
     failed = [row for row in json.loads(call("results").stdout) if row["status"] == "failed"]
-    assert {row["metric"] for row in failed} == {"accuracy", "consistency", "stability"}
+    assert {row["metric"] for row in failed} == {"accuracy", "consistency", "consistency_controlled", "stability"}
     assert "became nan in phase" in failed[0]["reason"]
     assert "became nan" in call("show", failed[0]["cell"]).output
 
