@@ -35,7 +35,9 @@ def beyond_chance(block: Block) -> Block | None:
             chances[column.metric] = known
     if not chances or not others:
         return None
-    notes, told = [], []
+    notes: list[str] = []
+    told: list[str] = []
+    numbers: dict[str, int] = {}
     for metric, known in chances.items():
         best = max(known.values())
         holders = [label for label, value in known.items() if value == best]
@@ -43,9 +45,7 @@ def beyond_chance(block: Block) -> Block | None:
         if best >= _PERFECT:
             verb = "are" if len(holders) > 1 else "is"
             notes.append(f"n/a: {' and '.join(holders)} {verb} perfect in {metric}: it shows no content by itself")
-    numbers = {
-        metric: number for number, metric in enumerate((m for m in chances if max(chances[m].values()) >= 100), 1)
-    }
+            numbers[metric] = len(notes)
 
     def corrected(line: Line, metric: str) -> Entry:
         entry, chance = line.entries[metric], max(chances[metric].values())
@@ -63,5 +63,5 @@ def beyond_chance(block: Block) -> Block | None:
         lines=tuple(replace(line, entries={m: corrected(line, m) for m in chances}) for line in others),
         notes=tuple(notes),
         warnings=(),
-        facts=("0: the best content-free control, 1: perfect; " + "chance: " + "; ".join(told),),
+        facts=("0: the best content-free control, 1: perfect; chance: " + "; ".join(told),),
     )
