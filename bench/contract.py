@@ -24,6 +24,7 @@ from bench.errors import BenchError as BenchError
 from bench.errors import CellError as CellError
 from bench.errors import NotApplicable as NotApplicable
 from bench.errors import RequestError as RequestError
+from bench.prototypes import PrototypeTable as PrototypeTable
 
 if TYPE_CHECKING:
     from bench.train import Trainer
@@ -58,49 +59,18 @@ class Explanation:
     indices: Tensor | None = None
 
 
-class PrototypeTable(nn.Module):
-    """Which classes each of P prototypes speaks for, and where it comes from.
-
-    Args:
-        classes: bool ``(P, C)``.
-        vectors: ``(P, ...)`` or ``None`` where the method has none.
-
-    The sources (index of the training image, row and column of its latent patch; -1 = none) are filled by
-    methods that project their prototypes onto training patches.
-    """
-
-    classes: Tensor
-    vectors: Tensor | None
-    source_image: Tensor
-    source_patch: Tensor
-
-    def __init__(self, classes: Tensor, vectors: Tensor | None = None) -> None:
-        super().__init__()
-        self.register_buffer("classes", classes.bool())
-        self.register_buffer("vectors", vectors)
-        self.register_buffer("source_image", torch.full((len(classes),), -1, dtype=torch.long))
-        self.register_buffer("source_patch", torch.full((len(classes), 2), -1, dtype=torch.long))
-
-    def __len__(self) -> int:
-        return len(self.classes)
-
-    def of(self, classes: Tensor) -> Tensor:
-        """Rows of the prototypes of each of N classes: ``(N,) -> (N, K)``, padded with -1 on the right."""
-        owned = self.classes.T[classes]
-        width = int(self.classes.sum(0).max()) if self.classes.numel() else 0
-        # A stable sort keeps the table's order and moves the prototypes that a class owns to the front.
-        order = torch.sort(owned.to(torch.uint8), dim=1, descending=True, stable=True).indices[:, :width]
-        return torch.where(owned.gather(1, order), order, -1)
-
-
 class PartPrototypeModel(nn.Module, ABC):
     """A fitted method: ``backbone`` (images -> features) and ``head`` (features -> explanation).
 
-    Subclasses set ``backbone`` and ``prototypes`` and define :meth:`head` and :meth:`attribute`.
+    Subclasses set ``backbone`` and ``prototypes`` and define :meth:`head` and :meth:`attribute`. What they say beyond
+    that lets axioms be measured: ``mixes`` (:meth:`attribute` also takes weights ``(N, C)`` for a combination of
+    logits), ``apart`` (why cells do not all play the same role, if so), :meth:`contributions`, :meth:`offset`.
     """
 
     backbone: nn.Module
     prototypes: PrototypeTable
+    mixes: ClassVar[bool] = False
+    apart: ClassVar[str] = ""
 
     @abstractmethod
     def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
@@ -109,6 +79,14 @@ class PartPrototypeModel(nn.Module, ABC):
     @abstractmethod
     def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
         """The "where" map the method shows for the logit of ``classes (N,)``: ``(N, h', w')``."""
+
+    def contributions(self, features: Tensor, classes: Tensor) -> Tensor:
+        """What each cell adds to the logit of ``classes (N,)``, exactly: ``(N, h, w)``."""
+        raise NotApplicable("its logits are no sums of contributions of cells")
+
+    def offset(self, classes: Tensor) -> Tensor:
+        """What of the logits of ``classes (N,)`` belongs to no cell, such as a bias: ``(N,)``."""
+        return torch.zeros(len(classes), device=classes.device)
 
     def logits(self, features: Tensor) -> Tensor:
         """Class scores ``(N, C)`` from features, for callers that need no maps."""
@@ -349,8 +327,7 @@ class Score:
         value: the score in the metric's unit; NaN is not a score (raise :class:`CellError` instead).
         n: how many items were averaged.
         items: named tables, each a mapping column -> array of equal length (for example ``prototype``, ``image``).
-        also: further numbers about the same thing, such as the parts that the value is made of; rows of their own,
-            named ``METRIC.NAME``, in ``results``.
+        also: further numbers about the same thing, rows ``METRIC.NAME`` in ``results``.
     """
 
     value: float

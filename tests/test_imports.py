@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # Each module may import modules of its own rank or below; a name stands for the package as a whole.
 RANKS = [
-    ["bench", "bench.errors", "bench.contract", "bench.seeding", "bench.torchvision_ops"],
+    ["bench", "bench.errors", "bench.prototypes", "bench.contract", "bench.seeding", "bench.torchvision_ops"],
     ["bench.registry", "bench.schedule"],
     ["bench.data", "bench.backbones", "bench.store"],
     ["bench.train", "bench.environment", "bench.progress"],

@@ -62,6 +62,26 @@ def test_everything_is_measured_and_ours_is_the_black_box(call, whole):
     assert found["constant", "accuracy"]["reason"] == "constant predicts no class"
 
 
+def test_every_metric_runs_on_every_method_or_says_why_not(call, place):
+    result = call("run", "--methods", "ours,protopnet", "--metrics", "all", "--seeds", "5")
+    assert result.exit_code == 0, result.output
+    found = [row for row in json.loads(call("results").stdout) if row["seed"] == 5]
+    methods = {row["method"] for row in found}
+    assert len(methods) == 7
+    for name in registry.names("metrics"):
+        own = {row["method"]: row for row in found if row["metric"] == name}
+        assert set(own) == methods, name
+        assert {row["status"] for row in own.values()} <= {"ok", "n/a"}
+        assert all(row["reason"] for row in own.values() if row["status"] == "n/a")
+        # What prototypes do is measured on every method with prototypes, unless the definition needs something else.
+        elsewhere = ("_pooled", "_protopformer", "_pixpnet")
+        assert name.endswith(elsewhere) or own["ours"]["status"] == own["protopnet"]["status"] == "ok", own
+    found = {(row["method"], row["metric"]): row for row in found}
+    assert found["ours", "completeness"]["value"] < 1e-6 < found["protopnet", "completeness"]["value"]
+    assert found["ours", "sensitivity.false"]["value"] == 0
+    assert found["ours", "stability_pixpnet"]["reason"].startswith("pixpnet is defined on whole images")
+
+
 def test_predictions_are_the_black_boxes_on_every_image(call, whole, place):
     found = rows(call)
 
