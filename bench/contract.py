@@ -314,9 +314,14 @@ class Observation:
         return found
 
     @property
+    def features(self) -> Tensor:
+        """The backbone's features ``(N, D, h, w)``."""
+        return self.once("features", lambda: self.model.backbone(self.images))
+
+    @property
     def own(self) -> Explanation:
         """Logits, and the maps of the prototypes of each image's true class."""
-        return self.once("own", lambda: self.model.explain(self.images, self.labels))
+        return self.once("own", lambda: self.model.head(self.features, self.labels))
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def chosen_features(seen: Observation, chosen: Tensor) -> Features | None:
         own = torch.isin(seen.index, chosen.to(seen.index.device)).nonzero()[:, 0]
         if not len(own):
             return None
-        maps = seen.once("features", lambda: seen.model.backbone(seen.images))[own].double()
+        maps = seen.features[own].double()
         model = in_double(seen.model)
         logits = model.logits(maps)
         if not logits.isfinite().all():

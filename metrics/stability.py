@@ -8,7 +8,17 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from bench.contract import CellError, Metric, NotApplicable, Observation, PrototypeTable, Samples, Score, Settings
+from bench.contract import (
+    CellError,
+    Explanation,
+    Metric,
+    NotApplicable,
+    Observation,
+    PrototypeTable,
+    Samples,
+    Score,
+    Settings,
+)
 from metrics.consistency import region_of, require_whole_images
 from metrics.noise import gaussian_noise
 from metrics.parts import HALF, PartHits, Units, arrays, columns, own_hits, part_hits
@@ -114,17 +124,17 @@ class Stability(Metric):
     def _noisy(self, seen: Observation, draw: int) -> PartHits:
         """Peaks and hits on noisy copies of a batch, computed once for all metrics that ask for the same."""
         config = self.config
-        noise = (config.sigma, config.clip, config.seed, draw)
+        noise = {"sigma": config.sigma, "clip": config.clip, "seed": config.seed, "draw": draw}
 
-        def look() -> PartHits:
-            shape = tuple(seen.images.shape[1:])
-            drawn = gaussian_noise(
-                seen.index, shape, sigma=config.sigma, clip=config.clip, seed=config.seed, draw=draw
-            ).to(seen.images)
-            shown = seen.once(("noisy", *noise), lambda: seen.model.explain(seen.images + drawn, seen.labels))
-            return part_hits(shown, seen, self._region)
+        def explain() -> Explanation:
+            drawn = gaussian_noise(seen.index, tuple(seen.images.shape[1:]), **noise)
+            return seen.model.explain(seen.images + drawn.to(seen.images), seen.labels)
 
-        return seen.once(("noisy hits", self._region, *noise), look)
+        key = tuple(noise.values())
+        return seen.once(
+            ("noisy hits", self._region, key),
+            lambda: part_hits(seen.once(("noisy", key), explain), seen, self._region),
+        )
 
     def compute(self) -> Score:
         """The percentage over all units that have images."""
