@@ -100,7 +100,7 @@ class Cell:
         splits = self.data()
         model, fit = self._fitted(splits["train"])
         began = time.perf_counter()
-        scores, refused = self._evaluate(model, splits)
+        scores, refused = self._evaluate(model, splits, fit["seconds"]["fit"])
         evaluating = time.perf_counter() - began
         for name, score in scores.items():
             for table, columns in score.items.items():
@@ -244,7 +244,7 @@ class Cell:
 
     @torch.no_grad()  # not inference mode: a metric may ask for gradients
     def _evaluate(
-        self, model: PartPrototypeModel, splits: dict[str, Samples]
+        self, model: PartPrototypeModel, splits: dict[str, Samples], fit_seconds: float
     ) -> tuple[dict[str, Score], dict[str, str]]:
         """Scores, and why what has none means nothing here."""
         split = splits[self.spec.split]
@@ -269,6 +269,9 @@ class Cell:
 
         for name, facts in self.spec.metrics.items():
             attempt(name, partial(begin, name, facts))
+        kinds = [registry.load("metrics", name) for name in self.spec.metrics]
+        compared = any("black_box" in kind.needs for kind in kinds)
+        black_box = self.task(splits["train"]).black_box if compared else None
         total = -(-len(split) // self.batch_size)
         for batch in self.progress.track(
             split.batches(self.batch_size, self.device), f"{self.spec.split} batches", total
@@ -282,6 +285,8 @@ class Cell:
                 split.keypoints[own].to(self.device),
                 split.visible[own].to(self.device),
                 split.boxes[own].to(self.device),
+                black_box,
+                fit_seconds,
             )
             for name in list(metrics):
                 attempt(name, partial(metrics[name].update, seen))

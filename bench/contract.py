@@ -289,6 +289,8 @@ class Observation:
         index: ``(N,)`` position in the test split: the seed of whatever is drawn per image.
         keypoints: ``(N, parts, 2)`` ``(row, column)``; visible: bool ``(N, parts)``; boxes: ``(N, 4)``.
         size: side of the images in pixels.
+        black_box: the classifier that the method started from, where a metric needs it and the method has one.
+        fit_seconds: what the fit took, where it is known.
     """
 
     def __init__(
@@ -300,7 +302,10 @@ class Observation:
         keypoints: Tensor,
         visible: Tensor,
         boxes: Tensor,
+        black_box: nn.Module | None = None,
+        fit_seconds: float | None = None,
     ) -> None:
+        self.black_box, self.fit_seconds = black_box, fit_seconds
         self.model, self.images, self.labels, self.index = model, images, labels, index
         self.keypoints, self.visible, self.boxes = keypoints, visible, boxes
         self.size = images.shape[-1]
@@ -350,8 +355,8 @@ class Metric(ABC):
         name: as in the catalogue.
         version: of the definition; numbers of different versions never meet in one table.
         unit: of the value.
-        needs: of ``image, label, bbox, keypoints, mask`` (from the data), ``prediction`` (from the method), ``noise``,
-            ``gradient``.
+        needs: of ``image, label, bbox, keypoints, mask`` (from the data), ``prediction, black_box`` (from the method),
+            ``noise``, ``gradient``.
         higher_is_better: direction.
     """
 

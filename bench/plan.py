@@ -21,7 +21,7 @@ from bench.config import CONFIGS, DatasetConfig, Request
 from bench.contract import BenchError, Dataset, Method, Progress, RequestError, Settings, Sizes
 from bench.data.source import open_dataset
 
-ALWAYS_PROVIDED = frozenset({"noise", "gradient", "prediction"})
+ALWAYS_PROVIDED = frozenset({"noise", "gradient", "prediction", "black_box"})
 """What any model on any images can give a metric."""
 
 _PLAIN = {"keypoints": "part key-points", "bbox": "bounding boxes", "mask": "object masks"}
@@ -245,6 +245,8 @@ def _applicable(
             refused[metric_name] = {"unit": metric.unit, "reason": reason}
         elif "prediction" in metric.needs and not method.predicts:
             refused[metric_name] = {"unit": metric.unit, "reason": f"{name} predicts no class"}
+        elif "black_box" in metric.needs and not method.needs_black_box:
+            refused[metric_name] = {"unit": metric.unit, "reason": f"{name} does not start from a black box"}
         else:
             parameters = configs[metric_name].model_dump(mode="json")
             applicable[metric_name] = {"version": metric.version, "parameters": parameters, **facts}

@@ -167,6 +167,36 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         "symmetry_contribution": _metric(
             "metrics.axioms:Symmetry", "the same for exact contributions", "axioms", reading="contribution"
         ),
+        "calibration": _metric(
+            "metrics.calibration:Calibration", "expected calibration error of the softmax", "prediction"
+        ),
+        "fidelity": _metric("metrics.fidelity:Fidelity", "predictions equal to the black box's", "prediction"),
+        "cost": _metric(
+            "metrics.cost:Cost", "milliseconds to explain an image, parameters, seconds of the fit", "cost"
+        ),
+        "cancellation": _metric(
+            "metrics.cancellation:Cancellation", "whether a class's prototypes cancel each other", "prototypes"
+        ),
+        "duplication": _metric("metrics.duplication:Duplication", "prototypes that repeat another", "prototypes"),
+        "contrastivity": _metric(
+            "metrics.contrastivity:Contrastivity", "distance between the peaks of a class's prototypes", "prototypes"
+        ),
+        "compactness": _metric(
+            "metrics.compactness:Compactness", "prototypes that make up 90 % of a decision", "prototypes"
+        ),
+        "purity": _metric(
+            "metrics.purity:Purity", "one part in the patches where a prototype scores highest (PIP-Net)", "parts"
+        ),
+        "part_agreement": _metric(
+            "metrics.agreement:PartAgreement", "prototype and part at key-points, mutual information", "parts"
+        ),
+        "pointing_box": _metric(
+            "metrics.localisation:PointingBox", "maps that peak in the object's box, on whole images", "localisation"
+        ),
+        "deletion": _metric("metrics.deletion:Deletion", "taking away what is shown, against chance", "faithfulness"),
+        "insertion": _metric(
+            "metrics.deletion:Deletion", "putting back what is shown, against chance", "faithfulness", mode="insert"
+        ),
     },
 }
 

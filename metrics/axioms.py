@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bench.contract import Metric, NotApplicable, Observation, PrototypeTable, Samples, Score, Settings
 from metrics.features import Features, Reading, attribution, chosen_features, draws, logit_changes, spread
+from metrics.tables import Table
 
 _NEEDS = frozenset({"image", "label", "prediction"})
 
@@ -31,31 +32,17 @@ class AxiomConfig(Settings):
     """
 
     reading: Reading = "displayed"
-    images: PositiveInt = 256
+    images: PositiveInt = 128
     seed: NonNegativeInt = 0
     tolerance: PositiveFloat = 1e-4
 
 
-class Rows:
-    """Numbers per image, gathered over batches: for the true and for the predicted class."""
-
-    def __init__(self) -> None:
-        self._tables: list[dict[str, Tensor]] = []
-
-    def add(self, features: Features, **columns: Tensor) -> None:
-        """Take in ``(2, n)`` numbers, or ``(n,)`` where there is no predicted class."""
-        table = {"index": features.index, "label": features.classes[0], "prediction": features.classes[1]}
-        for name, values in columns.items():
-            table |= {name: values[0], f"{name}_predicted": values[1]} if values.ndim == 2 else {name: values}
-        self._tables.append({name: values.cpu() for name, values in table.items()})
-
-    def table(self) -> dict[str, Any]:
-        """All of them in the order of the split."""
-        if not self._tables:
-            raise NotApplicable("there is no test image to measure it on")
-        whole = {name: torch.cat([table[name] for table in self._tables]) for name in self._tables[0]}
-        order = whole["index"].argsort()
-        return {name: values[order].numpy() for name, values in whole.items()}
+def both(features: Features, **columns: Tensor) -> dict[str, Tensor]:
+    """Columns of a table from ``(2, n)`` numbers of the true and the predicted class, or ``(n,)`` of the true one."""
+    table = {"index": features.index, "label": features.classes[0], "prediction": features.classes[1]}
+    for name, values in columns.items():
+        table |= {name: values[0], f"{name}_predicted": values[1]} if values.ndim == 2 else {name: values}
+    return table
 
 
 def score(table: Mapping[str, Any], value: float, also: Mapping[str, str]) -> Score:
@@ -81,7 +68,7 @@ class Sensitivity(Metric):
         """As :class:`AxiomConfig`, and ``baseline``: zeros, or the mean feature of 64 training images."""
 
         reading: Reading = "displayed"
-        images: PositiveInt = 256
+        images: PositiveInt = 128
         tolerance: PositiveFloat = 0.1
         baseline: str = "zero"
 
@@ -92,7 +79,7 @@ class Sensitivity(Metric):
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)
-        self._chosen, self._rows = spread(len(samples), config.images), Rows()
+        self._chosen, self._rows = spread(len(samples), config.images), Table("index")
         self._train: Samples | None = None
         self._baseline: Tensor | None = None
 
@@ -116,7 +103,7 @@ class Sensitivity(Metric):
         tau = 1e-6 * logits.abs().clamp(min=1)[:, :, None]
         matters, visible = changes.abs() > tau, torch.stack(shown).abs() > tau
         false, missed = ((part.double().mean(2) * 100) for part in (visible & ~matters, matters & ~visible))
-        self._rows.add(features, violations=false + missed, false=false, missed=missed)
+        self._rows.add(**both(features, violations=false + missed, false=false, missed=missed))
 
     def _replacement(self, seen: Observation, features: Features) -> Tensor:
         """What a cell's features are replaced by: ``(D,)``."""
@@ -133,7 +120,7 @@ class Sensitivity(Metric):
 
     def compute(self) -> Score:
         """The mean percentage of the cells of an image."""
-        table = self._rows.table()
+        table = self._rows.arrays()
         also = {"false": "false", "missed": "missed", "predicted": "violations_predicted"}
         return score(table, float(table["violations"].mean()), also)
 
@@ -153,7 +140,7 @@ class Completeness(Metric):
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)
-        self._chosen, self._rows = spread(len(samples), config.images), Rows()
+        self._chosen, self._rows = spread(len(samples), config.images), Table("index")
 
     def update(self, seen: Observation) -> None:
         """Add up the attributions of some images of one batch."""
@@ -166,11 +153,11 @@ class Completeness(Metric):
             logits.append(features.logit(classes))
             gaps.append((shown.sum(1) + features.model.offset(classes) - logits[-1]).abs())
         absolute = torch.stack(gaps)
-        self._rows.add(features, gap=absolute / torch.stack(logits).abs().clamp(min=1e-6), absolute=absolute)
+        self._rows.add(**both(features, gap=absolute / torch.stack(logits).abs().clamp(min=1e-6), absolute=absolute))
 
     def compute(self) -> Score:
         """The mean relative gap."""
-        table = self._rows.table()
+        table = self._rows.arrays()
         return score(table, float(table["gap"].mean()), {"absolute": "absolute", "predicted": "gap_predicted"})
 
 
@@ -192,7 +179,7 @@ class Linearity(Metric):
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)
-        self._chosen, self._rows = spread(len(samples), config.images), Rows()
+        self._chosen, self._rows = spread(len(samples), config.images), Table("index")
         self._kept: list[tuple[Tensor, ...]] = []
         self._last: Features | None = None
 
@@ -216,7 +203,7 @@ class Linearity(Metric):
         weights.scatter_(1, classes[:, None], factors[:, :1]).scatter_(1, other[:, None], factors[:, 1:2])
         mixed = attribution(features.model, features.maps, weights, self.config.reading)
         gap = (mixed - factors[:, :1] * one - factors[:, 1:2] * two).norm(dim=1)
-        self._rows.add(features, attribution=gap / mixed.norm(dim=1).clamp(min=1e-300))
+        self._rows.add(**both(features, attribution=gap / mixed.norm(dim=1).clamp(min=1e-300)))
 
     def compute(self) -> Score:
         """The mean gap of the head."""
@@ -238,7 +225,7 @@ class Linearity(Metric):
         table = {"index": index.cpu().numpy(), "label": label.cpu().numpy(), "head": gap.cpu().numpy()}
         also = {}
         if model.mixes and self._last.logits.shape[1] > 1:
-            table["attribution"] = self._rows.table()["attribution"]
+            table["attribution"] = self._rows.arrays()["attribution"]
             also["attribution"] = float(table["attribution"].mean())
         return Score(float(gap.mean()), len(gap), {"image": table}, also)
 
@@ -260,7 +247,7 @@ class Symmetry(Metric):
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)
-        self._chosen, self._rows = spread(len(samples), config.images), Rows()
+        self._chosen, self._rows = spread(len(samples), config.images), Table("index")
 
     def update(self, seen: Observation) -> None:
         """Copy and permute the cells of some images of one batch."""
@@ -292,11 +279,11 @@ class Symmetry(Metric):
             again = attribution(model, copied.unflatten(2, shape), classes, self.config.reading)
             top = again.abs().amax(1).clamp(min=1e-300)
             copies.append((again[row, u] - again[row, v]).abs() / top)
-        self._rows.add(features, copy=torch.stack(copies), permutation=torch.stack(moves))
+        self._rows.add(**both(features, copy=torch.stack(copies), permutation=torch.stack(moves)))
 
     def compute(self) -> Score:
         """The larger of the two mean gaps."""
-        table = self._rows.table()
+        table = self._rows.arrays()
         worst, predicted = (
             max(float(table[f"{name}{end}"].mean()) for name in ("copy", "permutation")) for end in ("", "_predicted")
         )

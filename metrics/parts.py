@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.contract import Explanation, NotApplicable, Observation
+from bench.contract import CellError, Explanation, NotApplicable, Observation
 from metrics.peaks import CANVAS, centres, peaks
 
 HALF = 36
@@ -173,6 +173,27 @@ def own_maps(shown: Explanation, seen: Observation) -> tuple[Tensor, Tensor, Ten
     valid = (indices >= 0) & owned[indices.clamp(min=0), labels]
     image, slot = valid.nonzero(as_tuple=True)
     return image, indices[image, slot], shown.maps[image, slot]
+
+
+def own_stack(seen: Observation) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each image's own class, padded: prototypes ``(N, K)`` (-1), maps ``(N, K, h, w)``, scores ``(N, K)``.
+
+    Raises:
+        CellError: where a map is not finite.
+    """
+
+    def look() -> tuple[Tensor, Tensor, Tensor]:
+        shown, indices = seen.own, seen.own.indices
+        maps, scores = shown.maps, shown.scores
+        if indices is None:
+            indices = seen.model.prototypes.of(seen.labels)
+            maps, scores = (seen.model.pick(values, indices) for values in (maps, scores))
+        broken = (~maps.isfinite()).flatten(1).any(1) if maps.numel() else maps.new_zeros(0, dtype=torch.bool)
+        if broken.any():
+            raise CellError(f"presence maps of test image {int(seen.index[broken][0])} hold NaN or infinite values")
+        return indices, maps, scores
+
+    return seen.once("own stack", look)
 
 
 def part_hits(shown: Explanation, seen: Observation, region: Region) -> PartHits:

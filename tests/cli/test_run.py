@@ -74,11 +74,14 @@ def test_every_metric_runs_on_every_method_or_says_why_not(call, place):
         assert {row["status"] for row in own.values()} <= {"ok", "n/a"}
         assert all(row["reason"] for row in own.values() if row["status"] == "n/a")
         # What prototypes do is measured on every method with prototypes, unless the definition needs something else.
-        elsewhere = ("_pooled", "_protopformer", "_pixpnet")
+        elsewhere = ("_pooled", "_protopformer", "_pixpnet", "fidelity", "_box")
         assert name.endswith(elsewhere) or own["ours"]["status"] == own["protopnet"]["status"] == "ok", own
     found = {(row["method"], row["metric"]): row for row in found}
     assert found["ours", "completeness"]["value"] < 1e-6 < found["protopnet", "completeness"]["value"]
     assert found["ours", "sensitivity.false"]["value"] == 0
+    assert (found["ours", "fidelity"]["value"], found["ours", "fidelity.accuracy_gain"]["value"]) == (100, 0)
+    assert found["protopnet", "fidelity"]["reason"] == "protopnet does not start from a black box"
+    assert found["ours", "cost.fit"]["value"] > 0
     assert found["ours", "stability_pixpnet"]["reason"].startswith("pixpnet is defined on whole images")
 
 

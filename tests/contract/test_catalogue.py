@@ -5,7 +5,7 @@ import pytest
 from bench import registry
 from bench.contract import Method, Metric, Settings
 
-KNOWN = {"image", "label", "bbox", "keypoints", "mask", "prediction", "noise", "gradient"}
+KNOWN = {"image", "label", "bbox", "keypoints", "mask", "prediction", "black_box", "noise", "gradient"}
 
 
 @pytest.mark.parametrize("name", registry.names("methods"))
