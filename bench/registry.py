@@ -197,6 +197,9 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         "insertion": _metric(
             "metrics.deletion:Deletion", "putting back what is shown, against chance", "faithfulness", mode="insert"
         ),
+        "misalignment": _metric(
+            "metrics.misalignment:Misalignment", "maps that move when pixels elsewhere are attacked", "robustness"
+        ),
     },
 }
 

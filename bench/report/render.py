@@ -56,15 +56,16 @@ def as_text(blocks: Sequence[Block], console: Console) -> None:
     """Print the tables; the best method of a column is bold and has a star."""
     for block in blocks:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("method")
-        table.add_column("backbone")
+        table.add_column("method", vertical="bottom")
+        table.add_column("backbone", vertical="bottom")
         padded = []
         for column in block.columns:
             # Padded here: rich drops the blanks at the end of what it puts to the right, and with them the alignment.
-            texts = [column.metric, column.unit, *_texts(block, column, ("", "*"))]
-            width = max(map(cell_len, texts))
-            metric, unit, *numbers = (_fill(text, width, right=True) for text in texts)
-            table.add_column(Text(f"{metric}\n{unit}"), no_wrap=True)
+            title, numbers = [*column.metric.split("_"), column.unit], _texts(block, column, ("", "*"))
+            width = max(map(cell_len, [*title, *numbers]))
+            title, numbers = ([_fill(text, width, right=True) for text in texts] for texts in (title, numbers))
+            # A long name is one word per line; units stand on one line below them all.
+            table.add_column(Text("\n".join(title)), no_wrap=True, vertical="bottom")
             padded.append(numbers)
         for row, line in enumerate(block.lines):
             last = row + 1 == len(block.lines) or block.lines[row + 1].role != line.role
