@@ -321,7 +321,8 @@ class Observation:
     @property
     def features(self) -> Tensor:
         """The backbone's features ``(N, D, h, w)``."""
-        return self.once("features", lambda: self.model.backbone(self.images))
+        found: Tensor = self.once("features", lambda: self.model.backbone(self.images))
+        return found
 
     @property
     def own(self) -> Explanation:
