@@ -60,6 +60,9 @@ class DeformableProtoPNetModel(PartPrototypeModel):
         deformed: whether offsets are in use; until :meth:`open_offsets` every prototype is rigid. Saved with the state.
     """
 
+    mixes = True
+    apart = "its prototypes look at four cells at once, so that a cell's neighbours count"
+
     def __init__(self, backbone: Any, classes: int, per_class: int, hidden: int, upsampling: int) -> None:
         super().__init__()
         depth = backbone.channels
@@ -130,7 +133,7 @@ class DeformableProtoPNetModel(PartPrototypeModel):
     def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
         """The displayed reading: similarity maps weighted by the class's row of the last layer."""
         maps = functional.relu(self.cosines(*self.latent(features)))
-        return torch.einsum("nphw,np->nhw", maps, self.last_layer.weight[classes])
+        return torch.einsum("nphw,np->nhw", maps, layers.class_weights(self.last_layer, classes))
 
     def orthogonality(self, groups: int) -> Tensor:
         """``||G - I||_F``, G the products of all parts within each of ``groups`` equal blocks of prototypes."""

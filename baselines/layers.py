@@ -51,6 +51,8 @@ def squared_distances(z: Tensor, prototypes: Tensor) -> Tensor:
     """Squared Euclidean distance of every cell to every prototype, not below zero: ``(N, P, h, w)``."""
     # The difference of large squares is compared with an epsilon of 1e-4: bfloat16 products would drown it.
     with torch.autocast(z.device.type, enabled=False):
+        if z.dtype == torch.float64:
+            return _squared_distances(z, prototypes.double())
         return _squared_distances(z.float(), prototypes.float())
 
 
@@ -78,6 +80,27 @@ def projections(z: Tensor, prototypes: Tensor) -> Tensor:
 def cosines(z: Tensor, projected: Tensor) -> Tensor:
     """Cosines between cells and prototypes, from z and its :func:`projections`: ``(N, P, h, w)``."""
     return projected / z.norm(dim=1, keepdim=True).clamp(min=1e-12)
+
+
+def class_weights(last_layer: nn.Linear, classes: Tensor) -> Tensor:
+    """Rows of a last layer for ``classes (N,)``, or their combinations for weights ``(N, C)``: ``(N, P)``."""
+    weight = last_layer.weight
+    return weight[classes] if classes.ndim == 1 else classes.to(weight) @ weight
+
+
+def at_maxima(maps: Tensor, weights: Tensor) -> Tensor:
+    """Exact contributions where a logit is ``sum_j w_j max m_j``: each term in the first cell that has the maximum.
+
+    Args:
+        maps: ``(N, P, h, w)``.
+        weights: ``(N, P)``.
+
+    Returns:
+        ``(N, h, w)``.
+    """
+    top, place = maps.flatten(2).max(2)
+    terms = torch.zeros_like(maps).flatten(2).scatter_(2, place[:, :, None], (weights * top)[:, :, None])
+    return terms.sum(1).unflatten(1, maps.shape[2:])
 
 
 def cluster_and_separation(nearest: Tensor, labels: Tensor, identity: Tensor) -> tuple[Tensor, Tensor]:

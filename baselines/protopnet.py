@@ -27,6 +27,8 @@ class ProtoPNetModel(PartPrototypeModel):
         depth: channels of the latent space.
     """
 
+    mixes = True
+
     def __init__(self, backbone: Any, classes: int, per_class: int, depth: int) -> None:
         super().__init__()
         self.backbone = backbone
@@ -60,7 +62,12 @@ class ProtoPNetModel(PartPrototypeModel):
     def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
         """The displayed reading: similarity maps weighted by the class's row of the last layer."""
         maps = layers.log_similarity(self.distances(features))
-        return torch.einsum("nphw,np->nhw", maps, self.last_layer.weight[classes])
+        return torch.einsum("nphw,np->nhw", maps, layers.class_weights(self.last_layer, classes))
+
+    def contributions(self, features: Tensor, classes: Tensor) -> Tensor:
+        """Each prototype's whole term, in the cell where it is nearest."""
+        maps = layers.log_similarity(self.distances(features))
+        return layers.at_maxima(maps, layers.class_weights(self.last_layer, classes))
 
 
 class ProtoPNetLearner(Learner):

@@ -49,6 +49,8 @@ class ProtoPoolModel(PartPrototypeModel):
 
     slots: Tensor
 
+    mixes = True
+
     def __init__(
         self,
         backbone: Any,
@@ -119,7 +121,7 @@ class ProtoPoolModel(PartPrototypeModel):
     def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
         """The displayed reading: similarity maps weighted by the class's row of the last layer, slot by slot."""
         maps = layers.log_similarity(self.distances(features))
-        rows = self.last_layer.weight[classes]
+        rows = layers.class_weights(self.last_layer, classes)
         # A prototype that sits in several slots has the sum of their weights.
         weights = rows.new_zeros(maps.shape[:2]).index_add(1, self.slots.flatten(), rows)
         return torch.einsum("nphw,np->nhw", maps, weights)

@@ -75,6 +75,8 @@ class TesNetModel(PartPrototypeModel):
         depth: channels of the latent space.
     """
 
+    mixes = True
+
     def __init__(self, backbone: Any, classes: int, per_class: int, depth: int) -> None:
         super().__init__()
         self.backbone = backbone
@@ -108,7 +110,12 @@ class TesNetModel(PartPrototypeModel):
 
     def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
         """The displayed reading: projections weighted by the class's row of the last layer."""
-        return torch.einsum("nphw,np->nhw", self.maps(features), self.last_layer.weight[classes])
+        weights = layers.class_weights(self.last_layer, classes)
+        return torch.einsum("nphw,np->nhw", self.maps(features), weights)
+
+    def contributions(self, features: Tensor, classes: Tensor) -> Tensor:
+        """Each prototype's whole term, in the cell where its projection is largest."""
+        return layers.at_maxima(self.maps(features), layers.class_weights(self.last_layer, classes))
 
 
 class TesNetLearner(Learner):

@@ -7,6 +7,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from bench.contract import (
     CellError,
     Method,
     Metric,
+    NotApplicable,
     Observation,
     PartPrototypeModel,
     Samples,
@@ -99,7 +101,7 @@ class Cell:
         splits = self.data()
         model, fit = self._fitted(splits["train"])
         began = time.perf_counter()
-        scores = self.evaluate(model, splits[self.spec.split])
+        scores, refused = self.evaluate(model, splits["train"], splits[self.spec.split], fit["seconds"]["fit"])
         evaluating = time.perf_counter() - began
         for name, score in scores.items():
             for table, columns in score.items.items():
@@ -108,9 +110,10 @@ class Cell:
             self.folder.work / "result.json",
             {
                 "scores": {
-                    name: {"value": score.value, "n": score.n, "low": None, "high": None}
+                    name: {"value": score.value, "n": score.n, "low": None, "high": None, "also": dict(score.also)}
                     for name, score in scores.items()
                 },
+                "not_applicable": refused,
                 "facts": fit["facts"],
                 "given": {name: given.record() for name, given in self.given.items()},
                 "prototypes": len(model.prototypes),
@@ -260,16 +263,38 @@ class Cell:
         return model, found
 
     @torch.no_grad()  # not inference mode: a metric may ask for gradients
-    def evaluate(self, model: PartPrototypeModel, split: Samples) -> dict[str, Score]:
-        """The cell's metrics of a model on a split.
+    def evaluate(
+        self, model: PartPrototypeModel, train: Samples, split: Samples, fit_seconds: float
+    ) -> tuple[dict[str, Score], dict[str, str]]:
+        """Scores of a model on a split, and of metrics that mean nothing there the reason.
 
         Raises:
             CellError: where a metric has no finite value.
         """
         metrics: dict[str, Metric] = {}
-        for name, facts in self.spec.metrics.items():
+        scores: dict[str, Score] = {}
+        refused: dict[str, str] = {}
+
+        def attempt(name: str, step: Callable[[], None]) -> None:
+            try:
+                step()
+            except NotApplicable as error:
+                refused[name] = str(error)
+                metrics.pop(name, None)
+
+        def begin(name: str, facts: dict[str, Any]) -> None:
             kind = registry.load("metrics", name)
             metrics[name] = kind(kind.Config.model_validate(facts["parameters"]), split, model.prototypes)
+            metrics[name].prepare(train)
+
+        def end(name: str) -> None:
+            scores[name] = metrics[name].compute()
+
+        for name, facts in self.spec.metrics.items():
+            attempt(name, partial(begin, name, facts))
+        kinds = [registry.load("metrics", name) for name in self.spec.metrics]
+        compared = any("black_box" in kind.needs for kind in kinds)
+        black_box = self.task(train).black_box if compared else None
         total = -(-len(split) // self.batch_size)
         for batch in self.progress.track(
             split.batches(self.batch_size, self.device), f"{self.spec.split} batches", total
@@ -283,14 +308,21 @@ class Cell:
                 split.keypoints[own].to(self.device),
                 split.visible[own].to(self.device),
                 split.boxes[own].to(self.device),
+                black_box,
+                fit_seconds,
             )
-            for metric in metrics.values():
-                metric.update(seen)
-        scores = {name: metric.compute() for name, metric in metrics.items()}
+            for name in list(metrics):
+                attempt(name, partial(metrics[name].update, seen))
+        for name in list(metrics):
+            attempt(name, partial(end, name))
         for name, score in scores.items():
-            if not math.isfinite(score.value):
-                raise CellError(f"{name} is {score.value}")
-        return scores
+            for key, value in {
+                name: score.value,
+                **{f"{name}.{key}": value for key, value in score.also.items()},
+            }.items():
+                if not math.isfinite(value):
+                    raise CellError(f"{key} is {value}")
+        return scores, refused
 
 
 def _write_table(file: Path, columns: Mapping[str, Any]) -> None:

@@ -60,7 +60,7 @@ def main() -> None:
 @click.option("--datasets", callback=options.names, help="Names with commas; `bench ls datasets` lists them.")
 @click.option("--backbones", callback=options.names, help="Names with commas; default: each data set's own.")
 @click.option("--seeds", callback=options.seeds, help="Whole numbers with commas; default 0.")
-@click.option("--metrics", callback=options.names, help="Names with commas; default: all.")
+@click.option("--metrics", callback=options.names, help="Names or groups with commas, or all; `ls metrics` has them.")
 @click.option("--suite", help="A file of configs/suites by name; the other options override it.")
 @click.option(
     "--set", "pairs", multiple=True, metavar="KEY=VALUE", help="For example ours.k=5, or ours.k=3,5,10 (repeatable)."

@@ -186,4 +186,40 @@ def speed_decompose(device: str, pairs: tuple[str, ...], as_json: bool, **argume
     click.echo(json.dumps(result, indent=1) if as_json else as_text(result))
 
 
+@speed.command("metrics")
+@click.option("--backbone", default="resnet34", show_default=True, help="Its weights are random.")
+@click.option("--prototypes", type=click.IntRange(min=1), default=2000, show_default=True, help="Of all classes.")
+@click.option("--images", type=click.IntRange(min=1), default=1000, show_default=True)
+@click.option("--classes", type=click.IntRange(min=1), default=200, show_default=True)
+@options.device
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
+@click.option("--sample", type=click.IntRange(min=1), default=32, show_default=True, help="Images of the literal loop.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@options.memory
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def speed_metrics(device: str, as_json: bool, **arguments: Any) -> None:
+    """Consistency, stability and the axioms on drawn images, beside two bare forward passes and a literal loop.
+
+    No implementation can beat the forward passes: one of the images, one of their noisy copies. The loop scores one map
+    and one part at a time, as the published evaluation does.
+    """
+    import json
+
+    from bench import environment, registry
+    from bench.contract import RequestError
+    from bench.metric_speed import as_text, measure
+
+    try:
+        registry.entry("backbones", arguments["backbone"])
+    except registry.UnknownName as error:
+        raise RequestError(str(error)) from error
+    console = Console(stderr=True)
+    result = measure(
+        device=environment.pick_device(device),
+        note=lambda message: console.print(message, highlight=False, soft_wrap=True),
+        **arguments,
+    )
+    click.echo(json.dumps(result, indent=1) if as_json else as_text(result))
+
+
 COMMANDS: list[click.Command] = [decompose, intervene, tune, speed]

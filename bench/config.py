@@ -55,7 +55,7 @@ class Request(Settings):
         seeds: one cell for each.
         recipe: training schedules of all methods; ``None``: each data set's default.
         precision: of training; measuring is always in fp32.
-        metrics: names in the catalogue; empty: all of them.
+        metrics: names or groups in the catalogue, or ``all``; empty: those that every run has.
         controls: add the black box and the content-free controls as rows.
         split: on which the metrics are measured; choices belong on ``train``.
         overrides: ``--set`` pairs, dotted name -> value.

@@ -20,6 +20,12 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from bench.errors import BenchError as BenchError
+from bench.errors import CellError as CellError
+from bench.errors import NotApplicable as NotApplicable
+from bench.errors import RequestError as RequestError
+from bench.prototypes import PrototypeTable as PrototypeTable
+
 if TYPE_CHECKING:
     from bench.train import Trainer
 
@@ -27,18 +33,6 @@ T = TypeVar("T")
 
 # Of the pixels in [0, 1], per channel: what every ImageNet weight of torchvision expects, and so every batch here has.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-class BenchError(Exception):
-    """Something went wrong that a user can understand and mend; the message says how."""
-
-
-class RequestError(BenchError):
-    """The request itself is wrong: nothing was run. The command line ends with exit code 2."""
-
-
-class CellError(BenchError):
-    """One cell cannot be completed (NaN loss, broken image, ...). It is recorded; the others go on."""
 
 
 class Settings(BaseModel):
@@ -65,49 +59,18 @@ class Explanation:
     indices: Tensor | None = None
 
 
-class PrototypeTable(nn.Module):
-    """Which classes each of P prototypes speaks for, and where it comes from.
-
-    Args:
-        classes: bool ``(P, C)``.
-        vectors: ``(P, ...)`` or ``None`` where the method has none.
-
-    The sources (index of the training image, row and column of its latent patch; -1 = none) are filled by
-    methods that project their prototypes onto training patches.
-    """
-
-    classes: Tensor
-    vectors: Tensor | None
-    source_image: Tensor
-    source_patch: Tensor
-
-    def __init__(self, classes: Tensor, vectors: Tensor | None = None) -> None:
-        super().__init__()
-        self.register_buffer("classes", classes.bool())
-        self.register_buffer("vectors", vectors)
-        self.register_buffer("source_image", torch.full((len(classes),), -1, dtype=torch.long))
-        self.register_buffer("source_patch", torch.full((len(classes), 2), -1, dtype=torch.long))
-
-    def __len__(self) -> int:
-        return len(self.classes)
-
-    def of(self, classes: Tensor) -> Tensor:
-        """Rows of the prototypes of each of N classes: ``(N,) -> (N, K)``, padded with -1 on the right."""
-        owned = self.classes.T[classes]
-        width = int(self.classes.sum(0).max()) if self.classes.numel() else 0
-        # A stable sort keeps the table's order and moves the prototypes that a class owns to the front.
-        order = torch.sort(owned.to(torch.uint8), dim=1, descending=True, stable=True).indices[:, :width]
-        return torch.where(owned.gather(1, order), order, -1)
-
-
 class PartPrototypeModel(nn.Module, ABC):
     """A fitted method: ``backbone`` (images -> features) and ``head`` (features -> explanation).
 
-    Subclasses set ``backbone`` and ``prototypes`` and define :meth:`head` and :meth:`attribute`.
+    Subclasses set ``backbone`` and ``prototypes`` and define :meth:`head` and :meth:`attribute`. What they say beyond
+    that lets axioms be measured: ``mixes`` (:meth:`attribute` also takes weights ``(N, C)`` for a combination of
+    logits), ``apart`` (why cells do not all play the same role, if so), :meth:`contributions`, :meth:`offset`.
     """
 
     backbone: nn.Module
     prototypes: PrototypeTable
+    mixes: ClassVar[bool] = False
+    apart: ClassVar[str] = ""
 
     @abstractmethod
     def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
@@ -116,6 +79,14 @@ class PartPrototypeModel(nn.Module, ABC):
     @abstractmethod
     def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
         """The "where" map the method shows for the logit of ``classes (N,)``: ``(N, h', w')``."""
+
+    def contributions(self, features: Tensor, classes: Tensor) -> Tensor:
+        """What each cell adds to the logit of ``classes (N,)``, exactly: ``(N, h, w)``."""
+        raise NotApplicable("its logits are no sums of contributions of cells")
+
+    def offset(self, classes: Tensor) -> Tensor:
+        """What of the logits of ``classes (N,)`` belongs to no cell, such as a bias: ``(N,)``."""
+        return torch.zeros(len(classes), device=classes.device)
 
     def logits(self, features: Tensor) -> Tensor:
         """Class scores ``(N, C)`` from features, for callers that need no maps."""
@@ -193,6 +164,7 @@ class Samples(Protocol):
         size: side of the square prepared image in pixels.
         classes: how many classes there are.
         parts: names of the annotated parts.
+        protocol: how images were cut and scaled, for example ``bbox-224-truncated``.
     """
 
     labels: Tensor
@@ -203,6 +175,7 @@ class Samples(Protocol):
     size: int
     classes: int
     parts: Sequence[str]
+    protocol: str
 
     def __len__(self) -> int: ...
 
@@ -318,6 +291,8 @@ class Observation:
         index: ``(N,)`` position in the test split: the seed of whatever is drawn per image.
         keypoints: ``(N, parts, 2)`` ``(row, column)``; visible: bool ``(N, parts)``; boxes: ``(N, 4)``.
         size: side of the images in pixels.
+        black_box: the classifier that the method started from, where a metric needs it and the method has one.
+        fit_seconds: what the fit took, where it is known.
     """
 
     def __init__(
@@ -329,7 +304,10 @@ class Observation:
         keypoints: Tensor,
         visible: Tensor,
         boxes: Tensor,
+        black_box: nn.Module | None = None,
+        fit_seconds: float | None = None,
     ) -> None:
+        self.black_box, self.fit_seconds = black_box, fit_seconds
         self.model, self.images, self.labels, self.index = model, images, labels, index
         self.keypoints, self.visible, self.boxes = keypoints, visible, boxes
         self.size = images.shape[-1]
@@ -343,9 +321,15 @@ class Observation:
         return found
 
     @property
+    def features(self) -> Tensor:
+        """The backbone's features ``(N, D, h, w)``."""
+        found: Tensor = self.once("features", lambda: self.model.backbone(self.images))
+        return found
+
+    @property
     def own(self) -> Explanation:
         """Logits, and the maps of the prototypes of each image's true class."""
-        return self.once("own", lambda: self.model.explain(self.images, self.labels))
+        return self.once("own", lambda: self.model.head(self.features, self.labels))
 
 
 @dataclass(frozen=True)
@@ -356,22 +340,26 @@ class Score:
         value: the score in the metric's unit; NaN is not a score (raise :class:`CellError` instead).
         n: how many items were averaged.
         items: named tables, each a mapping column -> array of equal length (for example ``prototype``, ``image``).
+        also: further numbers about the same thing, rows ``METRIC.NAME`` in ``results``.
     """
 
     value: float
     n: int
     items: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    also: Mapping[str, float] = field(default_factory=dict)
 
 
 class Metric(ABC):
     """A number about a fitted model on the test split. State lives in the instance; one instance per cell.
 
+    Where it means nothing for the model or the data, any of its methods raises :class:`NotApplicable`.
+
     Attributes:
         name: as in the catalogue.
         version: of the definition; numbers of different versions never meet in one table.
         unit: of the value.
-        needs: of ``image, label, bbox, keypoints, mask`` (from the data), ``prediction`` (from the method), ``noise``,
-            ``gradient``.
+        needs: of ``image, label, bbox, keypoints, mask`` (from the data), ``prediction, black_box`` (from the method),
+            ``noise``, ``gradient``.
         higher_is_better: direction.
     """
 
@@ -386,6 +374,9 @@ class Metric(ABC):
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         self.config, self.samples, self.prototypes = config, samples, prototypes
+
+    def prepare(self, train: Samples) -> None:
+        """Look at the training split, before the first batch: for choices that the test split must not make."""
 
     @abstractmethod
     def update(self, seen: Observation) -> None:

@@ -23,7 +23,7 @@ from bench.contract import BenchError, Dataset, Method, Progress, RequestError, 
 from bench.data.source import open_dataset
 from bench.given import NetworkSettings
 
-ALWAYS_PROVIDED = frozenset({"noise", "gradient", "prediction"})
+ALWAYS_PROVIDED = frozenset({"noise", "gradient", "prediction", "black_box"})
 """What any model on any images can give a metric."""
 
 _PLAIN = {"keypoints": "part key-points", "bbox": "bounding boxes", "mask": "object masks"}
@@ -108,14 +108,18 @@ def plan(request: Request, context: Context) -> list[PlannedCell]:
     """
     try:
         methods = {name: registry.entry("methods", name) for name in _with_controls(request)}
-        metrics = {name: registry.load("metrics", name) for name in request.metrics or registry.names("metrics")}
+        shared = any(not registry.load("methods", name).class_specific for name in request.methods)
+        chosen = registry.chosen_metrics(request.metrics, shared)
+        metrics = {name: registry.load("metrics", name) for name in chosen}
         for name in [*request.backbones, *context.weights]:
             registry.entry("backbones", name)
     except registry.UnknownName as error:
         raise RequestError(str(error)) from error
     _check_sections(request)
     metric_configs = {
-        name: config.validate(metric.Config, config.for_section(request.overrides, name), name)
+        name: config.validate(
+            metric.Config, _preset("metrics", name) | config.for_section(request.overrides, name), name
+        )
         for name, metric in metrics.items()
     }
     cells: list[PlannedCell] = []
@@ -148,6 +152,10 @@ def plan(request: Request, context: Context) -> list[PlannedCell]:
 def _with_controls(request: Request) -> list[str]:
     added = [name for name, entry in registry.names("methods").items() if entry.role != "method"]
     return list(dict.fromkeys([*request.methods, *(added if request.controls else [])]))
+
+
+def _preset(kind: str, name: str) -> dict[str, Any]:
+    return dict(registry.entry(kind, name).preset)
 
 
 def _check_sections(request: Request) -> None:
@@ -186,7 +194,8 @@ def _cells_of(
             overrides = {**request.overrides, **chosen}
             method = loaded[name]
             method_file = CONFIGS / "methods" / f"{name}.yaml"
-            method_config = config.from_recipe(method_file, method.Config, recipe, overrides, name)
+            preset = {f"{name}.{key}": value for key, value in _preset("methods", name).items()}
+            method_config = config.from_recipe(method_file, method.Config, recipe, preset | overrides, name)
             given = method_config.given if isinstance(method_config, NetworkSettings) else {}
             if given:
                 registry.load("checkpoints", name).check(name, method_config, sizes)
@@ -246,6 +255,8 @@ def _applicable(
             refused[metric_name] = {"unit": metric.unit, "reason": reason}
         elif "prediction" in metric.needs and not method.predicts:
             refused[metric_name] = {"unit": metric.unit, "reason": f"{name} predicts no class"}
+        elif "black_box" in metric.needs and not method.needs_black_box:
+            refused[metric_name] = {"unit": metric.unit, "reason": f"{name} does not start from a black box"}
         else:
             parameters = configs[metric_name].model_dump(mode="json")
             applicable[metric_name] = {"version": metric.version, "parameters": parameters, **facts}

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 KINDS = ("methods", "datasets", "backbones", "metrics", "checkpoints")
 Role = Literal["method", "reference", "control"]
+Measured = Literal["always", "shared", "asked"]
 
 
 class UnknownName(LookupError):
@@ -31,12 +32,19 @@ class Entry:
         summary: what it is, in a line.
         role: for methods, whether it competes, is what one compares with, or is a content-free control.
         facts: what the listing shows beside it.
+        preset: settings that make this entry of a class with several; ``--set`` may change the others.
+        measured: for metrics, when a run that names no metrics has it: always, where a method shares prototypes among
+            classes, or only when it is asked for (by its name, its group, or ``all``).
+        group: for metrics, a name that stands for all of the group in ``--metrics``.
     """
 
     target: str
     summary: str
     role: Role = "method"
     facts: tuple[tuple[str, str], ...] = ()
+    preset: tuple[tuple[str, Any], ...] = ()
+    measured: Measured = "always"
+    group: str = ""
 
     def load(self) -> Any:
         """Import the module and return the attribute."""
@@ -44,7 +52,14 @@ class Entry:
         return getattr(importlib.import_module(module), attribute)
 
 
-_KEYPOINTS = (("needs", "keypoints"),)
+_CONSISTENCY, _STABILITY = "metrics.consistency:Consistency", "metrics.stability:Stability"
+
+
+def _metric(target: str, summary: str, group: str, measured: Measured = "asked", **preset: Any) -> Entry:
+    when = {"always": "in every run", "shared": "where prototypes are shared", "asked": "when asked for"}[measured]
+    facts = (("group", group), ("measured", when))
+    return Entry(target, summary, facts=facts, preset=tuple(preset.items()), measured=measured, group=group)
+
 
 CATALOGUE: dict[str, dict[str, Entry]] = {
     "methods": {
@@ -66,6 +81,12 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         "constant": Entry("metrics.controls:Constant", "one pixel, chosen on the training split", role="control"),
         "center": Entry("metrics.controls:Center", "the middle of the image", role="control"),
         "random": Entry("metrics.controls:Random", "a random place in every image", role="control"),
+        "random_fixed": Entry(
+            "metrics.controls:Random",
+            "a random place for every prototype",
+            role="control",
+            preset=(("per", "prototype"),),
+        ),
     },
     "datasets": {
         "demo": Entry("bench.data.cub:Cub", "birds drawn by the project itself, in the CUB layout"),
@@ -104,16 +125,88 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         ),
     },
     "metrics": {
-        "accuracy": Entry("metrics.accuracy:Accuracy", "top-1 accuracy on the test split"),
-        "consistency": Entry(
-            "metrics.consistency:Consistency",
-            "prototypes that hit the same part in 80 % of images (version 2)",
-            facts=_KEYPOINTS,
+        "accuracy": _metric("metrics.accuracy:Accuracy", "top-1 accuracy on the test split", "prediction", "always"),
+        "consistency": _metric(
+            _CONSISTENCY, "prototypes that hit the same part in 80 % of images (version 2)", "keypoints", "always"
         ),
-        "stability": Entry(
-            "metrics.stability:Stability",
-            "images whose part hits survive noise (version 2)",
-            facts=_KEYPOINTS,
+        "consistency_pooled": _metric(
+            _CONSISTENCY, "the same, a shared prototype's classes together", "keypoints", "shared", pooled=True
+        ),
+        "consistency_controlled": _metric(
+            "metrics.controlled:ControlledConsistency",
+            "prototypes that are consistent by a part which the class's constant place hits less often",
+            "keypoints",
+            "always",
+        ),
+        "consistency_v1": _metric(_CONSISTENCY, "version 1, equal to version 2", "keypoints", variant="v1"),
+        "consistency_protopformer": _metric(
+            _CONSISTENCY, "ProtoPFormer's: on whole images", "keypoints", variant="protopformer"
+        ),
+        "consistency_pixpnet": _metric(
+            _CONSISTENCY, "PixPNet's: whole images, peaks of cells, merged sides", "keypoints", variant="pixpnet"
+        ),
+        "stability": _metric(_STABILITY, "images whose part hits survive noise (version 2)", "keypoints", "always"),
+        "stability_pooled": _metric(
+            _STABILITY, "the same, a shared prototype's classes together", "keypoints", "shared", pooled=True
+        ),
+        "stability_v1": _metric(_STABILITY, "version 1: unclipped noise, hits only counted", "keypoints", variant="v1"),
+        "stability_pixpnet": _metric(
+            _STABILITY, "PixPNet's: whole images, unclipped noise, merged sides", "keypoints", variant="pixpnet"
+        ),
+        "sensitivity": _metric(
+            "metrics.axioms:Sensitivity", "cells shown though nothing depends on them, or the reverse", "axioms"
+        ),
+        "sensitivity_contribution": _metric(
+            "metrics.axioms:Sensitivity", "the same for exact contributions", "axioms", reading="contribution"
+        ),
+        "sensitivity_mean": _metric(
+            "metrics.axioms:Sensitivity", "the same, cells replaced by the mean feature", "axioms", baseline="mean"
+        ),
+        "completeness": _metric(
+            "metrics.axioms:Completeness", "how far displayed attributions are from summing to the logit", "axioms"
+        ),
+        "completeness_contribution": _metric(
+            "metrics.axioms:Completeness", "the same for exact contributions", "axioms", reading="contribution"
+        ),
+        "linearity": _metric(
+            "metrics.axioms:Linearity", "how far the head is from linear, and its attribution", "axioms"
+        ),
+        "symmetry": _metric("metrics.axioms:Symmetry", "whether cells of the same role are shown alike", "axioms"),
+        "symmetry_contribution": _metric(
+            "metrics.axioms:Symmetry", "the same for exact contributions", "axioms", reading="contribution"
+        ),
+        "calibration": _metric(
+            "metrics.calibration:Calibration", "expected calibration error of the softmax", "prediction"
+        ),
+        "fidelity": _metric("metrics.fidelity:Fidelity", "predictions equal to the black box's", "prediction"),
+        "cost": _metric(
+            "metrics.cost:Cost", "milliseconds to explain an image, parameters, seconds of the fit", "cost"
+        ),
+        "cancellation": _metric(
+            "metrics.cancellation:Cancellation", "whether a class's prototypes cancel each other", "prototypes"
+        ),
+        "duplication": _metric("metrics.duplication:Duplication", "prototypes that repeat another", "prototypes"),
+        "contrastivity": _metric(
+            "metrics.contrastivity:Contrastivity", "distance between the peaks of a class's prototypes", "prototypes"
+        ),
+        "compactness": _metric(
+            "metrics.compactness:Compactness", "prototypes that make up 90 % of a decision", "prototypes"
+        ),
+        "purity": _metric(
+            "metrics.purity:Purity", "one part in the patches where a prototype scores highest (PIP-Net)", "parts"
+        ),
+        "part_agreement": _metric(
+            "metrics.agreement:PartAgreement", "prototype and part at key-points, mutual information", "parts"
+        ),
+        "pointing_box": _metric(
+            "metrics.localisation:PointingBox", "maps that peak in the object's box, on whole images", "localisation"
+        ),
+        "deletion": _metric("metrics.deletion:Deletion", "taking away what is shown, against chance", "faithfulness"),
+        "insertion": _metric(
+            "metrics.deletion:Deletion", "putting back what is shown, against chance", "faithfulness", mode="insert"
+        ),
+        "misalignment": _metric(
+            "metrics.misalignment:Misalignment", "maps that move when pixels elsewhere are attacked", "robustness"
         ),
     },
     "checkpoints": {
@@ -152,6 +245,33 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+
+
+def chosen_metrics(wanted: Iterable[str], shared: bool) -> list[str]:
+    """The metrics that a request names, one by one or by group (``all`` is everyone's), or those of every run.
+
+    Args:
+        wanted: names and groups; empty for those of every run.
+        shared: whether some method shares prototypes among classes.
+
+    Raises:
+        UnknownName: naming the nearest known names.
+    """
+    known = names("metrics")
+    if not wanted:
+        return [
+            name for name, one in known.items() if one.measured == "always" or (shared and one.measured == "shared")
+        ]
+    groups = {"all": list(known)}
+    for name, one in known.items():
+        if one.group:
+            groups.setdefault(one.group, []).append(name)
+    chosen: list[str] = []
+    for name in wanted:
+        if name not in known and name not in groups:
+            raise UnknownName(f"unknown metric {name!r}{nearest(name, {**known, **groups})}")
+        chosen += [name] if name in known else groups[name]
+    return list(dict.fromkeys(chosen))
 
 
 def load(kind: str, name: str) -> Any:

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -208,9 +208,15 @@ class Store:
         for metric, facts in spec["metrics"].items():
             if outcome is None:
                 rows.append(_row(common, metric, facts["unit"], failure["status"], failure["reason"]))
+            elif metric in outcome.get("not_applicable", {}):
+                rows.append(_row(common, metric, facts["unit"], "n/a", outcome["not_applicable"][metric]))
             else:
-                score = outcome["scores"][metric]
+                score = dict(outcome["scores"][metric])
+                also = score.pop("also", {})
                 rows.append(Row(**common, metric=metric, unit=facts["unit"], status="ok", reason="", **score))
+                for name, value in also.items():
+                    row = _row(common, f"{metric}.{name}", facts["unit"], "ok", "")
+                    rows.append(replace(row, value=value, n=score["n"]))
         for metric, facts in written["not_applicable"].items():
             rows.append(_row(common, metric, facts["unit"], "n/a", facts["reason"]))
         return rows

@@ -11,6 +11,7 @@ import hashlib
 import json
 import statistics
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -123,7 +124,9 @@ def tune(cells: Sequence[Cell], wanted: Sequence[Choice], folds: int = 2) -> Ite
 
 def _measured(cell: Cell, task: Any, judge: Any) -> dict[str, float]:
     """Scores on ``judge`` of the method fitted on ``task.train``, and the facts of the fit."""
-    scores = cell.evaluate(cell.method.fit(task).eval(), judge)
+    began = time.perf_counter()
+    model = cell.method.fit(task).eval()
+    scores, _ = cell.evaluate(model, task.train, judge, time.perf_counter() - began)
     return {**{name: score.value for name, score in scores.items()}, **task.facts}
 
 

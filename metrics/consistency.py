@@ -1,15 +1,15 @@
-"""Does a prototype mean the same part in every image of its class? (Huang et al., ICCV 2023; official version 2.)"""
+"""Does a prototype mean the same part in every image of its class? (Huang et al., ICCV 2023, and its descendants.)"""
 
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
-from bench.contract import Metric, Observation, PrototypeTable, Samples, Score, Settings
-from metrics.parts import CANVAS, HALF, Pairs, columns, own_hits
+from bench.contract import Metric, NotApplicable, Observation, PrototypeTable, Samples, Score, Settings
+from metrics.parts import HALF, Hits, Region, Units, arrays, best_part, merge_sides, own_hits
+from metrics.peaks import CANVAS
 
 
 def consistent(hits: Tensor, visible: Tensor, threshold: float = 0.8) -> Tensor:
@@ -24,34 +24,67 @@ def consistent(hits: Tensor, visible: Tensor, threshold: float = 0.8) -> Tensor:
         bool ``(...)``.
 
     Example:
+        >>> import torch
         >>> consistent(torch.tensor([[4, 1], [3, 0]]), torch.tensor([[5, 9], [4, 0]])).tolist()
         [True, False]
     """
+    return reached(hits, visible, threshold).any(-1)
+
+
+def reached(hits: Tensor, visible: Tensor, threshold: float) -> Tensor:
+    """Which parts are hit in at least that share of the images that show them: bool, of the shape of both counts."""
     # In whole numbers: the float nearest to 0.8 lies above it, and products with it round either way.
     limit = Fraction(str(threshold)).limit_denominator(10**6)
-    return ((limit.denominator * hits >= limit.numerator * visible) & (visible > 0)).any(-1)
+    return (limit.denominator * hits >= limit.numerator * visible) & (visible > 0)
+
+
+def require_whole_images(samples: Samples, variant: str) -> None:
+    """Refuse images cut to a box where a variant is defined on whole ones.
+
+    Raises:
+        NotApplicable: where they are cut.
+    """
+    if variant in ("protopformer", "pixpnet") and not samples.protocol.startswith("full"):
+        raise NotApplicable(
+            f"{variant} is defined on whole images, these are {samples.protocol}: set protocol.crop=full"
+        )
 
 
 class Consistency(Metric):
     """Share of (prototype, class) pairs that hit one and the same part in >= 80 % of the class's images.
 
     A pair whose class has no test image, or never shows a part, is not consistent (the published 0/1 rule). Source:
-    metrics.md, sections 2.3 and 4 (option A).
+    metrics.md, sections 2.3, 3 and 4.
 
-    Tables of the score: ``prototype`` (one row per pair: ``best_part`` is -1 where no part is ever visible) and
+    Variants: ``v2`` and ``v1`` are the two official versions, equal here. ``protopformer`` is the same on whole images.
+    ``pixpnet``, on whole images too, counts left and right as one part, peaks at the centre of the highest cell, takes
+    parts for boxes of one pixel, and calls a prototype inconsistent if its class never shows some part; its ``soft``
+    score is the mean of the highest rates of the others.
+
+    Tables of the score: ``prototype`` (one row per unit: ``best_part`` is -1 where no part is ever visible) and
     ``image`` (one row per image and prototype of its class: where it peaks).
     """
 
     name = "consistency"
-    version = "v2"
+    version = "1"
     needs = frozenset({"image", "label", "keypoints"})
 
     class Config(Settings):
-        """The region's half side and the canvas' side in pixels, and the share of images a part must be hit in."""
+        """The definition.
 
+        Attributes:
+            variant: whose.
+            half_size: the region's half side in pixels.
+            threshold: share of the images that a part must be hit in.
+            size: the canvas' side in pixels.
+            pooled: score a shared prototype over all its classes together instead of in each of them.
+        """
+
+        variant: Literal["v2", "v1", "protopformer", "pixpnet"] = "v2"
         half_size: int = HALF
         threshold: float = 0.8
         size: int = CANVAS
+        pooled: bool = False
 
         def model_post_init(self, context: Any, /) -> None:
             """Refuse what has no meaning."""
@@ -60,47 +93,44 @@ class Consistency(Metric):
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)
-        self._pairs = Pairs(prototypes.classes)
-        device, shape = prototypes.classes.device, (len(self._pairs), len(samples.parts))
-        self._hits = torch.zeros(shape, dtype=torch.long, device=device)
-        self._visible = torch.zeros(shape, dtype=torch.long, device=device)
-        self._images = torch.zeros(len(self._pairs), dtype=torch.long, device=device)
-        self._rows: list[Tensor] = []
+        require_whole_images(samples, config.variant)
+        self._region = region_of(config, samples)
+        parts = max(self._region.merged, default=-1) + 1 if self._region.merged else len(samples.parts)
+        self._hits = Hits(Units(prototypes.classes, config.pooled), parts)
 
     def update(self, seen: Observation) -> None:
         """Count the hits of one batch."""
-        if not len(self._pairs):
-            return
-        found = own_hits(seen, self.config.half_size, self.config.size)
-        pair = self._pairs.rows(found.prototype, found.label)
-        # Counts are whole numbers, so neither the order nor the size of batches can matter.
-        self._hits.index_add_(0, pair, found.hits.long().to(pair.device))
-        self._visible.index_add_(0, pair, found.visible.long().to(pair.device))
-        self._images.index_add_(0, pair, torch.ones_like(pair))
-        where = torch.stack((seen.index[found.image], found.prototype, found.label), 1)
-        self._rows.append(torch.cat((where, found.peaks), 1))
+        if len(self._hits.units):
+            self._hits.add(own_hits(seen, self._region), seen.index)
 
     def compute(self) -> Score:
-        """The percentage over all pairs."""
-        self._pairs.require()
-        passed = consistent(self._hits, self._visible, self.config.threshold)
-        rates = torch.where(self._visible > 0, self._hits.double() / self._visible.clamp(min=1), -1.0)
-        # Where the annotation has no parts at all, there is still a column to take the maximum over.
-        best = torch.cat((rates, rates.new_full((len(rates), 1), -1.0)), 1).max(1)
-        seen_any = best.values >= 0
+        """The percentage over all units."""
+        self._hits.units.require()
+        passed = consistent(self._hits.hits, self._hits.visible, self.config.threshold)
+        part, rate = best_part(self._hits.rates())
+        also = {}
+        if self.config.variant == "pixpnet":
+            # Their rate of a part that is never visible is 0/0, and the maximum over parts hands it on.
+            defined = (self._hits.visible > 0).all(1)
+            passed &= defined
+            if defined.any():
+                also["soft"] = 100 * float(rate[defined].mean())
         prototype = {
-            "prototype": self._pairs.prototype,
-            "class": self._pairs.label,
+            **self._hits.units.columns(),
             "consistent": passed.long(),
-            "best_part": torch.where(seen_any, best.indices, -1),
-            "best_rate": best.values.clamp(min=0),
-            "images": self._images,
+            "best_part": part,
+            "best_rate": rate,
+            "images": self._hits.images,
         }
         return Score(
-            value=100 * int(passed.sum()) / len(self._pairs),
-            n=len(self._pairs),
-            items={
-                "prototype": {name: column.cpu().numpy() for name, column in prototype.items()},
-                "image": columns(self._rows, ("index", "prototype", "class", "row", "column"), keys=2),
-            },
+            value=100 * int(passed.sum()) / len(passed),
+            n=len(passed),
+            items={"prototype": arrays(prototype), "image": self._hits.image_table()},
+            also=also,
         )
+
+
+def region_of(config: Any, samples: Samples) -> Region:
+    """The region that a variant looks at."""
+    own = config.variant == "pixpnet"
+    return Region(config.half_size, config.size, own, merge_sides(samples.parts) if own else ())

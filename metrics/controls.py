@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from bench.contract import CellError, Explanation, Method, PartPrototypeModel, PrototypeTable, Samples, Settings, Task
 from metrics.consistency import Consistency, consistent
-from metrics.parts import CANVAS, hits, to_canvas
+from metrics.peaks import CANVAS
+from metrics.places import fixed_hits, grid
 
 CELLS = 7
 """Random peaks lie in the cells of the 7 x 7 maps that the published networks have."""
@@ -128,15 +129,8 @@ def train_consistency(train: Samples, pixels: Tensor) -> Tensor:
         int64 ``(G,)``.
     """
     rule = Consistency.Config()
-    points, shown = to_canvas(train.keypoints, train.size, rule.size), train.visible
-    visible = torch.zeros(train.classes, shown.shape[1], dtype=torch.long).index_add_(0, train.labels, shown.long())
-    counts = []
-    for chunk in pixels.split(64):  # 64 pixels x 6,000 images x 15 parts are 6 MB of hits
-        found = hits(chunk.expand(len(points), -1, -1), points, shown, rule.half_size, rule.size)
-        of_class = torch.zeros(train.classes, *found.shape[1:], dtype=torch.int32)
-        of_class.index_add_(0, train.labels, found.int())
-        counts.append(consistent(of_class.long(), visible[:, None], rule.threshold).sum(0))
-    return torch.cat(counts)
+    hit, visible = fixed_hits(train, pixels, rule.half_size, rule.size)
+    return consistent(hit, visible[:, None], rule.threshold).sum(0)
 
 
 class Constant(Method):
@@ -165,8 +159,7 @@ class Constant(Method):
         """Choose the pixel; of equally good ones the lowest, then the rightmost."""
         if not len(task.train.parts):
             raise CellError("the constant control is chosen by part key-points, and this data set has none")
-        steps = torch.arange(0, CANVAS, task.config.grid)
-        pixels = torch.cartesian_prod(steps, steps)
+        pixels = grid(task.config.grid)
         counts = train_consistency(task.train, pixels)
         row, column = pixels[int((counts == counts.max()).nonzero()[-1])].tolist()
         task.facts["row"], task.facts["column"] = row, column

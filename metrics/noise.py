@@ -10,9 +10,15 @@ from torch import Tensor
 
 
 def gaussian_noise(
-    index: Tensor, shape: tuple[int, ...], *, sigma: float = 0.2, clip: float = 0.25, seed: int = 0, draw: int = 0
+    index: Tensor,
+    shape: tuple[int, ...],
+    *,
+    sigma: float = 0.2,
+    clip: float | None = 0.25,
+    seed: int = 0,
+    draw: int = 0,
 ) -> Tensor:
-    """Independent normal noise per value, clipped to ``[-clip, clip]`` (metrics.md, section 2.4).
+    """Independent normal noise per value, clipped to ``[-clip, clip]`` or not at all (metrics.md, section 2.4).
 
     Every image has a CPU generator of its own, seeded by ``(seed, draw, position in the test split)``: its noise
     depends on neither the batch it comes in, nor its place there, nor the device it goes to.
@@ -21,7 +27,7 @@ def gaussian_noise(
         index: ``(N,)`` positions in the split.
         shape: of one image.
         sigma: standard deviation before clipping.
-        clip: largest magnitude.
+        clip: largest magnitude; ``None``: any.
         seed: 0 or more.
         draw: 0 or more; each gives other noise.
 
@@ -41,4 +47,5 @@ def gaussian_noise(
     # NumPy lets go of the interpreter while it draws, so threads help.
     with ThreadPoolExecutor() as pool:
         list(pool.map(fill, range(len(index)), index.tolist()))
-    return torch.from_numpy(noise).mul_(sigma).clamp_(-clip, clip)
+    drawn = torch.from_numpy(noise).mul_(sigma)
+    return drawn if clip is None else drawn.clamp_(-clip, clip)

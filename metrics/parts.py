@@ -1,144 +1,41 @@
-"""Where a prototype peaks, and which annotated parts lie around that peak (spec: metrics.md, section 2.2).
+"""Which annotated parts lie around a prototype's peak (spec: metrics.md, section 2.2), and the units that are scored.
 
 All of it happens on a square canvas, 224 pixels wide in the published protocol; a pixel is ``(row, column)``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bench.contract import CellError, Explanation, Observation
+from bench.contract import CellError, Explanation, NotApplicable, Observation
+from metrics.peaks import CANVAS, centres, peaks
 
-CANVAS = 224
 HALF = 36
 
-# Chunks that stay in a CPU's cache are several times faster there; a GPU wants fewer, larger kernels.
-_BUDGET = {"cpu": 2**22, "cuda": 2**28}
 
-# Two float64 evaluations of values that are equal as real numbers differ by less than 2^-47 of the map's largest
-# magnitude: each of the two passes adds at most four products whose weights sum to 1.375 in magnitude. Three more bits
-# are a margin, and still 2^20 times finer than the steps of the float32 maps themselves.
-_SLACK = 2.0**-44
+@dataclass(frozen=True)
+class Region:
+    """How a peak is found and what belongs to the region around it.
 
-
-@lru_cache(maxsize=64)
-def _weights(source: int, target: int) -> np.ndarray:
-    """The bicubic weights in float64, each correctly rounded."""
-    # With D = 2 target, every phase is t / D for a whole t, so 4 D^3 times a weight (a = -3/4) is a whole number. Whole
-    # numbers keep equal weights equal, and rows sum to one exactly before the one division at the end.
-    side = 2 * target
-    cell, t = np.divmod((2 * np.arange(target, dtype=np.int64) + 1) * source - target, side)
-    matrix = np.zeros((target, source), dtype=np.int64)
-    for step in (-1, 0, 1, 2):
-        x = np.abs(t - step * side)
-        near = 5 * x**3 - 9 * x**2 * side + 4 * side**3
-        far = -3 * (x**3 - 5 * x**2 * side + 8 * x * side**2 - 4 * side**3)
-        # Cells beyond the border repeat the border cell: its weight is the sum of theirs.
-        np.add.at(matrix, (np.arange(target), (cell + step).clip(0, source - 1)), np.where(x <= side, near, far))
-    return matrix / (4 * side**3)
-
-
-def interpolation_matrix(source: int, target: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Bicubic interpolation along one axis: a = -0.75, half-pixel centres, replicated border.
-
-    A map ``m (h, w)`` is upsampled by ``A m B^T`` with ``A = interpolation_matrix(h, size)`` and
-    ``B = interpolation_matrix(w, size)``: what ``cv2.resize(..., INTER_CUBIC)`` and torch's bicubic without
-    anti-aliasing compute.
-
-    Args:
-        source: number of cells.
-        target: number of pixels.
-        dtype: of the result.
-
-    Returns:
-        ``(target, source)``, on the CPU.
-
-    Example:
-        >>> interpolation_matrix(3, 3).tolist()
-        [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
-    """
-    return torch.from_numpy(_weights(source, target)).to(dtype, copy=True)
-
-
-def _first_maxima(maps: Tensor, size: int, budget: int) -> tuple[Tensor, Tensor]:
-    """Peaks ``(n, 2)`` of maps ``(n, h, w)`` and the values there ``(n,)``: not finite for broken maps."""
-    count, height, width = maps.shape
-    per_chunk = max(1, budget // (8 * size * size))
-    positions = torch.empty(count, 2, dtype=torch.long, device=maps.device)
-    tops = torch.empty(count, dtype=torch.float64, device=maps.device)
-    if (height, width) == (size, size):
-        # Nothing is interpolated, so nothing is rounded and ties are plain equalities.
-        for start in range(0, count, per_chunk):
-            top, at = maps[start : start + per_chunk].flatten(1).max(1)  # the first of equals, as argmax
-            positions[start : start + per_chunk] = torch.stack((at // size, at % size), 1)
-            tops[start : start + per_chunk] = top
-        return positions, tops
-
-    down = interpolation_matrix(height, size, torch.float64).to(maps.device)
-    across = interpolation_matrix(width, size, torch.float64).to(maps.device).T
-    for start in range(0, count, per_chunk):
-        chunk = maps[start : start + per_chunk].double()
-        pixels = (down @ chunk) @ across
-        rows = pixels.amax(2)
-        top = rows.amax(1)
-        # Pixels whose exact values tie for the maximum (a constant map, the four pixels around a hot cell's centre, two
-        # equal cells) differ here by rounding only, and rounding must not choose: what is within the rounding error of
-        # the maximum is at the maximum, and the first such pixel in row-major order is the peak.
-        reached = top - _SLACK * chunk.abs().amax((1, 2))
-        row = (rows >= reached[:, None]).to(torch.uint8).argmax(1)
-        line = pixels[torch.arange(len(chunk), device=maps.device), row]
-        column = (line >= reached[:, None]).to(torch.uint8).argmax(1)
-        positions[start : start + per_chunk] = torch.stack((row, column), 1)
-        tops[start : start + per_chunk] = top
-    return positions, tops
-
-
-def _peaks(maps: Tensor, size: int, budget: int | None, name: Callable[[int], str]) -> Tensor:
-    """Peaks ``(n, 2)`` of maps ``(n, h, w)``; ``name(i)`` tells a reader which map the i-th is."""
-    positions, tops = _first_maxima(maps, size, budget or _BUDGET.get(maps.device.type, _BUDGET["cpu"]))
-    # Interpolation mixes every cell into the result, so a NaN or an infinity anywhere in a map shows in its maximum.
-    broken = ~torch.isfinite(tops)
-    if broken.any():
-        which = int(broken.nonzero()[0])
-        raise CellError(
-            f"{int(broken.sum())} of {len(maps)} presence maps hold NaN or infinite values; the first is {name(which)}."
-            " A map like that has no peak: look for a division by zero or a logarithm of zero in the method."
-        )
-    return positions
-
-
-def peaks(maps: Tensor, size: int = CANVAS, budget: int | None = None) -> Tensor:
-    """The first maximum, in row-major order, of each map after bicubic upsampling to ``size`` x ``size``.
-
-    Exact ties are decided by the order of pixels alone, never by rounding; differences below 2^-44 of a map's largest
-    magnitude, which float64 cannot tell from rounding, count as ties too. Source: metrics.md, sections 2.2 and 11.3.
-
-    Args:
-        maps: ``(N, K, h, w)``.
+    Attributes:
+        half: half the side of the region in pixels.
         size: side of the canvas in pixels.
-        budget: bytes that upsampled maps may take at a time (at least one map is held); default by device.
-
-    Returns:
-        int64 ``(N, K, 2)``: row and column.
-
-    Raises:
-        CellError: where a map is not finite, naming it.
-
-    Example:
-        >>> hot = torch.zeros(1, 1, 7, 7)
-        >>> hot[0, 0, 3, 0] = 1
-        >>> peaks(hot).tolist()
-        [[[111, 5]]]
+        cells: as PixPNet does: the peak is the centre of the highest cell, and a part, a box of one pixel, is hit where
+            it shares some area with the region. Else the peak is the highest pixel of the upsampled map, and a part, a
+            point, is hit where it lies in the region, its border included.
+        merged: for each part the number it is counted under; empty: each part for itself.
     """
-    images, count = maps.shape[:2]
-    found = _peaks(maps.flatten(0, 1), size, budget, lambda i: f"map {i % count} of image {i // count} in the batch")
-    return found.reshape(images, count, 2)
+
+    half: int = HALF
+    size: int = CANVAS
+    cells: bool = False
+    merged: tuple[int, ...] = ()
 
 
 def hits(peaks: Tensor, keypoints: Tensor, visible: Tensor, half: int = HALF, size: int = CANVAS) -> Tensor:
@@ -166,6 +63,31 @@ def hits(peaks: Tensor, keypoints: Tensor, visible: Tensor, half: int = HALF, si
     return ((points >= low[:, :, None]) & (points <= high[:, :, None])).all(-1) & visible[:, None]
 
 
+def overlaps(peaks: Tensor, keypoints: Tensor, visible: Tensor, half: int = HALF) -> Tensor:
+    """Which parts, each a box of one pixel, share some area with the region around each peak (metrics.md, section 3).
+
+    The region is cut off at 0 and nowhere else. Arguments and result are those of :func:`hits`.
+
+    Example:
+        >>> overlaps(torch.tensor([[[64, 112]]]), torch.tensor([[[99, 76], [100, 76]]]), torch.tensor([[True, True]]))
+        tensor([[[ True, False]]])
+    """
+    low, high = (peaks - half).clamp(min=0), peaks + half
+    points = keypoints[:, None]
+    return ((points + 1 > low[:, :, None]) & (points < high[:, :, None])).all(-1) & visible[:, None]
+
+
+def merge_sides(parts: Sequence[str]) -> tuple[int, ...]:
+    """One number for the left and the right of a part.
+
+    Example:
+        >>> merge_sides(["beak", "left eye", "tail", "right eye"])
+        (0, 1, 2, 1)
+    """
+    numbers: dict[str, int] = {}
+    return tuple(numbers.setdefault(part.removeprefix("left ").removeprefix("right "), len(numbers)) for part in parts)
+
+
 def to_canvas(keypoints: Tensor, source: int, size: int = CANVAS) -> Tensor:
     """Key-points in pixels of a square image of side ``source`` -> on the canvas, truncated (metrics.md, section 2.1).
 
@@ -178,31 +100,45 @@ def to_canvas(keypoints: Tensor, source: int, size: int = CANVAS) -> Tensor:
     return keypoints if source == size else torch.trunc(size * keypoints / source)
 
 
-class Pairs:
-    """The units that are scored: every (prototype, class it speaks for), in the order of the prototype table.
+class Units:
+    """What is scored: every (prototype, class it speaks for), or every prototype over all its classes together.
 
-    For class-specific methods these are the prototypes. Source: metrics.md, section 4, option A.
+    For class-specific methods both are the prototypes. Source: metrics.md, section 4, options A and B.
 
     Args:
         classes: bool ``(P, C)``.
+        pooled: whether a prototype's classes are scored together.
     """
 
-    def __init__(self, classes: Tensor) -> None:
+    def __init__(self, classes: Tensor, pooled: bool = False) -> None:
         self.prototype, self.label = classes.nonzero(as_tuple=True)
+        self.pooled = pooled
         self._rows = torch.full(classes.shape, -1, dtype=torch.long, device=classes.device)
-        self._rows[self.prototype, self.label] = torch.arange(len(self), device=classes.device)
+        if pooled:
+            if len(self.prototype) and int(classes.sum(1).max()) == 1:
+                raise NotApplicable("every prototype speaks for one class, so there is nothing to pool")
+            self.prototype, unit = self.prototype.unique(return_inverse=True)
+            self._classes = classes.sum(1)[self.prototype]
+        else:
+            unit = torch.arange(len(self.prototype), device=classes.device)
+        self._rows[classes] = unit
 
     def __len__(self) -> int:
         return len(self.prototype)
 
     def rows(self, prototype: Tensor, label: Tensor) -> Tensor:
-        """Positions of the pairs ``(U,)`` in this list; -1 where a prototype does not speak for the class."""
+        """Positions of the units of ``(U,)`` pairs in this list; -1 where a prototype does not speak for the class."""
         return self._rows[prototype.to(self._rows.device), label.to(self._rows.device)]
 
+    def columns(self) -> dict[str, Tensor]:
+        """What the units are: prototype and class, or prototype and the number of its classes."""
+        second = {"classes": self._classes} if self.pooled else {"class": self.label}
+        return {"prototype": self.prototype, **second}
+
     def require(self) -> None:
-        """Raise :class:`CellError` where there is nothing to score."""
+        """Raise :class:`NotApplicable` where there is nothing to score."""
         if not len(self):
-            raise CellError("the model has no prototype that speaks for a class, so there is nothing to score")
+            raise NotApplicable("the model has no prototype that speaks for a class, so there is nothing to score")
 
 
 @dataclass(frozen=True)
@@ -226,15 +162,8 @@ class PartHits:
     visible: Tensor
 
 
-def part_hits(shown: Explanation, seen: Observation, half: int = HALF, size: int = CANVAS) -> PartHits:
-    """Peaks and hits of an explanation of a batch, for the prototypes of each image's true class.
-
-    Args:
-        shown: what the model shows for the batch (or for a noisy copy of it); padding is dropped.
-        seen: the batch, for its labels and key-points.
-        half: half the side of the region in pixels.
-        size: side of the canvas in pixels.
-    """
+def own_maps(shown: Explanation, seen: Observation) -> tuple[Tensor, Tensor, Tensor]:
+    """The maps of each image's own class without padding: place in the batch, prototype, maps ``(U, h, w)``."""
     count, width = shown.maps.shape[:2]
     owned = seen.model.prototypes.classes
     indices = shown.indices
@@ -243,25 +172,116 @@ def part_hits(shown: Explanation, seen: Observation, half: int = HALF, size: int
     labels = seen.labels[:, None].expand(count, width)
     valid = (indices >= 0) & owned[indices.clamp(min=0), labels]
     image, slot = valid.nonzero(as_tuple=True)
-    prototype, label = indices[image, slot], seen.labels[image]
+    return image, indices[image, slot], shown.maps[image, slot]
+
+
+def own_stack(seen: Observation) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each image's own class, padded: prototypes ``(N, K)`` (-1), maps ``(N, K, h, w)``, scores ``(N, K)``.
+
+    Raises:
+        CellError: where a map is not finite.
+    """
+
+    def look() -> tuple[Tensor, Tensor, Tensor]:
+        shown, indices = seen.own, seen.own.indices
+        maps, scores = shown.maps, shown.scores
+        if indices is None:
+            indices = seen.model.prototypes.of(seen.labels)
+            maps, scores = (seen.model.pick(values, indices) for values in (maps, scores))
+        broken = (~maps.isfinite()).flatten(1).any(1) if maps.numel() else maps.new_zeros(0, dtype=torch.bool)
+        if broken.any():
+            raise CellError(f"presence maps of test image {int(seen.index[broken][0])} hold NaN or infinite values")
+        return indices, maps, scores
+
+    return seen.once("own stack", look)
+
+
+def part_hits(shown: Explanation, seen: Observation, region: Region) -> PartHits:
+    """Peaks and hits of an explanation of a batch, for the prototypes of each image's true class.
+
+    Args:
+        shown: what the model shows for the batch (or for a noisy copy of it); padding is dropped.
+        seen: the batch, for its labels and key-points.
+        region: how peaks and hits are found.
+    """
+    image, prototype, maps = own_maps(shown, seen)
+    label = seen.labels[image]
 
     def name(i: int) -> str:
         where = f"test image {int(seen.index[image[i]])} (class {int(label[i])})"
         return f"that of prototype {int(prototype[i])} for {where}"
 
-    found = _peaks(shown.maps[image, slot], size, None, name)
-    points, visible = to_canvas(seen.keypoints, seen.size, size)[image], seen.visible[image]
-    hit = hits(found[:, None], points, visible, half, size)[:, 0]
-    return PartHits(image, prototype, label, found, hit, visible)
+    where = centres if region.cells else peaks
+    found = where(maps[:, None], region.size, name=name)
+    points, visible = to_canvas(seen.keypoints, seen.size, region.size)[image], seen.visible[image]
+    if region.cells:
+        hit = overlaps(found, points, visible, region.half)[:, 0]
+    else:
+        hit = hits(found, points, visible, region.half, region.size)[:, 0]
+    if region.merged:
+        hit, visible = (_merge(values, region.merged) for values in (hit, visible))
+    return PartHits(image, prototype, label, found[:, 0], hit, visible)
 
 
-def own_hits(seen: Observation, half: int = HALF, size: int = CANVAS) -> PartHits:
+def _merge(values: Tensor, merged: tuple[int, ...]) -> Tensor:
+    numbers = torch.tensor(merged, device=values.device)
+    total = torch.zeros(len(values), max(merged) + 1, dtype=torch.long, device=values.device)
+    return total.index_add_(1, numbers, values.long()) > 0
+
+
+def own_hits(seen: Observation, region: Region) -> PartHits:
     """Peaks and hits of the clean pass, computed once for all metrics that ask for the same region."""
-    return seen.once(("own_hits", half, size), lambda: part_hits(seen.own, seen, half, size))
+    return seen.once(("own_hits", region), lambda: part_hits(seen.own, seen, region))
+
+
+class Hits:
+    """In how many images each unit hits each part, how many of them show it, and where each prototype peaks.
+
+    Args:
+        units: what is counted for.
+        parts: how many parts there are.
+    """
+
+    def __init__(self, units: Units, parts: int) -> None:
+        self.units, device = units, units.prototype.device
+        self.hits = torch.zeros(len(units), parts, dtype=torch.long, device=device)
+        self.visible = torch.zeros_like(self.hits)
+        self.images = torch.zeros(len(units), dtype=torch.long, device=device)
+        self._rows: list[Tensor] = []
+
+    def add(self, found: PartHits, index: Tensor) -> None:
+        """Count one batch; ``index (N,)`` are its positions in the split."""
+        unit = self.units.rows(found.prototype, found.label)
+        # Counts are whole numbers, so neither the order nor the size of batches can matter.
+        self.hits.index_add_(0, unit, found.hits.long().to(unit.device))
+        self.visible.index_add_(0, unit, found.visible.long().to(unit.device))
+        self.images.index_add_(0, unit, torch.ones_like(unit))
+        where = torch.stack((index[found.image], found.prototype, found.label), 1)
+        self._rows.append(torch.cat((where, found.peaks), 1))
+
+    def rates(self) -> Tensor:
+        """Share of the images showing a part in which it was hit, -1 for parts that none shows: float64."""
+        return torch.where(self.visible > 0, self.hits.double() / self.visible.clamp(min=1), -1.0)
+
+    def image_table(self) -> dict[str, np.ndarray]:
+        """One row per image and prototype of its class: where it peaks."""
+        return columns(self._rows, ("index", "prototype", "class", "row", "column"), keys=2)
+
+
+def best_part(rates: Tensor) -> tuple[Tensor, Tensor]:
+    """The part with the highest rate of ``(units, parts)`` and that rate; -1 and 0 where no part is ever visible."""
+    # Where the annotation has no parts at all, there is still a column to take the maximum over.
+    best = torch.cat((rates, rates.new_full((len(rates), 1), -1.0)), 1).max(1)
+    return torch.where(best.values >= 0, best.indices, -1), best.values.clamp(min=0)
+
+
+def arrays(table: dict[str, Tensor]) -> dict[str, Any]:
+    """A table's columns as arrays on the CPU."""
+    return {name: column.cpu().numpy() for name, column in table.items()}
 
 
 def columns(rows: list[Tensor], names: tuple[str, ...], keys: int) -> dict[str, np.ndarray]:
-    """Whole-number rows gathered over batches as named columns, in an order that the batches have no say in.
+    """Rows gathered over batches as named columns, in an order that the batches have no say in.
 
     Args:
         rows: ``(n, columns)`` per batch.

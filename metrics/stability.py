@@ -1,97 +1,163 @@
-"""Do the parts that a prototype hits survive a little noise? (Huang et al., ICCV 2023; official version 2.)"""
+"""Do the parts that a prototype hits survive a little noise? (Huang et al., ICCV 2023, and its descendants.)"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
-from bench.contract import CellError, Metric, Observation, PrototypeTable, Samples, Score, Settings
+from bench.contract import (
+    CellError,
+    Explanation,
+    Metric,
+    NotApplicable,
+    Observation,
+    PrototypeTable,
+    Samples,
+    Score,
+    Settings,
+)
+from metrics.consistency import region_of, require_whole_images
 from metrics.noise import gaussian_noise
-from metrics.parts import CANVAS, HALF, Pairs, PartHits, columns, own_hits, part_hits
+from metrics.parts import HALF, PartHits, Units, arrays, columns, own_hits, part_hits
+from metrics.peaks import CANVAS
 
 
 class Stability(Metric):
     """Mean share of images whose part hits are all the same on a noisy copy, averaged over (prototype, class) pairs.
 
-    The noise is added to the normalised image. An image where neither region holds a visible part is stable. A pair
-    whose class has no test image has no such share: it is left out, and ``n`` counts the pairs that have one. With
-    several draws of noise the value is their mean, and the table ``draw`` has the value of each. Source: metrics.md,
-    sections 2.4 and 4 (option A).
+    The noise is added to the normalised image. An image where neither region holds a visible part is stable. A unit
+    without test images has no such share: it is left out, and ``n`` counts the units that have one. With several draws
+    of noise the value is their mean, and the table ``draw`` has the value of each. Source: metrics.md, sections 2.4,
+    2.5, 3 and 4.
 
-    Tables of the score: ``prototype`` (one row per pair with images; ``stable`` is its share), ``image`` (one row per
+    Variants: ``v2`` clips the noise and compares part by part. ``v1`` does not clip, compares the numbers of parts that
+    are hit, so one part may take another's place, and averages over images, then over classes. ``pixpnet``, on whole
+    images, does not clip either, and finds peaks and hits as its consistency does; its ``soft`` score is the mean of
+    the hit parts' intersection over union, of prototypes that hit something in every image.
+
+    Tables of the score: ``prototype`` (one row per unit with images; ``stable`` is its share), ``image`` (one row per
     image and prototype of its class; ``stable`` is 0 or 1, or the share of draws) and ``draw``.
     """
 
     name = "stability"
-    version = "v2"
+    version = "1"
     needs = frozenset({"image", "label", "keypoints", "noise"})
 
     class Config(Settings):
-        """The region (pixels), the noise (units of the normalised image), how often it is drawn, and its seed."""
+        """The definition.
 
+        Attributes:
+            variant: whose.
+            half_size: the region's half side in pixels.
+            size: the canvas' side in pixels.
+            sigma: standard deviation of the noise, in units of the normalised image.
+            clip: its largest magnitude; ``None``: it is not clipped. By default as in the variant.
+            draws: how often it is drawn.
+            seed: of the draws.
+            pooled: score a shared prototype over all its classes together instead of in each of them.
+        """
+
+        variant: Literal["v2", "v1", "pixpnet"] = "v2"
         half_size: int = HALF
         size: int = CANVAS
         sigma: float = 0.2
-        clip: float = 0.25
+        clip: float | None = 0.25
         draws: int = 1
         seed: int = 0
+        pooled: bool = False
+
+        @model_validator(mode="before")
+        @classmethod
+        def _clipped_as_published(cls, values: Any) -> Any:
+            unclipped = isinstance(values, dict) and values.get("variant") in ("v1", "pixpnet")
+            return {"clip": None, **values} if unclipped else values
 
         def model_post_init(self, context: Any, /) -> None:
             """Refuse what has no meaning."""
             if self.half_size < 0 or self.size < 1 or self.draws < 1:
                 raise ValueError("half_size is 0 or more, size and draws are 1 or more")
-            if min(self.sigma, self.clip, self.seed) < 0:
+            if min(self.sigma, self.clip or 0, self.seed) < 0:
                 raise ValueError("sigma, clip and seed are 0 or more")
+            if self.pooled and self.variant == "v1":
+                raise ValueError("version 1 averages over classes, so its prototypes cannot be pooled over them")
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)
-        self._pairs = Pairs(prototypes.classes)
-        device = prototypes.classes.device
-        self._stable = torch.zeros(len(self._pairs), config.draws, dtype=torch.long, device=device)
-        self._images = torch.zeros(len(self._pairs), dtype=torch.long, device=device)
+        require_whole_images(samples, config.variant)
+        self._region = region_of(config, samples)
+        self._units = Units(prototypes.classes, config.pooled)
+        device, shape = prototypes.classes.device, (len(self._units), config.draws)
+        self._stable = torch.zeros(shape, dtype=torch.long, device=device)
+        self._shared = torch.zeros(shape, dtype=torch.float64, device=device)
+        self._images = torch.zeros(len(self._units), dtype=torch.long, device=device)
         self._rows: list[Tensor] = []
 
     def update(self, seen: Observation) -> None:
         """Compare one batch with noisy copies of it."""
-        if not len(self._pairs):
+        if not len(self._units):
             return
-        clean = own_hits(seen, self.config.half_size, self.config.size)
-        same = torch.stack([self._same(seen, clean, draw) for draw in range(self.config.draws)], 1).long()
-        pair = self._pairs.rows(clean.prototype, clean.label)
-        self._stable.index_add_(0, pair, same.to(pair.device))
-        self._images.index_add_(0, pair, torch.ones_like(pair))
-        where = (seen.index[clean.image], clean.prototype, clean.label, same.sum(1))
+        clean = own_hits(seen, self._region)
+        unit = self._units.rows(clean.prototype, clean.label)
+        stable = torch.zeros(len(unit), dtype=torch.long, device=unit.device)
+        for draw in range(self.config.draws):
+            noisy = self._noisy(seen, draw)
+            if not torch.equal(noisy.prototype, clean.prototype):
+                raise CellError(
+                    "the model shows other prototypes for a noisy copy of an image: hits cannot be compared"
+                )
+            if self.config.variant == "v1":
+                same = noisy.hits.sum(1) == clean.hits.sum(1)
+            else:
+                same = (noisy.hits == clean.hits).all(1)
+            self._stable[:, draw].index_add_(0, unit, same.long().to(unit.device))
+            # 0/0 where neither hits anything: such a unit has no soft score, as published.
+            shared = (noisy.hits & clean.hits).sum(1).double() / (noisy.hits | clean.hits).sum(1)
+            self._shared[:, draw].index_add_(0, unit, shared.to(unit.device))
+            stable += same.to(unit.device)
+        self._images.index_add_(0, unit, torch.ones_like(unit))
+        where = (seen.index[clean.image], clean.prototype, clean.label, stable.to(clean.image.device))
         self._rows.append(torch.stack(where, 1))
 
-    def _same(self, seen: Observation, clean: PartHits, draw: int) -> Tensor:
-        """Whether all parts of each clean row are hit or missed alike on a noisy copy: bool ``(U,)``."""
-        noise = gaussian_noise(
-            seen.index,
-            tuple(seen.images.shape[1:]),
-            sigma=self.config.sigma,
-            clip=self.config.clip,
-            seed=self.config.seed,
-            draw=draw,
+    def _noisy(self, seen: Observation, draw: int) -> PartHits:
+        """Peaks and hits on noisy copies of a batch, computed once for all metrics that ask for the same."""
+        config = self.config
+        noise = {"sigma": config.sigma, "clip": config.clip, "seed": config.seed, "draw": draw}
+
+        def explain() -> Explanation:
+            drawn = gaussian_noise(seen.index, tuple(seen.images.shape[1:]), **noise)
+            return seen.model.explain(seen.images + drawn.to(seen.images), seen.labels)
+
+        key = tuple(noise.values())
+        return seen.once(
+            ("noisy hits", self._region, key),
+            lambda: part_hits(seen.once(("noisy", key), explain), seen, self._region),
         )
-        shown = seen.model.explain(seen.images + noise.to(seen.images), seen.labels)
-        noisy = part_hits(shown, seen, self.config.half_size, self.config.size)
-        if not torch.equal(noisy.prototype, clean.prototype):
-            raise CellError("the model shows other prototypes for a noisy copy of an image, so hits cannot be compared")
-        return (noisy.hits == clean.hits).all(1)
 
     def compute(self) -> Score:
-        """The percentage over all pairs that have images."""
-        self._pairs.require()
+        """The percentage over all units that have images."""
+        self._units.require()
         kept = self._images > 0
         if not kept.any():
-            raise CellError("no test image belongs to a class that has a prototype, so stability is not defined")
+            raise NotApplicable("no test image belongs to a class that has a prototype, so stability is not defined")
         images, stable = self._images[kept], self._stable[kept]
-        values = 100 * (stable.double() / images[:, None]).mean(0)
+        rates = stable.double() / images[:, None]
+        if self.config.variant == "v1":
+            label, inverse = self._units.label[kept].unique(return_inverse=True)
+            counts = torch.zeros(len(label), 1 + stable.shape[1], dtype=torch.long, device=stable.device)
+            counts.index_add_(0, inverse, torch.cat((images[:, None], stable), 1))
+            values = 100 * (counts[:, 1:].double() / counts[:, :1]).mean(0)
+        else:
+            values = 100 * rates.mean(0)
+        also = {}
+        if self.config.variant == "pixpnet":
+            soft = (self._shared[kept] / images[:, None]).mean(1)
+            if soft.isfinite().any():
+                also["soft"] = 100 * float(soft.nanmean())
         prototype = {
-            "prototype": self._pairs.prototype[kept],
-            "class": self._pairs.label[kept],
+            **{name: column[kept] for name, column in self._units.columns().items()},
             "stable": stable.sum(1).double() / (images * self.config.draws),
             "images": images,
         }
@@ -101,8 +167,9 @@ class Stability(Metric):
             value=float(values.mean()),
             n=len(images),
             items={
-                "prototype": {name: column.cpu().numpy() for name, column in prototype.items()},
+                "prototype": arrays(prototype),
                 "image": image,
                 "draw": {"draw": torch.arange(len(values)).numpy(), "value": values.cpu().numpy()},
             },
+            also=also,
         )

@@ -8,15 +8,15 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # Each module may import modules of its own rank or below; a name stands for the package as a whole.
 RANKS = [
-    ["bench", "bench.contract", "bench.seeding", "bench.torchvision_ops"],
+    ["bench", "bench.errors", "bench.prototypes", "bench.contract", "bench.seeding", "bench.torchvision_ops"],
     ["bench.registry", "bench.schedule"],
     ["bench.data", "bench.backbones", "bench.store", "bench.given"],
-    ["bench.train", "bench.environment", "bench.progress"],
+    ["bench.train", "bench.environment", "bench.progress", "bench.machine"],
     ["bench.posthoc", "bench.blackbox", "bench.report", "bench.tracking", "baselines", "metrics"],
     ["bench.config"],
     ["bench.plan"],
     ["bench.cell"],
-    ["bench.launch", "bench.intervene", "bench.tune"],
+    ["bench.launch", "bench.intervene", "bench.metric_speed", "bench.tune"],
     ["bench.cli", "bench.cli_models", "bench.cli_posthoc", "bench.options"],
     ["bench.__main__"],
 ]
@@ -38,6 +38,7 @@ ALLOWED = {
         "bench.schedule",
         "bench.seeding",
         "bench.backbones",
+        "bench.machine",
         "bench.posthoc",
     },
     "bench.report": {"bench.contract", "bench.store", "bench.report"},

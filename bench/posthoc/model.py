@@ -21,6 +21,7 @@ class DecomposedClassifier(PartPrototypeModel):
         bias: of the black box ``(C,)``. Equation 8 leaves it out; the logits need it.
     """
 
+    mixes = True
     bias: Tensor
     weights: Tensor
 
@@ -63,7 +64,18 @@ class DecomposedClassifier(PartPrototypeModel):
     def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
         """``sum_i x p~_i / HW``: its sum over the cells plus the bias is the logit."""
         cells = features.shape[2] * features.shape[3]
-        return self.head(features, classes).maps.sum(1) / cells
+        if classes.ndim == 1:
+            return self.head(features, classes).maps.sum(1) / cells
+        mixed = classes.to(self.bias.dtype) @ self.rows
+        return torch.einsum("ndhw,nd->nhw", features.to(mixed.dtype), mixed) / cells
+
+    def contributions(self, features: Tensor, classes: Tensor) -> Tensor:
+        """What it displays is exact: the head is an average and linear."""
+        return self.attribute(features, classes)
+
+    def offset(self, classes: Tensor) -> Tensor:
+        """The bias."""
+        return self.bias[classes]
 
     def reweighted(self, weights: Tensor) -> DecomposedClassifier:
         """The same model with each prototype's contribution times ``weights (P,)``; it shares the backbone.

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from bench.contract import RequestError
+from bench.machine import copy_bandwidth, peak_memory, timed
 from bench.posthoc import reference
 from bench.posthoc.decomposition import DecompositionConfig, decompose_classes, factorise_classes
 from bench.posthoc.drawn import draw
-from bench.posthoc.machine import copy_bandwidth, peak_memory, timed
 
 FAST: dict[str, Any] = {"nmf_solver": "hals", "nmf_init": "nndsvd", "refinement": "lbfgs", "space": "span"}
 """Settings of ``ours`` that are measured as the third pipeline; the defaults are measured on the sample."""

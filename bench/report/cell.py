@@ -68,9 +68,14 @@ def _settings(spec: Mapping[str, Any]) -> dict[str, Any]:
 def _scores(written: Mapping[str, Any], outcome: Mapping[str, Any]) -> Table:
     table = Table("metric", "value", "unit", "n", "version", "parameters", title="scores", title_justify="left")
     for metric, facts in written["spec"]["metrics"].items():
+        if metric in outcome.get("not_applicable", {}):
+            table.add_row(metric, "n/a", facts["unit"], "", facts["version"], outcome["not_applicable"][metric])
+            continue
         score = outcome["scores"][metric]
         parameters = ", ".join(f"{key} {value}" for key, value in facts["parameters"].items())
-        table.add_row(metric, f"{score['value']:.2f}", facts["unit"], str(score["n"]), facts["version"], parameters)
+        table.add_row(metric, _number(score["value"]), facts["unit"], str(score["n"]), facts["version"], parameters)
+        for name, value in score.get("also", {}).items():
+            table.add_row(f"{metric}.{name}", _number(value), facts["unit"], "", "", "")
     for metric, facts in written["not_applicable"].items():
         table.add_row(metric, "n/a", facts["unit"], "", "", facts["reason"])
     return table
@@ -84,6 +89,11 @@ def _prototypes(metric: str, rows: list[dict[str, str]]) -> Table:
     for row in rows[:_MOST_PROTOTYPES]:
         table.add_row(*(_short(value) for value in row.values()))
     return table
+
+
+def _number(value: float) -> str:
+    """Two decimals where that says enough; residuals near zero keep their magnitude."""
+    return f"{value:.2f}" if value == 0 or abs(value) >= 0.1 else f"{value:.2e}"
 
 
 def _short(value: str) -> str:

@@ -18,7 +18,7 @@ from bench.report.block import Block, Column, Entry, Line, Status
 from bench.report.facts import definition, describe_block, distinguish
 from bench.store import Store
 
-_FIRST = ("accuracy", "consistency", "stability")
+_FIRST = ("accuracy", "consistency", "consistency_pooled", "consistency_controlled", "stability", "stability_pooled")
 _ROLES = ("method", "reference", "control")
 _PLAIN = {"n/a": "n/a", "failed": "failed", "oom": "out of memory", "missing": "not finished"}
 _GRAVEST: tuple[Status, ...] = ("oom", "failed", "missing", "n/a")
@@ -52,6 +52,8 @@ class Found:
             return "n/a", None, str(refused["reason"]).removeprefix(f"{self.spec['method']} ")
         if metric not in self.spec["metrics"]:
             return "missing", None, "not measured in this cell"
+        if self.outcome is not None and metric in self.outcome.get("not_applicable", {}):
+            return "n/a", None, str(self.outcome["not_applicable"][metric])
         if self.outcome is not None:
             return "ok", float(self.outcome["scores"][metric]["value"]), ""
         if self.failure is not None:

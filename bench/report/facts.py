@@ -15,13 +15,20 @@ def definition(metric: str, facts: Mapping[str, Any]) -> str:
         'consistency v2, region ±36 px of 224, threshold 0.8'
         >>> definition("accuracy", {"version": "1", "parameters": {}})
         'accuracy v1'
+        >>> definition("stability_v1", {"version": "1", "parameters": {"variant": "v1", "clip": None}})
+        'stability_v1 v1, clip none'
     """
     parameters = dict(facts["parameters"])
-    said = []
+    version, said = str(facts["version"]), []
+    if "variant" in parameters:
+        # Where others have defined a metric in several ways, the variant is what a reader knows; ours may follow it.
+        said = [f"definition {version}"] if version != "1" else []
+        version = str(parameters.pop("variant"))
+    if parameters.get("pooled") is False:
+        del parameters["pooled"]
     if {"half_size", "size"} <= parameters.keys():
         said.append(f"region ±{parameters.pop('half_size')} px of {parameters.pop('size')}")
     said += [f"{name} {_value(value)}" for name, value in sorted(parameters.items())]
-    version = str(facts["version"])
     return ", ".join([f"{metric} {'v' if version[:1].isdigit() else ''}{version}", *said])
 
 
@@ -102,4 +109,4 @@ def _distinct(values: Iterable[str]) -> list[str]:
 
 
 def _value(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return "none" if value is None else value if isinstance(value, str) else json.dumps(value, sort_keys=True)

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from bench.contract import RequestError
 from bench.report.block import Block, Column, Entry
+from bench.report.chance import beyond_chance
 from bench.report.comparison import comparison
 from bench.store import Store
 
@@ -41,7 +42,8 @@ def report(
     """
     if fmt not in ("text", "md"):
         raise RequestError(f"--format {fmt!r}: write text or md")
-    blocks = comparison(store, stamp, suite)
+    tables = [(block, beyond_chance(block)) for block in comparison(store, stamp, suite)]
+    blocks = [block for pair in tables for block in pair if block is not None]
     console = console or Console()
     if fmt == "text":
         as_text(blocks, console)
@@ -54,15 +56,16 @@ def as_text(blocks: Sequence[Block], console: Console) -> None:
     """Print the tables; the best method of a column is bold and has a star."""
     for block in blocks:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("method")
-        table.add_column("backbone")
+        table.add_column("method", vertical="bottom")
+        table.add_column("backbone", vertical="bottom")
         padded = []
         for column in block.columns:
             # Padded here: rich drops the blanks at the end of what it puts to the right, and with them the alignment.
-            texts = [column.metric, column.unit, *_texts(block, column, ("", "*"))]
-            width = max(map(cell_len, texts))
-            metric, unit, *numbers = (_fill(text, width, right=True) for text in texts)
-            table.add_column(Text(f"{metric}\n{unit}"), no_wrap=True)
+            title, numbers = [*column.metric.split("_"), column.unit], _texts(block, column, ("", "*"))
+            width = max(map(cell_len, [*title, *numbers]))
+            title, numbers = ([_fill(text, width, right=True) for text in texts] for texts in (title, numbers))
+            # A long name is one word per line; units stand on one line below them all.
+            table.add_column(Text("\n".join(title)), no_wrap=True, vertical="bottom")
             padded.append(numbers)
         for row, line in enumerate(block.lines):
             last = row + 1 == len(block.lines) or block.lines[row + 1].role != line.role
@@ -116,7 +119,7 @@ def _title(column: Column) -> str:
 def _texts(block: Block, column: Column, mark: tuple[str, str]) -> list[str]:
     """What stands in a column: the means' decimals below each other, deviations and footnotes behind; best marked."""
     # Percentages have one decimal everywhere; what else a plugin measures may be far below 0.1.
-    digits = ".1f" if column.unit == "%" else ".4g"
+    digits = {"%": ".1f", "0 to 1": ".2f"}.get(column.unit, ".4g")
     entries = [line.entries[column.metric] for line in block.lines]
     before, after = mark if any(entry.best for entry in entries) else ("", "")
     parts = []

@@ -80,6 +80,7 @@ class TrackedCell:
             return []
         single: dict[str, float] = {}
         for metric, score in self.outcome["scores"].items():
+            single |= {f"{metric}.{name}": value for name, value in score.get("also", {}).items()}
             bounds = {f"{metric}/{side}": score.get(side) for side in ("low", "high")}
             single |= {
                 name: number for name, number in {metric: score["value"], **bounds}.items() if number is not None

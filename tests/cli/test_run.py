@@ -42,11 +42,16 @@ def whole(call):
 
 
 def rows(call):
-    return {(row["method"], row["metric"]): row for row in json.loads(call("results").stdout)}
+    return {(row["method"], row["metric"]): row for row in seed_0(call)}
+
+
+def seed_0(call):
+    """Other seeds are cells of tests of their own; ids, and so the order of rows, change with every setting."""
+    return [row for row in json.loads(call("results").stdout) if row["seed"] == 0]
 
 
 def test_everything_is_measured_and_ours_is_the_black_box(call, whole):
-    assert "6 of 6 cells done" in whole.output
+    assert "7 of 7 cells done" in whole.output
     found = rows(call)
     assert set(found["ours", "accuracy"]) == {
         "suite", "cell", "method", "label", "dataset", "backbone", "seed", "metric", "value", "low", "high", "n",
@@ -59,6 +64,29 @@ def test_everything_is_measured_and_ours_is_the_black_box(call, whole):
     assert found["center", "stability"]["value"] == 100
     assert found["constant", "accuracy"]["status"] == "n/a"
     assert found["constant", "accuracy"]["reason"] == "constant predicts no class"
+
+
+def test_every_metric_runs_on_every_method_or_says_why_not(call, place):
+    result = call("run", "--methods", "ours,protopnet", "--metrics", "all", "--seeds", "5")
+    assert result.exit_code == 0, result.output
+    found = [row for row in json.loads(call("results").stdout) if row["seed"] == 5]
+    methods = {row["method"] for row in found}
+    assert len(methods) == 7
+    for name in registry.names("metrics"):
+        own = {row["method"]: row for row in found if row["metric"] == name}
+        assert set(own) == methods, name
+        assert {row["status"] for row in own.values()} <= {"ok", "n/a"}
+        assert all(row["reason"] for row in own.values() if row["status"] == "n/a")
+        # What prototypes do is measured on every method with prototypes, unless the definition needs something else.
+        elsewhere = ("_pooled", "_protopformer", "_pixpnet", "fidelity", "_box")
+        assert name.endswith(elsewhere) or own["ours"]["status"] == own["protopnet"]["status"] == "ok", own
+    found = {(row["method"], row["metric"]): row for row in found}
+    assert found["ours", "completeness"]["value"] < 1e-6 < found["protopnet", "completeness"]["value"]
+    assert found["ours", "sensitivity.false"]["value"] == 0
+    assert (found["ours", "fidelity"]["value"], found["ours", "fidelity.accuracy_gain"]["value"]) == (100, 0)
+    assert found["protopnet", "fidelity"]["reason"] == "protopnet does not start from a black box"
+    assert found["ours", "cost.fit"]["value"] > 0
+    assert found["ours", "stability_pixpnet"]["reason"].startswith("pixpnet is defined on whole images")
 
 
 def test_predictions_are_the_black_boxes_on_every_image(call, whole, place):
@@ -75,7 +103,7 @@ def test_predictions_are_the_black_boxes_on_every_image(call, whole, place):
 def test_finished_cells_are_skipped_and_rerun_gives_the_same(call, whole):
     before = rows(call)
     again = call("run", "--methods", "ours,protopnet")
-    assert "6 of 6 cells done (6 before)" in again.output
+    assert "7 of 7 cells done (7 before)" in again.output
     call("run", "--methods", "ours", "--no-controls", "--existing", "rerun")
     assert rows(call) == before
 
@@ -98,15 +126,15 @@ def test_several_values_are_several_cells(call, whole):
 def test_the_training_split_is_never_mixed_with_the_test_split(call, whole):
     result = call("run", "--methods", "center", "--no-controls", "--split", "train")
     assert "MEASURED ON TRAIN" in result.output
-    found = [row for row in json.loads(call("results").stdout) if row["method"] == "center" and row["status"] == "ok"]
+    found = [row for row in seed_0(call) if row["method"] == "center" and row["status"] == "ok"]
     assert len({row["cell"] for row in found}) == 2
 
 
 def test_dry_run_runs_nothing(call, whole, place):
     before = sorted((place[1] / "cells").iterdir())
     result = call("run", "--methods", "ours,protopnet", "--seeds", "0,7", "--dry-run")
-    assert result.output.count("to run") == 6
-    assert result.output.count(" done ") == 6
+    assert result.output.count("to run") == 7
+    assert result.output.count(" done ") == 7
     assert "constant predicts no class" in result.output
     assert sorted((place[1] / "cells").iterdir()) == before
 
@@ -132,7 +160,8 @@ def test_report_and_results_in_other_forms(call, whole):
     assert "| method" in markdown
     assert "constant (control)" in markdown
     table = list(csv.DictReader(io.StringIO(call("results", "--csv").stdout)))
-    assert {"ours", "protopnet", "blackbox", "constant", "center", "random"} == {row["method"] for row in table}
+    controls = {"constant", "center", "random", "random_fixed"}
+    assert {"ours", "protopnet", "blackbox", *controls} == {row["method"] for row in table}
 
 
 def test_a_cell_is_a_command_of_its_own(call, whole, place):
@@ -149,10 +178,10 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(call):
         "run", "--methods", "ours,protopnet", "--set", "protopnet.schedule.phases.0.lr.add_on=1e30", "--seeds", "3"
     )
     assert result.exit_code == 1
-    assert "5 of 6 cells done" in result.output
+    assert "6 of 7 cells done" in result.output
     assert "lower its learning rates" in result.output
     failed = [row for row in json.loads(call("results").stdout) if row["status"] == "failed"]
-    assert {row["metric"] for row in failed} == {"accuracy", "consistency", "stability"}
+    assert {row["metric"] for row in failed} == {"accuracy", "consistency", "consistency_controlled", "stability"}
     assert "became nan in phase" in failed[0]["reason"]
     assert "became nan" in call("show", failed[0]["cell"]).output
 

@@ -5,26 +5,43 @@ import pytest
 from bench import registry
 from bench.contract import Method, Metric, Settings
 
-KNOWN = {"image", "label", "bbox", "keypoints", "mask", "prediction", "noise", "gradient"}
+KNOWN = {"image", "label", "bbox", "keypoints", "mask", "prediction", "black_box", "noise", "gradient"}
 
 
 @pytest.mark.parametrize("name", registry.names("methods"))
 def test_methods(name):
-    method = registry.load("methods", name)
+    method, preset = registry.load("methods", name), registry.entry("methods", name).preset
     assert issubclass(method, Method)
-    assert method.name == name
+    assert method.name == name or preset
     assert issubclass(method.Config, Settings)
     assert method.needs <= KNOWN
 
 
 @pytest.mark.parametrize("name", registry.names("metrics"))
 def test_metrics(name):
-    metric = registry.load("metrics", name)
+    metric, preset = registry.load("metrics", name), registry.entry("metrics", name).preset
     assert issubclass(metric, Metric)
-    assert metric.name == name
+    assert metric.name == name or preset
     assert metric.needs <= KNOWN
     assert metric.version
-    assert metric.Config()
+    assert metric.Config(**dict(preset))
+
+
+def test_no_two_entries_are_the_same_metric():
+    found = [(one.target, one.preset) for one in registry.names("metrics").values()]
+    assert len(set(found)) == len(found)
+
+
+def test_metrics_are_chosen_by_name_by_group_or_as_those_of_every_run():
+    every = registry.chosen_metrics((), shared=False)
+    assert {"accuracy", "consistency", "stability"} <= set(every)
+    assert "stability_pooled" not in every
+    assert "stability_pooled" in registry.chosen_metrics((), shared=True)
+    assert registry.chosen_metrics(("stability_v1", "accuracy"), shared=True) == ["stability_v1", "accuracy"]
+    assert {"consistency", "stability_pixpnet"} <= set(registry.chosen_metrics(("keypoints",), shared=False))
+    assert registry.chosen_metrics(("all",), shared=False) == list(registry.names("metrics"))
+    with pytest.raises(registry.UnknownName, match="did you mean 'stability_v1'"):
+        registry.chosen_metrics(("stability_v11",), shared=False)
 
 
 @pytest.mark.parametrize("name", registry.names("datasets"))

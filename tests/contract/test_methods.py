@@ -8,7 +8,7 @@ from samples import SmallNet, stripes, task
 from bench import registry
 from bench.backbones.classifier import Classifier
 from bench.config import CONFIGS, from_recipe
-from bench.contract import PartPrototypeModel
+from bench.contract import NotApplicable, PartPrototypeModel
 
 METHODS = sorted(registry.names("methods"))
 
@@ -16,7 +16,8 @@ METHODS = sorted(registry.names("methods"))
 def quick(name):
     """The method's demo settings with one epoch for each phase."""
     method = registry.load("methods", name)
-    config = from_recipe(CONFIGS / "methods" / f"{name}.yaml", method.Config, "demo", {}, name)
+    preset = {f"{name}.{key}": value for key, value in registry.entry("methods", name).preset}
+    config = from_recipe(CONFIGS / "methods" / f"{name}.yaml", method.Config, "demo", preset, name)
     if "schedule" in method.Config.model_fields:
         phases = [phase.model_copy(update={"epochs": min(phase.epochs, 1)}) for phase in config.schedule.phases]
         config = config.model_copy(update={"schedule": config.schedule.model_copy(update={"phases": tuple(phases)})})
@@ -37,7 +38,6 @@ def fitted(request, tmp_path):
 
 def test_name_and_shapes(fitted):
     method, _, model, samples = fitted
-    assert registry.names("methods")[method.name].load() is method
     assert isinstance(model, PartPrototypeModel)
     assert not model.training
     count = len(model.prototypes)
@@ -69,6 +69,29 @@ def test_the_doors_agree(fitted):
             if row >= 0:
                 torch.testing.assert_close(own.maps[n, position], everything.maps[n, row], rtol=1e-4, atol=1e-5)
                 torch.testing.assert_close(own.scores[n, position], everything.scores[n, row], rtol=1e-4, atol=1e-5)
+
+
+def test_what_it_says_for_the_axioms_is_true(fitted):
+    """Contributions and offset sum to the logit, where it has them; a combination of logits is attributed as one."""
+    _, _, model, samples = fitted
+    images, labels = samples.images[10:16], samples.labels[10:16]
+    with torch.no_grad():
+        features = model.backbone(images)
+        logits = model.logits(features)
+        offset = model.offset(labels)
+        assert offset.shape == labels.shape
+        if type(model).contributions is PartPrototypeModel.contributions:
+            with pytest.raises(NotApplicable, match="no sums of contributions"):
+                model.contributions(features, labels)
+        else:
+            contributions = model.contributions(features, labels)
+            total = contributions.sum((1, 2)) + offset
+            torch.testing.assert_close(total, logits.gather(1, labels[:, None])[:, 0], rtol=1e-3, atol=1e-3)
+        if model.mixes:
+            weights = torch.nn.functional.one_hot(labels, samples.classes).to(features.dtype)
+            one, two = model.attribute(features, labels), model.attribute(features, weights)
+            torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-4)
+    assert isinstance(model.apart, str)
 
 
 def test_an_image_does_not_depend_on_its_batch(fitted):

@@ -1,4 +1,5 @@
 import doctest
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ from oracle.scripted import ScriptedModel, images, same, score
 from pydantic import ValidationError
 
 import metrics.consistency
-from bench.contract import CellError
+from bench.contract import CellError, NotApplicable, PrototypeTable
 from metrics.consistency import Consistency, consistent
 
 CENTRE = 24  # the middle cell of a 7 x 7 map; its peak is (111, 111)
@@ -25,7 +26,7 @@ def one_prototype(near, visible):
 
 
 def test_examples_in_the_docstrings_hold():
-    assert doctest.testmod(metrics.consistency) == (0, 1)
+    assert doctest.testmod(metrics.consistency) == (0, 2)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,9 @@ def test_a_shared_prototype_is_one_unit_per_class():
     model = ScriptedModel(torch.tensor([[True, True], [False, True]]), hot([[CENTRE, CENTRE]] * 2))
     result = score(Consistency, model, images(2), [0, 1], [[(111, 111)], [(0, 0)]], [[True]] * 2)
     assert (result.value, result.n) == (100 / 3, 3)
+    pooled = score(Consistency, model, images(2), [0, 1], [[(111, 111)], [(0, 0)]], [[True]] * 2, pooled=True)
+    assert (pooled.value, pooled.n) == (0.0, 2)
+    assert pooled.items["prototype"]["classes"].tolist() == [2, 1]
     table = result.items["prototype"]
     assert list(zip(*(table[name].tolist() for name in ("prototype", "class", "consistent")), strict=True)) == [
         (0, 0, 1), (0, 1, 0), (1, 1, 0),
@@ -144,11 +148,48 @@ def test_a_nan_map_is_refused_with_prototype_and_image():
 @pytest.mark.parametrize("classes", [torch.zeros(0, 2), torch.zeros(3, 2)])
 def test_a_model_without_prototypes_is_refused(classes):
     model = ScriptedModel(classes.bool(), torch.zeros(1, len(classes), 7, 7))
-    with pytest.raises(CellError, match="no prototype that speaks for a class"):
+    with pytest.raises(NotApplicable, match="no prototype that speaks for a class"):
         score(Consistency, model, images(1), [0], [[(0, 0)]], [[True]])
 
 
-@pytest.mark.parametrize("settings", [{"threshold": 0}, {"threshold": 1.1}, {"half_size": -1}, {"size": 0}, {"k": 3}])
+def test_pooling_means_nothing_where_prototypes_have_one_class():
+    model = ScriptedModel(torch.eye(2).bool(), hot([[CENTRE] * 2]))
+    with pytest.raises(NotApplicable, match="nothing to pool"):
+        score(Consistency, model, images(1), [0], [[(0, 0)]], [[True]], pooled=True)
+
+
+@pytest.mark.parametrize("variant", ["protopformer", "pixpnet"])
+def test_variants_of_whole_images_refuse_crops(variant):
+    cut = SimpleNamespace(parts=["back"], classes=1, protocol="bbox-224-truncated")
+    with pytest.raises(NotApplicable, match=f"{variant} is defined on whole images"):
+        Consistency(Consistency.Config(variant=variant), cut, PrototypeTable(torch.ones(1, 1)))
+
+
+def test_a_class_that_never_shows_some_part_is_inconsistent_for_pixpnet():
+    data = one_prototype([[True, True]] * 2, [[True, False]] * 2)
+    assert score(Consistency, *data, variant="v2").value == 100
+    refused = score(Consistency, *data, variant="pixpnet")
+    assert (refused.value, refused.also) == (0.0, {})
+    # Under one name the visible side speaks for both.
+    assert score(Consistency, *data, variant="pixpnet", names=["left eye", "right eye"]).also == {"soft": 100.0}
+
+
+@pytest.mark.parametrize("value", [0.0, 3.5, -1.0])
+def test_constant_maps_peak_in_the_corner(value):
+    model = ScriptedModel(torch.ones(1, 1).bool(), torch.full((2, 1, 7, 7), value))
+    near, far = [[(36, 36)]] * 2, [[(37, 0)]] * 2
+    assert score(Consistency, model, images(2), [0, 0], near, [[True]] * 2).value == 100
+    assert score(Consistency, model, images(2), [0, 0], far, [[True]] * 2).value == 0
+
+
+def test_one_image_of_a_class_decides_alone():
+    assert score(Consistency, *one_prototype([[True]], [[True]])).value == 100
+    assert score(Consistency, *one_prototype([[False]], [[True]])).value == 0
+
+
+@pytest.mark.parametrize(
+    "settings", [{"threshold": 0}, {"threshold": 1.1}, {"half_size": -1}, {"size": 0}, {"variant": "v3"}, {"k": 3}]
+)
 def test_settings_without_meaning_are_refused(settings):
     with pytest.raises(ValidationError):
         Consistency.Config(**settings)

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from bench.contract import CellError, Explanation, PartPrototypeModel, PrototypeTable
+from bench.contract import CellError, Explanation, NotApplicable, PartPrototypeModel, PrototypeTable
 from metrics.noise import gaussian_noise
 from metrics.stability import Stability
 
@@ -59,6 +59,8 @@ def test_one_part_swapped_for_another_is_not_stable():
     # Cell 0 peaks at (5, 5), cell 48 at (218, 218): one hit before, one after. The signed sum of version 1 is zero.
     points = [[(0, 0), (220, 220)]]
     assert score(Stability, *one_prototype([0], [48], points)).value == 0
+    assert score(Stability, *one_prototype([0], [48], points), variant="pixpnet").value == 0
+    assert score(Stability, *one_prototype([0], [48], points), variant="v1").value == 100
     assert score(Stability, *one_prototype([0], [0], points)).value == 100
 
 
@@ -89,6 +91,37 @@ def test_pairs_count_alike_however_many_images_they_have():
     assert (result.value, result.n) == (50.0, 2)
     assert result.items["prototype"]["class"].tolist() == [0, 1]
     assert result.items["prototype"]["images"].tolist() == [1, 3]
+
+
+def test_version_1_averages_over_images_then_classes():
+    # Class 0: prototypes 0 and 1, one image, one of two stable. Class 1: prototype 2, one image, stable.
+    model = ScriptedModel(
+        torch.tensor([[1, 0], [1, 0], [0, 1]]).bool(), hot([[0, 0, 0]] * 2), hot([[0, 48, 0]] * 2),
+    )  # fmt: skip
+    data = model, images(2), [0, 1], [[(0, 0)]] * 2, [[True]] * 2
+    assert score(Stability, *data, variant="v1").value == 75
+    assert score(Stability, *data, variant="v2").value == pytest.approx(200 / 3)
+
+
+def test_noise_is_clipped_as_in_the_variant():
+    clips = {variant: Stability.Config(variant=variant).clip for variant in ("v2", "v1", "pixpnet")}
+    assert clips == {"v2": 0.25, "v1": None, "pixpnet": None}
+    assert Stability.Config(variant="v1", clip=0.1).clip == 0.1
+    index = torch.arange(3)
+    free = gaussian_noise(index, (1, 50, 50), sigma=0.2, clip=None)
+    assert free.abs().max() > 0.5
+    assert torch.equal(free.clamp(-0.25, 0.25), gaussian_noise(index, (1, 50, 50), sigma=0.2, clip=0.25))
+
+
+def test_soft_stability_by_hand():
+    # Hits before and after: {0, 1} and {0}; PixPNet's region of cell 0, whose centre is (16, 16), ends before 52.
+    points = [[(0, 0), (51, 0)]]
+    model = ScriptedModel(torch.ones(1, 1).bool(), hot([[0]]), hot([[0]]))
+    model.noisy = hot([[24]])  # centre (112, 112), from 76 on
+    data = model, images(1), [0], [[(0, 0), (51, 51), (76, 76)]], [[True] * 3]
+    assert score(Stability, *data, variant="pixpnet").also == {"soft": 0.0}
+    assert score(Stability, *one_prototype([0], [0], points), variant="pixpnet").also == {"soft": 100.0}
+    assert score(Stability, *one_prototype([0], [0], [[(200, 200)]]), variant="pixpnet").also == {}
 
 
 def test_order_and_size_of_batches_do_not_matter(pooled):
@@ -130,8 +163,7 @@ def test_the_noise_is_added_to_the_normalised_image(pooled):
 
     model, pictures, labels, *rest = pooled
     score(Stability, Watching(model.prototypes.classes), pictures, labels, *rest)
-    [(clean, _), (noisy, classes)] = taken
-    assert torch.equal(clean, pictures)
+    [(noisy, classes)] = taken
     assert torch.equal(classes, labels)
     expected = gaussian_noise(torch.arange(10), (3, 28, 28), sigma=0.2, clip=0.25, seed=0, draw=0)
     assert torch.equal(noisy, pictures + expected)
@@ -151,14 +183,26 @@ def test_a_model_that_changes_its_prototypes_is_refused():
 
 def test_nothing_to_score_is_refused():
     none = ScriptedModel(torch.zeros(0, 2).bool(), torch.zeros(1, 0, 7, 7))
-    with pytest.raises(CellError, match="no prototype that speaks for a class"):
+    with pytest.raises(NotApplicable, match="no prototype that speaks for a class"):
         score(Stability, none, images(1), [0], [[(0, 0)]], [[True]])
     other = ScriptedModel(torch.tensor([[False, True]]), torch.zeros(1, 1, 7, 7))
-    with pytest.raises(CellError, match="no test image"):
+    with pytest.raises(NotApplicable, match="no test image"):
         score(Stability, other, images(1), [0], [[(0, 0)]], [[True]])
 
 
-@pytest.mark.parametrize("settings", [{"draws": 0}, {"sigma": -1}, {"clip": -0.1}, {"seed": -1}, {"size": 0}, {"k": 3}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"draws": 0},
+        {"sigma": -1},
+        {"clip": -0.1},
+        {"seed": -1},
+        {"size": 0},
+        {"k": 3},
+        {"variant": "protopformer"},
+        {"variant": "v1", "pooled": True},
+    ],
+)
 def test_settings_without_meaning_are_refused(settings):
     with pytest.raises(ValidationError):
         Stability.Config(**settings)

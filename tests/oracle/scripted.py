@@ -39,9 +39,10 @@ def images(count, size=224):
     return made
 
 
-def samples(parts, classes, **more):
+def samples(parts, classes, named=None):
     """What a metric asks its test split for."""
-    return SimpleNamespace(parts=[f"part {k}" for k in range(parts)], classes=classes, **more)
+    named = named or [f"part {k}" for k in range(parts)]
+    return SimpleNamespace(parts=named, classes=classes, protocol="full-224-truncated")
 
 
 def observe(model, images, labels, points, visible, batches):
@@ -51,12 +52,13 @@ def observe(model, images, labels, points, visible, batches):
         yield Observation(model, images[at], labels[at], at, points[at], visible[at], torch.zeros(len(at), 4))
 
 
-def score(metric, model, images, labels, points, visible, batches=None, **settings):
-    """Run a metric class over batches (default: all at once, in order)."""
+def score(metric, model, images, labels, points, visible, batches=None, names=None, train=None, **settings):
+    """Run a metric class over batches (default: all at once, in order); ``names`` of the parts where they matter."""
     labels, visible = torch.as_tensor(labels), torch.as_tensor(visible)
     points = torch.as_tensor(points, dtype=torch.float64)
-    split = samples(visible.shape[1], model.prototypes.classes.shape[1])
+    split = samples(visible.shape[1], model.prototypes.classes.shape[1], names)
     running = metric(metric.Config(**settings), split, model.prototypes)
+    running.prepare(train)
     for seen in observe(model, images, labels, points, visible, batches or [range(len(labels))]):
         running.update(seen)
     return running.compute()

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from bench.contract import RequestError
+from bench.machine import copy_bandwidth, peak_memory
 from bench.posthoc.drawn import draw
-from bench.posthoc.machine import copy_bandwidth, peak_memory
 from bench.posthoc.speed import as_text, measure
 
 SMALL = {"classes": 4, "images": 3, "hw": 9, "features": 12, "k": 2}

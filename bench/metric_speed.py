@@ -1,0 +1,253 @@
+"""How long metrics take beside the forward passes they need, and beside the published evaluation read literally."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench import registry
+from bench.contract import Explanation, Metric, Observation, PartPrototypeModel, PrototypeTable, RequestError, Score
+from bench.machine import peak_memory, timed
+from bench.seeding import derive
+
+MEASURED = ("consistency", "stability", "sensitivity", "completeness", "linearity", "symmetry")
+SCORED = ("consistency", "stability")
+PARTS, SIDE, HALF = 15, 224, 36
+
+
+class DrawnModel(PartPrototypeModel):
+    """A backbone and random prototypes: inner products with every cell, their maxima, one linear layer."""
+
+    mixes = True
+
+    def __init__(self, backbone: Any, classes: int, prototypes: int, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.backbone = backbone
+        owner = torch.arange(prototypes) * classes // prototypes
+        self.prototypes = PrototypeTable(owner[:, None] == torch.arange(classes))
+        self.vectors = nn.Parameter(torch.randn(prototypes, backbone.channels, generator=generator))
+        self.weight = nn.Parameter(torch.where(self.prototypes.classes.T, 1.0, -0.5))
+
+    def _maps(self, features: Tensor) -> Tensor:
+        return nn.functional.conv2d(features, self.vectors[:, :, None, None])
+
+    def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
+        """See the contract."""
+        maps = self._maps(features)
+        scores = maps.amax((2, 3))
+        logits = scores @ self.weight.T
+        if classes is None:
+            return Explanation(logits, maps, scores)
+        indices = self.prototypes.of(classes)
+        return Explanation(logits, self.pick(maps, indices), self.pick(scores, indices), indices)
+
+    def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
+        """The maps weighted by the class's row."""
+        rows = self.weight[classes] if classes.ndim == 1 else classes.to(self.weight) @ self.weight
+        return torch.einsum("nphw,np->nhw", self._maps(features), rows)
+
+
+@dataclass(frozen=True)
+class DrawnSplit:
+    """Annotations without images: what metrics ask a split for."""
+
+    labels: Tensor
+    keypoints: Tensor
+    visible: Tensor
+    classes: int
+    parts: tuple[str, ...] = tuple(f"part {number}" for number in range(PARTS))
+    size: int = SIDE
+    protocol: str = "full-224-truncated"
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def draw_split(images: int, classes: int, seed: int) -> DrawnSplit:
+    """Random key-points, four of five visible."""
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.randint(0, SIDE, (images, PARTS, 2), generator=generator).double()
+    visible = torch.rand(images, PARTS, generator=generator) < 0.8
+    return DrawnSplit(torch.arange(images) * classes // images, points, visible, classes)
+
+
+def literal(maps: Tensor, points: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+    """Peaks and hit parts of ``(N, K, h, w)`` maps as the published evaluation finds them: one map, one part at a time.
+
+    Bicubic upsampling of one map, its argmax, then a loop over the parts; see spec/metrics.md, section 2.2. Nothing but
+    this measurement uses it.
+    """
+    peaks = torch.zeros(*maps.shape[:2], 2, dtype=torch.long)
+    found = torch.zeros(*maps.shape[:2], PARTS, dtype=torch.bool)
+    for image in range(len(maps)):
+        for prototype in range(maps.shape[1]):
+            one = maps[image, prototype][None, None]
+            pixels = nn.functional.interpolate(one, size=(SIDE, SIDE), mode="bicubic", align_corners=False)[
+                0, 0
+            ].numpy()
+            row, column = divmod(int(pixels.argmax()), SIDE)
+            peaks[image, prototype, 0], peaks[image, prototype, 1] = row, column
+            top, bottom = max(0, row - HALF), min(SIDE, row + HALF)
+            left, right = max(0, column - HALF), min(SIDE, column + HALF)
+            for part in range(PARTS):
+                if visible[image, part]:
+                    y, x = points[image, part].tolist()
+                    found[image, prototype, part] = top <= y <= bottom and left <= x <= right
+    return peaks, found
+
+
+@torch.no_grad()
+def measure(
+    backbone: str = "resnet34",
+    prototypes: int = 2000,
+    images: int = 1000,
+    classes: int = 200,
+    device: str | torch.device = "cpu",
+    *,
+    batch_size: int = 32,
+    sample: int = 32,
+    seed: int = 0,
+    memory_limit: int = 2**30,
+    note: Callable[[str], None] = lambda message: None,
+) -> dict[str, Any]:
+    """Time the metrics on drawn images, batch by batch beside two bare forward passes of the same batch.
+
+    Args:
+        backbone: name in the catalogue; its weights are random.
+        prototypes: of all classes together.
+        images: how many.
+        classes: how many.
+        device: of the metrics and the forward passes; the literal loop runs on the CPU.
+        batch_size: images at a time.
+        sample: images that the literal loop scores; its time is extrapolated.
+        seed: of everything drawn.
+        memory_limit: bytes that the metrics may take beyond the model; told whether they kept to it.
+        note: told what is being done.
+
+    Returns:
+        ``over_forward`` (metrics and their forward passes over two bare ones), ``over_loop`` (the literal loop's time
+        over that of the same scoring here, without the network) and what they are made of, ready for JSON.
+    """
+    if min(prototypes, images, classes, batch_size, sample) < 1 or prototypes % classes:
+        raise RequestError("speed metrics: every size is at least 1, and --prototypes is a multiple of --classes")
+    device, load = torch.device(device), os.getloadavg()[0]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = registry.load("backbones", backbone)()
+    model = DrawnModel(net, classes, prototypes, seed).to(device).eval()
+    split = draw_split(images, classes, seed)
+    running = {name: _start(name, split, model) for name in MEASURED}
+    seconds = dict.fromkeys(("forward", "metrics"), 0.0)
+    model.backbone(_pixels(0, min(batch_size, images), device, seed))  # warm up
+    with peak_memory(device) as peak:
+        for begin in range(0, images, batch_size):
+            note(f"image {begin} of {images}")
+            index = torch.arange(begin, min(begin + batch_size, images))
+            pixels = _pixels(begin, len(index), device, seed)
+            for _ in range(2):
+                seconds["forward"] += timed(device, model.backbone, pixels)[1]
+            seen = _observe(model, split, pixels, index, device)
+            for metric in running.values():
+                seconds["metrics"] += timed(device, metric.update, seen)[1]
+        scores = {name: timed(device, metric.compute) for name, metric in running.items()}
+    seconds["metrics"] += sum(took for _, took in scores.values())
+    note("the literal loop")
+    scoring = _scoring(model, split, min(sample, images), device, seed)
+    return {
+        "over_forward": seconds["metrics"] / seconds["forward"],
+        "over_loop": scoring["loop_seconds"] / scoring["seconds"],
+        "seconds": seconds,
+        "scoring": scoring,
+        "scores": {name: score.value for name, (score, _) in scores.items()},
+        "peak_bytes": peak[0],
+        "within_limit": peak[0] <= memory_limit,
+        "memory_limit": memory_limit,
+        "sizes": {"prototypes": prototypes, "images": images, "classes": classes, "batch_size": batch_size},
+        "backbone": backbone,
+        "metrics": list(MEASURED),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} ({os.cpu_count()} cores)",
+        "threads": torch.get_num_threads(),
+        "load": load,
+    }
+
+
+def _start(name: str, split: DrawnSplit, model: DrawnModel) -> Metric:
+    kind: type[Metric] = registry.load("metrics", name)
+    return kind(kind.Config(), split, model.prototypes)  # type: ignore[arg-type]
+
+
+def _pixels(begin: int, count: int, device: torch.device, seed: int) -> Tensor:
+    # Image by image: what is measured must not depend on the batches.
+    drawn = torch.empty(count, 3, SIDE, SIDE)
+    for place, image in enumerate(drawn):
+        image.normal_(generator=torch.Generator().manual_seed(derive(seed, f"image {begin + place}")))
+    return drawn.to(device)
+
+
+def _observe(
+    model: PartPrototypeModel, split: DrawnSplit, pixels: Tensor, index: Tensor, device: torch.device
+) -> Observation:
+    own = (split.labels[index], index, split.keypoints[index], split.visible[index], torch.zeros(len(index), 4))
+    return Observation(model, pixels, *(part.to(device) for part in own))
+
+
+def _scoring(model: DrawnModel, split: DrawnSplit, count: int, device: torch.device, seed: int) -> dict[str, Any]:
+    """Consistency and stability of prepared maps, clean and noisy, by the literal loop and by our metrics."""
+    index = torch.arange(count) * len(split) // count
+    pixels = _pixels(0, count, device, seed)
+    seen = _observe(model, split, pixels, index, device)
+    noisy = model.explain(pixels + 0.2 * torch.randn_like(pixels), seen.labels)
+
+    def ours() -> list[Score]:
+        again = _observe(model, split, pixels, index, device)
+        again.once("own", lambda: seen.own)
+        running = [_start(name, split, model) for name in SCORED]
+        settings = running[1].config
+        again.once(("noisy", (settings.sigma, settings.clip, settings.seed, 0)), lambda: noisy)
+        for metric in running:
+            metric.update(again)
+        return [metric.compute() for metric in running]
+
+    ours()  # warm up
+    runs = [timed(device, ours) for _ in range(3)]
+    points, visible = split.keypoints[index], split.visible[index]
+    both = [shown.maps.cpu() for shown in (seen.own, noisy)]
+    found, took = timed(torch.device("cpu"), lambda: [literal(maps, points, visible) for maps in both])
+    table = runs[0][0][0].items["image"]
+    peaks = torch.stack([torch.from_numpy(table[name]) for name in ("row", "column")], 1)
+    return {
+        "images": count,
+        "seconds": min(seconds for _, seconds in runs),
+        "loop_seconds": took,
+        "identical": torch.equal(peaks, found[0][0].flatten(0, 1)),
+    }
+
+
+def as_text(result: dict[str, Any]) -> str:
+    """The result of :func:`measure` as a few sentences."""
+    sizes, seconds, scoring = result["sizes"], result["seconds"], result["scoring"]
+    busy = result["load"] > (os.cpu_count() or 1) + 0.5
+    per_image = {name: 1e3 * scoring[name] / scoring["images"] for name in ("seconds", "loop_seconds")}
+    lines = [
+        "{prototypes} prototypes of {classes} classes, {images} images in batches of {batch_size}".format(**sizes),
+        f"{result['backbone']} on {result['device']}, {result['threads']} threads",
+        *([f"load {result['load']:.1f} on {os.cpu_count()} cores: the machine is busy, times vary"] if busy else []),
+        "",
+        f"two bare forward passes  {seconds['forward']:10.2f} s",
+        f"{', '.join(result['metrics'])}  {seconds['metrics']:.2f} s, forward passes included",
+        f"over forward  {result['over_forward']:.2f}",
+        "",
+        f"scoring alone, {scoring['images']} images, clean and noisy: {per_image['seconds']:.3f} ms per image, "
+        f"one map and one part at a time {per_image['loop_seconds']:.3f} ms",
+        f"over loop     {result['over_loop']:.1f}, peaks {'identical' if scoring['identical'] else 'NOT identical'}",
+        "",
+        f"peak memory {result['peak_bytes'] / 2**20:.0f} MiB beyond the model "
+        f"({'within' if result['within_limit'] else 'ABOVE'} the limit of {result['memory_limit'] / 2**20:.0f})",
+    ]
+    return "\n".join(lines)

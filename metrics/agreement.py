@@ -1,0 +1,83 @@
+"""Does the prototype most present at a key-point tell which part it is? (van der Klis et al., PDiscoNet, ICCV 2023.)"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.contract import Metric, NotApplicable, Observation, PrototypeTable, Samples, Score
+from metrics.parts import own_stack, to_canvas
+from metrics.peaks import CANVAS, interpolation_matrix
+from metrics.tables import Table
+
+
+def values_at(maps: Tensor, points: Tensor, size: int = CANVAS) -> Tensor:
+    """Bicubically upsampled maps at given pixels.
+
+    Args:
+        maps: ``(N, K, h, w)``.
+        points: int64 ``(N, parts, 2)`` row and column on the canvas.
+        size: side of the canvas in pixels.
+
+    Returns:
+        float64 ``(N, parts, K)``.
+    """
+    down, across = (interpolation_matrix(side, size, torch.float64).to(maps.device) for side in maps.shape[2:])
+    rows, columns = down[points[:, :, 0]], across[points[:, :, 1]]
+    return torch.einsum("nph,nkhw,npw->npk", rows, maps.double(), columns)
+
+
+class PartAgreement(Metric):
+    """Normalised mutual information of the most present prototype at each visible key-point and the part that is there.
+
+    Within each class that shows two parts or more, since a class's prototypes are its own; averaged over classes, in
+    percent. ``ari``: the adjusted Rand index instead, which is 0 for chance. ``overall``: the information over all
+    classes at once, for methods whose prototypes mean the same part in several. By scikit-learn. Table:
+    ``class``.
+    """
+
+    name = "part_agreement"
+    version = "1"
+    needs = frozenset({"image", "label", "keypoints"})
+
+    def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
+        super().__init__(config, samples, prototypes)
+        if not prototypes.classes.numel() or int(prototypes.classes.sum(0).max()) < 2:
+            raise NotApplicable("no class has two prototypes to tell parts apart")
+        self._rows = Table("index", "part")
+
+    def update(self, seen: Observation) -> None:
+        """Name the prototype at every key-point of one batch."""
+        indices, maps, _ = own_stack(seen)
+        points = to_canvas(seen.keypoints, seen.size).long().clamp(0, CANVAS - 1)
+        values = values_at(maps, points)
+        slot = torch.where((indices >= 0)[:, None], values, -torch.inf).argmax(2)
+        image, part = (seen.visible & (indices >= 0).any(1, keepdim=True)).nonzero(as_tuple=True)
+        self._rows.add(
+            index=seen.index[image], label=seen.labels[image], part=part, prototype=indices[image, slot[image, part]]
+        )
+
+    def compute(self) -> Score:
+        """The mean over classes."""
+        try:
+            from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+        except ImportError as error:
+            raise NotApplicable("scikit-learn is not installed: pip install scikit-learn") from error
+        table = self._rows.arrays()
+        part, prototype = table["part"], table["prototype"]
+        classes, shared, rand = [], [], []
+        for label in sorted(set(table["label"].tolist())):
+            own = table["label"] == label
+            if len(set(part[own].tolist())) > 1:
+                classes.append(label)
+                shared.append(normalized_mutual_info_score(part[own], prototype[own]))
+                rand.append(adjusted_rand_score(part[own], prototype[own]))
+        if not classes:
+            raise NotApplicable("no class shows two parts in its test images")
+        found = {"class": classes, "nmi": shared, "ari": rand}
+        columns = {name: torch.tensor(values).numpy() for name, values in found.items()}
+        also = {"ari": 100 * float(columns["ari"].mean())}
+        also["overall"] = 100 * float(normalized_mutual_info_score(part, prototype))
+        return Score(100 * float(columns["nmi"].mean()), len(classes), {"class": columns}, also)

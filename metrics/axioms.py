@@ -1,0 +1,291 @@
+"""The axioms of attribution (Tan et al. 2024, section 4.1), measured instead of argued (spec: metrics.md, section 8).
+
+A cell is one place of the backbone's feature map. Each axiom is measured on the map a method displays and, where it has
+them, on its exact contributions, for the true and for the predicted class. It holds where the value is at most
+``tolerance``: table 1's tick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from bench.contract import Metric, NotApplicable, Observation, PrototypeTable, Samples, Score, Settings
+from metrics.features import Features, Reading, attribution, chosen_features, draws, logit_changes, spread
+from metrics.tables import Table
+
+_NEEDS = frozenset({"image", "label", "prediction"})
+
+
+class AxiomConfig(Settings):
+    """How an axiom is measured.
+
+    Attributes:
+        reading: on the map that a method displays, or on its exact contributions.
+        images: at most so many test images, evenly spread.
+        seed: of what is drawn.
+        tolerance: the axiom holds where the value is not above it.
+    """
+
+    reading: Reading = "displayed"
+    images: PositiveInt = 128
+    seed: NonNegativeInt = 0
+    tolerance: PositiveFloat = 1e-4
+
+
+def both(features: Features, **columns: Tensor) -> dict[str, Tensor]:
+    """Columns of a table from ``(2, n)`` numbers of the true and the predicted class, or ``(n,)`` of the true one."""
+    table = {"index": features.index, "label": features.classes[0], "prediction": features.classes[1]}
+    for name, values in columns.items():
+        table |= {name: values[0], f"{name}_predicted": values[1]} if values.ndim == 2 else {name: values}
+    return table
+
+
+def score(table: Mapping[str, Any], value: float, also: Mapping[str, str]) -> Score:
+    """A score whose further numbers are means of columns, each under a name of its own."""
+    means = {name: float(table[column].mean()) for name, column in also.items()}
+    return Score(value, len(table["index"]), {"image": table}, means)
+
+
+class Sensitivity(Metric):
+    """Share of cells that are shown though the logit does not depend on them, or the reverse.
+
+    A cell matters if the logit changes by more than tau = 1e-6 max(1, abs(logit)) when its features are replaced by the
+    baseline, and is shown if its attribution is above tau in magnitude. ``false``: shown and does not matter;
+    ``missed``: matters and is not shown. The value is their sum.
+    """
+
+    name = "sensitivity"
+    version = "1"
+    higher_is_better = False
+    needs = _NEEDS
+
+    class Config(Settings):
+        """As :class:`AxiomConfig`, and ``baseline``: zeros, or the mean feature of 64 training images."""
+
+        reading: Reading = "displayed"
+        images: PositiveInt = 128
+        tolerance: PositiveFloat = 0.1
+        baseline: str = "zero"
+
+        def model_post_init(self, context: Any, /) -> None:
+            """Refuse what has no meaning."""
+            if self.baseline not in ("zero", "mean"):
+                raise ValueError("baseline is zero or mean")
+
+    def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
+        super().__init__(config, samples, prototypes)
+        self._chosen, self._rows = spread(len(samples), config.images), Table("index")
+        self._train: Samples | None = None
+        self._baseline: Tensor | None = None
+
+    def prepare(self, train: Samples) -> None:
+        """Remember where the mean feature comes from."""
+        self._train = train
+
+    def update(self, seen: Observation) -> None:
+        """Replace every cell of some images of one batch."""
+        features = chosen_features(seen, self._chosen)
+        if features is None:
+            return
+        shown = [
+            attribution(features.model, features.maps, classes, self.config.reading) for classes in features.classes
+        ]
+        baseline = self._replacement(seen, features)
+        changes = seen.once(
+            ("logit changes", len(self._chosen), self.config.baseline), lambda: logit_changes(features, baseline)
+        )
+        logits = torch.stack([features.logit(classes) for classes in features.classes])
+        tau = 1e-6 * logits.abs().clamp(min=1)[:, :, None]
+        matters, visible = changes.abs() > tau, torch.stack(shown).abs() > tau
+        false, missed = ((part.double().mean(2) * 100) for part in (visible & ~matters, matters & ~visible))
+        self._rows.add(**both(features, violations=false + missed, false=false, missed=missed))
+
+    def _replacement(self, seen: Observation, features: Features) -> Tensor:
+        """What a cell's features are replaced by: ``(D,)``."""
+        if self._baseline is None:
+            if self.config.baseline == "zero":
+                self._baseline = features.maps.new_zeros(features.maps.shape[1])
+            else:
+                assert self._train is not None, "prepare() comes first"
+                some = spread(len(self._train), 64)
+                batches = self._train.batches(16, seen.images.device, index=some)
+                means = [seen.model.backbone(batch.images).double().mean((2, 3)) for batch in batches]
+                self._baseline = torch.cat(means).mean(0)
+        return self._baseline
+
+    def compute(self) -> Score:
+        """The mean percentage of the cells of an image."""
+        table = self._rows.arrays()
+        also = {"false": "false", "missed": "missed", "predicted": "violations_predicted"}
+        return score(table, float(table["violations"].mean()), also)
+
+
+class Completeness(Metric):
+    """How far the attributions of all cells, and what belongs to no cell, are from summing up to the logit.
+
+    The value is the mean of abs(sum + offset - logit) / max(abs(logit), 1e-6), ``absolute`` that of the numerator.
+    """
+
+    name = "completeness"
+    version = "1"
+    unit = ""
+    higher_is_better = False
+    needs = _NEEDS
+    Config = AxiomConfig
+
+    def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
+        super().__init__(config, samples, prototypes)
+        self._chosen, self._rows = spread(len(samples), config.images), Table("index")
+
+    def update(self, seen: Observation) -> None:
+        """Add up the attributions of some images of one batch."""
+        features = chosen_features(seen, self._chosen)
+        if features is None:
+            return
+        gaps, logits = [], []
+        for classes in features.classes:
+            shown = attribution(features.model, features.maps, classes, self.config.reading)
+            logits.append(features.logit(classes))
+            gaps.append((shown.sum(1) + features.model.offset(classes) - logits[-1]).abs())
+        absolute = torch.stack(gaps)
+        self._rows.add(**both(features, gap=absolute / torch.stack(logits).abs().clamp(min=1e-6), absolute=absolute))
+
+    def compute(self) -> Score:
+        """The mean relative gap."""
+        table = self._rows.arrays()
+        return score(table, float(table["gap"].mean()), {"absolute": "absolute", "predicted": "gap_predicted"})
+
+
+class Linearity(Metric):
+    """How far a head is from linear in the features, and its attribution from linear in the head.
+
+    ``head``, the value: with g = logit - offset, abs(g(a x + b x') - a g(x) - b g(x')) over abs(a g(x)) + abs(b g(x')),
+    for the features x of an image, x' of the next one, and a, b drawn from (0.2, 1). ``attribution``: for the combined
+    logit a f_c + b f_c', the distance of its attribution from the same combination of the two attributions over its
+    norm, where the method can attribute combinations (``mixes``).
+    """
+
+    name = "linearity"
+    version = "1"
+    unit = ""
+    higher_is_better = False
+    needs = _NEEDS
+    Config = AxiomConfig
+
+    def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
+        super().__init__(config, samples, prototypes)
+        self._chosen, self._rows = spread(len(samples), config.images), Table("index")
+        self._kept: list[tuple[Tensor, ...]] = []
+        self._last: Features | None = None
+
+    def update(self, seen: Observation) -> None:
+        """Keep the features of some images, and combine the attributions of their class and another."""
+        features = chosen_features(seen, self._chosen)
+        if features is None:
+            return
+        classes, width = features.classes[0], features.logits.shape[1]
+        generators = draws(features, 1, self.config.seed)
+        drawn = [(*one.uniform(0.2, 1, 2), one.integers(1, max(2, width))) for one in generators]
+        factors = torch.tensor(drawn, dtype=torch.float64, device=classes.device)
+        # Single precision is what the backbone gave.
+        self._kept.append((features.index, classes, factors, features.maps.float()))
+        self._last = features
+        if not features.model.mixes or width < 2:
+            return
+        other = (classes + factors[:, 2].long()) % width
+        one, two = (attribution(features.model, features.maps, c, self.config.reading) for c in (classes, other))
+        weights = torch.zeros_like(features.logits)
+        weights.scatter_(1, classes[:, None], factors[:, :1]).scatter_(1, other[:, None], factors[:, 1:2])
+        mixed = attribution(features.model, features.maps, weights, self.config.reading)
+        gap = (mixed - factors[:, :1] * one - factors[:, 1:2] * two).norm(dim=1)
+        self._rows.add(**both(features, attribution=gap / mixed.norm(dim=1).clamp(min=1e-300)))
+
+    def compute(self) -> Score:
+        """The mean gap of the head."""
+        if self._last is None:
+            raise NotApplicable("there is no test image to measure it on")
+        order = torch.cat([kept[0] for kept in self._kept]).argsort()
+        index, label, factors, maps = (torch.cat(parts)[order] for parts in zip(*self._kept, strict=True))
+        model, following, gaps = self._last.model, torch.arange(len(index)).roll(-1), []
+        for part in torch.arange(len(index)).split(32):
+            x, y, own = maps[part].double(), maps[following[part]].double(), label[part]
+            a, b = factors[part, 0], factors[part, 1]
+            mixed = a[:, None, None, None] * x + b[:, None, None, None] * y
+            together, first, second = (
+                model.logits(which).gather(1, own[:, None])[:, 0] - model.offset(own) for which in (mixed, x, y)
+            )
+            size = (a * first).abs() + (b * second).abs()
+            gaps.append((together - a * first - b * second).abs() / size.clamp(min=1e-6))
+        gap = torch.cat(gaps)
+        table = {"index": index.cpu().numpy(), "label": label.cpu().numpy(), "head": gap.cpu().numpy()}
+        also = {}
+        if model.mixes and self._last.logits.shape[1] > 1:
+            table["attribution"] = self._rows.arrays()["attribution"]
+            also["attribution"] = float(table["attribution"].mean())
+        return Score(float(gap.mean()), len(gap), {"image": table}, also)
+
+
+class Symmetry(Metric):
+    """Whether cells that play the same role are treated alike.
+
+    ``copy``: the features of the most attributed cell u are copied to another one, v; abs(A(u) - A(v)) over the largest
+    magnitude in A. ``permutation``: all cells change places; the distance of the new attribution from the old one with
+    its cells moved alike, over its norm. The value is the larger of the two means.
+    """
+
+    name = "symmetry"
+    version = "1"
+    unit = ""
+    higher_is_better = False
+    needs = _NEEDS
+    Config = AxiomConfig
+
+    def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
+        super().__init__(config, samples, prototypes)
+        self._chosen, self._rows = spread(len(samples), config.images), Table("index")
+
+    def update(self, seen: Observation) -> None:
+        """Copy and permute the cells of some images of one batch."""
+        if seen.model.apart:
+            raise NotApplicable(seen.model.apart)
+        features = chosen_features(seen, self._chosen)
+        if features is None:
+            return
+        model, maps, device = features.model, features.maps.flatten(2), features.maps.device
+        count, _, cells = maps.shape
+        if cells < 2:
+            raise NotApplicable("its features have one cell")
+        shape = features.maps.shape[2:]
+        drawn = [(one.permutation(cells), one.integers(1, cells)) for one in draws(features, 2, self.config.seed)]
+        order = torch.stack([torch.from_numpy(permutation) for permutation, _ in drawn]).to(device)
+        step = torch.tensor([distance for _, distance in drawn], device=device)
+        permuted = maps.gather(2, order[:, None].expand_as(maps)).unflatten(2, shape)
+        row = torch.arange(count, device=device)
+        copies, moves = [], []
+        for classes in features.classes:
+            shown = attribution(model, features.maps, classes, self.config.reading)
+            moved = attribution(model, permuted, classes, self.config.reading)
+            distance = (moved - shown.gather(1, order)).norm(dim=1)
+            moves.append(distance / shown.norm(dim=1).clamp(min=1e-300))
+            u = shown.abs().argmax(1)
+            v = (u + step) % cells
+            copied = maps.clone()
+            copied[row, :, v] = maps[row, :, u]
+            again = attribution(model, copied.unflatten(2, shape), classes, self.config.reading)
+            top = again.abs().amax(1).clamp(min=1e-300)
+            copies.append((again[row, u] - again[row, v]).abs() / top)
+        self._rows.add(**both(features, copy=torch.stack(copies), permutation=torch.stack(moves)))
+
+    def compute(self) -> Score:
+        """The larger of the two mean gaps."""
+        table = self._rows.arrays()
+        worst, predicted = (
+            max(float(table[f"{name}{end}"].mean()) for name in ("copy", "permutation")) for end in ("", "_predicted")
+        )
+        found = score(table, worst, {"copy": "copy", "permutation": "permutation"})
+        return Score(found.value, found.n, found.items, {**found.also, "predicted": predicted})

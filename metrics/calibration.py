@@ -1,0 +1,65 @@
+"""Does a confident prediction turn out right more often?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+
+from bench.contract import Metric, Observation, PrototypeTable, Samples, Score, Settings
+from metrics.tables import Table
+
+
+def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 15) -> float:
+    """Mean distance between confidence and accuracy over equal-width bins, weighted by their images.
+
+    Bin i holds confidences in (i / bins, (i + 1) / bins]. Source: Guo et al., On Calibration of Modern Neural Networks,
+    ICML 2017, equation 3.
+
+    Args:
+        confidence: ``(n,)`` in [0, 1].
+        correct: ``(n,)``, 0 or 1.
+        bins: how many.
+
+    Example:
+        >>> round(expected_calibration_error(torch.tensor([0.75, 0.75, 1.0]), torch.tensor([1, 0, 1])), 4)
+        0.1667
+    """
+    place = (confidence.double() * bins).ceil().long().clamp(1, bins) - 1
+    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, place, correct.double() - confidence.double())
+    return float(gaps.abs().sum() / len(confidence))
+
+
+class Calibration(Metric):
+    """Expected calibration error of the softmax of the logits, in percent.
+
+    ``confidence``: the mean confidence. Table of the score: ``image``.
+    """
+
+    name = "calibration"
+    version = "1"
+    higher_is_better = False
+    needs = frozenset({"image", "label", "prediction"})
+
+    class Config(Settings):
+        """How many bins of equal width there are."""
+
+        bins: PositiveInt = 15
+
+    def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
+        super().__init__(config, samples, prototypes)
+        self._rows = Table("index")
+
+    def update(self, seen: Observation) -> None:
+        """Take in the predictions of one batch."""
+        confidence, prediction = seen.own.logits.double().softmax(1).max(1)
+        self._rows.add(index=seen.index, confidence=confidence, correct=(prediction == seen.labels).long())
+
+    def compute(self) -> Score:
+        """The error over all images."""
+        table = self._rows.arrays()
+        confidence, correct = torch.from_numpy(table["confidence"]), torch.from_numpy(table["correct"])
+        error = expected_calibration_error(confidence, correct, self.config.bins)
+        return Score(100 * error, len(correct), {"image": table}, {"confidence": 100 * float(confidence.mean())})

@@ -1,0 +1,57 @@
+"""What an explanation costs."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from bench.contract import Metric, NotApplicable, Observation, PrototypeTable, Samples, Score
+
+
+class Cost(Metric):
+    """Milliseconds to explain an image: logits and the maps of its class's prototypes, from pixels.
+
+    The median over batches, the first left out where there are others. ``parameters`` of the whole model; ``fit``: the
+    seconds of the fit, where the cell knows them; ``peak_bytes``: the most memory a batch took beyond what was in use,
+    on a GPU. Figures of other machines, batch sizes or loads do not compare.
+    """
+
+    name = "cost"
+    version = "1"
+    unit = "ms"
+    higher_is_better = False
+    needs = frozenset({"image"})
+
+    def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
+        super().__init__(config, samples, prototypes)
+        self._times: list[float] = []
+        self._images = 0
+        self._also: dict[str, float] = {}
+
+    def update(self, seen: Observation) -> None:
+        """Explain one batch anew."""
+        cuda = seen.images.device.type == "cuda"
+        if cuda:
+            torch.cuda.synchronize(seen.images.device)
+            torch.cuda.reset_peak_memory_stats(seen.images.device)
+            before = torch.cuda.memory_allocated(seen.images.device)
+        began = perf_counter()
+        seen.model.explain(seen.images, seen.labels)
+        if cuda:
+            torch.cuda.synchronize(seen.images.device)
+            peak = torch.cuda.max_memory_allocated(seen.images.device) - before
+            self._also["peak_bytes"] = max(self._also.get("peak_bytes", 0.0), float(peak))
+        self._times.append(1e3 * (perf_counter() - began) / max(1, len(seen.images)))
+        self._images += len(seen.images)
+        self._also["parameters"] = float(sum(parameter.numel() for parameter in seen.model.parameters()))
+        if seen.fit_seconds is not None:
+            self._also["fit"] = seen.fit_seconds
+
+    def compute(self) -> Score:
+        """The median over the batches."""
+        if not self._images:
+            raise NotApplicable("there is no test image to explain")
+        times = torch.tensor(self._times[1:] or self._times, dtype=torch.float64)
+        return Score(float(times.median()), self._images, also=self._also)

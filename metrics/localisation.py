@@ -1,0 +1,95 @@
+"""Does a method look at the object?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.contract import CellError, Metric, NotApplicable, Observation, PrototypeTable, Samples, Score
+from metrics.peaks import peaks
+from metrics.tables import Table
+
+
+def inside(boxes: Tensor, height: int, width: int, side: int) -> Tensor:
+    """The share of each cell's area that lies in a box.
+
+    Args:
+        boxes: ``(N, 4)`` top, left, bottom, right in pixels.
+        height: rows of cells.
+        width: columns of cells.
+        side: of the square image in pixels.
+
+    Returns:
+        ``(N, height, width)``.
+
+    Example:
+        >>> inside(torch.tensor([[0.0, 0.0, 5.0, 10.0]]), 2, 2, 20).tolist()
+        [[[0.5, 0.0], [0.0, 0.0]]]
+    """
+
+    def along(low: Tensor, high: Tensor, count: int) -> Tensor:
+        edges = torch.arange(count + 1, device=boxes.device, dtype=boxes.dtype) * side / count
+        overlap = torch.minimum(high[:, None], edges[1:]) - torch.maximum(low[:, None], edges[:-1])
+        return overlap.clamp(min=0) * count / side
+
+    return along(boxes[:, 0], boxes[:, 2], height)[:, :, None] * along(boxes[:, 1], boxes[:, 3], width)[:, None]
+
+
+class PointingBox(Metric):
+    """Share of test images in which the displayed map of the true class peaks in the object's box (the pointing game).
+
+    ``energy``: share of the map's positive sum that lies in the box, cells counted by their area in it. ``outside``:
+    mean positive value outside over that inside, of all images together (after OIRR, with boxes). ``area``: the box's
+    share of the image: what a random place gets. Sources: Zhang et al., IJCV 2018; Wang et al., Score-CAM, 2020;
+    spec/metrics.md, section 9. Images cut to the box have nothing outside: not applicable. Table: ``image``.
+    """
+
+    name = "pointing_box"
+    version = "1"
+    needs = frozenset({"image", "label", "bbox"})
+
+    def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
+        super().__init__(config, samples, prototypes)
+        if not samples.protocol.startswith("full"):
+            raise NotApplicable("images are cut to the box, so nothing lies outside: set protocol.crop=full")
+        self._rows = Table("index")
+
+    def update(self, seen: Observation) -> None:
+        """Look where the maps of one batch are high."""
+        boxes = seen.boxes.double()
+        kept = boxes.isfinite().all(1)
+        if not kept.any():
+            return
+        maps = seen.model.attribute(seen.features, seen.labels)[kept].double()
+        if not maps.isfinite().all():
+            raise CellError(
+                "an attribution map holds NaN or infinite values: look for a division by zero in the method"
+            )
+        boxes, side = boxes[kept], seen.size
+        row, column = peaks(maps[:, None], side)[:, 0].double().T
+        hit = (row + 0.5 > boxes[:, 0]) & (row + 0.5 < boxes[:, 2]) & (column + 0.5 > boxes[:, 1])
+        hit &= column + 0.5 < boxes[:, 3]
+        share, high = inside(boxes, *maps.shape[1:], side), maps.clamp(min=0)
+        total = high.sum((1, 2))
+        within = (high * share).sum((1, 2))
+        area, cells = share.mean((1, 2)), maps[0].numel()
+        self._rows.add(
+            index=seen.index[kept],
+            label=seen.labels[kept],
+            hit=hit.long(),
+            # A map without a positive cell has no energy anywhere.
+            energy=within / total.clamp(min=1e-300),
+            inside=within / (area * cells).clamp(min=1e-12),
+            outside=(total - within) / ((1 - area) * cells).clamp(min=1e-12),
+            area=area,
+        )
+
+    def compute(self) -> Score:
+        """The percentage over all images with a box."""
+        table = self._rows.arrays()
+        also = {name: 100 * float(table[name].mean()) for name in ("energy", "area")}
+        if table["inside"].sum() > 0:
+            also["outside"] = float(table["outside"].sum() / table["inside"].sum())
+        return Score(100 * float(table["hit"].mean()), len(table["index"]), {"image": table}, also)

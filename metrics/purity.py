@@ -1,0 +1,74 @@
+"""Do the patches where a prototype is most present show the same part? (Nauta et al., PIP-Net, CVPR 2023.)"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+
+from bench.contract import Metric, NotApplicable, Observation, PrototypeTable, Samples, Score, Settings
+from metrics.parts import Region, Units, arrays, merge_sides, own_hits, own_stack
+from metrics.peaks import CANVAS
+
+
+class Purity(Metric):
+    """Of the images in which a prototype scores highest, the share whose patch shows the part it shows most often.
+
+    The ten images of its class with the highest score (the earlier of equals), a patch of 32 x 32 pixels around each
+    peak, left and right of a part as one. Averaged over (prototype, class) pairs whose class has test images. ``pure``:
+    share of pairs above 50 %. Unlike PIP-Net's, patches are from the class's test images and centred on the peak of the
+    upsampled map. Table of the score: ``prototype``.
+    """
+
+    name = "purity"
+    version = "1"
+    needs = frozenset({"image", "label", "keypoints"})
+
+    class Config(Settings):
+        """How many images are looked at, and half the side of a patch in pixels: larger patches are purer."""
+
+        top: PositiveInt = 10
+        half_size: PositiveInt = 16
+
+    def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
+        super().__init__(config, samples, prototypes)
+        if not len(samples.parts):
+            raise NotApplicable("the data set has no part key-points")
+        self._units = Units(prototypes.classes)
+        self._region = Region(config.half_size, CANVAS, merged=merge_sides(samples.parts))
+        self._rows: list[tuple[Tensor, ...]] = []
+
+    def update(self, seen: Observation) -> None:
+        """Keep what every prototype hits in one batch, and its score."""
+        if not len(self._units):
+            return
+        found = own_hits(seen, self._region)
+        indices, _, scores = own_stack(seen)
+        score = scores[indices >= 0]
+        unit = self._units.rows(found.prototype, found.label)
+        rows = (unit, seen.index[found.image], score.double(), found.hits)
+        self._rows.append(tuple(part.cpu() for part in rows))
+
+    def compute(self) -> Score:
+        """The mean over all pairs with images."""
+        self._units.require()
+        if not sum(len(rows[0]) for rows in self._rows):
+            raise NotApplicable("no test image belongs to a class that has a prototype")
+        unit, index, score, hit = (torch.cat(parts) for parts in zip(*self._rows, strict=True))
+        # Three stable sorts: by unit, then from the highest score, then in the order of the split.
+        order = index.argsort(stable=True)
+        order = order[score[order].argsort(descending=True, stable=True)]
+        order = order[unit[order].argsort(stable=True)]
+        unit, hit = unit[order], hit[order]
+        kept, inverse, counts = unit.unique_consecutive(return_inverse=True, return_counts=True)
+        rank = torch.arange(len(unit)) - (counts.cumsum(0) - counts)[inverse]
+        top = rank < self.config.top
+        number = torch.zeros(len(kept), dtype=torch.long).index_add_(0, inverse[top], torch.ones_like(inverse[top]))
+        hits = torch.zeros(len(kept), hit.shape[1], dtype=torch.long).index_add_(0, inverse[top], hit[top].long())
+        best = (hits.double() / number[:, None]).max(1)
+        columns = {name: column.cpu()[kept] for name, column in self._units.columns().items()}
+        table = {**columns, "purity": best.values, "part": best.indices, "images": number}
+        pure = {"pure": 100 * float((best.values > 0.5).double().mean())}
+        return Score(100 * float(best.values.mean()), len(kept), {"prototype": arrays(table)}, pure)

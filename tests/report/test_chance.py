@@ -1,0 +1,73 @@
+import doctest
+
+import pytest
+from stores import StoreMaker, example_store
+
+import bench.report.chance
+from bench.report import as_markdown, comparison
+from bench.report.chance import beyond_chance, chance_corrected
+
+
+@pytest.fixture
+def maker(tmp_path):
+    return StoreMaker(tmp_path)
+
+
+def table(maker, *controls):
+    """The table of one method with 79 % consistency and 70 % stability, beside controls of the given scores."""
+    own = {"accuracy": 80.0, "consistency": 79.0, "stability": 70.0}
+    cells = [maker.cell("ours", own)]
+    for number, (consistency, stability) in enumerate(controls):
+        scores = {"consistency": consistency, "stability": stability}
+        refused = {"accuracy": "predicts no class"}
+        cells.append(maker.cell(f"c{number}", scores, role="control", backbone=None, not_applicable=refused))
+    maker.invocation(cells)
+    (block,) = comparison(maker.store)
+    return beyond_chance(block)
+
+
+def test_examples_in_the_docstrings_hold():
+    assert doctest.testmod(bench.report.chance) == (0, 1)
+
+
+def test_zero_is_chance_and_one_is_perfect():
+    assert chance_corrected(58, 58) == 0
+    assert chance_corrected(100, 58) == 1
+    assert chance_corrected(16, 58) == -1
+
+
+def test_the_best_control_is_chance(maker):
+    found = table(maker, (20.0, 40.0), (58.0, 22.0))
+    (line,) = found.lines
+    assert line.label == "ours"
+    assert list(line.entries) == ["consistency", "stability"]  # no control has an accuracy
+    assert line.entries["consistency"].value == pytest.approx(21 / 42)
+    assert line.entries["stability"].value == pytest.approx(30 / 60)
+    assert "consistency 58.0 (c1); stability 40.0 (c0)" in found.facts[0]
+
+
+def test_beside_a_perfect_control_there_is_nothing_beyond_chance(maker):
+    found = table(maker, (20.0, 100.0), (58.0, 100.0))
+    (line,) = found.lines
+    assert (line.entries["stability"].status, line.entries["stability"].notes) == ("n/a", (1,))
+    assert found.notes == ("n/a: c0 and c1 are perfect in stability: it shows no content by itself",)
+    assert line.entries["consistency"].value == pytest.approx(0.5)
+
+
+def test_without_controls_there_is_no_such_table(maker):
+    assert table(maker) is None
+
+
+def test_seeds_and_failures_carry_over(tmp_path):
+    store = example_store(tmp_path)[0].store
+    (block,) = comparison(store)
+    found = beyond_chance(block)
+    lines = {line.label: line for line in found.lines}
+    assert set(lines) == {"ours", "protopnet", "ours (k=9)", "ours (k=5)", "blackbox"}
+    entry = lines["ours"].entries["consistency"]  # 73.0 +- 4.2 beside a constant of 65.0
+    assert entry.value == pytest.approx((73 - 65) / 35)
+    assert entry.spread == pytest.approx(block.lines[0].entries["consistency"].spread / 35)
+    assert lines["ours (k=9)"].entries["consistency"].status == "oom"
+    text = as_markdown([found])
+    assert "consistency (0 to 1)" in text
+    assert "0.23" in text
