@@ -8,16 +8,25 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # Each module may import modules of its own rank or below; a name stands for the package as a whole.
 RANKS = [
-    ["bench", "bench.contract", "bench.seeding", "bench.torchvision_ops"],
+    ["bench", "bench.contract", "bench.seeding", "bench.torchvision_ops", "bench.machine", "bench.memory"],
     ["bench.registry", "bench.schedule"],
     ["bench.data", "bench.backbones", "bench.store", "bench.given"],
-    ["bench.train", "bench.environment", "bench.progress"],
+    ["bench.train", "bench.environment", "bench.progress", "bench.attempts"],
     ["bench.posthoc", "bench.blackbox", "bench.report", "bench.tracking", "baselines", "metrics"],
     ["bench.config"],
-    ["bench.plan"],
+    ["bench.plan", "bench.drawn"],
     ["bench.cell"],
-    ["bench.launch", "bench.intervene", "bench.tune"],
-    ["bench.cli", "bench.cli_models", "bench.cli_posthoc", "bench.options"],
+    [
+        "bench.launch",
+        "bench.intervene",
+        "bench.tune",
+        "bench.subject",
+        "bench.measurement",
+        "bench.scale",
+        "bench.training_speed",
+    ],
+    ["bench.check"],
+    ["bench.cli", "bench.cli_models", "bench.cli_posthoc", "bench.cli_measure", "bench.options"],
     ["bench.__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
@@ -34,6 +43,8 @@ ALLOWED = {
     },
     "bench.posthoc": {
         "bench.contract",
+        "bench.machine",
+        "bench.memory",
         "bench.train",
         "bench.schedule",
         "bench.seeding",
