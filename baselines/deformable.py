@@ -285,10 +285,13 @@ class DeformableProtoPNet(Method):
             )
         return model.eval()
 
+    def learner(self, model: DeformableProtoPNetModel, task: Task) -> DeformableProtoPNetLearner:
+        """Its loss and the projection."""
+        return DeformableProtoPNetLearner(model, task.config, task.seed, task.progress)
+
     def fit(self, task: Task) -> DeformableProtoPNetModel:
         """Train through the phases of the schedule."""
         model = self.build(task)
-        learner = DeformableProtoPNetLearner(model, task.config, task.seed, task.progress)
-        task.trainer.fit(learner, task.config.schedule, task.train)
+        task.trainer.fit(self.learner(model, task), task.config.schedule, task.train)
         task.facts.update(layers.projection_facts(model.prototypes))
         return model.eval()

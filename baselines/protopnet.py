@@ -151,9 +151,13 @@ class ProtoPNet(Method):
             torch.manual_seed(derive(task.seed, "protopnet"))
             return ProtoPNetModel(backbone, task.train.classes, task.config.per_class, task.config.depth).eval()
 
+    def learner(self, model: ProtoPNetModel, task: Task) -> ProtoPNetLearner:
+        """The loss of section 5 and the projection."""
+        return ProtoPNetLearner(model, task.config, task.progress)
+
     def fit(self, task: Task) -> ProtoPNetModel:
         """Train through the phases of the schedule."""
         model = self.build(task)
-        task.trainer.fit(ProtoPNetLearner(model, task.config, task.progress), task.config.schedule, task.train)
+        task.trainer.fit(self.learner(model, task), task.config.schedule, task.train)
         task.facts.update(layers.projection_facts(model.prototypes))
         return model.eval()

@@ -7,7 +7,7 @@ prototype sits in each (spec/baselines.md, section 8). Letters as there: q the p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field, PositiveInt, field_validator
@@ -225,6 +225,8 @@ class ProtoPool(Method):
     paper = "Rymarczyk et al., Interpretable Image Classification with Differentiable Prototypes Assignment, ECCV 2022"
     class_specific = False
 
+    published_forms: ClassVar = {"literal": {"mixing": "literal"}}
+
     class Config(NetworkSettings):
         """Published defaults (CUB); the schedule comes from the recipe.
 
@@ -282,6 +284,10 @@ class ProtoPool(Method):
                 backbone, task.train.classes, config.prototypes, config.slots, config.depth, config.mixing, noise_seed
             ).eval()
 
+    def learner(self, model: ProtoPoolModel, task: Task) -> ProtoPoolLearner:
+        """Its loss and the projection."""
+        return ProtoPoolLearner(model, task.config, task.progress)
+
     def fit(self, task: Task) -> ProtoPoolModel:
         """Train through the phases of the schedule."""
         model = self.build(task)
@@ -291,7 +297,7 @@ class ProtoPool(Method):
             first, *rest = schedule.phases
             shorter = first.model_copy(update={"epochs": max(first.epochs - 1, 0)})
             schedule = schedule.model_copy(update={"phases": (shorter, *rest)})
-        task.trainer.fit(ProtoPoolLearner(model, task.config, task.progress), schedule, task.train)
+        task.trainer.fit(self.learner(model, task), schedule, task.train)
         model.assign()
         table, held = model.prototypes, model.prototypes.classes.any(1)
         task.facts["unassigned"] = float((~held).sum())

@@ -9,7 +9,7 @@ default of its constructor are the 64 of its settings here (``depth``).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import PositiveInt, field_validator
@@ -184,6 +184,8 @@ class TesNet(Method):
     name = "tesnet"
     paper = "Wang et al., Interpretable Image Recognition by Constructing Transparent Embedding Space, ICCV 2021"
 
+    published_forms: ClassVar = {"literal": {"subspace_form": "literal"}}
+
     class Config(NetworkSettings):
         """Published defaults; the schedule comes from the recipe.
 
@@ -233,12 +235,16 @@ class TesNet(Method):
             torch.manual_seed(derive(task.seed, "tesnet"))
             return TesNetModel(backbone, task.train.classes, task.config.per_class, task.config.depth).eval()
 
+    def learner(self, model: TesNetModel, task: Task) -> TesNetLearner:
+        """Its loss and the projection."""
+        return TesNetLearner(model, task.config, task.progress)
+
     def fit(self, task: Task) -> TesNetModel:
         """Train through the phases of the schedule."""
         model, schedule = self.build(task), task.config.schedule
         if task.config.official_bugs:
             moving = tuple(phase.model_copy(update={"freeze_norm": False}) for phase in schedule.phases)
             schedule = schedule.model_copy(update={"phases": moving})
-        task.trainer.fit(TesNetLearner(model, task.config, task.progress), schedule, task.train)
+        task.trainer.fit(self.learner(model, task), schedule, task.train)
         task.facts.update(layers.projection_facts(model.prototypes))
         return model.eval()

@@ -7,6 +7,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bench import environment, registry
+from bench.attempts import SHARED, Attempts
 from bench.backbones import weights
 from bench.blackbox import VERSION as BLACK_BOX_VERSION
 from bench.blackbox import BlackBoxConfig, obtain
@@ -35,6 +37,7 @@ from bench.data.prepared import prepare
 from bench.data.protocol import Protocol
 from bench.data.source import open_dataset
 from bench.given import Given, NetworkSettings
+from bench.memory import OutOfMemory
 from bench.plan import CellSpec
 from bench.progress import ConsoleProgress
 from bench.seeding import derive
@@ -52,7 +55,7 @@ class Cell:
         device: where tensors go.
         progress: where it is told.
         batch_size: of the evaluation; it does not change the numbers.
-        memory_limit: bytes that features may take at a time.
+        memory_limit: bytes of the GPU, or of the process on a CPU; ``None``: all there is.
     """
 
     def __init__(
@@ -63,7 +66,7 @@ class Cell:
         device: torch.device,
         progress: ConsoleProgress,
         batch_size: int = 64,
-        memory_limit: int = 2**30,
+        memory_limit: int | None = None,
     ) -> None:
         written = store.specification(name)
         self.spec = CellSpec.model_validate(written["spec"])
@@ -74,6 +77,8 @@ class Cell:
         for file in self.where["plugins"]:
             registry.load_plugin(Path(file))
         self.method: Method = registry.load("methods", self.spec.method)()
+        planned = {"fit": self.spec.settings.get("schedule", {}).get("batch_size"), "evaluation": batch_size}
+        self.attempts = Attempts(device, memory_limit, self.folder.work / "retry.json", planned, progress)
 
     def run(self) -> None:
         """Do all that is not done yet; the result appears when everything is there.
@@ -88,13 +93,18 @@ class Cell:
             self.folder.work.mkdir(parents=True, exist_ok=True)
             self.progress.log = self.folder.work / "log.txt"
             try:
-                self._run()
+                self.attempts.run(self._run, self._start_over)
             except Exception as error:
-                status: Status = "oom" if _is_out_of_memory(error) else "failed"
-                self.folder.fail(status, reason_of(error), traceback.format_exc())
+                overruns = error.overruns if isinstance(error, OutOfMemory) else ()
+                status: Status = "oom" if overruns else "failed"
+                memory = [asdict(one) for one in overruns]
+                self.folder.fail(status, reason_of(error), traceback.format_exc(), memory)
                 raise
             finally:
                 self.progress.log = None
+
+    def _start_over(self) -> None:
+        (self.folder.work / "training.pt").unlink(missing_ok=True)
 
     def _run(self) -> None:
         environment.make_deterministic()
@@ -116,6 +126,7 @@ class Cell:
                 "not_applicable": refused,
                 "facts": fit["facts"],
                 "given": {name: given.record() for name, given in self.given.items()},
+                "memory": self.attempts.record(),
                 "prototypes": len(model.prototypes),
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
                 "images": {name: len(split) for name, split in splits.items()},
@@ -174,26 +185,28 @@ class Cell:
         """What the method is given."""
         black_box: nn.Module | None = None
         if need_black_box and self.spec.black_box is not None:
+            self.attempts.stage = SHARED
             facts = {name: value for name, value in self.spec.black_box.items() if name != "version"}
             black_box = obtain(
                 Folder(self.home / "blackboxes" / self.spec.black_box_id),
                 BlackBoxConfig.model_validate(facts),
                 self.backbone,
-                train,
+                self.attempts.guarded(train, capped=False),
                 derive(self.spec.seed, "black box"),
                 self._trainer,
                 self.progress,
             ).to(self.device)
         return Task(
             config=self.settings(),
-            train=train,
+            train=self.attempts.guarded(train),
             seed=derive(self.spec.seed, self.spec.method),
             device=self.device,
             backbone=self.backbone,
             black_box=black_box,
             trainer=self._trainer(self.folder.work),
             progress=self.progress,
-            memory_limit=self.memory_limit,
+            # The rest is for the network and what else a fit holds.
+            memory_limit=min(2**30, self.memory_limit // 4) if self.memory_limit else 2**30,
             backbone_name=self.spec.backbone or "",
         )
 
@@ -249,10 +262,13 @@ class Cell:
             return model.to(self.device).eval(), Store.read(notes)
         began = time.perf_counter()
         task = self.task(train)
+        self.attempts.stage = "fit"
         started = time.perf_counter()
         model = (self._built if self.given else self.method.fit)(task).to(self.device).eval()
         # What earlier, killed attempts spent on the epochs that were found is part of the cost.
         fitting = time.perf_counter() - started + task.trainer.earlier_seconds
+        if self.attempts.most:
+            task.facts["batch_size_after_out_of_memory"] = self.attempts.most
         write_json(self.folder.work / "history.json", task.trainer.history)
         save_file({name: value.contiguous() for name, value in model.state_dict().items()}, file)
         found = {
@@ -271,6 +287,8 @@ class Cell:
         Raises:
             CellError: where a metric has no finite value.
         """
+        self.attempts.stage = "evaluation"
+        split, batch_size = self.attempts.guarded(split), self.attempts.most or self.batch_size
         metrics: dict[str, Metric] = {}
         scores: dict[str, Score] = {}
         refused: dict[str, str] = {}
@@ -295,10 +313,8 @@ class Cell:
         kinds = [registry.load("metrics", name) for name in self.spec.metrics]
         compared = any("black_box" in kind.needs for kind in kinds)
         black_box = self.task(train).black_box if compared else None
-        total = -(-len(split) // self.batch_size)
-        for batch in self.progress.track(
-            split.batches(self.batch_size, self.device), f"{self.spec.split} batches", total
-        ):
+        total = -(-len(split) // batch_size)
+        for batch in self.progress.track(split.batches(batch_size, self.device), f"{self.spec.split} batches", total):
             own = batch.index.cpu()
             seen = Observation(
                 model,
@@ -337,11 +353,6 @@ def _write_table(file: Path, columns: Mapping[str, Any]) -> None:
 def _plain(values: Any) -> list[Any]:
     to_list: Callable[[], list[Any]] | None = getattr(values, "tolist", None)
     return to_list() if to_list is not None else list(values)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # On the CPU torch raises a plain RuntimeError with this text.
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def reason_of(error: Exception) -> str:

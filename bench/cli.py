@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from bench import __version__, cli_models, cli_posthoc, options, registry
+from bench import __version__, cli_measure, cli_models, cli_posthoc, options, registry
 
 
 class _Group(click.Group):
@@ -94,7 +94,7 @@ def run(
     weights: dict[str, Path],
     out: Path | None,
     device: str,
-    memory_limit: int,
+    memory_limit: int | None,
     launcher: str,
     existing: str,
     tracking: bool,
@@ -109,6 +109,7 @@ def run(
     """
     from bench import config, environment, launch
     from bench.contract import RequestError
+    from bench.memory import check_limit
     from bench.plan import Context, plan
     from bench.progress import ConsoleProgress
     from bench.report import report as render
@@ -124,6 +125,7 @@ def run(
         values[name] = {**(values.get(name) or {}), **found}
     request = config.validate(config.Request, values, "run")
     chosen = environment.pick_device(device)
+    check_limit(chosen, memory_limit)
     home = environment.home()
     store = Store(out or home)
     console = Console()
@@ -193,7 +195,7 @@ def _mirror(store: Any, home: Path, stamp: str, progress: Any) -> None:
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @options.device
 @options.memory
-def cell(folder: Path, device: str, memory_limit: int) -> None:
+def cell(folder: Path, device: str, memory_limit: int | None) -> None:
     """Run one cell: the FOLDER that holds its cell.json."""
     from bench import environment
     from bench.cell import Cell
@@ -330,5 +332,5 @@ def ui(port: int) -> None:
     sys.exit(serve(environment.home(), port=port))
 
 
-for _command in (*cli_posthoc.COMMANDS, *cli_models.COMMANDS):
+for _command in (*cli_posthoc.COMMANDS, *cli_models.COMMANDS, *cli_measure.COMMANDS):
     main.add_command(_command)

@@ -18,7 +18,7 @@ from bench import options
 @click.option("--k", type=click.IntRange(min=1), default=3, show_default=True, help="Prototypes per class.")
 @click.option("--out", type=options.PATH, required=True, help="Folder for the result and the drawings.")
 @options.device
-@options.memory
+@options.feature_memory
 @click.option("--classes", type=options.PATH, help="File of class folders, a line each, in the classifier's order.")
 @click.option("--global-pool", help="For timm, such as avg for a vision transformer with averaged tokens.")
 @click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="Such as refinement=naive (repeatable).")
@@ -163,7 +163,7 @@ def speed() -> None:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--sklearn/--no-sklearn", default=True, show_default=True, help="Scikit-learn's NMF as a first step too.")
 @click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="Settings instead of the fast ones.")
-@options.memory
+@options.feature_memory
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def speed_decompose(device: str, pairs: tuple[str, ...], as_json: bool, **arguments: Any) -> None:
     """Our decomposition beside the published pipeline read literally, on the same drawn features.

@@ -1,7 +1,6 @@
 """The page that every plugin author reads: what a method, a metric and a data set are.
 
-Three roles and the few objects that pass between them. Tensors are ``(N, P, H, W)``; a position is
-``(row, column)``; an image coordinate is in pixels of the image as the model sees it.
+Tensors are ``(N, P, H, W)``; positions ``(row, column)``; image coordinates in pixels as the model sees the image.
 
 A *method* is fitted on a :class:`Task` and gives a :class:`PartPrototypeModel`. A *metric* looks at
 :class:`Observation` after observation (one batch of test images, seen through that model) and gives a
@@ -27,7 +26,7 @@ from bench.errors import RequestError as RequestError
 from bench.prototypes import PrototypeTable as PrototypeTable
 
 if TYPE_CHECKING:
-    from bench.train import Trainer
+    from bench.train import Learner, Trainer
 
 T = TypeVar("T")
 
@@ -254,6 +253,7 @@ class Method(ABC):
         class_specific: whether each prototype belongs to one class.
         predicts: whether its logits mean anything; content-free controls have none.
         needs: what the training data must provide beyond images and labels.
+        published_forms: name -> settings that compute the same as the published code does; rows of ``bench scale``.
     """
 
     name: ClassVar[str]
@@ -264,6 +264,7 @@ class Method(ABC):
     class_specific: ClassVar[bool] = True
     predicts: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset()
+    published_forms: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     class Config(Settings):
         """The method's settings, with the published defaults."""
@@ -275,6 +276,9 @@ class Method(ABC):
     @abstractmethod
     def build(self, task: Task) -> PartPrototypeModel:
         """The model with untrained weights, of the shapes that the fitted one has: what a saved model loads into."""
+
+    def learner(self, model: Any, task: Task) -> Learner | None:
+        """What :meth:`fit` trains a model of :meth:`build` with (steps are measured by it); ``None``: nothing."""
 
     @abstractmethod
     def fit(self, task: Task) -> PartPrototypeModel:

@@ -11,6 +11,7 @@ import torch
 from rich.markup import escape
 
 from bench.cell import Cell, reason_of
+from bench.memory import OutOfMemory
 from bench.plan import PlannedCell, describe
 from bench.progress import ConsoleProgress
 from bench.store import Store, write_json
@@ -45,7 +46,7 @@ def inline(
     progress: ConsoleProgress,
     *,
     rerun: bool = False,
-    memory_limit: int = 2**30,
+    memory_limit: int | None = None,
     after: Callable[[str], None] = lambda name: None,
 ) -> Summary:
     """Run the cells that are not finished; one that fails is recorded and the others go on.
@@ -57,7 +58,7 @@ def inline(
         device: where tensors go.
         progress: where it is told.
         rerun: forget earlier results of these cells.
-        memory_limit: bytes that features may take at a time.
+        memory_limit: bytes for each cell.
         after: called with the id of each cell that was run.
     """
     summary = Summary()
@@ -82,8 +83,8 @@ def inline(
             Cell(store, name, home, device, progress, memory_limit=memory_limit).run()
         except Exception as error:
             # Whatever a method or a metric does wrong ends its own cell only; Cell has recorded it with a traceback.
-            reason = reason_of(error)
-            progress.console.print(f"  [red]failed:[/red] {escape(reason)}", highlight=False, soft_wrap=True)
+            reason, what = reason_of(error), "out of memory" if isinstance(error, OutOfMemory) else "failed"
+            progress.console.print(f"  [red]{what}:[/red] {escape(reason)}", highlight=False, soft_wrap=True)
             summary.failed[name] = reason
         else:
             progress.console.print(f"  done in {time.perf_counter() - began:.1f} s", highlight=False, soft_wrap=True)

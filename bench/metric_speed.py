@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from bench import registry
 from bench.contract import Explanation, Metric, Observation, PartPrototypeModel, PrototypeTable, RequestError, Score
-from bench.machine import peak_memory, timed
+from bench.machine import timed
+from bench.memory import PeakMemory
 from bench.seeding import derive
 
 MEASURED = ("consistency", "stability", "sensitivity", "completeness", "linearity", "symmetry")
@@ -145,7 +146,7 @@ def measure(
     running = {name: _start(name, split, model) for name in MEASURED}
     seconds = dict.fromkeys(("forward", "metrics"), 0.0)
     model.backbone(_pixels(0, min(batch_size, images), device, seed))  # warm up
-    with peak_memory(device) as peak:
+    with PeakMemory(device) as peak:
         for begin in range(0, images, batch_size):
             note(f"image {begin} of {images}")
             index = torch.arange(begin, min(begin + batch_size, images))
@@ -165,8 +166,8 @@ def measure(
         "seconds": seconds,
         "scoring": scoring,
         "scores": {name: score.value for name, (score, _) in scores.items()},
-        "peak_bytes": peak[0],
-        "within_limit": peak[0] <= memory_limit,
+        "peak_bytes": peak.growth,
+        "within_limit": peak.growth <= memory_limit,
         "memory_limit": memory_limit,
         "sizes": {"prototypes": prototypes, "images": images, "classes": classes, "batch_size": batch_size},
         "backbone": backbone,

@@ -35,8 +35,10 @@ def weights(_context: click.Context, _option: click.Parameter, value: tuple[str,
     return found
 
 
-def size(_context: click.Context, _option: click.Parameter, value: str) -> int:
+def size(_context: click.Context, _option: click.Parameter, value: str | None) -> int | None:
     """``24GiB`` -> bytes."""
+    if value is None:
+        return None
     units = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
     for unit, factor in units.items():
         if value.endswith(unit):
@@ -71,10 +73,17 @@ plugin = click.option(
     help="A Python file that registers methods, metrics or data sets; may be repeated.",
 )
 device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
-memory = click.option(
+feature_memory = click.option(
     "--memory-limit",
     default="1GiB",
     show_default=True,
     callback=size,
     help="Most memory that the features of a decomposition may take at a time.",
+)
+memory = click.option(
+    "--memory-limit",
+    metavar="SIZE",
+    callback=size,
+    help="Most memory for a cell, such as 24GiB: of the GPU, or of the process on a CPU. One that needs more is tried "
+    "again with one image at a time, then recorded as out of memory. Default: no limit.",
 )

@@ -189,7 +189,10 @@ def _cells_of(
         variants = [(name, chosen) for name in methods for chosen in config.combinations(request.grid, name)]
         loaded: dict[str, type[Method]] = {name: entry.load() for name, entry in methods.items()}
         needed = any(method.needs_black_box for method in loaded.values())
-        black_box = _black_box(backbone, recipe, request) if needed else None
+        black_box = None
+        if needed:
+            found = black_box_config(backbone, recipe, request.overrides)
+            black_box = {"version": BLACK_BOX_VERSION, **found.model_dump(mode="json")}
         for seed, (name, chosen) in itertools.product(request.seeds, variants):
             overrides = {**request.overrides, **chosen}
             method = loaded[name]
@@ -263,11 +266,11 @@ def _applicable(
     return applicable, refused
 
 
-def _black_box(backbone: str, recipe: Any, request: Request) -> dict[str, Any]:
+def black_box_config(backbone: str, recipe: Any, overrides: Mapping[str, Any]) -> BlackBoxConfig:
+    """How the plain classifier of a backbone is trained."""
     own = CONFIGS / "backbones" / f"{backbone}.yaml"
     file = own if own.is_file() else CONFIGS / "backbones" / "default.yaml"
-    found = config.from_recipe(file, BlackBoxConfig, recipe, request.overrides, "classifier")
-    return {"version": BLACK_BOX_VERSION, **found.model_dump(mode="json")}
+    return config.from_recipe(file, BlackBoxConfig, recipe, overrides, "classifier")
 
 
 def _weights(backbone: str, settings: DatasetConfig, context: Context) -> tuple[Path | None, str]:
@@ -287,18 +290,27 @@ def _weights(backbone: str, settings: DatasetConfig, context: Context) -> tuple[
     return file, weight_files.digest(file)
 
 
-def _sizes(backbone: str, settings: DatasetConfig, dataset: Dataset) -> Sizes:
-    side = settings.protocol.size
+def feature_shape(backbone: str, side: int) -> tuple[int, int, int]:
+    """Channels, rows and columns of a backbone's features of square images.
+
+    Raises:
+        RequestError: where it cannot take images of that size.
+    """
     try:
         with torch.device("meta"):
             net = registry.load("backbones", backbone)().eval()
-            shape = net(torch.empty(1, 3, side, side)).shape
+            _, channels, rows, columns = net(torch.empty(1, 3, side, side)).shape
     except (RuntimeError, BenchError) as error:
         raise RequestError(f"{backbone} cannot take images of {side} pixels: {str(error).splitlines()[0]}") from error
+    return channels, rows, columns
+
+
+def _sizes(backbone: str, settings: DatasetConfig, dataset: Dataset) -> Sizes:
+    channels, rows, columns = feature_shape(backbone, settings.protocol.size)
     counts = [0] * len(dataset.classes)
     for record in dataset.split("train"):
         counts[record.label] += 1
-    return Sizes(len(counts), min(counts), shape[1], shape[2] * shape[3], backbone)
+    return Sizes(len(counts), min(counts), channels, rows * columns, backbone)
 
 
 def _label(name: str, overrides: Mapping[str, Any]) -> str:

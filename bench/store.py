@@ -80,9 +80,10 @@ class Folder:
         file = self.path / "failure.json"
         return json.loads(file.read_text()) if file.is_file() and not self.done else None
 
-    def fail(self, status: Status, reason: str, details: str = "") -> None:
-        """Record why the attempt ended: a line for tables, and a traceback for whoever looks closer."""
-        write_json(self.path / "failure.json", {"status": status, "reason": reason, "details": details})
+    def fail(self, status: Status, reason: str, details: str = "", memory: list[dict[str, Any]] | None = None) -> None:
+        """Record why the attempt ended: a line for tables, a traceback, and what did not fit into memory."""
+        content = {"status": status, "reason": reason, "details": details}
+        write_json(self.path / "failure.json", {**content, **({"memory": memory} if memory else {})})
 
     def finish(self) -> None:
         """Turn the work into the result."""

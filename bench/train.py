@@ -8,7 +8,7 @@ running generator: a resumed training computes what an undisturbed one would.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -106,8 +106,7 @@ class Trainer:
         bar: Any,
     ) -> None:
         phase = schedule.phases[position]
-        optimizer = self._optimizer(learner, phase)
-        model, wrapped = self.fabric.setup(learner, optimizer)
+        optimizer, step = self.stepper(learner, phase)
         if phase.name in optimizers:
             optimizer.load_state_dict(optimizers[phase.name])
         for epoch in range(start, phase.epochs):
@@ -118,7 +117,7 @@ class Trainer:
             learner.train()
             if phase.freeze_norm:
                 freeze_norm(learner)
-            losses = self._epoch(model, wrapped, learner, schedule, samples, phase, (position, epoch))
+            losses = self._epoch(step, learner, schedule, samples, (position, epoch))
             row = {"phase": phase.name, "epoch": len(self.history), **losses}
             self.history.append({**row, "seconds": time.perf_counter() - began})
             self.progress.note(
@@ -128,14 +127,32 @@ class Trainer:
             optimizers[phase.name] = optimizer.state_dict()
             self._save(learner, position, epoch + 1, optimizers)
 
+    def stepper(
+        self, learner: Learner, phase: Phase
+    ) -> tuple[torch.optim.Optimizer, Callable[[Tensor, Tensor], dict[str, Tensor]]]:
+        """The optimiser of a phase, and one of its steps: ``(images, labels) -> losses``, for a learner in train mode.
+
+        Only the parameters that the phase names learn from then on.
+        """
+        optimizer = self._optimizer(learner, phase)
+        model, wrapped = self.fabric.setup(learner, optimizer)
+
+        def step(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            losses: dict[str, Tensor] = model(images, labels, phase.name)
+            optimizer.zero_grad(set_to_none=True)
+            self.fabric.backward(losses["loss"])
+            wrapped.step()
+            learner.after_step()
+            return losses
+
+        return optimizer, step
+
     def _epoch(
         self,
-        model: Any,
-        optimizer: Any,
+        step: Callable[[Tensor, Tensor], dict[str, Tensor]],
         learner: Learner,
         schedule: Schedule,
         samples: Samples,
-        phase: Phase,
         when: tuple[int, int],
     ) -> dict[str, float]:
         generator = torch.Generator().manual_seed(derive(self.seed, "order", *when))
@@ -144,18 +161,14 @@ class Trainer:
         learner.before_epoch(len(self.history))  # the history is in the checkpoint: a resumed training counts on
         sums: dict[str, Tensor] = {}
         for batch in self._batches(samples, schedule, passes, generator):
-            losses = model(batch.images, batch.labels, phase.name)
-            optimizer.zero_grad(set_to_none=True)
-            self.fabric.backward(losses["loss"])
-            optimizer.step()
-            learner.after_step()
-            for name, value in losses.items():
+            for name, value in step(batch.images, batch.labels).items():
                 # Summed on the device: a step never waits for the host. NaN survives the sum.
                 sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value.detach() * len(batch.labels)
         seen = len(samples) * schedule.repeat
         means = {name: float(value) / seen for name, value in sums.items()}
         bad = [name for name, value in means.items() if value != value or abs(value) == float("inf")]
         if bad:
+            phase = schedule.phases[when[0]]
             raise CellError(
                 f"{', '.join(bad)} became {means[bad[0]]} in phase {phase.name!r}, epoch {when[1] + 1}: "
                 f"lower its learning rates (now {dict(phase.lr)})"

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from bench.contract import RequestError
-from bench.machine import copy_bandwidth, peak_memory, timed
+from bench.machine import copy_bandwidth, timed
+from bench.memory import PeakMemory
 from bench.posthoc import reference
 from bench.posthoc.decomposition import DecompositionConfig, decompose_classes, factorise_classes
 from bench.posthoc.drawn import draw
@@ -152,7 +153,7 @@ def _ours(
     seconds = nmf_seconds = 0.0
     updates = 0
     errors, objectives = [], []
-    with peak_memory(device) as peak:
+    with PeakMemory(device) as peak:
         decompose_classes(
             config, *_stacked(shape, seed, wanted[:1], device), (1, sizes["hw"]), seed, wanted[:1]
         )  # warm up
@@ -179,7 +180,7 @@ def _ours(
         "nmf_updates_per_class": updates / len(wanted),
         "nmf_error": _mean(errors),
         "objective": _mean(objectives),
-        "peak_bytes": peak[0],
+        "peak_bytes": peak.growth,
         "nmf_bytes_read": read,
         "copy_bandwidth": bandwidth,
         "roofline_share": read / bandwidth / nmf_seconds,

@@ -2,13 +2,11 @@
 
 import json
 import sys
-import time
 
 import pytest
 import torch
 
 from bench.contract import RequestError
-from bench.machine import copy_bandwidth, peak_memory
 from bench.posthoc.drawn import draw
 from bench.posthoc.speed import as_text, measure
 
@@ -108,15 +106,3 @@ def test_missing_scikit_learn_is_named(monkeypatch):
 def test_a_busy_machine_is_said(result):
     assert "the machine is busy" in as_text({**result, "load": 1e6})
     assert "the machine is busy" not in as_text({**result, "load": 0.0})
-
-
-def test_peak_is_what_was_in_use_between():
-    with peak_memory(torch.device("cpu")) as peak:
-        gone = torch.ones(2**25)  # 128 MiB
-        time.sleep(0.05)
-        del gone
-    assert 2**26 < peak[0] < 2**29
-
-
-def test_bandwidth_is_a_plausible_number():
-    assert 1e8 < copy_bandwidth(torch.device("cpu")) < 1e13

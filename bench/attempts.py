@@ -1,0 +1,116 @@
+"""A cell's work within a memory limit: as planned, and where that does not fit once more with one image at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.contract import Progress, Samples
+from bench.data.guarded import Guarded
+from bench.memory import (
+    OutOfMemory,
+    Overrun,
+    PeakMemory,
+    give_back_free_memory,
+    is_out_of_memory,
+    limited,
+)
+from bench.store import Store, write_json
+
+SHARED = "black box"
+"""The stage whose result other cells use too: it is not tried in another way than planned."""
+
+
+class Attempts:
+    """Two at most, as in the paper (4.3: "OOM indicates the out of memory error even with batch size 1").
+
+    Args:
+        device: whose memory.
+        limit: bytes of the GPU, or of the process on a CPU; ``None``: all there is.
+        note: file that remembers, should the second attempt be killed, that the first did not fit.
+        planned: batch size of the stages where it says something.
+        progress: where it is told.
+
+    Attributes:
+        stage: what is being done, for whoever reads of a failure; the work sets it.
+        most: images at a time; ``None``: as planned.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        limit: int | None,
+        note: Path,
+        planned: Mapping[str, int | None],
+        progress: Progress,
+    ) -> None:
+        self.device, self.limit, self.note, self.planned, self.progress = device, limit, note, planned, progress
+        self.stage = ""
+        self.most: int | None = None
+        self._peak = PeakMemory(device)
+
+    def run(self, work: Callable[[], None], start_over: Callable[[], None]) -> None:
+        """Do the work.
+
+        Args:
+            work: all of it; it goes on from what an earlier attempt has finished.
+            start_over: forgets what is half done, whose parts must not be of different batch sizes.
+
+        Raises:
+            OutOfMemory: where neither attempt fits.
+        """
+        if self.note.is_file():
+            self.progress.note("did not fit into memory before: one image at a time")
+            first = Overrun(**Store.read(self.note))
+        else:
+            found = self._attempt(work, None)
+            if found is None:
+                return
+            if found.stage == SHARED:
+                raise OutOfMemory([found])
+            first = found
+            self.progress.note(f"out of memory in {first}; once more with one image at a time")
+            start_over()
+            write_json(self.note, asdict(first))
+        second = self._attempt(work, 1)
+        if second is not None:
+            start_over()
+            self.note.unlink()
+            raise OutOfMemory([first, second])
+
+    def guarded(self, split: Samples, capped: bool = True) -> Samples:
+        """The split, in batches of as many images as this attempt allows, each given out only within the limit."""
+        return Guarded(split, self.most if capped else None, lambda: self._peak.check(self.limit))
+
+    def record(self) -> dict[str, Any]:
+        """For the result: peak and limit in bytes, and what the first attempt ended with where there were two.
+
+        Raises:
+            OverLimit: as between batches.
+        """
+        self._peak.check(self.limit)
+        return {
+            "peak_bytes": self._peak.most,
+            "limit_bytes": self.limit,
+            "retry": Store.read(self.note) if self.note.is_file() else None,
+        }
+
+    def _attempt(self, work: Callable[[], None], most: int | None) -> Overrun | None:
+        """What did not fit, or ``None``. The error itself is let go: it holds the tensors of all its frames."""
+        self.most, self.stage = most, "reading the data"
+        failed = None
+        with PeakMemory(self.device) as self._peak:
+            try:
+                with limited(self.device, self.limit):
+                    work()
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                batch_size = self.most or self.planned.get(self.stage)
+                failed = Overrun.of(error, self.stage, batch_size, self._peak.most, self.limit)
+        give_back_free_memory()
+        return failed

@@ -1,0 +1,235 @@
+"""The checks of a method: fitted on a few easy images, seen through all its doors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+
+from bench import drawn, registry
+from bench.backbones.classifier import Classifier
+from bench.check.outcome import expect, expect_close
+from bench.config import CONFIGS, from_recipe
+from bench.contract import Method, NotApplicable, PartPrototypeModel, Settings, Task
+from bench.plan import ALWAYS_PROVIDED
+from bench.progress import ConsoleProgress
+
+KNOWN = frozenset({"image", "label", "bbox", "keypoints", "mask"}) | ALWAYS_PROVIDED
+FIRST = "is fitted on a few drawn images, one epoch of each phase"
+
+
+@dataclass
+class Fitted:
+    """A method fitted on drawn images.
+
+    Attributes:
+        method: its class.
+        config: its demo settings, with one epoch for each phase.
+        samples: what it was fitted on.
+        task: what it was given.
+        model: what it gave.
+        folder: for files.
+    """
+
+    method: type[Method]
+    config: Any
+    samples: drawn.Tensors
+    task: Task
+    model: PartPrototypeModel
+    folder: Path
+
+    def another_task(self, config: Any = None) -> Task:
+        """The same task anew, with other settings where some are given."""
+        return _task(self.method, self.config if config is None else config, self.samples, self.folder / "again")
+
+
+def prepare(name: str, folder: Path) -> Fitted:
+    """Fit the method of that name."""
+    method: type[Method] = registry.load("methods", name)
+    expect(issubclass(method, Method), f"{method} is no subclass of bench.contract.Method")
+    preset = {f"{name}.{key}": value for key, value in registry.entry("methods", name).preset}
+    # An entry with settings of its own is one of several of the same class.
+    expect(bool(preset) or method.name == name, f"its attribute `name` is {method.name!r}, registered is {name!r}")
+    expect(issubclass(method.Config, Settings), "its Config is no subclass of bench.contract.Settings")
+    expect(method.needs <= KNOWN, f"needs {sorted(method.needs - KNOWN)}; known are {sorted(KNOWN)}")
+    config: Any = from_recipe(CONFIGS / "methods" / f"{name}.yaml", method.Config, "demo", preset, name)
+    if hasattr(config, "schedule"):
+        phases = [phase.model_copy(update={"epochs": min(phase.epochs, 1)}) for phase in config.schedule.phases]
+        config = config.model_copy(update={"schedule": config.schedule.model_copy(update={"phases": tuple(phases)})})
+    samples = drawn.stripes(size=64)
+    samples.keypoints[:] = torch.tensor([[10.0, 20.0], [50.0, 40.0]], dtype=torch.float64)
+    samples.visible[:] = True
+    task = _task(method, config, samples, folder / "fit")
+    return Fitted(method, config, samples, task, method().fit(task), folder)
+
+
+def _task(method: type[Method], config: Any, samples: drawn.Tensors, folder: Path) -> Task:
+    box = None
+    if method.needs_black_box:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            box = Classifier(drawn.SmallNet(), samples.classes).eval()
+    return drawn.task(folder, samples, config, ConsoleProgress(Console(stderr=True), quiet=True), black_box=box)
+
+
+@torch.no_grad()
+def shapes(fitted: Fitted) -> None:
+    """Prototypes, classes and what an explanation is made of."""
+    model, samples = fitted.model, fitted.samples
+    expect(isinstance(model, PartPrototypeModel), "fit returns no bench.contract.PartPrototypeModel")
+    expect(not model.training, "fit returns a model in train mode: end with `.eval()`")
+    count, table = len(model.prototypes), model.prototypes.classes
+    expect(table.shape == (count, samples.classes), f"prototypes.classes is {tuple(table.shape)}")
+    expect(bool(table.any(0).all()), "some class has no prototype")
+    if fitted.method.class_specific:
+        expect(bool((table.sum(1) == 1).all()), "class_specific, but some prototype belongs to no or several classes")
+    explanation = model.explain(samples.images[:5])
+    expected = {"logits": (5, samples.classes), "scores": (5, count)}
+    for name, shape in expected.items():
+        found = tuple(getattr(explanation, name).shape)
+        expect(found == shape, f"{name} of 5 images are {found}, expected {shape}")
+    maps = explanation.maps
+    expect(maps.ndim == 4 and maps.shape[:2] == (5, count), f"maps of 5 images are {tuple(maps.shape)}")
+
+
+@torch.no_grad()
+def finite(fitted: Fitted) -> None:
+    """Nothing is NaN or infinite."""
+    images, labels = fitted.samples.images, fitted.samples.labels
+    explanation = fitted.model.explain(images)
+    attribution = fitted.model.attribute(fitted.model.backbone(images), labels)
+    for name, value in {**explanation.__dict__, "attribution": attribution}.items():
+        if value is not None:
+            expect(bool(torch.isfinite(value).all()), f"{name} are not all finite")
+
+
+@torch.no_grad()
+def doors_agree(fitted: Fitted) -> None:
+    """Logits and maps are the same however they are asked for."""
+    model, images, labels = fitted.model, fitted.samples.images[10:16], fitted.samples.labels[10:16]
+    everything, own = model.explain(images), model.explain(images, labels)
+    expect_close("logits of model(images) and explain(images)", model(images), everything.logits, 1e-5, 1e-5)
+    expect_close("logits of explain(images, classes) and explain(images)", own.logits, everything.logits, 1e-5, 1e-5)
+    attribution = model.attribute(model.backbone(images), labels)
+    expect(attribution.ndim == 3 and len(attribution) == 6, f"attribute of 6 images is {tuple(attribution.shape)}")
+    expect(own.indices is not None, "explain(images, classes) gives no indices")
+    assert own.indices is not None
+    expect(torch.equal(own.indices, model.prototypes.of(labels)), "indices are not prototypes.of(classes)")
+    there = own.indices >= 0
+    for name in ("maps", "scores"):
+        chosen, whole = getattr(own, name), model.pick(getattr(everything, name), own.indices)
+        what = f"{name} of explain(images, classes) and explain(images)"
+        expect_close(what, chosen[there], whole[there], 1e-4, 1e-5)
+
+
+@torch.no_grad()
+def axioms_can_be_measured(fitted: Fitted) -> None:
+    """Contributions and offset sum to the logit, where it has them; a combination of logits is attributed as one."""
+    model, images, labels = fitted.model, fitted.samples.images[10:16], fitted.samples.labels[10:16]
+    features = model.backbone(images)
+    logits, offset = model.logits(features), model.offset(labels)
+    expect(offset.shape == labels.shape, f"offset of {len(labels)} images is {tuple(offset.shape)}")
+    expect(isinstance(model.apart, str), "apart is no text: why cells do not all play the same role, if so")
+    try:
+        total = model.contributions(features, labels).sum((1, 2)) + offset
+    except NotApplicable:
+        pass
+    else:
+        own = logits.gather(1, labels[:, None])[:, 0]
+        expect_close("contributions and offset, summed, and the logit", total, own, 1e-3, 1e-3)
+    if model.mixes:
+        weights = torch.nn.functional.one_hot(labels, fitted.samples.classes).to(features.dtype)
+        one, two = model.attribute(features, labels), model.attribute(features, weights)
+        expect_close("attribute of a class and of the weights that choose it", two, one, 1e-4, 1e-4)
+
+
+@torch.no_grad()
+def batch_does_not_matter(fitted: Fitted) -> None:
+    """An image's explanation does not depend on the images beside it."""
+    images, labels = fitted.samples.images, fitted.samples.labels
+    together = fitted.model.explain(images[:8], labels[:8])
+    alone = fitted.model.explain(images[3:4], labels[3:4])
+    # A prototype projected onto this very image is at distance 0, where the log similarity has slope 1e4: rounding
+    # of the distance (1e-7) shows there as 1e-3.
+    expect_close("maps of an image alone and among others", alone.maps[0], together.maps[3], 1e-3, 1e-2)
+    expect_close("logits of an image alone and among others", alone.logits[0], together.logits[3], 1e-3, 1e-2)
+
+
+@torch.no_grad()
+def survives_saving(fitted: Fitted) -> None:
+    """What ``build`` gives takes the saved state and explains like the fitted model."""
+    file, images = fitted.folder / "model.safetensors", fitted.samples.images[:4]
+    save_file({name: value.contiguous() for name, value in fitted.model.state_dict().items()}, file)
+    other = fitted.method().build(fitted.task)
+    other.load_state_dict(load_file(file))
+    one, two = fitted.model.explain(images), other.eval().explain(images)
+    expect(torch.equal(one.maps, two.maps), "maps of the saved and loaded model differ")
+    expect(torch.equal(one.logits, two.logits), "logits of the saved and loaded model differ")
+
+
+def same_seed_same_model(fitted: Fitted) -> None:
+    """Fitted again with the same seed, every number of the state is the same."""
+    torch.rand(7)  # whatever was drawn before
+    again = fitted.method().fit(fitted.another_task()).state_dict()
+    differ = [name for name, value in fitted.model.state_dict().items() if not torch.equal(value, again[name])]
+    expect(not differ, f"fitted twice with one seed, these differ: {', '.join(differ[:4])} (seed draws with `derive`)")
+
+
+@torch.no_grad()
+def explaining_changes_nothing(fitted: Fitted) -> None:
+    """Two explanations are equal, and the model's state is as before."""
+    model, images, labels = fitted.model, fitted.samples.images[:4], fitted.samples.labels[:4]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    one, two = (model.explain(images, labels).maps for _ in range(2))
+    expect(torch.equal(one, two), "the same images are explained differently the second time")
+    changed = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
+    expect(not changed, f"explaining changes {', '.join(changed[:4])}")
+
+
+def steps_can_be_measured(fitted: Fitted) -> None:
+    """A method with a schedule hands out what it trains with."""
+    if hasattr(fitted.config, "schedule"):
+        _loss(fitted, fitted.config)
+
+
+def published_forms_are_equal(fitted: Fitted) -> None:
+    """What runs instead of the published code's form gives the same loss."""
+    for form, overrides in fitted.method.published_forms.items():
+        values = {**fitted.config.model_dump(), **overrides}
+        literal = _loss(fitted, fitted.method.Config.model_validate(values))
+        expect_close(f"the loss here and in the form {form!r}", _loss(fitted, fitted.config), literal, 1e-4, 1e-5)
+
+
+def _loss(fitted: Fitted, config: Any) -> torch.Tensor:
+    """The loss of the first images before any training."""
+    task, samples = fitted.another_task(config), fitted.samples
+    method = fitted.method()
+    learner: Any = method.learner(method.build(task), task)
+    expect(learner is not None, "Config has a schedule, but `learner(model, task)` returns nothing: fit's own learner")
+    phase = next((phase for phase in config.schedule.phases if phase.lr), config.schedule.phases[0])
+    learner.eval()
+    learner.before_epoch(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        loss: torch.Tensor = learner(samples.images[::5], samples.labels[::5], phase.name)["loss"]
+    expect(loss.requires_grad and loss.ndim == 0, "the learner's `loss` is no scalar with a gradient")
+    return loss.detach()
+
+
+CHECKS: dict[str, Callable[[Fitted], None]] = {
+    "shapes": shapes,
+    "nothing is NaN or infinite": finite,
+    "all doors give the same": doors_agree,
+    "what it says for the axioms is true": axioms_can_be_measured,
+    "an image does not depend on its batch": batch_does_not_matter,
+    "saved and loaded, it is the same": survives_saving,
+    "the same seed fits the same model": same_seed_same_model,
+    "explaining changes nothing": explaining_changes_nothing,
+    "its training steps can be measured": steps_can_be_measured,
+    "published forms give the same loss": published_forms_are_equal,
+}

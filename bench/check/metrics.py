@@ -1,0 +1,143 @@
+"""The checks of a metric: fed with drawn images, seen through a small model with random prototypes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench import drawn, registry
+from bench.backbones.classifier import Classifier
+from bench.check.methods import KNOWN
+from bench.check.outcome import Broken, expect
+from bench.contract import Explanation, Metric, Observation, PartPrototypeModel, PrototypeTable, Score, Settings
+
+FIRST = "says what it is and what it needs"
+
+
+class RandomPrototypes(PartPrototypeModel):
+    """Two random prototypes for each class, compared by scalar products; their maxima add up to the logits."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.backbone = drawn.SmallNet()
+            vectors = torch.randn(2 * classes, drawn.SmallNet.channels)
+        self.prototypes = PrototypeTable(torch.eye(classes, dtype=torch.bool).repeat_interleave(2, 0), vectors)
+
+    def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
+        """Maps are scalar products of cells and prototypes."""
+        maps = torch.einsum("ndhw,pd->nphw", features, self.prototypes.vectors)
+        scores = maps.amax((2, 3))
+        logits = scores @ self.prototypes.classes.to(scores.dtype)
+        if classes is None:
+            return Explanation(logits, maps, scores)
+        indices = self.prototypes.of(classes)
+        return Explanation(logits, self.pick(maps, indices), self.pick(scores, indices), indices)
+
+    def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
+        """The sum of the class's maps."""
+        return self.head(features, classes).maps.sum(1)
+
+
+@dataclass
+class Measured:
+    """A metric and what it looks at."""
+
+    metric: type[Metric]
+    config: Any
+    samples: drawn.Tensors
+    model: nn.Module
+    black_box: nn.Module
+
+    def score(self, batches: Iterable[Tensor]) -> Score:
+        """The score of the images at these positions, batch by batch."""
+        samples = self.samples
+        metric = self.metric(self.config, samples, self.model.prototypes)
+        metric.prepare(samples)
+        for index in batches:
+            metric.update(
+                Observation(
+                    self.model,  # type: ignore[arg-type]
+                    samples.images[index],
+                    samples.labels[index],
+                    index,
+                    samples.keypoints[index],
+                    samples.visible[index],
+                    samples.boxes[index],
+                    self.black_box,
+                    1.0,
+                )
+            )
+        return metric.compute()
+
+
+def prepare(name: str, folder: Path) -> Measured:
+    """What is needed to try the metric of that name."""
+    metric: type[Metric] = registry.load("metrics", name)
+    expect(issubclass(metric, Metric), f"{metric} is no subclass of bench.contract.Metric")
+    preset = dict(registry.entry("metrics", name).preset)
+    expect(bool(preset) or metric.name == name, f"its attribute `name` is {metric.name!r}, registered is {name!r}")
+    expect(bool(metric.version), "it has no version")
+    expect(issubclass(metric.Config, Settings), "its Config is no subclass of bench.contract.Settings")
+    expect(metric.needs <= KNOWN, f"needs {sorted(metric.needs - KNOWN)}; known are {sorted(KNOWN)}")
+    if "mask" in metric.needs:
+        raise Broken("it needs object masks, which drawn images have none of: it cannot be checked here")
+    samples = drawn.stripes(size=64)
+    generator = torch.Generator().manual_seed(0)
+    samples.keypoints[:] = 64 * torch.rand(samples.keypoints.shape, generator=generator, dtype=torch.float64)
+    samples.visible[:] = True
+    samples.boxes[:] = torch.tensor([4.0, 4.0, 60.0, 60.0], dtype=torch.float64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        black_box = Classifier(drawn.SmallNet(), samples.classes).eval()
+    config = metric.Config.model_validate(preset)
+    return Measured(metric, config, samples, RandomPrototypes(samples.classes).eval(), black_box)
+
+
+@torch.no_grad()
+def a_score(measured: Measured) -> None:
+    """A finite value of some items, and tables whose columns are equally long."""
+    score = measured.score(torch.arange(len(measured.samples)).split(16))
+    expect(isinstance(score, Score), f"compute returns a {type(score).__name__}, no bench.contract.Score")
+    expect(math.isfinite(score.value), f"the score is {score.value}")
+    expect(score.n > 0, f"n is {score.n}: how many items were averaged")
+    for table, columns in score.items.items():
+        lengths = {name: len(values) for name, values in columns.items()}
+        expect(len(set(lengths.values())) <= 1, f"table {table!r} has columns of different lengths: {lengths}")
+
+
+@torch.no_grad()
+def batches_do_not_matter(measured: Measured) -> None:
+    """The same value in one batch, in small ones, and in another order."""
+    everything = torch.arange(len(measured.samples))
+    shuffled = torch.randperm(len(everything), generator=torch.Generator().manual_seed(0))
+    one = measured.score([everything]).value
+    for what, batches in {"small batches": everything.split(5), "another order": shuffled.split(16)}.items():
+        other = measured.score(batches).value
+        close = math.isclose(one, other, rel_tol=1e-4, abs_tol=1e-6)
+        expect(close, f"{one:.6g} in one batch, {other:.6g} in {what}")
+
+
+@torch.no_grad()
+def measuring_changes_nothing(measured: Measured) -> None:
+    """The model's state is as before, and a second measurement gives the same."""
+    before = {name: value.clone() for name, value in measured.model.state_dict().items()}
+    batches = torch.arange(len(measured.samples)).split(16)
+    one, two = measured.score(batches).value, measured.score(batches).value
+    expect(one == two, f"measured twice: {one:.6g} and {two:.6g}")
+    changed = [name for name, value in measured.model.state_dict().items() if not torch.equal(value, before[name])]
+    expect(not changed, f"measuring changes the model: {', '.join(changed[:4])}")
+
+
+CHECKS: dict[str, Callable[[Measured], None]] = {
+    "a finite score, tables in order": a_score,
+    "batches and their order do not matter": batches_do_not_matter,
+    "measuring changes nothing": measuring_changes_nothing,
+}

@@ -1,0 +1,150 @@
+"""The commands that measure and check methods without a data set: scale, speed train, check."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from bench import options
+from bench.cli_posthoc import speed
+
+_METHODS = click.option(
+    "--methods",
+    callback=options.names,
+    default="all",
+    show_default=True,
+    help="Names with commas; all: those that compete, and the black box.",
+)
+_BACKBONE = click.option(
+    "--backbone", default="resnet34", show_default=True, help="`bench ls backbones`; random weights."
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
+
+
+def _counts(context: click.Context, option: click.Parameter, value: str) -> tuple[int, ...]:
+    numbers = options.seeds(context, option, value)
+    if not numbers or min(numbers) < 2:
+        raise click.BadParameter(f"{value!r}: write numbers of classes with commas, 2 or more, for example 200,1000")
+    return numbers
+
+
+def _ready(backbone: str, size: int) -> None:
+    """Say at once what would end every measurement."""
+    from bench import registry
+    from bench.contract import RequestError
+    from bench.plan import feature_shape
+
+    try:
+        feature_shape(backbone, size)
+    except registry.UnknownName as error:
+        raise RequestError(f"--backbone: {error}") from error
+
+
+def _note(message: str) -> None:
+    Console(stderr=True).print(message, highlight=False, soft_wrap=True)
+
+
+@click.command()
+@_METHODS
+@click.option("--classes", callback=_counts, default="200,1000", show_default=True, help="Numbers with commas.")
+@_BACKBONE
+@click.option("--batch", type=click.IntRange(min=1), help="Images at a time; default 80, on a CPU 4.")
+@click.option("--size", type=click.IntRange(min=32), default=224, show_default=True, help="Side of the images.")
+@click.option("--steps", type=click.IntRange(min=1), default=3, show_default=True, help="Steps that are timed.")
+@click.option(
+    "--memory-limit",
+    metavar="SIZE",
+    callback=options.size,
+    help="Such as 24GiB; default on a CPU: three quarters of what is free.",
+)
+@options.device
+@options.plugin
+@_JSON
+def scale(
+    methods: tuple[str, ...],
+    classes: tuple[int, ...],
+    backbone: str,
+    batch: int | None,
+    size: int,
+    steps: int,
+    memory_limit: int | None,
+    device: str,
+    plugins: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Measure what methods take at the size of CUB and of ImageNet, on random images.
+
+    Parameters, activations, peak memory of a training step and of inference, images per second; each in a process of
+    its own. What does not fit is measured again with one image at a time. Where a method also has the form of its
+    published code, that is a row of its own.
+    """
+    from bench import environment
+    from bench.scale import as_text
+    from bench.scale import scale as measure
+
+    chosen = environment.pick_device(device)
+    _ready(backbone, size)
+    files = tuple(str(file.resolve()) for file in plugins)
+    result = measure(
+        methods, classes, backbone, chosen,
+        batch_size=batch, size=size, steps=steps, memory_limit=memory_limit, plugins=files, note=_note,
+    )  # fmt: skip
+    click.echo(json.dumps(result, indent=1) if as_json else as_text(result))
+    failed = any(one["status"] == "failed" for row in result["rows"] for one in row.values() if isinstance(one, dict))
+    sys.exit(1 if failed else 0)
+
+
+@speed.command("train")
+@_METHODS
+@_BACKBONE
+@click.option("--batch", "batch_size", type=click.IntRange(min=1), help="Images of a step; default 32, on a CPU 4.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
+@click.option("--steps", type=click.IntRange(min=1), help="Steps of a round; default 10, on a CPU 1.")
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option("--classes", type=click.IntRange(min=2), default=200, show_default=True)
+@click.option("--size", type=click.IntRange(min=32), default=224, show_default=True, help="Side of the images.")
+@click.option("--images", type=click.IntRange(min=0), help="Of the projection; default 6000, on a CPU 64; 0: none.")
+@options.device
+@options.plugin
+@_JSON
+def speed_train(
+    methods: tuple[str, ...], backbone: str, device: str, plugins: tuple[Path, ...], as_json: bool, **sizes: Any
+) -> None:
+    """Each method's training step and projection beside the plain classifier's, in the same run.
+
+    The share is of the images per second that the plain classifier trains; the projection is in forward passes of the
+    plain classifier over the same images.
+    """
+    from bench import environment
+    from bench.training_speed import as_text, training_speed
+
+    chosen = environment.pick_device(device)
+    _ready(backbone, sizes["size"])
+    result = training_speed(methods, backbone, chosen, note=_note, **sizes)
+    click.echo(json.dumps(result, indent=1) if as_json else as_text(result))
+
+
+@click.command()
+@click.argument("name")
+@options.plugin
+def check(name: str, plugins: tuple[Path, ...]) -> None:
+    """Check that the method or metric NAME keeps the contract, on drawn images, in under a minute.
+
+    One line per check. Exit code 0: all are kept; 1: some are not; 2: there is no such method or metric.
+    """
+    from bench.check import check as run
+
+    broken = 0
+    for outcome in run(name):
+        broken += outcome.problem is not None
+        state = "ok" if outcome.problem is None else f"WRONG: {outcome.problem}"
+        click.echo(f"{outcome.kind} {name}: {outcome.check}: {state}")
+    sys.exit(1 if broken else 0)
+
+
+COMMANDS: list[click.Command] = [scale, check]

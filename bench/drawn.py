@@ -1,0 +1,187 @@
+"""A small world in memory, for checks and measurements that need no data set: images, a network, a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from bench.contract import Batch, Progress, Samples, Task
+from bench.seeding import derive
+from bench.train import Trainer
+
+
+class Tensors:
+    """A split held in memory.
+
+    Args:
+        images: ``(n, 3, H, W)``, normalised floats.
+        labels: ``(n,)``.
+        classes: how many there are.
+        keypoints: ``(n, 2, 2)`` of the parts ``one`` and ``two``; default: none is visible.
+        visible: bool ``(n, 2)``.
+    """
+
+    parts: Sequence[str] = ("one", "two")
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        classes: int,
+        keypoints: Tensor | None = None,
+        visible: Tensor | None = None,
+    ) -> None:
+        n = len(images)
+        self.images, self.labels, self.classes = images, labels, classes
+        self.keypoints = torch.zeros(n, 2, 2, dtype=torch.float64) if keypoints is None else keypoints
+        self.visible = torch.zeros(n, 2, dtype=torch.bool) if visible is None else visible
+        self.boxes = torch.zeros(n, 4, dtype=torch.float64)
+        self.ids: Sequence[str] = [str(i) for i in range(n)]
+        self.size = images.shape[-1]
+        self.protocol = f"full-{self.size}"
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batches(
+        self,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        *,
+        index: Tensor | None = None,
+        flip: Tensor | None = None,
+    ) -> Iterator[Batch]:
+        """See :class:`bench.contract.Samples`."""
+        order = torch.arange(len(self)) if index is None else index
+        for part in order.split(batch_size):
+            images = self.images[part]
+            if flip is not None:
+                images = torch.where(flip[part][:, None, None, None], images.flip(3), images)
+            yield Batch(images.to(device), self.labels[part].to(device), part)
+
+
+def stripes(classes: int = 3, per_class: int = 12, size: int = 32, seed: int = 0) -> Tensors:
+    """Easy images: each class is bright in another horizontal band."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(classes).repeat_interleave(per_class)
+    images = 0.3 * torch.randn(len(labels), 3, size, size, generator=generator)
+    band = size // classes
+    for i, label in enumerate(labels.tolist()):
+        images[i, label % 3, label * band : (label + 1) * band] += 2.0
+    return Tensors(images, labels, classes)
+
+
+def noise(classes: int, count: int, size: int, seed: int = 0, distinct: int = 64) -> Tensors:
+    """Random images, each class as often as the others; no more than ``distinct`` of them are held in memory."""
+    generator = torch.Generator().manual_seed(derive(seed, "random images"))
+    few = torch.randn(min(count, distinct), 3, size, size, generator=generator)
+    samples = Tensors(few, torch.arange(count) % classes, classes)
+    samples.images = _Repeated(few, count)  # type: ignore[assignment]
+    samples.keypoints, samples.boxes = torch.zeros(count, 2, 2).double(), torch.zeros(count, 4).double()
+    samples.visible, samples.ids = torch.zeros(count, 2, dtype=torch.bool), [str(i) for i in range(count)]
+    return samples
+
+
+class _Repeated:
+    """So many images, of which only the first few are there: the others are those again."""
+
+    def __init__(self, few: Tensor, count: int) -> None:
+        self.few, self.count = few, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        return self.few[index % len(self.few)]
+
+
+class SmallNet(nn.Module):
+    """A two-layer feature extractor with batch normalisation: 16 channels, an eighth of the side."""
+
+    channels = 16
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 4, 4),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, 16, 2, 2),
+            nn.ReLU(),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images ``(N, 3, H, W)`` -> features ``(N, 16, H / 8, W / 8)``."""
+        return self.body(images)
+
+
+class StandIn(nn.Module):
+    """Features of the shape of a large network's at no cost: pooled colours, mixed at random.
+
+    Args:
+        channels: how many features.
+        cells: rows and columns of cells.
+        seed: of the mixture.
+    """
+
+    def __init__(self, channels: int, cells: tuple[int, int], seed: int = 0) -> None:
+        super().__init__()
+        self.channels, self.cells = channels, cells
+        generator = torch.Generator().manual_seed(derive(seed, "stand-in"))
+        self.mixture = nn.Parameter(torch.randn(channels, 3, 1, 1, generator=generator), requires_grad=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images ``(N, 3, H, W)`` -> features ``(N, channels, h, w)``, zero or more."""
+        pooled = nn.functional.adaptive_avg_pool2d(images, self.cells)
+        return nn.functional.conv2d(pooled, self.mixture).relu()
+
+
+def task(
+    folder: Path,
+    samples: Samples,
+    config: Any,
+    progress: Progress,
+    *,
+    make: Callable[[], nn.Module] = SmallNet,
+    black_box: nn.Module | None = None,
+    seed: int = 0,
+    device: torch.device | None = None,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    **rest: Any,
+) -> Task:
+    """All that a method is given to fit itself on drawn images.
+
+    Args:
+        folder: for the checkpoint of its training.
+        samples: the training split.
+        config: the method's.
+        progress: where it tells how far it is.
+        make: makes the feature extractor; its weights are drawn from the seed.
+        black_box: the classifier to start from.
+        seed: of everything.
+        device: where tensors go, default the CPU.
+        precision: of training.
+        rest: other fields of the task.
+    """
+    device = device or torch.device("cpu")
+
+    def backbone() -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return make()
+
+    return Task(
+        config=config,
+        train=samples,
+        seed=seed,
+        device=device,
+        backbone=backbone,
+        black_box=black_box,
+        trainer=Trainer(folder, device, precision, seed, progress),
+        progress=progress,
+        **rest,
+    )

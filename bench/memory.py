@@ -1,0 +1,290 @@
+"""How much memory work takes and may take, and what is known of an allocation that failed."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import re
+import sysconfig
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from bench.contract import CellError, RequestError
+
+UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+# What torch (on a CPU and on a GPU) and NumPy say; the first alternative is in bytes without a unit.
+_TRIED = re.compile(r"allocate (?:(\d+) bytes|([\d.]+) ([KMGT]iB))")
+# What torch, its C++ and its convolution library (oneDNN) raise as a plain RuntimeError.
+_SIGNS = re.compile(r"can't allocate memory|bad_alloc|out of memory|ALLOC_FAILED|could not create a primitive$")
+_STATM = Path("/proc/self/statm")
+_RESERVE = 2**28
+
+
+class PeakMemory:
+    """A context that finds the most memory in use inside it.
+
+    On a GPU the allocator's own count. On a CPU resident memory of the process, looked at every few milliseconds, where
+    the system tells it (Linux); elsewhere the process's peak so far.
+
+    Attributes:
+        before: bytes in use at the beginning.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.before = 0
+        self._most = 0
+        self._done = threading.Event()
+        self._watcher: threading.Thread | None = None
+
+    def __enter__(self) -> PeakMemory:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self.before = torch.cuda.memory_allocated(self.device)
+            return self
+        give_back_free_memory()
+        self.before = self._most = resident()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._most = self.most
+        self._done.set()
+        if self._watcher is not None:
+            self._watcher.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.005):
+            self._most = max(self._most, resident())
+
+    @property
+    def most(self) -> int:
+        """The most bytes in use from the beginning until now, or until the end."""
+        if self._done.is_set():
+            return self._most
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return max(self._most, resident())
+
+    def check(self, limit: int | None) -> None:
+        """Compare with a limit.
+
+        Raises:
+            OverLimit: where more was in use.
+        """
+        if limit is not None and self.most > limit:
+            raise OverLimit(f"{said(self.most)} were in use, {said(limit)} are allowed")
+
+    @property
+    def growth(self) -> int:
+        """The most bytes in use beyond those at the beginning."""
+        return self.most - self.before
+
+
+class OverLimit(MemoryError):
+    """More memory is in use than was allowed."""
+
+
+@contextmanager
+def limited(device: torch.device, limit: int | None) -> Iterator[None]:
+    """Inside, an allocation that goes far beyond the limit fails in the thread that asks for it, as on a small machine.
+
+    On a GPU: a fraction of the device for torch's allocator, exactly (what the driver itself takes is not counted).
+    On a CPU under Linux: the kernel refuses private memory (``RLIMIT_DATA``) beyond what is resident now, plus what is
+    left of the limit, plus a reserve. It stops the one large allocation before it is made, and torch's message then
+    names its size; ``RLIMIT_AS`` would count mapped files and address space that is only reserved as well. The reserve
+    is for small allocations: much compiled code, unlike torch's allocator, does not survive that one of its own fails.
+    So on a CPU the limit itself is kept by comparing it with :class:`PeakMemory` at safe points.
+
+    Args:
+        device: whose memory.
+        limit: bytes of the whole process; ``None``: no limit.
+
+    Raises:
+        RequestError: where the process takes more than that already.
+    """
+    if limit is None:
+        yield
+    elif device.type == "cuda":
+        torch.cuda.empty_cache()
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
+        try:
+            yield
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0, device)
+    else:
+        check_limit(device, limit)
+        if not _STATM.exists():
+            yield
+            return
+        import resource  # not on Windows
+
+        # An OpenMP thread that cannot be started ends the process: all of them start before.
+        torch.ones(2**20).add_(1)
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        ceiling = _private() + limit - resident() + _RESERVE
+        bounds = [bound for bound in (soft, hard) if bound != resource.RLIM_INFINITY]
+        resource.setrlimit(resource.RLIMIT_DATA, (min([ceiling, *bounds]), hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def check_limit(device: torch.device, limit: int | None) -> None:
+    """Refuse a limit that leaves nothing to work with.
+
+    Raises:
+        RequestError: naming what the process takes by itself.
+    """
+    if limit is None or device.type == "cuda":
+        return
+    give_back_free_memory()
+    taken = resident()
+    if taken >= limit:
+        raise RequestError(
+            f"--memory-limit {said(limit)}: the process takes {said(taken)} before it begins; write more, for example "
+            f"--memory-limit {2 * taken // 2**30 + 1}GiB"
+        )
+
+
+def available(device: torch.device) -> int:
+    """Bytes that can still be taken: of the GPU, or of this machine and the control group (container) it runs in."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    found = []
+    table = Path("/proc/meminfo")
+    if table.is_file():
+        lines = dict(line.split(":", 1) for line in table.read_text().splitlines())
+        found.append(int(lines["MemAvailable"].split()[0]) * 2**10)
+    else:
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    group = Path("/sys/fs/cgroup")
+    most, now = group / "memory.max", group / "memory.current"
+    if most.is_file() and now.is_file() and most.read_text().strip() != "max":
+        found.append(int(most.read_text()) - int(now.read_text()))
+    return max(0, min(found))
+
+
+@dataclass(frozen=True)
+class Overrun:
+    """An allocation that failed.
+
+    Attributes:
+        stage: what was being done.
+        batch_size: images at a time, where that says something.
+        tried_bytes: size of the tensor that broke it, where the message names it.
+        peak_bytes: the most that was in use before.
+        limit_bytes: what was allowed; ``None``: all there is.
+        place: the line of code that asked for it.
+    """
+
+    stage: str
+    batch_size: int | None
+    tried_bytes: int | None
+    peak_bytes: int
+    limit_bytes: int | None
+    place: str
+
+    @classmethod
+    def of(cls, error: BaseException, stage: str, batch_size: int | None, peak: int, limit: int | None) -> Overrun:
+        """What an error that :func:`is_out_of_memory` recognises tells."""
+        return cls(stage, batch_size, tried_bytes(error), peak, limit, place_of(error))
+
+    def __str__(self) -> str:
+        batch = f" at batch size {self.batch_size}" if self.batch_size else ""
+        tried = f"tried to allocate {said(self.tried_bytes)}, " if self.tried_bytes else ""
+        limit = f", limit {said(self.limit_bytes)}" if self.limit_bytes else ""
+        where = f" ({self.place})" if self.place else ""
+        return f"{self.stage}{batch}: {tried}peak {said(self.peak_bytes)}{limit}{where}"
+
+
+class OutOfMemory(CellError):
+    """Work that does not fit, in any of the ways that were tried.
+
+    Args:
+        overruns: one for each way, in order.
+    """
+
+    def __init__(self, overruns: Sequence[Overrun]) -> None:
+        super().__init__("; before that: ".join(str(one) for one in reversed(overruns)))
+        self.overruns = tuple(overruns)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there was not enough memory."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and _SIGNS.search(str(error)) is not None
+
+
+def tried_bytes(error: BaseException) -> int | None:
+    """The size of the allocation that failed, where the message names it.
+
+    Example:
+        >>> tried_bytes(RuntimeError("CUDA out of memory. Tried to allocate 1.50 GiB. GPU 0 has ..."))
+        1610612736
+    """
+    found = _TRIED.search(str(error))
+    if found is None:
+        return None
+    whole, amount, unit = found.groups()
+    return int(whole) if whole else int(float(amount) * UNITS[unit])
+
+
+def place_of(error: BaseException) -> str:
+    """The innermost line of our own code or of a plugin's, that of no installed library: ``file:line code``.
+
+    Empty where it says nothing: what was too much was found out later.
+    """
+    if isinstance(error, OverLimit):
+        return ""
+    library = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), "<")
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(library)]
+    if not frames:
+        return ""
+    last = frames[-1]
+    return f"{'/'.join(Path(last.filename).parts[-2:])}:{last.lineno} {last.line}"
+
+
+def said(size: int) -> str:
+    """Bytes for people.
+
+    Example:
+        >>> said(24 * 2**30), said(1_500_000)
+        ('24.0 GiB', '1.4 MiB')
+    """
+    unit = next((unit for unit in ("TiB", "GiB", "MiB") if size >= UNITS[unit]), "KiB")
+    return f"{size / UNITS[unit]:.1f} {unit}"
+
+
+def give_back_free_memory() -> None:
+    """Return to the system what the process has freed but still holds: using it again would not show as growth."""
+    gc.collect()
+    # Only glibc has this call, and only glibc needs it here.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def resident() -> int:
+    """Bytes of the process that lie in memory now; where only its peak is told, that."""
+    if _STATM.exists():
+        return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if os.uname().sysname == "Darwin" else 1024)
+
+
+def _private() -> int:
+    # Private writable pages, asked for whether or not they were touched: what RLIMIT_DATA counts.
+    return int(_STATM.read_text().split()[5]) * os.sysconf("SC_PAGE_SIZE")

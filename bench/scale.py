@@ -1,0 +1,189 @@
+"""What methods take at the size of CUB and of ImageNet: memory and images per second, measured on random images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from bench import environment, registry
+from bench.contract import Method
+from bench.measurement import Measurement, What, apart
+from bench.memory import available, said
+from bench.subject import Sizes, chosen, forms
+
+_SHARE_OF_FREE = 0.75
+
+
+def scale(
+    methods: tuple[str, ...],
+    classes: Sequence[int],
+    backbone: str,
+    device: torch.device,
+    *,
+    batch_size: int | None = None,
+    size: int = 224,
+    steps: int = 3,
+    memory_limit: int | None = None,
+    plugins: tuple[str, ...] = (),
+    note: Callable[[str], None] = lambda message: None,
+) -> dict[str, Any]:
+    """Measure each method, in each of its forms, at each number of classes; every measurement in its own process.
+
+    What does not fit is measured again with one image at a time, as in the paper (4.3).
+
+    Args:
+        methods: names, or ``all``.
+        classes: numbers of classes.
+        backbone: of all of them.
+        device: where.
+        batch_size: images at a time; default 80 (ProtoPNet's) on a GPU, 4 on a CPU.
+        size: side of the images in pixels.
+        steps: repetitions that are timed.
+        memory_limit: bytes; default on a CPU: three quarters of what is free now. No more is taken in any case, so
+            that a machine with less ends the measurement, and not the other way round.
+        plugins: files that register methods.
+        note: told what is being done.
+
+    Returns:
+        The conditions and ``rows``, ready for JSON.
+    """
+    names = chosen(methods)
+    batch_size = batch_size or (80 if device.type == "cuda" else 4)
+    limit, why = _limit(device, memory_limit)
+    record = environment.record(device)
+    rows = []
+    for count in classes:
+        sizes = Sizes(backbone, count, size, str(device))
+        for name in names:
+            for form, overrides in forms(name).items():
+                row: dict[str, Any] = {"method": name, "form": form, "classes": count}
+                for what in _what(name):
+                    note(f"{name}{f' ({form})' if form else ''}, {count} classes: {what}")
+                    row[what] = _measured(
+                        Measurement(what, name, dict(overrides), sizes, batch_size, steps, limit, plugins)
+                    )
+                rows.append(row)
+    return {
+        "backbone": backbone,
+        "size": size,
+        "batch_size": batch_size,
+        "precision": "fp32",
+        "memory_limit_bytes": limit,
+        "memory_limit_why": why,
+        "device": str(device),
+        "hardware": record["hardware"],
+        "threads": record["threads"],
+        "load": os.getloadavg()[0],
+        "partbench": {"version": record["bench"], "git": record["git"]},
+        "rows": rows,
+    }
+
+
+def _limit(device: torch.device, wanted: int | None) -> tuple[int | None, str]:
+    if device.type == "cuda":
+        return wanted, "as asked for" if wanted else "the whole GPU"
+    safe = int(_SHARE_OF_FREE * available(device))
+    if wanted is None or wanted > safe:
+        asked = f"; {said(wanted)} were asked for" if wanted else ""
+        return safe, f"three quarters of what is free on this machine{asked}"
+    return wanted, "as asked for"
+
+
+def _what(name: str) -> list[What]:
+    method: type[Method] = registry.load("methods", name)
+    decomposes = method.needs_black_box and registry.entry("methods", name).role == "method"
+    return ["training", "inference", *(["decomposition"] if decomposes else [])]  # type: ignore[list-item]
+
+
+def _measured(measurement: Measurement) -> dict[str, Any]:
+    found = apart(measurement)
+    if found["status"] != "oom" or measurement.batch_size == 1 or measurement.what == "decomposition":
+        return found
+    alone = apart(Measurement(**{**measurement.__dict__, "batch_size": 1}))
+    return {**alone, "larger_batch": {"batch_size": measurement.batch_size, "reason": found["reason"]}}
+
+
+def as_text(result: Mapping[str, Any]) -> str:
+    """The measurements for people."""
+    limit = result["memory_limit_bytes"]
+    lines = [
+        f"{result['backbone']}, random images of {result['size']} pixels, {result['batch_size']} at a time, "
+        f"{result['precision']}, on {result['hardware']} ({result['device']}, {result['threads']} threads)",
+        f"memory limit: {said(limit) + ', ' if limit else ''}{result['memory_limit_why']}",
+    ]
+    if result["device"] == "cpu":
+        lines.append(
+            "on a CPU 4 images at a time unless --batch says more (the papers: 80); peaks are of resident memory"
+        )
+        if result["load"] > (os.cpu_count() or 1):
+            lines.append(f"the machine is busy (load {result['load']:.1f}): images per second say little")
+    lines += [
+        "",
+        f"{'method':26}{'classes':>8}{'params':>9}{'activations':>13}{'training':>12}{'inference':>12}"
+        f"{'train img/s':>13}{'infer img/s':>13}",
+    ]
+    notes: list[str] = []
+    for row in result["rows"]:
+        training, inference = row["training"], row["inference"]
+        title = f"{row['method']} ({row['form']})" if row["form"] else row["method"]
+        counts = [one["parameters"] for one in (inference, training) if "parameters" in one]
+        lines.append(
+            f"{title:26}{row['classes']:8d}{_millions(counts):>9}"
+            f"{_bytes(training, 'activation_bytes'):>13}{_bytes(training):>12}{_bytes(inference):>12}"
+            f"{_rate(training):>13}{_rate(inference):>13}"
+        )
+        notes += _notes(title, row)
+    return "\n".join([*lines, "", *notes, *_published(result["rows"])]).rstrip()
+
+
+def _notes(title: str, row: Mapping[str, Any]) -> list[str]:
+    found = []
+    title = f"{title}, {row['classes']} classes"
+    for what in ("training", "inference", "decomposition"):
+        one = row.get(what)
+        if one is None:
+            continue
+        if one["status"] != "ok":
+            state = "out of memory" if one["status"] == "oom" else "failed"
+            found.append(f"{title}, {what}: {state}: {one['reason']}")
+        elif "larger_batch" in one:
+            found.append(f"{title}, {what}: measured with one image at a time; {one['larger_batch']['reason']}")
+        if what == "decomposition" and one["status"] == "ok":
+            found.append(
+                f"{title}, decomposition: peak {said(one['peak_bytes'])}, {one['seconds_per_class']:.2f} s per class "
+                f"({one['classes']} classes, {one['images']} images, features at no cost); trains the black box"
+            )
+    return found
+
+
+def _published(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line for each form of published code that does not fit where ours does."""
+    ours = {(row["method"], row["classes"]): row["training"] for row in rows if not row["form"]}
+    found = []
+    for row in rows:
+        here = ours[row["method"], row["classes"]]
+        if row["form"] and row["training"]["status"] == "oom" and here["status"] == "ok":
+            overrun = row["training"]["overrun"]
+            tried = f" (tried to allocate {said(overrun['tried_bytes'])})" if overrun and overrun["tried_bytes"] else ""
+            found.append(
+                f"{row['method']} at {row['classes']} classes: out of memory in the published code's form{tried}, "
+                f"{said(here['peak_bytes'])} here"
+            )
+    return found
+
+
+def _millions(counts: Sequence[int]) -> str:
+    return f"{counts[0] / 1e6:.1f} M" if counts else "-"
+
+
+def _bytes(one: Mapping[str, Any], name: str = "peak_bytes") -> str:
+    if one["status"] != "ok":
+        return "OOM" if one["status"] == "oom" else "failed"
+    return said(one[name]) + ("*" if "larger_batch" in one else "")
+
+
+def _rate(one: Mapping[str, Any]) -> str:
+    return f"{one['images_per_second']:.1f}" if one["status"] == "ok" else "-"

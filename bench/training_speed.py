@@ -1,0 +1,188 @@
+"""How fast methods train and project, beside the plain classifier on the same backbone in the same run."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from bench import drawn, environment
+from bench.contract import RequestError
+from bench.machine import timed
+from bench.subject import Sizes, Step, Subject, black_box, chosen
+
+_PUSH_BATCH = 64
+
+
+def training_speed(
+    methods: tuple[str, ...],
+    backbone: str,
+    device: torch.device,
+    *,
+    batch_size: int | None = None,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    steps: int | None = None,
+    rounds: int = 5,
+    classes: int = 200,
+    size: int = 224,
+    images: int | None = None,
+    note: Callable[[str], None] = lambda message: None,
+) -> dict[str, Any]:
+    """Time training steps round by round, each method and the black box in turn; then each method's projection.
+
+    A method's share is the median over the rounds of the black box's time through its own, so that what else a machine
+    does in a round falls on both. A method that starts from the trained classifier trains that: its share is measured
+    like the others' and says how exact they are.
+
+    Args:
+        methods: names, or ``all``.
+        backbone: of all of them, with random weights.
+        device: where.
+        batch_size: images of a step; default 32 on a GPU, 4 on a CPU.
+        precision: of the training.
+        steps: steps of a round; default 10 on a GPU, 1 on a CPU.
+        rounds: how often everything is timed, after one step each that is not.
+        classes: how many.
+        size: side of the images in pixels.
+        images: that the projection looks at; default 6,000 on a GPU, 64 on a CPU; 0 leaves it out.
+        note: told what is being done.
+
+    Returns:
+        The conditions, ``share_of_black_box`` and ``push_over_forward`` by method, and what they are made of, ready for
+        JSON.
+    """
+    on_gpu = device.type == "cuda"
+    batch_size = batch_size or (32 if on_gpu else 4)
+    steps = steps or (10 if on_gpu else 1)
+    images = (6000 if on_gpu else 64) if images is None else images
+    if min(rounds, classes, size) < 1:
+        raise RequestError("speed train: rounds, classes and size must be at least 1")
+    load = os.getloadavg()[0]  # before this run adds to it
+    environment.make_deterministic()
+    sizes = Sizes(backbone, classes, size, str(device), precision)
+    plain = black_box()
+    names = list(dict.fromkeys([*chosen(methods), plain]))
+    subjects = {name: Subject(name, sizes, images=max(64, batch_size)) for name in names}
+    batch = subjects[plain].batch(batch_size)
+    prepared = {name: subject.step() for name, subject in subjects.items()}
+    for name, (_, _, step) in prepared.items():
+        note(f"{name}: warming up")
+        step(*batch)
+    seconds: dict[str, list[float]] = {name: [] for name in prepared}
+    for number in range(rounds):
+        note(f"round {number + 1} of {rounds}")
+        for name, (_, _, step) in prepared.items():
+            seconds[name].append(timed(device, _repeat, step, steps, batch)[1] / steps)
+    pushes = {}
+    if images:
+        for name, (learner, _, _) in prepared.items():
+            if subjects[name].trains:
+                found = _push(subjects[name], learner, images, min(rounds, 3), note)
+                pushes.update({name: found} if found else {})
+    record = environment.record(device)
+    shares = {
+        name: statistics.median(its / own for its, own in zip(seconds[plain], measured, strict=True))
+        for name, measured in seconds.items()
+        if name != plain
+    }
+    return {
+        "share_of_black_box": shares,
+        "push_over_forward": {name: found["over_forward"] for name, found in pushes.items()},
+        "backbone": backbone,
+        "batch_size": batch_size,
+        "precision": precision,
+        "classes": classes,
+        "size": size,
+        "steps": steps,
+        "rounds": rounds,
+        "device": str(device),
+        "hardware": record["hardware"],
+        "threads": record["threads"],
+        "load": load,
+        "partbench": {"version": record["bench"], "git": record["git"]},
+        "methods": {
+            name: {
+                "images_per_second": batch_size / statistics.median(measured),
+                "seconds_per_step": measured,
+                "phase": prepared[name][1].name,
+                "of_the_black_box": not subjects[name].trains,
+            }
+            for name, measured in seconds.items()
+        },
+        "push": pushes,
+    }
+
+
+def _repeat(step: Step, steps: int, batch: tuple[Tensor, Tensor]) -> None:
+    for _ in range(steps):
+        step(*batch)
+
+
+@torch.no_grad()
+def _push(
+    subject: Subject, learner: Any, images: int, rounds: int, note: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """The actions of a method's schedule beside plain forward passes over the same images, round by round."""
+    actions = list(dict.fromkeys(phase.action for phase in subject.config.schedule.phases if phase.action))
+    if not actions:
+        return None
+    samples = drawn.noise(subject.sizes.classes, images, subject.sizes.size, subject.sizes.seed)
+    learner.eval()
+    box = subject.black_box()
+
+    def forward() -> None:
+        for batch in samples.batches(_PUSH_BATCH, subject.device):
+            box(batch.images)
+
+    def push() -> None:
+        for action in actions:
+            learner.act(action, samples)
+
+    ratios, plain = [], []
+    for number in range(rounds):
+        note(f"{subject.name}: {', '.join(actions)} over {images} images, round {number + 1} of {rounds}")
+        plain.append(timed(subject.device, forward)[1])
+        ratios.append(timed(subject.device, push)[1] / plain[-1])
+    return {
+        "actions": actions,
+        "images": images,
+        "over_forward": statistics.median(ratios),
+        "rounds": ratios,
+        "forward_images_per_second": images / statistics.median(plain),
+    }
+
+
+def as_text(result: Mapping[str, Any]) -> str:
+    """The measurement for people."""
+    lines = [
+        f"{result['backbone']}, {result['classes']} classes, random images of {result['size']} pixels, batches of "
+        f"{result['batch_size']}, {result['precision']}, on {result['hardware']} ({result['threads']} threads)",
+        f"median of {result['rounds']} rounds of {result['steps']} steps, after one step to warm up",
+    ]
+    if result["device"] == "cpu" and result["load"] > (os.cpu_count() or 1):
+        lines.append(f"the machine is busy (load {result['load']:.1f}): shares are less exact than on an idle one")
+    lines += ["", f"{'method':20}{'phase':>10}{'images/s':>12}{'share of black box':>22}{'push / forward':>18}"]
+    for name, one in result["methods"].items():
+        shares = result["share_of_black_box"]
+        share = f"{shares[name]:.3f}" if name in shares else "1 (the measure)"
+        push = result["push_over_forward"].get(name)
+        lines.append(
+            f"{name:20}{one['phase']:>10}{one['images_per_second']:12.1f}{share:>22}"
+            f"{f'{push:.2f}' if push is not None else '-':>18}"
+        )
+    same = [
+        name
+        for name, one in result["methods"].items()
+        if one["of_the_black_box"] and name in result["share_of_black_box"]
+    ]
+    lines.append("")
+    if same:
+        lines.append(f"{', '.join(same)}: trains the black box and nothing else; its share says how exact shares are")
+    if result["push"]:
+        images = max(one["images"] for one in result["push"].values())
+        lines.append(f"push: the projection over {images} images, in passes of the plain classifier over the same")
+    return "\n".join(lines).rstrip()

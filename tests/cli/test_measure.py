@@ -1,0 +1,81 @@
+"""scale, speed train and check through the command line, on the smallest sizes. No times are judged."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from bench import registry
+from bench.cli import main
+
+TINY = ["--backbone", "tiny", "--size", "64", "--device", "cpu"]
+
+
+def call(*arguments):
+    return CliRunner().invoke(main, list(arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["scale", "--methods", "protopnett"], "did you mean 'protopnet'"),
+        (["scale", "--methods", "center"], "has no network to measure"),
+        (["scale", "--backbone", "resnet344"], "did you mean 'resnet34'"),
+        (["scale", "--classes", "one"], "write whole numbers with commas"),
+        (["scale", "--classes", "1"], "2 or more"),
+        (["scale", "--memory-limit", "24"], "write a size such as 24GiB"),
+        (["speed", "train", "--backbone", "vit_b_32", "--size", "64"], "vit_b_32 cannot take images of 64 pixels"),
+        (["check", "accurracy"], "did you mean 'accuracy'"),
+    ],
+)
+def test_wrong_requests(arguments, message):
+    result = call(*arguments)
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+
+
+def test_training_beside_the_black_box():
+    result = call("speed", "train", *TINY, "--methods", "protopnet", "--classes", "3", "--batch", "2", "--rounds", "2",
+                  "--images", "6", "--json")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert set(found["share_of_black_box"]) == set(found["push_over_forward"]) == {"protopnet"}
+    assert set(found["methods"]) == {"protopnet", "blackbox"}
+    times = [one["seconds_per_step"] for one in found["methods"].values()]
+    shares = sorted(plain / own for own, plain in zip(*times, strict=True))
+    assert found["share_of_black_box"]["protopnet"] == pytest.approx(sum(shares) / 2)
+    assert found["push"]["protopnet"]["actions"] == ["project"]
+    assert found["push"]["protopnet"]["images"] == 6
+    for condition in ("hardware", "threads", "load", "precision"):
+        assert found[condition] is not None
+    assert found["methods"]["protopnet"]["phase"] == "joint"
+
+
+def test_bf16_and_text():
+    result = call("speed", "train", *TINY, "--methods", "ours", "--classes", "3", "--batch", "2", "--rounds", "1",
+                  "--images", "0", "--precision", "bf16")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "bf16" in result.stdout
+    assert "1 (the measure)" in result.stdout
+    assert "ours: trains the black box and nothing else" in result.stdout
+
+
+def test_check_says_ok_line_by_line():
+    result = call("check", "accuracy")
+    assert result.exit_code == 0, result.output
+    assert "metric accuracy: a finite score, tables in order: ok" in result.stdout
+
+
+def test_check_of_a_plugin_that_is_broken(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "CATALOGUE", {kind: dict(names) for kind, names in registry.CATALOGUE.items()})
+    file = tmp_path / "plugin.py"
+    file.write_text(
+        "from bench import registry\nfrom metrics.controls import Center\n\n\n"
+        "class Odd(Center):\n    name = 'odd'\n    class_specific = True\n\n"
+        "    def fit(self, task):\n        return self.build(task).train()\n\n\n"
+        "registry.register('methods', 'odd', Odd)\n"
+    )
+    result = call("check", "odd", "--plugin", str(file))
+    assert result.exit_code == 1, result.output
+    assert "method odd: shapes: WRONG: fit returns a model in train mode: end with `.eval()`" in result.stdout
+    assert "method odd: explaining changes nothing: ok" in result.stdout
