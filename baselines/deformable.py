@@ -102,9 +102,9 @@ class DeformableProtoPNetModel(PartPrototypeModel):
     def latent(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
         """z-hat ``(N, D + 2, h', w')`` and the offsets ``(N, 8, h', w')``, where they are in use."""
         # In bfloat16 the features keep three digits; lengths and cosines are taken of what they are then.
-        z = functional.interpolate(features.float(), scale_factor=self.upsampling, mode="bilinear")
+        z = functional.interpolate(layers.at_least_single(features), scale_factor=self.upsampling, mode="bilinear")
         z = unit_features(z)
-        return z, self.conv_offset(z).float() if self.deformed else None
+        return z, layers.at_least_single(self.conv_offset(z)) if self.deformed else None
 
     def cosines(self, z: Tensor, offsets: Tensor | None) -> Tensor:
         """Mean cosine between a prototype's parts and what they look at, divided by 1.01: ``(N, P, h', w')``."""

@@ -51,15 +51,18 @@ def squared_distances(z: Tensor, prototypes: Tensor) -> Tensor:
     """Squared Euclidean distance of every cell to every prototype, not below zero: ``(N, P, h, w)``."""
     # The difference of large squares is compared with an epsilon of 1e-4: bfloat16 products would drown it.
     with torch.autocast(z.device.type, enabled=False):
-        if z.dtype == torch.float64:
-            return _squared_distances(z, prototypes.double())
-        return _squared_distances(z.float(), prototypes.float())
+        return _squared_distances(at_least_single(z), at_least_single(prototypes))
 
 
 def _squared_distances(z: Tensor, prototypes: Tensor) -> Tensor:
     zz = z.square().sum(1, keepdim=True)
     pp = prototypes.square().sum((1, 2, 3))[:, None, None]
     return nn.functional.relu(zz - 2 * nn.functional.conv2d(z, prototypes) + pp)
+
+
+def at_least_single(x: Tensor) -> Tensor:
+    """In single precision, or in double where it is: axioms are measured on heads in double."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def log_similarity(distance: Tensor) -> Tensor:

@@ -149,7 +149,7 @@ class Completeness(Metric):
             return
         gaps, logits = [], []
         for classes in features.classes:
-            shown = attribution(features.model, features.maps, classes, self.config.reading)
+            shown = attribution(features.model, features.maps, classes, self.config.reading, alike=False)
             logits.append(features.logit(classes))
             gaps.append((shown.sum(1) + features.model.offset(classes) - logits[-1]).abs())
         absolute = torch.stack(gaps)
@@ -198,10 +198,12 @@ class Linearity(Metric):
         if not features.model.mixes or width < 2:
             return
         other = (classes + factors[:, 2].long()) % width
-        one, two = (attribution(features.model, features.maps, c, self.config.reading) for c in (classes, other))
+        one, two = (
+            attribution(features.model, features.maps, c, self.config.reading, alike=False) for c in (classes, other)
+        )
         weights = torch.zeros_like(features.logits)
         weights.scatter_(1, classes[:, None], factors[:, :1]).scatter_(1, other[:, None], factors[:, 1:2])
-        mixed = attribution(features.model, features.maps, weights, self.config.reading)
+        mixed = attribution(features.model, features.maps, weights, self.config.reading, alike=False)
         gap = (mixed - factors[:, :1] * one - factors[:, 1:2] * two).norm(dim=1)
         self._rows.add(**both(features, attribution=gap / mixed.norm(dim=1).clamp(min=1e-300)))
 

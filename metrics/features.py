@@ -79,7 +79,9 @@ def chosen_features(seen: Observation, chosen: Tensor) -> Features | None:
     return seen.once(("chosen features", len(chosen)), look)
 
 
-def attribution(model: PartPrototypeModel, maps: Tensor, classes: Tensor, reading: Reading) -> Tensor:
+def attribution(
+    model: PartPrototypeModel, maps: Tensor, classes: Tensor, reading: Reading, alike: bool = True
+) -> Tensor:
     """What a method says each cell has to do with a logit: float64 ``(n, h w)``.
 
     Args:
@@ -87,13 +89,14 @@ def attribution(model: PartPrototypeModel, maps: Tensor, classes: Tensor, readin
         maps: ``(n, D, h, w)``.
         classes: ``(n,)``.
         reading: the map that it shows, or its exact contributions.
+        alike: whether its cells have to be those of the features.
 
     Raises:
         NotApplicable: where it has no exact contributions, or shows other cells than those of the features.
         CellError: where a map is not finite.
     """
     found = (model.attribute if reading == "displayed" else model.contributions)(maps, classes)
-    if found.shape[1:] != maps.shape[2:]:
+    if alike and found.shape[1:] != maps.shape[2:]:
         cells, own = ("x".join(map(str, shape)) for shape in (found.shape[1:], maps.shape[2:]))
         raise NotApplicable(f"its map has {cells} cells, not the {own} of the features")
     if not found.isfinite().all():

@@ -6,6 +6,7 @@ import torch
 from bench import registry
 from bench.check import methods
 from bench.contract import PrototypeTable
+from metrics.features import in_double
 
 METHODS = sorted(registry.names("methods"))
 
@@ -18,6 +19,15 @@ def fitted(request, tmp_path_factory):
 @pytest.mark.parametrize("check", methods.CHECKS)
 def test_method(fitted, check):
     methods.CHECKS[check](fitted)
+
+
+def test_the_head_runs_in_double_precision(fitted):
+    """Axioms are measured there: the log similarity of a distance near 0 shows single rounding as 1e-2."""
+    with torch.no_grad():
+        features = fitted.model.backbone(fitted.samples.images[10:16])
+        logits = fitted.model.logits(features)
+        double = in_double(fitted.model).logits(features.double())
+    torch.testing.assert_close(double.to(logits.dtype), logits, rtol=2e-2, atol=1e-1)
 
 
 def test_padded_rows_of_a_table_with_ragged_classes():

@@ -161,6 +161,7 @@ def test_a_map_of_other_cells_is_refused():
     model = Coarse(Bare(), torch.randn(CLASSES, 2, CHANNELS), torch.randn(CLASSES))
     with pytest.raises(NotApplicable, match="2x2 cells, not the 3x3"):
         measure(Sensitivity, model, split(2))
+    assert measure(Completeness, model, split(2)).n == 2  # a sum needs no cells in common
 
 
 def test_broken_and_constant_maps():
