@@ -143,6 +143,10 @@ class Dataset(Protocol):
         """Records of ``train`` or ``test``, in the data set's own order."""
 
 
+Augment = Callable[[Tensor, Tensor], Tensor]
+"""Images ``(N, 3, H, W)`` from 0 to 1, which it may overwrite, and their positions ``(N,)`` in the split -> images."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Images ``(N, 3, H, W)`` normalised float, labels ``(N,)``, and their positions in the split ``(N,)``."""
@@ -185,9 +189,9 @@ class Samples(Protocol):
         device: torch.device | str = "cpu",
         *,
         index: Tensor | None = None,
-        flip: Tensor | None = None,
+        augment: Augment | None = None,
     ) -> Iterator[Batch]:
-        """Batches in the order of ``index`` (default: all, in order); ``flip (n,)`` mirrors those images."""
+        """Batches in the order of ``index`` (default: all, in order), changed by ``augment`` before normalisation."""
 
 
 class Progress(Protocol):

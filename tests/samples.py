@@ -40,12 +40,12 @@ class Tensors:
     def __len__(self):
         return len(self.images)
 
-    def batches(self, batch_size, device="cpu", *, index=None, flip=None):
+    def batches(self, batch_size, device="cpu", *, index=None, augment=None):
         order = torch.arange(len(self)) if index is None else index
         for part in order.split(batch_size):
             images = self.images[part]
-            if flip is not None:
-                images = torch.where(flip[part][:, None, None, None], images.flip(3), images)
+            if augment is not None:
+                images = augment(images, part)
             yield Batch(images.to(device), self.labels[part].to(device), part)
 
 

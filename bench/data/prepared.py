@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import __version__ as pillow
 from torch import Tensor
 
-from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Batch, CellError, Dataset, Progress, RequestError
+from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Augment, Batch, CellError, Dataset, Progress, RequestError
 from bench.data.protocol import Protocol
 
 SPLITS = ("train", "test")
@@ -82,7 +82,7 @@ class PreparedSamples:
         device: torch.device | str = "cpu",
         *,
         index: Tensor | None = None,
-        flip: Tensor | None = None,
+        augment: Augment | None = None,
     ) -> Iterator[Batch]:
         """Batches in the order of ``index`` (positions here; default: all, in order); the last may be smaller.
 
@@ -94,16 +94,15 @@ class PreparedSamples:
             batch_size: how many images at a time.
             device: where images and labels go.
             index: int64 ``(m,)``, repeats allowed.
-            flip: bool ``(n,)``, one per sample here (not per entry of ``index``): mirror it left to right.
+            augment: changes the pixels, scaled to 0..1, on the device; for example
+                :func:`bench.data.augment.draw`, with one draw per sample here (not per entry of ``index``).
         """
         if batch_size < 1:
             raise ValueError(f"batch size {batch_size}; it must be 1 or more")
-        if flip is not None and (flip.dtype != torch.bool or flip.shape != (len(self),)):
-            raise ValueError(f"flip must be bool ({len(self)},), not {flip.dtype} {tuple(flip.shape)}")
         order = torch.arange(len(self)) if index is None else _positions(index, len(self))
-        return self._read(order, batch_size, torch.device(device), None if flip is None else flip.cpu())
+        return self._read(order, batch_size, torch.device(device), augment)
 
-    def _read(self, order: Tensor, batch_size: int, device: torch.device, flip: Tensor | None) -> Iterator[Batch]:
+    def _read(self, order: Tensor, batch_size: int, device: torch.device, augment: Augment | None) -> Iterator[Batch]:
         cuda = device.type == "cuda"
         mean = torch.tensor(IMAGENET_MEAN, device=device).view(1, 3, 1, 1)
         std = torch.tensor(IMAGENET_STD, device=device).view(1, 3, 1, 1)
@@ -114,12 +113,11 @@ class PreparedSamples:
             pixels = torch.empty((len(chunk), *self.images.shape[1:]), dtype=torch.uint8, pin_memory=cuda)
             # With mode="raise" numpy would read into a buffer first; the positions are checked already.
             np.take(self.images, self.rows[chunk].numpy(), axis=0, out=pixels.numpy(), mode="clip")
-            pixels = pixels.to(device, non_blocking=cuda)
-            if flip is not None:
-                mirror = flip[chunk].nonzero()[:, 0].to(device)
-                pixels[mirror] = pixels[mirror].flip(-1)
+            images = pixels.to(device, non_blocking=cuda).float().div_(top)
+            if augment is not None:
+                images = augment(images, chunk)
             # The arithmetic comes before the change of layout: a constant per plane is much faster than per pixel.
-            images = pixels.float().div_(top).sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
+            images = images.sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
             yield Batch(images, self.labels[chunk].to(device, non_blocking=cuda), chunk)
 
 
