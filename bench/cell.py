@@ -161,6 +161,7 @@ class Cell:
             Path(root) if root else None,
             self.home,
             self.progress,
+            self.where.get("options"),
         )
         if dataset.digest != self.spec.data_digest:
             raise CellError(

@@ -28,6 +28,7 @@ class DatasetConfig(Settings):
     Attributes:
         reader: name in the catalogue of data sets, by default the data set's own.
         folder: its usual folder name under ``--data-root``; ``None``: the project draws it itself.
+        options: settings of the reader.
         protocol: crop, size and rounding.
         backbones: used where none is asked for.
         recipe: training schedules where none is asked for.
@@ -37,6 +38,7 @@ class DatasetConfig(Settings):
 
     reader: str | None = None
     folder: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
     protocol: Protocol = Protocol()
     backbones: tuple[str, ...]
     recipe: Recipe = "published"

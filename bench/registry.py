@@ -91,6 +91,12 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
     "datasets": {
         "demo": Entry("bench.data.cub:Cub", "birds drawn by the project itself, in the CUB layout"),
         "cub": Entry("bench.data.cub:Cub", "CUB-200-2011: 200 bird species, boxes, 15 key-points"),
+        "cars": Entry("bench.data.cars:Cars", "Stanford Cars: 196 car models, boxes"),
+        "dogs": Entry("bench.data.dogs:Dogs", "Stanford Dogs: 120 breeds, boxes where the annotations are"),
+        "imagenet": Entry("bench.data.imagenet:ImageNet", "ImageNet, 1000 classes; tested on its validation images"),
+        "folder": Entry(
+            "bench.data.folder:Folder", "your own images, a folder for each class; boxes, key-points by CSV"
+        ),
     },
     "backbones": {
         "tiny": Entry("bench.backbones.tiny:TinyNet", "a small network for the demo birds, from random weights"),
