@@ -84,6 +84,9 @@ class Cell:
         with self.folder.claim():
             if self.folder.done:
                 return
+            if not self.spec.metrics:
+                self.progress.note("nothing to measure: no metric applies to this method and data set")
+                return
             self._check_identity()
             self.folder.work.mkdir(parents=True, exist_ok=True)
             self.progress.log = self.folder.work / "log.txt"

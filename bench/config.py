@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
 
 from bench import registry
 from bench.contract import RequestError, Settings
-from bench.data.protocol import Protocol
+from bench.data.protocol import PRESETS, Protocol
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 Recipe = Literal["published", "small", "demo"]
@@ -29,7 +29,7 @@ class DatasetConfig(Settings):
         reader: name in the catalogue of data sets, by default the data set's own.
         folder: its usual folder name under ``--data-root``; ``None``: the project draws it itself.
         options: settings of the reader.
-        protocol: crop, size and rounding.
+        protocol: crop, size and rounding, or the name of a preset: ``huang2023``, ``whole``, ``torchvision``.
         backbones: used where none is asked for.
         recipe: training schedules where none is asked for.
         pretrained: whether backbones start from ImageNet weights.
@@ -198,7 +198,13 @@ def dataset_config(name: str, overrides: Mapping[str, Any]) -> DatasetConfig:
     if name not in known:
         raise RequestError(f"unknown dataset {name!r}{registry.nearest(name, known)}")
     values = read_yaml(file) if file.is_file() else {"folder": name, "backbones": ["resnet34"]}
-    return validate(DatasetConfig, merge(values, for_section(overrides, name), name), name)
+    own = for_section(overrides, name)
+    chosen = own.pop("protocol", values.get("protocol", {}))
+    if isinstance(chosen, str):
+        if chosen not in PRESETS:
+            raise RequestError(f"{name}.protocol: unknown protocol {chosen!r}{registry.nearest(chosen, PRESETS)}")
+        chosen = dict(PRESETS[chosen])
+    return validate(DatasetConfig, merge({**values, "protocol": chosen}, own, name), name)
 
 
 def from_recipe(file: Path, model: type[M], recipe: Recipe, overrides: Mapping[str, Any], what: str) -> M:

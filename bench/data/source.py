@@ -39,9 +39,11 @@ def open_dataset(
         RequestError: where it is not found, or its annotation files are broken.
     """
     kind, options = registry.load("datasets", reader), options or {}
-    known = inspect.signature(kind).parameters.keys() - {"root", "cache"}
+    signature = inspect.signature(kind).parameters
+    known = signature.keys() - {"root", "cache"}
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.values())
     for option in options:
-        if option not in known:
+        if option not in known and not open_ended:
             raise RequestError(
                 f"{name}.options.{option}: unknown setting{registry.nearest(option, known) if known else ''}"
             )
