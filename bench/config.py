@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
 
 from bench import registry
 from bench.contract import RequestError, Settings
+from bench.data.fetch import Source
 from bench.data.protocol import PRESETS, Protocol
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -29,6 +30,7 @@ class DatasetConfig(Settings):
         reader: name in the catalogue of data sets, by default the data set's own.
         folder: its usual folder name under ``--data-root``; ``None``: the project draws it itself.
         options: settings of the reader.
+        source: where it can be downloaded from.
         protocol: crop, size and rounding, or the name of a preset: ``huang2023``, ``whole``, ``torchvision``.
         backbones: used where none is asked for.
         recipe: training schedules where none is asked for.
@@ -39,6 +41,7 @@ class DatasetConfig(Settings):
     reader: str | None = None
     folder: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
+    source: Source = Source()
     protocol: Protocol = Protocol()
     backbones: tuple[str, ...]
     recipe: Recipe = "published"

@@ -17,7 +17,7 @@ RANKS = [
     ["bench.plan"],
     ["bench.cell"],
     ["bench.launch", "bench.intervene", "bench.metric_speed", "bench.tune"],
-    ["bench.cli", "bench.cli_models", "bench.cli_posthoc", "bench.options"],
+    ["bench.cli", "bench.cli_data", "bench.cli_models", "bench.cli_posthoc", "bench.options"],
     ["bench.__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}

@@ -142,8 +142,7 @@ def prepare(
     """
     if protocol.crop == "bbox" and "bbox" not in dataset.provides:
         raise RequestError("the data set has no boxes to crop to; use crop=full")
-    name = f"{dataset.digest}-{protocol.name}" + ("-skip" if on_bad == "skip" else "")
-    folder = home / "prepared" / name
+    folder = cache_folder(dataset, protocol, home, on_bad)
     # Damaged bytes lead the readers into any error; the `_open` at the end is the one that tells.
     with contextlib.suppress(Exception):
         return _open(folder)
@@ -156,13 +155,18 @@ def prepare(
                     progress.note(f"{folder} is damaged ({error}); it is written anew")
                     shutil.rmtree(folder)
             if locked:
-                for leftover in folder.parent.glob(f".{glob.escape(name)}.*"):
+                for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
                     shutil.rmtree(leftover, ignore_errors=True)
             _write(dataset, protocol, folder, progress, on_bad)
         return _open(folder)
     except OSError as error:
         problem = f"{error.filename or folder}: {error.strerror or error}"
         raise CellError(f"{problem}; make room and write access there, or set BENCH_HOME") from error
+
+
+def cache_folder(dataset: Dataset, protocol: Protocol, home: Path, on_bad: str = "error") -> Path:
+    """Where :func:`prepare` keeps what it prepares."""
+    return home / "prepared" / (f"{dataset.digest}-{protocol.name}" + ("-skip" if on_bad == "skip" else ""))
 
 
 def _open(folder: Path) -> dict[str, PreparedSamples]:

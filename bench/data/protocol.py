@@ -24,7 +24,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "whole": {"crop": "full"},
     "torchvision": {"crop": "full", "resize": "resize-centre-crop", "coordinates": "exact"},
 }
-"""Protocols by name: the scores' reference path, the same on whole images, and what ImageNet weights are tested with."""
+"""Protocols by name: the scores' reference path, the same on whole images, and how ImageNet weights are tested."""
 
 
 @dataclass(frozen=True)
