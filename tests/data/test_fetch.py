@@ -101,7 +101,7 @@ def test_a_cut_connection_goes_on(server, tmp_path, ranges):
         assert server.asked == [None, "bytes=300000-", "bytes=600000-", "bytes=900000-", "bytes=1200000-"]
         assert progress.notes == ["a: connection cut, going on"] * 4
     else:  # a server that always begins anew gets no further: it is given up, not repeated for ever
-        with pytest.raises(FetchError, match="the connection fails .* call `fetch` again to go on"):
+        with pytest.raises(FetchError, match=r"the connection fails .* call `fetch` again to go on"):
             download(f"{server.url}/a", MD5, tmp_path / "a", progress)
         assert len(server.asked) == module.ATTEMPTS + 1
 
@@ -136,7 +136,7 @@ def test_servers_that_do_not_answer(server, tmp_path):
         download(f"{server.url}/a", MD5, tmp_path / "a", Quiet())
     server.server_close()
     server.shutdown()
-    with pytest.raises(FetchError, match="the connection fails"):
+    with pytest.raises(FetchError, match=r"the connection fails"):
         download(f"{server.url}/a", MD5, tmp_path / "a", Quiet())
     with pytest.raises(FetchError, match="only http and https"):
         download((tmp_path / "x").as_uri(), MD5, tmp_path / "a", Quiet())
@@ -203,7 +203,7 @@ def test_a_truncated_archive(tmp_path, kind, share):
     noise = hashlib.shake_128(b"noise").digest(200_000)
     whole = packed(("birds/a", noise), ("birds/b", noise), kind=kind)
     (tmp_path / "a.tar").write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(FetchError, match="a damaged archive .*delete it and call `fetch` again"):
+    with pytest.raises(FetchError, match=r"a damaged archive .*delete it and call `fetch` again"):
         unpack(tmp_path / "a.tar", tmp_path / "to", ("birds",), Quiet())
     assert not list((tmp_path / "to").iterdir())
 
