@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 
 from bench import options, registry
+from bench.cli_posthoc import speed
 
 _SHOWN = 50
 """Anomalies that are printed; ``--json`` has all of them."""
@@ -169,6 +170,59 @@ def fetch(name: str, data_root: Path | None, pairs: tuple[str, ...], plugins: tu
     for path in found:
         console.print(f"  {path}", soft_wrap=True, highlight=False)
     console.print(f"check it: python -m bench data verify {name}", highlight=False)
+
+
+@speed.command("data")
+@click.argument("name", default="demo")
+@_root
+@_pairs
+@click.option("--augment", default="flip", show_default=True, help="Policy of the prepared images.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
+@click.option("--images", type=click.IntRange(min=1), default=1024, show_default=True, help="Of each round.")
+@click.option("--workers", type=click.IntRange(min=0), help="Of the DataLoader; default: one for each core.")
+@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Whose median counts.")
+@click.option("--backbone", default="resnet34", show_default=True, help="Of the training step; none: no step.")
+@click.option("--steps", type=click.IntRange(min=1), default=3, show_default=True)
+@options.device
+@_json
+@options.plugin
+def speed_data(
+    name: str,
+    data_root: Path | None,
+    pairs: tuple[str, ...],
+    backbone: str,
+    workers: int | None,
+    device: str,
+    as_json: bool,
+    plugins: tuple[Path, ...],
+    **arguments: Any,
+) -> None:
+    """The prepared images of NAME beside a plain DataLoader on its files; does a training step wait for them?"""
+    import os
+
+    from bench import environment
+    from bench.contract import RequestError
+    from bench.data.augment import POLICIES
+    from bench.data.prepared import prepare as write
+    from bench.data.speed import as_text, measure
+    from bench.progress import ConsoleProgress
+
+    if arguments["augment"] not in ("none", *POLICIES):
+        raise RequestError(f"--augment {arguments['augment']}{registry.nearest(arguments['augment'], POLICIES)}")
+    net = None if backbone == "none" else registry.load("backbones", backbone)
+    with ConsoleProgress(Console(stderr=True)) as progress:
+        settings, dataset = _opened(name, pairs, data_root, progress)
+        splits = write(dataset, settings.protocol, environment.home(), progress, on_bad=settings.on_bad_image)
+        result = measure(
+            dataset.split("train"),
+            splits["train"],
+            net,
+            environment.pick_device(device),
+            workers=os.cpu_count() or 1 if workers is None else workers,
+            note=progress.note,
+            **arguments,
+        )
+    click.echo(json.dumps({"data": name, **result}, indent=1) if as_json else as_text(result))
 
 
 def _opened(name: str, pairs: tuple[str, ...], data_root: Path | None, progress: Any) -> tuple[Any, Any]:

@@ -64,10 +64,14 @@ def class_folders(root: Path) -> dict[str, list[Path]]:
     """The images of each folder inside ``root``, both sorted by name; hidden folders and those without images left out.
 
     Raises:
-        RequestError: where the folder cannot be read.
+        RequestError: where a folder cannot be read, or a link leads nowhere.
     """
     try:
-        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        entries = sorted(path for path in root.iterdir() if not path.name.startswith("."))
+        broken = [path for path in entries if not path.exists()]
+        if broken:
+            raise RequestError(f"{broken[0]}: cannot be read (a link that leads nowhere)")
+        folders = [path for path in entries if path.is_dir()]
         found = {
             folder.name: sorted(
                 path for path in folder.iterdir() if path.suffix.lower() in IMAGES and not path.name.startswith(".")

@@ -121,7 +121,11 @@ def corners(file: Path, place: str, x1: float, y1: float, x2: float, y2: float) 
 
 
 def absent(paths: Mapping[K, Path]) -> list[K]:
-    """The keys whose file is not on disk, found with one listing per folder instead of one look-up per file."""
+    """The keys whose file is not on disk, found with one listing per folder instead of one look-up per file.
+
+    Raises:
+        RequestError: naming a folder that cannot be listed.
+    """
     listed: dict[Path, set[str]] = {}
     missing = []
     for key, path in paths.items():
@@ -129,8 +133,12 @@ def absent(paths: Mapping[K, Path]) -> list[K]:
             try:
                 with os.scandir(path.parent) as entries:
                     listed[path.parent] = {entry.name for entry in entries if entry.is_file()}
-            except OSError:
+            except (FileNotFoundError, NotADirectoryError):
                 listed[path.parent] = set()
+            except OSError as error:
+                raise RequestError(
+                    f"{path.parent}: cannot be read ({error.strerror or error}); mend its permissions or restore it"
+                ) from error
         if path.name not in listed[path.parent]:
             missing.append(key)
     return missing

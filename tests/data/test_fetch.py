@@ -146,7 +146,6 @@ TREE = (("./", None), ("./birds", None), ("./birds/a.txt", b"one"), ("birds/sub/
 
 
 def source(server, content, **facts):
-    server.files["/x/a.tgz"] = content
     archive = {
         "url": f"{server.url}/x/a.tgz?download=1",
         "md5": hashlib.md5(content).hexdigest(),
