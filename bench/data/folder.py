@@ -27,7 +27,7 @@ class Folder(Tree):
         root: the folder.
         cache: as in :class:`bench.data.tree.Tree`.
         test_share: of each class, where the folder has no ``train`` and ``test``.
-        seed: of that division. An image stays in its split when others come or go.
+        seed: of that division. Most images stay in their split when others come or go.
 
     Raises:
         RequestError: one line that says what is missing or wrong, and where.
