@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from bench.train import Trainer
 
 T = TypeVar("T")
+Augment = Callable[[Tensor, Tensor], Tensor]
+"""Images ``(N, 3, H, W)`` from 0 to 1, which it may overwrite, and their positions ``(N,)`` in the split -> images."""
 
 # Of the pixels in [0, 1], per channel: what every ImageNet weight of torchvision expects, and so every batch here has.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -141,10 +143,6 @@ class Dataset(Protocol):
 
     def split(self, name: str) -> Sequence[Record]:
         """Records of ``train`` or ``test``, in the data set's own order."""
-
-
-Augment = Callable[[Tensor, Tensor], Tensor]
-"""Images ``(N, 3, H, W)`` from 0 to 1, which it may overwrite, and their positions ``(N,)`` in the split -> images."""
 
 
 @dataclass(frozen=True)

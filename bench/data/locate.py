@@ -47,5 +47,5 @@ def locate(folder: str, data_root: Path | None, home: Path, markers: Sequence[st
     name = "the data set" if folder == "." else folder
     raise RequestError(
         f"{name} not found: {place} ({source}) {problem}; pass --data-root DIR, the folder that holds {name}, "
-        "or that tree itself"
+        "or that tree itself; `python -m bench data list` says how to get it"
     )
