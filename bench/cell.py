@@ -89,6 +89,9 @@ class Cell:
         with self.folder.claim():
             if self.folder.done:
                 return
+            if not self.spec.metrics:
+                self.progress.note("nothing to measure: no metric applies to this method and data set")
+                return
             self._check_identity()
             self.folder.work.mkdir(parents=True, exist_ok=True)
             self.progress.log = self.folder.work / "log.txt"
@@ -172,6 +175,7 @@ class Cell:
             Path(root) if root else None,
             self.home,
             self.progress,
+            self.where.get("options"),
         )
         if dataset.digest != self.spec.data_digest:
             raise CellError(

@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from bench import __version__, cli_measure, cli_models, cli_posthoc, options, registry
+from bench import __version__, cli_data, cli_measure, cli_models, cli_posthoc, options, registry
 
 
 class _Group(click.Group):
@@ -332,5 +332,5 @@ def ui(port: int) -> None:
     sys.exit(serve(environment.home(), port=port))
 
 
-for _command in (*cli_posthoc.COMMANDS, *cli_models.COMMANDS, *cli_measure.COMMANDS):
+for _command in (*cli_posthoc.COMMANDS, *cli_models.COMMANDS, *cli_data.COMMANDS, *cli_measure.COMMANDS):
     main.add_command(_command)

@@ -15,7 +15,8 @@ from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
 
 from bench import registry
 from bench.contract import RequestError, Settings
-from bench.data.protocol import Protocol
+from bench.data.fetch import Source
+from bench.data.protocol import PRESETS, Protocol
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 Recipe = Literal["published", "small", "demo"]
@@ -28,7 +29,9 @@ class DatasetConfig(Settings):
     Attributes:
         reader: name in the catalogue of data sets, by default the data set's own.
         folder: its usual folder name under ``--data-root``; ``None``: the project draws it itself.
-        protocol: crop, size and rounding.
+        options: settings of the reader.
+        source: where it can be downloaded from.
+        protocol: crop, size and rounding, or the name of a preset: ``huang2023``, ``whole``, ``torchvision``.
         backbones: used where none is asked for.
         recipe: training schedules where none is asked for.
         pretrained: whether backbones start from ImageNet weights.
@@ -37,6 +40,8 @@ class DatasetConfig(Settings):
 
     reader: str | None = None
     folder: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    source: Source = Source()
     protocol: Protocol = Protocol()
     backbones: tuple[str, ...]
     recipe: Recipe = "published"
@@ -196,7 +201,13 @@ def dataset_config(name: str, overrides: Mapping[str, Any]) -> DatasetConfig:
     if name not in known:
         raise RequestError(f"unknown dataset {name!r}{registry.nearest(name, known)}")
     values = read_yaml(file) if file.is_file() else {"folder": name, "backbones": ["resnet34"]}
-    return validate(DatasetConfig, merge(values, for_section(overrides, name), name), name)
+    own = for_section(overrides, name)
+    chosen = own.pop("protocol", values.get("protocol", {}))
+    if isinstance(chosen, str):
+        if chosen not in PRESETS:
+            raise RequestError(f"{name}.protocol: unknown protocol {chosen!r}{registry.nearest(chosen, PRESETS)}")
+        chosen = dict(PRESETS[chosen])
+    return validate(DatasetConfig, merge({**values, "protocol": chosen}, own, name), name)
 
 
 def from_recipe(file: Path, model: type[M], recipe: Recipe, overrides: Mapping[str, Any], what: str) -> M:

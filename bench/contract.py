@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from bench.train import Learner, Trainer
 
 T = TypeVar("T")
+Augment = Callable[[Tensor, Tensor], Tensor]
+"""Images ``(N, 3, H, W)`` from 0 to 1, which it may overwrite, and their positions ``(N,)`` in the split -> images."""
 
 # Of the pixels in [0, 1], per channel: what every ImageNet weight of torchvision expects, and so every batch here has.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -184,9 +186,9 @@ class Samples(Protocol):
         device: torch.device | str = "cpu",
         *,
         index: Tensor | None = None,
-        flip: Tensor | None = None,
+        augment: Augment | None = None,
     ) -> Iterator[Batch]:
-        """Batches in the order of ``index`` (default: all, in order); ``flip (n,)`` mirrors those images."""
+        """Batches in the order of ``index`` (default: all, in order), changed by ``augment`` before normalisation."""
 
 
 class Progress(Protocol):

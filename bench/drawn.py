@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bench.contract import Batch, Progress, Samples, Task
+from bench.contract import Augment, Batch, Progress, Samples, Task
 from bench.seeding import derive
 from bench.train import Trainer
 
@@ -53,14 +53,14 @@ class Tensors:
         device: torch.device | str = "cpu",
         *,
         index: Tensor | None = None,
-        flip: Tensor | None = None,
+        augment: Augment | None = None,
     ) -> Iterator[Batch]:
         """See :class:`bench.contract.Samples`."""
         order = torch.arange(len(self)) if index is None else index
         for part in order.split(batch_size):
             images = self.images[part]
-            if flip is not None:
-                images = torch.where(flip[part][:, None, None, None], images.flip(3), images)
+            if augment is not None:
+                images = augment(images, part)
             yield Batch(images.to(device), self.labels[part].to(device), part)
 
 

@@ -66,6 +66,7 @@ class Where:
     data_root: str | None
     folder: str | None
     reader: str
+    options: dict[str, Any]
     weights: str | None
     plugins: tuple[str, ...]
     given: dict[str, str]
@@ -135,6 +136,7 @@ def plan(request: Request, context: Context) -> list[PlannedCell]:
             context.data_root,
             context.home,
             context.progress,
+            settings.options,
         )
         for name in context.weights:
             if name not in (request.backbones or settings.backbones):
@@ -228,6 +230,7 @@ def _cells_of(
                     data_root=str(context.data_root.resolve()) if context.data_root else None,
                     folder=settings.folder,
                     reader=settings.reader or dataset_name,
+                    options=settings.options,
                     weights=str(file.resolve()) if file else None,
                     plugins=context.plugins,
                     given={found.digest: str(found.path) for found in given.values()},

@@ -52,6 +52,8 @@ class Entry:
         return getattr(importlib.import_module(module), attribute)
 
 
+_BIRDS = (("provides", "boxes, key-points, masks"),)
+_BOXES = (("provides", "boxes"),)
 _CONSISTENCY, _STABILITY = "metrics.consistency:Consistency", "metrics.stability:Stability"
 
 
@@ -89,8 +91,18 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         ),
     },
     "datasets": {
-        "demo": Entry("bench.data.cub:Cub", "birds drawn by the project itself, in the CUB layout"),
-        "cub": Entry("bench.data.cub:Cub", "CUB-200-2011: 200 bird species, boxes, 15 key-points"),
+        "demo": Entry("bench.data.cub:Cub", "birds drawn by the project itself, in the CUB layout", facts=_BIRDS),
+        "cub": Entry("bench.data.cub:Cub", "CUB-200-2011: 200 bird species", facts=_BIRDS),
+        "cars": Entry("bench.data.cars:Cars", "Stanford Cars: 196 car models", facts=_BOXES),
+        "dogs": Entry(
+            "bench.data.dogs:Dogs", "Stanford Dogs: 120 breeds", facts=(("provides", "boxes, with Annotation"),)
+        ),
+        "imagenet": Entry("bench.data.imagenet:ImageNet", "ImageNet, 1000 classes; tested on its validation images"),
+        "folder": Entry(
+            "bench.data.folder:Folder",
+            "your own images, a folder for each class",
+            facts=(("provides", "boxes, key-points, by annotations.csv"),),
+        ),
     },
     "backbones": {
         "tiny": Entry("bench.backbones.tiny:TinyNet", "a small network for the demo birds, from random weights"),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from bench.contract import Settings
 
@@ -71,14 +71,20 @@ class Schedule(Settings):
     Attributes:
         batch_size: images per optimiser step.
         repeat: passes over the data that make an epoch; published epochs over an offline-augmented copy are that long.
-        augment: what happens to training images: ``flip`` mirrors half of them, anew in every epoch.
+        augment: what happens to training images, drawn anew for every pass: ``flip`` mirrors half of them (``paper``
+            is another word for it); the others are published policies, see :mod:`bench.data.augment`.
         phases: in order.
     """
 
     batch_size: PositiveInt = 64
     repeat: PositiveInt = 1
-    augment: Literal["none", "flip"] = "flip"
+    augment: Literal["none", "flip", "protopnet2019", "tesnet2021", "deformable2022", "prototree2021"] = "flip"
     phases: tuple[Phase, ...]
+
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _one_name(cls, name: Any) -> Any:
+        return "flip" if name == "paper" else name
 
     def require(self, groups: Collection[str], actions: Collection[str] = ()) -> Schedule:
         """This schedule, if it names only parameter groups and actions that there are.

@@ -1,7 +1,7 @@
 """One phased training loop for classifiers and for prototype networks, on Lightning Fabric.
 
 After every epoch the whole state is written beside a temporary name and renamed, so that a killed training goes on
-at that epoch. Orders, mirrorings and dropout are drawn from seeds derived from (seed, phase, epoch), never from a
+at that epoch. Orders, augmentations and dropout are drawn from seeds derived from (seed, phase, epoch), never from a
 running generator: a resumed training computes what an undisturbed one would.
 """
 
@@ -17,6 +17,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from bench.contract import Batch, CellError, Progress, Samples
+from bench.data import augment
 from bench.schedule import Phase, Schedule
 from bench.seeding import derive
 
@@ -179,8 +180,8 @@ class Trainer:
         self, samples: Samples, schedule: Schedule, passes: list[Tensor], generator: torch.Generator
     ) -> Iterator[Batch]:
         for order in passes:
-            flip = torch.rand(len(samples), generator=generator) < 0.5 if schedule.augment == "flip" else None
-            yield from samples.batches(schedule.batch_size, self.device, index=order, flip=flip)
+            drawn = None if schedule.augment == "none" else augment.draw(schedule.augment, len(samples), generator)
+            yield from samples.batches(schedule.batch_size, self.device, index=order, augment=drawn)
 
     def _optimizer(self, learner: Learner, phase: Phase) -> torch.optim.Optimizer:
         groups = learner.groups()

@@ -36,7 +36,7 @@ RANKS = [
         "bench.training_speed",
     ],
     ["bench.check"],
-    ["bench.cli", "bench.cli_models", "bench.cli_posthoc", "bench.cli_measure", "bench.options"],
+    ["bench.cli", "bench.cli_data", "bench.cli_models", "bench.cli_posthoc", "bench.cli_measure", "bench.options"],
     ["bench.__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}

@@ -115,6 +115,25 @@ def test_a_killed_training_ends_like_an_undisturbed_one(tmp_path, death):
     assert len(loop.history) == 7
 
 
+@pytest.mark.parametrize("policy", ["protopnet2019", "tesnet2021", "prototree2021"])
+def test_a_killed_training_draws_the_same_augmentations(tmp_path, policy):
+    samples, schedule = stripes(), TWO_PHASES.model_copy(update={"augment": policy, "repeat": 2})
+    samples.images = samples.images.sigmoid()
+    undisturbed = learner()
+    trainer(tmp_path / "whole").fit(undisturbed, schedule, samples)
+    dying = trainer(tmp_path / "killed", kind=Dying)
+    dying.lives = 5
+    with pytest.raises(Killed):
+        dying.fit(learner(), schedule, samples)
+    resumed = learner(seed=9)
+    trainer(tmp_path / "killed").fit(resumed, schedule, samples)
+    plain = learner()
+    trainer(tmp_path / "plain").fit(plain, schedule.model_copy(update={"augment": "none"}), samples)
+    for name, value in undisturbed.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    assert not torch.equal(undisturbed.classifier.head.weight, plain.classifier.head.weight)
+
+
 def test_another_seed_orders_the_data_differently(tmp_path):
     one, other = learner(), learner()
     trainer(tmp_path / "a", 0).fit(one, Schedule(batch_size=8, phases=[phase()]), stripes())

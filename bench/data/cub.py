@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
 from bench.contract import Record, RequestError
-from bench.data.digest import digest
+from bench.data.tree import Figures, Names, Tree, absent, fault, more
 
 T = TypeVar("T")
 Keypoint = tuple[float, float, bool]
@@ -28,13 +25,13 @@ _ANNOTATIONS = (
 )
 
 
-class Cub:
+class Cub(Tree):
     """Images, boxes, part key-points and, where they were downloaded too, masks. Every annotation is checked.
 
     Args:
         root: the folder with ``images.txt``. Masks (a download of their own) lie in ``segmentations`` inside it or
             beside it; the folder counts if it has the mask of any image, and must then have those of all.
-        cache: folder that remembers file hashes, so that :attr:`digest` reads an unchanged tree only once.
+        cache: as in :class:`bench.data.tree.Tree`.
 
     Attributes:
         provides: ``image, label, bbox, keypoints`` and, with masks, ``mask``.
@@ -45,8 +42,10 @@ class Cub:
         RequestError: one line with the file, the line and what is wrong there.
     """
 
+    markers = ("images.txt",)
+    official = Figures(classes=200, train=5994, test=5794)
+
     def __init__(self, root: Path, cache: Path | None = None) -> None:
-        self.root, self.cache = root, cache
         files = {name: _File(root / name) for name in _ANNOTATIONS}
         self.classes: Sequence[str] = files["classes.txt"].names()
         self.parts: Sequence[str] = files["parts/parts.txt"].names()
@@ -59,45 +58,33 @@ class Cub:
         points = _keypoints(files["parts/part_locs.txt"], lines, len(self.parts))
 
         paths = {image: root / "images" / name for image, (_, name) in images.items()}
-        absent = _absent(paths)
-        if absent:
-            raise files["images.txt"].fault(lines[absent[0]], f"{paths[absent[0]]} is not on disk{_more(absent)}")
-        masks = self._masks(files["images.txt"], images)
+        missing = absent(paths)
+        if missing:
+            raise files["images.txt"].fault(lines[missing[0]], f"{paths[missing[0]]} is not on disk{more(missing)}")
+        masks = _masks(root, files["images.txt"], images)
 
         self.provides = frozenset({"image", "label", "bbox", "keypoints"} | ({"mask"} if masks else set()))
-        self._splits: dict[str, list[Record]] = {"train": [], "test": []}
+        splits: dict[str, list[Record]] = {"train": [], "test": []}
         for image, path in paths.items():
-            self._splits["train" if train[image] else "test"].append(
+            splits["train" if train[image] else "test"].append(
                 Record(images[image][1], path, labels[image], boxes[image], points[image], masks.get(image))
             )
+        super().__init__(root, cache, splits, [root / name for name in _ANNOTATIONS])
 
-    def split(self, name: str) -> Sequence[Record]:
-        """Records of ``train`` or ``test`` in the order of ``images.txt``; their id is the name written there."""
-        if name not in self._splits:
-            raise RequestError(f"no split {name!r} in {self.root}; there are {' and '.join(self._splits)}")
-        return self._splits[name]
 
-    @cached_property
-    def digest(self) -> str:
-        """Content hash of all annotations, images and masks; see :func:`bench.data.digest.digest`."""
-        files = [self.root / name for name in _ANNOTATIONS]
-        for record in self._splits["train"] + self._splits["test"]:
-            files += [record.path] if record.mask is None else [record.path, record.mask]
-        key = hashlib.sha256(os.fsencode(self.root.resolve())).hexdigest()[:16]
-        return digest(self.root, files, None if self.cache is None else self.cache / f"{key}.json")
-
-    def _masks(self, file: _File, images: Mapping[int, tuple[int, str]]) -> dict[int, Path]:
-        for folder in (self.root / "segmentations", self.root.parent / "segmentations"):
-            if not folder.is_dir():
-                continue
-            masks = {image: (folder / name).with_suffix(".png") for image, (_, name) in images.items()}
-            absent = _absent(masks)
-            if absent and len(absent) < len(masks):
-                line = images[absent[0]][0]
-                raise file.fault(line, f"its mask {masks[absent[0]]} is not on disk{_more(absent)}")
-            if not absent:
-                return masks
-        return {}
+def _masks(root: Path, file: _File, images: Mapping[int, tuple[int, str]]) -> dict[int, Path]:
+    """The mask of each image, from the first folder that has any; it must then have all."""
+    for folder in (root / "segmentations", root.parent / "segmentations"):
+        if not folder.is_dir():
+            continue
+        masks = {image: (folder / name).with_suffix(".png") for image, (_, name) in images.items()}
+        missing = absent(masks)
+        if missing and len(missing) < len(masks):
+            line = images[missing[0]][0]
+            raise file.fault(line, f"its mask {masks[missing[0]]} is not on disk{more(missing)}")
+        if not missing:
+            return masks
+    return {}
 
 
 @dataclass(frozen=True)
@@ -107,8 +94,7 @@ class _File:
     path: Path
 
     def fault(self, line: int | None, what: str) -> RequestError:
-        where = f"{self.path}:{line}" if line else f"{self.path}"
-        return RequestError(f"{where}: {what}; mend it, or unpack the official archive again")
+        return fault(self.path, line, what)
 
     def rows(self, fields: int, *, free: bool = False) -> Iterator[tuple[int, list[str]]]:
         """Line number and fields of each line; with ``free`` the last field may hold spaces."""
@@ -151,16 +137,12 @@ class _File:
     def images(self) -> dict[int, tuple[int, str]]:
         """Line and file name of each image id."""
         images: dict[int, tuple[int, str]] = {}
-        seen: dict[Path, int] = {}
+        names = Names(self.path)
         for line, (text, name) in self.rows(2, free=True):
-            image, path = self.integer(line, text, "image id"), Path(name)
+            image = self.integer(line, text, "image id")
             if image in images:
                 raise self.fault(line, f"image id {image} was already used on line {images[image][0]}")
-            if path.is_absolute() or ".." in path.parts:
-                raise self.fault(line, f"{name!r} leaves the images folder")
-            if path in seen:
-                raise self.fault(line, f"{name!r} was already named on line {seen[path]}")
-            images[image], seen[path] = (line, name), line
+            images[image] = line, names.check(name, line)
         return images
 
     def per_image(
@@ -235,23 +217,3 @@ def _keypoints(file: _File, lines: Mapping[int, int], parts: int) -> dict[int, t
             missing = row.index(None) + 1
             raise file.fault(None, f"no line for image {image} (images.txt:{lines[image]}), part {missing}")
     return whole
-
-
-def _absent(paths: Mapping[int, Path]) -> list[int]:
-    """The keys whose file is not on disk, found with one listing per folder instead of one look-up per file."""
-    listed: dict[Path, set[str]] = {}
-    absent = []
-    for key, path in paths.items():
-        if path.parent not in listed:
-            try:
-                with os.scandir(path.parent) as entries:
-                    listed[path.parent] = {entry.name for entry in entries if entry.is_file()}
-            except OSError:
-                listed[path.parent] = set()
-        if path.name not in listed[path.parent]:
-            absent.append(key)
-    return absent
-
-
-def _more(absent: Sequence[int]) -> str:
-    return f" (nor {len(absent) - 1} more)" if len(absent) > 1 else ""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import __version__ as pillow
 from torch import Tensor
 
-from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Batch, CellError, Dataset, Progress, RequestError
+from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Augment, Batch, CellError, Dataset, Progress, RequestError
 from bench.data.protocol import Protocol
 
 SPLITS = ("train", "test")
@@ -82,7 +82,7 @@ class PreparedSamples:
         device: torch.device | str = "cpu",
         *,
         index: Tensor | None = None,
-        flip: Tensor | None = None,
+        augment: Augment | None = None,
     ) -> Iterator[Batch]:
         """Batches in the order of ``index`` (positions here; default: all, in order); the last may be smaller.
 
@@ -94,33 +94,39 @@ class PreparedSamples:
             batch_size: how many images at a time.
             device: where images and labels go.
             index: int64 ``(m,)``, repeats allowed.
-            flip: bool ``(n,)``, one per sample here (not per entry of ``index``): mirror it left to right.
+            augment: changes the pixels, scaled to 0..1, on the device; for example
+                :func:`bench.data.augment.draw`, with one draw per sample here (not per entry of ``index``).
         """
         if batch_size < 1:
             raise ValueError(f"batch size {batch_size}; it must be 1 or more")
-        if flip is not None and (flip.dtype != torch.bool or flip.shape != (len(self),)):
-            raise ValueError(f"flip must be bool ({len(self)},), not {flip.dtype} {tuple(flip.shape)}")
         order = torch.arange(len(self)) if index is None else _positions(index, len(self))
-        return self._read(order, batch_size, torch.device(device), None if flip is None else flip.cpu())
+        return self._read(order, batch_size, torch.device(device), augment)
 
-    def _read(self, order: Tensor, batch_size: int, device: torch.device, flip: Tensor | None) -> Iterator[Batch]:
+    def _read(self, order: Tensor, batch_size: int, device: torch.device, augment: Augment | None) -> Iterator[Batch]:
         cuda = device.type == "cuda"
         mean = torch.tensor(IMAGENET_MEAN, device=device).view(1, 3, 1, 1)
         std = torch.tensor(IMAGENET_STD, device=device).view(1, 3, 1, 1)
         # A Python number as divisor would become a product with its reciprocal on CUDA: other bits than on the CPU.
         top = torch.tensor(255.0, device=device)
+        scratch = torch.empty((min(batch_size, len(order)), *self.images.shape[1:]), device=device)
         for start in range(0, len(order), batch_size):
             chunk = order[start : start + batch_size]
             pixels = torch.empty((len(chunk), *self.images.shape[1:]), dtype=torch.uint8, pin_memory=cuda)
             # With mode="raise" numpy would read into a buffer first; the positions are checked already.
             np.take(self.images, self.rows[chunk].numpy(), axis=0, out=pixels.numpy(), mode="clip")
             pixels = pixels.to(device, non_blocking=cuda)
-            if flip is not None:
-                mirror = flip[chunk].nonzero()[:, 0].to(device)
-                pixels[mirror] = pixels[mirror].flip(-1)
+            # A CPU works faster image by image, on what its cache holds; a GPU on all of them at once.
+            step = len(chunk) if cuda else 1
+            images = scratch[: len(chunk)]
+            for target, source in zip(images.split(step), pixels.split(step), strict=True):
+                target.copy_(source).div_(top)
+            if augment is not None:
+                images = augment(images, chunk)
             # The arithmetic comes before the change of layout: a constant per plane is much faster than per pixel.
-            images = pixels.float().div_(top).sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
-            yield Batch(images, self.labels[chunk].to(device, non_blocking=cuda), chunk)
+            result = torch.empty_like(images, memory_format=torch.channels_last)
+            for target, source in zip(result.split(step), images.split(step), strict=True):
+                target.copy_(source.sub_(mean).div_(std))
+            yield Batch(result, self.labels[chunk].to(device, non_blocking=cuda), chunk)
 
 
 def prepare(
@@ -144,8 +150,7 @@ def prepare(
     """
     if protocol.crop == "bbox" and "bbox" not in dataset.provides:
         raise RequestError("the data set has no boxes to crop to; use crop=full")
-    name = f"{dataset.digest}-{protocol.name}" + ("-skip" if on_bad == "skip" else "")
-    folder = home / "prepared" / name
+    folder = cache_folder(dataset, protocol, home, on_bad)
     # Damaged bytes lead the readers into any error; the `_open` at the end is the one that tells.
     with contextlib.suppress(Exception):
         return _open(folder)
@@ -158,13 +163,18 @@ def prepare(
                     progress.note(f"{folder} is damaged ({error}); it is written anew")
                     shutil.rmtree(folder)
             if locked:
-                for leftover in folder.parent.glob(f".{glob.escape(name)}.*"):
+                for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
                     shutil.rmtree(leftover, ignore_errors=True)
             _write(dataset, protocol, folder, progress, on_bad)
         return _open(folder)
     except OSError as error:
         problem = f"{error.filename or folder}: {error.strerror or error}"
         raise CellError(f"{problem}; make room and write access there, or set BENCH_HOME") from error
+
+
+def cache_folder(dataset: Dataset, protocol: Protocol, home: Path, on_bad: str = "error") -> Path:
+    """Where :func:`prepare` keeps what it prepares."""
+    return home / "prepared" / (f"{dataset.digest}-{protocol.name}" + ("-skip" if on_bad == "skip" else ""))
 
 
 def _open(folder: Path) -> dict[str, PreparedSamples]:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import PositiveInt
+from pydantic import PositiveInt, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor
+from torch.nn import functional
 
 from bench.contract import CellError, Record, Settings
 
 Coordinates = Literal["truncated", "exact"]
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "huang2023": {},
+    "whole": {"crop": "full"},
+    "torchvision": {"crop": "full", "resize": "resize-centre-crop", "coordinates": "exact"},
+}
+"""Protocols by name: the scores' reference path, the same on whole images, and how ImageNet weights are tested."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +57,34 @@ class Protocol(Settings):
         size: side of the square result in pixels.
         coordinates: ``truncated`` as published: pixel indices, truncated before and after scaling; ``exact``:
             real numbers on pixel edges, from 0 to ``size``, scaled without any rounding.
+        resize: ``squash`` gives up the aspect ratio; ``resize-centre-crop`` brings the shorter side to 8/7 of ``size``
+            (256 for 224) and cuts the middle, as torchvision does.
+        interpolation: ``bilinear`` or ``bicubic``.
+        antialias: whether the filter widens where the image shrinks, as PIL's does.
     """
 
     crop: Literal["bbox", "full"] = "bbox"
     size: PositiveInt = 224
     coordinates: Coordinates = "truncated"
+    resize: Literal["squash", "resize-centre-crop"] = "squash"
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    antialias: bool = True
+
+    @model_serializer(mode="wrap")
+    def _identity(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The later settings are left out where they say what was always done: results keep their ids."""
+        late = {"resize": "squash", "interpolation": "bilinear", "antialias": True}
+        return {name: value for name, value in handler(self).items() if late.get(name) != value}
 
     @property
     def name(self) -> str:
         """For example ``bbox-224-truncated``: part of the name of everything that depends on it."""
-        return f"{self.crop}-{self.size}-{self.coordinates}"
+        others = [
+            "centre" if self.resize != "squash" else "",
+            self.interpolation if self.interpolation != "bilinear" else "",
+            "" if self.antialias else "aliased",
+        ]
+        return "-".join([self.crop, str(self.size), self.coordinates, *filter(None, others)])
 
     def apply(self, record: Record) -> Prepared:
         """Decode, crop and resize one image, and move its key-points and box along.
@@ -72,9 +98,30 @@ class Protocol(Settings):
         cut = (max(x1, 0), max(y1, 0), min(x2, image.width), min(y2, image.height))
         if cut[0] >= cut[2] or cut[1] >= cut[3]:
             raise CellError(f"{record.path}: its box {record.box} lies outside the image; correct the box")
-        resized = image.crop(cut).resize((self.size, self.size), Image.Resampling.BILINEAR)
+        pixels = self._resized(image.crop(cut))
         keypoints, visible, box = self.place(record, *image.size)
-        return Prepared(np.asarray(resized).transpose(2, 0, 1), keypoints, visible, box)
+        return Prepared(pixels.transpose(2, 0, 1), keypoints, visible, box)
+
+    def _resized(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Pixels ``(size, size, 3)``."""
+        (width, height), (left, top) = self._scaled(*image.size)
+        if self.antialias:
+            kind = Image.Resampling.BILINEAR if self.interpolation == "bilinear" else Image.Resampling.BICUBIC
+            pixels = np.asarray(image.resize((width, height), kind))
+        else:
+            planes = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
+            planes = functional.interpolate(planes, (height, width), mode=self.interpolation, align_corners=False)
+            pixels = planes[0].round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+        return pixels[top : top + self.size, left : left + self.size]
+
+    def _scaled(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Width and height that a region is resized to, and how much is then cut at its left and top."""
+        if self.resize == "squash":
+            return (self.size, self.size), (0, 0)
+        short = round(self.size * 8 / 7)
+        # Truncated and rounded as in torchvision's Resize and CenterCrop.
+        wide, high = (max(short, int(short * side / min(width, height))) for side in (width, height))
+        return (wide, high), (round((wide - self.size) / 2), round((high - self.size) / 2))
 
     def region(self, record: Record, width: int, height: int) -> tuple[int, int, int, int]:
         """What is cut from an image of that size: ``(x1, y1, x2, y2)``, which may reach beyond the image.
@@ -100,10 +147,11 @@ class Protocol(Settings):
         those of the stored image in pixels.
         """
         x1, y1, x2, y2 = self.region(record, width, height)
+        (wide, high), (left_cut, top_cut) = self._scaled(x2 - x1, y2 - y1)
 
         def scale(x: float, y: float) -> tuple[float, float]:
             # Huang et al. 2023, util/local_parts.py: product first, then one division, as Python does it.
-            return self.size * (y - y1) / (y2 - y1), self.size * (x - x1) / (x2 - x1)
+            return high * (y - y1) / (y2 - y1), wide * (x - x1) / (x2 - x1)
 
         truncated = self.coordinates == "truncated"
         keypoints = np.zeros((len(record.keypoints), 2))
@@ -112,10 +160,12 @@ class Protocol(Settings):
             if seen:
                 row, column = scale(int(x), int(y)) if truncated else scale(x, y)
                 keypoints[part] = (int(row), int(column)) if truncated else (row, column)
+        keypoints[visible] -= (top_cut, left_cut)
         if record.box is None:
             return keypoints, visible, np.full(4, np.nan)
         left, top, w, h = (float(int(value)) if truncated else value for value in record.box)
-        return keypoints, visible, np.array([*scale(left, top), *scale(left + w, top + h)])
+        box = np.array([*scale(left, top), *scale(left + w, top + h)])
+        return keypoints, visible, box - (top_cut, left_cut, top_cut, left_cut)
 
 
 def decode(path: Path) -> Image.Image:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bench import registry
-from bench.contract import Dataset, Progress
+from bench.contract import Dataset, Progress, RequestError
 from bench.data import demo
 from bench.data.locate import locate
 from bench.store import Folder
 
-MARKER = "images.txt"
-"""A file by which a tree in the CUB layout is recognised."""
-
 
 def open_dataset(
-    name: str, reader: str, folder: str | None, data_root: Path | None, home: Path, progress: Progress
+    name: str,
+    reader: str,
+    folder: str | None,
+    data_root: Path | None,
+    home: Path,
+    progress: Progress,
+    options: Mapping[str, Any] | None = None,
 ) -> Any:
     """The data set, read from where it lies; where it has no folder it is drawn first.
 
@@ -28,12 +33,22 @@ def open_dataset(
         data_root: what ``--data-root`` says.
         home: ``BENCH_HOME``.
         progress: where drawing is counted.
+        options: settings of the reader.
 
     Raises:
         RequestError: where it is not found, or its annotation files are broken.
     """
-    root = drawn(home, progress) if folder is None else locate(folder, data_root, home, MARKER)
-    dataset: Dataset = registry.load("datasets", reader)(root, cache=home / "digests")
+    kind, options = registry.load("datasets", reader), options or {}
+    signature = inspect.signature(kind).parameters
+    known = signature.keys() - {"root", "cache"}
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.values())
+    for option in options:
+        if option not in known and not open_ended:
+            raise RequestError(
+                f"{name}.options.{option}: unknown setting{registry.nearest(option, known) if known else ''}"
+            )
+    root = drawn(home, progress) if folder is None else locate(folder, data_root, home, getattr(kind, "markers", ()))
+    dataset: Dataset = kind(root, cache=home / "digests", **options)
     return dataset
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 PARTS = [
@@ -95,3 +96,72 @@ def edit(file: Path, line: int, text: str | None) -> None:
     rows = file.read_text().splitlines()
     rows[line - 1 : line] = [] if text is None else [text]
     file.write_text("\n".join(rows) + "\n")
+
+
+def picture(file: Path, seed: int = 0, size: tuple[int, int] = (50, 40)) -> Path:
+    """A noise image, width by height."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file)
+    return file
+
+
+def cell_array(values: list[Any]) -> np.ndarray[Any, Any]:
+    """A column of cells, as MATLAB keeps names."""
+    cells = np.empty((len(values), 1), dtype=object)
+    cells[:, 0] = values
+    return cells
+
+
+def car_table(file: Path, rows: list[tuple[Any, ...]], fields: tuple[str, ...] = ()) -> None:
+    """Annotations of Stanford Cars: ``(fname, class, x1, y1, x2, y2)`` per image."""
+    names = fields or ("fname", "class", "bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
+    table = np.array([rows], dtype=[(name, object) for name in names]) if rows else np.empty((1, 0))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    savemat(file, {"annotations": table})
+
+
+def make_cars(root: Path, per_class: int = 3, classes: int = 2) -> Path:
+    """A tree of Stanford Cars: images of 50 by 40 pixels with boxes from (6, 4) to (45, 36), counted from 1."""
+    devkit = root / "devkit"
+    devkit.mkdir(parents=True)
+    names = np.empty((1, classes), dtype=object)
+    names[0] = [f"Maker Model {number}" for number in range(classes)]
+    savemat(devkit / "cars_meta.mat", {"class_names": names})
+    for split, file in (
+        ("train", devkit / "cars_train_annos.mat"),
+        ("test", root / "cars_test_annos_withlabels.mat"),
+    ):
+        rows = []
+        for number in range(per_class * classes):
+            name = f"{number + 1:05d}.png"
+            picture(root / f"cars_{split}" / name, seed=number + 1000 * (split == "test"))
+            rows.append((name, number % classes + 1, 6, 4, 45, 36))
+        car_table(file, rows)
+    return root
+
+
+def make_dogs(root: Path, *, lists: str = "", boxes: bool = True) -> Path:
+    """A tree of Stanford Dogs: two breeds with three training and two test images; the last one shows two dogs."""
+    (root / lists).mkdir(parents=True, exist_ok=True)
+    breeds = ["n1-Chow", "n2-Pug"]
+    for split, count in (("train", 3), ("test", 2)):
+        names = [f"{breed}/{split}_{number}.jpg" for breed in breeds for number in range(count)]
+        for seed, name in enumerate(names):
+            picture(root / "Images" / name, seed + 100 * (split == "test"))
+            if boxes:
+                file = (root / "Annotation" / name).with_suffix("")
+                file.parent.mkdir(parents=True, exist_ok=True)
+                dogs = [(3, 2, 30, 20)] + [(10, 1, 40, 33)] * (name == names[-1])
+                file.write_text(
+                    "<annotation><size><width>50</width></size>"
+                    + "".join(
+                        "<object><bndbox>"
+                        f"<xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
+                        for x1, y1, x2, y2 in dogs
+                    )
+                    + "</annotation>"
+                )
+        labels = np.repeat(np.arange(1, 3, dtype=np.uint8), count)[:, None]
+        savemat(root / lists / f"{split}_list.mat", {"file_list": cell_array(names), "labels": labels})
+    return root

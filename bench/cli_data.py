@@ -1,0 +1,241 @@
+"""The commands around data sets: which there are, are they whole, prepare them, get them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from bench import options, registry
+from bench.cli_posthoc import speed
+
+_SHOWN = 50
+"""Anomalies that are printed; ``--json`` has all of them."""
+
+_root = click.option("--data-root", type=options.PATH, help="Folder that holds the data sets, or one of them.")
+_pairs = click.option(
+    "--set", "pairs", multiple=True, metavar="KEY=VALUE", help="For example cub.folder=cub50 (repeatable)."
+)
+_json = click.option("--json", "as_json", is_flag=True, help="For programs.")
+
+
+@click.group()
+def data() -> None:
+    r"""List, verify, prepare and download data sets.
+
+    \b
+    python -m bench data list --data-root DIR
+    python -m bench data fetch cub --data-root DIR
+    python -m bench data verify cub --data-root DIR
+    """
+
+
+@data.command("list")
+@_root
+@_pairs
+@_json
+@options.plugin
+def list_(data_root: Path | None, pairs: tuple[str, ...], as_json: bool, plugins: tuple[Path, ...]) -> None:
+    """Show which data sets are known, what they provide and where they were looked for."""
+    from rich.table import Table
+
+    from bench import config, environment
+    from bench.contract import RequestError
+    from bench.data import demo
+    from bench.data.locate import base, locate
+
+    home = environment.home()
+    place, source = base(data_root, home)
+    overrides, _ = config.parse_overrides(pairs)
+    names = sorted({file.stem for file in (config.CONFIGS / "datasets").glob("*.yaml")} | {*registry.names("datasets")})
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        settings = config.dataset_config(name, overrides)
+        entry = registry.entry("datasets", settings.reader or name)
+        wanted, found = home / "data" / f"demo-{demo.VERSION}", None
+        if settings.folder is not None:
+            wanted = place / settings.folder
+            try:
+                found = locate(settings.folder, data_root, home, getattr(entry.load(), "markers", ()))
+            except RequestError:
+                found = None
+        elif wanted.is_dir():
+            found = wanted
+        obtained = "drawn at its first use" if settings.folder is None else settings.source.way
+        rows.append(
+            {
+                "name": name,
+                "provides": dict(entry.facts).get("provides", ""),
+                "looked_for": str(wanted),
+                "found": None if found is None else str(found),
+                "get": obtained.format(name=name),
+                "summary": entry.summary,
+            }
+        )
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    console = Console()
+    table = Table("data set", "provides", "found", box=None)
+    for row in rows:
+        table.add_row(row["name"], row["provides"], row["found"] or "no")
+    console.print(table)
+    console.print(f"\nlooked in {place} ({source}); to get what is missing:", highlight=False, soft_wrap=True)
+    for row in rows:
+        if row["found"] is None:
+            console.print(f"  {row['name']}: {row['get']}", highlight=False, soft_wrap=True, markup=False)
+
+
+@data.command()
+@click.argument("name")
+@_root
+@_pairs
+@_json
+@options.plugin
+def verify(name: str, data_root: Path | None, pairs: tuple[str, ...], as_json: bool, plugins: tuple[Path, ...]) -> None:
+    """Check NAME: counts, every image, boxes, key-points, masks, no file in both splits.
+
+    Exit code 0: nothing is wrong; 1: something is, and is named; 2: its annotation files cannot be read at all.
+    """
+    from dataclasses import asdict
+
+    from bench.data.verify import verify as look
+    from bench.progress import ConsoleProgress
+
+    console = Console(stderr=as_json)
+    with ConsoleProgress(console) as progress:
+        _, dataset = _opened(name, pairs, data_root, progress)
+        report = look(dataset, progress)
+    if as_json:
+        click.echo(json.dumps(asdict(report), indent=1))
+    else:
+        counted = ", ".join(f"{count} {split}" for split, count in report.images.items())
+        console.print(f"{name}: {counted} images of {report.classes} classes, compared with {report.compared}")
+        for anomaly in report.anomalies[:_SHOWN]:
+            text = f"  {anomaly.kind}: {anomaly.where}: {anomaly.what}"
+            console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+        rest = len(report.anomalies) - _SHOWN
+        if rest > 0:
+            console.print(f"  and {rest} more; --json has all of them")
+        console.print(f"{len(report.anomalies)} anomalies" if report.anomalies else "nothing is wrong")
+    sys.exit(1 if report.anomalies else 0)
+
+
+@data.command()
+@click.argument("name")
+@_root
+@_pairs
+@options.plugin
+def prepare(name: str, data_root: Path | None, pairs: tuple[str, ...], plugins: tuple[Path, ...]) -> None:
+    """Decode and resize all images of NAME once; `run` does it by itself where it was not done before."""
+    from bench import environment
+    from bench.data.prepared import cache_folder
+    from bench.data.prepared import prepare as write
+    from bench.progress import ConsoleProgress
+
+    home, console = environment.home(), Console()
+    with ConsoleProgress(console) as progress:
+        settings, dataset = _opened(name, pairs, data_root, progress)
+        splits = write(dataset, settings.protocol, home, progress, on_bad=settings.on_bad_image)
+    folder = cache_folder(dataset, settings.protocol, home, settings.on_bad_image)
+    counted = ", ".join(f"{len(samples)} {split}" for split, samples in splits.items())
+    size = sum(file.stat().st_size for file in folder.iterdir()) / 2**20
+    console.print(f"{name}: {counted} images, protocol {settings.protocol.name}, {size:.0f} MiB", highlight=False)
+    console.print(f"  {folder}", soft_wrap=True, highlight=False)
+
+
+@data.command()
+@click.argument("name")
+@_root
+@_pairs
+@options.plugin
+def fetch(name: str, data_root: Path | None, pairs: tuple[str, ...], plugins: tuple[Path, ...]) -> None:
+    """Download NAME from its official address and unpack it where `run` looks for it.
+
+    An interrupted download goes on where it stopped. The licences of the data sets are their authors'.
+    """
+    from bench import config, environment
+    from bench.data.fetch import fetch as get
+    from bench.data.locate import base
+    from bench.progress import ConsoleProgress
+
+    overrides, _ = config.parse_overrides(pairs)
+    settings, console = config.dataset_config(name, overrides), Console()
+    with ConsoleProgress(console) as progress:
+        found = get(settings.source, base(data_root, environment.home())[0], progress)
+    for path in found:
+        console.print(f"  {path}", soft_wrap=True, highlight=False)
+    console.print(f"check it: python -m bench data verify {name}", highlight=False)
+
+
+@speed.command("data")
+@click.argument("name", default="demo")
+@_root
+@_pairs
+@click.option("--augment", default="flip", show_default=True, help="Policy of the prepared images.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
+@click.option("--images", type=click.IntRange(min=1), default=1024, show_default=True, help="Of each round.")
+@click.option("--workers", type=click.IntRange(min=0), help="Of the DataLoader; default: one for each core.")
+@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Whose median counts.")
+@click.option("--backbone", default="resnet34", show_default=True, help="Of the training step; none: no step.")
+@click.option("--steps", type=click.IntRange(min=1), default=3, show_default=True)
+@options.device
+@_json
+@options.plugin
+def speed_data(
+    name: str,
+    data_root: Path | None,
+    pairs: tuple[str, ...],
+    backbone: str,
+    workers: int | None,
+    device: str,
+    as_json: bool,
+    plugins: tuple[Path, ...],
+    **arguments: Any,
+) -> None:
+    """The prepared images of NAME beside a plain DataLoader on its files; does a training step wait for them?"""
+    import os
+
+    from bench import environment
+    from bench.contract import RequestError
+    from bench.data.augment import POLICIES
+    from bench.data.prepared import prepare as write
+    from bench.data.speed import as_text, measure
+    from bench.progress import ConsoleProgress
+
+    if arguments["augment"] not in ("none", *POLICIES):
+        raise RequestError(f"--augment {arguments['augment']}{registry.nearest(arguments['augment'], POLICIES)}")
+    net = None if backbone == "none" else registry.load("backbones", backbone)
+    with ConsoleProgress(Console(stderr=True)) as progress:
+        settings, dataset = _opened(name, pairs, data_root, progress)
+        splits = write(dataset, settings.protocol, environment.home(), progress, on_bad=settings.on_bad_image)
+        result = measure(
+            dataset.split("train"),
+            splits["train"],
+            net,
+            environment.pick_device(device),
+            workers=os.cpu_count() or 1 if workers is None else workers,
+            note=progress.note,
+            **arguments,
+        )
+    click.echo(json.dumps({"data": name, **result}, indent=1) if as_json else as_text(result))
+
+
+def _opened(name: str, pairs: tuple[str, ...], data_root: Path | None, progress: Any) -> tuple[Any, Any]:
+    """The data set's configuration, and the data set."""
+    from bench import config, environment
+    from bench.data.source import open_dataset
+
+    overrides, _ = config.parse_overrides(pairs)
+    settings = config.dataset_config(name, overrides)
+    dataset = open_dataset(
+        name, settings.reader or name, settings.folder, data_root, environment.home(), progress, settings.options
+    )
+    return settings, dataset
+
+
+COMMANDS: list[click.Command] = [data]

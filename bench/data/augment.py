@@ -1,0 +1,279 @@
+"""Augmentation of training images by published policies: drawn on the CPU, applied to a whole batch on its device.
+
+Places are ``(x, y)`` between the edges of the image, from -1 to 1, so that no draw depends on its size. A matrix
+``(3, 3)`` leads, in homogeneous coordinates, from a place in the augmented image to the place in the given one that is
+seen there. The policies were published for image files; here they act on the prepared, square image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional
+
+CORNERS = torch.tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]], dtype=torch.float64)
+MESH, SHIFT = 10, 5
+"""Random distortion: cells of the mesh along a side, and how far its inner corners move at most, in pixels."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """One draw for each of n images; called with a batch and its positions among the n.
+
+    Attributes:
+        flip: bool ``(n,)``: mirrored left to right, after all else.
+        matrices: float64 ``(n, 3, 3)``, or ``None`` where no pixel moves otherwise.
+        mesh: int8 ``(n, 2, 9, 9)``: displacement in pixels, x and y, of the inner corners of a mesh, or ``None``.
+        colour: float32 ``(n, 4)``: factors of brightness, contrast and saturation, turns of hue, or ``None``.
+    """
+
+    flip: Tensor
+    matrices: Tensor | None = None
+    mesh: Tensor | None = None
+    colour: Tensor | None = None
+
+    def __call__(self, images: Tensor, rows: Tensor) -> Tensor:
+        """Augmented images.
+
+        Pixels are interpolated with a bicubic kernel; what comes from outside the image is black. Where nothing but
+        ``flip`` is drawn the result is exact.
+
+        Args:
+            images: ``(N, 3, H, W)`` from 0 to 1; may be overwritten.
+            rows: ``(N,)`` on the CPU, which of the n draws each image gets.
+        """
+        if self.matrices is not None:
+            places = self._sources(*_pixel_places(images), rows, images.shape[-1]).movedim(1, -1)
+            images = functional.grid_sample(images, places, "bicubic", "zeros", align_corners=False).clamp_(0, 1)
+        if self.colour is not None:
+            images = jitter(images, self.colour[rows].to(images.device))
+        mirrored = self.flip[rows].nonzero()[:, 0].to(images.device)
+        images[mirrored] = images[mirrored].flip(-1)
+        return images
+
+    def points(self, points: Tensor, rows: Tensor, size: int) -> Tensor:
+        """Where points of the images are in the augmented images, inside or outside.
+
+        Args:
+            points: float64 ``(N, P, 2)`` as ``(row, column)`` on pixel edges: 0 to ``size``. A pixel's index lies half
+                a pixel before its centre.
+            rows: ``(N,)``, as in the call.
+            size: side of the square images in pixels.
+        """
+        start = 2 * points.flip(-1) / size - 1
+        places = start
+        if self.matrices is not None:
+            inverse = torch.linalg.inv(self.matrices[rows])
+            # A displaced mesh has no inverse in closed form; it is a contraction, so repeating it finds the place.
+            for _ in range(1 if self.mesh is None else 100):
+                x, y = places.unbind(-1)
+                drift = 0 if self.mesh is None else self._drift(x[:, :, None], y[:, :, None], rows, size)[..., 0].mT
+                places = _project(inverse, start - drift)
+        x, y = places.unbind(-1)
+        x = torch.where(self.flip[rows, None], -x, x)
+        return (torch.stack([y, x], -1) + 1) * size / 2
+
+    def boxes(self, boxes: Tensor, rows: Tensor, size: int) -> Tensor:
+        """The upright boxes around where the corners of ``boxes (N, 4)`` go: ``(top, left, bottom, right)``."""
+        corners = self.points(boxes[:, [0, 1, 0, 3, 2, 3, 2, 1]].unflatten(1, (4, 2)), rows, size)
+        return torch.cat([corners.amin(1), corners.amax(1)], 1)
+
+    def _sources(self, x: Tensor, y: Tensor, rows: Tensor, size: int) -> Tensor:
+        """Where the pixels at ``x (1, 1, W), y (1, H, 1)`` come from, before mirroring: ``(N, 2, H, W)``."""
+        assert self.matrices is not None
+        m = self.matrices[rows].to(x.device, x.dtype)[:, :, :, None, None]
+        # Written out: a matrix product may round otherwise in another batch, or to TF32.
+        across, down, scale = (m[:, i, 0] * x + m[:, i, 1] * y + m[:, i, 2] for i in range(3))
+        # Beyond the horizon of a strong perspective there is nothing: far outside, so black.
+        found = torch.stack([across, down], 1) / scale[:, None].clamp(min=1e-6)
+        return found if self.mesh is None else found + self._drift(*torch.broadcast_tensors(x, y), rows, size)
+
+    def _drift(self, x: Tensor, y: Tensor, rows: Tensor, size: int) -> Tensor:
+        """By how much the mesh displaces places ``(N or 1, H, W)``: ``(N, 2, H, W)``, linear within its cells."""
+        assert self.mesh is not None
+        corners = functional.pad(self.mesh[rows].to(x.device, x.dtype) * (2 / size), (1, 1, 1, 1))
+        places = torch.stack([x, y], -1).expand(len(rows), -1, -1, -1)
+        return functional.grid_sample(corners, places, "bilinear", "border", align_corners=True)
+
+
+def draw(policy: str, n: int, generator: Generator) -> Augmentation:
+    """A draw of a named policy for each of n images, whatever batches they are in later.
+
+    Args:
+        policy: a name in :data:`POLICIES`.
+        n: how many images.
+        generator: on the CPU.
+    """
+    flip = torch.rand(n, generator=generator) < 0.5
+    return POLICIES[policy](n, flip, generator)
+
+
+def _mirrored(n: int, flip: Tensor, generator: Generator) -> Augmentation:
+    return Augmentation(flip)
+
+
+def _protopnet(n: int, flip: Tensor, generator: Generator) -> Augmentation:
+    """Exactly one of rotation, skew and shear, as in ten passes of Augmentor each (spec/baselines.md, section 2)."""
+    kinds = torch.stack([rotation(n, generator), skew(n, generator), shear(n, generator)])
+    return Augmentation(flip, kinds[torch.randint(3, (n,), generator=generator), torch.arange(n)])
+
+
+def _tesnet(n: int, flip: Tensor, generator: Generator) -> Augmentation:
+    """As ProtoPNet's, with random distortion as a fourth kind (spec/baselines.md, section 6)."""
+    same = torch.eye(3, dtype=torch.float64).expand(n, 3, 3)
+    kinds = torch.stack([rotation(n, generator), skew(n, generator), shear(n, generator), same])
+    chosen = torch.randint(4, (n,), generator=generator)
+    mesh = torch.randint(-SHIFT, SHIFT + 1, (n, 2, MESH - 1, MESH - 1), generator=generator, dtype=torch.int8)
+    return Augmentation(flip, kinds[chosen, torch.arange(n)], mesh * (chosen == 3).to(torch.int8)[:, None, None, None])
+
+
+def _deformable(n: int, flip: Tensor, generator: Generator) -> Augmentation:
+    """Rotation up to 25 degrees, shear along x up to 15 (spec/baselines.md, section 9)."""
+    return Augmentation(flip, affine(n, 25, 15, generator))
+
+
+def _prototree_cars(n: int, flip: Tensor, generator: Generator) -> Augmentation:
+    """Perspective, affine map and colours at 256 pixels, of which 224 are cut (spec/baselines.md, section 10).
+
+    The perspective comes before or after the affine map, at random; colours change after both.
+    """
+    inward = torch.rand(n, 4, 2, generator=generator, dtype=torch.float64) * 0.5
+    inward *= (torch.rand(n, generator=generator) < 0.5)[:, None, None]
+    perspective = homography(CORNERS * (1 - inward), CORNERS.expand(n, 4, 2))
+    turned = affine(n, 15, 2, generator)
+    before = (torch.rand(n, generator=generator) < 0.5)[:, None, None]
+    part = 224 / 256
+    cut = torch.diag(torch.tensor([part, part, 1.0], dtype=torch.float64)).repeat(n, 1, 1)
+    cut[:, :2, 2] = _uniform((n, 2), 1 - part, generator)
+    matrices = torch.where(before, perspective @ turned, turned @ perspective) @ cut
+    factors = 1 + _uniform((n, 3), 0.4, generator)
+    colour = torch.cat([factors, _uniform((n, 1), 0.4, generator)], 1).float()
+    return Augmentation(flip, matrices, colour=colour)
+
+
+POLICIES: dict[str, Callable[[int, Tensor, Generator], Augmentation]] = {
+    "flip": _mirrored,
+    "protopnet2019": _protopnet,
+    "tesnet2021": _tesnet,
+    "deformable2022": _deformable,
+    "prototree2021": _prototree_cars,
+}
+"""By the names of a schedule's ``augment``; each also mirrors half of the images."""
+
+
+def rotation(n: int, generator: Generator, degrees: float = 15) -> Tensor:
+    """Matrices of rotations about the middle, of which Augmentor shows an inner rectangle, enlarged to the whole image.
+
+    In a square of side 1 turned by an angle of tangent t, whose upright hull has side X, it leaves out
+    E = X·t·(1 - t) on the left and right and t·(X - E) above and below.
+    """
+    angle = torch.deg2rad(_uniform((n,), degrees, generator))
+    cos, sin, t = torch.cos(angle), torch.sin(angle), torch.tan(angle).abs()
+    hull = cos + sin.abs()
+    side = hull * t * (1 - t)
+    wide, high = hull - 2 * side, hull - 2 * t * (hull - side)
+    return _matrix([cos * wide, sin * high, 0, -sin * wide, cos * high, 0], n)
+
+
+def shear(n: int, generator: Generator, degrees: float = 10) -> Tensor:
+    """Matrices of shears along x or y, of which Augmentor shows the filled part, enlarged to the whole image."""
+    tangent = torch.tan(torch.deg2rad(_uniform((n,), degrees, generator)))
+    filled = 1 - tangent.abs()
+    along_x = _matrix([filled, tangent, 0, 0, 1, 0], n)
+    along_y = _matrix([1, 0, 0, tangent, filled, 0], n)
+    return torch.where((torch.rand(n, generator=generator) < 0.5)[:, None, None], along_x, along_y)
+
+
+def skew(n: int, generator: Generator, magnitude: float = 0.2) -> Tensor:
+    """Matrices of perspective skews: corners move outward by up to ``magnitude`` of the side, so nothing is black.
+
+    Augmentor's four types are equally likely: one of four tilts, one of the two to the left and right, one of the two
+    forward and backward, one corner along one axis (of eight choices). A tilt moves both corners of a side.
+    """
+    moved = torch.zeros(12, 4, 2, dtype=torch.float64)
+    for tilt, (corners, axis) in enumerate([((0, 3), 1), ((1, 2), 1), ((0, 1), 0), ((2, 3), 0)]):
+        moved[tilt, list(corners), axis] = 1
+    moved[4:] = torch.eye(8, dtype=torch.float64).view(8, 4, 2)
+    likely = torch.tensor([3 / 16] * 4 + [1 / 32] * 8)
+    chosen = torch.multinomial(likely, n, replacement=True, generator=generator)
+    amount = 2 * magnitude * torch.rand(n, 1, 1, generator=generator, dtype=torch.float64)
+    return homography(CORNERS * (1 + amount * moved[chosen]), CORNERS.expand(n, 4, 2))
+
+
+def affine(n: int, degrees: float, sheared: float, generator: Generator) -> Tensor:
+    """Matrices that undo a shear along x followed by a rotation about the middle, as torchvision's RandomAffine."""
+    angle = torch.deg2rad(_uniform((n,), degrees, generator))
+    tangent = torch.tan(torch.deg2rad(_uniform((n,), sheared, generator)))
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    return _matrix([cos - tangent * sin, sin + tangent * cos, 0, -sin, cos, 0], n)
+
+
+def homography(source: Tensor, target: Tensor) -> Tensor:
+    """The matrices ``(n, 3, 3)`` that lead four points ``(n, 4, 2)`` each to four others; bottom right is 1."""
+    (x, y), (u, v) = source.unbind(-1), target.unbind(-1)
+    one, zero = torch.ones_like(x), torch.zeros_like(x)
+    first = torch.stack([x, y, one, zero, zero, zero, -u * x, -u * y], -1)
+    second = torch.stack([zero, zero, zero, x, y, one, -v * x, -v * y], -1)
+    found = torch.linalg.solve(torch.cat([first, second], 1), torch.cat([u, v], 1))
+    return torch.cat([found, torch.ones_like(found[:, :1])], 1).unflatten(1, (3, 3))
+
+
+def jitter(images: Tensor, colour: Tensor) -> Tensor:
+    """Brightness, contrast, saturation and hue of images ``(N, 3, H, W)`` from 0 to 1, changed in that order.
+
+    Args:
+        images: what to change.
+        colour: ``(N, 4)``: three factors, and turns of hue.
+    """
+    brightness, contrast, saturation, turns = colour[:, :, None, None, None].unbind(1)
+    images = (images * brightness).clamp_(0, 1)
+    mean = _grey(images).mean((2, 3), keepdim=True)
+    images = torch.lerp(mean, images, contrast).clamp_(0, 1)
+    return turn_hue(torch.lerp(_grey(images), images, saturation).clamp_(0, 1), turns)
+
+
+def turn_hue(images: Tensor, turns: Tensor) -> Tensor:
+    """Images ``(N, 3, H, W)`` from 0 to 1 with their hue moved by ``turns (N, 1, 1, 1)`` of the colour circle."""
+    red, green, blue = images.split(1, 1)
+    value = images.amax(1, keepdim=True)
+    chroma = value - images.amin(1, keepdim=True)
+    divisor = torch.where(chroma > 0, chroma, 1)
+    sixth = torch.where(
+        value == red,
+        (green - blue) / divisor,
+        torch.where(value == green, (blue - red) / divisor + 2, (red - green) / divisor + 4),
+    )
+    k = (torch.tensor([5.0, 3.0, 1.0], device=images.device).view(3, 1, 1) + sixth + 6 * turns).remainder(6)
+    return value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
+
+
+def _grey(images: Tensor) -> Tensor:
+    red, green, blue = images.split(1, 1)
+    return 0.2989 * red + 0.587 * green + 0.114 * blue
+
+
+def _pixel_places(images: Tensor) -> tuple[Tensor, Tensor]:
+    """The centres of the pixels: x ``(1, 1, W)`` and y ``(1, H, 1)``."""
+    height, width = images.shape[-2:]
+    x, y = ((2 * torch.arange(side, device=images.device) + 1) / side - 1 for side in (width, height))
+    return x[None, None], y[None, :, None]
+
+
+def _project(matrices: Tensor, places: Tensor) -> Tensor:
+    """Places ``(N, P, 2)`` through matrices ``(N, 3, 3)``."""
+    found = functional.pad(places, (0, 1), value=1) @ matrices.mT
+    return found[..., :2] / found[..., 2:]
+
+
+def _uniform(shape: tuple[int, ...], most: float, generator: Generator) -> Tensor:
+    """Uniform between ``-most`` and ``most``."""
+    return most * (2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1)
+
+
+def _matrix(rows: list[Tensor | int], n: int) -> Tensor:
+    """The first two rows of affine matrices, entry by entry -> ``(n, 3, 3)``."""
+    entries = [torch.as_tensor(entry, dtype=torch.float64).expand(n) for entry in [*rows, 0, 0, 1]]
+    return torch.stack(entries, 1).unflatten(1, (3, 3))

@@ -1,0 +1,66 @@
+"""ImageNet's classification task (Russakovsky et al. 2015): its validation images are the test split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench.contract import Record, RequestError
+from bench.data.folder import check_classes, class_folders
+from bench.data.mat import entries, whole
+from bench.data.tree import Figures, Tree, fault
+
+_DEVKIT = Path("ILSVRC2012_devkit_t12") / "data"
+
+
+class ImageNet(Tree):
+    """``train/WNID/*`` and ``val/WNID/*``, or all of ``val`` in one folder beside ``ILSVRC2012_devkit_t12``.
+
+    Class indices are those of torchvision's weights: the WordNet ids in alphabetical order.
+
+    Args:
+        root: the folder with ``train`` and ``val``.
+        cache: as in :class:`bench.data.tree.Tree`.
+
+    Raises:
+        RequestError: one line that says what is missing or wrong, and where.
+    """
+
+    markers = ("train",)
+    official = Figures(classes=1000, train=1_281_167, test=50_000)
+
+    def __init__(self, root: Path, cache: Path | None = None) -> None:
+        validation, files = class_folders(root / "val"), []
+        if not validation:
+            files = [root / _DEVKIT / "meta.mat", root / _DEVKIT / "ILSVRC2012_validation_ground_truth.txt"]
+            validation = _by_devkit(root / "val", *files)
+        found = {"train": class_folders(root / "train"), "test": validation}
+        self.classes = check_classes(found, root)
+        labels = {name: label for label, name in enumerate(self.classes)}
+        splits = {
+            split: [
+                Record(path.relative_to(root).as_posix(), path, labels[name])
+                for name, paths in classes.items()
+                for path in paths
+            ]
+            for split, classes in found.items()
+        }
+        super().__init__(root, cache, splits, files)
+
+
+def _by_devkit(folder: Path, meta: Path, truth: Path) -> dict[str, list[Path]]:
+    """The validation images of each class: line n of the ground truth belongs to the n-th name."""
+    if not truth.is_file():
+        raise RequestError(f"{folder} has no class folders, and {truth} is missing; unpack the devkit beside it")
+    wnids = {}
+    for place, (number, wnid) in entries(meta, "synsets", ("ILSVRC2012_ID", "WNID")):
+        wnids[whole(meta, place, number, "ILSVRC2012_ID", 10**5)] = str(wnid)
+    images = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpeg", ".jpg"))
+    lines = truth.read_text().split()
+    if len(lines) != len(images):
+        raise fault(truth, None, f"{len(lines)} lines for the {len(images)} images in {folder}")
+    found: dict[str, list[Path]] = {}
+    for line, (text, path) in enumerate(zip(lines, images, strict=True), 1):
+        if not text.isdecimal() or int(text) not in wnids:
+            raise fault(truth, line, f"class {text!r} is not in {meta.name}")
+        found.setdefault(wnids[int(text)], []).append(path)
+    return dict(sorted(found.items()))

@@ -1,0 +1,193 @@
+"""How fast prepared images come, beside a plain DataLoader on the image files in the same run."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from time import perf_counter
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+import bench.torchvision_ops  # noqa: F401  before torchvision
+from bench.backbones.classifier import Classifier
+from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Record, Samples
+from bench.data.augment import draw
+
+
+class Files(torch.utils.data.Dataset[tuple[Tensor, int]]):
+    """Image files as torchvision's ImageFolder reads them: decoded, squashed, mirrored and normalised one by one.
+
+    Args:
+        records: of the images.
+        size: side of the square result in pixels.
+    """
+
+    def __init__(self, records: Sequence[Record], size: int) -> None:
+        from torchvision import transforms
+
+        self.records = records
+        self.transform = transforms.Compose(
+            [
+                transforms.Resize((size, size)),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        record = self.records[index]
+        with Image.open(record.path) as image:
+            return self.transform(image.convert("RGB")), record.label
+
+
+def measure(
+    records: Sequence[Record],
+    samples: Samples,
+    backbone: Callable[[], nn.Module] | None,
+    device: torch.device,
+    *,
+    augment: str = "flip",
+    batch_size: int = 32,
+    images: int = 1024,
+    workers: int = 2,
+    rounds: int = 3,
+    steps: int = 3,
+    note: Callable[[str], None] = lambda message: None,
+) -> dict[str, Any]:
+    """Time both, round by round in turn, and a training step with and without new data.
+
+    Args:
+        records: of the training split.
+        samples: the same, prepared.
+        backbone: of the training step; ``None``: no step is timed.
+        device: where batches go.
+        augment: policy of the prepared images; the DataLoader always mirrors only.
+        batch_size: images at a time.
+        images: of each round.
+        workers: processes of the DataLoader.
+        rounds: whose median counts; the DataLoader's processes are started, and the cache is read, before the first.
+        steps: optimiser steps of each kind.
+        note: told what is being done.
+
+    Returns:
+        ``over_loader`` and what it is made of, ready for JSON.
+    """
+    load = os.getloadavg()[0]  # before this run adds to it
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randint(len(records), (images,), generator=generator)
+    loader = DataLoader(
+        Files(records, samples.size),
+        batch_size,
+        sampler=order.tolist(),
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        persistent_workers=workers > 0,
+    )
+
+    def prepared() -> Iterator[Tensor]:
+        drawn = None if augment == "none" else draw(augment, len(samples), generator)
+        for batch in samples.batches(batch_size, device, index=order, augment=drawn):
+            yield batch.images
+
+    def loaded() -> Iterator[Tensor]:
+        for pixels, _ in loader:
+            yield pixels.to(device, non_blocking=True)
+
+    _seconds(prepared(), device)
+    _seconds(loaded(), device)
+    times: dict[str, list[float]] = {"cache": [], "loader": []}
+    for number in range(rounds):
+        note(f"round {number + 1} of {rounds}")
+        times["cache"].append(_seconds(prepared(), device))
+        times["loader"].append(_seconds(loaded(), device))
+    rates = {name: images / statistics.median(found) for name, found in times.items()}
+    result: dict[str, Any] = {
+        "over_loader": rates["cache"] / rates["loader"],
+        "cache_images_per_second": rates["cache"],
+        "loader_images_per_second": rates["loader"],
+        "augment": augment,
+        "size": samples.size,
+        "batch_size": batch_size,
+        "images": images,
+        "workers": workers,
+        "rounds": rounds,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "load": load,
+    }
+    if backbone is not None:
+        note(f"{steps} training steps with the same batch, {steps} with new ones")
+        result |= _step(backbone(), samples, prepared, device, steps, batch_size)
+    return result
+
+
+def _step(
+    net: nn.Module,
+    samples: Samples,
+    prepared: Callable[[], Iterator[Tensor]],
+    device: torch.device,
+    steps: int,
+    batch_size: int,
+) -> dict[str, float]:
+    """Seconds of a training step on one batch again and again, and on new ones: what is more is waiting."""
+    model = Classifier(net, samples.classes).to(device).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
+    labels = torch.zeros(batch_size, dtype=torch.long, device=device)
+
+    def train(batches: Iterable[Tensor]) -> Iterator[None]:
+        for pixels in batches:
+            loss = nn.functional.cross_entropy(model(pixels), labels[: len(pixels)])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            yield
+
+    def endless() -> Iterator[Tensor]:
+        while True:
+            yield from prepared()
+
+    batch = next(prepared())
+    _seconds(train([batch]), device)
+    same = _seconds(train([batch] * steps), device) / steps
+    source = endless()
+    new = _seconds(train(next(source) for _ in range(steps)), device) / steps
+    return {"step_seconds": same, "step_with_data_seconds": new, "waiting_share": max(0.0, 1 - same / new)}
+
+
+def _seconds(work: Iterable[object], device: torch.device) -> float:
+    """How long it takes to go through ``work``, to the end of what it started on the device."""
+    begin = perf_counter()
+    for _ in work:
+        pass
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return perf_counter() - begin
+
+
+def as_text(result: dict[str, Any]) -> str:
+    """The result of :func:`measure` in a few lines."""
+    busy = result["load"] > (os.cpu_count() or 1) + 0.5
+    lines = [
+        "{images} images of {size} pixels, batches of {batch_size}".format(**result),
+        "on {device}, {threads} threads, {cores} cores".format(**result),
+        *([f"load {result['load']:.1f}: the machine is busy, times vary"] if busy else []),
+        f"prepared images, {result['augment']}: {result['cache_images_per_second']:.0f} images/s",
+        f"DataLoader with {result['workers']} processes: {result['loader_images_per_second']:.0f} images/s",
+        f"{result['over_loader']:.1f} times as fast",
+    ]
+    if "step_seconds" in result:
+        lines.append(
+            "a training step takes {step_seconds:.3f} s, with new data {step_with_data_seconds:.3f} s: "
+            "{waiting_share:.1%} of it is waiting".format(**result)
+        )
+    return "\n".join(lines)

@@ -1,0 +1,149 @@
+"""What all data sets on disk have in common: records in splits, one hash of all files, and how a fault is told."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+from bench.contract import Record, RequestError
+from bench.data.digest import digest
+
+K = TypeVar("K")
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How many classes and images the whole data set has, as published."""
+
+    classes: int
+    train: int
+    test: int
+
+
+class Tree:
+    """A data set in a folder; subclasses read its annotations.
+
+    Args:
+        root: the folder.
+        cache: folder that remembers file hashes, so that :attr:`digest` reads an unchanged tree only once.
+        splits: the records of each split.
+        files: whatever else decides the content: annotation files.
+        chosen: choices of the reader that are written in no file, for example how it divides the images.
+
+    Attributes:
+        markers: files or folders of which any one tells such a tree from others.
+        official: figures of the whole data set, where they are published.
+        provides: what its records have.
+        classes: class names in the order of the labels.
+        parts: names of the parts in the order of :attr:`bench.contract.Record.keypoints`.
+    """
+
+    markers: ClassVar[tuple[str, ...]] = ()
+    official: ClassVar[Figures | None] = None
+    provides: frozenset[str] = frozenset({"image", "label"})
+    classes: Sequence[str]
+    parts: Sequence[str] = ()
+
+    def __init__(
+        self,
+        root: Path,
+        cache: Path | None,
+        splits: Mapping[str, list[Record]],
+        files: Sequence[Path],
+        chosen: str = "",
+    ) -> None:
+        self.root, self.cache = root, cache
+        self._splits, self._files, self._chosen = dict(splits), list(files), chosen
+
+    def split(self, name: str) -> Sequence[Record]:
+        """Records of ``train`` or ``test`` in the data set's own order."""
+        if name not in self._splits:
+            raise RequestError(f"no split {name!r} in {self.root}; there are {' and '.join(self._splits)}")
+        return self._splits[name]
+
+    @cached_property
+    def digest(self) -> str:
+        """Content hash of all annotations, images and masks; see :func:`bench.data.digest.digest`."""
+        files = list(self._files)
+        for records in self._splits.values():
+            for record in records:
+                files += [record.path] if record.mask is None else [record.path, record.mask]
+        key = hashlib.sha256(os.fsencode(self.root.resolve())).hexdigest()[:16]
+        content = digest(self.root, files, None if self.cache is None else self.cache / f"{key}.json")
+        return hashlib.sha256(f"{content} {self._chosen}".encode()).hexdigest()[:16] if self._chosen else content
+
+
+def fault(file: Path, place: int | str | None, what: str) -> RequestError:
+    """One line that names the file and the line or entry in it."""
+    where = f"{file}:{place}" if place else f"{file}"
+    return RequestError(f"{where}: {what}; mend it, or unpack the official archive again")
+
+
+class Names:
+    """Image names of an annotation file, checked as they come: relative, inside the tree, and each one once."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.seen: dict[Path, int | str] = {}
+
+    def check(self, name: str, place: int | str) -> str:
+        """The name, if it may be used.
+
+        Raises:
+            RequestError: naming where it stands, and where it stood before.
+        """
+        path = Path(name)
+        if path.is_absolute() or ".." in path.parts or not path.name:
+            raise fault(self.file, place, f"{name!r} leaves the images folder")
+        if path in self.seen:
+            before = self.seen[path]
+            raise fault(self.file, place, f"{name!r} was already named on {'line ' * isinstance(before, int)}{before}")
+        self.seen[path] = place
+        return name
+
+
+def corners(file: Path, place: str, x1: float, y1: float, x2: float, y2: float) -> Box:
+    """A box given by its left, top, right and bottom edges, as ``(x, y, width, height)``.
+
+    Raises:
+        RequestError: where it has no area.
+    """
+    if not all(math.isfinite(value) for value in (x1, y1, x2, y2)) or x2 <= x1 or y2 <= y1:
+        raise fault(file, place, f"the box from ({x1:g}, {y1:g}) to ({x2:g}, {y2:g}) holds no pixel")
+    return x1, y1, x2 - x1, y2 - y1
+
+
+def absent(paths: Mapping[K, Path]) -> list[K]:
+    """The keys whose file is not on disk, found with one listing per folder instead of one look-up per file.
+
+    Raises:
+        RequestError: naming a folder that cannot be listed.
+    """
+    listed: dict[Path, set[str]] = {}
+    missing = []
+    for key, path in paths.items():
+        if path.parent not in listed:
+            try:
+                with os.scandir(path.parent) as entries:
+                    listed[path.parent] = {entry.name for entry in entries if entry.is_file()}
+            except (FileNotFoundError, NotADirectoryError):
+                listed[path.parent] = set()
+            except OSError as error:
+                raise RequestError(
+                    f"{path.parent}: cannot be read ({error.strerror or error}); mend its permissions or restore it"
+                ) from error
+        if path.name not in listed[path.parent]:
+            missing.append(key)
+    return missing
+
+
+def more(missing: Sequence[object]) -> str:
+    """`` (nor 3 more)``, for a list of which the first is named."""
+    return f" (nor {len(missing) - 1} more)" if len(missing) > 1 else ""

@@ -1,0 +1,112 @@
+"""The commands around data sets, and a run over several of them."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+from data.trees import make_cars, make_dogs, make_tree
+
+from bench.cli import main
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with three data sets under their usual names."""
+    monkeypatch.setenv("BENCH_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("BENCH_DATA", raising=False)
+    base = tmp_path / "sets"
+    (base / "CUB_200_2011").mkdir(parents=True)
+    make_tree(base / "CUB_200_2011", 12)
+    make_cars(base / "stanford_cars")
+    make_dogs(base / "stanford_dogs", boxes=False)
+    return base
+
+
+def call(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_list_tells_what_is_found_and_how_to_get_the_rest(place):
+    rows = {row["name"]: row for row in json.loads(call("data", "list", "--data-root", place, "--json").stdout)}
+    assert rows["cars"]["found"] == str(place / "stanford_cars")
+    assert rows["imagenet"]["found"] is None
+    assert rows["imagenet"]["looked_for"] == str(place / "imagenet")
+    assert rows["cub"]["get"] == "python -m bench data fetch cub"
+    text = call("data", "list", "--data-root", place).output
+    assert f"looked in {place} (--data-root)" in text
+    assert "imagenet: image-net.org asks for a login" in text
+
+
+def test_verify_names_what_is_wrong(place):
+    fine = call("data", "verify", "dogs", "--data-root", place)
+    assert fine.exit_code == 0, fine.output
+    assert "nothing is wrong" in fine.output
+    file = place / "stanford_cars/cars_test/00002.png"
+    file.write_bytes(file.read_bytes()[:99])
+    broken = call("data", "verify", "cars", "--data-root", place)
+    assert broken.exit_code == 1
+    assert "image: cars_test/00002.png: cannot be decoded" in broken.output
+    assert "1 anomalies" in broken.output
+    report = json.loads(call("data", "verify", "cars", "--data-root", place, "--json").stdout)
+    assert report["images"] == {"train": 6, "test": 6}
+    assert [anomaly["where"] for anomaly in report["anomalies"]] == ["cars_test/00002.png"]
+
+
+def test_prepare_makes_what_run_uses(place, tmp_path):
+    arguments = ("data", "prepare", "cub", "--data-root", place / "CUB_200_2011", "--set", "cub.protocol.size=16")
+    first = call(*arguments)
+    assert first.exit_code == 0, first.output
+    assert "8 train, 4 test images, protocol bbox-16-truncated" in first.output
+    (folder,) = [path for path in (tmp_path / "home/prepared").iterdir() if path.is_dir()]
+    assert folder.name in first.output.replace("\n", "")
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert call(*arguments).exit_code == 0
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+WRONG = {
+    "unknown": (("verify", "cubb"), "did you mean 'cub'?"),
+    "not there": (("prepare", "imagenet"), "imagenet not found"),
+    "by hand": (("fetch", "cars"), "from a copy of Stanford Cars"),
+    "own": (("fetch", "folder"), "DIR/train/CLASS"),
+    "no boxes": (("prepare", "dogs", "--set", "dogs.protocol.crop=bbox"), "has no boxes to crop to"),
+    "no protocol": (("prepare", "dogs", "--set", "dogs.protocol=hole"), "did you mean 'whole'?"),
+    "no option": (("verify", "folder", "--set", "folder.options.sede=1"), "did you mean 'seed'?"),
+    "no such folder": (("verify", "cub", "--set", "cub.folder=x/y"), "x/y not found"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_requests(name, place):
+    arguments, message = WRONG[name]
+    result = call("data", *arguments, "--data-root", place)
+    assert result.exit_code == 2, result.output
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error")]
+    assert message in line
+
+
+@pytest.mark.slow
+def test_a_run_over_three_data_sets(place):
+    """Consistency and stability are n/a with their reason where there are no key-points; nothing fails."""
+    settings = [
+        *(f"{name}.protocol.size=32" for name in ("cub", "cars", "dogs")),
+        "pretrained=false", "ours.k=2", "classifier.schedule.phases.0.epochs=1",
+        "protopnet.schedule.phases.0.epochs=1", "protopnet.schedule.phases.1.epochs=1",
+    ]  # fmt: skip
+    result = call(
+        "run", "--methods", "ours,protopnet", "--datasets", "cub,cars,dogs", "--data-root", place, "--backbones",
+        "tiny", "--recipe", "demo", "--device", "cpu", "--no-tracking",
+        *[part for setting in settings for part in ("--set", setting)],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    rows = json.loads(call("results", "--json").stdout)
+    for name in ("cars", "dogs"):
+        own = {(row["method"], row["metric"]): row for row in rows if row["dataset"] == name}
+        for method in ("ours", "protopnet", "blackbox"):
+            assert own[method, "accuracy"]["status"] == "ok"
+            for metric in ("consistency", "stability"):
+                assert own[method, metric]["status"] == "n/a"
+                assert own[method, metric]["reason"] == f"{name} has no part key-points"
+        assert own["constant", "accuracy"]["reason"] == f"{name} has no part key-points"
+    assert {row["status"] for row in rows} == {"ok", "n/a"}
+    assert {row["status"] for row in rows if row["dataset"] == "cub" and row["method"] == "ours"} == {"ok"}
