@@ -111,6 +111,13 @@ def intervene(name: str, out: Path | None, device: str, top: int) -> None:
     help="Values, such as ours.norm=l2,zscore.",
 )
 @click.option("--folds", type=click.IntRange(min=2), default=2, show_default=True, help="Parts of the training split.")
+@click.option(
+    "--split",
+    type=click.Choice(["train", "test"]),
+    default="train",
+    show_default=True,
+    help="Where to measure: parts of the training split to choose, the test split to report.",
+)
 @click.option("--format", "fmt", type=click.Choice(["text", "md", "json"]), default="text", show_default=True)
 @options.home
 @options.device
@@ -119,6 +126,7 @@ def tune(
     names: tuple[str, ...],
     pairs: tuple[str, ...],
     folds: int,
+    split: str,
     fmt: str,
     out: Path | None,
     device: str,
@@ -126,8 +134,9 @@ def tune(
 ) -> None:
     """Compare settings of a method that needs no training, on the training split of some cells.
 
-    Each part of the training split in turn is left out of the fit and measured on; test images are not looked at.
-    Several cells (of several seeds, say) are averaged. Features of all images stay in memory.
+    Each part of the training split in turn is left out of the fit and measured on. Test images are not looked at,
+    unless --split test asks for them, to report what was chosen. Several cells (of several seeds, say) are averaged.
+    Features of all images stay in memory.
     """
     from bench import environment, tune
     from bench.cell import Cell
@@ -142,8 +151,8 @@ def tune(
             store, names, lambda name: Cell(store, name, home, chosen, silent, memory_limit=memory_limit)
         )
         wanted = tune.choices(cells[0].spec.method, pairs)
-        total = len(cells) * folds * len(wanted)
-        trials = list(shown.track(tune.tune(cells, wanted, folds), "fits measured", total))
+        total = len(cells) * (folds if split == "train" else 1) * len(wanted)
+        trials = list(shown.track(tune.tune(cells, wanted, folds, split), "fits measured", total))
     click.echo(tune.as_text(trials, fmt))
 
 

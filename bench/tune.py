@@ -1,8 +1,9 @@
-"""Other settings of a cell's method, compared on its training split alone.
+"""Other settings of a cell's method, compared on its training split alone, with features that are computed once.
 
 The training split is cut into parts; the method is fitted without one of them and measured on it, each in turn. Test
-images are never looked at, so what is chosen here may be reported there. The black box is the cell's own: it has seen
-all of the training split, which favours no setting over another.
+images are not looked at, so what is chosen here may be reported there. The black box is the cell's own: it has seen
+all of the training split, which favours no setting over another. To report an ablation rather than to choose, the same
+settings can be fitted on the whole training split and measured on the test split.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Trial:
 
     Attributes:
         cell: whose black box.
-        fold: which part was left out.
+        fold: which part of the training split was left out; -1: none, measured on the test split.
         choice: the settings that differ from the cell's.
         values: scores on the part that was left out, and what the fit put on record.
     """
@@ -84,13 +85,14 @@ def choices(method: str, pairs: tuple[str, ...]) -> list[Choice]:
     return [config.for_section({**single, **chosen}, method) for chosen in config.combinations(several, method)]
 
 
-def tune(cells: Sequence[Cell], wanted: Sequence[Choice], folds: int = 2) -> Iterator[Trial]:
+def tune(cells: Sequence[Cell], wanted: Sequence[Choice], folds: int = 2, split: str = "train") -> Iterator[Trial]:
     """Fit and measure every choice for every cell and fold.
 
     Args:
         cells: of one method; one with a black box.
         wanted: settings that replace those of the cell.
         folds: parts of the training split.
+        split: ``train`` to choose, ``test`` to report: fitted on the whole training split, measured on the test split.
 
     Raises:
         RequestError: where a cell has no black box, a setting does not exist, or there are too few images to cut.
@@ -104,22 +106,32 @@ def tune(cells: Sequence[Cell], wanted: Sequence[Choice], folds: int = 2) -> Ite
                 f"{kind.name} has to be trained anew for every choice: compare it by `run --split train`"
             )
         settings = [config.validate(kind.Config, {**cell.spec.settings, **choice}, kind.name) for choice in wanted]
-        train: Any = cell.data()["train"]
-        place = within_class(train.labels)
-        if int(torch.bincount(train.labels).min()) < folds:
-            raise RequestError(f"a class has fewer than {folds} training images: use fewer folds")
-        task = cell.task(train)
+        splits: dict[str, Any] = dict(cell.data())
+        task = cell.task(splits["train"])
         box: Any = task.black_box
         box.backbone = Remembered(box.backbone)
-        for fold in range(folds):
-            left_out = place % folds == fold
-            fit, judge = (train.subset(mask.nonzero().flatten()) for mask in (~left_out, left_out))
+        for fold, fit, judge in _parts(splits, folds, split):
             for choice, chosen in zip(wanted, settings, strict=True):
                 with tempfile.TemporaryDirectory(prefix="partbench-tune-") as folder:
                     trainer = Trainer(Path(folder), task.device, cell.spec.precision, task.seed, task.progress)  # type: ignore[arg-type]
                     own = replace(task, config=chosen, train=fit, trainer=trainer, facts={})
                     values = _measured(cell, own, judge)
                 yield Trial(cell.folder.path.name, fold, choice, values)
+
+
+def _parts(splits: dict[str, Any], folds: int, split: str) -> Iterator[tuple[int, Any, Any]]:
+    """Number of the part that is left out, what to fit on, what to measure on."""
+    train = splits["train"]
+    if split == "test":
+        yield -1, train, splits["test"]
+        return
+    if int(torch.bincount(train.labels).min()) < folds:
+        raise RequestError(f"a class has fewer than {folds} training images: use fewer folds")
+    place = within_class(train.labels)
+    for fold in range(folds):
+        left_out = place % folds == fold
+        fit, judge = (train.subset(mask.nonzero().flatten()) for mask in (~left_out, left_out))
+        yield fold, fit, judge
 
 
 def _measured(cell: Cell, task: Any, judge: Any) -> dict[str, float]:
@@ -171,7 +183,8 @@ def as_text(trials: Sequence[Trial], fmt: str) -> str:
         rows.append(
             [label, *(_spread([trial.values[name] for trial in own if name in trial.values]) for name in columns)]
         )
-    note = f"mean ± standard deviation over {len(next(iter(groups.values())))} fits; training split only"
+    where = "test split" if trials[0].fold < 0 else "training split only"
+    note = f"mean ± standard deviation over {len(next(iter(groups.values())))} fits; {where}"
     if fmt == "md":
         lines = ["| " + " | ".join(row) + " |" for row in rows]
         lines.insert(1, "|---|" + "---:|" * len(columns))

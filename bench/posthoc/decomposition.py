@@ -43,7 +43,7 @@ class DecompositionConfig(Settings):
     k: PositiveInt = 3
     factorisation: Literal["nmf", "semi", "convex"] = "nmf"
     nmf_solver: NmfSolver = "mu"
-    nmf_init: Init = "random"
+    nmf_init: Init = "nndsvd"
     nmf_max_iter: PositiveInt = 200
     nmf_tol: NonNegativeFloat = 1e-4
     scaling: Scaling = "closed"
@@ -51,8 +51,8 @@ class DecompositionConfig(Settings):
     norm: Norm = "l2"
     norm_over: Over = "class"
     start: Start = "equal"
-    space: Space = "full"
-    strength: NonNegativeFloat = 1.7
+    space: Space = "span"
+    strength: NonNegativeFloat = 1.6
     rounds: NonNegativeInt = 10
 
 

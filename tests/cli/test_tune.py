@@ -43,6 +43,17 @@ def test_every_choice_is_fitted_on_every_part(planned):
     assert "over 2 fits; training split only" in table
 
 
+def test_on_the_test_split_it_gives_what_a_cell_gives(planned):
+    home, cell = planned
+    ran = bench(home, "tune", cell, "--set", "ours.k=3,2", "--split", "test", "--format", "json")
+    assert ran.returncode == 0, ran.stderr
+    trials = json.loads(ran.stdout)
+    assert [trial["fold"] for trial in trials] == [-1, -1]
+    rows = {row["metric"]: row["value"] for row in json.loads(bench(home, "results").stdout) if row["cell"] == cell}
+    for metric in ("accuracy", "consistency", "stability"):
+        assert trials[0]["values"][metric] == rows[metric]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
