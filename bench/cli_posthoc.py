@@ -118,6 +118,7 @@ def intervene(name: str, out: Path | None, device: str, top: int) -> None:
     show_default=True,
     help="Where to measure: parts of the training split to choose, the test split to report.",
 )
+@click.option("--columns", callback=options.names, help="Of the table, with commas; default: all that was measured.")
 @click.option("--format", "fmt", type=click.Choice(["text", "md", "json"]), default="text", show_default=True)
 @options.home
 @options.device
@@ -127,6 +128,7 @@ def tune(
     pairs: tuple[str, ...],
     folds: int,
     split: str,
+    columns: tuple[str, ...],
     fmt: str,
     out: Path | None,
     device: str,
@@ -153,7 +155,7 @@ def tune(
         wanted = tune.choices(cells[0].spec.method, pairs)
         total = len(cells) * (folds if split == "train" else 1) * len(wanted)
         trials = list(shown.track(tune.tune(cells, wanted, folds, split), "fits measured", total))
-    click.echo(tune.as_text(trials, fmt))
+    click.echo(tune.as_text(trials, fmt, columns))
 
 
 @click.group()

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench import config
+from bench import config, registry
 from bench.cell import Cell
 from bench.contract import RequestError
 from bench.store import Store
@@ -169,15 +169,28 @@ def open_cells(store: Store, names: Sequence[str], make: Any) -> list[Cell]:
     return found
 
 
-def as_text(trials: Sequence[Trial], fmt: str) -> str:
-    """Mean and standard deviation over cells and folds of every choice: ``text``, ``md`` or ``json``."""
+def as_text(trials: Sequence[Trial], fmt: str, columns: Sequence[str] = ()) -> str:
+    """Mean and standard deviation over cells and folds of every choice: ``text``, ``md`` or ``json``.
+
+    Args:
+        trials: what was measured.
+        fmt: see above.
+        columns: of the table; empty: all.
+
+    Raises:
+        RequestError: for a column that was not measured.
+    """
     if fmt == "json":
         return json.dumps([asdict(trial) for trial in trials], indent=1)
     groups: dict[str, list[Trial]] = {}
     for trial in trials:
         label = ", ".join(f"{name}={value}" for name, value in sorted(trial.choice.items())) or "as in the cell"
         groups.setdefault(label, []).append(trial)
-    columns = list(dict.fromkeys(name for trial in trials for name in trial.values))
+    known = list(dict.fromkeys(name for trial in trials for name in trial.values))
+    columns = columns or known
+    for name in columns:
+        if name not in known:
+            raise RequestError(f"--columns {name}: not measured{registry.nearest(name, known)}")
     rows = [["settings", *columns]]
     for label, own in groups.items():
         rows.append(

@@ -6,7 +6,8 @@ import pytest
 import torch
 from birds import QUICK, bench, few_birds
 
-from bench.tune import Remembered, within_class
+from bench.contract import RequestError
+from bench.tune import Remembered, Trial, as_text, within_class
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +39,21 @@ def test_every_choice_is_fitted_on_every_part(planned):
     for a, b in (one[:2], one[2:]):
         assert all(a[name] == b[name] for name in ("accuracy", "consistency", "stability"))
     assert bench(home, *arguments).stdout == ran.stdout
-    table = bench(home, "tune", cell, "--set", "ours.k=1,2", "--format", "md").stdout
-    assert table.startswith("| settings | consistency | stability | accuracy |") or "| k=2 |" in table
-    assert "over 2 fits; training split only" in table
+
+
+def test_the_table_has_the_columns_that_are_asked_for():
+    trials = [Trial("a", fold, {"k": k}, {"accuracy": k + fold, "other": 1.0}) for k in (1, 2) for fold in (0, 1)]
+    assert as_text(trials, "md", ["accuracy"]).splitlines() == [
+        "| settings | accuracy |",
+        "|---|---:|",
+        "| k=1 | 1.5 ± 0.707 |",
+        "| k=2 | 2.5 ± 0.707 |",
+        "",
+        "mean ± standard deviation over 2 fits; training split only",
+    ]
+    assert "other" in as_text(trials, "text")
+    with pytest.raises(RequestError, match="did you mean 'accuracy'"):
+        as_text(trials, "text", ["acuracy"])
 
 
 def test_on_the_test_split_it_gives_what_a_cell_gives(planned):
