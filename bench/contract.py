@@ -367,6 +367,7 @@ class Metric(ABC):
         needs: of ``image, label, bbox, keypoints, mask`` (from the data), ``prediction, black_box`` (from the method),
             ``noise``, ``gradient``.
         higher_is_better: direction.
+        repeatable: whether a second measurement gives the same number; times do not.
     """
 
     name: ClassVar[str]
@@ -374,6 +375,7 @@ class Metric(ABC):
     unit: ClassVar[str] = "%"
     needs: ClassVar[frozenset[str]] = frozenset({"image", "label"})
     higher_is_better: ClassVar[bool] = True
+    repeatable: ClassVar[bool] = True
 
     class Config(Settings):
         """The metric's parameters; they are part of its identity."""

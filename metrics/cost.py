@@ -22,6 +22,7 @@ class Cost(Metric):
     version = "1"
     unit = "ms"
     higher_is_better = False
+    repeatable = False
     needs = frozenset({"image"})
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
