@@ -139,7 +139,8 @@ def _measured(cell: Cell, task: Any, judge: Any) -> dict[str, float]:
     began = time.perf_counter()
     model = cell.method.fit(task).eval()
     scores, _ = cell.evaluate(model, task.train, judge, time.perf_counter() - began)
-    return {**{name: score.value for name, score in scores.items()}, **task.facts}
+    also = {f"{name}.{key}": value for name, score in scores.items() for key, value in score.also.items()}
+    return {**{name: score.value for name, score in scores.items()}, **also, **task.facts}
 
 
 def within_class(labels: Tensor) -> Tensor:

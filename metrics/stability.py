@@ -118,7 +118,8 @@ class Stability(Metric):
             self._shared[:, draw].index_add_(0, unit, shared.to(unit.device))
             stable += same.to(unit.device)
         self._images.index_add_(0, unit, torch.ones_like(unit))
-        where = (seen.index[clean.image], clean.prototype, clean.label, stable.to(clean.image.device))
+        hit = clean.hits.any(1).long()
+        where = (seen.index[clean.image], clean.prototype, clean.label, stable.to(clean.image.device), hit)
         self._rows.append(torch.stack(where, 1))
 
     def _noisy(self, seen: Observation, draw: int) -> PartHits:
@@ -161,8 +162,13 @@ class Stability(Metric):
             "stable": stable.sum(1).double() / (images * self.config.draws),
             "images": images,
         }
-        image = columns(self._rows, ("index", "prototype", "class", "stable"), keys=2)
+        image = columns(self._rows, ("index", "prototype", "class", "stable", "hit"), keys=2)
         image["stable"] = image["stable"] / self.config.draws
+        # A region without a part counts as stable when its noisy copy has none either: places off the object win.
+        hit = image["hit"] == 1
+        also["empty"] = 100 * float(1 - hit.mean())
+        if hit.any():
+            also["where_hit"] = 100 * float(image["stable"][hit].mean())
         return Score(
             value=float(values.mean()),
             n=len(images),

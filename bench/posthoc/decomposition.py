@@ -96,6 +96,8 @@ def decompose_classes(
         "nmf_updates": factors.updates.to(F.dtype),
         # What the prototypes of equation 3 miss of the row: 0 = nothing is left to distribute.
         "residual_share": R.norm(dim=1) / v.double().norm(dim=1),
+        # Prototypes that the sum subtracts: their maps are high where the part is not.
+        "negative_share": (alpha < 0).double().mean(1),
         "objective_naive": objective(naive(R, alpha).to(F.dtype)),
         # 1 = no term cancels another; large values look well and explain nothing.
         "cancellation": maps.norm(dim=1).sum(1) / maps.sum(2).norm(dim=1),

@@ -176,8 +176,12 @@ def _multiply(F: Tensor, Et: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def ratio(above: Tensor, below: Tensor) -> Tensor:
-    """``above / below``; a zero denominator is 1e-7, nothing is added elsewhere (spec/baselines.md, 15.3)."""
-    return above / torch.where(below == 0, torch.full_like(below, 1e-7), below)
+    """``above / below``; a zero denominator is 1e-7, nothing is added elsewhere (spec/baselines.md, 15.3).
+
+    What is left of a denominator that has all but underflowed counts as zero: the quotient would be infinite.
+    """
+    vanished = below < 1e8 * torch.finfo(below.dtype).tiny
+    return above / torch.where(vanished, 1e-7, below)
 
 
 def distance(F: Tensor, Et: Tensor, P: Tensor) -> Tensor:

@@ -119,9 +119,9 @@ def test_soft_stability_by_hand():
     model = ScriptedModel(torch.ones(1, 1).bool(), hot([[0]]), hot([[0]]))
     model.noisy = hot([[24]])  # centre (112, 112), from 76 on
     data = model, images(1), [0], [[(0, 0), (51, 51), (76, 76)]], [[True] * 3]
-    assert score(Stability, *data, variant="pixpnet").also == {"soft": 0.0}
-    assert score(Stability, *one_prototype([0], [0], points), variant="pixpnet").also == {"soft": 100.0}
-    assert score(Stability, *one_prototype([0], [0], [[(200, 200)]]), variant="pixpnet").also == {}
+    assert score(Stability, *data, variant="pixpnet").also["soft"] == 0.0
+    assert score(Stability, *one_prototype([0], [0], points), variant="pixpnet").also["soft"] == 100.0
+    assert score(Stability, *one_prototype([0], [0], [[(200, 200)]]), variant="pixpnet").also == {"empty": 100.0}
 
 
 def test_order_and_size_of_batches_do_not_matter(pooled):
@@ -129,6 +129,14 @@ def test_order_and_size_of_batches_do_not_matter(pooled):
     assert 0 < whole.value < 100
     assert same(whole, score(Stability, *pooled, draws=2, batches=[[i] for i in range(10)]))
     assert same(whole, score(Stability, *pooled, draws=2, batches=[[7, 2, 9], [0, 1, 8, 4], [6, 5, 3]]))
+
+
+def test_places_without_a_part_are_told_apart():
+    """Of two images one is hit and changes; the other hits nothing, before and after: stable, and empty."""
+    found = score(Stability, *one_prototype([24, 0], [0, 0], [[(111, 111)], [(200, 200)]]))
+    assert found.items["image"]["hit"].tolist() == [1, 0]
+    assert found.value == 50
+    assert found.also == {"empty": 50.0, "where_hit": 0.0}
 
 
 def test_several_draws_are_averaged_and_kept(pooled):

@@ -42,7 +42,7 @@ def test_scaled_prototypes_and_residual_are_what_the_paper_says(tmp_path):
     with torch.no_grad():
         features = box.backbone(samples.images[samples.labels == 1])
     F = features.permute(0, 2, 3, 1).reshape(1, -1, 16)
-    P = factorise(F, torch.tensor([F.shape[1]]), 2, seed=0, classes=[1]).P[0].double()
+    P = factorise(F, torch.tensor([F.shape[1]]), 2, seed=0, classes=[1], init="nndsvd").P[0].double()
     v = box.head.weight[1].detach().double()
     alpha = torch.linalg.lstsq(P.T, v).solution
     R = v - alpha @ P

@@ -89,3 +89,12 @@ def test_dead_channels_stay_finite():
     found = factorise(F, torch.tensor([12]), 2, seed=0, classes=[0])
     assert torch.isfinite(found.P).all()
     assert found.P[0, :, 2].max() < 1e-4
+
+
+def test_denominators_that_underflow_leave_the_factors_finite():
+    """A component fades from one image's cell: 0 times infinity must not arise."""
+    F = torch.tensor([[2.2921, 0, 0.0536, 0], [2.3315, 0, 0.4406, 0.0161], [0, 0, 0, 0.2469], [0, 0, 0, 0]])[None]
+    for seed in (0, 27):
+        found = factorise(F, torch.tensor([4]), 2, seed=seed, classes=[0], max_iter=200, tol=0)
+        assert torch.isfinite(found.E).all()
+        assert torch.isfinite(found.P).all()
