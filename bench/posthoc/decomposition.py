@@ -48,9 +48,9 @@ class DecompositionConfig(Settings):
     nmf_tol: NonNegativeFloat = 1e-4
     scaling: Scaling = "closed"
     refinement: Solver | Literal["contrast"] = "lbfgs"
-    norm: Norm = "l2"
+    norm: Norm = "zscore"
     norm_over: Over = "class"
-    start: Start = "equal"
+    start: Start = "naive"
     space: Space = "span"
     strength: NonNegativeFloat = 1.6
     rounds: NonNegativeInt = 10

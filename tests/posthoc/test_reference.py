@@ -60,7 +60,9 @@ def test_ours_with_the_papers_solvers_is_the_literal_pipeline(drawn, monkeypatch
     Et, P0 = begin(given, torch.tensor([80]), k, 0, [3])
     monkeypatch.setattr(reference, "nmf", lambda F, k, seed: reference.multiply(F, Et[0].T.numpy(), P0[0].numpy()))
     literal = reference.decompose(F, v, k)
-    config = DecompositionConfig(k=k, nmf_init="random", scaling="cvxpy", refinement="nelder-mead", space="full")
+    config = DecompositionConfig(
+        k=k, nmf_init="random", scaling="cvxpy", refinement="nelder-mead", norm="l2", start="equal", space="full"
+    )
     refined, numbers = decompose_classes(config, given, torch.tensor([80]), torch.from_numpy(v)[None], (4, 4), 0, [3])
     np.testing.assert_allclose(refined[0].numpy(), literal.refined, rtol=1e-3, atol=1e-4)
     assert numbers["nmf_relative_error"].item() * np.linalg.norm(F) == pytest.approx(literal.error, rel=1e-6)
@@ -71,7 +73,7 @@ def test_ours_with_the_papers_solvers_is_the_literal_pipeline(drawn, monkeypatch
 def test_gradient_solvers_end_below_the_simplex(drawn, space):
     F, v = drawn
     literal = reference.decompose(F, v, 3)
-    config = DecompositionConfig(nmf_solver="hals", space=space)
+    config = DecompositionConfig(nmf_solver="hals", norm="l2", start="equal", space=space)
     _, numbers = decompose_classes(
         config, torch.from_numpy(F)[None], torch.tensor([80]), torch.from_numpy(v)[None], (4, 4), 0, [3]
     )

@@ -42,13 +42,15 @@ def test_all_pipelines_see_the_same_classes(result):
     """Classes 0 and 3: the errors and objectives are those of the library on them, whatever the chunks."""
     from bench.posthoc import reference
     from bench.posthoc.decomposition import DecompositionConfig, decompose_classes
-    from bench.posthoc.speed import FAST
+    from bench.posthoc.speed import COMPARABLE, FAST
 
     drawn = {label: draw(label, 3, 9, 12, 0) for label in (0, 3)}
     literal = [reference.decompose(F.numpy(), v.numpy(), 2) for F, v in drawn.values()]
     assert result["reference"]["objective"] == pytest.approx(sum(one.objective for one in literal) / 2)
     objectives = [
-        decompose_classes(DecompositionConfig(k=2, **FAST), F[None], torch.tensor([27]), v[None], (3, 3), 0, [label])[1]
+        decompose_classes(
+            DecompositionConfig(k=2, **COMPARABLE, **FAST), F[None], torch.tensor([27]), v[None], (3, 3), 0, [label]
+        )[1]
         for label, (F, v) in drawn.items()
     ]
     expected = sum(one["objective"].item() for one in objectives) / 2
