@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,8 +69,10 @@ class Subject:
         self.config: Any = config.from_recipe(file, type(self.method).Config, "published", section, self.name)
         self.device = torch.device(self.sizes.device)
         samples = drawn.noise(self.sizes.classes, self.images, self.sizes.size, self.sizes.seed)
+        # A decomposition keeps its finished classes while it runs; the folder goes with the subject.
+        self._folder = tempfile.TemporaryDirectory(prefix="bench-subject-")
         self.task: Task = drawn.task(
-            Path(),  # single steps write no checkpoint
+            Path(self._folder.name),
             samples,
             self.config,
             ConsoleProgress(Console(stderr=True), quiet=True),

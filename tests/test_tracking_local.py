@@ -135,7 +135,7 @@ def test_the_server_shows_runs_and_ends_on_interrupt(tmp_path: Path, monkeypatch
         )
     try:
         address = f"http://127.0.0.1:{port}/get-artifact?path=report.md&run_uuid={run}"
-        for _ in range(240):
+        for _ in range(900):
             try:
                 shown = urllib.request.urlopen(address, timeout=10).read().decode()
                 break
