@@ -61,3 +61,12 @@ def test_what_means_nothing_is_refused():
     refused = CliRunner().invoke(main, ["speed", "metrics", "--backbone", "resnet35"])
     assert refused.exit_code == 2
     assert "did you mean 'resnet" in refused.output
+
+
+def test_the_command_needs_no_limit_and_tells_one():
+    small = ["--backbone", "tiny", "--prototypes", "6", "--images", "5", "--classes", "3", "--sample", "2"]
+    free = CliRunner().invoke(main, ["speed", "metrics", *small, "--json"])
+    assert free.exit_code == 0, free.output
+    assert json.loads(free.stdout)["memory_limit"] is None
+    tight = CliRunner().invoke(main, ["speed", "metrics", *small, "--memory-limit", "1GiB"])
+    assert "(within the limit of 1024)" in tight.stdout
