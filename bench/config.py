@@ -34,6 +34,7 @@ class DatasetConfig(Settings):
         protocol: crop, size and rounding, or the name of a preset: ``huang2023``, ``whole``, ``torchvision``.
         backbones: used where none is asked for.
         recipe: training schedules where none is asked for.
+        recipes: what a recipe sets differently on this data set: its name -> ``--set`` pairs.
         pretrained: whether backbones start from ImageNet weights.
         on_bad_image: ``error`` fails the cell, ``skip`` leaves the image out and records it.
     """
@@ -45,6 +46,7 @@ class DatasetConfig(Settings):
     protocol: Protocol = Protocol()
     backbones: tuple[str, ...]
     recipe: Recipe = "published"
+    recipes: dict[Recipe, dict[str, Any]] = Field(default_factory=dict)
     pretrained: bool = True
     on_bad_image: Literal["error", "skip"] = "error"
 

@@ -185,6 +185,7 @@ def _cells_of(
     metric_configs: dict[str, Any],
 ) -> Iterator[PlannedCell]:
     recipe = request.recipe or settings.recipe
+    own = settings.recipes.get(recipe, {})
     for backbone in request.backbones or settings.backbones:
         starting = functools.cache(functools.partial(_weights, backbone, settings, context))
         sizes = _sizes(backbone, settings, dataset)
@@ -193,14 +194,14 @@ def _cells_of(
         needed = any(method.needs_black_box for method in loaded.values())
         black_box = None
         if needed:
-            found = black_box_config(backbone, recipe, request.overrides)
+            found = black_box_config(backbone, recipe, own | request.overrides)
             black_box = {"version": BLACK_BOX_VERSION, **found.model_dump(mode="json")}
         for seed, (name, chosen) in itertools.product(request.seeds, variants):
             overrides = {**request.overrides, **chosen}
             method = loaded[name]
             method_file = CONFIGS / "methods" / f"{name}.yaml"
             preset = {f"{name}.{key}": value for key, value in _preset("methods", name).items()}
-            method_config = config.from_recipe(method_file, method.Config, recipe, preset | overrides, name)
+            method_config = config.from_recipe(method_file, method.Config, recipe, own | preset | overrides, name)
             given = method_config.given if isinstance(method_config, NetworkSettings) else {}
             if given:
                 registry.load("checkpoints", name).check(name, method_config, sizes)

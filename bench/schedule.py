@@ -78,7 +78,9 @@ class Schedule(Settings):
 
     batch_size: PositiveInt = 64
     repeat: PositiveInt = 1
-    augment: Literal["none", "flip", "protopnet2019", "tesnet2021", "deformable2022", "prototree2021"] = "flip"
+    augment: Literal[
+        "none", "flip", "protopnet2019", "tesnet2021", "deformable2022", "prototree2021", "resized_crop"
+    ] = "flip"
     phases: tuple[Phase, ...]
 
     @field_validator("augment", mode="before")

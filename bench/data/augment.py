@@ -7,6 +7,7 @@ seen there. The policies were published for image files; here they act on the pr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -154,12 +155,18 @@ def _prototree_cars(n: int, flip: Tensor, generator: Generator) -> Augmentation:
     return Augmentation(flip, matrices, colour=colour)
 
 
+def _resized_crop(n: int, flip: Tensor, generator: Generator) -> Augmentation:
+    """A part of the image enlarged to the whole: appendix B of the paper, for Dogs, with torchvision's defaults."""
+    return Augmentation(flip, resized_crop(n, generator))
+
+
 POLICIES: dict[str, Callable[[int, Tensor, Generator], Augmentation]] = {
     "flip": _mirrored,
     "protopnet2019": _protopnet,
     "tesnet2021": _tesnet,
     "deformable2022": _deformable,
     "prototree2021": _prototree_cars,
+    "resized_crop": _resized_crop,
 }
 """By the names of a schedule's ``augment``; each also mirrors half of the images."""
 
@@ -209,6 +216,23 @@ def affine(n: int, degrees: float, sheared: float, generator: Generator) -> Tens
     tangent = torch.tan(torch.deg2rad(_uniform((n,), sheared, generator)))
     cos, sin = torch.cos(angle), torch.sin(angle)
     return _matrix([cos - tangent * sin, sin + tangent * cos, 0, -sin, cos, 0], n)
+
+
+def resized_crop(n: int, generator: Generator, least: float = 0.08, ratio: float = 4 / 3) -> Tensor:
+    """Matrices that show a rectangle inside the image: the first of ten draws that fits, else the whole image.
+
+    As torchvision's RandomResizedCrop: its area is uniform from ``least`` to 1, its width over its height log-uniform
+    from 1 / ``ratio`` to ``ratio``, its place uniform.
+    """
+    drawn = torch.rand(4, n, 10, generator=generator, dtype=torch.float64)
+    area, shape = least + (1 - least) * drawn[0], torch.exp(math.log(ratio) * (2 * drawn[1] - 1))
+    sides = torch.stack([area * shape, area / shape]).sqrt()
+    fits = (sides <= 1).all(0)
+    first = fits.to(torch.uint8).argmax(1)
+    some = torch.arange(n)
+    (wide, high), place = torch.where(fits.any(1), sides[:, some, first], 1), drawn[2:, some, 0]
+    across, down = (2 * place - 1) * (1 - torch.stack([wide, high]))
+    return _matrix([wide, 0, across, 0, high, down], n)
 
 
 def homography(source: Tensor, target: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 from torchvision import tv_tensors
+from torchvision.transforms import v2 as tv_transforms
 from torchvision.transforms.v2 import functional as tvf
 
 from bench.data import augment
@@ -243,6 +244,29 @@ def test_strengths_of_prototree():
     plain = drawn.matrices[:, 2, :2].abs().amax(1) < 1e-12
     assert plain.float().mean() == pytest.approx(1 / 2, abs=0.03)
     assert torch.allclose(torch.linalg.det(drawn.matrices[plain]), torch.tensor((7 / 8) ** 2, dtype=torch.float64))
+
+
+def test_resized_crops_are_torchvisions():
+    matrices = augment.resized_crop(20000, seeded())
+    wide, high, x, y = matrices[:, 0, 0], matrices[:, 1, 1], matrices[:, 0, 2], matrices[:, 1, 2]
+    assert (wide <= 1).all()
+    assert (high <= 1).all()
+    assert (x.abs() <= 1 - wide + 1e-12).all()
+    assert (y.abs() <= 1 - high + 1e-12).all()
+    # Beside torchvision's own draws on an image so large that its rounding to pixels does not show.
+    torch.manual_seed(0)
+    side, crop = 4000, tv_transforms.RandomResizedCrop(224)
+    blank = tv_tensors.Image(torch.empty(1, side, side, dtype=torch.uint8))
+    drawn = (
+        torch.tensor(
+            [[crop.make_params([blank])[name] for name in ("width", "height", "left", "top")] for _ in range(4000)]
+        )
+        / side
+    )
+    left, top = (x - wide + 1) / 2, (y - high + 1) / 2
+    for own, theirs in zip((wide, high, left, top), drawn.double().T, strict=True):
+        for level in (0.05, 0.25, 0.5, 0.75, 0.95):
+            assert float(own.quantile(level)) == pytest.approx(float(theirs.quantile(level)), abs=0.025)
 
 
 @pytest.mark.gpu
