@@ -26,7 +26,7 @@ from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Augment, Batch, CellErro
 from bench.data.protocol import Protocol
 
 SPLITS = ("train", "test")
-_FORMAT = 1
+_FORMAT = 2
 _ARRAYS = ("rows", "labels", "keypoints", "visible", "boxes")
 
 
@@ -35,7 +35,7 @@ class PreparedSamples:
     """One split, or a subset of one: a :class:`bench.contract.Samples` on a memory-mapped file.
 
     Attributes:
-        images: uint8 ``(m, 3, size, size)``, the whole split, on disk; zeros where an image was skipped.
+        images: uint8 ``(m, size, size, 3)``, the whole split, on disk; zeros where an image was skipped.
         rows: ``(n,)`` int64, where in ``images`` each of the n samples is.
         labels, keypoints, visible, boxes, ids, parts: as in the contract; boxes are NaN where there are none.
         class_names: of all classes of the data set, also where a subset has no image of one.
@@ -60,7 +60,7 @@ class PreparedSamples:
     @property
     def size(self) -> int:
         """Side of the square images in pixels."""
-        return int(self.images.shape[-1])
+        return int(self.images.shape[1])
 
     @property
     def classes(self) -> int:
@@ -104,11 +104,10 @@ class PreparedSamples:
 
     def _read(self, order: Tensor, batch_size: int, device: torch.device, augment: Augment | None) -> Iterator[Batch]:
         cuda = device.type == "cuda"
-        mean = torch.tensor(IMAGENET_MEAN, device=device).view(1, 3, 1, 1)
-        std = torch.tensor(IMAGENET_STD, device=device).view(1, 3, 1, 1)
+        # A row of pixels is normalised as one vector: per channel, the innermost loop would have three steps.
+        mean, std = (torch.tensor(values, device=device).repeat(self.size) for values in (IMAGENET_MEAN, IMAGENET_STD))
         # A Python number as divisor would become a product with its reciprocal on CUDA: other bits than on the CPU.
         top = torch.tensor(255.0, device=device)
-        scratch = torch.empty((min(batch_size, len(order)), *self.images.shape[1:]), device=device)
         for start in range(0, len(order), batch_size):
             chunk = order[start : start + batch_size]
             pixels = torch.empty((len(chunk), *self.images.shape[1:]), dtype=torch.uint8, pin_memory=cuda)
@@ -117,16 +116,14 @@ class PreparedSamples:
             pixels = pixels.to(device, non_blocking=cuda)
             # A CPU works faster image by image, on what its cache holds; a GPU on all of them at once.
             step = len(chunk) if cuda else 1
-            images = scratch[: len(chunk)]
+            images = torch.empty(pixels.shape, device=device)
             for target, source in zip(images.split(step), pixels.split(step), strict=True):
                 target.copy_(source).div_(top)
             if augment is not None:
-                images = augment(images, chunk)
-            # The arithmetic comes before the change of layout: a constant per plane is much faster than per pixel.
-            result = torch.empty_like(images, memory_format=torch.channels_last)
-            for target, source in zip(result.split(step), images.split(step), strict=True):
-                target.copy_(source.sub_(mean).div_(std))
-            yield Batch(result, self.labels[chunk].to(device, non_blocking=cuda), chunk)
+                images = augment(images.movedim(-1, 1), chunk).movedim(1, -1).contiguous()
+            for target in images.flatten(2).split(step):
+                target.sub_(mean).div_(std)
+            yield Batch(images.movedim(-1, 1), self.labels[chunk].to(device, non_blocking=cuda), chunk)
 
 
 def prepare(
@@ -195,7 +192,7 @@ def _open_split(folder: Path, split: str, meta: Mapping[str, Any]) -> PreparedSa
     if {name: array.shape for name, array in arrays.items()} != expected:
         raise ValueError(f"wrong sizes in {split}.npz")
     whole = path.stat().st_size == images.offset + images.nbytes
-    if not whole or images.dtype != np.uint8 or images.shape != (n + len(skipped), 3, size, size):
+    if not whole or images.dtype != np.uint8 or images.shape != (n + len(skipped), size, size, 3):
         raise ValueError(f"wrong sizes in {path.name}")
     return PreparedSamples(
         images=np.asarray(images),
@@ -236,7 +233,7 @@ def _write_split(
     if not records:
         raise RequestError(f"the {split} split has no images; mend the data set's split")
     n, p = len(records), len(dataset.parts)
-    images = _allocate(folder / f"{split}.images.npy", (n, 3, protocol.size, protocol.size))
+    images = _allocate(folder / f"{split}.images.npy", (n, protocol.size, protocol.size, 3))
     keypoints, visible, boxes = np.zeros((n, p, 2)), np.zeros((n, p), dtype=bool), np.zeros((n, 4))
 
     def work(row: int) -> str | None:
@@ -247,7 +244,7 @@ def _write_split(
             if on_bad == "error":
                 raise CellError(f"{error}, or go on without such images: on_bad=skip") from error
             return str(error).removeprefix(f"{records[row].path}: ")
-        images[row], boxes[row] = found.image, found.box
+        images[row], boxes[row] = found.image.transpose(1, 2, 0), found.box
         if records[row].keypoints:
             keypoints[row], visible[row] = found.keypoints, found.visible
         return None

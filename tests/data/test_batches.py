@@ -24,7 +24,7 @@ def train(tmp_path):
 
 def test_batches_are_what_torchvision_gives(train):
     normalise = v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    expected = normalise(torch.from_numpy(np.array(train.images)).float().div(255))
+    expected = normalise(torch.from_numpy(np.array(train.images)).movedim(-1, 1).float().div(255))
     (batch,) = train.batches(100)
     assert batch.images.dtype == torch.float32
     assert batch.images.is_contiguous(memory_format=torch.channels_last)

@@ -75,7 +75,7 @@ def test_holds_what_the_protocol_gives(root, home):
         assert samples.keypoints.dtype == samples.boxes.dtype == torch.float64
         for position, record in enumerate(records):
             expected = SMALL.apply(record)
-            np.testing.assert_array_equal(samples.images[position], expected.image)
+            np.testing.assert_array_equal(samples.images[position].transpose(2, 0, 1), expected.image)
             np.testing.assert_array_equal(samples.keypoints[position], expected.keypoints)
             np.testing.assert_array_equal(samples.visible[position], expected.visible)
             np.testing.assert_array_equal(samples.boxes[position], expected.box)
@@ -86,7 +86,7 @@ def test_files_are_as_documented(root, home):
     prepare(Cub(root), SMALL, home, Quiet())
     assert sorted(contents(only(home))) == ["meta.json", "test.images.npy", "test.npz", "train.images.npy", "train.npz"]
     images = np.load(only(home) / "train.images.npy")
-    assert (images.shape, images.dtype) == ((8, 3, 32, 32), np.uint8)
+    assert (images.shape, images.dtype) == ((8, 32, 32, 3), np.uint8)
     assert json.loads((only(home) / "meta.json").read_text())["parts"] == PARTS
 
 
