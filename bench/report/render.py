@@ -27,6 +27,7 @@ def report(
     fmt: str = "text",
     console: Console | None = None,
     stamp: str | None = None,
+    intervals: bool = False,
 ) -> None:
     """Print the comparison of one invocation.
 
@@ -36,13 +37,14 @@ def report(
         fmt: ``text`` or ``md``.
         console: where it is printed.
         stamp: of the invocation, instead of the latest.
+        intervals: whether they stand beside the values.
 
     Raises:
         RequestError: for another format, or where there is nothing to report.
     """
     if fmt not in ("text", "md"):
         raise RequestError(f"--format {fmt!r}: write text or md")
-    tables = [(block, beyond_chance(block)) for block in comparison(store, stamp, suite)]
+    tables = [(block, beyond_chance(block)) for block in comparison(store, stamp, suite, intervals)]
     blocks = [block for pair in tables for block in pair if block is not None]
     console = console or Console()
     if fmt == "text":
@@ -129,6 +131,8 @@ def _texts(block: Block, column: Column, mark: tuple[str, str]) -> list[str]:
             parts.append((f"{entry.status}{notes}", ""))
             continue
         spread = f" ± {entry.spread:{digits}}" if entry.spread is not None else ""
+        if entry.low is not None and entry.high is not None:
+            spread += f" [{entry.low:{digits}}, {entry.high:{digits}}]"
         # A mean that is not the best leaves room for the mark before its deviation.
         behind = after if entry.best else " " * len(after) * bool(spread)
         parts.append((f"{before * entry.best}{entry.value:{digits}}", f"{behind}{spread}{notes}"))
