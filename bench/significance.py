@@ -88,9 +88,9 @@ def friedman(values: Array, least: int = 5) -> float | None:
     """P value of Friedman's test that m > 2 methods rank alike over blocks ``(blocks, m)``; ``None`` with too few."""
     if len(values) < least or values.shape[1] < 3:
         return None
-    p = float(stats.friedmanchisquare(*values.T).pvalue)
-    # All equal everywhere: there are no ranks to tell apart.
-    return 1.0 if np.isnan(p) else p
+    if np.ptp(values, axis=1).max() == 0:
+        return 1.0  # all are equal everywhere: there are no ranks to tell apart
+    return float(stats.friedmanchisquare(*values.T).pvalue)
 
 
 def signed_rank(differences: ArrayLike, least: int = 6) -> float | None:

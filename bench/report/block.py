@@ -33,9 +33,9 @@ class Entry:
         spread: their standard deviation (n - 1), where there is more than one.
         seeds: those behind the value.
         notes: numbers of the footnotes, from 1.
+        best: whether no method has a better one.
         low: lower end of the 95 % interval, where it was asked for and there is one.
         high: upper end.
-        best: whether no method has a better one.
     """
 
     status: Status
@@ -43,9 +43,9 @@ class Entry:
     spread: float | None = None
     seeds: tuple[int, ...] = ()
     notes: tuple[int, ...] = ()
+    best: bool = False
     low: float | None = None
     high: float | None = None
-    best: bool = False
 
 
 @dataclass(frozen=True)

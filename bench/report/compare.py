@@ -51,7 +51,9 @@ def compare(
     ]
     found = _corrected(found)
     tests = sum(comparison.p is not None for comparison in found)
-    facts = (*_explained(found, tests), origin)
+    data = dict.fromkeys(f"data: {', '.join((side.dataset, *side.view))}" for own in known.values() for side in own)
+    definitions = "; ".join(dict.fromkeys(one.definition for one in found if one.p is not None))
+    facts = (*_explained(found, tests), *([f"metrics: {definitions}"] if definitions else []), *data, origin)
     rankings = tuple(_rankings(found, methods)) if len(methods) > 2 else ()
     return Contest(tuple(methods), tuple(found), rankings, tuple(_tallies(found)), facts)
 
@@ -127,7 +129,7 @@ def _explained(found: Sequence[Comparison], tests: int) -> list[str]:
             "seeds: mean ± standard deviation (n - 1); intervals resample units and seeds, p is of units alone"
         )
     if single:
-        lines.append("one seed: nothing is said about training again")
+        lines.append("one seed: whether training again would give the same is not tested")
     return lines
 
 

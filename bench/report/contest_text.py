@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -58,6 +60,7 @@ def grids(contest: Contest) -> list[Grid]:
 def _pair(own: Sequence[Comparison]) -> Grid:
     first = own[0]
     notes: list[str] = []
+    over: dict[str, list[str]] = {}
     rows = []
     for one in own:
         if one.reason and one.reason not in notes:
@@ -72,7 +75,8 @@ def _pair(own: Sequence[Comparison]) -> Grid:
             for value, spread in zip(one.values, one.spreads, strict=True)
         )
         unit = f" ({one.unit})" if one.unit else ""
-        over = f"{one.units} {one.kind}" if one.units is not None else "-"
+        if one.units is not None:
+            over.setdefault(f"{one.units} {one.kind}", []).append(one.metric)
         rows.append(
             (
                 f"{one.metric or 'all'}{unit}",
@@ -81,28 +85,38 @@ def _pair(own: Sequence[Comparison]) -> Grid:
                 _p(one.p),
                 _p(one.corrected),
                 one.verdict + mark,
-                over,
             )
         )
     where = ", ".join(part for part in (first.dataset, first.backbone) if part)
     title = f"{first.methods[0]} against {first.methods[1]}: {where} ({first.protocol.removeprefix('protocol ')})"
-    header = ("metric", *first.methods, "difference [95 %]", "p", "Holm", "verdict", "over")
+    header = ("metric", *first.methods, "difference [95 %]", "p", "Holm", "verdict")
     numbered = tuple(f"{str(number).translate(_SUPERSCRIPT)} {note}" for number, note in enumerate(notes, 1))
-    return Grid(title, header, tuple(rows), (0, 6, 7), numbered)
+    units = "; ".join(f"{count} ({', '.join(metrics)})" for count, metrics in over.items())
+    return Grid(title, header, tuple(rows), (0, 6), (*([f"over {units}"] if units else []), *numbered))
 
 
 def as_text(contest: Contest, console: Console) -> None:
     """Print the tables and what has to be said under them."""
     for grid in grids(contest):
         console.print(Text(grid.title, style="bold"))
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for place, name in enumerate(grid.header):
-            # Numbers stay whole; it is words that are wrapped where the terminal is narrow.
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        columns = list(zip(grid.header, *grid.rows, strict=True))
+        widths = [max(map(cell_len, texts)) for texts in columns]
+        narrow = sum(widths) + 2 * len(widths) > console.width
+        for place, texts in enumerate(columns):
+            # Numbers stay whole; where the terminal is narrow, words are broken at blanks and underscores.
             left = place in grid.words
-            table.add_column(Text(name), justify="left" if left else "right", no_wrap=not left, vertical="bottom")
-        for row in grid.rows:
+            if left and narrow:
+                texts = tuple(re.sub(r"_(?=.)", "_\n", text) for text in texts)
+                widths[place] = max(cell_len(word) for text in texts for word in text.split())
+            columns[place] = texts
+            side = "left" if left else "right"
+            table.add_column(Text(texts[0]), justify=side, no_wrap=not left, vertical="bottom", min_width=widths[place])
+        for row in list(zip(*columns, strict=True))[1:]:
             table.add_row(*(Text(text, style=_style(text)) for text in row))
-        console.print(table)
+        # A terminal that is narrower than the numbers wraps lines itself: nothing is cut off.
+        table.width = None if (least := sum(widths) + 2 * len(widths)) <= console.width else least
+        console.print(table, soft_wrap=table.width is not None)
         for note in grid.notes:
             console.print(Text(_hanging(note, console.width), style="dim"))
         if grid.notes:

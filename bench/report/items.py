@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from bench import registry
 from bench.bootstrap import NoInterval, Sample, sample
 from bench.contract import Aggregate
@@ -110,7 +108,7 @@ class Items:
                 raise NoInterval(f"its table {file.name} is not on disk") from error
             except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
                 raise NoInterval(f"its table {file.name} cannot be read: {str(error).splitlines()[0]}") from error
-            if not all(np.issubdtype(kind, np.number) for kind in frame.dtypes):
+            if len(frame) and not all(map(pd.api.types.is_numeric_dtype, frame.dtypes)):
                 raise NoInterval(f"its table {file.name} holds something else than numbers")
             self._tables[name] = {column: frame[column].to_numpy() for column in frame.columns}
         return self._tables[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from bench.bootstrap import NoInterval, Sample, difference
 from bench.report.comparison import Found
 from bench.report.contest import Comparison
 from bench.report.items import Items
-from bench.report.sides import Side, apart
+from bench.report.sides import Side, apart, conditions
 from bench.significance import alike, swap_test
 from bench.store import Store
 
@@ -34,7 +35,8 @@ class Judge:
             fitting = [two for two in rivals if not apart(one, two)]
             for two in fitting:
                 for name in wanted:
-                    yield from self._metric(one, two, name)
+                    for found in self._metric(one, two, name):
+                        yield replace(found, reason="; ".join(filter(None, (found.reason, conditions(one, two)))))
             if not fitting:
                 reason = "; or ".join(apart(one, two) for two in rivals) or f"no result of {labels[1]} here"
                 yield _refused(Comparison(labels, one.dataset, one.backbone, one.view[1]), reason)
@@ -46,7 +48,12 @@ class Judge:
     def _metric(self, one: Side, two: Side, name: str) -> Iterator[Comparison]:
         metric, number = self._split(name, (*one.cells, *two.cells))
         backbone = one.backbone or two.backbone
-        blank = Comparison((one.label, two.label), one.dataset, backbone, one.view[1], name)
+        facts = _facts(metric, (*one.cells, *two.cells))
+        direction = None if number else bool(facts.get("higher_is_better", True))
+        blank = Comparison(
+            (one.label, two.label), one.dataset, backbone, one.view[1], name,
+            unit=str(facts.get("unit", "")), higher_is_better=direction,
+        )  # fmt: skip
         known = [side.definitions(metric) for side in (one, two)]
         common = sorted(known[0].keys() & known[1].keys())
         lacking = [side.why_not(metric) for side, found in zip((one, two), known, strict=True) if not found]
@@ -55,11 +62,8 @@ class Judge:
         elif not common:
             yield _refused(blank, f"defined differently: {' / '.join(min(found) for found in known)}")
         for definition in common:
-            pair = [side.definitions(metric)[definition] for side in (one, two)]
-            facts = next(iter(pair[0].values())).spec["metrics"][metric]
-            direction = None if number else bool(facts.get("higher_is_better", True))
-            described = replace(blank, definition=definition, unit=facts["unit"], higher_is_better=direction)
-            yield self._judged(described, pair, metric, number)
+            pair = [own[definition] for own in known]
+            yield self._judged(replace(blank, definition=definition), pair, metric, number)
 
     @staticmethod
     def _split(name: str, cells: Sequence[Found]) -> tuple[str, str]:
@@ -134,6 +138,13 @@ class Judge:
 def _same_backbone(one: Side, two: Side) -> bool:
     """Controls look at images through no backbone, and stand beside every one."""
     return one.backbone == two.backbone or not one.backbone or not two.backbone
+
+
+def _facts(metric: str, cells: Sequence[Found]) -> dict[str, Any]:
+    """Unit and direction of a metric, from a cell that was to measure it."""
+    known = ({**cell.written["not_applicable"], **cell.spec["metrics"]}.get(metric) for cell in cells)
+    found = [facts for facts in known if facts is not None]
+    return max(found, key=len, default={})
 
 
 def _value(cell: Found, metric: str, number: str) -> float | None:

@@ -52,6 +52,18 @@ def apart(one: Side, two: Side) -> str:
     return "; ".join(differing)
 
 
+def conditions(one: Side, two: Side) -> str:
+    """What else differs and does not forbid a comparison, in words; empty: nothing that is known."""
+    words = {
+        "weights_digest": "they start from different weights",
+        "black_box": "their black boxes were trained differently",
+        "precision": "they were trained in different precision",
+    }
+    specs = [side.cells[0].spec for side in (one, two)]
+    found = [text for name, text in words.items() if all(s[name] for s in specs) and specs[0][name] != specs[1][name]]
+    return "; ".join(found)
+
+
 def chosen_cells(store: Store, labels: Sequence[str], stamp: str | None, suite: str | None) -> tuple[list[Found], str]:
     """The cells to look at, and in words where they are from.
 

@@ -78,7 +78,7 @@ def test_a_table_that_gives_another_value_has_no_interval(maker):
         ("stability", {"version": "1", "parameters": {}}, {"stability.prototype": {"class": [0, 1]}},
          "has no column 'stable': it was written by an earlier version"),
         ("accuracy", FACTS, {"accuracy.image": {"index": [0], "correct": ["yes"]}}, "something else than numbers"),
-        ("accuracy", FACTS, {"accuracy.image": {"index": [], "correct": []}}, "something else than numbers"),
+        ("accuracy", FACTS, {"accuracy.image": {"index": [], "correct": []}}, "no row that counts"),
         ("accuracy", FACTS, {"accuracy.image": {"index": [0, 1], "correct": [1, "nan"]}}, "not finite"),
         ("accuracy", FACTS, {"accuracy.image": {"index": [0], "correct": [1]}}, "one of its images"),
     ],
