@@ -20,6 +20,7 @@ from bench.seeding import derive
 LEVEL = 0.95
 RESAMPLES = 2000
 
+_MANY = 256
 _KEPT = 2**24
 _BLOCK = 2**23
 
@@ -164,8 +165,7 @@ def _interval(groups: Sequence[Sequence[Sample]], level: float, resamples: int, 
 
     whole = rows.sum(0)
     value = float(differ(whole, fixed))
-    totals = np.concatenate([counts @ rows for counts in _draws(count, resamples)])
-    drawn = differ(totals, weights)
+    drawn = differ(_totals(rows, resamples), weights)
     defined = np.isfinite(drawn)
     if not defined.all():
         if (~defined).mean() > 0.01:
@@ -263,6 +263,17 @@ def _seed_weights(sizes: Sequence[int], resamples: int, paired: bool) -> Array:
             weights = -weights if place else weights
         found.append(weights)
     return np.concatenate(found, 1)
+
+
+def _totals(rows: Array, resamples: int) -> Array:
+    """Sums over the units of each resample: ``(U, K) -> (B, K)``."""
+    if len(rows) >= _MANY:
+        # Of images that are right or wrong it is only drawn how many there are of each.
+        kinds, number = np.unique(rows, axis=0, return_counts=True)
+        if len(kinds) <= len(rows) // 16:
+            generator = np.random.default_rng(derive(0, "bootstrap of kinds", len(rows), resamples))
+            return np.asarray(generator.multinomial(len(rows), number / len(rows), resamples) @ kinds)
+    return np.concatenate([counts @ rows for counts in _draws(len(rows), resamples)])
 
 
 def _draws(units: int, resamples: int) -> Iterator[Array]:

@@ -72,6 +72,19 @@ def test_a_paired_difference_is_resampled_in_pairs():
     assert found.high - found.low < (alone.high - alone.low) / 4
 
 
+def test_of_images_that_are_right_or_wrong_only_the_numbers_are_drawn():
+    """What is drawn is binomial then, and BCa ends of that distribution come out."""
+    right, images = 700, 1000
+    totals = bootstrap._totals(np.column_stack((np.arange(images) < right, np.ones(images))).astype(float), 20_000)
+    assert (totals[:, 1] == images).all()
+    for level in (0.025, 0.2, 0.5, 0.8, 0.975):
+        assert np.quantile(totals[:, 0], level) == pytest.approx(stats.binom.ppf(level, images, right / images), abs=1)
+    one_by_one = np.array([(own < right).mean() for own in resamples(images)])
+    found = interval([sample(np.arange(images), np.arange(images) < right)])
+    expected = bca(one_by_one, right / images, (right - (np.arange(images) < right)) / (images - 1))
+    assert (found.low, found.high) == pytest.approx(expected, abs=0.003)
+
+
 @pytest.mark.parametrize(("right", "images"), [(700, 1000), (40, 1452), (560, 600)])
 def test_the_interval_of_an_accuracy_is_nearly_wilsons(right, images):
     found = interval([sample(np.arange(images), np.arange(images) < right)])
