@@ -46,13 +46,13 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="partbench")
 def main() -> None:
-    r"""PartBench: part-prototype interpretability, measured under one harness.
+    """PartBench: part-prototype interpretability, measured under one harness.
 
     \b
     python -m bench run --methods ours,protopnet --datasets demo
     python -m bench report
     python -m bench ui
-    """
+    """  # noqa: D301 (click reads the character itself)
 
 
 @main.command()

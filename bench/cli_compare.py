@@ -32,7 +32,7 @@ def compare(
     out: Path | None,
     plugins: tuple[Path, ...],
 ) -> None:
-    r"""Say which differences between methods hold, from stored results; no model is run.
+    """Say which differences between methods hold, from stored results; no model is run.
 
     A, B, ... are methods as tables name them; controls and the black box may be among them. For every data set,
     backbone and metric: both values, their difference with a 95 % interval, and the p value of a test over the same
@@ -45,7 +45,7 @@ def compare(
     python -m bench compare ours protopnet tesnet --format md
 
     Exit code 1: nothing could be compared.
-    """
+    """  # noqa: D301 (click reads the character itself)
     from bench import environment
     from bench.report import contest_text
     from bench.report.compare import compare as judge

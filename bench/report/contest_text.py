@@ -88,7 +88,7 @@ def _pair(own: Sequence[Comparison]) -> Grid:
             )
         )
     where = ", ".join(part for part in (first.dataset, first.backbone) if part)
-    title = f"{first.methods[0]} against {first.methods[1]}: {where} ({first.protocol.removeprefix('protocol ')})"
+    title = f"{first.methods[0]} against {first.methods[1]}: {where} ({first.protocol})"
     header = ("metric", *first.methods, "difference [95 %]", "p", "Holm", "verdict")
     numbered = tuple(f"{str(number).translate(_SUPERSCRIPT)} {note}" for number, note in enumerate(notes, 1))
     units = "; ".join(f"{count} ({', '.join(metrics)})" for count, metrics in over.items())

@@ -39,11 +39,11 @@ class Judge:
                         yield replace(found, reason="; ".join(filter(None, (found.reason, conditions(one, two)))))
             if not fitting:
                 reason = "; or ".join(apart(one, two) for two in rivals) or f"no result of {labels[1]} here"
-                yield _refused(Comparison(labels, one.dataset, one.backbone, one.view[1]), reason)
+                yield _refused(Comparison(labels, one.dataset, one.backbone, one.protocol), reason)
         for two in second:
             if id(two) not in met:
                 reason = f"no result of {labels[0]} here"
-                yield _refused(Comparison(labels, two.dataset, two.backbone, two.view[1]), reason)
+                yield _refused(Comparison(labels, two.dataset, two.backbone, two.protocol), reason)
 
     def _metric(self, one: Side, two: Side, name: str) -> Iterator[Comparison]:
         metric, number = self._split(name, (*one.cells, *two.cells))
@@ -51,7 +51,7 @@ class Judge:
         facts = _facts(metric, (*one.cells, *two.cells))
         direction = None if number else bool(facts.get("higher_is_better", True))
         blank = Comparison(
-            (one.label, two.label), one.dataset, backbone, one.view[1], name,
+            (one.label, two.label), one.dataset, backbone, one.protocol, name,
             unit=str(facts.get("unit", "")), higher_is_better=direction,
         )  # fmt: skip
         known = [side.definitions(metric) for side in (one, two)]

@@ -26,6 +26,11 @@ class Side:
     view: tuple[str, ...]
     cells: tuple[Found, ...]
 
+    @property
+    def protocol(self) -> str:
+        """How images were cut and scaled."""
+        return protocol(self.cells[0].spec["protocol"])
+
     def definitions(self, metric: str) -> dict[str, dict[int, Found]]:
         """Version and parameters -> seed -> the cell that has the metric in that definition, or best says why not."""
         found: dict[str, dict[int, Found]] = defaultdict(dict)

@@ -174,9 +174,14 @@ def test_reports_show_intervals_beside_values_when_asked(maker):
     assert f"**75.0** ± 7.1 [{ours.low:.1f}, {ours.high:.1f}]" in markdown
     assert "no interval: it is measured once, not per image" in markdown
     assert "bootstrap over images (accuracy)" in markdown
-    stream = io.StringIO()
-    as_text([block], Console(file=stream, width=100))
-    assert f"[{tesnet.low:.1f}, {tesnet.high:.1f}]" in stream.getvalue()
+    for width in (100, 46):
+        stream = io.StringIO()
+        as_text([block], Console(file=stream, width=width))
+        lines = stream.getvalue().splitlines()
+        (own,) = [place for place, line in enumerate(lines) if line.startswith(" tesnet")]
+        # Where there is no room beside the value, the interval stands below it.
+        assert f"[{tesnet.low:.1f}, {tesnet.high:.1f}]" in lines[own + (width == 46)]
+        assert "60.0" in lines[own]
 
 
 def test_the_report_command_has_the_option(maker, monkeypatch):
