@@ -210,6 +210,9 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         "part_agreement": _metric(
             "metrics.agreement:PartAgreement", "prototype and part at key-points, mutual information", "parts"
         ),
+        "keypoint_regression": _metric(
+            "metrics.regression:KeypointRegression", "how well the prototypes' places tell where parts are", "parts"
+        ),
         "pointing_box": _metric(
             "metrics.localisation:PointingBox", "maps that peak in the object's box, on whole images", "localisation"
         ),

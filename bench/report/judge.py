@@ -28,11 +28,11 @@ class Judge:
     def pair(self, first: Sequence[Side], second: Sequence[Side], wanted: Sequence[str]) -> Iterator[Comparison]:
         """All comparisons of two methods."""
         labels = (first[0].label, second[0].label)
-        met: set[int] = set()
+        told: set[int] = set()
         for one in first:
-            rivals = [two for two in second if two.dataset == one.dataset and _same_backbone(one, two)]
-            met |= {id(two) for two in rivals}
+            rivals = [two for two in second if _same_place(one, two)]
             fitting = [two for two in rivals if not apart(one, two)]
+            told |= {id(two) for two in fitting or rivals}
             for two in fitting:
                 for name in wanted:
                     for found in self._metric(one, two, name):
@@ -41,8 +41,9 @@ class Judge:
                 reason = "; or ".join(apart(one, two) for two in rivals) or f"no result of {labels[1]} here"
                 yield _refused(Comparison(labels, one.dataset, one.backbone, one.protocol), reason)
         for two in second:
-            if id(two) not in met:
-                reason = f"no result of {labels[0]} here"
+            if id(two) not in told:
+                rivals = [one for one in first if _same_place(one, two)]
+                reason = "; or ".join(apart(one, two) for one in rivals) or f"no result of {labels[0]} here"
                 yield _refused(Comparison(labels, two.dataset, two.backbone, two.protocol), reason)
 
     def _metric(self, one: Side, two: Side, name: str) -> Iterator[Comparison]:
@@ -135,9 +136,10 @@ class Judge:
         return replace(found, p=swap_test(*samples), verdict=same)
 
 
-def _same_backbone(one: Side, two: Side) -> bool:
+def _same_place(one: Side, two: Side) -> bool:
     """Controls look at images through no backbone, and stand beside every one."""
-    return one.backbone == two.backbone or not one.backbone or not two.backbone
+    same = one.backbone == two.backbone or not one.backbone or not two.backbone
+    return one.dataset == two.dataset and same
 
 
 def _facts(metric: str, cells: Sequence[Found]) -> dict[str, Any]:

@@ -165,6 +165,27 @@ def test_what_differs_is_not_compared(maker, change, reason):
     assert all(one.p is None and one.difference is None for one in found)
 
 
+def test_each_protocol_is_compared_with_itself(maker):
+    full = {"crop": "full", "size": 224, "coordinates": "truncated"}
+    cells = [accuracy(maker, name, drawn(share, 30)) for name, share in (("ours", 0.9), ("tesnet", 0.5))]
+    cells.append(accuracy(maker, "tesnet", drawn(0.7, 31), protocol=full))
+    maker.invocation(cells)
+    for methods in (("ours", "tesnet"), ("tesnet", "ours")):
+        found = {one.protocol: one for one in compare(maker.store, methods).comparisons}
+        assert found["bbox-224-truncated"].verdict == "ours better"
+        assert found["full-224-truncated"].verdict == "cannot compare"
+        assert "bbox-224-truncated" in found["full-224-truncated"].reason
+
+
+def test_other_starting_weights_are_told(maker, tmp_path):
+    cells = [accuracy(maker, name, drawn(share, 32)) for name, share in (("ours", 0.9), ("tesnet", 0.5))]
+    file = maker.store.cell(cells[1]).path / "cell.json"
+    file.write_text(file.read_text().replace('"weights_digest": "random"', '"weights_digest": "abc"'))
+    maker.invocation(cells)
+    found = only(maker, "ours", "tesnet")
+    assert (found.verdict, found.reason) == ("ours better", "they start from different weights")
+
+
 def test_what_has_no_value_is_not_compared(maker):
     hits = drawn(0.7, 9)
     refused = maker.cell("constant", {}, backbone=None, role="control", metrics=ACCURACY,
