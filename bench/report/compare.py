@@ -75,6 +75,8 @@ def _wanted(metrics: Sequence[str], every: Sequence[Side]) -> list[str]:
             found.append(name)
         elif name == "all" or name in groups:
             found += [metric for metric in order if metric in registry.chosen_metrics([name], shared=True)]
+        elif name in registry.names("metrics"):
+            raise RequestError(f"{name} was not measured in these cells: run the methods again with --metrics {name}")
         else:
             raise RequestError(f"no result of metric {name!r}{registry.nearest(name, measured | numbers | groups)}")
     return list(dict.fromkeys(found))

@@ -104,7 +104,11 @@ def chosen_cells(store: Store, labels: Sequence[str], stamp: str | None, suite: 
     for run in reversed(known):
         if all(any(_is(cell, label) for cell in of(run)) for label in labels):
             return of(run), f"cells: run {run}, the newest that has all of them"
-    return [cell(name) for name in there], "cells: all in the store, for no run has all of them"
+    every = [cell(name) for name in there]
+    for label in labels:
+        # Before anything is said about names that stand for several settings.
+        _require(every, label)
+    return every, "cells: all in the store, for no run has all of them"
 
 
 def sides(cells: Sequence[Found], label: str) -> list[Side]:
@@ -117,10 +121,7 @@ def sides(cells: Sequence[Found], label: str) -> list[Side]:
     Raises:
         RequestError: where no cell has it, or cells of different settings do.
     """
-    own = [cell for cell in cells if _is(cell, label)]
-    if not own:
-        known = sorted({cell.written["label"] for cell in cells})
-        raise RequestError(f"no result of {label!r}{registry.nearest(label, known)}")
+    own = _require(cells, label)
     if "#" in label:
         # The id names one cell; those that differ from it in seed or metrics only belong to it.
         like = {_settings(cell) for cell in own}
@@ -131,6 +132,9 @@ def sides(cells: Sequence[Found], label: str) -> list[Side]:
         groups[spec["dataset"], spec["backbone"] or "", _view(spec)][_settings(cell)].append(cell)
     found = []
     for (dataset, backbone, view), variants in groups.items():
+        if any(cell.outcome for members in variants.values() for cell in members):
+            # What never came to a result stands for nothing where something else did.
+            variants = {key: members for key, members in variants.items() if any(cell.outcome for cell in members)}
         if len(variants) > 1:
             names = [f"{label.split('#')[0]}#{members[0].name[:6]}" for members in variants.values()]
             where = f"{dataset}, {backbone}" if backbone else dataset
@@ -141,6 +145,15 @@ def sides(cells: Sequence[Found], label: str) -> list[Side]:
         (members,) = variants.values()
         found.append(Side(label, dataset, backbone, view, tuple(members)))
     return sorted(found, key=lambda side: (side.dataset, side.backbone, side.view))
+
+
+def _require(cells: Sequence[Found], label: str) -> list[Found]:
+    """The cells of that label."""
+    own = [cell for cell in cells if _is(cell, label)]
+    if not own:
+        known = sorted({cell.written["label"] for cell in cells})
+        raise RequestError(f"no result of {label!r}{registry.nearest(label, known)}")
+    return own
 
 
 def _is(cell: Found, label: str) -> bool:

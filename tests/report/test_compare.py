@@ -271,9 +271,18 @@ def test_one_name_for_two_settings_has_to_be_told_apart(maker):
         RequestError, match=f"stands for 2 different settings on demo, tiny: write .*ours#{cells[0][:6]}"
     ):
         compare(maker.store, ("ours", "tesnet"))
+    with pytest.raises(RequestError, match="no result of 'tesnett'; did you mean 'tesnet'"):
+        compare(maker.store, ("ours", "tesnett"))
     found = only(maker, f"ours#{cells[1][:6]}", "tesnet")
     assert found.methods == (f"ours#{cells[1][:6]}", "tesnet")
     assert only(maker, *(f"ours#{name[:6]}" for name in cells)).verdict == "equal in all 200 images"
+
+
+def test_what_never_came_to_a_result_stands_for_nothing(maker):
+    cells = [accuracy(maker, "ours", drawn(0.9, 33)), accuracy(maker, "tesnet", drawn(0.5, 34))]
+    cells.append(maker.cell("ours", metrics=ACCURACY, settings={"k": 9}))
+    maker.invocation(cells)
+    assert only(maker, "ours", "tesnet").verdict == "ours better"
 
 
 def test_the_same_settings_with_other_metrics_are_one_method(maker):
@@ -297,6 +306,8 @@ def test_wrong_requests_name_the_nearest(maker):
         compare(maker.store, ("ours", "tesnett"))
     with pytest.raises(RequestError, match="no result of metric 'acuracy'; did you mean 'accuracy'"):
         compare(maker.store, ("ours", "tesnet"), metrics=("acuracy",))
+    with pytest.raises(RequestError, match="purity was not measured in these cells"):
+        compare(maker.store, ("ours", "tesnet"), metrics=("purity",))
     with pytest.raises(RequestError, match="two or more different methods"):
         compare(maker.store, ("ours", "ours"))
 
