@@ -123,7 +123,7 @@ class Cell:
             self.folder.work / "result.json",
             {
                 "scores": {
-                    name: {"value": score.value, "n": score.n, "low": None, "high": None, "also": dict(score.also)}
+                    name: {"value": score.value, "n": score.n, "also": dict(score.also)}
                     for name, score in scores.items()
                 },
                 "not_applicable": refused,

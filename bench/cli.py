@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from bench import __version__, cli_data, cli_measure, cli_models, cli_posthoc, options, registry
+from bench import __version__, cli_compare, cli_data, cli_measure, cli_models, cli_posthoc, options, registry
 
 
 class _Group(click.Group):
@@ -46,13 +46,13 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="partbench")
 def main() -> None:
-    r"""PartBench: part-prototype interpretability, measured under one harness.
+    """PartBench: part-prototype interpretability, measured under one harness.
 
     \b
     python -m bench run --methods ours,protopnet --datasets demo
     python -m bench report
     python -m bench ui
-    """
+    """  # noqa: D301 (click reads the character itself)
 
 
 @main.command()
@@ -268,14 +268,20 @@ def _first_comment(file: Path) -> str:
 @click.option("--suite", help="Only this suite.")
 @click.option("--json", "fmt", flag_value="json", default=True, help="The default.")
 @click.option("--csv", "fmt", flag_value="csv")
-def results(out: Path | None, suite: str | None, fmt: str) -> None:
-    """Print one row per cell and metric, for programs."""
+@options.plugin
+def results(out: Path | None, suite: str | None, fmt: str, plugins: tuple[Path, ...]) -> None:
+    """Print one row per cell and metric, for programs.
+
+    low and high are the ends of a 95 % bootstrap interval over test images or classes, from the stored tables.
+    """
     import csv
 
     from bench import environment
+    from bench.report.intervals import with_intervals
     from bench.store import Row, Store, as_dicts
 
-    rows = as_dicts(Store(out or environment.home()).rows(suite=suite))
+    store = Store(out or environment.home())
+    rows = as_dicts(with_intervals(store, store.rows(suite=suite)))
     if fmt == "csv":
         writer = csv.DictWriter(sys.stdout, fieldnames=list(Row.__dataclass_fields__), lineterminator="\n")
         writer.writeheader()
@@ -300,14 +306,16 @@ def show(name: str, out: Path | None) -> None:
 @main.command()
 @click.option("--suite", help="Newest run of this suite; default: the newest run of all.")
 @click.option("--format", "fmt", type=click.Choice(["text", "md"]), default="text", show_default=True)
+@click.option("--intervals", is_flag=True, help="95 % bootstrap intervals beside the values.")
 @options.home
-def report(suite: str | None, fmt: str, out: Path | None) -> None:
-    """Print the comparison table of the newest run."""
+@options.plugin
+def report(suite: str | None, fmt: str, intervals: bool, out: Path | None, plugins: tuple[Path, ...]) -> None:
+    """Print the comparison table of the newest run; `bench compare` says which differences in it hold."""
     from bench import environment
     from bench.report import report as render
     from bench.store import Store
 
-    render(Store(out or environment.home()), suite=suite, fmt=fmt, console=Console())
+    render(Store(out or environment.home()), suite=suite, fmt=fmt, console=Console(), intervals=intervals)
 
 
 @main.command()
@@ -332,5 +340,6 @@ def ui(port: int) -> None:
     sys.exit(serve(environment.home(), port=port))
 
 
-for _command in (*cli_posthoc.COMMANDS, *cli_models.COMMANDS, *cli_data.COMMANDS, *cli_measure.COMMANDS):
+_ELSEWHERE = (cli_posthoc, cli_models, cli_data, cli_measure, cli_compare)
+for _command in (command for module in _ELSEWHERE for command in module.COMMANDS):
     main.add_command(_command)

@@ -25,13 +25,13 @@ _json = click.option("--json", "as_json", is_flag=True, help="For programs.")
 
 @click.group()
 def data() -> None:
-    r"""List, verify, prepare and download data sets.
+    """List, verify, prepare and download data sets.
 
     \b
     python -m bench data list --data-root DIR
     python -m bench data fetch cub --data-root DIR
     python -m bench data verify cub --data-root DIR
-    """
+    """  # noqa: D301 (click reads the character itself)
 
 
 @data.command("list")

@@ -24,6 +24,9 @@ from bench.errors import CellError as CellError
 from bench.errors import NotApplicable as NotApplicable
 from bench.errors import RequestError as RequestError
 from bench.prototypes import PrototypeTable as PrototypeTable
+from bench.score import Aggregate as Aggregate
+from bench.score import Score as Score
+from bench.score import share as share
 
 if TYPE_CHECKING:
     from bench.train import Learner, Trainer
@@ -338,23 +341,6 @@ class Observation:
         return self.once("own", lambda: self.model.head(self.features, self.labels))
 
 
-@dataclass(frozen=True)
-class Score:
-    """A metric's result: the value, and what it is made of, so that intervals never need a second run.
-
-    Attributes:
-        value: the score in the metric's unit; NaN is not a score (raise :class:`CellError` instead).
-        n: how many items were averaged.
-        items: named tables, each a mapping column -> array of equal length (for example ``prototype``, ``image``).
-        also: further numbers about the same thing, rows ``METRIC.NAME`` in ``results``.
-    """
-
-    value: float
-    n: int
-    items: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    also: Mapping[str, float] = field(default_factory=dict)
-
-
 class Metric(ABC):
     """A number about a fitted model on the test split. State lives in the instance; one instance per cell.
 
@@ -382,6 +368,14 @@ class Metric(ABC):
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         self.config, self.samples, self.prototypes = config, samples, prototypes
+
+    @classmethod
+    def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
+        """How the value (``""``) and each further number (by its name) follow from the tables, or why one does not.
+
+        Without it the metric's numbers have no intervals and methods are not tested against each other in it.
+        """
+        return {}
 
     def prepare(self, train: Samples) -> None:
         """Look at the training split, before the first batch: for choices that the test split must not make."""

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ Status = Literal["ok", "n/a", "failed", "oom"]
 
 @dataclass(frozen=True)
 class Row:
-    """One cell and one metric, as ``results --json`` prints it."""
+    """One cell and one metric, as ``results --json`` prints it; ``low`` and ``high`` by ``bench.report.intervals``."""
 
     suite: str
     cell: str
@@ -212,12 +212,11 @@ class Store:
             elif metric in outcome.get("not_applicable", {}):
                 rows.append(_row(common, metric, facts["unit"], "n/a", outcome["not_applicable"][metric]))
             else:
-                score = dict(outcome["scores"][metric])
-                also = score.pop("also", {})
-                rows.append(Row(**common, metric=metric, unit=facts["unit"], status="ok", reason="", **score))
-                for name, value in also.items():
-                    row = _row(common, f"{metric}.{name}", facts["unit"], "ok", "")
-                    rows.append(replace(row, value=value, n=score["n"]))
+                score = outcome["scores"][metric]
+                numbers = {metric: score["value"]}
+                numbers |= {f"{metric}.{number}": value for number, value in score.get("also", {}).items()}
+                for number, value in numbers.items():
+                    rows.append(_row(common, number, facts["unit"], "ok", "", value, score["n"]))
         for metric, facts in written["not_applicable"].items():
             rows.append(_row(common, metric, facts["unit"], "n/a", facts["reason"]))
         return rows
@@ -228,9 +227,16 @@ def as_dicts(rows: list[Row]) -> list[dict[str, Any]]:
     return [asdict(row) for row in rows]
 
 
-def _row(common: dict[str, Any], metric: str, unit: str, status: Status, reason: str) -> Row:
-    empty = {"value": None, "low": None, "high": None, "n": None}
-    return Row(**common, metric=metric, unit=unit, status=status, reason=reason, **empty)  # type: ignore[arg-type]
+def _row(
+    common: dict[str, Any],
+    metric: str,
+    unit: str,
+    status: Status,
+    reason: str,
+    value: float | None = None,
+    n: int | None = None,
+) -> Row:
+    return Row(**common, metric=metric, value=value, low=None, high=None, n=n, unit=unit, status=status, reason=reason)
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.contract import CellError, Metric, Observation, PrototypeTable, Samples, Score
+from bench.contract import Aggregate, CellError, Metric, Observation, PrototypeTable, Samples, Score, share
 from metrics.parts import columns
 
 
@@ -22,6 +23,11 @@ class Accuracy(Metric):
     name = "accuracy"
     version = "1"
     needs = frozenset({"image", "label", "prediction"})
+
+    @classmethod
+    def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
+        """What the numbers are means of."""
+        return {"": share("image", "correct", "index")}
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)

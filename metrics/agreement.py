@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.contract import Metric, NotApplicable, Observation, PrototypeTable, Samples, Score
+from bench.contract import Aggregate, Metric, NotApplicable, Observation, PrototypeTable, Samples, Score, share
 from metrics.parts import own_stack, to_canvas
 from metrics.peaks import CANVAS, interpolation_matrix
 from metrics.tables import Table
@@ -41,6 +42,15 @@ class PartAgreement(Metric):
     name = "part_agreement"
     version = "1"
     needs = frozenset({"image", "label", "keypoints"})
+
+    @classmethod
+    def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
+        """What the numbers are means of."""
+        return {
+            "": share("class", "nmi", "class"),
+            "ari": Aggregate("class", "ari", "class", scale=100.0, higher_is_better=True),
+            "overall": "which prototype is where is not in its table",
+        }
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)

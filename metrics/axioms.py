@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from bench.contract import Metric, NotApplicable, Observation, PrototypeTable, Samples, Score, Settings
+from bench.contract import Aggregate, Metric, NotApplicable, Observation, PrototypeTable, Samples, Score, Settings
 from metrics.features import Features, Reading, attribution, chosen_features, draws, logit_changes, spread
 from metrics.tables import Table
 
@@ -51,6 +52,11 @@ def score(table: Mapping[str, Any], value: float, also: Mapping[str, str]) -> Sc
     return Score(value, len(table["index"]), {"image": table}, means)
 
 
+def means_of(columns: Mapping[str, Any], **more: Any) -> dict[str, Aggregate]:
+    """Numbers that are means over images, each by the column it comes from; less is better in all."""
+    return {name: Aggregate("image", one, "index", higher_is_better=False, **more) for name, one in columns.items()}
+
+
 class Sensitivity(Metric):
     """Share of cells that are shown though the logit does not depend on them, or the reverse.
 
@@ -76,6 +82,12 @@ class Sensitivity(Metric):
             """Refuse what has no meaning."""
             if self.baseline not in ("zero", "mean"):
                 raise ValueError("baseline is zero or mean")
+
+    @classmethod
+    def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
+        """What the numbers are means of."""
+        named = {"": "violations", "false": "false", "missed": "missed", "predicted": "violations_predicted"}
+        return means_of(named, limits=(0.0, 100.0))
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)
@@ -138,6 +150,11 @@ class Completeness(Metric):
     needs = _NEEDS
     Config = AxiomConfig
 
+    @classmethod
+    def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
+        """What the numbers are means of."""
+        return means_of({"": "gap", "absolute": "absolute", "predicted": "gap_predicted"})
+
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)
         self._chosen, self._rows = spread(len(samples), config.images), Table("index")
@@ -176,6 +193,11 @@ class Linearity(Metric):
     higher_is_better = False
     needs = _NEEDS
     Config = AxiomConfig
+
+    @classmethod
+    def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
+        """What the numbers are means of."""
+        return means_of({"": "head", "attribution": "attribution"})
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)
@@ -246,6 +268,17 @@ class Symmetry(Metric):
     higher_is_better = False
     needs = _NEEDS
     Config = AxiomConfig
+
+    @classmethod
+    def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
+        """What the numbers are means of."""
+        ends = {"": "", "predicted": "_predicted"}
+        both = {
+            name: lambda table, end=end: np.column_stack((table[f"copy{end}"], table[f"permutation{end}"]))
+            for name, end in ends.items()
+        }
+        single = means_of({"copy": "copy", "permutation": "permutation"})
+        return {**means_of(both, combine=lambda means: means.max(-1)), **single}
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)

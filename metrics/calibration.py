@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from bench.contract import Metric, Observation, PrototypeTable, Samples, Score, Settings
+from bench.contract import Aggregate, Metric, Observation, PrototypeTable, Samples, Score, Settings, share
 from metrics.tables import Table
 
 
@@ -47,6 +49,19 @@ class Calibration(Metric):
         """How many bins of equal width there are."""
 
         bins: PositiveInt = 15
+
+    @classmethod
+    def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
+        """What the numbers are means of."""
+
+        def gaps(table: Mapping[str, Any]) -> Any:
+            place = np.clip(np.ceil(table["confidence"] * config.bins), 1, config.bins) - 1
+            return (place[:, None] == np.arange(config.bins)) * (table["correct"] - table["confidence"])[:, None]
+
+        return {
+            "": Aggregate("image", gaps, "index", scale=100.0, combine=lambda means: np.abs(means).sum(-1)),
+            "confidence": share("image", "confidence", "index"),
+        }
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from bench.contract import Metric, NotApplicable, Observation, PrototypeTable, Samples, Score
+from bench.contract import Aggregate, Metric, NotApplicable, Observation, PrototypeTable, Samples, Score
 from metrics.parts import own_stack
 from metrics.tables import Table
 
@@ -21,6 +22,11 @@ class Cancellation(Metric):
     unit = ""
     higher_is_better = False
     needs = frozenset({"image", "label", "prediction"})
+
+    @classmethod
+    def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
+        """What the numbers are means of."""
+        return {"": Aggregate("image", "ratio", "index")}
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)

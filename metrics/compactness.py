@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from bench.contract import CellError, Metric, NotApplicable, Observation, PrototypeTable, Samples, Score, Settings
+from bench.contract import (
+    Aggregate,
+    CellError,
+    Metric,
+    NotApplicable,
+    Observation,
+    PrototypeTable,
+    Samples,
+    Score,
+    Settings,
+)
 from metrics.parts import own_stack
 from metrics.tables import Table
 
@@ -32,6 +43,15 @@ class Compactness(Metric):
             """Refuse what has no meaning."""
             if not 0 < self.share <= 1:
                 raise ValueError("share lies in (0, 1]")
+
+    @classmethod
+    def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
+        """What the numbers are means of."""
+        return {
+            "": Aggregate("image", "needed", "index"),
+            "area": Aggregate("image", "area", "index", limits=(0.0, 100.0)),
+            "whole": "it is a count of the model's prototypes",
+        }
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)

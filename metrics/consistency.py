@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, Literal
 
 from torch import Tensor
 
-from bench.contract import Metric, NotApplicable, Observation, PrototypeTable, Samples, Score, Settings
+from bench.contract import (
+    Aggregate,
+    Metric,
+    NotApplicable,
+    Observation,
+    PrototypeTable,
+    Samples,
+    Score,
+    Settings,
+    share,
+)
 from metrics.parts import HALF, Hits, Region, Units, arrays, best_part, merge_sides, own_hits
 from metrics.peaks import CANVAS
 
@@ -90,6 +101,15 @@ class Consistency(Metric):
             """Refuse what has no meaning."""
             if not 0 < self.threshold <= 1 or self.half_size < 0 or self.size < 1:
                 raise ValueError("threshold lies in (0, 1], half_size is 0 or more, size is 1 or more")
+
+    @classmethod
+    def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
+        """What the numbers are means of."""
+        unit = "prototype" if config.pooled else "class"
+        return {
+            "": share("prototype", "consistent", unit),
+            "soft": "which prototypes it is about is not in its table",
+        }
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)

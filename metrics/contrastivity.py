@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from bench.contract import Metric, NotApplicable, Observation, PrototypeTable, Samples, Score, Settings
+from bench.contract import Aggregate, Metric, NotApplicable, Observation, PrototypeTable, Samples, Score, Settings
 from metrics.parts import HALF, own_stack
 from metrics.peaks import CANVAS, peaks
 from metrics.tables import Table
@@ -26,6 +27,14 @@ class Contrastivity(Metric):
         """How near two peaks are the same place, in pixels."""
 
         half_size: int = HALF
+
+    @classmethod
+    def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
+        """What the numbers are means of."""
+        return {
+            "": Aggregate("image", "distance", "index"),
+            "same": Aggregate("image", "same", "index", limits=(0.0, 100.0), higher_is_better=False),
+        }
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)

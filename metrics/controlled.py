@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from bench.contract import Metric, NotApplicable, Observation, PrototypeTable, Samples, Score, Settings
+from bench.contract import (
+    Aggregate,
+    Metric,
+    NotApplicable,
+    Observation,
+    PrototypeTable,
+    Samples,
+    Score,
+    Settings,
+    share,
+)
 from metrics.consistency import reached
 from metrics.parts import HALF, Hits, Region, Units, arrays, own_hits
 from metrics.peaks import CANVAS
@@ -51,6 +62,12 @@ class ControlledConsistency(Metric):
             """Refuse what has no meaning."""
             if not 0 < self.threshold <= 1:
                 raise ValueError("threshold lies in (0, 1]")
+
+    @classmethod
+    def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
+        """What the numbers are means of."""
+        every = share("prototype", "every", "class", higher_is_better=True)
+        return {"": share("prototype", "counted", "class"), "every": every}
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)

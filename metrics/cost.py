@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from time import perf_counter
 from typing import Any
 
 import torch
 
-from bench.contract import Metric, NotApplicable, Observation, PrototypeTable, Samples, Score
+from bench.contract import Aggregate, Metric, NotApplicable, Observation, PrototypeTable, Samples, Score
 
 
 class Cost(Metric):
@@ -24,6 +25,11 @@ class Cost(Metric):
     higher_is_better = False
     repeatable = False
     needs = frozenset({"image"})
+
+    @classmethod
+    def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
+        """What the numbers are means of."""
+        return dict.fromkeys(("", "parameters", "fit", "peak_bytes"), "it is measured once, not per image")
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)

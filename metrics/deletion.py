@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from bench.contract import CellError, Metric, Observation, PrototypeTable, Samples, Score, Settings
+from bench.contract import Aggregate, CellError, Metric, Observation, PrototypeTable, Samples, Score, Settings
 from metrics.features import spread
 from metrics.tables import Table
 
@@ -65,6 +66,16 @@ class Deletion(Metric):
         images: PositiveInt = 64
         steps: PositiveInt = 14
         seed: NonNegativeInt = 0
+
+    @classmethod
+    def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
+        """What the numbers are means of."""
+        sign = 1 if config.mode == "insert" else -1
+        return {
+            "": Aggregate("image", lambda table: sign * (table["area"] - table["random"]), "index"),
+            "area": Aggregate("image", "area", "index", limits=(0.0, 100.0), higher_is_better=sign > 0),
+            "random": Aggregate("image", "random", "index", limits=(0.0, 100.0)),
+        }
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.contract import Metric, NotApplicable, Observation, PrototypeTable, Samples, Score, Settings
+from bench.contract import (
+    Aggregate,
+    Metric,
+    NotApplicable,
+    Observation,
+    PrototypeTable,
+    Samples,
+    Score,
+    Settings,
+    share,
+)
 from metrics.parts import own_stack
 
 
@@ -43,6 +54,11 @@ class Duplication(Metric):
             """Refuse what has no meaning."""
             if not 0 < self.threshold <= 1:
                 raise ValueError("threshold lies in (0, 1]")
+
+    @classmethod
+    def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
+        """What the numbers are means of."""
+        return {"": share("prototype", "repeated", "class"), "sources": "the projected patches are not in its table"}
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)

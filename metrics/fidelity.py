@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from bench.contract import Metric, NotApplicable, Observation, PrototypeTable, Samples, Score
+from bench.contract import Aggregate, Metric, NotApplicable, Observation, PrototypeTable, Samples, Score, share
 from metrics.tables import Table
 
 
@@ -18,6 +19,20 @@ class Fidelity(Metric):
     name = "fidelity"
     version = "1"
     needs = frozenset({"image", "label", "prediction", "black_box"})
+
+    @classmethod
+    def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
+        """What the numbers are means of."""
+
+        def gain(table: Mapping[str, Any]) -> Any:
+            right = [(table[which] == table["label"]).astype(float) for which in ("prediction", "black_box")]
+            return right[0] - right[1]
+
+        return {
+            "": share("image", lambda table: table["prediction"] == table["black_box"], "index"),
+            "accuracy_gain": Aggregate("image", gain, "index", scale=100.0, higher_is_better=True),
+            "logit_difference": "it is the largest of all images, which no resample can exceed",
+        }
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from bench.contract import CellError, Metric, NotApplicable, Observation, PrototypeTable, Samples, Score
+from bench.contract import (
+    Aggregate,
+    CellError,
+    Metric,
+    NotApplicable,
+    Observation,
+    PrototypeTable,
+    Samples,
+    Score,
+    share,
+)
 from metrics.peaks import peaks
 from metrics.tables import Table
 
@@ -49,6 +61,22 @@ class PointingBox(Metric):
     name = "pointing_box"
     version = "1"
     needs = frozenset({"image", "label", "bbox"})
+
+    @classmethod
+    def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
+        """What the numbers are means of."""
+
+        def both(table: Mapping[str, Any]) -> Any:
+            return np.column_stack((table["outside"], table["inside"]))
+
+        return {
+            "": share("image", "hit", "index"),
+            "energy": share("image", "energy", "index", higher_is_better=True),
+            "area": share("image", "area", "index"),
+            "outside": Aggregate(
+                "image", both, "index", combine=lambda means: means[..., 0] / means[..., 1], higher_is_better=False
+            ),
+        }
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from bench.contract import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    Aggregate,
     Metric,
     NotApplicable,
     Observation,
@@ -113,6 +115,15 @@ class Misalignment(Metric):
         epsilon: PositiveFloat = 0.1
         step: PositiveFloat = 0.01
         iterations: PositiveInt = 20
+
+    @classmethod
+    def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
+        """What the numbers are means of."""
+        return {
+            "": Aggregate("image", "location", "index", limits=(0.0, 100.0)),
+            "activation": Aggregate("image", "activation", "index", higher_is_better=False),
+            "rank": Aggregate("image", "rank", "index", higher_is_better=False),
+        }
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)

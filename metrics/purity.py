@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from bench.contract import Metric, NotApplicable, Observation, PrototypeTable, Samples, Score, Settings
+from bench.contract import (
+    Aggregate,
+    Metric,
+    NotApplicable,
+    Observation,
+    PrototypeTable,
+    Samples,
+    Score,
+    Settings,
+    share,
+)
 from metrics.parts import Region, Units, arrays, merge_sides, own_hits, own_stack
 from metrics.peaks import CANVAS
 
@@ -31,6 +42,12 @@ class Purity(Metric):
 
         top: PositiveInt = 10
         half_size: PositiveInt = 16
+
+    @classmethod
+    def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
+        """What the numbers are means of."""
+        pure = share("prototype", lambda table: table["purity"] > 0.5, "class", higher_is_better=True)
+        return {"": share("prototype", "purity", "class"), "pure": pure}
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)

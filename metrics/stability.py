@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import model_validator
 from torch import Tensor
 
 from bench.contract import (
+    Aggregate,
     CellError,
     Explanation,
     Metric,
@@ -18,6 +21,7 @@ from bench.contract import (
     Samples,
     Score,
     Settings,
+    share,
 )
 from metrics.consistency import region_of, require_whole_images
 from metrics.noise import gaussian_noise
@@ -83,6 +87,25 @@ class Stability(Metric):
                 raise ValueError("sigma, clip and seed are 0 or more")
             if self.pooled and self.variant == "v1":
                 raise ValueError("version 1 averages over classes, so its prototypes cannot be pooled over them")
+
+    @classmethod
+    def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
+        """What the numbers are means of."""
+        if config.variant == "v1":
+            # The images of a class count one by one, classes alike.
+            def weight(table: Mapping[str, Any]) -> Any:
+                _, place = np.unique(table["class"], return_inverse=True)
+                return table["images"] / np.bincount(place, table["images"])[place]
+
+            value = share("prototype", "stable", "class", weight=weight)
+        else:
+            value = share("prototype", "stable", "prototype" if config.pooled else "class")
+        return {
+            "": value,
+            "empty": share("image", lambda table: 1 - table["hit"], "class"),
+            "where_hit": share("image", "stable", "class", weight="hit", higher_is_better=True),
+            "soft": "which parts are shared is not in its table",
+        }
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)

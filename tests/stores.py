@@ -63,8 +63,12 @@ class StoreMaker:
         failure: tuple[str, str] | None = None,
         black_box_id: str | None = None,
         history: Sequence[Mapping[str, Any]] = (),
+        items: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
     ) -> str:
-        """Write one cell and return its id: finished with ``scores``, failed with ``failure``, else unfinished."""
+        """Write one cell and return its id: finished with ``scores``, failed with ``failure``, else unfinished.
+
+        ``items`` are per-item tables, ``METRIC.TABLE`` -> column -> numbers.
+        """
         refused = {name: {"reason": reason, "unit": "%"} for name, reason in (not_applicable or {}).items()}
         facts = {"unit": "%", "higher_is_better": True}
         measured = {name: {**facts, **about} for name, about in (metrics or METRICS).items() if name not in refused}
@@ -101,20 +105,26 @@ class StoreMaker:
             },
         )
         if scores is not None:
-            self.finish(name, scores, history)
+            self.finish(name, scores, history, items)
         elif failure is not None:
             folder.fail(*failure)  # type: ignore[arg-type]
             os.utime(folder.path / "failure.json", (FINISHED, FINISHED))
         return name
 
-    def finish(self, name: str, scores: Mapping[str, float], history: Sequence[Mapping[str, Any]] = ()) -> None:
+    def finish(
+        self,
+        name: str,
+        scores: Mapping[str, float],
+        history: Sequence[Mapping[str, Any]] = (),
+        items: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
+    ) -> None:
         """Give a cell its result, through ``work`` and the store's own last step."""
         folder = self.store.cell(name)
         work = folder.work
         write_json(
             work / "result.json",
             {
-                "scores": {key: {"value": value, "n": 24, "low": None, "high": None} for key, value in scores.items()},
+                "scores": {key: {"value": value, "n": 24} for key, value in scores.items()},
                 "facts": {"worst residual": 0.125},
                 "prototypes": 24,
                 "parameters": 1234,
@@ -140,6 +150,9 @@ class StoreMaker:
             (work / "items" / f"{metric}.image.csv").write_text("index,label\n0,0\n")
             if metric != "accuracy":
                 (work / "items" / f"{metric}.prototype.csv").write_text("prototype,class\n0,0\n")
+        for table, columns in (items or {}).items():
+            rows = [",".join(columns), *(",".join(map(str, row)) for row in zip(*columns.values(), strict=True))]
+            (work / "items" / f"{table}.csv").write_text("\n".join(rows) + "\n")
         (work / "log.txt").write_text("10:15:00 test batches: 1 in 0.1 s\n")
         (work / "model.safetensors").write_bytes(b"weights")
         folder.finish()

@@ -12,6 +12,7 @@ RANKS = [
         "bench",
         "bench.errors",
         "bench.prototypes",
+        "bench.score",
         "bench.contract",
         "bench.seeding",
         "bench.torchvision_ops",
@@ -19,8 +20,8 @@ RANKS = [
         "bench.memory",
     ],
     ["bench.registry", "bench.schedule"],
-    ["bench.data", "bench.backbones", "bench.store", "bench.given"],
-    ["bench.train", "bench.environment", "bench.progress", "bench.attempts"],
+    ["bench.data", "bench.backbones", "bench.store", "bench.given", "bench.bootstrap"],
+    ["bench.train", "bench.environment", "bench.progress", "bench.attempts", "bench.significance"],
     ["bench.posthoc", "bench.blackbox", "bench.report", "bench.tracking", "baselines", "metrics"],
     ["bench.config"],
     ["bench.plan", "bench.drawn"],
@@ -36,7 +37,15 @@ RANKS = [
         "bench.training_speed",
     ],
     ["bench.check"],
-    ["bench.cli", "bench.cli_data", "bench.cli_models", "bench.cli_posthoc", "bench.cli_measure", "bench.options"],
+    [
+        "bench.cli",
+        "bench.cli_data",
+        "bench.cli_models",
+        "bench.cli_posthoc",
+        "bench.cli_measure",
+        "bench.cli_compare",
+        "bench.options",
+    ],
     ["bench.__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
@@ -61,7 +70,14 @@ ALLOWED = {
         "bench.backbones",
         "bench.posthoc",
     },
-    "bench.report": {"bench.contract", "bench.store", "bench.report"},
+    "bench.report": {
+        "bench.contract",
+        "bench.registry",
+        "bench.store",
+        "bench.bootstrap",
+        "bench.significance",
+        "bench.report",
+    },
     "bench.tracking": {"bench.contract", "bench.store", "bench.report", "bench.environment", "bench.tracking"},
 }
 FILES = sorted(file for folder in ("bench", "baselines", "metrics") for file in (ROOT / folder).rglob("*.py"))

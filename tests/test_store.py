@@ -84,7 +84,7 @@ def test_rows_tell_done_failed_unfinished_and_not_applicable(tmp_path):
     for name in ("aa1", "ab2", "ac3"):
         cell(store, name)
     done = store.cell("aa1")
-    write_json(done.work / "result.json", {"scores": {"accuracy": {"value": 50.0, "n": 4, "low": None, "high": None}}})
+    write_json(done.work / "result.json", {"scores": {"accuracy": {"value": 50.0, "n": 4}}})
     done.finish()
     store.cell("ab2").fail("oom", "out of memory")
     store.record_invocation("1", {"suite": "s", "cells": ["aa1", "ab2"]})

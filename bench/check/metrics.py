@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from bench import drawn, registry
 from bench.backbones.classifier import Classifier
+from bench.bootstrap import NoInterval
 from bench.check.methods import KNOWN
 from bench.check.outcome import Broken, expect
 from bench.contract import Explanation, Metric, Observation, PartPrototypeModel, PrototypeTable, Score, Settings
+from bench.report.items import sample_of
 
 FIRST = "says what it is and what it needs"
 
@@ -145,8 +147,29 @@ def measuring_changes_nothing(measured: Measured) -> None:
     expect(not changed, f"measuring changes the model: {', '.join(changed[:4])}")
 
 
+@torch.no_grad()
+def numbers_follow_from_tables(measured: Measured) -> None:
+    """Where the metric says how its numbers follow from its tables, they do: all of them, or it says why not."""
+    declared = measured.metric.aggregates(measured.config)
+    if not declared:
+        return
+    score = measured.score(torch.arange(len(measured.samples)).split(16))
+    for number, value in {"": score.value, **score.also}.items():
+        what = f"its number {number!r}" if number else "its value"
+        found = declared.get(number)
+        expect(found is not None, f"aggregates() does not tell about {what}")
+        if isinstance(found, str):
+            continue
+        expect(found.table in score.items, f"{what} comes from table {found.table!r}, which the score has not")
+        try:
+            sample_of(found, score.items[found.table], value)
+        except NoInterval as error:
+            raise Broken(f"{what} does not follow from table {found.table!r}: {error}") from error
+
+
 CHECKS: dict[str, Callable[[Measured], None]] = {
     "a finite score, tables in order": a_score,
     "batches and their order do not matter": batches_do_not_matter,
     "measuring changes nothing": measuring_changes_nothing,
+    "numbers follow from tables, where it says so": numbers_follow_from_tables,
 }

@@ -34,6 +34,8 @@ class Entry:
         seeds: those behind the value.
         notes: numbers of the footnotes, from 1.
         best: whether no method has a better one.
+        low: lower end of the 95 % interval, where it was asked for and there is one.
+        high: upper end.
     """
 
     status: Status
@@ -42,6 +44,8 @@ class Entry:
     seeds: tuple[int, ...] = ()
     notes: tuple[int, ...] = ()
     best: bool = False
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)

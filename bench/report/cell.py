@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from bench.store import Store
+from bench.report.intervals import with_intervals
+from bench.store import Row, Store
 
 _MOST_PROTOTYPES = 12
 
@@ -44,7 +45,7 @@ def show_cell(store: Store, name: str, console: Console) -> None:
             console.print("last lines of its log:", highlight=False)
             console.print("".join(log.read_text().splitlines(keepends=True)[-10:]), highlight=False)
         return
-    console.print(_scores(written, outcome))
+    console.print(_scores(written, outcome, with_intervals(store, store.rows([name]))))
     facts = {**outcome["facts"], "prototypes": outcome["prototypes"], "parameters": outcome["parameters"]}
     facts |= {
         f"{name} {key}": value for name, about in outcome.get("given", {}).items() for key, value in about.items()
@@ -65,19 +66,23 @@ def _settings(spec: Mapping[str, Any]) -> dict[str, Any]:
     return _flatten(content)
 
 
-def _scores(written: Mapping[str, Any], outcome: Mapping[str, Any]) -> Table:
-    table = Table("metric", "value", "unit", "n", "version", "parameters", title="scores", title_justify="left")
+def _scores(written: Mapping[str, Any], outcome: Mapping[str, Any], rows: Sequence[Row]) -> Table:
+    header = ("metric", "value", "95 % interval", "unit", "n", "version", "parameters")
+    table = Table(*header, title="scores", title_justify="left")
+    bounds = {row.metric: f"{_number(row.low)}, {_number(row.high)}" for row in rows if row.low is not None}
     for metric, facts in written["spec"]["metrics"].items():
         if metric in outcome.get("not_applicable", {}):
-            table.add_row(metric, "n/a", facts["unit"], "", facts["version"], outcome["not_applicable"][metric])
+            table.add_row(metric, "n/a", "", facts["unit"], "", facts["version"], outcome["not_applicable"][metric])
             continue
         score = outcome["scores"][metric]
         parameters = ", ".join(f"{key} {value}" for key, value in facts["parameters"].items())
-        table.add_row(metric, _number(score["value"]), facts["unit"], str(score["n"]), facts["version"], parameters)
+        known = (_number(score["value"]), bounds.get(metric, ""), facts["unit"], str(score["n"]), facts["version"])
+        table.add_row(metric, *known, parameters)
         for name, value in score.get("also", {}).items():
-            table.add_row(f"{metric}.{name}", _number(value), facts["unit"], "", "", "")
+            further = f"{metric}.{name}"
+            table.add_row(further, _number(value), bounds.get(further, ""), facts["unit"], "", "", "")
     for metric, facts in written["not_applicable"].items():
-        table.add_row(metric, "n/a", facts["unit"], "", "", facts["reason"])
+        table.add_row(metric, "n/a", "", facts["unit"], "", "", facts["reason"])
     return table
 
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 import json
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bench.bootstrap import NoInterval
 from bench.contract import RequestError
 from bench.report.block import Block, Column, Entry, Line, Status
 from bench.report.facts import definition, describe_block, distinguish
+from bench.report.intervals import over_seeds
 from bench.store import Store
 
-_FIRST = ("accuracy", "consistency", "consistency_pooled", "consistency_controlled", "stability", "stability_pooled")
+FIRST = ("accuracy", "consistency", "consistency_pooled", "consistency_controlled", "stability", "stability_pooled")
 _ROLES = ("method", "reference", "control")
 _PLAIN = {"n/a": "n/a", "failed": "failed", "oom": "out of memory", "missing": "not finished"}
 _GRAVEST: tuple[Status, ...] = ("oom", "failed", "missing", "n/a")
@@ -61,13 +63,16 @@ class Found:
         return "missing", None, ""
 
 
-def comparison(store: Store, stamp: str | None = None, suite: str | None = None) -> list[Block]:
+def comparison(
+    store: Store, stamp: str | None = None, suite: str | None = None, intervals: bool = False
+) -> list[Block]:
     """The tables of one invocation.
 
     Args:
         store: where the results lie.
         stamp: of the invocation; by default the latest one.
         suite: of which the latest is taken.
+        intervals: whether to work them out.
 
     Raises:
         RequestError: where there is nothing to compare.
@@ -91,7 +96,8 @@ def comparison(store: Store, stamp: str | None = None, suite: str | None = None)
     origin = [f"run: {stamp}, suite {known[stamp]['suite']}"]
     if lost:
         origin.append(f"{lost} cell{'s' * (lost > 1)} of this run {'are' if lost > 1 else 'is'} no longer on disk")
-    return [_block(title, group, origin) for title, group in zip(titles, groups, strict=True)]
+    where = store if intervals else None
+    return [_block(title, group, origin, where) for title, group in zip(titles, groups, strict=True)]
 
 
 def _find(store: Store, name: str) -> Found:
@@ -118,10 +124,14 @@ def _definitions(group: Iterable[Found]) -> dict[str, str]:
     return {metric: text for cell in group for metric, text in cell.definitions.items()}
 
 
-def _block(title: str, group: list[Found], origin: list[str]) -> Block:
+def _block(title: str, group: list[Found], origin: list[str], store: Store | None) -> Block:
     columns = _columns(group)
     notes: list[str] = []
     lines = [_line(row, columns, notes) for row in _rows(group)]
+    if store is not None:
+        kinds: dict[str, str] = {}
+        lines = [_bounded(line, row, store, notes, kinds) for line, row in zip(lines, _rows(group), strict=True)]
+        origin = [*_about_intervals(kinds), *origin]
     lines = _mark_best(_told_apart(lines, _rows(group)), columns)
     facts = describe_block(
         [column.definition for column in columns if column.definition],
@@ -135,7 +145,7 @@ def _columns(group: list[Found]) -> tuple[Column, ...]:
     refused = {metric: facts for cell in group for metric, facts in cell.written["not_applicable"].items()}
     measured = {metric: facts for cell in group for metric, facts in cell.spec["metrics"].items()}
     facts, texts = {**refused, **measured}, _definitions(group)
-    names = sorted(facts, key=lambda name: (_place(name, _FIRST), name))
+    names = sorted(facts, key=lambda name: (_place(name, FIRST), name))
     return tuple(
         Column(name, facts[name]["unit"], facts[name].get("higher_is_better", True), texts.get(name, ""))
         for name in names
@@ -177,6 +187,39 @@ def _entry(row: list[Found], metric: str, notes: list[str]) -> Entry:
         return Entry(gravest, notes=tuple(numbers))
     spread = statistics.stdev(values.values()) if len(values) > 1 else None
     return Entry("ok", statistics.fmean(values.values()), spread, tuple(values), tuple(numbers))
+
+
+def _bounded(line: Line, row: list[Found], store: Store, notes: list[str], kinds: dict[str, str]) -> Line:
+    """The row with intervals; ``kinds`` learns over which units those of each metric are."""
+
+    def bounded(metric: str, entry: Entry) -> Entry:
+        scored = [(cell, cell.score(metric)[1]) for cell in row]
+        values = [(store.cell(cell.name).result, value) for cell, value in scored if value is not None]
+        if not values:
+            return entry
+        try:
+            found = over_seeds(metric, row[0].spec["metrics"][metric], values)
+        except NoInterval as error:
+            note = f"no interval: {error}"
+            if note not in notes:
+                notes.append(note)
+            return replace(entry, notes=(*entry.notes, notes.index(note) + 1))
+        kinds[metric] = found.kind
+        return replace(entry, low=found.low, high=found.high)
+
+    return replace(line, entries={metric: bounded(metric, entry) for metric, entry in line.entries.items()})
+
+
+def _about_intervals(kinds: Mapping[str, str]) -> list[str]:
+    if not kinds:
+        return []
+    units = [
+        f"{kind} ({', '.join(metric for metric, own in kinds.items() if own == kind)})"
+        for kind in dict.fromkeys(kinds.values())
+    ]
+    return [
+        f"[low, high]: 95 % interval, BCa bootstrap over {' and '.join(units)}, and over seeds where there are several"
+    ]
 
 
 def _note(status: Status, reason: str, seeds: list[int]) -> str:

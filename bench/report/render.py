@@ -27,6 +27,7 @@ def report(
     fmt: str = "text",
     console: Console | None = None,
     stamp: str | None = None,
+    intervals: bool = False,
 ) -> None:
     """Print the comparison of one invocation.
 
@@ -36,13 +37,14 @@ def report(
         fmt: ``text`` or ``md``.
         console: where it is printed.
         stamp: of the invocation, instead of the latest.
+        intervals: whether they stand beside the values.
 
     Raises:
         RequestError: for another format, or where there is nothing to report.
     """
     if fmt not in ("text", "md"):
         raise RequestError(f"--format {fmt!r}: write text or md")
-    tables = [(block, beyond_chance(block)) for block in comparison(store, stamp, suite)]
+    tables = [(block, beyond_chance(block)) for block in comparison(store, stamp, suite, intervals)]
     blocks = [block for pair in tables for block in pair if block is not None]
     console = console or Console()
     if fmt == "text":
@@ -59,21 +61,26 @@ def as_text(blocks: Sequence[Block], console: Console) -> None:
         table.add_column("method", vertical="bottom")
         table.add_column("backbone", vertical="bottom")
         padded = []
+        below = _is_wide(block, console.width)
         for column in block.columns:
             # Padded here: rich drops the blanks at the end of what it puts to the right, and with them the alignment.
-            title, numbers = [*column.metric.split("_"), column.unit], _texts(block, column, ("", "*"))
-            width = max(map(cell_len, [*title, *numbers]))
-            title, numbers = ([_fill(text, width, right=True) for text in texts] for texts in (title, numbers))
+            title, numbers = [*column.metric.split("_"), column.unit], _texts(block, column, ("", "*"), not below)
+            bounds = _bounds(block, column) if below else [""] * len(numbers)
+            width = max(map(cell_len, [*title, *numbers, *bounds]))
+            title, numbers, bounds = (
+                [_fill(text, width, right=True) for text in texts] for texts in (title, numbers, bounds)
+            )
             # A long name is one word per line; units stand on one line below them all.
             table.add_column(Text("\n".join(title)), no_wrap=True, vertical="bottom")
-            padded.append(numbers)
+            padded.append(["\n".join(pair) if below else pair[0] for pair in zip(numbers, bounds, strict=True)])
         for row, line in enumerate(block.lines):
             last = row + 1 == len(block.lines) or block.lines[row + 1].role != line.role
             shown = [
                 Text(padded[position][row], style=_style(line.entries[column.metric]))
                 for position, column in enumerate(block.columns)
             ]
-            table.add_row(Text(line.name), Text(line.backbone or "-"), *shown, end_section=last)
+            names = (Text(name + "\n" * below) for name in (line.name, line.backbone or "-"))
+            table.add_row(*names, *shown, end_section=last)
         console.print(Text(block.title, style="bold"))
         console.print(table)
         said = [("! ", f"Chance level: {warning}.", "yellow") for warning in block.warnings]
@@ -116,19 +123,40 @@ def _title(column: Column) -> str:
     return f"{column.metric} ({column.unit})" if column.unit else column.metric
 
 
-def _texts(block: Block, column: Column, mark: tuple[str, str]) -> list[str]:
-    """What stands in a column: the means' decimals below each other, deviations and footnotes behind; best marked."""
+def _is_wide(block: Block, width: int) -> bool:
+    """Whether intervals beside the values would leave no room for names: then they stand below the values."""
+    if not any(entry.low is not None for line in block.lines for entry in line.entries.values()):
+        return False
+    names = max(cell_len(line.name) + cell_len(line.backbone) for line in block.lines)
+    numbers = [max(map(cell_len, _texts(block, column, ("", "*")))) for column in block.columns]
+    return names + sum(numbers) + 3 * (2 + len(numbers)) > width
+
+
+def _bounds(block: Block, column: Column) -> list[str]:
+    """The intervals of a column, each a text of its own."""
+    digits = _digits(column)
+    entries = [line.entries[column.metric] for line in block.lines]
+    return ["" if one.low is None else f"[{one.low:{digits}}, {one.high:{digits}}]" for one in entries]
+
+
+def _digits(column: Column) -> str:
     # Percentages have one decimal everywhere; what else a plugin measures may be far below 0.1.
-    digits = {"%": ".1f", "0 to 1": ".2f"}.get(column.unit, ".4g")
+    return {"%": ".1f", "0 to 1": ".2f"}.get(column.unit, ".4g")
+
+
+def _texts(block: Block, column: Column, mark: tuple[str, str], bounds: bool = True) -> list[str]:
+    """What stands in a column: the means' decimals below each other, deviations and footnotes behind; best marked."""
+    digits = _digits(column)
     entries = [line.entries[column.metric] for line in block.lines]
     before, after = mark if any(entry.best for entry in entries) else ("", "")
     parts = []
-    for entry in entries:
+    for entry, bound in zip(entries, _bounds(block, column), strict=True):
         notes = f" {_raised(entry.notes)}" if entry.notes else ""
         if entry.value is None:
             parts.append((f"{entry.status}{notes}", ""))
             continue
         spread = f" ± {entry.spread:{digits}}" if entry.spread is not None else ""
+        spread += f" {bound}" if bounds and bound else ""
         # A mean that is not the best leaves room for the mark before its deviation.
         behind = after if entry.best else " " * len(after) * bool(spread)
         parts.append((f"{before * entry.best}{entry.value:{digits}}", f"{behind}{spread}{notes}"))

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.report.intervals import with_intervals
 from bench.store import Store
 
-LAYOUT = 1
+LAYOUT = 2
 """Raised when a cell is told differently: what was mirrored before is then written anew."""
 
 _LONGEST_PARAM = 500
@@ -37,7 +38,7 @@ class TrackedCell:
     """
 
     def __init__(self, store: Store, name: str, home: Path) -> None:
-        self.name = name
+        self.name, self._store = name, store
         self.folder = store.cell(name)
         self.written = store.specification(name)
         self.spec: dict[str, Any] = self.written["spec"]
@@ -79,12 +80,9 @@ class TrackedCell:
         if self.outcome is None or self.ended is None:
             return []
         single: dict[str, float] = {}
-        for metric, score in self.outcome["scores"].items():
-            single |= {f"{metric}.{name}": value for name, value in score.get("also", {}).items()}
-            bounds = {f"{metric}/{side}": score.get(side) for side in ("low", "high")}
-            single |= {
-                name: number for name, number in {metric: score["value"], **bounds}.items() if number is not None
-            }
+        for row in with_intervals(self._store, self._store.rows([self.name])):
+            numbers = {row.metric: row.value, f"{row.metric}/low": row.low, f"{row.metric}/high": row.high}
+            single |= {name: number for name, number in numbers.items() if number is not None}
         facts = {**self.outcome["facts"], **{name: self.outcome[name] for name in ("prototypes", "parameters")}}
         facts |= {f"{split} images": count for split, count in self.outcome["images"].items()}
         single |= {f"fact/{name}": value for name, value in facts.items()}

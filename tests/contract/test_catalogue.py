@@ -24,7 +24,8 @@ def test_metrics(name):
     assert metric.name == name or preset
     assert metric.needs <= KNOWN
     assert metric.version
-    assert metric.Config(**dict(preset))
+    config = metric.Config(**dict(preset))
+    assert "" in metric.aggregates(config), "ours all say what their value is a mean of, or why it is none"
 
 
 def test_no_two_entries_are_the_same_metric():

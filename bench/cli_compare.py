@@ -1,0 +1,63 @@
+"""The command that says which differences between methods hold."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from bench import options
+
+
+@click.command()
+@click.argument("methods", nargs=-1, required=True, metavar="A B [C ...]")
+@click.option(
+    "--metrics", callback=options.names, help="Names, groups or METRIC.NUMBER with commas; default: all values."
+)
+@click.option("--suite", help="Cells of the newest run of this suite.")
+@click.option(
+    "--run", "stamp", metavar="STAMP", help="Cells of this run. Default: of the newest run that has all methods."
+)
+@click.option("--format", "fmt", type=click.Choice(["text", "md", "json", "csv"]), default="text", show_default=True)
+@options.home
+@options.plugin
+def compare(
+    methods: tuple[str, ...],
+    metrics: tuple[str, ...],
+    suite: str | None,
+    stamp: str | None,
+    fmt: str,
+    out: Path | None,
+    plugins: tuple[Path, ...],
+) -> None:
+    """Say which differences between methods hold, from stored results; no model is run.
+
+    A, B, ... are methods as tables name them; controls and the black box may be among them. For every data set,
+    backbone and metric: both values, their difference with a 95 % interval, and the p value of a test over the same
+    images or classes, corrected for all tests of the call (Holm). What was measured on other data, under another
+    protocol or by another definition is not compared. With three methods or more, mean ranks too.
+
+    \b
+    python -m bench compare ours protopnet
+    python -m bench compare ours constant --metrics consistency,consistency_controlled
+    python -m bench compare ours protopnet tesnet --format md
+
+    Exit code 1: nothing could be compared.
+    """  # noqa: D301 (click reads the character itself)
+    from bench import environment
+    from bench.report import contest_text
+    from bench.report.compare import compare as judge
+    from bench.store import Store
+
+    found = judge(Store(out or environment.home()), methods, metrics, stamp, suite)
+    if fmt == "text":
+        contest_text.as_text(found, Console())
+    else:
+        written = {"md": contest_text.as_markdown, "json": contest_text.as_json, "csv": contest_text.as_csv}[fmt]
+        click.echo(written(found), nl=False)
+    sys.exit(0 if any(one.p is not None for one in found.comparisons) else 1)
+
+
+COMMANDS = (compare,)

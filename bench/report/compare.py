@@ -1,0 +1,168 @@
+"""Which differences between methods hold: every two of them, in every metric and place, from the store alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+
+from bench import registry
+from bench.bootstrap import RESAMPLES
+from bench.contract import RequestError
+from bench.report.comparison import FIRST, Found
+from bench.report.contest import Comparison, Contest, Ranking, Tally
+from bench.report.judge import Judge
+from bench.report.sides import Side, chosen_cells, sides
+from bench.significance import EXACT, SWAPS, friedman, holm, mean_ranks, signed_rank
+from bench.store import Store
+
+ALPHA = 0.05
+
+
+def compare(
+    store: Store,
+    methods: Sequence[str],
+    metrics: Sequence[str] = (),
+    stamp: str | None = None,
+    suite: str | None = None,
+) -> Contest:
+    """Compare every two of the methods in every metric, on every data set and backbone.
+
+    Args:
+        store: where the results lie.
+        methods: labels as tables show them, two or more.
+        metrics: names (``METRIC.NUMBER`` for a further number) or groups; by default the values of all metrics.
+        stamp: of a run to take cells from.
+        suite: whose newest run to take cells from.
+
+    Raises:
+        RequestError: for methods or metrics that there are no results of.
+    """
+    if len(set(methods)) < 2 or len(set(methods)) < len(methods):
+        raise RequestError("name two or more different methods, for example: python -m bench compare ours protopnet")
+    cells, origin = chosen_cells(store, methods, stamp, suite)
+    known = {label: sides(cells, label) for label in methods}
+    wanted = _wanted(metrics, [side for found in known.values() for side in found])
+    judge = Judge(store)
+    found = [
+        comparison for one, two in combinations(methods, 2) for comparison in judge.pair(known[one], known[two], wanted)
+    ]
+    found = _corrected(found)
+    tests = sum(comparison.p is not None for comparison in found)
+    data = dict.fromkeys(f"data: {', '.join((side.dataset, *side.view))}" for own in known.values() for side in own)
+    definitions = "; ".join(dict.fromkeys(one.definition for one in found if one.p is not None))
+    facts = (*_explained(found, tests), *([f"metrics: {definitions}"] if definitions else []), *data, origin)
+    rankings = tuple(_rankings(found, methods)) if len(methods) > 2 else ()
+    return Contest(tuple(methods), tuple(found), rankings, tuple(_tallies(found)), facts)
+
+
+def _wanted(metrics: Sequence[str], every: Sequence[Side]) -> list[str]:
+    """The metrics to compare, each possibly with ``.NUMBER``."""
+    cells = [cell for side in every for cell in side.cells]
+    measured = {name for cell in cells for name in cell.spec["metrics"]}
+    refused = {name for cell in cells for name in cell.written["not_applicable"]}
+    order = sorted(measured, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
+    if not metrics:
+        return order
+    numbers = {f"{metric}.{name}" for cell in cells for metric, name in _numbers(cell)}
+    groups = {name for metric in measured if metric in registry.names("metrics")
+              for name in [registry.entry("metrics", metric).group] if name}  # fmt: skip
+    found: list[str] = []
+    for name in metrics:
+        if name in measured | refused | numbers:
+            found.append(name)
+        elif name == "all" or name in groups:
+            found += [metric for metric in order if metric in registry.chosen_metrics([name], shared=True)]
+        elif name in registry.names("metrics"):
+            raise RequestError(f"{name} was not measured in these cells: run the methods again with --metrics {name}")
+        else:
+            raise RequestError(f"no result of metric {name!r}{registry.nearest(name, measured | numbers | groups)}")
+    return list(dict.fromkeys(found))
+
+
+def _numbers(cell: Found) -> Iterator[tuple[str, str]]:
+    for metric, score in (cell.outcome or {}).get("scores", {}).items():
+        for name in score.get("also", {}):
+            yield metric, name
+
+
+def _corrected(found: Sequence[Comparison]) -> list[Comparison]:
+    """With p values corrected over all tests, and what follows from them in words."""
+    tested = [place for place, one in enumerate(found) if one.p is not None]
+    corrected = dict(zip(tested, holm([found[place].p or 0.0 for place in tested]), strict=True))
+    return [
+        _with_verdict(replace(one, corrected=corrected[place])) if place in corrected else one
+        for place, one in enumerate(found)
+    ]
+
+
+def _with_verdict(one: Comparison) -> Comparison:
+    if one.verdict or one.difference is None or one.corrected is None:
+        return one
+    holds = one.low is None or one.high is None or not one.low <= 0 <= one.high
+    if one.corrected >= ALPHA or not holds:
+        return replace(one, verdict="no difference shown")
+    if one.higher_is_better is None:
+        return replace(one, verdict=f"{one.methods[one.difference < 0]} higher")
+    return replace(one, verdict=f"{one.methods[(one.difference < 0) == one.higher_is_better]} better")
+
+
+def _explained(found: Sequence[Comparison], tests: int) -> list[str]:
+    """How the numbers were made, for the reader of a table."""
+    if not tests:
+        return []
+    lines = [
+        "difference: first minus second; interval: 95 %, BCa bootstrap over the units that are named, "
+        f"{RESAMPLES} resamples",
+        f"p: both methods swapped at random within units, {SWAPS} times (all swaps where at most {EXACT} units differ)",
+        f"Holm: p corrected for the {tests} test{'s' * (tests > 1)} here; better: below {ALPHA}, and 0 outside the "
+        "interval",
+    ]
+    if tests / (SWAPS + 1) >= ALPHA:
+        lines.append(
+            f"so many tests need a smaller p than {SWAPS} random swaps can give: name fewer --metrics or methods"
+        )
+    several = any(len(seeds) > 1 for one in found for seeds in one.seeds)
+    single = any(len(seeds) == 1 for one in found for seeds in one.seeds)
+    if several:
+        lines.append(
+            "seeds: mean ± standard deviation (n - 1); intervals resample units and seeds, p is of units alone"
+        )
+    if single:
+        lines.append("one seed: whether training again would give the same is not tested")
+    return lines
+
+
+def _rankings(found: Sequence[Comparison], methods: Sequence[str]) -> Iterator[Ranking]:
+    for metric, own in _by_metric(found):
+        if own[0].higher_is_better is None:
+            continue
+        places: dict[tuple[str, ...], dict[str, float]] = {}
+        for one in own:
+            for label, value in zip(one.methods, one.values, strict=True):
+                if value is not None:
+                    places.setdefault((*one.place, one.definition), {})[label] = value
+        rows = [[values[label] for label in methods] for values in places.values() if len(values) == len(methods)]
+        if rows:
+            table = np.asarray(rows)
+            ranks = mean_ranks(table, own[0].higher_is_better)
+            yield Ranking(metric, len(rows), tuple(float(rank) for rank in ranks), friedman(table))
+
+
+def _tallies(found: Sequence[Comparison]) -> Iterator[Tally]:
+    for methods in dict.fromkeys(one.methods for one in found):
+        for metric, own in _by_metric([one for one in found if one.methods == methods]):
+            gaps = [one.difference for one in own if one.difference is not None]
+            if own[0].higher_is_better is None or len(gaps) < 2:
+                continue
+            signed = np.asarray(gaps) * (1 if own[0].higher_is_better else -1)
+            ahead = (int((signed > 0).sum()), int((signed < 0).sum()))
+            yield Tally(methods, metric, len(gaps), ahead, signed_rank(signed))
+
+
+def _by_metric(found: Sequence[Comparison]) -> Iterator[tuple[str, list[Comparison]]]:
+    known = [one for one in found if one.difference is not None]
+    for metric in dict.fromkeys(one.metric for one in known):
+        yield metric, [one for one in known if one.metric == metric]

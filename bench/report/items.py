@@ -1,0 +1,114 @@
+"""From the per-item tables of a finished cell to the samples that its numbers are made of; no model is run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench import registry
+from bench.bootstrap import NoInterval, Sample, sample
+from bench.contract import Aggregate
+
+_PLURAL = {"index": "images", "class": "classes", "prototype": "prototypes"}
+_CLOSE = 1e-6
+
+
+def sample_of(declared: Aggregate, table: Mapping[str, Any], value: float) -> Sample:
+    """The units that a number is made of.
+
+    Args:
+        declared: how it follows from the table.
+        table: column -> array.
+        value: the number, as it was measured.
+
+    Raises:
+        NoInterval: where the table gives another one, or lacks a column.
+    """
+
+    def column(which: Any) -> Any:
+        try:
+            return table[which] if isinstance(which, str) else which(table)
+        except KeyError as error:
+            raise NoInterval(f"its table has no column {error}: it was written by an earlier version") from error
+
+    def combine(means: Any) -> Any:
+        return declared.scale * (means[..., 0] if declared.combine is None else declared.combine(means))
+
+    found = sample(
+        column(declared.by),
+        column(declared.column),
+        None if declared.weight is None else column(declared.weight),
+        combine,
+        declared.limits,
+        _PLURAL.get(declared.by, f"units ({declared.by})"),
+    )
+    if not abs(found.value - value) <= _CLOSE * max(1.0, abs(value)):
+        raise NoInterval(f"its table gives {found.value:.6g}, stored is {value:.6g}")
+    return found
+
+
+class Items:
+    """The tables of one metric of one finished cell.
+
+    Args:
+        result: the cell's ``result`` folder.
+        metric: its name.
+        facts: version and parameters, from the cell's specification.
+    """
+
+    def __init__(self, result: Path, metric: str, facts: Mapping[str, Any]) -> None:
+        self._folder, self._metric, self._facts = result / "items", metric, facts
+        self._tables: dict[str, dict[str, Any]] = {}
+        self._declared: Mapping[str, Aggregate | str] | None = None
+
+    def aggregate(self, number: str = "") -> Aggregate:
+        """What the metric says about its value, or about a further number.
+
+        Raises:
+            NoInterval: where it says nothing, or that the tables do not hold it.
+        """
+        if self._declared is None:
+            try:
+                kind = registry.load("metrics", self._metric)
+                self._declared = kind.aggregates(kind.Config.model_validate(self._facts["parameters"]))
+            except registry.UnknownName as error:
+                raise NoInterval("the metric is not known here: name its file with --plugin") from error
+            except ValueError as error:
+                raise NoInterval("the metric no longer has the parameters that it was measured with") from error
+        found = self._declared.get(number)
+        if found is None:
+            raise NoInterval("the metric does not say how it follows from its tables")
+        if isinstance(found, str):
+            raise NoInterval(found)
+        return found
+
+    def sample(self, value: float, number: str = "") -> Sample:
+        """The units of a stored number.
+
+        Args:
+            value: what is stored.
+            number: empty for the metric's value, or the name of a further number.
+
+        Raises:
+            NoInterval: where it does not follow from the tables.
+        """
+        declared = self.aggregate(number)
+        return sample_of(declared, self._table(declared.table), value)
+
+    def _table(self, name: str) -> dict[str, Any]:
+        if name not in self._tables:
+            # Imported here: it takes half a second, which only those who ask for intervals should wait.
+            import pandas as pd
+
+            file = self._folder / f"{self._metric}.{name}.csv"
+            try:
+                frame = pd.read_csv(file)
+            except FileNotFoundError as error:
+                raise NoInterval(f"its table {file.name} is not on disk") from error
+            except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+                raise NoInterval(f"its table {file.name} cannot be read: {str(error).splitlines()[0]}") from error
+            if len(frame) and not all(map(pd.api.types.is_numeric_dtype, frame.dtypes)):
+                raise NoInterval(f"its table {file.name} holds something else than numbers")
+            self._tables[name] = {column: frame[column].to_numpy() for column in frame.columns}
+        return self._tables[name]

@@ -1,0 +1,169 @@
+"""Two methods in one metric, over the same images or classes: the difference, its interval and its p value."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from bench.bootstrap import NoInterval, Sample, difference
+from bench.report.comparison import Found
+from bench.report.contest import Comparison
+from bench.report.items import Items
+from bench.report.sides import Side, apart, conditions
+from bench.significance import alike, swap_test
+from bench.store import Store
+
+
+class Judge:
+    """Compares sides; a table that several comparisons need is read once."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._items: dict[tuple[str, str], Items] = {}
+
+    def pair(self, first: Sequence[Side], second: Sequence[Side], wanted: Sequence[str]) -> Iterator[Comparison]:
+        """All comparisons of two methods."""
+        labels = (first[0].label, second[0].label)
+        told: set[int] = set()
+        for one in first:
+            rivals = [two for two in second if _same_place(one, two)]
+            fitting = [two for two in rivals if not apart(one, two)]
+            told |= {id(two) for two in fitting or rivals}
+            for two in fitting:
+                for name in wanted:
+                    for found in self._metric(one, two, name):
+                        yield replace(found, reason="; ".join(filter(None, (found.reason, conditions(one, two)))))
+            if not fitting:
+                reason = "; or ".join(apart(one, two) for two in rivals) or f"no result of {labels[1]} here"
+                yield _refused(Comparison(labels, one.dataset, one.backbone, one.protocol), reason)
+        for two in second:
+            if id(two) not in told:
+                rivals = [one for one in first if _same_place(one, two)]
+                reason = "; or ".join(apart(one, two) for one in rivals) or f"no result of {labels[0]} here"
+                yield _refused(Comparison(labels, two.dataset, two.backbone, two.protocol), reason)
+
+    def _metric(self, one: Side, two: Side, name: str) -> Iterator[Comparison]:
+        metric, number = self._split(name, (*one.cells, *two.cells))
+        backbone = one.backbone or two.backbone
+        facts = _facts(metric, (*one.cells, *two.cells))
+        direction = None if number else bool(facts.get("higher_is_better", True))
+        blank = Comparison(
+            (one.label, two.label), one.dataset, backbone, one.protocol, name,
+            unit=str(facts.get("unit", "")), higher_is_better=direction,
+        )  # fmt: skip
+        known = [side.definitions(metric) for side in (one, two)]
+        common = sorted(known[0].keys() & known[1].keys())
+        lacking = [side.why_not(metric) for side, found in zip((one, two), known, strict=True) if not found]
+        if lacking:
+            yield _refused(blank, "; ".join(lacking))
+        elif not common:
+            yield _refused(blank, f"defined differently: {' / '.join(min(found) for found in known)}")
+        for definition in common:
+            pair = [own[definition] for own in known]
+            yield self._judged(replace(blank, definition=definition), pair, metric, number)
+
+    @staticmethod
+    def _split(name: str, cells: Sequence[Found]) -> tuple[str, str]:
+        metrics = {known for cell in cells for known in (*cell.spec["metrics"], *cell.written["not_applicable"])}
+        if name in metrics or "." not in name:
+            return name, ""
+        metric, number = name.rsplit(".", 1)
+        return metric, number
+
+    def _judged(self, blank: Comparison, pair: Sequence[Mapping[int, Found]], metric: str, number: str) -> Comparison:
+        values: list[dict[int, float]] = []
+        for label, cells in zip(blank.methods, pair, strict=True):
+            own = {seed: _value(cell, metric, number) for seed, cell in sorted(cells.items())}
+            there = {seed: value for seed, value in own.items() if value is not None}
+            if not there:
+                return _refused(blank, _lacking(next(iter(cells.values())), metric, label))
+            values.append(there)
+        means = [statistics.fmean(own.values()) for own in values]
+        spreads = [statistics.stdev(own.values()) if len(own) > 1 else None for own in values]
+        found = replace(
+            blank,
+            values=(means[0], means[1]),
+            spreads=(spreads[0], spreads[1]),
+            seeds=(tuple(values[0]), tuple(values[1])),
+            difference=means[0] - means[1],
+        )
+        items = [
+            {seed: self._items_of(cells[seed], metric) for seed in own} for cells, own in zip(pair, values, strict=True)
+        ]
+        try:
+            direction = next(iter(items[0].values())).aggregate(number).higher_is_better
+            found = replace(found, higher_is_better=found.higher_is_better if direction is None else direction)
+            samples = [
+                [tables[seed].sample(value, number) for seed, value in own.items()]
+                for tables, own in zip(items, values, strict=True)
+            ]
+            return self._tested(found, samples)
+        except NoInterval as error:
+            return replace(found, verdict="not tested", reason=str(error))
+
+    def _items_of(self, cell: Found, metric: str) -> Items:
+        key = (cell.name, metric)
+        if key not in self._items:
+            self._items[key] = Items(self._store.cell(cell.name).result, metric, cell.spec["metrics"][metric])
+        return self._items[key]
+
+    @staticmethod
+    def _tested(found: Comparison, samples: Sequence[Sequence[Sample]]) -> Comparison:
+        kind = samples[0][0].kind
+        if kind == "prototypes":
+            raise NoInterval("its units are prototypes, and those of two methods are different things")
+        names = [set(np.concatenate([one.units for one in own]).tolist()) for own in samples]
+        shared, either = len(names[0] & names[1]), len(names[0] | names[1])
+        if 2 * shared < max(map(len, names)):
+            raise NoInterval(
+                f"only {shared} of {either} {kind} have a value in both: they were not measured on the same"
+            )
+        reason = f"{shared} of {either} {kind} have a value in both" if shared < either else ""
+        found = replace(found, units=shared, kind=kind, reason=reason)
+        if either < 2:
+            raise NoInterval(f"there is only one of its {kind}, and nothing to resample")
+        same_seeds = len(samples[0]) > 1 and found.seeds[0] == found.seeds[1]
+        try:
+            ends = difference(*samples, paired=same_seeds)
+            found = replace(found, low=ends.low, high=ends.high)
+        except NoInterval as error:
+            found = replace(found, reason="; ".join(filter(None, (reason, f"no interval: {error}"))))
+        same = f"equal in all {shared} {kind}" if alike(*samples) else ""
+        return replace(found, p=swap_test(*samples), verdict=same)
+
+
+def _same_place(one: Side, two: Side) -> bool:
+    """Controls look at images through no backbone, and stand beside every one."""
+    same = one.backbone == two.backbone or not one.backbone or not two.backbone
+    return one.dataset == two.dataset and same
+
+
+def _facts(metric: str, cells: Sequence[Found]) -> dict[str, Any]:
+    """Unit and direction of a metric, from a cell that was to measure it."""
+    known = ({**cell.written["not_applicable"], **cell.spec["metrics"]}.get(metric) for cell in cells)
+    found = [facts for facts in known if facts is not None]
+    return max(found, key=len, default={})
+
+
+def _value(cell: Found, metric: str, number: str) -> float | None:
+    status, value, _ = cell.score(metric)
+    if status != "ok" or not number:
+        return value
+    assert cell.outcome is not None
+    found: float | None = cell.outcome["scores"][metric].get("also", {}).get(number)
+    return found
+
+
+def _refused(comparison: Comparison, reason: str) -> Comparison:
+    return replace(comparison, verdict="cannot compare", reason=reason)
+
+
+def _lacking(cell: Found, metric: str, label: str) -> str:
+    """Why a cell that was to measure something has no value of it."""
+    status, _, reason = cell.score(metric)
+    words = {"oom": "out of memory", "missing": "not finished", "ok": "no such number"}.get(status, status)
+    return f"{words} for {label}{f': {reason}' if reason else ''}"

@@ -1,0 +1,175 @@
+"""Which stored cells stand for a method in a comparison: found by label, put together by data, backbone and seed."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from bench import registry
+from bench.contract import RequestError
+from bench.report.comparison import Found
+from bench.report.facts import protocol
+from bench.store import Store
+
+
+@dataclass(frozen=True)
+class Side:
+    """One method, as it was measured on one data set with one backbone; its cells differ in seed and metrics only."""
+
+    label: str
+    dataset: str
+    backbone: str
+    view: tuple[str, ...]
+    cells: tuple[Found, ...]
+
+    @property
+    def protocol(self) -> str:
+        """How images were cut and scaled."""
+        return protocol(self.cells[0].spec["protocol"])
+
+    def definitions(self, metric: str) -> dict[str, dict[int, Found]]:
+        """Version and parameters -> seed -> the cell that has the metric in that definition, or best says why not."""
+        found: dict[str, dict[int, Found]] = defaultdict(dict)
+        for cell in self.cells:
+            text = cell.definitions.get(metric)
+            seed = cell.spec["seed"]
+            if text is not None and (seed not in found[text] or found[text][seed].score(metric)[0] != "ok"):
+                found[text][seed] = cell
+        return dict(found)
+
+    def why_not(self, metric: str) -> str:
+        """Why there is no value of a metric."""
+        for cell in self.cells:
+            status, _, reason = cell.score(metric)
+            if status != "ok" and metric in {**cell.written["not_applicable"], **cell.spec["metrics"]}:
+                words = {"oom": "out of memory", "missing": "not finished"}.get(status, status)
+                return f"{words} for {self.label}{f': {reason}' if reason else ''}"
+        return f"not measured for {self.label}"
+
+
+def apart(one: Side, two: Side) -> str:
+    """What keeps two sides from being compared; empty: nothing."""
+    differing = [f"{a} / {b}" for a, b in zip(one.view, two.view, strict=True) if a != b]
+    return "; ".join(differing)
+
+
+def conditions(one: Side, two: Side) -> str:
+    """What else differs and does not forbid a comparison, in words; empty: nothing that is known."""
+    words = {
+        "weights_digest": "they start from different weights",
+        "black_box": "their black boxes were trained differently",
+        "precision": "they were trained in different precision",
+    }
+    specs = [side.cells[0].spec for side in (one, two)]
+    found = [text for name, text in words.items() if all(s[name] for s in specs) and specs[0][name] != specs[1][name]]
+    return "; ".join(found)
+
+
+def chosen_cells(store: Store, labels: Sequence[str], stamp: str | None, suite: str | None) -> tuple[list[Found], str]:
+    """The cells to look at, and in words where they are from.
+
+    Args:
+        store: where the results lie.
+        labels: of the methods that are compared.
+        stamp: of a run.
+        suite: whose newest run is taken; by default the newest run that has all the methods, or else all cells.
+
+    Raises:
+        RequestError: where there are none.
+    """
+    known, there = store.invocations(), store.cells()
+    if not there:
+        raise RequestError("nothing has been run yet: python -m bench run --methods ours,protopnet --datasets demo")
+    if suite is not None and stamp is None:
+        stamp = store.latest(suite)
+        if stamp is None:
+            suites = ", ".join(sorted({content["suite"] for content in known.values()}))
+            raise RequestError(f"suite {suite!r} has not been run yet; there are results of: {suites or 'none'}")
+    if stamp is not None and stamp not in known:
+        raise RequestError(f"no run {stamp!r}{registry.nearest(stamp, known)}")
+
+    @cache
+    def cell(name: str) -> Found:
+        return Found(name, store.specification(name), store.outcome(name), store.cell(name).failure)
+
+    def of(run: str) -> list[Found]:
+        return [cell(name) for name in known[run]["cells"] if name in there]
+
+    if stamp is not None:
+        return of(stamp), f"cells: run {stamp}"
+    for run in reversed(known):
+        if all(any(_is(cell, label) for cell in of(run)) for label in labels):
+            return of(run), f"cells: run {run}, the newest that has all of them"
+    every = [cell(name) for name in there]
+    for label in labels:
+        # Before anything is said about names that stand for several settings.
+        _require(every, label)
+    return every, "cells: all in the store, for no run has all of them"
+
+
+def sides(cells: Sequence[Found], label: str) -> list[Side]:
+    """The sides of one method, in the order of data sets and backbones.
+
+    Args:
+        cells: to look at.
+        label: as tables show it, or ``label#abc123`` where several cells have it, with the beginning of a cell's id.
+
+    Raises:
+        RequestError: where no cell has it, or cells of different settings do.
+    """
+    own = _require(cells, label)
+    if "#" in label:
+        # The id names one cell; those that differ from it in seed or metrics only belong to it.
+        like = {_settings(cell) for cell in own}
+        own = [cell for cell in cells if cell.written["label"] == label.split("#")[0] and _settings(cell) in like]
+    groups: dict[tuple[str, str, tuple[str, ...]], dict[str, list[Found]]] = defaultdict(lambda: defaultdict(list))
+    for cell in own:
+        spec = cell.spec
+        groups[spec["dataset"], spec["backbone"] or "", _view(spec)][_settings(cell)].append(cell)
+    found = []
+    for (dataset, backbone, view), variants in groups.items():
+        if any(cell.outcome for members in variants.values() for cell in members):
+            # What never came to a result stands for nothing where something else did.
+            variants = {key: members for key, members in variants.items() if any(cell.outcome for cell in members)}
+        if len(variants) > 1:
+            names = [f"{label.split('#')[0]}#{members[0].name[:6]}" for members in variants.values()]
+            where = f"{dataset}, {backbone}" if backbone else dataset
+            raise RequestError(
+                f"{label!r} stands for {len(variants)} different settings on {where}: write {' or '.join(names)} "
+                "(`python -m bench show CELL` tells what they are), or name a run with --run"
+            )
+        (members,) = variants.values()
+        found.append(Side(label, dataset, backbone, view, tuple(members)))
+    return sorted(found, key=lambda side: (side.dataset, side.backbone, side.view))
+
+
+def _require(cells: Sequence[Found], label: str) -> list[Found]:
+    """The cells of that label."""
+    own = [cell for cell in cells if _is(cell, label)]
+    if not own:
+        known = sorted({cell.written["label"] for cell in cells})
+        raise RequestError(f"no result of {label!r}{registry.nearest(label, known)}")
+    return own
+
+
+def _is(cell: Found, label: str) -> bool:
+    name, _, prefix = label.partition("#")
+    return cell.written["label"] == name and cell.name.startswith(prefix)
+
+
+def _view(spec: dict[str, Any]) -> tuple[str, ...]:
+    """What two sides must have in common: the data and how it is looked at."""
+    return (
+        f"data {spec['data_digest']}",
+        f"protocol {protocol(spec['protocol'])}",
+        f"measured on {spec.get('split', 'test')}",
+        f"bad images: {spec['on_bad_image']}",
+    )
+
+
+def _settings(cell: Found) -> str:
+    return json.dumps({**cell.spec, "seed": None, "metrics": None}, sort_keys=True)

@@ -1,0 +1,115 @@
+"""Tests between methods over the same units, and what to do where there are many. Nothing here reads a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from bench.bootstrap import Array, Sample, together
+from bench.seeding import derive
+
+SWAPS = 9999
+EXACT = 13
+"""Up to so many units that differ, all 2^n swaps are tried instead of a random choice of them."""
+
+_BLOCK = 2**23
+
+
+def swap_test(one: Sequence[Sample], two: Sequence[Sample], swaps: int = SWAPS) -> float:
+    """Two-sided p value of the difference: how often is it as large when the two are swapped at random in each unit?
+
+    Where both have the same value in a unit, swapping changes nothing: for accuracy this is McNemar's exact test.
+    Several seeds are averaged in every unit first: it is a test of the networks as they were trained.
+
+    Args:
+        one: the first number with each seed.
+        two: the second.
+        swaps: how many random ones; all are tried where few units differ.
+    """
+    total, gap, combine = _swappable(one, two)
+    if not len(gap):
+        return 1.0
+
+    def apart(signs: Array) -> Array:
+        swapped = signs @ gap
+        first, second = (total + swapped) / 2, (total - swapped) / 2
+        return np.abs(combine(first[..., :-1] / first[..., -1:]) - combine(second[..., :-1] / second[..., -1:]))
+
+    found = float(apart(np.ones(len(gap))))
+    least = found - 1e-9 * max(1.0, found)
+
+    def reached(signs: Array) -> int:
+        # A swap that leaves one side without weight has no difference: it counts against us.
+        return int(np.count_nonzero(~(apart(signs) < least)))
+
+    if len(gap) <= EXACT:
+        every = (np.arange(2 ** len(gap))[:, None] >> np.arange(len(gap))) & 1
+        return reached(1.0 - 2.0 * every) / len(every)
+    generator = np.random.default_rng(derive(0, "swaps", len(gap), swaps))
+    hits, step = 0, max(1, _BLOCK // len(gap))
+    for start in range(0, swaps, step):
+        size = (min(step, swaps - start), len(gap))
+        hits += reached(1.0 - 2.0 * generator.integers(0, 2, size, dtype=np.int8))
+    return (hits + 1) / (swaps + 1)
+
+
+def alike(one: Sequence[Sample], two: Sequence[Sample]) -> bool:
+    """Whether both have the same value in every unit."""
+    return not len(_swappable(one, two)[1])
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Corrected for many comparisons by Holm's step-down procedure (Scandinavian Journal of Statistics, 1979).
+
+    The chance of at least one false difference among all of them stays below the level, whatever depends on what.
+
+    Example:
+        >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
+        [0.03, 0.06, 0.06]
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    corrected = np.empty(len(p))
+    steps = (len(p) - np.arange(len(p))) * p[order]
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0) if len(p) else steps
+    return [float(value) for value in corrected]
+
+
+def mean_ranks(values: Array, higher_is_better: bool) -> Array:
+    """Mean rank of each of m methods over blocks: ``(blocks, m) -> (m,)``; 1 is best, equals share a rank."""
+    ranks = stats.rankdata(-values if higher_is_better else values, axis=1)
+    return np.asarray(ranks.mean(0))
+
+
+def friedman(values: Array, least: int = 5) -> float | None:
+    """P value of Friedman's test that m > 2 methods rank alike over blocks ``(blocks, m)``; ``None`` with too few."""
+    if len(values) < least or values.shape[1] < 3:
+        return None
+    if np.ptp(values, axis=1).max() == 0:
+        return 1.0  # all are equal everywhere: there are no ranks to tell apart
+    return float(stats.friedmanchisquare(*values.T).pvalue)
+
+
+def signed_rank(differences: ArrayLike, least: int = 6) -> float | None:
+    """P value of Wilcoxon's signed-rank test over blocks; ``None`` where there are too few for any small one."""
+    gaps = np.asarray(differences, dtype=np.float64)
+    if len(gaps) < least:
+        return None
+    return float(stats.wilcoxon(gaps).pvalue) if gaps.any() else 1.0
+
+
+def _swappable(one: Sequence[Sample], two: Sequence[Sample]) -> tuple[Array, Array, Callable[[Array], Array]]:
+    """Totals of both together ``(M + 1,)``, what differs in each unit that differs, and how means become the number."""
+    samples = together([*one, *two])
+    first, second = _normalised(samples[: len(one)]), _normalised(samples[len(one) :])
+    total, gap = first + second, first - second
+    return total.sum(0), gap[np.abs(gap).max(1) > 1e-12 * np.abs(total).max()], samples[0].combine
+
+
+def _normalised(samples: Sequence[Sample]) -> Array:
+    """Sums and weight of each unit ``(U, M + 1)``, the weights being 1 in the mean; the mean over seeds."""
+    rows = [np.column_stack((one.sums, one.weight)) / one.weight.mean() for one in samples]
+    return np.asarray(np.mean(rows, axis=0))
