@@ -6,8 +6,8 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +149,31 @@ def plan(request: Request, context: Context) -> list[PlannedCell]:
                 seen.add(cell.spec.id)
                 cells.append(cell)
     return cells
+
+
+def plan_all(requests: Sequence[Request], context: Context) -> list[PlannedCell]:
+    """The cells of several requests, each once.
+
+    Raises:
+        RequestError: about everything that is wrong with any of them, a line each.
+    """
+    if len(requests) == 1:
+        return plan(requests[0], context)
+    used = {name for request in requests for name in request.backbones}
+    if unused := sorted(context.weights.keys() - used):
+        raise RequestError(f"--weights {unused[0]}=...: this run uses {', '.join(sorted(used))}")
+    cells: dict[str, PlannedCell] = {}
+    problems: list[str] = []
+    for request in requests:
+        own = {name: file for name, file in context.weights.items() if name in request.backbones}
+        try:
+            for cell in plan(request, replace(context, weights=own)):
+                cells.setdefault(cell.spec.id, cell)
+        except RequestError as error:
+            problems.append(str(error))
+    if problems:
+        raise RequestError("\n".join(dict.fromkeys(problems)))
+    return list(cells.values())
 
 
 def _with_controls(request: Request) -> list[str]:

@@ -63,6 +63,8 @@ class StoreMaker:
         failure: tuple[str, str] | None = None,
         black_box_id: str | None = None,
         history: Sequence[Mapping[str, Any]] = (),
+        images: tuple[int, int] = (160, 40),
+        recipe: str = "demo",
     ) -> str:
         """Write one cell and return its id: finished with ``scores``, failed with ``failure``, else unfinished."""
         refused = {name: {"reason": reason, "unit": "%"} for name, reason in (not_applicable or {}).items()}
@@ -93,7 +95,7 @@ class StoreMaker:
                 "where": where,
                 "label": label or method,
                 "role": role,
-                "recipe": "demo",
+                "recipe": recipe,
                 "not_applicable": refused,
                 "command": f"python -m bench cell cells/{name}",
                 "bench_version": "0.1.0",
@@ -101,13 +103,19 @@ class StoreMaker:
             },
         )
         if scores is not None:
-            self.finish(name, scores, history)
+            self.finish(name, scores, history, images)
         elif failure is not None:
             folder.fail(*failure)  # type: ignore[arg-type]
             os.utime(folder.path / "failure.json", (FINISHED, FINISHED))
         return name
 
-    def finish(self, name: str, scores: Mapping[str, float], history: Sequence[Mapping[str, Any]] = ()) -> None:
+    def finish(
+        self,
+        name: str,
+        scores: Mapping[str, float],
+        history: Sequence[Mapping[str, Any]] = (),
+        images: tuple[int, int] = (160, 40),
+    ) -> None:
         """Give a cell its result, through ``work`` and the store's own last step."""
         folder = self.store.cell(name)
         work = folder.work
@@ -118,7 +126,7 @@ class StoreMaker:
                 "facts": {"worst residual": 0.125},
                 "prototypes": 24,
                 "parameters": 1234,
-                "images": {"train": 160, "test": 40},
+                "images": dict(zip(("train", "test"), images, strict=True)),
                 "seconds": {"fit": 90.0, "evaluate": 10.0},
                 "environment": {
                     "bench": "0.1.0",

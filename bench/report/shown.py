@@ -1,0 +1,124 @@
+"""What stands in each place of a sheet, in words and digits, whatever it is printed as."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bench.report.sheet import Field, Role, Sheet
+
+NOTHING = "–"
+_WORDS = {"oom": "OOM"}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One place.
+
+    Attributes:
+        head: the number, a word, or nothing.
+        tail: what follows a number: deviation or difference.
+        notes: numbers of its footnotes.
+        best: whether it is to stand out.
+        number: whether ``head`` has decimals to line up.
+    """
+
+    head: str
+    tail: str = ""
+    notes: tuple[int, ...] = ()
+    best: bool = False
+    number: bool = False
+
+    @property
+    def text(self) -> str:
+        """Without footnotes and emphasis."""
+        return self.head + self.tail
+
+
+@dataclass(frozen=True)
+class Printed:
+    """One printed row: measured values, or the paper's below them.
+
+    Attributes:
+        below: whether it belongs to the row above it.
+    """
+
+    name: str
+    role: Role
+    below: bool
+    places: tuple[Shown, ...]
+
+
+def printed(sheet: Sheet) -> list[Printed]:
+    """The rows of a sheet as they are printed: the paper's numbers follow the measured ones."""
+    return [one for row in sheet.rows for one in _rows(row.name, row.role, row.fields)]
+
+
+def sections(rows: list[Printed]) -> list[list[Printed]]:
+    """Rows with a rule between neighbours of different roles."""
+    found: list[list[Printed]] = []
+    for row in rows:
+        if found and found[-1][-1].role == row.role:
+            found[-1].append(row)
+        else:
+            found.append([row])
+    return found
+
+
+def legend(sheet: Sheet) -> list[str]:
+    """What the marks of the sheet mean, where it has any."""
+    fields = [field for row in sheet.rows for field in row.fields]
+    return ["best of the methods"] if any(field.entry is not None and field.entry.best for field in fields) else []
+
+
+def _rows(name: str, role: Role, fields: tuple[Field, ...]) -> Iterator[Printed]:
+    title = f"{name} ({role})" if role in ("reference", "control") else name
+    measured = any(field.entry is not None for field in fields)
+    published = any(field.published is not None for field in fields)
+    if measured or not published:
+        yield Printed(title, role, False, tuple(map(_measured, fields)))
+    if published:
+        differs = any(field.difference is not None for field in fields)
+        below = "paper (difference)" if differs else "paper"
+        yield Printed(below if measured else f"{title} (paper)", role, measured, tuple(map(_published, fields)))
+
+
+def _measured(field: Field) -> Shown:
+    entry = field.entry
+    if entry is None:
+        return Shown(NOTHING)
+    if entry.value is None:
+        return Shown(_WORDS.get(entry.status, entry.status), notes=entry.notes)
+    if field.tolerance is not None:
+        return Shown(f"{_tick(field.holds)} {_residual(entry.value)}", notes=entry.notes)
+    spread = "" if entry.spread is None else f" ± {entry.spread:{field.digits.lstrip('+')}}"
+    return Shown(_number(entry.value, field.digits), spread, entry.notes, entry.best, True)
+
+
+def _published(field: Field) -> Shown:
+    said = field.published
+    if said is None:
+        return Shown("")
+    if said.value is None:
+        return Shown("OOM" if said.status == "oom" else NOTHING)
+    if field.tolerance is not None:
+        other = field.holds is not None and field.holds != bool(said.value)
+        return Shown(_tick(bool(said.value)), " (differs)" if other else "")
+    difference = "" if field.difference is None else f" ({_number(field.difference, '+.1f')})"
+    return Shown(_number(said.value, field.digits), difference, number=True)
+
+
+def _tick(holds: bool | None) -> str:
+    return "✓" if holds else "×"
+
+
+def _number(value: float, digits: str) -> str:
+    """With a true minus sign, and without one before what rounds to zero."""
+    text = format(value, digits)
+    if float(text) == 0:
+        text = format(0.0, digits)
+    return text.replace("-", "−")
+
+
+def _residual(value: float) -> str:
+    return f"{value:.2f}" if value == 0 or value >= 0.01 else f"{value:.0e}"
