@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bench import registry
 from bench.report.block import Entry
 from bench.report.comparison import Found, as_entry, chosen_invocation, find, text_of
 from bench.report.paper import PaperTable
@@ -230,7 +231,14 @@ def _with_fits(group: Comparable, table: PaperTable) -> Comparable:
         fits.sort(key=lambda fit: -_measured(fit, table))
         group.fits.append(fits[0])
         group.older += sum(len(fit.candidates) for fit in fits[1:])
+    # In the order of the catalogue: it is the same whatever ran first.
+    order = list(registry.names("methods"))
+    group.fits.sort(key=lambda fit: (_place(fit.spec["method"], order), fit.label, fit.backbone))
     return group
+
+
+def _place(name: str, order: Sequence[str]) -> int:
+    return order.index(name) if name in order else len(order)
 
 
 def _measured(fit: Fit, table: PaperTable) -> int:

@@ -27,7 +27,10 @@ _ESCAPED = {
     "–": "--",
     "…": r"\ldots{}",
 }
+_LATIN = 0x17F
+"""The last letter that LaTeX's usual fonts have."""
 _WIDE = 6
+"""Tables of more columns go across the page."""
 
 
 def sheets_as_latex(sheets: Sequence[Sheet]) -> str:
@@ -42,7 +45,7 @@ def escape(text: str) -> str:
     >>> escape("ours (k=3) & 50 % of _x_")
     'ours (k=3) \\& 50 \\% of \\_x\\_'
     """
-    return "".join(_ESCAPED.get(letter) or (letter if letter.isascii() or letter.isalpha() else "?") for letter in text)
+    return "".join(_ESCAPED.get(letter) or (letter if ord(letter) <= _LATIN else "?") for letter in text)
 
 
 def _table(sheet: Sheet) -> str:

@@ -113,7 +113,7 @@ def _parts(sheet: Sheet, heads: list[str], stub: int, width: int) -> list[list[i
         group = list(range(place, place + count))
         for piece in [group] if name else [[one] for one in group]:
             used = stub + sum(sizes[one] for one in [*parts[-1], *piece])
-            if parts[-1] and used > width:
+            if parts[-1] and used + _GAP > width:
                 parts.append([])
             parts[-1] += piece
         place += count

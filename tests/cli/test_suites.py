@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from conftest import SHARED
 
 from bench import config
 from bench.cli import main
@@ -35,7 +34,7 @@ def test_without_data_a_suite_says_what_to_pass(suite, tmp_path, monkeypatch):
 def test_small_suites_are_planned_on_the_shared_data(suite, cub50, mobilenet_weights, tmp_path, monkeypatch):
     monkeypatch.setenv("BENCH_HOME", str(tmp_path))
     weights = f"mobilenet_v2={mobilenet_weights}"
-    result = call("run", "--suite", suite, "--dry-run", "--data-root", str(SHARED / "data"), "--weights", weights)
+    result = call("run", "--suite", suite, "--dry-run", "--data-root", str(cub50.parent), "--weights", weights)
     assert result.exit_code == 0, result.output
     assert "to run" in result.output
 
