@@ -65,6 +65,7 @@ class StoreMaker:
         history: Sequence[Mapping[str, Any]] = (),
         images: tuple[int, int] = (160, 40),
         recipe: str = "demo",
+        changed: Sequence[str] | None = None,
     ) -> str:
         """Write one cell and return its id: finished with ``scores``, failed with ``failure``, else unfinished."""
         refused = {name: {"reason": reason, "unit": "%"} for name, reason in (not_applicable or {}).items()}
@@ -100,6 +101,7 @@ class StoreMaker:
                 "command": f"python -m bench cell cells/{name}",
                 "bench_version": "0.1.0",
                 **({"black_box_id": black_box_id} if black_box_id else {}),
+                **({} if changed is None else {"changed": list(changed)}),
             },
         )
         if scores is not None:

@@ -76,7 +76,15 @@ def test_a_suite_takes_over_what_it_extends():
     assert small["methods"] == full["methods"]
     assert small["metrics"] == ["accuracy"]
     assert (small["backbones"], small["recipe"]) == (["mobilenet_v2"], "small")
-    assert small["overrides"] == {"classifier.schedule.augment": "prototree2021", "cars.folder": "cars10"}
+
+
+def test_overrides_of_what_a_suite_extends_stay(tmp_path, monkeypatch):
+    (tmp_path / "suites").mkdir()
+    (tmp_path / "suites" / "base.yaml").write_text("overrides: {ours.k: 5, ours.norm: l2}\ndatasets: [cub]\n")
+    (tmp_path / "suites" / "more.yaml").write_text("extends: base\noverrides: {ours.k: 7}\n")
+    monkeypatch.setattr(config, "CONFIGS", tmp_path)
+    expected = {"suite": "more", "datasets": ["cub"], "overrides": {"ours.k": 7, "ours.norm": "l2"}}
+    assert config.read_suites("more") == [expected]
 
 
 @pytest.mark.parametrize("end", ["", "_small"])

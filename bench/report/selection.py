@@ -31,14 +31,20 @@ class Candidate:
     command: str
 
     @property
-    def label(self) -> str:
-        """Name of the row."""
-        return str(self.found.written["label"])
+    def changed(self) -> set[str]:
+        """Names of the settings that are not those of the recipe; in older stores what the label says."""
+        known = self.found.written.get("changed")
+        return varied(self.found.written["label"]) if known is None else set(known)
 
     @property
     def plain(self) -> bool:
-        """Whether it is the method as it comes (or a given network of that method), without changed settings."""
-        return self.label == self.found.spec["method"] or bool(self.found.written["where"].get("given"))
+        """Whether it is the method as it comes, or a given network of that method."""
+        return not self.changed or bool(self.found.written["where"].get("given"))
+
+    @property
+    def label(self) -> str:
+        """Name of the row. A cell's label is what the newest request called it; without changes it is the method."""
+        return str(self.found.written["label"] if self.changed else self.found.spec["method"])
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ class Comparable:
 
     Attributes:
         definitions: metric -> version and parameters, of this table's metrics.
-        older: how many cells were left out because a newer run asked for the same row in other settings.
+        older: how many cells were left out because a newer run has the same row, in other settings or finished.
     """
 
     candidates: list[Candidate]
@@ -195,7 +201,7 @@ def _unfit(candidate: Candidate, table: PaperTable, one_run: bool) -> str | None
     if spec.get("split", "test") != "test":
         return f"measured on {spec['split']}"
     if table.number == 4:
-        fits = spec["method"] == "ours" and varied(candidate.label) <= {"k", "refinement"}
+        fits = spec["method"] == "ours" and candidate.changed <= {"k", "refinement"}
         return "" if fits or candidate.found.written["role"] == "reference" else None
     return "" if candidate.plain or one_run else "with changed settings"
 
@@ -226,7 +232,8 @@ def _with_fits(group: Comparable, table: PaperTable) -> Comparable:
         identity = text_of({key: value for key, value in spec.items() if key not in _OWN_IDENTITY})
         rows[text_of([one.found.written["role"], one.label, spec["backbone"]])][identity].append(one)
     for variants in rows.values():
-        fits = [Fit(tuple(cells)) for cells in variants.values()]
+        fits = [Fit(tuple(cells)) for cells in map(_without_abandoned, variants.values())]
+        group.older += sum(map(len, variants.values())) - sum(len(fit.candidates) for fit in fits)
         # Sorting keeps the order of equals: the newest comes first.
         fits.sort(key=lambda fit: -_measured(fit, table))
         group.fits.append(fits[0])
@@ -235,6 +242,12 @@ def _with_fits(group: Comparable, table: PaperTable) -> Comparable:
     order = list(registry.names("methods"))
     group.fits.sort(key=lambda fit: (_place(fit.spec["method"], order), fit.label, fit.backbone))
     return group
+
+
+def _without_abandoned(cells: list[Candidate]) -> list[Candidate]:
+    """Newest first, without those that never ran to an end in runs older than the newest result."""
+    newest = max((_age(one) for one in cells if one.found.outcome is not None), default=0)
+    return [one for one in cells if one.found.outcome or one.found.failure or _age(one) >= newest]
 
 
 def _place(name: str, order: Sequence[str]) -> int:

@@ -97,9 +97,11 @@ def _table(sheet: Sheet, rows: Sequence[Printed], names: list[str], columns: lis
 def _heading(sheet: Sheet, place: int, column: list[str]) -> str:
     """Group, name and unit on lines of their own, as wide as what stands below."""
     heading = sheet.headings[place]
-    lines = [text for text in (heading.group, *heading.name.split("_"), heading.unit) if text]
-    if not heading.group:
-        lines = [text for text in (heading.name, heading.unit) if text]
+    # A group's name stands above its first column.
+    first = place == 0 or sheet.headings[place - 1].group != heading.group
+    grouped = any(name for name, _ in sheet.groups)
+    lines = [heading.group if first else ""] if grouped else []
+    lines += [*(heading.name.split("_") if grouped else [heading.name]), *([heading.unit] if heading.unit else [])]
     width = max(map(cell_len, [*lines, *column]), default=0)
     return "\n".join(_fill(text, width, right=True) for text in lines)
 

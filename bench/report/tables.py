@@ -114,7 +114,7 @@ def _facts(table: PaperTable, group: Comparable | None, selection: Selection) ->
         facts.append(f"runs: {len(stamps)}, the newest {max(stamps) or 'not recorded'}")
         if group.older:
             cells = f"{group.older} cell{'s' * (group.older > 1)}"
-            facts.append(f"left out: {cells} of the same rows in settings that a newer run replaced")
+            facts.append(f"left out: {cells} of older runs: unfinished, or in settings that a newer run replaced")
     for reason, count in selection.left_out.items():
         facts.append(f"left out: {count} cell{'s' * (count > 1)} {reason} (--suite or --run shows all of a run)")
     if table.number == 1:

@@ -226,7 +226,7 @@ def test_the_newest_settings_of_a_row_count(maker):
     maker.invocation([old], "20260301-000000-000")
     sheet = paper_table(maker.store, 2)[0]
     assert value(field(sheet, "ours", "consistency", "resnet34")) == 61.0
-    assert "left out: 1 cell of the same rows in settings that a newer run replaced" in sheet.facts
+    assert "left out: 1 cell of older runs: unfinished, or in settings that a newer run replaced" in sheet.facts
     # Asked for again, the old ones are the newest wish.
     maker.invocation([old], "20260303-000000-000")
     assert value(field(paper_table(maker.store, 2)[0], "ours", "consistency", "resnet34")) == 60.0
@@ -261,6 +261,30 @@ def test_changed_settings_are_left_out_unless_a_run_is_named(maker):
     # The paper's number is about k = 3.
     assert field(of_run, "ours (k=9)", "stability", "resnet34").published is None
     assert value(field(paper_table(maker.store, 2, stamp="20260301-000000-000")[0], "ours", "accuracy", "resnet34"))
+
+
+def test_a_cell_that_a_grid_named_otherwise_is_the_method_all_the_same(maker):
+    """The newest request decides the label: k = 3, written out in a grid, is the default."""
+    label = "ours (k=3, refinement=lbfgs)"
+    cells = [
+        on_cub(maker, "ours", scores(80.0, 60.0, 70.0), label=label, settings={"k": 3}, changed=[]),
+        on_cub(maker, "ours", scores(82.0, 62.0, 72.0), settings={"k": 3}, changed=[], seed=1),
+        on_cub(maker, "ours", scores(1.0, 1.0, 1.0), label="ours (k=5)", settings={"k": 5}, changed=["k"]),
+    ]
+    maker.invocation(cells)
+    found = field(paper_table(maker.store, 2)[0], "ours", "consistency", "resnet34")
+    assert (value(found), found.entry.seeds) == (61.0, (0, 1))
+
+
+def test_cells_that_an_older_run_left_unfinished_are_forgotten_for_newer_results(maker):
+    unfinished, finished = on_cub(maker, "ours", seed=1), on_cub(maker, "ours", scores(80.0, 60.0, 70.0))
+    maker.invocation([unfinished], "20260301-000000-000")
+    maker.invocation([finished], "20260302-000000-000")
+    sheet = paper_table(maker.store, 2)[0]
+    assert field(sheet, "ours", "consistency", "resnet34").entry.notes == ()
+    # In the newest run it is what one waits for.
+    maker.invocation([unfinished, finished], "20260303-000000-000")
+    assert paper_table(maker.store, 2)[0].notes == ("seed 1 not finished",)
 
 
 def test_training_images_and_other_data_sets_stay_outside(maker):
