@@ -39,7 +39,7 @@ class PaperTable:
     """What one table of the paper is about.
 
     Attributes:
-        section: of the paper.
+        section: of the paper, or its appendix.
         caption: in this project's words.
         dataset: empty where the paper names none.
         images: of the paper's data, training and test; other counts mean that its numbers are about other images.
@@ -54,6 +54,11 @@ class PaperTable:
     images: tuple[int, int] | None
     metrics: tuple[str, ...]
     whole: bool = False
+
+    @property
+    def place(self) -> str:
+        """Where it stands in the paper."""
+        return f"{'section' if self.section[0].isdigit() else 'appendix'} {self.section}"
 
     @property
     def title(self) -> str:

@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from bench.report.sheet import Sheet
-from bench.report.shown import legend, printed, sections
+from bench.report.shown import has_best, printed, sections
 
 # Names, reasons and settings come from users and plugins: everything is escaped.
 _TEMPLATES = Environment(
@@ -26,7 +26,7 @@ def sheet_fragment(sheet: Sheet, suffix: str = "") -> str:
         anchor=f"table-{sheet.number}{suffix}",
         grouped=any(name for name, _ in sheet.groups),
         sections=sections(printed(sheet)),
-        legend=legend(sheet),
+        has_best=has_best(sheet),
         missing=missing,
     )
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import count
 
 from bench.report.sheet import Sheet
-from bench.report.shown import Shown, legend, printed, sections
+from bench.report.shown import Shown, has_best, printed, sections
 
 PREAMBLE = ("booktabs", "amssymb")
 """The packages that the tables need."""
@@ -36,7 +37,7 @@ _WIDE = 6
 def sheets_as_latex(sheets: Sequence[Sheet]) -> str:
     """One ``table`` environment for each sheet; tables of many columns span both columns of a page."""
     packages = " ".join(f"\\usepackage{{{name}}}" for name in PREAMBLE)
-    return "\n".join([f"% needs {packages}", "", *(_table(sheet) for sheet in sheets)])
+    return "\n".join([f"% needs {packages}", "", *map(_table, sheets, count())])
 
 
 def escape(text: str) -> str:
@@ -48,16 +49,16 @@ def escape(text: str) -> str:
     return "".join(_ESCAPED.get(letter) or (letter if ord(letter) <= _LATIN else "?") for letter in text)
 
 
-def _table(sheet: Sheet) -> str:
-    count = len(sheet.headings)
-    environment = "table*" if count > _WIDE else "table"
+def _table(sheet: Sheet, place: int) -> str:
+    columns = len(sheet.headings)
+    environment = "table*" if columns > _WIDE else "table"
     lines = [
         f"\\begin{{{environment}}}[t]",
         "\\centering",
         f"\\caption{{{escape(sheet.title)}}}",
-        f"\\label{{tab:paper-{sheet.number}}}",
-        *(["\\small", "\\setlength{\\tabcolsep}{3pt}"] if count > _WIDE else []),
-        f"\\begin{{tabular}}{{l{'r' * count}}}",
+        f"\\label{{tab:paper-{sheet.number}{f'-{place}' if place else ''}}}",
+        *(["\\small", "\\setlength{\\tabcolsep}{3pt}"] if columns > _WIDE else []),
+        f"\\begin{{tabular}}{{l{'r' * columns}}}",
         "\\toprule",
         *_head(sheet),
         "\\midrule",
@@ -71,7 +72,7 @@ def _table(sheet: Sheet) -> str:
         parts.append("\n".join(rows))
     lines += ["\n\\midrule\n".join(parts), "\\bottomrule", "\\end{tabular}", "\\par\\smallskip"]
     said = [f"\\textsuperscript{{{number}}} {escape(note)}" for number, note in enumerate(sheet.notes, 1)]
-    said += [f"\\textbf{{bold}}: {escape(text)}" for text in legend(sheet)]
+    said += ["\\textbf{bold}: best of the methods"] * has_best(sheet)
     said += [escape(text) for text in (*sheet.warnings, *sheet.facts)]
     lines += [
         "\\begin{minipage}{\\linewidth}\\footnotesize\\raggedright",
@@ -87,11 +88,11 @@ def _head(sheet: Sheet) -> list[str]:
     lines = []
     if any(name for name, _ in sheet.groups):
         cells, rules, place = [""], [], 2
-        for name, count in sheet.groups:
-            cells.append(f"\\multicolumn{{{count}}}{{c}}{{{escape(name)}}}")
+        for name, width in sheet.groups:
+            cells.append(f"\\multicolumn{{{width}}}{{c}}{{{escape(name)}}}")
             if name:
-                rules.append(f"\\cmidrule(lr){{{place}-{place + count - 1}}}")
-            place += count
+                rules.append(f"\\cmidrule(lr){{{place}-{place + width - 1}}}")
+            place += width
         lines += [" & ".join(cells) + " \\\\", " ".join(rules)]
     names = [escape(sheet.stub), *(f"{escape(one.name)}{_unit(one.unit)}" for one in sheet.headings)]
     return [*lines, " & ".join(names) + " \\\\"]

@@ -12,11 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.report.sheet import Sheet
-from bench.report.shown import Printed, Shown, legend, printed
+from bench.report.shown import Printed, Shown, has_best, printed
 
 _SUPERSCRIPT = str.maketrans("0123456789,", "⁰¹²³⁴⁵⁶⁷⁸⁹˒")
 _BELOW = "  "
-_GAP = 2
+_GAP = 3
+"""Blanks that rich puts between columns."""
 
 
 def sheets_as_text(sheets: Sequence[Sheet], console: Console) -> None:
@@ -32,7 +33,7 @@ def sheets_as_text(sheets: Sequence[Sheet], console: Console) -> None:
         said = [("! ", warning, "yellow") for warning in sheet.warnings]
         said += [("", "", "")] if said else []
         said += [(f"{_raised((number,))} ", note, "dim") for number, note in enumerate(sheet.notes, 1)]
-        said += [("* ", text, "dim") for text in legend(sheet)]
+        said += [("* ", "best of the methods", "dim")] * has_best(sheet)
         said += [("  ", fact, "dim") for fact in sheet.facts]
         for mark, text, style in said:
             console.print(Text(_hanging(mark, text, console.width), style=style))
@@ -70,7 +71,7 @@ def _markdown(sheet: Sheet) -> list[str]:
     for warning in sheet.warnings:
         lines += [f"> {warning}", ""]
     said = [f"{_raised((number,))} {note}" for number, note in enumerate(sheet.notes, 1)]
-    said += [f"**bold**: {text}" for text in legend(sheet)]
+    said += ["**bold**: best of the methods"] * has_best(sheet)
     lines += [f"- {text}" for text in [*said, *sheet.facts]]
     lines += [_as_code(text) for text in sheet.missing]
     return [*lines, ""]

@@ -65,10 +65,9 @@ def sections(rows: list[Printed]) -> list[list[Printed]]:
     return found
 
 
-def legend(sheet: Sheet) -> list[str]:
-    """What the marks of the sheet mean, where it has any."""
-    fields = [field for row in sheet.rows for field in row.fields]
-    return ["best of the methods"] if any(field.entry is not None and field.entry.best for field in fields) else []
+def has_best(sheet: Sheet) -> bool:
+    """Whether some place stands out."""
+    return any(field.entry is not None and field.entry.best for row in sheet.rows for field in row.fields)
 
 
 def _rows(name: str, role: Role, fields: tuple[Field, ...]) -> Iterator[Printed]:

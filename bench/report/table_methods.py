@@ -125,7 +125,8 @@ def _best(fields: Sequence[Field]) -> Field:
     entry = max(entries, key=lambda one: one.value or 0.0) if entries else None
     said = max(theirs, key=lambda one: one.value or 0.0) if theirs else None
     plain = None if entry is None else Entry("ok", entry.value, entry.spread, entry.seeds)
-    return Field(plain, said, comparable=fields[0].comparable)
+    # The two are the best of different rows where not all were measured.
+    return Field(plain, said, comparable=False)
 
 
 def _margin(own: Field, best: Field) -> Field:

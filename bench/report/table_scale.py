@@ -120,15 +120,16 @@ def _published_memory() -> str:
 def _entry(one: Mapping[str, Any] | None, key: str, size: float, notes: list[str]) -> Entry | None:
     if one is None:
         return None
-    said = None
+    said = []
     if one["status"] != "ok":
         state = "out of memory" if one["status"] == "oom" else "failed"
-        said = f"{state}: {one['reason']}"
+        said.append(f"{state}: {one['reason']}")
     elif "larger_batch" in one:
-        said = f"measured with one image at a time; {one['larger_batch']['reason']}"
-    if said and said not in notes:
-        notes.append(said)
-    numbers = (notes.index(said) + 1,) if said else ()
+        said.append(f"measured with one image at a time; {one['larger_batch']['reason']}")
+    if one.get("of_the_black_box"):
+        said.append("trains the black box")
+    notes += [note for note in said if note not in notes]
+    numbers = tuple(notes.index(note) + 1 for note in said)
     if one["status"] != "ok":
         return Entry(one["status"], notes=numbers)
     return Entry("ok", one[key] / size, notes=numbers)

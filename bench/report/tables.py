@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from bench.contract import RequestError
 from bench.report.facts import describe_block, distinguish
 from bench.report.paper import SOURCE, TABLES, PaperTable, published
 from bench.report.selection import Comparable, Selection, select
-from bench.report.sheet import Sheet
+from bench.report.sheet import Field, Row, Sheet
 from bench.report.table_axioms import axioms
-from bench.report.table_methods import by_backbone
+from bench.report.table_methods import by_backbone, is_prior
 from bench.report.table_refinement import refinement, stage
 from bench.report.table_scale import accuracies, memory
 from bench.store import Store
@@ -83,7 +84,7 @@ def _sheet(store: Store, table: PaperTable, group: Comparable | None, title: str
         tuple(rows),
         tuple(notes),
         (*_cautions(table, group), *warnings),
-        tuple(_facts(table, group, selection)),
+        tuple(_facts(table, group, selection, rows)),
         tuple(_missing(store, table, group)),
     )
 
@@ -104,7 +105,7 @@ def _cautions(table: PaperTable, group: Comparable | None) -> list[str]:
     return found
 
 
-def _facts(table: PaperTable, group: Comparable | None, selection: Selection) -> list[str]:
+def _facts(table: PaperTable, group: Comparable | None, selection: Selection, rows: Sequence[Row]) -> list[str]:
     facts = []
     if group is not None:
         specs = [one.found.spec for fit in group.fits for one in fit.candidates]
@@ -120,8 +121,24 @@ def _facts(table: PaperTable, group: Comparable | None, selection: Selection) ->
     if table.number == 1:
         tick = "✓: the residual behind it is at most the metric's tolerance; ×: it is above"
         facts.append(f"{tick}; the paper argues its ticks and measures none")
-    facts.append(f"paper: {SOURCE}, section {table.section}; difference: measured less published")
+    if any(row.role == "summary" for row in rows):
+        said = {
+            "measured": [row.name for row in rows if _is_prior(row) and any(_measured(one) for one in row.fields)],
+            "published": [row.name for row in rows if _is_prior(row) and any(one.published for one in row.fields)],
+        }
+        among = [f"{kind} among {', '.join(names)}" for kind, names in said.items() if names]
+        facts.append(f"best prior: the best of the rows that are not ours, {'; '.join(among)}")
+    differs = any(one.difference is not None for row in rows for one in row.fields)
+    facts.append(f"paper: {SOURCE}, {table.place}{'; difference: measured less published' * differs}")
     return facts
+
+
+def _is_prior(row: Row) -> bool:
+    return row.role == "method" and is_prior(row.name)
+
+
+def _measured(field: Field) -> bool:
+    return field.entry is not None and field.entry.value is not None
 
 
 def _missing(store: Store, table: PaperTable, group: Comparable | None) -> list[str]:
@@ -132,19 +149,15 @@ def _missing(store: Store, table: PaperTable, group: Comparable | None) -> list[
     for fit in group.fits:
         deciding = {one.found.name: one for metric in table.metrics for one in fit.deciding(metric)}
         for one in deciding.values():
-            if one.found.outcome is None:
-                spec, failure = one.found.spec, one.found.failure
-                state = {None: "not finished", "oom": "out of memory"}.get(
-                    failure["status"] if failure else None, "failed"
-                )
+            failure = one.found.failure
+            # Out of memory is a result, as in the paper.
+            if one.found.outcome is None and (failure is None or failure["status"] != "oom"):
+                spec, state = one.found.spec, "failed" if failure else "not finished"
                 where = f", {fit.backbone}" if fit.backbone else ""
                 again[state, one.command].append(f"{fit.label}{where}, seed {spec['seed']}")
     for (state, command), cells in again.items():
         found.append(f"{state} ({'; '.join(cells)}): {command}")
-    absent = _absent_stages(group) if table.number == 4 else _absent_methods(table, group)
-    if absent:
-        options, names = absent
-        found.append(f"not run ({'; '.join(names)}): {_command(store, table, group, options)}")
+    found += _not_run(store, table, group)
     methods = list(dict.fromkeys(one.method for one in published(2 if table.number == 1 else table.number)))
     unknown = [name for name in methods if name not in registry.names("methods")]
     if unknown:
@@ -152,36 +165,29 @@ def _missing(store: Store, table: PaperTable, group: Comparable | None) -> list[
     return found
 
 
-def _absent_methods(table: PaperTable, group: Comparable) -> tuple[list[str], list[str]] | None:
-    """Methods of the paper that the harness has and that were not run on a backbone of the sheet."""
+def _not_run(store: Store, table: PaperTable, group: Comparable) -> list[str]:
+    """What the paper has, the harness could run and nobody asked for, backbone by backbone."""
     known = registry.names("methods")
-    printed = published(2 if table.number == 1 else table.number)
-    methods = list(dict.fromkeys(one.method for one in printed if one.method in known))
-    there = {(fit.spec["method"], fit.backbone) for fit in group.fits}
-    backbones = _backbones(table, group)
-    absent = {name: [one for one in backbones if (name, one) not in there] for name in methods}
-    absent = {name: lacking for name, lacking in absent.items() if lacking}
-    if not absent:
-        return None
-    names = [name if lacking == backbones and len(backbones) > 1 else f"{name}, {', '.join(lacking)}"
-             for name, lacking in absent.items()]  # fmt: skip
-    lacking = [one for one in backbones if any(one in few for few in absent.values())]
-    return ["--methods", ",".join(absent), "--backbones", ",".join(lacking)], names
-
-
-def _absent_stages(group: Comparable) -> tuple[list[str], list[str]] | None:
-    there = {
-        (int(fit.spec["settings"]["k"]), stage(fit.spec["settings"]), fit.backbone)
-        for fit in group.fits
-        if fit.role == "method"
-    }
-    backbones = _backbones(TABLES[4], group)
-    wanted = dict.fromkeys((one.k or 0, one.stage, backbone) for one in published(4) for backbone in backbones)
-    absent = [one for one in wanted if one not in there]
-    if not absent:
-        return None
-    lacking = list(dict.fromkeys(backbone for _, _, backbone in absent))
-    return ["--backbones", ",".join(lacking)], [f"k={k} {which}, {backbone}" for k, which, backbone in absent]
+    if table.number == 4:
+        wanted = list(dict.fromkeys(f"k={one.k} {one.stage}" for one in published(4)))
+        fits = [fit for fit in group.fits if fit.role == "method"]
+        there = {(f"k={fit.spec['settings']['k']} {stage(fit.spec['settings'])}", fit.backbone) for fit in fits}
+    else:
+        printed = published(2 if table.number == 1 else table.number)
+        wanted = list(dict.fromkeys(one.method for one in printed if one.method in known))
+        there = {(fit.spec["method"], fit.backbone) for fit in group.fits}
+    lacking = {name: [one for one in wanted if (one, name) not in there] for name in _backbones(table, group)}
+    lacking = {name: names for name, names in lacking.items() if names}
+    if not lacking:
+        return []
+    whole = [name for name, names in lacking.items() if names == wanted]
+    told = [f"{name}: {', '.join(names)}" for name, names in lacking.items() if names != wanted]
+    told += [f"all on {', '.join(whole)}"] if whole else []
+    methods = [one for one in wanted if any(one in names for names in lacking.values())]
+    options = [] if table.number == 4 else ["--methods", ",".join(methods)]
+    return [
+        f"not run ({'; '.join(told)}): {_command(store, table, group, [*options, '--backbones', ','.join(lacking)])}"
+    ]
 
 
 def _backbones(table: PaperTable, group: Comparable) -> list[str]:
