@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.report.sheet import Sheet
-from bench.report.shown import Printed, Shown, has_best, printed
+from bench.report.shown import Printed, Shown, has_best, parts, printed
 
 _SUPERSCRIPT = str.maketrans("0123456789,", "⁰¹²³⁴⁵⁶⁷⁸⁹˒")
 _BELOW = "  "
@@ -27,8 +27,9 @@ def sheets_as_text(sheets: Sequence[Sheet], console: Console) -> None:
         names = [f"{_BELOW * row.below}{row.name}" for row in rows]
         columns = [_aligned([row.places[place] for row in rows], ("", "*")) for place in range(len(sheet.headings))]
         heads = [_heading(sheet, place, column) for place, column in enumerate(columns)]
+        sizes = [max(map(cell_len, head.splitlines())) + _GAP for head in heads]
         console.print(Text(sheet.title, style="bold"))
-        for part in _parts(sheet, heads, max(map(cell_len, [sheet.stub, *names])), console.width):
+        for part in parts(sheet, sizes, max(map(cell_len, [sheet.stub, *names])), console.width - _GAP):
             console.print(_table(sheet, rows, names, [(heads[place], columns[place]) for place in part]))
         said = [("! ", warning, "yellow") for warning in sheet.warnings]
         said += [("", "", "")] if said else []
@@ -105,22 +106,6 @@ def _heading(sheet: Sheet, place: int, column: list[str]) -> str:
     lines += [*(heading.name.split("_") if grouped else [heading.name]), *([heading.unit] if heading.unit else [])]
     width = max(map(cell_len, [*lines, *column]), default=0)
     return "\n".join(_fill(text, width, right=True) for text in lines)
-
-
-def _parts(sheet: Sheet, heads: list[str], stub: int, width: int) -> list[list[int]]:
-    """Columns that fit beside each other: groups are not torn apart unless one alone is too wide."""
-    sizes = [max(map(cell_len, head.splitlines())) + _GAP for head in heads]
-    parts: list[list[int]] = [[]]
-    place = 0
-    for name, count in sheet.groups:
-        group = list(range(place, place + count))
-        for piece in [group] if name else [[one] for one in group]:
-            used = stub + sum(sizes[one] for one in [*parts[-1], *piece])
-            if parts[-1] and used + _GAP > width:
-                parts.append([])
-            parts[-1] += piece
-        place += count
-    return parts
 
 
 def _aligned(places: Sequence[Shown], mark: tuple[str, str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.report.sheet import Field, Role, Sheet
@@ -62,6 +62,27 @@ def sections(rows: list[Printed]) -> list[list[Printed]]:
             found[-1].append(row)
         else:
             found.append([row])
+    return found
+
+
+def parts(sheet: Sheet, sizes: Sequence[int], stub: int, width: int) -> list[list[int]]:
+    """Columns that fit beside each other and the rows' names; groups are not torn apart.
+
+    Args:
+        sheet: whose columns they are.
+        sizes: of each column, with the blanks beside it.
+        stub: size of the names.
+        width: of all there is; a group that is wider stands alone.
+    """
+    found: list[list[int]] = [[]]
+    place = 0
+    for name, count in sheet.groups:
+        group = list(range(place, place + count))
+        for piece in [group] if name else [[one] for one in group]:
+            if found[-1] and stub + sum(sizes[one] for one in [*found[-1], *piece]) > width:
+                found.append([])
+            found[-1] += piece
+        place += count
     return found
 
 
