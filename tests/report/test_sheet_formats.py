@@ -176,7 +176,7 @@ def test_markup_in_names_and_reasons_stays_text(hostile: Store) -> None:
     assert "<script" not in html
     assert html.count("&lt;script&gt;alert(1)") >= 2
     latex = written(hostile, 2, "latex", suite="odd")
-    assert latex.count("\\end{tabular}") == latex.count("\\begin{tabular}") == 1
+    assert latex.count("\\end{tabular}") == latex.count("\\begin{tabular}") == latex.count("part ")
     assert "\\textbackslash{}end\\{tabular\\}" in latex
     assert "[/bold]" not in written(hostile, 2, "text", suite="odd")
 
@@ -204,7 +204,15 @@ def test_unknown_formats_are_refused(store: Store) -> None:
 def test_latex_escapes_are_ascii_and_pages_carry_their_title(store: Store) -> None:
     assert escape("a\u2713\u2212\u00b1\u2026é") == "a$\\checkmark$$-$$\\pm$\\ldots{}é"
     assert "<title>Table 2</title>" in sheets_as_html(paper_table(store, 2), "Table 2")
-    assert sheets_as_latex(paper_table(store, 1)).count("\\begin{table}") == 1
+    assert escape("--run") == "-{}-run"
+
+
+def test_latex_is_folded_where_a_page_is_too_narrow(store: Store) -> None:
+    wide, narrow = sheets_as_latex(paper_table(store, 2)), sheets_as_latex(paper_table(store, 5))
+    assert wide.count("\\begin{table*}") == 3
+    assert [f"tab:paper-2{part}" in wide for part in "abcd"] == [True, True, True, False]
+    assert narrow.count("\\begin{table}") == 1
+    assert "\\label{tab:paper-5}" in narrow
 
 
 def test_examples() -> None:
