@@ -15,6 +15,7 @@ from bench.store import Store
 
 _OWN_IDENTITY = ("seed", "metrics")
 _RANK = {"ok": 0, "n/a": 1, "oom": 2, "failed": 2, "missing": 3}
+_NOT_ASKED = 4
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,13 @@ class Fit:
         return self.spec["backbone"] or ""
 
     def deciding(self, metric: str) -> list[Candidate]:
-        """The cell that speaks for each seed: one with a value, else one that says why there is none; the newest."""
+        """The cell that speaks for each seed: one with a value, else one that says why there is none; the newest.
+
+        Where the metric was asked for in some cells, those in which it was not have nothing to say.
+        """
         chosen: dict[int, Candidate] = {}
-        ordered = sorted(self.candidates, key=lambda one: (_rank(one.found, metric), -_age(one)))
+        asked = [one for one in self.candidates if _rank(one.found, metric) < _NOT_ASKED]
+        ordered = sorted(asked or self.candidates, key=lambda one: (_rank(one.found, metric), -_age(one)))
         for one in ordered:
             chosen.setdefault(one.found.spec["seed"], one)
         return [chosen[seed] for seed in sorted(chosen)]
@@ -260,7 +265,7 @@ def _measured(fit: Fit, table: PaperTable) -> int:
 
 def _rank(found: Found, metric: str) -> int:
     if metric not in found.spec["metrics"] and metric not in found.written["not_applicable"]:
-        return 4
+        return _NOT_ASKED
     return _RANK[found.score(metric)[0]]
 
 

@@ -89,9 +89,11 @@ def _tabular(sheet: Sheet, rows: Sequence[Printed], columns: Sequence[int]) -> l
     for section in sections(rows):
         lines = []
         for row in section:
+            if not any(row.places[column].text for column in columns):
+                continue  # the paper has nothing in these columns
             name = f"\\quad {escape(row.name)}" if row.below else escape(row.name)
             lines.append(" & ".join([name, *(_place(row.places[column]) for column in columns)]) + " \\\\")
-        bodies.append("\n".join(lines))
+        bodies += ["\n".join(lines)] if lines else []
     return [
         f"\\begin{{tabular}}{{l{'r' * len(columns)}}}",
         "\\toprule",

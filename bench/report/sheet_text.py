@@ -90,6 +90,8 @@ def _table(sheet: Sheet, rows: Sequence[Printed], names: list[str], columns: lis
     for head, _ in columns:
         table.add_column(Text(head), no_wrap=True, vertical="bottom")
     for place, (row, name) in enumerate(zip(rows, names, strict=True)):
+        if not any(texts[place].strip() for _, texts in columns):
+            continue  # the paper has nothing in these columns
         last = place + 1 == len(rows) or rows[place + 1].role != row.role
         style = "dim" if row.below else ""
         table.add_row(Text(name, style), *(Text(texts[place], style) for _, texts in columns), end_section=last)
@@ -103,7 +105,7 @@ def _heading(sheet: Sheet, place: int, column: list[str]) -> str:
     first = place == 0 or sheet.headings[place - 1].group != heading.group
     grouped = any(name for name, _ in sheet.groups)
     lines = [heading.group if first else ""] if grouped else []
-    lines += [*(heading.name.split("_") if grouped else [heading.name]), *([heading.unit] if heading.unit else [])]
+    lines += [heading.name, *([heading.unit] if heading.unit else [])]
     width = max(map(cell_len, [*lines, *column]), default=0)
     return "\n".join(_fill(text, width, right=True) for text in lines)
 

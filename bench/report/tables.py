@@ -144,14 +144,19 @@ def _measured(field: Field) -> bool:
 def _missing(store: Store, table: PaperTable, group: Comparable | None) -> list[str]:
     found = []
     if group is None:
-        return [f"nothing is measured yet: python -m bench run --suite table{table.number} --data-root DIR"]
+        suite = f"python -m bench run --suite table{table.number}"
+        return [
+            f"nothing is measured yet: {suite} --data-root DIR",
+            f"on small data: {suite}_small --data-root DIR --weights mobilenet_v2=FILE",
+        ]
     again: dict[tuple[str, str], list[str]] = defaultdict(list)
     for fit in group.fits:
         deciding = {one.found.name: one for metric in table.metrics for one in fit.deciding(metric)}
         for one in deciding.values():
             failure = one.found.failure
             # Out of memory is a result, as in the paper.
-            if one.found.outcome is None and (failure is None or failure["status"] != "oom"):
+            nothing_to_do = not one.found.spec["metrics"] or (failure is not None and failure["status"] == "oom")
+            if one.found.outcome is None and not nothing_to_do:
                 spec, state = one.found.spec, "failed" if failure else "not finished"
                 where = f", {fit.backbone}" if fit.backbone else ""
                 again[state, one.command].append(f"{fit.label}{where}, seed {spec['seed']}")
@@ -214,6 +219,8 @@ def _command(store: Store, table: PaperTable, group: Comparable, options: list[s
     arguments = ["python", "-m", "bench", "run", "--suite", f"table{table.number}", *options]
     arguments += ["--datasets", dataset] if dataset != (table.dataset or "cub") else []
     arguments += ["--recipe", recipes[0]] if recipes else []
+    folder = written["where"].get("folder")
+    arguments += ["--set", f"{dataset}.folder={folder}"] if recipes and folder else []
     arguments += ["--data-root", written["where"]["data_root"] or "DIR"] if dataset != "demo" else []
     arguments += [part for name in asked if name in weights for part in ("--weights", f"{name}={weights[name]}")]
     return shlex.join(arguments)

@@ -285,6 +285,24 @@ def test_cells_that_an_older_run_left_unfinished_are_forgotten_for_newer_results
     assert paper_table(maker.store, 2)[0].notes == ("seed 1 not finished",)
 
 
+def test_seeds_that_were_not_asked_for_a_metric_are_not_missed(maker):
+    more = [on_cub(maker, "ours", {"accuracy": 90.0}, metrics=ACCURACY, seed=seed) for seed in (1, 2)]
+    maker.invocation([on_cub(maker, "ours", scores(81.0, 60.0, 70.0)), *more])
+    sheet = paper_table(maker.store, 2)[0]
+    assert field(sheet, "ours", "consistency", "resnet34").entry.seeds == (0,)
+    assert field(sheet, "ours", "accuracy", "resnet34").entry.seeds == (0, 1, 2)
+    assert sheet.notes == ()
+
+
+def test_a_cell_with_nothing_to_measure_is_not_waited_for(maker):
+    refused = {"accuracy": "constant predicts no class"}
+    control = on_cub(
+        maker, "constant", metrics=ACCURACY, not_applicable=refused, role="control", dataset="cars", backbone=None
+    )
+    maker.invocation([on_cub(maker, "ours", {"accuracy": 1.0}, metrics=ACCURACY, dataset="cars"), control])
+    assert not any("constant" in text for text in paper_table(maker.store, 5)[0].missing)
+
+
 def test_training_images_and_other_data_sets_stay_outside(maker):
     maker.invocation([on_cub(maker, "ours", scores(1.0, 2.0, 3.0), dataset="demo")])
     sheet = paper_table(maker.store, 2)[0]
