@@ -28,6 +28,10 @@ def sheets_as_text(sheets: Sequence[Sheet], console: Console) -> None:
         columns = [_aligned([row.places[place] for row in rows], ("", "*")) for place in range(len(sheet.headings))]
         heads = [_heading(sheet, place, column) for place, column in enumerate(columns)]
         sizes = [max(map(cell_len, head.splitlines())) + _GAP for head in heads]
+        columns = [
+            [_fill(text, size - _GAP, right=True) for text in column]
+            for size, column in zip(sizes, columns, strict=True)
+        ]
         console.print(Text(sheet.title, style="bold"))
         for part in parts(sheet, sizes, max(map(cell_len, [sheet.stub, *names])), console.width - _GAP):
             console.print(_table(sheet, rows, names, [(heads[place], columns[place]) for place in part]))
