@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -110,20 +109,22 @@ def run(
     from bench import config, environment, launch
     from bench.contract import RequestError
     from bench.memory import check_limit
-    from bench.plan import Context, plan
+    from bench.plan import Context, plan_all
     from bench.progress import ConsoleProgress
     from bench.report import report as render
-    from bench.store import Store
+    from bench.store import Store, new_stamp
 
-    values: dict[str, Any] = config.read_suite(suite) if suite else {}
-    values.update({name: value for name, value in fields.items() if value not in (None, ())})
-    for name in ("methods", "datasets"):
-        if not values.get(name):
-            known = "ours,protopnet" if name == "methods" else "demo"
-            raise RequestError(f"no {name} given: --{name} {known}, or --suite NAME ({', '.join(config.suites())})")
-    for name, found in zip(("overrides", "grid"), config.parse_overrides(pairs), strict=True):
-        values[name] = {**(values.get(name) or {}), **found}
-    request = config.validate(config.Request, values, "run")
+    single, several = config.parse_overrides(pairs)
+    requests = []
+    for values in config.read_suites(suite) if suite else [{}]:
+        values.update({name: value for name, value in fields.items() if value not in (None, ())})
+        for name in ("methods", "datasets"):
+            if not values.get(name):
+                known = "ours,protopnet" if name == "methods" else "demo"
+                raise RequestError(f"no {name} given: --{name} {known}, or --suite NAME ({', '.join(config.suites())})")
+        for name, found in (("overrides", single), ("grid", several)):
+            values[name] = {**(values.get(name) or {}), **found}
+        requests.append(config.validate(config.Request, values, "run"))
     chosen = environment.pick_device(device)
     check_limit(chosen, memory_limit)
     home = environment.home()
@@ -131,7 +132,7 @@ def run(
     console = Console()
     with ConsoleProgress(console) as progress:
         context = Context(home, progress, data_root, weights, tuple(str(file.resolve()) for file in plugins))
-        cells = plan(request, context)
+        cells = plan_all(requests, context)
         if dry_run:
             _print_plan(console, cells, store)
             return
@@ -140,9 +141,9 @@ def run(
             return f"BENCH_HOME={shlex.quote(str(home))} python -m bench cell {shlex.quote(str(store.cell(name).path))}"
 
         launch.write_down(cells, store, lambda cell: repeat(cell.spec.id))
-        stamp = time.strftime("%Y%m%d-%H%M%S") + f"-{time.time_ns() // 1_000_000 % 1000:03d}"
+        stamp = new_stamp()
         command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
-        content = {"suite": request.suite, "command": command, "cells": [cell.spec.id for cell in cells]}
+        content = {"suite": requests[0].suite, "command": command, "cells": [cell.spec.id for cell in cells]}
         store.record_invocation(stamp, {**content, "device": str(chosen)})
         summary = launch.inline(
             cells, store, home, chosen, progress, rerun=existing == "rerun", memory_limit=memory_limit
@@ -304,18 +305,40 @@ def show(name: str, out: Path | None) -> None:
 
 
 @main.command()
-@click.option("--suite", help="Newest run of this suite; default: the newest run of all.")
-@click.option("--format", "fmt", type=click.Choice(["text", "md"]), default="text", show_default=True)
+@click.option("--table", type=click.IntRange(1, 6), help="One of the paper's tables, its numbers beside the measured.")
+@click.option("--suite", help="Newest run of this suite.")
+@click.option("--run", "stamp", metavar="STAMP", help="This run; tables say which runs there are.")
+@click.option(
+    "--format", "fmt", type=click.Choice(["text", "md", "latex", "html", "csv"]), default="text", show_default=True
+)
 @click.option("--intervals", is_flag=True, help="95 % bootstrap intervals beside the values.")
 @options.home
 @options.plugin
-def report(suite: str | None, fmt: str, intervals: bool, out: Path | None, plugins: tuple[Path, ...]) -> None:
-    """Print the comparison table of the newest run; `bench compare` says which differences in it hold."""
+def report(
+    table: int | None,
+    suite: str | None,
+    stamp: str | None,
+    fmt: str,
+    intervals: bool,
+    out: Path | None,
+    plugins: tuple[Path, ...],
+) -> None:
+    """Print the comparison table of a run, or a table of the paper.
+
+    Without --suite and --run, the comparison is that of the newest run, and a table of the paper has the newest
+    cells of the whole store. latex, html and csv are for the paper's tables. `bench compare` says which differences
+    hold.
+    """
     from bench import environment
     from bench.report import report as render
+    from bench.report import report_table
     from bench.store import Store
 
-    render(Store(out or environment.home()), suite=suite, fmt=fmt, console=Console(), intervals=intervals)
+    store = Store(out or environment.home())
+    if table is None:
+        render(store, suite=suite, fmt=fmt, console=Console(), stamp=stamp, intervals=intervals)
+    else:
+        report_table(store, table, fmt, Console(), stamp, suite, intervals)
 
 
 @main.command()

@@ -63,6 +63,7 @@ def _note(message: str) -> None:
     help="Such as 24GiB; default on a CPU: three quarters of what is free.",
 )
 @options.device
+@options.home
 @options.plugin
 @_JSON
 def scale(
@@ -74,6 +75,7 @@ def scale(
     steps: int,
     memory_limit: int | None,
     device: str,
+    out: Path | None,
     plugins: tuple[Path, ...],
     as_json: bool,
 ) -> None:
@@ -81,11 +83,12 @@ def scale(
 
     Parameters, activations, peak memory of a training step and of inference, images per second; each in a process of
     its own. What does not fit is measured again with one image at a time. Where a method also has the form of its
-    published code, that is a row of its own.
+    published code, that is a row of its own. The results are kept; `bench report --table 3` shows the newest.
     """
     from bench import environment
     from bench.scale import as_text
     from bench.scale import scale as measure
+    from bench.store import Store, new_stamp
 
     chosen = environment.pick_device(device)
     _ready(backbone, size)
@@ -94,6 +97,7 @@ def scale(
         methods, classes, backbone, chosen,
         batch_size=batch, size=size, steps=steps, memory_limit=memory_limit, plugins=files, note=_note,
     )  # fmt: skip
+    Store(out or environment.home()).record_scale(new_stamp(), result)
     click.echo(json.dumps(result, indent=1) if as_json else as_text(result))
     failed = any(one["status"] == "failed" for row in result["rows"] for one in row.values() if isinstance(one, dict))
     sys.exit(1 if failed else 0)

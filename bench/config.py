@@ -105,15 +105,33 @@ def suites() -> list[str]:
     return sorted(file.stem for file in (CONFIGS / "suites").glob("*.yaml"))
 
 
-def read_suite(name: str) -> dict[str, Any]:
-    """The fields of a suite.
+def read_suites(name: str, within: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """The fields of a suite: one request, or one for each suite that it ``includes``, all under its own name.
+
+    A suite that ``extends`` another takes over its fields; ``overrides`` are added to the other's.
+
+    Args:
+        name: of the file in ``configs/suites``.
+        within: suites that lead to this one.
 
     Raises:
-        RequestError: for an unknown name, with the nearest one.
+        RequestError: for an unknown name, with the nearest one, or where suites lead in a circle.
     """
     if name not in suites():
         raise RequestError(f"unknown suite {name!r}{registry.nearest(name, suites())}")
-    return {"suite": name, **read_yaml(CONFIGS / "suites" / f"{name}.yaml")}
+    trail = (*within, name)
+    if name in within:
+        raise RequestError(f"suite {name} extends or includes itself: {' > '.join(trail)}")
+    content = read_yaml(CONFIGS / "suites" / f"{name}.yaml")
+    extended, included = content.pop("extends", None), content.pop("includes", None)
+    parts: list[dict[str, Any]] = [{}]
+    if included or extended:
+        parts = [part for other in included or [extended] for part in read_suites(other, trail)]
+    found = []
+    for part in parts:
+        overrides = {**(part.get("overrides") or {}), **(content.get("overrides") or {})}
+        found.append({**part, **content, **({"overrides": overrides} if overrides else {}), "suite": name})
+    return found
 
 
 def parse_overrides(pairs: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:

@@ -6,8 +6,8 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +74,19 @@ class Where:
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A cell with what is needed to run and to print it."""
+    """A cell with what is needed to run and to print it.
+
+    Attributes:
+        label: the method and what was said about it; the same cell may be asked for under another one.
+        changed: the settings that are not those of the recipe.
+    """
 
     spec: CellSpec
     where: Where
     label: str
     role: str
     recipe: str
+    changed: tuple[str, ...]
     not_applicable: dict[str, dict[str, str]]
 
 
@@ -151,6 +157,31 @@ def plan(request: Request, context: Context) -> list[PlannedCell]:
     return cells
 
 
+def plan_all(requests: Sequence[Request], context: Context) -> list[PlannedCell]:
+    """The cells of several requests, each once.
+
+    Raises:
+        RequestError: about everything that is wrong with any of them, a line each.
+    """
+    if len(requests) == 1:
+        return plan(requests[0], context)
+    used = {name for request in requests for name in request.backbones}
+    if unused := sorted(context.weights.keys() - used):
+        raise RequestError(f"--weights {unused[0]}=...: this run uses {', '.join(sorted(used))}")
+    cells: dict[str, PlannedCell] = {}
+    problems: list[str] = []
+    for request in requests:
+        own = {name: file for name, file in context.weights.items() if name in request.backbones}
+        try:
+            for cell in plan(request, replace(context, weights=own)):
+                cells.setdefault(cell.spec.id, cell)
+        except RequestError as error:
+            problems.append(str(error))
+    if problems:
+        raise RequestError("\n".join(dict.fromkeys(problems)))
+    return list(cells.values())
+
+
 def _with_controls(request: Request) -> list[str]:
     added = [name for name, entry in registry.names("methods").items() if entry.role != "method"]
     return list(dict.fromkeys([*request.methods, *(added if request.controls else [])]))
@@ -201,7 +232,9 @@ def _cells_of(
             method = loaded[name]
             method_file = CONFIGS / "methods" / f"{name}.yaml"
             preset = {f"{name}.{key}": value for key, value in _preset("methods", name).items()}
+            usual = config.from_recipe(method_file, method.Config, recipe, own | preset, name).model_dump(mode="json")
             method_config = config.from_recipe(method_file, method.Config, recipe, own | preset | overrides, name)
+            method_settings = method_config.model_dump(mode="json")
             given = method_config.given if isinstance(method_config, NetworkSettings) else {}
             if given:
                 registry.load("checkpoints", name).check(name, method_config, sizes)
@@ -214,7 +247,7 @@ def _cells_of(
                 spec=CellSpec(
                     method=name,
                     method_version=method.version,
-                    settings=method_config.model_dump(mode="json"),
+                    settings=method_settings,
                     dataset=dataset_name,
                     data_digest=dataset.digest,
                     protocol=settings.protocol.model_dump(mode="json"),
@@ -239,6 +272,7 @@ def _cells_of(
                 label=_label(name, {**overrides, **{f"{name}.{key}": value.path.name for key, value in given.items()}}),
                 role=methods[name].role,
                 recipe=recipe,
+                changed=tuple(key for key, value in method_settings.items() if usual[key] != value),
                 not_applicable=not_applicable,
             )
 
@@ -332,6 +366,7 @@ def describe(cell: PlannedCell, command: str) -> dict[str, Any]:
         "label": cell.label,
         "role": cell.role,
         "recipe": cell.recipe,
+        "changed": list(cell.changed),
         "not_applicable": cell.not_applicable,
         "command": command,
         "bench_version": bench.__version__,

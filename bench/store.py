@@ -5,6 +5,7 @@ cells/ID/work/          checkpoints and half-finished files of a cell that runs 
 cells/ID/failure.json   why the last attempt ended, where it failed
 cells/ID/result/        everything that came out; it appears in one step, when it is complete
 invocations/STAMP.json  one call of `run`: its suite, its command line, its cells
+scale/STAMP.json        one call of `scale`: what methods take, measured without data
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,6 +45,11 @@ class Row:
     unit: str
     status: Status
     reason: str
+
+
+def new_stamp() -> str:
+    """The name of a call that begins now; later ones sort behind earlier ones."""
+    return time.strftime("%Y%m%d-%H%M%S") + f"-{time.time_ns() // 1_000_000 % 1000:03d}"
 
 
 def write_json(file: Path, content: Any) -> None:
@@ -171,8 +178,18 @@ class Store:
 
     def invocations(self) -> dict[str, dict[str, Any]]:
         """All calls of ``run``, oldest first: stamp -> content."""
-        files = sorted((self.root / "invocations").glob("[!.]*.json"))
-        return {file.stem: _read(file) for file in files}
+        return self._records("invocations")
+
+    def record_scale(self, stamp: str, content: Mapping[str, Any]) -> None:
+        """Remember what one call of ``scale`` measured."""
+        write_json(self.root / "scale" / f"{stamp}.json", dict(content))
+
+    def scales(self) -> dict[str, dict[str, Any]]:
+        """All calls of ``scale``, oldest first: stamp -> what it measured."""
+        return self._records("scale")
+
+    def _records(self, kind: str) -> dict[str, dict[str, Any]]:
+        return {file.stem: _read(file) for file in sorted((self.root / kind).glob("[!.]*.json"))}
 
     def latest(self, suite: str | None = None) -> str | None:
         """Stamp of the newest invocation, of that suite where one is named."""

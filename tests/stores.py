@@ -64,6 +64,9 @@ class StoreMaker:
         black_box_id: str | None = None,
         history: Sequence[Mapping[str, Any]] = (),
         items: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
+        images: tuple[int, int] = (160, 40),
+        recipe: str = "demo",
+        changed: Sequence[str] | None = None,
     ) -> str:
         """Write one cell and return its id: finished with ``scores``, failed with ``failure``, else unfinished.
 
@@ -97,15 +100,16 @@ class StoreMaker:
                 "where": where,
                 "label": label or method,
                 "role": role,
-                "recipe": "demo",
+                "recipe": recipe,
                 "not_applicable": refused,
                 "command": f"python -m bench cell cells/{name}",
                 "bench_version": "0.1.0",
                 **({"black_box_id": black_box_id} if black_box_id else {}),
+                **({} if changed is None else {"changed": list(changed)}),
             },
         )
         if scores is not None:
-            self.finish(name, scores, history, items)
+            self.finish(name, scores, history, images, items)
         elif failure is not None:
             folder.fail(*failure)  # type: ignore[arg-type]
             os.utime(folder.path / "failure.json", (FINISHED, FINISHED))
@@ -116,6 +120,7 @@ class StoreMaker:
         name: str,
         scores: Mapping[str, float],
         history: Sequence[Mapping[str, Any]] = (),
+        images: tuple[int, int] = (160, 40),
         items: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
     ) -> None:
         """Give a cell its result, through ``work`` and the store's own last step."""
@@ -128,7 +133,7 @@ class StoreMaker:
                 "facts": {"worst residual": 0.125},
                 "prototypes": 24,
                 "parameters": 1234,
-                "images": {"train": 160, "test": 40},
+                "images": dict(zip(("train", "test"), images, strict=True)),
                 "seconds": {"fit": 90.0, "evaluate": 10.0},
                 "environment": {
                     "bench": "0.1.0",

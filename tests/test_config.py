@@ -62,12 +62,46 @@ def test_an_unknown_dataset_suggests_the_nearest():
 
 def test_an_unknown_suite_suggests_the_nearest():
     with pytest.raises(RequestError, match=r"unknown suite 'demos'; did you mean 'demo'\?"):
-        config.read_suite("demos")
+        config.read_suites("demos")
 
 
 @pytest.mark.parametrize("suite", config.suites())
 def test_suites_are_requests(suite):
-    config.validate(config.Request, config.read_suite(suite), "suite")
+    for content in config.read_suites(suite):
+        assert config.validate(config.Request, content, "suite").suite == suite
+
+
+def test_a_suite_takes_over_what_it_extends():
+    (full,), (small,) = config.read_suites("table5"), config.read_suites("table5_small")
+    assert small["methods"] == full["methods"]
+    assert small["metrics"] == ["accuracy"]
+    assert (small["backbones"], small["recipe"]) == (["mobilenet_v2"], "small")
+
+
+def test_overrides_of_what_a_suite_extends_stay(tmp_path, monkeypatch):
+    (tmp_path / "suites").mkdir()
+    (tmp_path / "suites" / "base.yaml").write_text("overrides: {ours.k: 5, ours.norm: l2}\ndatasets: [cub]\n")
+    (tmp_path / "suites" / "more.yaml").write_text("extends: base\noverrides: {ours.k: 7}\n")
+    monkeypatch.setattr(config, "CONFIGS", tmp_path)
+    expected = {"suite": "more", "datasets": ["cub"], "overrides": {"ours.k": 7, "ours.norm": "l2"}}
+    assert config.read_suites("more") == [expected]
+
+
+@pytest.mark.parametrize("end", ["", "_small"])
+def test_everything_is_all_tables_and_figures(end):
+    one_by_one = [config.read_suites(name + end) for name in (*(f"table{n}" for n in range(1, 7)), "fig5", "fig6")]
+    assert config.read_suites(f"everything{end}") == [
+        {**part, "suite": f"everything{end}"} for parts in one_by_one for part in parts
+    ]
+
+
+def test_a_suite_that_includes_itself_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "suites").mkdir()
+    (tmp_path / "suites" / "round.yaml").write_text("includes: [about]\n")
+    (tmp_path / "suites" / "about.yaml").write_text("extends: round\n")
+    monkeypatch.setattr(config, "CONFIGS", tmp_path)
+    with pytest.raises(RequestError, match="round extends or includes itself: round > about > round"):
+        config.read_suites("round")
 
 
 @pytest.mark.parametrize("recipe", ["published", "small", "demo"])

@@ -77,17 +77,9 @@ def comparison(
     Raises:
         RequestError: where there is nothing to compare.
     """
-    known = store.invocations()
-    if not known:
-        raise RequestError("nothing has been run yet: python -m bench run --methods ours --datasets demo")
-    stamp = stamp or store.latest(suite)
-    if stamp is None:
-        suites = ", ".join(sorted({content["suite"] for content in known.values()}))
-        raise RequestError(f"suite {suite!r} has not been run yet; there are results of: {suites}")
-    if stamp not in known:
-        raise RequestError(f"no invocation {stamp!r}; the latest is {list(known)[-1]!r}")
+    known, stamp = store.invocations(), chosen_invocation(store, stamp, suite)
     there = set(store.cells())
-    cells = [_find(store, name) for name in known[stamp]["cells"] if name in there]
+    cells = [find(store, name) for name in known[stamp]["cells"] if name in there]
     if not cells:
         raise RequestError(f"no cell of {stamp} is on disk any more; call `run` again")
     lost = len(known[stamp]["cells"]) - len(cells)
@@ -100,7 +92,26 @@ def comparison(
     return [_block(title, group, origin, where) for title, group in zip(titles, groups, strict=True)]
 
 
-def _find(store: Store, name: str) -> Found:
+def chosen_invocation(store: Store, stamp: str | None = None, suite: str | None = None) -> str:
+    """The stamp that is meant: the one given, or the latest of a suite, or the latest of all.
+
+    Raises:
+        RequestError: where there is none.
+    """
+    known = store.invocations()
+    if not known:
+        raise RequestError("nothing has been run yet: python -m bench run --methods ours --datasets demo")
+    stamp = stamp or store.latest(suite)
+    if stamp is None:
+        suites = ", ".join(sorted({content["suite"] for content in known.values()}))
+        raise RequestError(f"suite {suite!r} has not been run yet; there are results of: {suites}")
+    if stamp not in known:
+        raise RequestError(f"no invocation {stamp!r}; the latest is {list(known)[-1]!r}")
+    return stamp
+
+
+def find(store: Store, name: str) -> Found:
+    """A cell with its result or failure."""
     return Found(name, store.specification(name), store.outcome(name), store.cell(name).failure)
 
 
@@ -109,7 +120,9 @@ def _groups(cells: Sequence[Found]) -> list[list[Found]]:
     groups: list[tuple[str, dict[str, str], list[Found]]] = []
     for cell in cells:
         spec, own = cell.spec, cell.definitions
-        view = _text([spec["dataset"], spec["data_digest"], spec["protocol"], spec["on_bad_image"], spec.get("split")])
+        view = text_of(
+            [spec["dataset"], spec["data_digest"], spec["protocol"], spec["on_bad_image"], spec.get("split")]
+        )
         for other, definitions, members in groups:
             if other == view and all(definitions.get(metric, text) == text for metric, text in own.items()):
                 definitions.update(own)
@@ -131,14 +144,14 @@ def _block(title: str, group: list[Found], origin: list[str], store: Store | Non
     if store is not None:
         kinds: dict[str, str] = {}
         lines = [_bounded(line, row, store, notes, kinds) for line, row in zip(lines, _rows(group), strict=True)]
-        origin = [*_about_intervals(kinds), *origin]
+        origin = [*about_intervals(kinds), *origin]
     lines = _mark_best(_told_apart(lines, _rows(group)), columns)
     facts = describe_block(
         [column.definition for column in columns if column.definition],
         [cell.spec for cell in group],
         [cell.outcome for cell in group if cell.outcome is not None],
     )
-    return Block(title, columns, tuple(lines), tuple(notes), tuple(_warnings(lines, columns)), (*facts, *origin))
+    return Block(title, columns, tuple(lines), tuple(notes), tuple(chance_warnings(lines, columns)), (*facts, *origin))
 
 
 def _columns(group: list[Found]) -> tuple[Column, ...]:
@@ -156,18 +169,22 @@ def _rows(group: list[Found]) -> list[list[Found]]:
     """Cells that differ in nothing but the seed, in the order of the plan within each role."""
     rows: dict[str, list[Found]] = defaultdict(list)
     for cell in group:
-        rows[_text([{**cell.spec, "seed": None}, cell.written["label"]])].append(cell)
+        rows[text_of([{**cell.spec, "seed": None}, cell.written["label"]])].append(cell)
     ordered = sorted(rows.values(), key=lambda row: _place(row[0].written["role"], _ROLES))
     return [sorted(row, key=lambda cell: cell.spec["seed"]) for row in ordered]
 
 
 def _line(row: list[Found], columns: Sequence[Column], notes: list[str]) -> Line:
     first = row[0]
-    entries = {column.metric: _entry(row, column.metric, notes) for column in columns}
+    entries = {column.metric: as_entry(row, column.metric, notes) for column in columns}
     return Line(first.written["label"], first.written["role"], first.spec["backbone"] or "", entries)
 
 
-def _entry(row: list[Found], metric: str, notes: list[str]) -> Entry:
+def as_entry(row: Sequence[Found], metric: str, notes: list[str]) -> Entry:
+    """One place of a table: mean and spread over the seeds of a row, or why there is none.
+
+    Footnotes that are new are added to ``notes``.
+    """
     values: dict[int, float] = {}
     without: dict[tuple[Status, str], list[int]] = defaultdict(list)
     for cell in row:
@@ -191,26 +208,41 @@ def _entry(row: list[Found], metric: str, notes: list[str]) -> Entry:
 
 def _bounded(line: Line, row: list[Found], store: Store, notes: list[str], kinds: dict[str, str]) -> Line:
     """The row with intervals; ``kinds`` learns over which units those of each metric are."""
-
-    def bounded(metric: str, entry: Entry) -> Entry:
-        scored = [(cell, cell.score(metric)[1]) for cell in row]
-        values = [(store.cell(cell.name).result, value) for cell, value in scored if value is not None]
-        if not values:
-            return entry
-        try:
-            found = over_seeds(metric, row[0].spec["metrics"][metric], values)
-        except NoInterval as error:
-            note = f"no interval: {error}"
-            if note not in notes:
-                notes.append(note)
-            return replace(entry, notes=(*entry.notes, notes.index(note) + 1))
-        kinds[metric] = found.kind
-        return replace(entry, low=found.low, high=found.high)
-
-    return replace(line, entries={metric: bounded(metric, entry) for metric, entry in line.entries.items()})
+    entries = {metric: with_interval(entry, row, metric, store, notes, kinds) for metric, entry in line.entries.items()}
+    return replace(line, entries=entries)
 
 
-def _about_intervals(kinds: Mapping[str, str]) -> list[str]:
+def with_interval(
+    entry: Entry, row: Sequence[Found], metric: str, store: Store, notes: list[str], kinds: dict[str, str]
+) -> Entry:
+    """The place of a table with its interval, or with a footnote why it has none.
+
+    Args:
+        entry: of these cells.
+        row: cells that differ in the seed.
+        metric: whose place it is.
+        store: where the cells' tables lie.
+        notes: footnotes; new ones are added.
+        kinds: learns over which units the interval is: metric -> ``images``, ``classes``, ...
+    """
+    scored = [(cell, cell.score(metric)[1]) for cell in row]
+    values = [(cell, value) for cell, value in scored if value is not None]
+    if not values:
+        return entry
+    facts = values[0][0].spec["metrics"][metric]
+    try:
+        found = over_seeds(metric, facts, [(store.cell(cell.name).result, value) for cell, value in values])
+    except NoInterval as error:
+        note = f"no interval: {error}"
+        if note not in notes:
+            notes.append(note)
+        return replace(entry, notes=(*entry.notes, notes.index(note) + 1))
+    kinds[metric] = found.kind
+    return replace(entry, low=found.low, high=found.high)
+
+
+def about_intervals(kinds: Mapping[str, str]) -> list[str]:
+    """The line that says what the intervals of a table are, where it has some."""
     if not kinds:
         return []
     units = [
@@ -260,7 +292,7 @@ def _mark_best(lines: list[Line], columns: Sequence[Column]) -> list[Line]:
     return [replace(line, entries={column.metric: marked(line, column) for column in columns}) for line in lines]
 
 
-def _warnings(lines: list[Line], columns: Sequence[Column]) -> list[str]:
+def chance_warnings(lines: Sequence[Line], columns: Sequence[Column]) -> list[str]:
     """Which controls reach or beat which methods: such a score says nothing about what the prototypes show."""
     controls: dict[str, list[str]] = defaultdict(list)
     for control in (line for line in lines if line.role == "control"):
@@ -290,5 +322,6 @@ def _place(name: str, order: Sequence[str]) -> int:
     return order.index(name) if name in order else len(order)
 
 
-def _text(content: Any) -> str:
+def text_of(content: Any) -> str:
+    """Canonical JSON: equal contents have equal texts."""
     return json.dumps(content, sort_keys=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import textwrap
 from collections.abc import Sequence
 
@@ -15,6 +16,11 @@ from bench.contract import RequestError
 from bench.report.block import Block, Column, Entry
 from bench.report.chance import beyond_chance
 from bench.report.comparison import comparison
+from bench.report.sheet_csv import sheets_as_csv
+from bench.report.sheet_html import sheets_as_html
+from bench.report.sheet_latex import sheets_as_latex
+from bench.report.sheet_text import sheets_as_markdown, sheets_as_text
+from bench.report.tables import paper_table
 from bench.store import Store
 
 _SUPERSCRIPT = str.maketrans("0123456789,", "⁰¹²³⁴⁵⁶⁷⁸⁹˒")
@@ -43,7 +49,7 @@ def report(
         RequestError: for another format, or where there is nothing to report.
     """
     if fmt not in ("text", "md"):
-        raise RequestError(f"--format {fmt!r}: write text or md")
+        raise RequestError(f"--format {fmt!r}: write text or md; with --table N also latex, html or csv")
     tables = [(block, beyond_chance(block)) for block in comparison(store, stamp, suite, intervals)]
     blocks = [block for pair in tables for block in pair if block is not None]
     console = console or Console()
@@ -52,6 +58,45 @@ def report(
     else:
         # Untouched by the console: no wrapping, no colours, no markup.
         console.out(as_markdown(blocks), highlight=False, end="")
+
+
+def report_table(
+    store: Store,
+    number: int,
+    fmt: str = "text",
+    console: Console | None = None,
+    stamp: str | None = None,
+    suite: str | None = None,
+    intervals: bool = False,
+) -> None:
+    """Print one of the paper's tables.
+
+    Args:
+        store: where the results lie.
+        number: of the table, 1 to 6.
+        fmt: ``text``, ``md``, ``latex``, ``html`` or ``csv``.
+        console: where it is printed.
+        stamp: of one run; by default the newest cells of the whole store.
+        suite: of which the newest run is taken.
+        intervals: whether measured values get their 95 % intervals.
+
+    Raises:
+        RequestError: for another table or format, or where the run is not known.
+    """
+    sheets = paper_table(store, number, stamp, suite, intervals)
+    console = console or Console()
+    if fmt == "text":
+        sheets_as_text(sheets, console)
+        return
+    forms = {
+        "md": sheets_as_markdown,
+        "latex": sheets_as_latex,
+        "html": functools.partial(sheets_as_html, title=f"Table {number}"),
+        "csv": sheets_as_csv,
+    }
+    if fmt not in forms:
+        raise RequestError(f"--format {fmt!r}: write text, {', '.join(forms)}")
+    console.out(forms[fmt](sheets), highlight=False, end="")
 
 
 def as_text(blocks: Sequence[Block], console: Console) -> None:

@@ -1,5 +1,7 @@
 """scale, speed train and check through the command line, on the smallest sizes. No times are judged."""
 
+import csv
+import io
 import json
 
 import pytest
@@ -32,6 +34,20 @@ def test_wrong_requests(arguments, message):
     result = call(*arguments)
     assert result.exit_code == 2, result.output
     assert message in result.stderr
+
+
+def test_what_scale_measured_is_kept_for_table_3(tmp_path):
+    measured = call("scale", "--methods", "ours", "--classes", "1000", "--backbone", "tiny", "--batch", "1", "--steps",
+                    "1", "--size", "32", "--out", str(tmp_path), "--json")  # fmt: skip
+    assert measured.exit_code == 0, measured.output
+    (record,) = (tmp_path / "scale").iterdir()
+    assert json.loads(record.read_text()) == json.loads(measured.stdout)
+    table = call("report", "--table", "3", "--format", "csv", "--out", str(tmp_path))
+    assert table.exit_code == 0, table.output
+    rows = {row["row"]: row for row in csv.DictReader(io.StringIO(table.stdout)) if row["column"] == "ours"}
+    (one,) = json.loads(measured.stdout)["rows"]
+    assert float(rows["training step, peak (GiB)"]["value"]) * 2**30 == one["training"]["peak_bytes"]
+    assert rows["training step, peak (GiB)"]["notes"] == "trains the black box"
 
 
 def test_training_beside_the_black_box():

@@ -159,6 +159,10 @@ def test_report_and_results_in_other_forms(call, whole):
     markdown = call("report", "--format", "md").output
     assert "| method" in markdown
     assert "constant (control)" in markdown
+    axioms = call("report", "--table", "1", "--format", "md").output
+    assert "nothing is measured yet: `python -m bench run --suite table1 --data-root DIR`" in axioms
+    assert call("report", "--table", "7").exit_code == 2
+    assert "with --table N also latex, html or csv" in call("report", "--format", "html").stderr
     table = list(csv.DictReader(io.StringIO(call("results", "--csv").stdout)))
     controls = {"constant", "center", "random", "random_fixed"}
     assert {"ours", "protopnet", "blackbox", *controls} == {row["method"] for row in table}

@@ -1,0 +1,299 @@
+"""Which cells of a store belong into a table of the paper, and which of them may stand side by side."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench import registry
+from bench.report.block import Entry
+from bench.report.comparison import Found, as_entry, chosen_invocation, find, text_of, with_interval
+from bench.report.paper import PaperTable
+from bench.store import Store
+
+_OWN_IDENTITY = ("seed", "metrics")
+_RANK = {"ok": 0, "n/a": 1, "oom": 2, "failed": 2, "missing": 3}
+_NOT_ASKED = 4
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A cell that belongs into a table.
+
+    Attributes:
+        stamp: of the newest run that asked for it; empty where no run is known any more.
+        command: of that run.
+    """
+
+    found: Found
+    stamp: str
+    command: str
+
+    @property
+    def changed(self) -> set[str]:
+        """Names of the settings that are not those of the recipe; in older stores what the label says."""
+        known = self.found.written.get("changed")
+        return varied(self.found.written["label"]) if known is None else set(known)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is the method as it comes, or a given network of that method."""
+        return not self.changed or bool(self.found.written["where"].get("given"))
+
+    @property
+    def label(self) -> str:
+        """Name of the row. A cell's label is what the newest request called it; without changes it is the method."""
+        return str(self.found.written["label"] if self.changed else self.found.spec["method"])
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Intervals are asked for: from where, and over which units they were found to be, metric by metric."""
+
+    store: Store
+    kinds: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Cells of one row: the same method in the same settings; they differ in the seed, or in what was measured.
+
+    Attributes:
+        candidates: newest first.
+        bounds: where their tables lie, if intervals are asked for.
+    """
+
+    candidates: tuple[Candidate, ...]
+    bounds: Bounds | None = None
+
+    @property
+    def first(self) -> Candidate:
+        """The newest."""
+        return self.candidates[0]
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Of the newest."""
+        return self.first.found.spec
+
+    @property
+    def label(self) -> str:
+        """Name of the row."""
+        return self.first.label
+
+    @property
+    def role(self) -> Any:
+        """Method, reference or control."""
+        return self.first.found.written["role"]
+
+    @property
+    def backbone(self) -> str:
+        """Empty where the method looks at none."""
+        return self.spec["backbone"] or ""
+
+    def deciding(self, metric: str) -> list[Candidate]:
+        """The cell that speaks for each seed: one with a value, else one that says why there is none; the newest.
+
+        Where the metric was asked for in some cells, those in which it was not have nothing to say.
+        """
+        chosen: dict[int, Candidate] = {}
+        asked = [one for one in self.candidates if _rank(one.found, metric) < _NOT_ASKED]
+        ordered = sorted(asked or self.candidates, key=lambda one: (_rank(one.found, metric), -_age(one)))
+        for one in ordered:
+            chosen.setdefault(one.found.spec["seed"], one)
+        return [chosen[seed] for seed in sorted(chosen)]
+
+    def entry(self, metric: str, notes: list[str]) -> Entry:
+        """Mean and spread over the seeds, or why there is none; footnotes are added to ``notes``."""
+        row = [one.found for one in self.deciding(metric)]
+        entry = as_entry(row, metric, notes)
+        if self.bounds is None:
+            return entry
+        return with_interval(entry, row, metric, self.bounds.store, notes, self.bounds.kinds)
+
+
+@dataclass
+class Comparable:
+    """Cells that may share a table: one state of the data, seen in one way, and one definition of each metric.
+
+    Attributes:
+        definitions: metric -> version and parameters, of this table's metrics.
+        older: how many cells were left out because a newer run has the same row, in other settings or finished.
+    """
+
+    candidates: list[Candidate]
+    definitions: dict[str, str]
+    fits: list[Fit] = field(default_factory=list)
+    older: int = 0
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Of any of them: what they share."""
+        return self.candidates[0].found.spec
+
+    @property
+    def outcomes(self) -> list[dict[str, Any]]:
+        """Of those that are finished, in the rows."""
+        found = [one.found.outcome for fit in self.fits for one in fit.candidates]
+        return [outcome for outcome in found if outcome is not None]
+
+    @property
+    def images(self) -> tuple[int, int] | None:
+        """Training and test images, where a cell is finished."""
+        for outcome in self.outcomes:
+            return outcome["images"].get("train", 0), outcome["images"].get("test", 0)
+        return None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a store has for one table.
+
+    Attributes:
+        groups: newest first.
+        left_out: why cells of this data set are not in the table -> how many.
+    """
+
+    groups: list[Comparable]
+    left_out: Counter[str]
+
+
+def select(
+    store: Store,
+    table: PaperTable,
+    stamp: str | None = None,
+    suite: str | None = None,
+    bounds: Bounds | None = None,
+) -> Selection:
+    """The cells of a table: of one run, or the newest of the whole store.
+
+    Over the whole store a cell belongs into a table where it is about the paper's data set, or was asked for by one of
+    the table's suites. Methods with changed settings are left out there (table 4 is about such changes): they would be
+    rows that nobody asked to see.
+
+    Args:
+        store: where the results lie.
+        table: of the paper.
+        stamp: of one run.
+        suite: of which the newest run is taken.
+        bounds: given where places are to have intervals.
+
+    Raises:
+        RequestError: where that run is not known.
+    """
+    known = store.invocations()
+    one_run = chosen_invocation(store, stamp, suite) if stamp or suite else None
+    newest: dict[str, str] = {}
+    suites: dict[str, set[str]] = defaultdict(set)
+    for when, content in known.items():
+        for name in content["cells"]:
+            newest[name] = when
+            suites[name].add(content["suite"])
+    wanted = set(known[one_run]["cells"]) if one_run else None
+    own_suites = {f"table{table.number}", f"table{table.number}_small"}
+    left_out: Counter[str] = Counter()
+    candidates = []
+    for name in store.cells():
+        if wanted is not None and name not in wanted:
+            continue
+        found, when = find(store, name), newest.get(name, "")
+        candidate = Candidate(found, when, known[when]["command"] if when else found.written["command"])
+        own = wanted is not None or bool(suites[name] & own_suites)
+        if not own and table.dataset and found.spec["dataset"] != table.dataset:
+            continue
+        reason = _unfit(candidate, table, wanted is not None)
+        if reason == "":
+            candidates.append(candidate)
+        elif reason:
+            left_out[reason] += 1
+    candidates.sort(key=_age, reverse=True)
+    return Selection([_with_fits(group, table, bounds) for group in _groups(candidates, table)], left_out)
+
+
+def varied(label: str) -> set[str]:
+    """Names of the settings that a label says were changed.
+
+    >>> sorted(varied("ours (k=3, refinement=none)"))
+    ['k', 'refinement']
+    """
+    inner = label.partition(" (")[2].removesuffix(")")
+    return {part.partition("=")[0] for part in inner.split(", ") if part}
+
+
+def _unfit(candidate: Candidate, table: PaperTable, one_run: bool) -> str | None:
+    """Why a cell has no place in the table; empty where it has one, ``None`` where nobody would expect it there."""
+    spec = candidate.found.spec
+    if not any(metric in spec["metrics"] or metric in candidate.found.written["not_applicable"]
+               for metric in table.metrics):  # fmt: skip
+        return None
+    if spec.get("split", "test") != "test":
+        return f"measured on {spec['split']}"
+    if table.number == 4:
+        fits = spec["method"] == "ours" and candidate.changed <= {"k", "refinement"}
+        return "" if fits or candidate.found.written["role"] == "reference" else None
+    return "" if candidate.plain or one_run else "with changed settings"
+
+
+def _groups(candidates: Sequence[Candidate], table: PaperTable) -> list[Comparable]:
+    groups: list[tuple[str, Comparable]] = []
+    for one in candidates:
+        spec = one.found.spec
+        own = {metric: text for metric, text in one.found.definitions.items() if metric in table.metrics}
+        view = text_of(
+            [spec["dataset"], spec["data_digest"], spec["protocol"], spec["on_bad_image"], spec.get("split", "test")]
+        )
+        for other, group in groups:
+            if other == view and all(group.definitions.get(metric, text) == text for metric, text in own.items()):
+                group.definitions.update(own)
+                group.candidates.append(one)
+                break
+        else:
+            groups.append((view, Comparable([one], own)))
+    return [group for _, group in groups]
+
+
+def _with_fits(group: Comparable, table: PaperTable, bounds: Bounds | None) -> Comparable:
+    """One fit for each row: the settings with most of the table's metrics finished, then the newest."""
+    rows: dict[str, dict[str, list[Candidate]]] = defaultdict(lambda: defaultdict(list))
+    for one in group.candidates:
+        spec = one.found.spec
+        identity = text_of({key: value for key, value in spec.items() if key not in _OWN_IDENTITY})
+        rows[text_of([one.found.written["role"], one.label, spec["backbone"]])][identity].append(one)
+    for variants in rows.values():
+        fits = [Fit(tuple(cells), bounds) for cells in map(_without_abandoned, variants.values())]
+        group.older += sum(map(len, variants.values())) - sum(len(fit.candidates) for fit in fits)
+        # Sorting keeps the order of equals: the newest comes first.
+        fits.sort(key=lambda fit: -_measured(fit, table))
+        group.fits.append(fits[0])
+        group.older += sum(len(fit.candidates) for fit in fits[1:])
+    # In the order of the catalogue: it is the same whatever ran first.
+    order = list(registry.names("methods"))
+    group.fits.sort(key=lambda fit: (_place(fit.spec["method"], order), fit.label, fit.backbone))
+    return group
+
+
+def _without_abandoned(cells: list[Candidate]) -> list[Candidate]:
+    """Newest first, without those that never ran to an end in runs older than the newest result."""
+    newest = max((_age(one) for one in cells if one.found.outcome is not None), default=0)
+    return [one for one in cells if one.found.outcome or one.found.failure or _age(one) >= newest]
+
+
+def _place(name: str, order: Sequence[str]) -> int:
+    return order.index(name) if name in order else len(order)
+
+
+def _measured(fit: Fit, table: PaperTable) -> int:
+    return sum(any(_rank(one.found, metric) == 0 for one in fit.candidates) for metric in table.metrics)
+
+
+def _rank(found: Found, metric: str) -> int:
+    if metric not in found.spec["metrics"] and metric not in found.written["not_applicable"]:
+        return _NOT_ASKED
+    return _RANK[found.score(metric)[0]]
+
+
+def _age(candidate: Candidate) -> int:
+    """A number that is larger for what was asked for later: the digits of the stamp."""
+    return int("".join(filter(str.isdigit, candidate.stamp)) or 0)

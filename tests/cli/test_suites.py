@@ -1,0 +1,57 @@
+"""Every suite can be planned: on small data where it is at hand, else it says in a line what data is missing."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from bench import config
+from bench.cli import main
+
+SMALL = [name for name in config.suites() if name.endswith("_small")]
+FULL = [name for name in config.suites() if name not in SMALL and name != "demo"]
+"""Full-size suites need data that is not downloaded by itself."""
+
+
+def call(*arguments: str):
+    return CliRunner().invoke(main, list(arguments))
+
+
+@pytest.mark.parametrize("suite", FULL)
+def test_without_data_a_suite_says_what_to_pass(suite, tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_HOME", str(tmp_path))
+    result = call("run", "--suite", suite, "--dry-run")
+    assert result.exit_code == 2, result.output
+    missing = result.stderr.strip().splitlines()
+    assert all("not found: " in line and "pass --data-root DIR" in line for line in missing)
+    sets = {name for part in config.read_suites(suite) for name in part["datasets"]}
+    assert len(missing) == len(sets)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suite", SMALL)
+def test_small_suites_are_planned_on_the_shared_data(suite, cub50, mobilenet_weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_HOME", str(tmp_path))
+    weights = f"mobilenet_v2={mobilenet_weights}"
+    result = call("run", "--suite", suite, "--dry-run", "--data-root", str(cub50.parent), "--weights", weights)
+    assert result.exit_code == 0, result.output
+    assert "to run" in result.output
+
+
+def test_weights_that_no_part_of_a_suite_uses_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_HOME", str(tmp_path))
+    result = call("run", "--suite", "everything", "--dry-run", "--weights", "mobilenet_v2=x.pth")
+    assert result.exit_code == 2
+    assert "--weights mobilenet_v2=...: this run uses coc_tiny, densenet121" in result.output
+
+
+def test_listing_says_what_each_suite_is():
+    listed = {one["name"]: one["summary"] for one in json.loads(call("ls", "suites", "--json").output)["suites"]}
+    assert set(listed) == set(config.suites())
+    assert all(len(summary) > 20 for summary in listed.values())
+
+
+def test_suites_are_short():
+    for file in (Path(config.CONFIGS) / "suites").glob("*.yaml"):
+        assert len(file.read_text().splitlines()) <= 12, file
