@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import click
 from rich.console import Console
 
 from bench import options
+from bench.cli_posthoc import speed
 
 
 @click.command()
@@ -91,6 +94,38 @@ def gather(homes: tuple[Path, ...], out: Path | None) -> None:
     with ConsoleProgress(Console()) as progress:
         for other in homes:
             click.echo(f"{other}: {take(other, Store(out or home), home, progress)}")
+
+
+@speed.command("grid")
+@click.option("--methods", default="ours,protopnet", show_default=True, help="Names with commas.")
+@click.option("--seeds", "count", type=click.IntRange(min=1), default=12, show_default=True, help="How many.")
+@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="As for `run` (repeatable).")
+@click.option("--launcher", type=click.Choice(["inline", "ray"]), default="ray", show_default=True)
+@click.option("--jobs", type=click.IntRange(min=2), default=2, show_default=True, help="Cells at a time.")
+@click.option("--rounds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of each kind.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def speed_grid(
+    methods: str, count: int, pairs: tuple[str, ...], launcher: str, jobs: int, rounds: int, as_json: bool
+) -> None:
+    """Time a grid of demo cells inline and with several cells at a time, on this CPU, one thread per cell."""
+    from bench.grid_speed import measure
+    from bench.progress import ConsoleProgress
+
+    request = ["--datasets", "demo", "--methods", methods, "--no-controls", "--device", "cpu"]
+    request += ["--seeds", ",".join(str(seed) for seed in range(count))]
+    request += [word for pair in pairs for word in ("--set", pair)]
+    chosen = ["--launcher", launcher, "--jobs", str(jobs)]
+    with ConsoleProgress(Console(stderr=True)) as progress:
+        found = measure(request, chosen, rounds, progress)
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+        return
+    inline, launched = (median(found["seconds"][name]) for name in ("inline", "launched"))
+    same = "the same numbers" if found["same_numbers"] else "OTHER NUMBERS"
+    click.echo(
+        f"{found['cells']} cells, {found['cores']} cores: inline {inline:.1f} s, {' '.join(chosen)} {launched:.1f} s; "
+        f"{found['speedup']:.2f} times the throughput, {same}"
+    )
 
 
 COMMANDS = (cell, gather)

@@ -29,6 +29,7 @@ RANKS = [
     [
         "bench.launch",
         "bench.gather",
+        "bench.grid_speed",
         "bench.intervene",
         "bench.metric_speed",
         "bench.tune",

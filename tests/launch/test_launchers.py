@@ -1,10 +1,15 @@
 """Whatever runs the cells, the same command does it and the same numbers come out."""
 
+import contextlib
 import importlib.util
+import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
@@ -46,7 +51,7 @@ def undisturbed(arguments, tmp_path_factory):
 
 def begin(home, arguments, launcher):
     return subprocess.Popen(
-        [sys.executable, "-u", "-m", "bench", *arguments, *LAUNCHERS[launcher]],
+        [sys.executable, "-u", "-m", "bench", *arguments, *LAUNCHERS.get(launcher, [])],
         env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
 
@@ -111,6 +116,70 @@ def test_ctrl_c_leaves_nothing_behind(launcher, number, code, arguments, undistu
     again = bench(tmp_path, *arguments, *LAUNCHERS[launcher])
     assert again.returncode == 0, again.stdout + again.stderr
     assert stored(tmp_path) == undisturbed
+
+
+@pytest.mark.slow
+def test_a_cell_that_is_asked_to_end_ends_and_has_not_failed(arguments, tmp_path):
+    process = begin(tmp_path, arguments, "processes")
+    in_the_middle(tmp_path, process)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    # The same by itself: what a batch system does to it.
+    begun = list(tmp_path.glob("cells/*/*/training.pt"))
+    folder = begun[0].parent.parent
+    for file in begun:
+        file.unlink()
+    command = [sys.executable, "-m", "bench", "cell", str(folder)]
+    alone = subprocess.Popen(command, env=environment(tmp_path), stderr=subprocess.PIPE, text=True)
+    in_the_middle(tmp_path, alone)
+    alone.send_signal(signal.SIGTERM)
+    said = alone.communicate(timeout=60)[1]
+    assert alone.returncode == 143, said
+    assert "the same command goes on where it stopped" in said
+    assert not (folder / "failure.json").exists()
+
+
+@pytest.mark.slow
+def test_ray_goes_on_when_one_of_two_machines_is_lost(arguments, undisturbed, tmp_path):
+    pytest.importorskip("ray")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    own = ["--head", "--port", address.partition(":")[2], "--temp-dir", tempfile.mkdtemp(prefix="ray-")]
+    machines = [ray_machine(*own, "--include-dashboard", "false"), ray_machine("--address", address)]
+    try:
+        command = [*arguments, "--launcher", "ray", "--ray-address", address, "--cpus-per-cell", "1"]
+        process = begin(tmp_path, command, None)
+        deadline = time.monotonic() + 200
+        while len(cell_processes(tmp_path)) < 2 and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        in_the_middle(tmp_path, process)
+        os.killpg(machines[1].pid, signal.SIGKILL)
+        output = process.communicate(timeout=400)[0]
+        assert process.returncode == 0, output
+        assert "once more: lost" in output
+        assert stored(tmp_path) == undisturbed
+    finally:
+        for machine in machines:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(machine.pid, signal.SIGKILL)
+            machine.wait()
+        shutil.rmtree(own[-1], ignore_errors=True)
+
+
+def ray_machine(*options):
+    """A Ray node of one CPU, as `ray start` makes it on a machine of its own."""
+    words = ["start", *options, "--node-ip-address", "127.0.0.1", "--num-cpus", "1", "--block"]
+    program = "from ray.scripts.scripts import main; main()"
+    started = subprocess.Popen(
+        [sys.executable, "-c", program, *words, "--object-store-memory", str(100 * 2**20)],
+        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+    for line in started.stdout:
+        if "Ray runtime started" in line:
+            return started
+    raise AssertionError("ray start ended")
 
 
 @pytest.mark.slow
