@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import shlex
 import subprocess
@@ -174,8 +175,6 @@ def read_options(options: Mapping[str, str]) -> dict[str, Any]:
     """
     from submitit.slurm.slurm import _get_default_parameters
 
-    from bench.registry import nearest
-
     known = sorted(_get_default_parameters())
     found: dict[str, Any] = {"time": _DAY}
     others: dict[str, str] = {}
@@ -189,8 +188,8 @@ def read_options(options: Mapping[str, str]) -> dict[str, Any]:
             found[name] = [value]
         elif name in known:
             found[name] = int(value) if value.isdigit() else value
-        elif nearest(name, known):
-            raise RequestError(f"--slurm {name}={value}: unknown option{nearest(name, known)}")
+        elif near := difflib.get_close_matches(name, known, 1, cutoff=0.8):
+            raise RequestError(f"--slurm {name}={value}: unknown option; did you mean {near[0]!r}?")
         else:
             others[name] = value
     return {**found, **({"additional_parameters": others} if others else {})}
