@@ -27,7 +27,7 @@ class Events:
         """It went wrong, and what went wrong is recorded."""
 
     def again(self, unit: Unit, reason: str) -> None:
-        """It was lost or went wrong, and is tried once more."""
+        """Its worker was lost, and another one is given it."""
 
 
 class Lines(Events):

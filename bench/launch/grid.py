@@ -49,7 +49,6 @@ class Grid:
         events: told what becomes of each unit.
         job: what a worker is given for a unit.
         rerun: forget earlier results of these cells.
-        retries: how often a cell that failed is tried again.
     """
 
     def __init__(
@@ -61,17 +60,16 @@ class Grid:
         events: Events,
         job: Callable[[Unit], Job],
         rerun: bool = False,
-        retries: int = 0,
     ) -> None:
         self.store, self.home, self.workers, self.events = store, home, workers, events
-        self.job, self.retries = job, retries
+        self.job = job
         self.summary = Summary()
         self.fresh = {cell.spec.id for cell in cells} if rerun else set()
         self.waiting = units_of(self._to_run(cells), home)
         self.open = {unit.name for unit in self.waiting}
         self.running: dict[str, tuple[Unit, float, int]] = {}
         self.lost: Counter[str] = Counter()
-        self.failures: Counter[str] = Counter()
+        self.before = {unit.name: self._recorded(unit) for unit in self.waiting if unit.stage is None}
 
     def run(self) -> Summary:
         """Work until every unit has ended.
@@ -117,18 +115,29 @@ class Grid:
                 self.fresh.remove(unit.name)
                 with self.store.cell(unit.name).claim():
                     self.store.cell(unit.name).clear()
-            if unit.done(self.store, self.home):
-                self.open.discard(unit.name)
-                if unit.stage is None:
-                    self.events.skipped(unit, "done by another run")
-                    self.summary.before.append(unit.name)
-                continue
-            chosen.append(unit)
+            if not self._elsewhere(unit):
+                chosen.append(unit)
         for unit in chosen:
             self.running[unit.name] = (unit, time.perf_counter(), self._recorded(unit))
             self.events.started(unit)
         if chosen:
             self.workers.start([self.job(unit) for unit in chosen])
+
+    def _elsewhere(self, unit: Unit) -> bool:
+        """Whether another run has ended it meanwhile; one that failed there would only fail again."""
+        done = unit.done(self.store, self.home)
+        failed = unit.name in self.before and self._recorded(unit) != self.before.pop(unit.name)
+        if not done and not failed:
+            return False
+        self.open.discard(unit.name)
+        failure = self.store.cell(unit.name).failure if failed else None
+        if failure is not None:
+            self.summary.failed[unit.name] = failure["reason"]
+            self.events.failed(unit, f"in another run: {failure['reason']}", failure["status"] == "oom")
+        elif unit.stage is None:
+            self.events.skipped(unit, "done by another run")
+            self.summary.before.append(unit.name)
+        return True
 
     def _settle(self, name: str, found: Exit) -> None:
         unit, began, recorded = self.running.pop(name)
@@ -140,15 +149,12 @@ class Grid:
             return
         if found.lost and self.lost[name] < LOST:
             self.lost[name] += 1
-            self._again(unit, f"lost ({_told(found)})")
+            self.waiting.insert(0, unit)
+            self.events.again(unit, f"lost ({_told(found)})")
             return
         failure = self.store.cell(unit.cell.spec.id).failure if self._recorded(unit) != recorded else None
         status, reason = (failure["status"], failure["reason"]) if failure else ("failed", _told(found))
         details = failure["details"] if failure else found.said
-        if not found.lost and self.failures[name] < self.retries:
-            self.failures[name] += 1
-            self._again(unit, reason)
-            return
         self.open.discard(name)
         self.events.failed(unit, reason, status == "oom")
         if unit.stage is not None:
@@ -157,10 +163,6 @@ class Grid:
         self.summary.failed[name] = reason
         if failure is None:  # the process had no chance to record it
             self.store.cell(name).fail(status, reason, details)
-
-    def _again(self, unit: Unit, reason: str) -> None:
-        self.waiting.insert(0, unit)
-        self.events.again(unit, reason)
 
     def _without(self, stage: Unit, status: Status, reason: str, details: str) -> None:
         """What waits for a stage that failed would only fail in the same way, each after as long."""

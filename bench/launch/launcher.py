@@ -86,7 +86,6 @@ class Launcher:
         events: Events,
         *,
         rerun: bool = False,
-        retries: int = 0,
     ) -> Summary:
         """Run the cells that are not finished.
 
@@ -97,7 +96,6 @@ class Launcher:
             progress: where what happens inside a cell of this process is told.
             events: told what becomes of each cell.
             rerun: forget earlier results of these cells.
-            retries: how often a cell of a process of its own that failed is tried again.
 
         Raises:
             RequestError: where the launcher cannot be used here.
@@ -119,7 +117,7 @@ class Launcher:
                     gpus=shares[own.method],
                 )
 
-            return Grid(cells, store, home, workers, events, job, rerun=rerun, retries=retries).run()
+            return Grid(cells, store, home, workers, events, job, rerun=rerun).run()
 
     @property
     def where(self) -> str:

@@ -70,7 +70,7 @@ class Told(Events):
         self.lines.append((unit.stage or unit.cell.spec.method, "again", reason))
 
 
-def grid(data, home, foreseen=(), slots=2, rerun=False, retries=0, before=lambda store, cells: None, **request):
+def grid(data, home, foreseen=(), slots=2, rerun=False, before=lambda store, cells: None, **request):
     store = Store(home)
     cells = planned(data, home, **{"methods": ("ours", "protopnet"), "controls": False, **request})
     for cell in cells:
@@ -84,7 +84,7 @@ def grid(data, home, foreseen=(), slots=2, rerun=False, retries=0, before=lambda
         workers.units[unit.name] = unit
         return Job(unit.name, str(store.cell(unit.cell.spec.id).path), (), {})
 
-    found = Grid(cells, store, home, workers, events, job, rerun=rerun, retries=retries)
+    found = Grid(cells, store, home, workers, events, job, rerun=rerun)
     for unit in found.waiting:
         if unit.stage in dict(foreseen):
             workers.foreseen[unit.name] = dict(foreseen)[unit.stage]
@@ -114,13 +114,11 @@ def test_a_lost_worker_is_replaced_and_not_for_ever(data, tmp_path):
     assert Store(tmp_path).cell(names["ours"]).failure["details"] == "Killed\n"
 
 
-def test_a_failure_is_final_unless_retries_are_asked_for(data, tmp_path):
-    broken = Exit(1, "node3", "Traceback\nImportError: no torch\n")
-    found, workers, _, names = grid(data, tmp_path / "once", {"ours": [broken]})
+def test_a_failure_is_final_and_what_could_not_be_recorded_is(data, tmp_path):
+    found, workers, _, names = grid(data, tmp_path, {"ours": [Exit(1, "node3", "Traceback\nImportError: no torch\n")]})
     assert found.run().failed == {names["ours"]: "exit code 1 on node3: ImportError: no torch"}
-    found, workers, _, names = grid(data, tmp_path / "twice", {"ours": [broken]}, retries=1)
-    assert not found.run().failed
-    assert workers.started.count(names["ours"]) == 2
+    assert workers.started.count(names["ours"]) == 1
+    assert Store(tmp_path).cell(names["ours"]).failure["details"] == "Traceback\nImportError: no torch\n"
 
 
 def test_what_the_cell_has_recorded_is_the_reason_and_an_old_record_is_not(data, tmp_path):
@@ -179,6 +177,19 @@ def test_a_cell_that_another_run_works_on_is_left_until_last(data, tmp_path):
     assert workers.started[-1] == names["protopnet"]
     assert summary.before == [names["ours"]]
     assert ("ours", "done by another run") in events.lines
+
+
+def test_a_cell_that_fails_in_another_run_is_not_tried_here(data, tmp_path):
+    def failed_elsewhere(unit):
+        store.cell(names["ours"]).fail("oom", "fit: too large")
+        return Exit(0)
+
+    found, workers, events, names = grid(data, tmp_path, {"protopnet": [failed_elsewhere]}, slots=1)
+    store = Store(tmp_path)
+    found.waiting.sort(key=lambda unit: unit.name == names["ours"])
+    assert found.run().failed == {names["ours"]: "fit: too large"}
+    assert names["ours"] not in workers.started
+    assert ("ours", "in another run: fit: too large", True) in events.lines
 
 
 def test_done_and_unmeasured_cells_are_told_apart(data, tmp_path):
