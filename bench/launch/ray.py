@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import secrets
 import shutil
 import signal
 import tempfile
@@ -46,6 +47,9 @@ class RayWorkers:
         # Before the first import of Ray, which reads them.
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        if address is None:
+            # Nobody else on this machine may use the cluster; Ray itself would leave a token in the home folder.
+            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         import ray
 
         self.ray = ray
@@ -53,10 +57,12 @@ class RayWorkers:
         quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         if address is None:
             machine = own_cpus()
-            self.folder = tempfile.mkdtemp(prefix="ray-")
-            place = {"_temp_dir": self.folder, "_node_ip_address": "127.0.0.1", "object_store_memory": _STORE_BYTES}
+            # On a disk of this machine, and short: the names of its sockets may have 107 bytes.
+            place = tempfile.gettempdir()
+            self.folder = tempfile.mkdtemp(prefix="ray-", dir=place if len(place) < 30 else "/tmp")
+            local = {"_temp_dir": self.folder, "_node_ip_address": "127.0.0.1", "object_store_memory": _STORE_BYTES}
             slots = max(machine, (jobs or 1) * (cpus or 1))
-            self._init(address="local", num_cpus=slots, include_dashboard=False, **place, **quiet)
+            self._init(address="local", num_cpus=slots, include_dashboard=False, **local, **quiet)
         else:
             self._init(address=address, **quiet)
         found = ray.cluster_resources().get("GPU", 0.0)
@@ -78,6 +84,9 @@ class RayWorkers:
             self.close()
             where = f"--ray-address {options['address']}" if options["address"] != "local" else "a Ray cluster here"
             raise RequestError(f"{where} cannot be used: {str(error).strip().splitlines()[0]}") from error
+        except BaseException:  # Ctrl-C: half a cluster must not stay
+            self.close()
+            raise
 
     @property
     def free(self) -> int:

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -101,8 +102,15 @@ def test_ray_goes_on_when_one_of_two_workers_is_killed(whom, arguments, undistur
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize(
+    ("launcher", "number", "code"),
+    [
+        ("processes", signal.SIGINT, 130),
+        ("ray", signal.SIGINT, 130),
+        ("slurm", signal.SIGINT, 130),
+        ("ray", signal.SIGTERM, 143),
+    ],
+)
 def test_ctrl_c_leaves_nothing_behind(launcher, number, code, arguments, undisturbed, tmp_path):
     if not has(launcher):
         pytest.skip(f"{launcher} is not installed")
@@ -140,14 +148,18 @@ def test_a_cell_that_is_asked_to_end_ends_and_has_not_failed(arguments, tmp_path
 
 
 @pytest.mark.slow
-def test_ray_goes_on_when_one_of_two_machines_is_lost(arguments, undisturbed, tmp_path):
+def test_ray_goes_on_when_one_of_two_machines_is_lost(arguments, undisturbed, tmp_path, monkeypatch):
     pytest.importorskip("ray")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     own = ["--head", "--port", address.partition(":")[2], "--temp-dir", tempfile.mkdtemp(prefix="ray-")]
-    machines = [ray_machine(*own, "--include-dashboard", "false"), ray_machine("--address", address)]
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    machines = []
     try:
+        machines.append(ray_machine(*own, "--include-dashboard", "false"))
+        machines.append(ray_machine("--address", address))
         command = [*arguments, "--launcher", "ray", "--ray-address", address, "--cpus-per-cell", "1"]
         process = begin(tmp_path, command, None)
         deadline = time.monotonic() + 200
@@ -176,10 +188,12 @@ def ray_machine(*options):
         env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, start_new_session=True,
     )  # fmt: skip
+    said = []
     for line in started.stdout:
+        said.append(line)
         if "Ray runtime started" in line:
             return started
-    raise AssertionError("ray start ended")
+    raise AssertionError("".join(said))
 
 
 @pytest.mark.slow
