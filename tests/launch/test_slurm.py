@@ -28,7 +28,8 @@ last = int(flags["array"].partition("%")[0].partition("-")[2]) if "array" in fla
 print("Submitted batch job", number, flush=True)
 if os.fork() == 0:
     devnull = os.open(os.devnull, os.O_RDWR)
-    os.dup2(devnull, 1)
+    for stream in (0, 1, 2):  # else whoever called would wait for our end
+        os.dup2(devnull, stream)
     for task in range(last + 1) if last is not None else [None]:
         own = {{"SLURM_JOB_ID": number, "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "1"}}
         if task is not None:
