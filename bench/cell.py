@@ -56,6 +56,7 @@ class Cell:
         progress: where it is told.
         batch_size: of the evaluation; it does not change the numbers.
         memory_limit: bytes of the GPU, or of the process on a CPU; ``None``: all there is.
+        elsewhere: ``data_root`` and ``weights`` where they lie elsewhere on this machine than where it was planned.
     """
 
     def __init__(
@@ -67,10 +68,11 @@ class Cell:
         progress: ConsoleProgress,
         batch_size: int = 64,
         memory_limit: int | None = None,
+        elsewhere: Mapping[str, str] | None = None,
     ) -> None:
         written = store.specification(name)
         self.spec = CellSpec.model_validate(written["spec"])
-        self.where: dict[str, Any] = written["where"]
+        self.where: dict[str, Any] = {**written["where"], **(elsewhere or {})}
         self.folder = store.cell(name)
         self.home, self.device, self.progress = home, device, progress
         self.batch_size, self.memory_limit = batch_size, memory_limit
@@ -92,19 +94,22 @@ class Cell:
             if not self.spec.metrics:
                 self.progress.note("nothing to measure: no metric applies to this method and data set")
                 return
-            self._check_identity()
+            self.check_identity()
             self.folder.work.mkdir(parents=True, exist_ok=True)
             self.progress.log = self.folder.work / "log.txt"
             try:
                 self.attempts.run(self._run, self._start_over)
             except Exception as error:
-                overruns = error.overruns if isinstance(error, OutOfMemory) else ()
-                status: Status = "oom" if overruns else "failed"
-                memory = [asdict(one) for one in overruns]
-                self.folder.fail(status, reason_of(error), traceback.format_exc(), memory)
+                self.record(error)
                 raise
             finally:
                 self.progress.log = None
+
+    def record(self, error: Exception) -> None:
+        """Keep why the attempt ended, in the cell's folder."""
+        overruns = error.overruns if isinstance(error, OutOfMemory) else ()
+        status: Status = "oom" if overruns else "failed"
+        self.folder.fail(status, reason_of(error), traceback.format_exc(), [asdict(one) for one in overruns])
 
     def _start_over(self) -> None:
         (self.folder.work / "training.pt").unlink(missing_ok=True)
@@ -139,7 +144,7 @@ class Cell:
         )
         self.folder.finish()
 
-    def _check_identity(self) -> None:
+    def check_identity(self) -> None:
         """A result may only stand under an id that still means what will be computed.
 
         Raises:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,27 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from bench import __version__, cli_compare, cli_data, cli_measure, cli_models, cli_posthoc, options, registry
+from bench import __version__, cli_compare, cli_data, cli_grid, cli_measure, cli_models, cli_posthoc, options, registry
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: what a batch system sends first. Work ends as after Ctrl-C."""
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_number: int, _frame: Any) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Group(click.Group):
@@ -20,12 +44,13 @@ class _Group(click.Group):
 
     def invoke(self, context: click.Context) -> Any:
         try:
-            return super().invoke(context)
+            with _terminable():
+                return super().invoke(context)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interruption:
             click.echo("\ninterrupted; the same command goes on where it stopped", err=True)
-            sys.exit(130)
+            sys.exit(143 if isinstance(interruption, _Terminated) else 130)
         except Exception as error:
             # Imported here: it brings torch, which `bench ls` must not.
             from bench.contract import BenchError, RequestError
@@ -77,7 +102,7 @@ def main() -> None:
 @click.option("--recipe", type=click.Choice(["published", "small", "demo"]), help="Training schedules of all methods.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="Of training; default fp32.")
 @options.memory
-@click.option("--launcher", type=click.Choice(["inline"]), default="inline", show_default=True)
+@options.launcher
 @click.option(
     "--existing", type=click.Choice(["skip", "rerun"]), default="skip", show_default=True, help="Finished cells."
 )
@@ -95,6 +120,11 @@ def run(
     device: str,
     memory_limit: int | None,
     launcher: str,
+    jobs: int | None,
+    gpus: dict[str, float],
+    cpus: int | None,
+    ray_address: str | None,
+    slurm: dict[str, str],
     existing: str,
     tracking: bool,
     dry_run: bool,
@@ -106,9 +136,11 @@ def run(
     Cells that are finished are not run again; a run that was killed goes on where it stopped. Exit code 0: every
     cell is done; 1: some cell failed (its reason is printed and recorded); 2: the request is wrong.
     """
-    from bench import config, environment, launch
+    from bench import config, environment
     from bench.contract import RequestError
-    from bench.memory import check_limit
+    from bench.launch.events import Lines
+    from bench.launch.launcher import Launcher
+    from bench.launch.summary import write_down
     from bench.plan import Context, plan_all
     from bench.progress import ConsoleProgress
     from bench.report import report as render
@@ -125,8 +157,8 @@ def run(
         for name, found in (("overrides", single), ("grid", several)):
             values[name] = {**(values.get(name) or {}), **found}
         requests.append(config.validate(config.Request, values, "run"))
-    chosen = environment.pick_device(device)
-    check_limit(chosen, memory_limit)
+    how = Launcher(launcher, device, memory_limit, jobs, gpus, cpus, ray_address, slurm)  # type: ignore[arg-type]
+    how.check()
     home = environment.home()
     store = Store(out or home)
     console = Console()
@@ -135,28 +167,25 @@ def run(
         cells = plan_all(requests, context)
         if dry_run:
             _print_plan(console, cells, store)
+            if launcher == "slurm":
+                console.print(how.script(home, cells), highlight=False, markup=False, soft_wrap=True)
             return
 
         def repeat(name: str) -> str:
             return f"BENCH_HOME={shlex.quote(str(home))} python -m bench cell {shlex.quote(str(store.cell(name).path))}"
 
-        launch.write_down(cells, store, lambda cell: repeat(cell.spec.id))
+        write_down(cells, store, lambda cell: repeat(cell.spec.id))
         stamp = new_stamp()
         command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
         content = {"suite": requests[0].suite, "command": command, "cells": [cell.spec.id for cell in cells]}
-        store.record_invocation(stamp, {**content, "device": str(chosen)})
-        summary = launch.inline(
-            cells, store, home, chosen, progress, rerun=existing == "rerun", memory_limit=memory_limit
-        )
+        store.record_invocation(stamp, {**content, "launcher": launcher, "device": how.where})
+        lines = Lines(console, cells, how.several)
+        summary = how.run(cells, store, home, progress, lines, rerun=existing == "rerun")
         if tracking:
             _mirror(store, home, stamp, progress)
     console.print()
     render(store, console=console, stamp=stamp)
-    total = len(summary.done) + len(summary.skipped)
-    console.print(
-        f"{total} of {len(cells)} cells done ({len(summary.skipped)} before), {len(summary.failed)} failed",
-        highlight=False,
-    )
+    console.print(str(summary), highlight=False)
     for name, reason in summary.failed.items():
         console.print(f"[red]{name}[/red] {reason}\n  again: {repeat(name)}", soft_wrap=True)
     sys.exit(1 if summary.failed else 0)
@@ -190,36 +219,6 @@ def _mirror(store: Any, home: Path, stamp: str, progress: Any) -> None:
         progress.note(f"MLflow: {error}")
     else:
         progress.note(str(counts))
-
-
-@main.command()
-@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@options.device
-@options.memory
-def cell(folder: Path, device: str, memory_limit: int | None) -> None:
-    """Run one cell: the FOLDER that holds its cell.json."""
-    from bench import environment
-    from bench.cell import Cell
-    from bench.contract import RequestError
-    from bench.progress import ConsoleProgress
-    from bench.store import Store
-
-    folder = folder.resolve()
-    if not (folder / "cell.json").is_file() or folder.parent.name != "cells":
-        raise RequestError(f"{folder} is not a cell: expected .../cells/ID with a cell.json in it")
-    store = Store(folder.parent.parent)
-    with ConsoleProgress(Console()) as progress:
-        found = Cell(
-            store,
-            folder.name,
-            environment.home(),
-            environment.pick_device(device),
-            progress,
-            memory_limit=memory_limit,
-        )
-        if found.folder.done:
-            click.echo("done before")
-        found.run()
 
 
 @main.command("ls")
@@ -363,6 +362,6 @@ def ui(port: int) -> None:
     sys.exit(serve(environment.home(), port=port))
 
 
-_ELSEWHERE = (cli_posthoc, cli_models, cli_data, cli_measure, cli_compare)
+_ELSEWHERE = (cli_posthoc, cli_models, cli_data, cli_measure, cli_compare, cli_grid)
 for _command in (command for module in _ELSEWHERE for command in module.COMMANDS):
     main.add_command(_command)

@@ -141,7 +141,7 @@ def prepare(name: str, data_root: Path | None, pairs: tuple[str, ...], plugins: 
     with ConsoleProgress(console) as progress:
         settings, dataset = _opened(name, pairs, data_root, progress)
         splits = write(dataset, settings.protocol, home, progress, on_bad=settings.on_bad_image)
-    folder = cache_folder(dataset, settings.protocol, home, settings.on_bad_image)
+    folder = cache_folder(dataset.digest, settings.protocol, home, settings.on_bad_image)
     counted = ", ".join(f"{len(samples)} {split}" for split, samples in splits.items())
     size = sum(file.stat().st_size for file in folder.iterdir()) / 2**20
     console.print(f"{name}: {counted} images, protocol {settings.protocol.name}, {size:.0f} MiB", highlight=False)

@@ -48,7 +48,8 @@ def pick_device(name: str) -> torch.device:
 def make_deterministic() -> None:
     """Ask for algorithms that give the same bits every time; those that have none warn."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # As `use_deterministic_algorithms(True, warn_only=True)`, without importing the compiler, which takes a second.
+    torch.set_deterministic_debug_mode("warn")
     torch.backends.cudnn.benchmark = False
     # fp32 means fp32: TF32 convolutions keep 10 bits, too few for squared distances near zero.
     torch.backends.cudnn.allow_tf32 = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -32,6 +33,31 @@ def weights(_context: click.Context, _option: click.Parameter, value: tuple[str,
         if not separator:
             raise click.BadParameter(f"{pair!r}: write BACKBONE=PATH, for example resnet34=resnet34.pth")
         found[name] = Path(path)
+    return found
+
+
+def shares(_context: click.Context, _option: click.Parameter, value: tuple[str, ...]) -> dict[str, float]:
+    """``0.5`` or ``ours=0.5`` -> method and GPUs; the name ``""`` stands for all others."""
+    found = {}
+    for one in value:
+        name, _, amount = one.rpartition("=")
+        try:
+            found[name] = float(amount)
+        except ValueError:
+            found[name] = -1.0
+        if not 0 <= found[name] < float("inf"):
+            raise click.BadParameter(f"{one!r}: write a number such as 1 or 0.5, or METHOD=NUMBER")
+    return found
+
+
+def pairs(_context: click.Context, option: click.Parameter, value: tuple[str, ...]) -> dict[str, str]:
+    """``KEY=VALUE`` pairs."""
+    found = {}
+    for one in value:
+        name, separator, rest = one.partition("=")
+        if not separator or not name:
+            raise click.BadParameter(f"{one!r}: write {option.metavar}, for example partition=gpu")
+        found[name] = rest
     return found
 
 
@@ -87,3 +113,45 @@ memory = click.option(
     help="Most memory for a cell, such as 24GiB: of the GPU, or of the process on a CPU. One that needs more is tried "
     "again with one image at a time, then recorded as out of memory. Default: no limit.",
 )
+
+
+def launcher(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say where cells run."""
+    for option in reversed(
+        (
+            click.option(
+                "--launcher",
+                type=click.Choice(["inline", "ray", "slurm"]),
+                default="inline",
+                show_default=True,
+                help="Here, on a Ray cluster (with no --ray-address one on this machine), or as Slurm jobs.",
+            ),
+            click.option(
+                "--jobs",
+                type=click.IntRange(min=1),
+                help="Most cells at a time, each a process; default: inline 1, ray what there is room for, slurm 256.",
+            ),
+            click.option(
+                "--gpus-per-cell",
+                "gpus",
+                multiple=True,
+                callback=shares,
+                metavar="[METHOD=]NUMBER",
+                help="GPUs of a cell, such as 1, 0.5 or ours=0.25 (repeatable); default 1 where there are any. slurm: "
+                "whole ones, default 0 without --device cuda.",
+            ),
+            click.option(
+                "--cpus-per-cell", "cpus", type=click.IntRange(min=1), help="CPUs, and so threads, of a cell."
+            ),
+            click.option("--ray-address", metavar="ADDRESS", help="A running Ray cluster: HOST:PORT or auto."),
+            click.option(
+                "--slurm",
+                multiple=True,
+                callback=pairs,
+                metavar="KEY=VALUE",
+                help="Option of sbatch: partition=gpu, time=8:00:00 (default 1 day), mem=32G, ... (repeatable).",
+            ),
+        )
+    ):
+        command = option(command)
+    return command

@@ -3,6 +3,7 @@
 cells/ID/cell.json      what the cell is, where its inputs lie, the command that runs it
 cells/ID/work/          checkpoints and half-finished files of a cell that runs or was killed
 cells/ID/failure.json   why the last attempt ended, where it failed
+cells/ID/output.txt     what a process of its own printed, while it runs and where it did not end well
 cells/ID/result/        everything that came out; it appears in one step, when it is complete
 invocations/STAMP.json  one call of `run`: its suite, its command line, its cells
 scale/STAMP.json        one call of `scale`: what methods take, measured without data
@@ -80,6 +81,19 @@ class Folder:
     def done(self) -> bool:
         """Whether the result is there."""
         return self.result.is_dir()
+
+    @property
+    def busy(self) -> bool:
+        """Whether another process holds the directory now."""
+        lock = self.path / ".lock"
+        if not lock.is_file():
+            return False
+        with lock.open() as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     @property
     def failure(self) -> dict[str, Any] | None:

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from bench.contract import Batch, CellError, Progress, Samples
 from bench.data import augment
 from bench.schedule import Phase, Schedule
 from bench.seeding import derive
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 Precision = Literal["fp32", "bf16"]
 _FABRIC_PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
@@ -60,12 +63,18 @@ class Trainer:
 
     def __init__(self, folder: Path, device: torch.device, precision: Precision, seed: int, progress: Progress) -> None:
         self.folder, self.checkpoint = folder, folder / "training.pt"
-        self.device, self.seed, self.progress = device, seed, progress
-        accelerator = "cuda" if device.type == "cuda" else "cpu"
-        devices: Any = [device.index or 0] if device.type == "cuda" else 1
-        self.fabric = Fabric(accelerator=accelerator, devices=devices, precision=_FABRIC_PRECISION[precision])
+        self.device, self.precision, self.seed, self.progress = device, precision, seed, progress
         self.history: list[dict[str, Any]] = []
         self.earlier_seconds = 0.0
+
+    @cached_property
+    def fabric(self) -> Fabric:
+        """Made when something is trained: importing it takes more than a second, which many cells can do without."""
+        from lightning_fabric import Fabric
+
+        accelerator = "cuda" if self.device.type == "cuda" else "cpu"
+        devices: Any = [self.device.index or 0] if self.device.type == "cuda" else 1
+        return Fabric(accelerator=accelerator, devices=devices, precision=_FABRIC_PRECISION[self.precision])
 
     def fit(self, learner: Learner, schedule: Schedule, samples: Samples) -> None:
         """Train in place, from the checkpoint where there is one; the learner ends in eval mode.

@@ -8,7 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from rich.console import Console
+
+from bench.config import Request, parse_overrides
 from bench.data.demo import draw
+from bench.plan import Context, PlannedCell, plan
+from bench.progress import ConsoleProgress
 
 QUICK = [
     "--datasets", "cub", "--backbones", "tiny", "--recipe", "demo", "--device", "cpu",
@@ -25,12 +30,54 @@ def few_birds(folder: Path) -> Path:
     return root
 
 
+def planned(data: Path, home: Path, **request: object) -> list[PlannedCell]:
+    """The cells of a request like QUICK."""
+    overrides, _ = parse_overrides(tuple(word for word in QUICK if "=" in word))
+    given = {"datasets": ("cub",), "backbones": ("tiny",), "recipe": "demo", "overrides": overrides, **request}
+    progress = ConsoleProgress(Console(quiet=True), quiet=True)
+    return plan(Request.model_validate(given), Context(home, progress, data_root=data))
+
+
 def bench(home: Path, *arguments: str, **options) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "bench", *arguments],
         env=environment(home), capture_output=True, text=True, timeout=300, check=False, **options,
     )  # fmt: skip
+
+
+def stored(home: Path) -> dict[str, object]:
+    """All of a home's results and black boxes that has to be the same whatever ran them: file -> content.
+
+    Left out is what the clock and the command line say.
+    """
+    found: dict[str, object] = {}
+    for file in sorted([*home.glob("cells/*/result/**/*"), *home.glob("blackboxes/*/result/**/*")]):
+        name = str(file.relative_to(home))
+        if file.name == "result.json":
+            content = json.loads(file.read_text())
+            found[name] = {key: content[key] for key in ("scores", "not_applicable", "facts", "prototypes", "images")}
+        elif file.name == "history.json":
+            found[name] = [{**row, "seconds": None} for row in json.loads(file.read_text())]
+        elif file.suffix in (".safetensors", ".csv"):
+            found[name] = file.read_bytes()
+    return found
+
+
+def cell_processes(home: Path) -> list[tuple[str, int, int]]:
+    """What runs cells of that home on this machine: cell, process, and the process that started it."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_text().split("\0")
+            status = (process / "status").read_text()
+        except OSError:  # it has just ended
+            continue
+        folders = [word for word in words if word.startswith(f"{home}/cells/")]
+        if "cell" in words and folders and "State:\tZ" not in status:
+            parent = status.split("PPid:")[1].split()[0]
+            found.append((Path(folders[0]).name, int(process.name), int(parent)))
+    return found
 
 
 def environment(home: Path) -> dict[str, str]:

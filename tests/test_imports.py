@@ -28,6 +28,8 @@ RANKS = [
     ["bench.cell"],
     [
         "bench.launch",
+        "bench.gather",
+        "bench.grid_speed",
         "bench.intervene",
         "bench.metric_speed",
         "bench.tune",
@@ -44,6 +46,7 @@ RANKS = [
         "bench.cli_posthoc",
         "bench.cli_measure",
         "bench.cli_compare",
+        "bench.cli_grid",
         "bench.options",
     ],
     ["bench.__main__"],

@@ -147,7 +147,7 @@ def prepare(
     """
     if protocol.crop == "bbox" and "bbox" not in dataset.provides:
         raise RequestError("the data set has no boxes to crop to; use crop=full")
-    folder = cache_folder(dataset, protocol, home, on_bad)
+    folder = cache_folder(dataset.digest, protocol, home, on_bad)
     # Damaged bytes lead the readers into any error; the `_open` at the end is the one that tells.
     with contextlib.suppress(Exception):
         return _open(folder)
@@ -169,9 +169,9 @@ def prepare(
         raise CellError(f"{problem}; make room and write access there, or set BENCH_HOME") from error
 
 
-def cache_folder(dataset: Dataset, protocol: Protocol, home: Path, on_bad: str = "error") -> Path:
-    """Where :func:`prepare` keeps what it prepares."""
-    return home / "prepared" / (f"{dataset.digest}-{protocol.name}" + ("-skip" if on_bad == "skip" else ""))
+def cache_folder(digest: str, protocol: Protocol, home: Path, on_bad: str = "error") -> Path:
+    """Where :func:`prepare` keeps what it prepares of the data set with that digest."""
+    return home / "prepared" / (f"{digest}-{protocol.name}" + ("-skip" if on_bad == "skip" else ""))
 
 
 def _open(folder: Path) -> dict[str, PreparedSamples]:

@@ -1,0 +1,131 @@
+"""Commands on single cells: run one, take over those that ran elsewhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+from rich.console import Console
+
+from bench import options
+from bench.cli_posthoc import speed
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@options.device
+@options.memory
+@click.option("--data-root", type=options.PATH, help="Where the data sets lie on this machine; default: as planned.")
+@click.option(
+    "--weights",
+    multiple=True,
+    callback=options.weights,
+    metavar="BACKBONE=PATH",
+    help="Where the starting weights lie on this machine; default: as planned.",
+)
+@click.option(
+    "--only", type=click.Choice(["data", "black-box"]), help="Only prepare the images, or only train the black box."
+)
+def cell(
+    folder: Path,
+    device: str,
+    memory_limit: int | None,
+    data_root: Path | None,
+    weights: dict[str, Path],
+    only: Any,
+) -> None:
+    """Run one cell: the FOLDER that holds its cell.json. This is what every launcher starts."""
+    from bench import environment
+    from bench.cell import Cell
+    from bench.contract import RequestError
+    from bench.launch.stages import share
+    from bench.progress import ConsoleProgress
+    from bench.store import Store
+
+    folder = folder.resolve()
+    if not (folder / "cell.json").is_file() or folder.parent.name != "cells":
+        raise RequestError(f"{folder} is not a cell: expected .../cells/ID with a cell.json in it")
+    store = Store(folder.parent.parent)
+    backbone = store.specification(folder.name)["spec"]["backbone"]
+    for name in weights:
+        if name != backbone:
+            raise RequestError(f"--weights {name}=...: this cell has the backbone {backbone}")
+    elsewhere = {}
+    if data_root is not None:
+        elsewhere["data_root"] = str(data_root.resolve())
+    if weights:
+        elsewhere["weights"] = str(weights[backbone].resolve())
+    with ConsoleProgress(Console()) as progress:
+        found = Cell(
+            store,
+            folder.name,
+            environment.home(),
+            environment.pick_device(device),
+            progress,
+            memory_limit=memory_limit,
+            elsewhere=elsewhere,
+        )
+        if only is not None:
+            share(found, only)
+            return
+        if found.folder.done:
+            click.echo("done before")
+        found.run()
+
+
+@click.command()
+@click.argument("homes", metavar="HOME...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@options.home
+def gather(homes: tuple[Path, ...], out: Path | None) -> None:
+    """Take over finished cells and black boxes from the HOMEs of other machines, or copies of them.
+
+    What is here already stays as it is. Afterwards the `run` that asks for all these cells finds them done and prints
+    the table.
+    """
+    from bench import environment
+    from bench.gather import gather as take
+    from bench.progress import ConsoleProgress
+    from bench.store import Store
+
+    home = environment.home()
+    with ConsoleProgress(Console()) as progress:
+        for other in homes:
+            click.echo(f"{other}: {take(other, Store(out or home), home, progress)}")
+
+
+@speed.command("grid")
+@click.option("--methods", default="ours,protopnet", show_default=True, help="Names with commas.")
+@click.option("--seeds", "count", type=click.IntRange(min=1), default=12, show_default=True, help="How many.")
+@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="As for `run` (repeatable).")
+@click.option("--launcher", type=click.Choice(["inline", "ray"]), default="ray", show_default=True)
+@click.option("--jobs", type=click.IntRange(min=2), default=2, show_default=True, help="Cells at a time.")
+@click.option("--rounds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of each kind.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def speed_grid(
+    methods: str, count: int, pairs: tuple[str, ...], launcher: str, jobs: int, rounds: int, as_json: bool
+) -> None:
+    """Time a grid of demo cells inline and with several cells at a time, on this CPU, one thread per cell."""
+    from bench.grid_speed import measure
+    from bench.progress import ConsoleProgress
+
+    request = ["--datasets", "demo", "--methods", methods, "--no-controls", "--device", "cpu"]
+    request += ["--seeds", ",".join(str(seed) for seed in range(count))]
+    request += [word for pair in pairs for word in ("--set", pair)]
+    chosen = ["--launcher", launcher, "--jobs", str(jobs)]
+    with ConsoleProgress(Console(stderr=True)) as progress:
+        found = measure(request, chosen, rounds, progress)
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+        return
+    inline, launched = (median(found["seconds"][name]) for name in ("inline", "launched"))
+    same = "the same numbers" if found["same_numbers"] else "OTHER NUMBERS"
+    click.echo(
+        f"{found['cells']} cells, {found['cores']} cores: inline {inline:.1f} s, {' '.join(chosen)} {launched:.1f} s; "
+        f"{found['speedup']:.2f} times the throughput, {same}"
+    )
+
+
+COMMANDS = (cell, gather)

@@ -1,0 +1,78 @@
+"""What a launcher tells while cells run, and the plain lines that a console shows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+
+from bench.launch.units import Unit, title_of
+from bench.plan import PlannedCell
+
+
+class Events:
+    """Told about every unit of work; what a subclass leaves out does nothing."""
+
+    def skipped(self, unit: Unit, why: str) -> None:
+        """It is not run: it was done before, or there is nothing to measure."""
+
+    def started(self, unit: Unit) -> None:
+        """A worker was given it, or this process begins it."""
+
+    def finished(self, unit: Unit, seconds: float) -> None:
+        """It is done."""
+
+    def failed(self, unit: Unit, reason: str, out_of_memory: bool) -> None:
+        """It went wrong, and what went wrong is recorded."""
+
+    def again(self, unit: Unit, reason: str) -> None:
+        """Its worker was lost, and another one is given it."""
+
+
+class Lines(Events):
+    """A line for each event.
+
+    Args:
+        console: where they go.
+        cells: all of the run: what ``[3/24]`` counts.
+        several: whether cells run at the same time: then each line names its cell.
+    """
+
+    def __init__(self, console: Console, cells: Sequence[PlannedCell], several: bool) -> None:
+        self.console, self.several, self.total = console, several, len(cells)
+        self.position = {cell.spec.id: position for position, cell in enumerate(cells, 1)}
+
+    def skipped(self, unit: Unit, why: str) -> None:
+        """The reason, dimmed."""
+        self._print(f"{self._title(unit)}  [dim]{why}[/dim]")
+
+    def started(self, unit: Unit) -> None:
+        """The cell in bold."""
+        self._print(f"[bold]{self._title(unit)}[/bold]" + ("  started" if self.several else ""))
+
+    def finished(self, unit: Unit, seconds: float) -> None:
+        """How long it took."""
+        self._print(f"{self._begin(unit)}done in {seconds:.1f} s")
+
+    def failed(self, unit: Unit, reason: str, out_of_memory: bool) -> None:
+        """The reason."""
+        self._print(f"{self._begin(unit)}[red]{'out of memory' if out_of_memory else 'failed'}:[/red] {escape(reason)}")
+
+    def again(self, unit: Unit, reason: str) -> None:
+        """Why it goes back into the queue."""
+        self._print(f"{self._begin(unit)}[yellow]once more:[/yellow] {escape(reason)}")
+
+    def _begin(self, unit: Unit) -> str:
+        return f"{self._title(unit)}  " if self.several else "  "
+
+    def _title(self, unit: Unit) -> str:
+        if unit.stage == "data":
+            return f"for several cells: images of {unit.cell.spec.dataset}"
+        if unit.stage == "black-box":
+            own = unit.cell.spec
+            return f"for several cells: black box · {own.dataset} · {own.backbone} · seed {own.seed}"
+        return f"[{self.position[unit.name]}/{self.total}] {escape(title_of(unit.cell))}"
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, highlight=False, soft_wrap=True)

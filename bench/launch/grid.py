@@ -1,0 +1,191 @@
+"""Hands units of work to workers and settles what comes back: the part that all launchers with processes share."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from bench.launch.command import Exit, Job
+from bench.launch.events import Events
+from bench.launch.summary import Summary
+from bench.launch.units import Unit, units_of
+from bench.plan import PlannedCell
+from bench.store import Status, Store
+
+LOST = 3
+"""How often a cell whose worker was lost is given to another one."""
+
+_SECONDS = 1.0
+
+
+class Workers(Protocol):
+    """Places where cells run."""
+
+    @property
+    def free(self) -> int:
+        """How many jobs could begin now."""
+
+    def start(self, jobs: Sequence[Job]) -> None:
+        """Begin these."""
+
+    def wait(self, seconds: float) -> Iterable[tuple[str, Exit]]:
+        """Name and end of those that have ended, at the latest after so many seconds."""
+
+    def stop(self) -> None:
+        """End all that run; nothing of them is left behind."""
+
+
+class Grid:
+    """One run of cells on workers.
+
+    Args:
+        cells: in order.
+        store: where they live.
+        home: ``BENCH_HOME``.
+        workers: where they run.
+        events: told what becomes of each unit.
+        job: what a worker is given for a unit.
+        rerun: forget earlier results of these cells.
+    """
+
+    def __init__(
+        self,
+        cells: Sequence[PlannedCell],
+        store: Store,
+        home: Path,
+        workers: Workers,
+        events: Events,
+        job: Callable[[Unit], Job],
+        rerun: bool = False,
+    ) -> None:
+        self.store, self.home, self.workers, self.events = store, home, workers, events
+        self.job = job
+        self.summary = Summary()
+        self.fresh = {cell.spec.id for cell in cells} if rerun else set()
+        self.waiting = units_of(self._to_run(cells), home)
+        self.open = {unit.name for unit in self.waiting}
+        self.running: dict[str, tuple[Unit, float, int]] = {}
+        self.lost: Counter[str] = Counter()
+        self.before = {unit.name: self._recorded(unit) for unit in self.waiting if unit.stage is None}
+
+    def run(self) -> Summary:
+        """Work until every unit has ended.
+
+        Raises:
+            KeyboardInterrupt: and whatever else ends the run, after all that ran was stopped.
+        """
+        try:
+            while self.waiting or self.running:
+                self._start()
+                for name, found in self.workers.wait(_SECONDS):
+                    self._settle(name, found)
+        except BaseException:
+            self.workers.stop()
+            raise
+        return self.summary
+
+    def _to_run(self, cells: Sequence[PlannedCell]) -> list[PlannedCell]:
+        chosen = []
+        for cell in cells:
+            unit = Unit(cell.spec.id, cell)
+            if not cell.spec.metrics:
+                self.events.skipped(unit, "nothing to measure")
+                self.summary.unmeasured.append(unit.name)
+            elif unit.name not in self.fresh and unit.done(self.store, self.home):
+                self.events.skipped(unit, "done before")
+                self.summary.before.append(unit.name)
+            else:
+                chosen.append(cell)
+        return chosen
+
+    def _start(self) -> None:
+        chosen: list[Unit] = []
+        free = self.workers.free
+        for unit in list(self.waiting):
+            if len(chosen) >= free:
+                break
+            # What another run is at work on is left until last: a worker that waits for it does nothing else.
+            if self.open.intersection(unit.needs) or unit.busy(self.store, self.home):
+                continue
+            self.waiting.remove(unit)
+            if unit.name in self.fresh:
+                self.fresh.remove(unit.name)
+                with self.store.cell(unit.name).claim():
+                    self.store.cell(unit.name).clear()
+            if not self._elsewhere(unit):
+                chosen.append(unit)
+        for unit in chosen:
+            self.running[unit.name] = (unit, time.perf_counter(), self._recorded(unit))
+            self.events.started(unit)
+        if chosen:
+            self.workers.start([self.job(unit) for unit in chosen])
+
+    def _elsewhere(self, unit: Unit) -> bool:
+        """Whether another run has ended it meanwhile; one that failed there would only fail again."""
+        done = unit.done(self.store, self.home)
+        failed = unit.name in self.before and self._recorded(unit) != self.before.pop(unit.name)
+        if not done and not failed:
+            return False
+        self.open.discard(unit.name)
+        failure = self.store.cell(unit.name).failure if failed else None
+        if failure is not None:
+            self.summary.failed[unit.name] = failure["reason"]
+            self.events.failed(unit, f"in another run: {failure['reason']}", failure["status"] == "oom")
+        elif unit.stage is None:
+            self.events.skipped(unit, "done by another run")
+            self.summary.before.append(unit.name)
+        return True
+
+    def _settle(self, name: str, found: Exit) -> None:
+        unit, began, recorded = self.running.pop(name)
+        if unit.done(self.store, self.home):
+            self.open.discard(name)
+            self.events.finished(unit, time.perf_counter() - began)
+            if unit.stage is None:
+                self.summary.done.append(name)
+            return
+        if found.lost and self.lost[name] < LOST:
+            self.lost[name] += 1
+            self.waiting.insert(0, unit)
+            self.events.again(unit, f"lost ({_told(found)})")
+            return
+        failure = self.store.cell(unit.cell.spec.id).failure if self._recorded(unit) != recorded else None
+        status, reason = (failure["status"], failure["reason"]) if failure else ("failed", _told(found))
+        details = failure["details"] if failure else found.said
+        self.open.discard(name)
+        self.events.failed(unit, reason, status == "oom")
+        if unit.stage is not None:
+            self._without(unit, status, reason, details)
+            return
+        self.summary.failed[name] = reason
+        if failure is None:  # the process had no chance to record it
+            self.store.cell(name).fail(status, reason, details)
+
+    def _without(self, stage: Unit, status: Status, reason: str, details: str) -> None:
+        """What waits for a stage that failed would only fail in the same way, each after as long."""
+        for unit in [unit for unit in self.waiting if stage.name in unit.needs]:
+            self.waiting.remove(unit)
+            self.open.discard(unit.name)
+            self.events.failed(unit, reason, status == "oom")
+            if unit.stage is not None:
+                self._without(unit, status, reason, details)
+                continue
+            self.summary.failed[unit.name] = reason
+            if unit.cell is not stage.cell:  # whose own record says more
+                self.store.cell(unit.name).fail(status, reason, details)
+
+    def _recorded(self, unit: Unit) -> int:
+        """When the cell's failure was recorded: one of an earlier attempt says nothing of this one."""
+        file = self.store.cell(unit.cell.spec.id).path / "failure.json"
+        return file.stat().st_mtime_ns if file.is_file() else 0
+
+
+def _told(found: Exit) -> str:
+    """One line about an end that recorded nothing."""
+    lines = [line.strip() for line in found.said.splitlines() if line.strip()]
+    how = f"ended by signal {-found.code}" if found.code < 0 else f"exit code {found.code}"
+    where = f" on {found.host}" if found.host else ""
+    return f"{how}{where}" + (f": {lines[-1]}" if lines else "")

@@ -1,0 +1,70 @@
+"""The default: one cell after the other in this process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from bench.cell import Cell, reason_of
+from bench.launch.events import Events
+from bench.launch.summary import Summary
+from bench.launch.units import Unit
+from bench.memory import OutOfMemory
+from bench.plan import PlannedCell
+from bench.progress import ConsoleProgress
+from bench.store import Store
+
+
+def inline(
+    cells: Sequence[PlannedCell],
+    store: Store,
+    home: Path,
+    device: torch.device,
+    progress: ConsoleProgress,
+    events: Events,
+    *,
+    rerun: bool = False,
+    memory_limit: int | None = None,
+) -> Summary:
+    """Run the cells that are not finished; one that fails is recorded and the others go on.
+
+    Args:
+        cells: in order.
+        store: where they live.
+        home: ``BENCH_HOME``.
+        device: where tensors go.
+        progress: where what happens inside a cell is told.
+        events: told what becomes of each cell.
+        rerun: forget earlier results of these cells.
+        memory_limit: bytes for each cell.
+    """
+    summary = Summary()
+    for cell in cells:
+        name = cell.spec.id
+        folder, unit = store.cell(name), Unit(name, cell)
+        if rerun:
+            with folder.claim():
+                folder.clear()
+        if not cell.spec.metrics:
+            events.skipped(unit, "nothing to measure")
+            summary.unmeasured.append(name)
+            continue
+        if folder.done:
+            events.skipped(unit, "done before")
+            summary.before.append(name)
+            continue
+        events.started(unit)
+        began = time.perf_counter()
+        try:
+            Cell(store, name, home, device, progress, memory_limit=memory_limit).run()
+        except Exception as error:
+            # Whatever a method or a metric does wrong ends its own cell only; Cell has recorded it with a traceback.
+            summary.failed[name] = reason_of(error)
+            events.failed(unit, summary.failed[name], isinstance(error, OutOfMemory))
+        else:
+            summary.done.append(name)
+            events.finished(unit, time.perf_counter() - began)
+    return summary

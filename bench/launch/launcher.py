@@ -1,0 +1,187 @@
+"""How cells are to be run, as the command line says it, and the run itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import bench
+from bench import config, environment, registry
+from bench.contract import RequestError
+from bench.launch import slurm
+from bench.launch.command import Job
+from bench.launch.events import Events
+from bench.launch.grid import Grid
+from bench.launch.inline import inline
+from bench.launch.processes import Processes
+from bench.launch.ray import RayWorkers, own_cpus
+from bench.launch.summary import Summary
+from bench.launch.units import Unit
+from bench.memory import check_limit
+from bench.plan import PlannedCell
+from bench.progress import ConsoleProgress
+from bench.store import Store
+
+THREADS = "OMP_NUM_THREADS"
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """Where and with what cells run.
+
+    Attributes:
+        name: ``inline``, ``ray`` or ``slurm``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        memory_limit: bytes for each cell.
+        jobs: the most cells at a time; ``None``: inline one, else what there is room for.
+        gpus: for each method its number of GPUs or share of one; the name ``""`` stands for all others.
+        cpus: for each cell.
+        ray_address: of a running cluster.
+        slurm: options of sbatch.
+    """
+
+    name: Literal["inline", "ray", "slurm"] = "inline"
+    device: str = "auto"
+    memory_limit: int | None = None
+    jobs: int | None = None
+    gpus: Mapping[str, float] = field(default_factory=dict)
+    cpus: int | None = None
+    ray_address: str | None = None
+    slurm: Mapping[str, str] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Refuse what does not go together, before anything is planned.
+
+        Raises:
+            RequestError: naming the option.
+        """
+        for option, given, owner in (
+            ("--ray-address", self.ray_address, ("ray",)),
+            ("--slurm", self.slurm, ("slurm",)),
+            ("--gpus-per-cell", self.gpus, ("ray", "slurm")),
+            ("--cpus-per-cell", self.cpus, ("ray", "slurm")),
+        ):
+            if given and self.name not in owner:
+                raise RequestError(f"{option} belongs to --launcher {' or '.join(owner)}; this is {self.name}")
+        for name in self.gpus:
+            if name and name not in registry.names("methods"):
+                raise RequestError(f"--gpus-per-cell {name}=...{registry.nearest(name, registry.names('methods'))}")
+        if self.name == "inline":
+            check_limit(environment.pick_device(self.device), self.memory_limit)
+        elif self.device.startswith("cuda:"):
+            raise RequestError(f"--device {self.device}: {self.name} chooses the GPU of each cell; write cuda")
+        elif self.device not in ("auto", "cpu", "cuda"):
+            raise RequestError(f"--device {self.device!r}: write auto, cpu or cuda")
+
+    def run(
+        self,
+        cells: Sequence[PlannedCell],
+        store: Store,
+        home: Path,
+        progress: ConsoleProgress,
+        events: Events,
+        *,
+        rerun: bool = False,
+    ) -> Summary:
+        """Run the cells that are not finished.
+
+        Args:
+            cells: in order.
+            store: where they live.
+            home: ``BENCH_HOME``.
+            progress: where what happens inside a cell of this process is told.
+            events: told what becomes of each cell.
+            rerun: forget earlier results of these cells.
+
+        Raises:
+            RequestError: where the launcher cannot be used here.
+        """
+        if not self.several:
+            device = environment.pick_device(self.device)
+            limit = self.memory_limit
+            return inline(cells, store, home, device, progress, events, rerun=rerun, memory_limit=limit)
+        with self.workers(home) as workers:
+            shares = {cell.spec.method: self.share(cell.spec.method, workers.default_gpus) for cell in cells}
+
+            def job(unit: Unit) -> Job:
+                own = unit.cell.spec
+                return Job(
+                    name=unit.name,
+                    folder=str(store.cell(own.id).path.resolve()),
+                    options=self._options(unit),
+                    environment=self._environment(home, workers.cpus),
+                    gpus=shares[own.method],
+                )
+
+            return Grid(cells, store, home, workers, events, job, rerun=rerun).run()
+
+    @property
+    def where(self) -> str:
+        """The device, as far as it is known before a cell runs."""
+        return str(environment.pick_device(self.device)) if self.name == "inline" else self.device
+
+    @property
+    def several(self) -> bool:
+        """Whether cells run in processes of their own, several at a time."""
+        return self.name != "inline" or (self.jobs or 1) > 1
+
+    @contextmanager
+    def workers(self, home: Path) -> Iterator[Any]:
+        """The places where cells run; what was started for them is stopped at the end."""
+        gpus = {"cuda": True, "cpu": False}.get(self.device)
+        found: Any
+        if self.name == "ray":
+            found = RayWorkers(self.ray_address, self.jobs, self.cpus, gpus)
+        elif self.name == "slurm":
+            found = slurm.SlurmWorkers(home.resolve() / "slurm", self.jobs, self.cpus, gpus, self.slurm)
+        else:
+            jobs = self.jobs or 1
+            found = Processes(jobs, max(1, own_cpus() // jobs))
+        try:
+            yield found
+        finally:
+            found.close()
+
+    def share(self, method: str, otherwise: float) -> float:
+        """GPUs for a cell of a method: from the command line, else ``gpus`` in ``configs/methods``, else that."""
+        for name in (method, ""):
+            if name in self.gpus:
+                return self.gpus[name]
+        file = config.CONFIGS / "methods" / f"{method}.yaml"
+        written = config.read_yaml(file).get("gpus") if file.is_file() and otherwise else None
+        if written is None:
+            return otherwise
+        if not isinstance(written, int | float) or written < 0:
+            raise RequestError(f"{file}: gpus: write a number such as 1 or 0.5 (got {written!r})")
+        return float(written)
+
+    def script(self, home: Path, cells: Sequence[PlannedCell]) -> str:
+        """What sbatch would be given for these cells; where they want other numbers of GPUs, for the first of them."""
+        slurm.require()
+        otherwise = 1.0 if self.device == "cuda" else 0.0
+        shares = [self.share(cell.spec.method, otherwise) for cell in cells]
+        folder = home.resolve() / "slurm"
+        return slurm.script(folder, self.slurm, self.jobs, self.cpus, shares[0], shares.count(shares[0]))
+
+    def _options(self, unit: Unit) -> tuple[str, ...]:
+        options = ["--device", self.device]
+        if self.memory_limit is not None:
+            options += ["--memory-limit", f"{self.memory_limit / 2**10!r}KiB"]
+        if unit.stage is not None:
+            options += ["--only", unit.stage]
+        return tuple(options)
+
+    def _environment(self, home: Path, cpus: int) -> dict[str, str]:
+        """What a cell's process needs wherever it starts: the home, this code, as many threads as it has CPUs."""
+        code = str(Path(bench.__file__).resolve().parent.parent)
+        others = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part and part != code]
+        return {
+            "BENCH_HOME": str(home.resolve()),
+            "PYTHONPATH": os.pathsep.join([code, *others]),
+            # Sums over other numbers of threads differ in the last bits.
+            THREADS: os.environ.get(THREADS, str(cpus)),
+        }

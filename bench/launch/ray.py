@@ -1,0 +1,148 @@
+"""A Ray cluster: one started here for the run, or one that is there already. It queues by CPU and by GPU."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from bench.errors import RequestError
+from bench.launch.command import Exit, Job, execute
+
+_STORE_BYTES = 100 * 2**20  # nothing but exit codes goes through Ray; its least is 75 MiB
+
+
+def _on_worker(job: Job) -> Exit:
+    """In a Ray worker: the cell sees the GPUs that Ray gave this task and no others."""
+    import ray
+
+    # Under Slurm Ray may leave all of the job's GPUs visible.
+    return execute(job, {"CUDA_VISIBLE_DEVICES": ",".join(str(number) for number in ray.get_gpu_ids())})
+
+
+class RayWorkers:
+    """Ray tasks, each of which waits for one cell's process.
+
+    Args:
+        address: of a running cluster; ``None``: one is started on this machine and stopped at the end.
+        jobs: the most cells at a time; ``None``: as many as the cluster has room for.
+        cpus: for each cell; ``None``: its part of this machine.
+        gpus: whether cells want any where nothing else is said; ``None``: where the cluster has some.
+
+    Raises:
+        RequestError: where Ray is not installed, or the cluster cannot be reached.
+    """
+
+    def __init__(self, address: str | None, jobs: int | None, cpus: int | None, gpus: bool | None) -> None:
+        if find_spec("ray") is None:
+            raise RequestError("--launcher ray: Ray is not installed here; pip install 'partbench[ray]'")
+        # Before the first import of Ray, which reads them.
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        if address is None:
+            # Nobody else on this machine may use the cluster; Ray itself would leave a token in the home folder.
+            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        import ray
+
+        self.ray = ray
+        self.jobs, self.folder = jobs, ""
+        quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+        if address is None:
+            machine = own_cpus()
+            # On a disk of this machine, and short: the names of its sockets may have 107 bytes.
+            place = tempfile.gettempdir()
+            self.folder = tempfile.mkdtemp(prefix="ray-", dir=place if len(place) < 30 else "/tmp")
+            local = {"_temp_dir": self.folder, "_node_ip_address": "127.0.0.1", "object_store_memory": _STORE_BYTES}
+            slots = max(machine, (jobs or 1) * (cpus or 1))
+            self._init(address="local", num_cpus=slots, include_dashboard=False, **local, **quiet)
+        else:
+            self._init(address=address, **quiet)
+        found = ray.cluster_resources().get("GPU", 0.0)
+        self.default_gpus = 1.0 if (found > 0 if gpus is None else gpus) else 0.0
+        if cpus is None:
+            # One of the machine's GPUs, or else one of its CPUs, for each.
+            abreast = jobs or (int(found) if self.default_gpus else machine)
+            cpus = max(1, machine // max(1, abreast)) if address is None else 1
+        self.cpus = cpus
+        self.task = ray.remote(max_retries=0, max_calls=0)(_on_worker)
+        self.running: dict[Any, Job] = {}
+
+    def _init(self, **options: Any) -> None:
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            self.ray.init(**options)
+            signal.signal(signal.SIGTERM, handler)  # Ray puts its own in place
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
+            self.close()
+            where = f"--ray-address {options['address']}" if options["address"] != "local" else "a Ray cluster here"
+            raise RequestError(f"{where} cannot be used: {str(error).strip().splitlines()[0]}") from error
+        except BaseException:  # Ctrl-C: half a cluster must not stay
+            self.close()
+            raise
+
+    @property
+    def free(self) -> int:
+        """How many cells could begin now; Ray lets one wait where it has no room after all."""
+        if self.jobs is not None:
+            return self.jobs - len(self.running)
+        total = self.ray.cluster_resources()
+        room = int(total.get("CPU", 0) // self.cpus) - len(self.running)
+        if self.default_gpus:
+            used = sum(job.gpus for job in self.running.values())
+            room = min(room, math.ceil(total.get("GPU", 0) - used))
+        return room
+
+    def start(self, jobs: Sequence[Job]) -> None:
+        """Give these to Ray."""
+        for job in jobs:
+            self.running[self.task.options(num_cpus=self.cpus, num_gpus=job.gpus, name=job.name).remote(job)] = job
+
+    def wait(self, seconds: float) -> Iterator[tuple[str, Exit]]:
+        """Those that have ended; a worker or a machine that was lost is an end too."""
+        if not self.running:
+            time.sleep(seconds)
+            return
+        over, _ = self.ray.wait(list(self.running), num_returns=1, timeout=seconds)
+        for reference in over:
+            yield self.running.pop(reference).name, self._end(reference)
+
+    def _end(self, reference: Any) -> Exit:
+        try:
+            found: Exit = self.ray.get(reference)
+        except self.ray.exceptions.RayTaskError as error:
+            return Exit(1, "", str(error))
+        except self.ray.exceptions.RayError as error:
+            return Exit(-9, "", f"its Ray worker was lost: {str(error).strip().splitlines()[0]}")
+        return found
+
+    def stop(self) -> None:
+        """End the workers that run something, and with them their cells."""
+        for reference in self.running:
+            self.ray.cancel(reference, force=True)
+        if not self.folder:  # a cluster of others goes on: it must have heard before we leave
+            self.ray.wait(list(self.running), num_returns=len(self.running), timeout=10)
+        self.running.clear()
+
+    def close(self) -> None:
+        """Leave the cluster; one that was started here ends."""
+        self.ray.shutdown()
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def own_cpus(environment: Mapping[str, str] = os.environ) -> int:
+    """CPUs of this machine that are ours: what Slurm has allotted, else what this process may run on."""
+    for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
+        if environment.get(name, "").isdigit():
+            return int(environment[name])
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

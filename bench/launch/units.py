@@ -1,0 +1,88 @@
+"""Cells as units of work: what they share comes first, as units of its own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from bench.data.prepared import cache_folder
+from bench.data.protocol import Protocol
+from bench.plan import CellSpec, PlannedCell
+from bench.store import Folder, Store
+
+Stage = Literal["data", "black-box"]
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """Something that a worker does: a cell, or a stage of one that others wait for.
+
+    Attributes:
+        name: the cell's id, or the stage and an id of its own.
+        cell: the cell; of a stage, one of those that want it.
+        stage: ``None``: all of the cell.
+        needs: names of the units that must have ended before.
+    """
+
+    name: str
+    cell: PlannedCell
+    stage: Stage | None = None
+    needs: tuple[str, ...] = ()
+
+    def done(self, store: Store, home: Path) -> bool:
+        """Whether its result is there."""
+        if self.stage == "data":
+            return prepared_folder(self.cell.spec, home).is_dir()
+        return (store.cell(self.name) if self.stage is None else black_box_folder(self.cell.spec, home)).done
+
+    def busy(self, store: Store, home: Path) -> bool:
+        """Whether another process is at work on it, or on the black box that it would have to train itself."""
+        if self.stage is None and store.cell(self.name).busy:
+            return True
+        if self.stage == "data" or self.cell.spec.black_box is None:
+            return False
+        folder = black_box_folder(self.cell.spec, home)
+        return not folder.done and folder.busy
+
+
+def prepared_folder(spec: CellSpec, home: Path) -> Path:
+    """Where the images of a cell are kept, decoded and resized."""
+    return cache_folder(spec.data_digest, Protocol.model_validate(spec.protocol), home, spec.on_bad_image)
+
+
+def black_box_folder(spec: CellSpec, home: Path) -> Folder:
+    """Where the black box of a cell is kept."""
+    return Folder(home / "blackboxes" / spec.black_box_id)
+
+
+def units_of(cells: Sequence[PlannedCell], home: Path) -> list[Unit]:
+    """The cells, and before them what several of them share and is not there yet.
+
+    Black boxes come before the cells, because most cells wait for them; a cell that is the only one to want something
+    makes it itself.
+    """
+    images = Counter(prepared_folder(cell.spec, home) for cell in cells)
+    boxes = Counter(cell.spec.black_box_id for cell in cells if cell.spec.black_box is not None)
+    stages: dict[str, Unit] = {}
+    whole = []
+    for cell in cells:
+        needs: tuple[str, ...] = ()
+        folder = prepared_folder(cell.spec, home)
+        if images[folder] > 1 and not folder.is_dir():
+            needs = (f"data {folder.name}",)
+            stages.setdefault(needs[0], Unit(needs[0], cell, "data"))
+        if cell.spec.black_box is not None and boxes[cell.spec.black_box_id] > 1:
+            name = f"black box {cell.spec.black_box_id}"
+            if not black_box_folder(cell.spec, home).done:
+                stages.setdefault(name, Unit(name, cell, "black-box", needs))
+                needs = (*needs, name)
+        whole.append(Unit(cell.spec.id, cell, None, needs))
+    return [*sorted(stages.values(), key=lambda unit: unit.stage != "data"), *whole]
+
+
+def title_of(cell: PlannedCell) -> str:
+    """Cell for people: ``ours · demo · tiny · seed 0``."""
+    return " · ".join([cell.label, cell.spec.dataset, cell.spec.backbone or "no backbone", f"seed {cell.spec.seed}"])

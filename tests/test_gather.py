@@ -1,0 +1,105 @@
+"""Cells that ran on other machines: on a shared home under another path, or in a home of their own, gathered."""
+
+import json
+import shutil
+
+import pytest
+from birds import QUICK, few_birds, stored
+from click.testing import CliRunner
+
+from bench.cli import main
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return few_birds(tmp_path_factory.mktemp("gather"))
+
+
+@pytest.fixture
+def call(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def run(home, *arguments):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("BENCH_HOME", str(home))
+            return CliRunner().invoke(main, list(arguments))
+
+    return run
+
+
+def request(data, seeds):
+    return [
+        "run",
+        "--methods",
+        "ours",
+        "--no-controls",
+        "--no-tracking",
+        *QUICK,
+        "--seeds",
+        seeds,
+        "--data-root",
+        str(data),
+    ]
+
+
+def test_two_machines_each_with_a_home_of_its_own(call, data, tmp_path):
+    here, there, together = tmp_path / "here", tmp_path / "there", tmp_path / "together"
+    assert call(together, *request(data, "0,1")).exit_code == 0
+    assert call(here, *request(data, "0")).exit_code == 0
+    assert call(there, *request(data, "1")).exit_code == 0
+    shutil.copytree(there, tmp_path / "copy")
+    result = call(here, "gather", str(tmp_path / "copy"))
+    assert result.exit_code == 0, result.output
+    assert "1 cells and 1 black boxes taken over, 0 cells here already, 0 not finished there" in result.output
+    again = call(here, "gather", str(tmp_path / "copy"))
+    assert "0 cells and 0 black boxes taken over, 1 cells here already" in again.output
+    whole = call(here, *request(data, "0,1"))
+    assert "2 of 2 cells done (2 before), 0 failed" in whole.output
+    assert stored(here) == stored(together)
+
+
+def test_what_is_incomplete_or_of_another_id_is_not_taken(call, data, tmp_path):
+    there = tmp_path / "there"
+    assert call(there, *request(data, "0,1,2")).exit_code == 0
+    short, strange, open_ = sorted((there / "cells").iterdir())
+    weights = short / "result" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    written = json.loads((strange / "cell.json").read_text())
+    written["spec"]["seed"] = 7
+    (strange / "cell.json").write_text(json.dumps(written))
+    (open_ / "result").rename(open_ / "work")
+    result = call(tmp_path / "here", "gather", str(there))
+    assert (
+        "0 cells and 3 black boxes taken over, 0 cells here already, 1 not finished there, 2 damaged" in result.output
+    )
+    assert "copy it again" in result.output
+    assert not list((tmp_path / "here").glob("cells/*/result"))
+
+
+def test_gathering_from_nowhere_is_a_mistake(call, tmp_path):
+    result = call(tmp_path / "here", "gather", str(tmp_path))
+    assert result.exit_code == 2
+    assert "is no home of results" in result.output
+
+
+def test_a_shared_home_under_another_path_and_data_elsewhere(call, data, tmp_path):
+    home, mounted = tmp_path / "home", tmp_path / "mounted"
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    assert call(home, *request(copy, "0")).exit_code == 0
+    before = stored(home)
+    (folder,) = (home / "cells").iterdir()
+    shutil.rmtree(folder / "result")
+    # The other machine: the home is mounted elsewhere, and the data lies elsewhere.
+    home.rename(mounted)
+    copy.rename(tmp_path / "elsewhere")
+    shutil.rmtree(mounted / "prepared")
+    lost = call(mounted, "cell", str(mounted / "cells" / folder.name))
+    assert lost.exit_code in (1, 2)
+    assert "data" in lost.output
+    found = call(mounted, "cell", str(mounted / "cells" / folder.name), "--data-root", str(tmp_path / "elsewhere"))
+    assert found.exit_code == 0, found.output
+    assert stored(mounted) == before
+    wrong = call(mounted, "cell", str(mounted / "cells" / folder.name), "--weights", "resnet34=x.pth")
+    assert wrong.exit_code == 2
+    assert "this cell has the backbone tiny" in wrong.output
