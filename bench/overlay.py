@@ -52,7 +52,7 @@ def tinted(plain: Tensor, warmth: Tensor, colours: Tensor) -> Tensor:
     Args:
         plain: ``(N, H, W, 3)`` from 0 to 1.
         warmth: ``(N, K, H, W)`` from :func:`heat`.
-        colours: ``(K, 3)`` from 0 to 1.
+        colours: ``(K, 3)`` from 0 to 1, or ``(N, K, 3)``.
 
     Returns:
         ``(N, H, W, 3)`` from 0 to 1.
@@ -64,7 +64,9 @@ def tinted(plain: Tensor, warmth: Tensor, colours: Tensor) -> Tensor:
     grey = plain.mean(-1, keepdim=True)
     # Half of the picture's own colour: enough to see what it shows, too little to be taken for a prototype's.
     faded = (plain + grey) / 2
-    return (1 - alpha) * faded + alpha * colours.to(plain)[which]
+    colours = colours.to(plain).expand(len(plain), -1, -1)
+    chosen = colours.gather(1, which.flatten(1)[..., None].expand(-1, -1, 3)).view(plain.shape)
+    return (1 - alpha) * faded + alpha * chosen
 
 
 def rgb(colours: Sequence[str]) -> Tensor:

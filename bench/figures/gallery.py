@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
+
 from bench import style
 from bench.drawing import Drawing
 from bench.figures.look import Look, Source, Viewer
-from bench.figures.panel import all_prototypes, check_shown, one_prototype, training_patch
+from bench.figures.panel import all_prototypes, check_shown, one_prototype, tints_apart, tints_together, training_patch
 from bench.figures.rows import how, rates_text
 
 if TYPE_CHECKING:
@@ -49,15 +51,18 @@ def draw_class(viewer: Viewer, label: int, columns: int = 6, shown: Sequence[str
         _label(grid[0, 0], "all prototypes", f"first {width} of {len(look.index)}\ntest images")
         for axes in grid[0, 1 : 1 + patch]:
             axes.set_axis_off()
+        together = tints_together(look, torch.arange(width))
         for image, axes in enumerate(grid[0, 1 + patch :]):
-            all_prototypes(axes, look, image, shown)
+            all_prototypes(axes, together[image], look, image, shown)
             _verdict(axes, look, image, viewer)
+        top = look.top(width)
+        apart = tints_apart(look, top)
         for slot, axes in enumerate(grid[1:]):
             _prototype_label(axes[0], look, slot)
             if patch:
-                _patch(axes[1], sources[slot], slot, first=slot == 0)
-            for own, image in zip(axes[1 + patch :], look.top(slot, width).tolist(), strict=True):
-                one_prototype(own, look, image, slot, shown)
+                _patch(axes[1], sources[slot], slot)
+            for own, tint, image in zip(axes[1 + patch :], apart[slot], top[slot].tolist(), strict=True):
+                one_prototype(own, tint, look, image, slot, shown)
                 own.set_title(f"{float(look.strengths[image, slot]):.3g}", fontsize=6.5, pad=2, color=style.MUTED)
     caption = (
         f"{look.class_name} ({spec.dataset}, {len(look.index)} test images), prototypes of {written}. Rows below the "
@@ -99,7 +104,7 @@ def _verdict(axes: Axes, look: Look, image: int, viewer: Viewer) -> None:
         return
     predicted = int(look.predictions[image])
     right = predicted == look.label
-    text = "predicted right" if right else f"taken for\n{_short(viewer.class_names[predicted])}"
+    text = "correct" if right else f"taken for\n{_short(viewer.class_names[predicted])}"
     axes.set_title(text, fontsize=6.5, pad=2, color=style.MUTED if right else style.VERMILLION)
 
 
@@ -107,7 +112,7 @@ def _short(text: str, most: int = 24) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def _patch(axes: Axes, source: Source | None, slot: int, first: bool) -> None:
+def _patch(axes: Axes, source: Source | None, slot: int) -> None:
     if source is None:
         axes.set_axis_off()
         return
@@ -120,7 +125,7 @@ def _origin(sources: Sequence[Source | None]) -> str:
     if not there:
         return "This method's prototypes come from no single training patch. "
     few = "" if there == len(sources) else f" ({there} of {len(sources)} prototypes have one)"
-    return f"Framed on the left: the training patch that a prototype was projected onto{few}. "
+    return f"Framed on the left: the training patch that the method names as the prototype's source{few}. "
 
 
 def _alt(look: Look, rows: Sequence[int], width: int, sources: Sequence[Source | None]) -> str:

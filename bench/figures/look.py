@@ -86,9 +86,9 @@ class Look:
         """``(n, K)`` the largest value of each map."""
         return self.maps.amax((2, 3))
 
-    def top(self, slot: int, count: int) -> Tensor:
-        """The images where a prototype is strongest, the strongest first; of equals the first in the split."""
-        return self.strengths[:, slot].sort(descending=True, stable=True).indices[:count]
+    def top(self, count: int) -> Tensor:
+        """For each prototype the images where it is strongest ``(K, count)``, of equals the first in the split."""
+        return self.strengths.sort(dim=0, descending=True, stable=True).indices[:count].T
 
     def box(self, image: int, slot: int) -> tuple[int, int, int, int]:
         """Top, left, bottom and right of the metric's region; points on its border are inside."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from bench import style
@@ -33,13 +34,23 @@ def check_shown(shown: Sequence[str], look: Look) -> None:
         raise RequestError(f"--show {shown[0]}: no part metric was measured in this cell; run it with consistency")
 
 
-def all_prototypes(axes: Axes, look: Look, image: int, shown: Sequence[str] = ()) -> None:
-    """The picture with all prototypes of the class, each in its colour, its number on its peak."""
-    slots = range(len(look.prototypes))
-    colours = rgb([style.colour(slot) for slot in slots])
-    warmth = heat(look.maps[image : image + 1], look.size)
-    _show(axes, tinted(look.pictures[image : image + 1], warmth, colours)[0])
-    for slot in slots:
+def tints_together(look: Look, images: Tensor) -> Tensor:
+    """Those ``(n,)`` images with all prototypes of the class, each in its colour: ``(n, size, size, 3)``."""
+    return tinted(look.pictures[images], heat(look.maps[images], look.size), _colours(look))
+
+
+def tints_apart(look: Look, images: Tensor) -> Tensor:
+    """For each prototype its own ``(K, n)`` images with it alone: ``(K, n, size, size, 3)``."""
+    slots, count = images.shape
+    each = torch.arange(slots).repeat_interleave(count)
+    warmth = heat(look.maps[images.flatten(), each][:, None], look.size)
+    return tinted(look.pictures[images.flatten()], warmth, _colours(look)[each][:, None]).unflatten(0, (slots, count))
+
+
+def all_prototypes(axes: Axes, tint: Tensor, look: Look, image: int, shown: Sequence[str] = ()) -> None:
+    """A picture from :func:`tints_together`, the number of each prototype on its peak."""
+    picture(axes, tint)
+    for slot in range(len(look.prototypes)):
         if "region" in shown:
             _region(axes, look, image, slot)
     if "keypoints" in shown:
@@ -48,11 +59,9 @@ def all_prototypes(axes: Axes, look: Look, image: int, shown: Sequence[str] = ()
         style.numbered(axes, x, y, slot, 5.5)
 
 
-def one_prototype(axes: Axes, look: Look, image: int, slot: int, shown: Sequence[str] = ()) -> None:
-    """The picture with one prototype of the class, a cross on its peak."""
-    warmth = heat(look.maps[image : image + 1, slot : slot + 1], look.size)
-    colours = rgb([style.colour(slot)])
-    _show(axes, tinted(look.pictures[image : image + 1], warmth, colours)[0])
+def one_prototype(axes: Axes, tint: Tensor, look: Look, image: int, slot: int, shown: Sequence[str] = ()) -> None:
+    """A picture from :func:`tints_apart`, a cross on the prototype's peak."""
+    picture(axes, tint)
     if "region" in shown:
         _region(axes, look, image, slot)
     if "keypoints" in shown:
@@ -68,17 +77,22 @@ def training_patch(axes: Axes, source: Source, slot: int) -> None:
 
     size = source.picture.shape[0]
     warmth = heat(source.map[None, None], size)
-    _show(axes, tinted(source.picture[None], warmth, rgb([style.colour(slot)]))[0])
+    picture(axes, tinted(source.picture[None], warmth, rgb([style.colour(slot)]))[0])
     top, left, bottom, right = (edge - 0.5 for edge in source.box)
     for colour, width in (("white", 2.6), (style.colour(slot), 1.5)):
         axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour, lw=width))
 
 
-def _show(axes: Axes, picture: Tensor) -> None:
-    axes.imshow(picture.numpy(), interpolation="nearest")
-    axes.set_xlim(-0.5, picture.shape[1] - 0.5)
-    axes.set_ylim(picture.shape[0] - 0.5, -0.5)
+def picture(axes: Axes, pixels: Tensor) -> None:
+    """Pixels ``(H, W, 3)`` from 0 to 1 and nothing around them; whole numbers are centres of pixels."""
+    axes.imshow(pixels.numpy(), interpolation="nearest")
+    axes.set_xlim(-0.5, pixels.shape[1] - 0.5)
+    axes.set_ylim(pixels.shape[0] - 0.5, -0.5)
     style.picture_only(axes)
+
+
+def _colours(look: Look) -> Tensor:
+    return rgb([style.colour(slot) for slot in range(len(look.prototypes))])
 
 
 def _region(axes: Axes, look: Look, image: int, slot: int) -> None:

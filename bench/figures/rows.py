@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from bench import style
 from bench.drawing import Drawing
 from bench.figures.look import Look
-from bench.figures.panel import all_prototypes, check_shown
+from bench.figures.panel import all_prototypes, check_shown, tints_together
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,11 +65,12 @@ def draw_rows(
         figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
         for axes, row in zip(grid, rows, strict=True):
             _describe(axes[0], row)
-            for image, own in enumerate(axes[1:]):
-                if image < len(row.look.index):
-                    all_prototypes(own, row.look, image, shown)
-                else:
-                    own.set_axis_off()
+            there = min(width, len(row.look.index))
+            tints = tints_together(row.look, torch.arange(there))
+            for image, own in enumerate(axes[1 : 1 + there]):
+                all_prototypes(own, tints[image], row.look, image, shown)
+            for own in axes[1 + there :]:
+                own.set_axis_off()
     return Drawing(name, title, f"{caption} {how(rows[0].look, shown)}", _alt(rows, width), figure,
                    tuple(cells), tuple(missing))  # fmt: skip
 
