@@ -124,7 +124,7 @@ def _shown(
     elif name == "7":
         yield paper.intervention(cells, opened)
     else:
-        for cell in sorted(chosen) or [paper.newest(cells).found.name]:
+        for cell in sorted(chosen) or [paper.usual(cells).found.name]:
             viewer = opened(cell)
             if name == "8":
                 yield paper.overview(viewer, **how)
@@ -139,7 +139,9 @@ def _tell(console: Console, drawing: Any, files: list[Path]) -> None:
     for word, text in (("caption", drawing.caption), ("alt", drawing.alt)):
         console.print(f"  {word}: {text}", soft_wrap=True, highlight=False, markup=False)
     for missing in drawing.missing:
-        console.print(f"  missing: {missing.what}\n    {missing.command}", soft_wrap=True, highlight=False, markup=False)
+        console.print(
+            f"  missing: {missing.what}\n    {missing.command}", soft_wrap=True, highlight=False, markup=False
+        )
 
 
 COMMANDS: list[click.Command] = [figure]

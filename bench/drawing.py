@@ -71,5 +71,7 @@ class Drawing:
                     files.append(folder / f"{self.name}.{one}")
                     self.figure.savefig(files[-1], format=one, metadata=_METADATA[one])
         except OSError as error:
-            raise RequestError(f"{error.filename or folder}: {error.strerror or error}; choose another folder") from error
+            raise RequestError(
+                f"{error.filename or folder}: {error.strerror or error}; choose another folder"
+            ) from error
         return files

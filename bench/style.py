@@ -1,8 +1,8 @@
 """How the project's pictures look: colours, fonts and sizes in one place. Nothing here imports torch.
 
-The first seven colours are those of Okabe and Ito (Color Universal Design, 2008) without black, ordered so that the first
-ones are furthest apart; the others come from Tol's muted scheme (SRON/EPS/TN/09-002). Numbers beside the colours say the
-same again, for whoever cannot tell two of them apart.
+The first seven colours are those of Okabe and Ito (Color Universal Design, 2008) without black; the other three come
+from Tol's muted scheme (SRON/EPS/TN/09-002). Numbers beside the colours say the same again, for whoever cannot tell two
+of them apart.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 
 VERMILLION, BLUE, GREEN, ORANGE = "#D55E00", "#0072B2", "#009E73", "#E69F00"
 PURPLE, SKY, YELLOW = "#CC79A7", "#56B4E9", "#F0E442"
-PALETTE = (VERMILLION, BLUE, ORANGE, GREEN, SKY, PURPLE, YELLOW, "#882255", "#332288", "#999933", "#BBBBBB", "#661100")
+PALETTE = (VERMILLION, BLUE, ORANGE, GREEN, SKY, PURPLE, YELLOW, "#882255", "#332288", "#999933")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
-LINES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)))
 TEXT, MUTED, RULE = "#1A1A1A", "#595959", "#D0D0D0"
 _SETTINGS: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so that a picture is the same everywhere

@@ -83,7 +83,10 @@ ALLOWED = {
     },
     "bench.report": {
         "bench.contract",
+        "bench.drawing",
+        "bench.errors",
         "bench.registry",
+        "bench.style",
         "bench.store",
         "bench.bootstrap",
         "bench.significance",

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 _SIDE = 1.75
 
 
+def clearest(result: Intervention, prototype: int) -> int:
+    """Of the images that leaving out the prototype corrects, the one about which the model was surest and wrong."""
+    images = result.cases(prototype)
+    return images[int(result.logits[images].softmax(1).amax(1).argmax())]
+
+
 @torch.no_grad()
 def draw_case(result: Intervention, prototype: int, image: int, cell: str = "", name: str = "figure7") -> Drawing:
     """The image, the prototypes of the class that one is left out of, and the logits before and after.
@@ -66,7 +72,10 @@ def draw_case(result: Intervention, prototype: int, image: int, cell: str = "", 
         f"split that corrects {change[0]} images and breaks {change[1]} (accuracy {result.accuracy:.2f} % before, "
         f"{result.without(prototype):.2f} % after). Coloured: the upper half of each prototype's map."
     )
-    alt = f"A photograph of a {names[true]}, then the same with the prototypes of {names[owner]} in colour: {', '.join(told)}."
+    alt = (
+        f"A test image of {names[true]}, then the same with the prototypes of {names[owner]} in colour: "
+        f"{', '.join(told)}."
+    )
     alt += " Bars: " + "; ".join(
         f"logit of {names[c]} {float(before[c]):.2f} before, {float(after[c]):.2f} after"
         for c in dict.fromkeys((first, second))
@@ -75,7 +84,7 @@ def draw_case(result: Intervention, prototype: int, image: int, cell: str = "", 
 
 
 def _prototype(axes: Axes, tint: Tensor, slot: int, score: float, out: bool) -> None:
-    faint = tint if not out else (tint + tint.mean(-1, keepdim=True) + 2) / 4
+    faint = tint if not out else (2 * tint + 1) / 3
     picture(axes, faint)
     style.numbered(axes, 0.08 * tint.shape[0], 0.08 * tint.shape[0], slot, 7.0)
     words = f"contribution {score:+.2f}\n{'LEFT OUT' if out else 'kept'}"

@@ -93,7 +93,9 @@ class Look:
     def box(self, image: int, slot: int) -> tuple[int, int, int, int]:
         """Top, left, bottom and right of the metric's region; points on its border are inside."""
         assert self.regions is not None
-        corners = torch.stack((self.peaks[image, slot] - self.regions.half, self.peaks[image, slot] + self.regions.half))
+        corners = torch.stack(
+            (self.peaks[image, slot] - self.regions.half, self.peaks[image, slot] + self.regions.half)
+        )
         top, left, bottom, right = corners.clamp(0, self.size).flatten().tolist()
         return top, left, bottom, right
 

@@ -8,7 +8,7 @@ import torch
 
 from bench.contract import RequestError
 from bench.drawing import Drawing, Missing
-from bench.figures.case import draw_case
+from bench.figures.case import clearest, draw_case
 from bench.figures.gallery import draw_class
 from bench.figures.look import Viewer, chosen_classes
 from bench.figures.rows import Row, draw_rows
@@ -46,7 +46,9 @@ def architectures(
     if len(rows) < len(_ARCHITECTURES):
         others = [name for name in _ARCHITECTURES if name not in family]
         command = repeated(next(iter(family.values())), {}, ",".join(others))
-        missing.append(Missing(f"the paper's figure has {', '.join(_ARCHITECTURES)}; not here: {', '.join(others)}", command))
+        missing.append(
+            Missing(f"the paper's figure has {', '.join(_ARCHITECTURES)}; not here: {', '.join(others)}", command)
+        )
     name = rows[0].look.class_name
     spec = next(iter(family.values())).spec
     caption = (
@@ -86,10 +88,9 @@ def intervention(cells: Sequence[Asked], opened: Open) -> Drawing:
     ranking = found.effects.ranking.tolist()
     if not ranking:
         raise RequestError(
-            f"in cell {viewer.name} no prototype, left out alone, corrects a wrong prediction: there is no case to draw; "
-            "try another cell"
+            f"in cell {viewer.name} no prototype, left out alone, corrects a wrong prediction: name another --cell"
         )
-    return draw_case(found, ranking[0], _clearest(found.cases(ranking[0]), found.logits), viewer.name)
+    return draw_case(found, ranking[0], clearest(found, ranking[0]), viewer.name)
 
 
 def overview(
@@ -123,16 +124,16 @@ def pages(
     ]
 
 
-def newest(cells: Sequence[Asked]) -> Asked:
-    """The first method's cell of the newest run that finished one.
+def usual(cells: Sequence[Asked]) -> Asked:
+    """The cell to show where none is named: the paper's method as it comes, else the newest of any method.
 
     Raises:
-        RequestError: where none is finished.
+        RequestError: where no method's cell is finished.
     """
     done = [cell for cell in cells if cell.done and cell.found.written["role"] == "method"]
     if not done:
         raise RequestError("no cell of a method is finished: python -m bench run --methods ours --datasets demo")
-    return next((cell for cell in done if cell.spec["method"] == _METHOD), done[0])
+    return _ours(done)[0] if any(cell.spec["method"] == _METHOD for cell in done) else done[0]
 
 
 def _ours(cells: Sequence[Asked]) -> list[Asked]:
@@ -145,9 +146,7 @@ def _ours(cells: Sequence[Asked]) -> list[Asked]:
     if not found:
         raise RequestError(f"no cell of {_METHOD} is finished: python -m bench run --methods {_METHOD} --datasets demo")
     unrefined = ("none", "naive")
-    return sorted(
-        found, key=lambda cell: (cell.spec["settings"]["refinement"] in unrefined, cell.label != _METHOD)
-    )
+    return sorted(found, key=lambda cell: (cell.spec["settings"]["refinement"] in unrefined, cell.label != _METHOD))
 
 
 def _different(family: Sequence[Asked], key: Callable[[Asked], object]) -> dict[object, Asked]:
@@ -174,10 +173,5 @@ def _architecture(viewer: Viewer, label: int) -> str:
     negative = 100 * float((features < 0).float().mean())
     count = sum(parameter.numel() for parameter in viewer.model.backbone.parameters()) / 1e6
     height, width = features.shape[2:]
-    return f"{count:.1f} M parameters, {height} x {width} cells\nnegative features: {f'{negative:.0f} %' if negative else 'none'}"
-
-
-def _clearest(images: Sequence[int], logits: torch.Tensor) -> int:
-    """Of the corrected images the one that the model was most sure to be right about."""
-    top = logits[list(images)].softmax(1).amax(1)
-    return images[int(top.argmax())]
+    share = f"{negative:.0f} %" if negative else "none"
+    return f"{count:.1f} M parameters, {height} x {width} cells\nnegative features: {share}"

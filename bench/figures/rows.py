@@ -127,7 +127,9 @@ def _alt(rows: Sequence[Row], width: int) -> str:
         f"{row.title}: {min(width, len(row.look.index))} images of {row.look.class_name} with "
         f"{len(row.look.prototypes)} prototype{'s' * (len(row.look.prototypes) > 1)}"
         + (
-            " (" + "; ".join(f"{slot + 1}: {rates_text(row.look, slot)}" for slot in range(len(row.look.prototypes))) + ")"
+            " ("
+            + "; ".join(f"{slot + 1}: {rates_text(row.look, slot)}" for slot in range(len(row.look.prototypes)))
+            + ")"
             if row.look.regions
             else ""
         )

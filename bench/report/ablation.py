@@ -79,7 +79,9 @@ def _draw(
     metrics: Sequence[str],
     number: int,
 ) -> Drawing:
-    shown = [metric for metric in metrics if any(metric in p.values for curve in curves.values() for p in curve.values())]
+    shown = [
+        metric for metric in metrics if any(metric in p.values for curve in curves.values() for p in curve.values())
+    ]
     with style.styled():
         figure = style.new_figure(3.6 * len(shown) + 0.2, 3.3)
         panels = figure.subplots(1, len(shown), squeeze=False)[0]
@@ -132,9 +134,7 @@ def _panel(axes: Axes, group: Group, curves: dict[str, dict[int, Point]], metric
     control_lines(axes, group.points, metric)
 
 
-def _missing(
-    curves: dict[str, dict[int, Point]], cells: Sequence[Asked], group: Group, backbone: str
-) -> list[Missing]:
+def _missing(curves: dict[str, dict[int, Point]], cells: Sequence[Asked], group: Group, backbone: str) -> list[Missing]:
     """The places of the paper's figure that have no point, why, and one command for all of them."""
     own = [
         cell

@@ -58,7 +58,9 @@ def asked(store: Store, suite: str | None = None, stamp: str | None = None) -> l
             f"there are no cells in {store.root}: python -m bench run --methods ours,protopnet --datasets demo"
         )
     cells = [
-        Asked(Found(name, store.specification(name), store.outcome(name), store.cell(name).failure), newest.get(name, ""))
+        Asked(
+            Found(name, store.specification(name), store.outcome(name), store.cell(name).failure), newest.get(name, "")
+        )
         for name in names
     ]
     return sorted(cells, key=lambda cell: (cell.stamp, cell.found.name), reverse=True)

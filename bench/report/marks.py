@@ -31,7 +31,7 @@ def control_lines(axes: Axes, points: Sequence[Point], metric: str) -> None:
 
 
 def spread_out(places: Sequence[float], gap: float) -> list[float]:
-    """Ascending places, moved as little as needed so that neighbours are ``gap`` apart and the last is no higher than 1.
+    """Ascending places, moved so that neighbours are ``gap`` apart and the last is no higher than 1.
 
     >>> [round(place, 2) for place in spread_out([0.5, 0.51, 1.0], 0.1)]
     [0.5, 0.6, 1.0]

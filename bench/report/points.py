@@ -80,7 +80,9 @@ def groups(store: Store, cells: Iterable[Asked], metrics: Sequence[str]) -> list
         if not cell.done or not own:
             continue
         spec = cell.spec
-        view = text_of([spec["dataset"], spec["data_digest"], spec["protocol"], spec["on_bad_image"], spec.get("split")])
+        view = text_of(
+            [spec["dataset"], spec["data_digest"], spec["protocol"], spec["on_bad_image"], spec.get("split")]
+        )
         for other, definitions, members in sorted_out:
             if other == view and all(definitions.get(metric, text) == text for metric, text in own.items()):
                 definitions.update(own)
@@ -89,9 +91,7 @@ def groups(store: Store, cells: Iterable[Asked], metrics: Sequence[str]) -> list
         else:
             sorted_out.append((view, dict(own), [cell]))
     titles = distinguish([members[0].spec for _, _, members in sorted_out], [texts for _, texts, _ in sorted_out])
-    found = [
-        _group(store, title, members, metrics) for title, (_, _, members) in zip(titles, sorted_out, strict=True)
-    ]
+    found = [_group(store, title, members, metrics) for title, (_, _, members) in zip(titles, sorted_out, strict=True)]
     return sorted(found, key=lambda group: -len(group.points))
 
 
@@ -110,10 +110,7 @@ def _group(store: Store, title: str, members: list[Asked], metrics: Sequence[str
         else:
             newest[name] = own
     units = {
-        metric: facts["unit"]
-        for cell in members
-        for metric, facts in cell.spec["metrics"].items()
-        if metric in metrics
+        metric: facts["unit"] for cell in members for metric, facts in cell.spec["metrics"].items() if metric in metrics
     }
     hardware = dict.fromkeys(cell.found.outcome["environment"]["hardware"] for cell in members if cell.found.outcome)
     points = tuple(_point(store, own, metrics) for own in newest.values())
