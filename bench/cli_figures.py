@@ -133,9 +133,9 @@ def _shown(
 
 
 def _tell(console: Console, drawing: Any, files: list[Path]) -> None:
-    console.print(f"[bold]{drawing.title}[/bold]", highlight=False)
+    console.print(drawing.title, style="bold", soft_wrap=True, highlight=False, markup=False)
     for file in files:
-        console.print(f"  {file}", soft_wrap=True, highlight=False)
+        console.print(f"  {file}", soft_wrap=True, highlight=False, markup=False)
     for word, text in (("caption", drawing.caption), ("alt", drawing.alt)):
         console.print(f"  {word}: {text}", soft_wrap=True, highlight=False, markup=False)
     for missing in drawing.missing:

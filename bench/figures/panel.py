@@ -106,11 +106,10 @@ def _region(axes: Axes, look: Look, image: int, slot: int) -> None:
 
 
 def _keypoints(axes: Axes, look: Look, image: int, slot: int | None) -> None:
-    """Visible key-points as rings, filled where they lie in the prototype's region."""
+    """Visible key-points as rings, discs where they lie in the prototype's region."""
     visible = look.visible[image]
     inside = look.inside(image, slot) if slot is not None else visible & False
-    fill = style.colour(slot) if slot is not None else "none"
-    for chosen, face, gid in ((visible & ~inside, "none", "outside"), (inside, fill, "inside")):
+    for chosen, face, gid in ((visible & ~inside, "none", "outside"), (inside, "white", "inside")):
         rows, columns = look.keypoints[image][chosen].unbind(1)
         axes.scatter(columns, rows, s=9, facecolors=face, edgecolors="black", linewidths=1.6, gid="halo")
         axes.scatter(columns, rows, s=9, facecolors=face, edgecolors="white", linewidths=0.8, gid=gid)

@@ -90,7 +90,7 @@ def how(look: Look, shown: Sequence[str]) -> str:
     if "region" in shown:
         said.append("Squares: that region.")
     if "keypoints" in shown:
-        said.append("Rings: visible key-points, filled where they lie in the region of the prototype that is shown.")
+        said.append("Rings: visible key-points; white discs: those in the region of the one prototype that is shown.")
     return " ".join(said)
 
 

@@ -75,7 +75,8 @@ def table(viewer, name):
 
 @pytest.mark.parametrize("method", ["ours", "protopnet", "constant", "random"])
 def test_peaks_and_verdicts_are_those_that_the_cell_stored(store, method):
-    viewer = opened(store, cell_of(store, method))
+    settings = {"k": 3, "refinement": "lbfgs"} if method == "ours" else {}
+    viewer = opened(store, cell_of(store, method, **settings))
     images, prototypes = table(viewer, "consistency.image"), table(viewer, "consistency.prototype")
     for label in range(3):
         look = viewer.look(label)
