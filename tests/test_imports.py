@@ -86,6 +86,7 @@ ALLOWED = {
         "bench.drawing",
         "bench.errors",
         "bench.registry",
+        "bench.score",
         "bench.style",
         "bench.store",
         "bench.bootstrap",

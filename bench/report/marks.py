@@ -26,7 +26,8 @@ def control_lines(axes: Axes, points: Sequence[Point], metric: str) -> None:
         axes.annotate(
             label, xy=(1.0, value), xycoords=("axes fraction", "data"), xytext=(1.06, place),
             textcoords="axes fraction", fontsize=7, color=style.MUTED, va="center", ha="left", annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": style.MUTED, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0},
+            arrowprops={"arrowstyle": "-", "color": style.MUTED, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 0,
+                        "relpos": (0, 0.5)},
         )  # fmt: skip
 
 
