@@ -79,7 +79,7 @@ def how(look: Look, shown: Sequence[str]) -> str:
     """What the tints and marks of a picture mean."""
     said = [
         "Coloured: where a prototype's map, upsampled bicubically to the metric's canvas, is in the upper half of its "
-        "range in that image; the number marks its highest pixel."
+        "range in that image; the number is on its highest pixel, or beside it where peaks crowd."
     ]
     if look.regions is not None:
         said.append(
