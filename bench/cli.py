@@ -16,7 +16,18 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from bench import __version__, cli_compare, cli_data, cli_grid, cli_measure, cli_models, cli_posthoc, options, registry
+from bench import (
+    __version__,
+    cli_compare,
+    cli_data,
+    cli_figures,
+    cli_grid,
+    cli_measure,
+    cli_models,
+    cli_posthoc,
+    options,
+    registry,
+)
 
 
 class _Terminated(KeyboardInterrupt):
@@ -362,6 +373,6 @@ def ui(port: int) -> None:
     sys.exit(serve(environment.home(), port=port))
 
 
-_ELSEWHERE = (cli_posthoc, cli_models, cli_data, cli_measure, cli_compare, cli_grid)
+_ELSEWHERE = (cli_posthoc, cli_models, cli_data, cli_measure, cli_compare, cli_grid, cli_figures)
 for _command in (command for module in _ELSEWHERE for command in module.COMMANDS):
     main.add_command(_command)

@@ -71,7 +71,7 @@ def intervene(name: str, out: Path | None, device: str, top: int) -> None:
 
     from bench import environment
     from bench.cell import Cell
-    from bench.intervene import draw
+    from bench.figures.case import clearest, draw_case
     from bench.intervene import intervene as look
     from bench.progress import ConsoleProgress
     from bench.store import Store
@@ -95,9 +95,9 @@ def intervene(name: str, out: Path | None, device: str, top: int) -> None:
         console.print(
             f"  prototype {best} left out corrects {result.image_ids[image]}", soft_wrap=True, highlight=False
         )
-    file = home / "figures" / f"intervention-{found}.png"
-    draw(result, best, result.cases(best)[0], file)
-    console.print(f"drawn: {file}", soft_wrap=True, highlight=False)
+    drawing = draw_case(result, best, clearest(result, best), found, f"intervention-{found}")
+    for file in drawing.save(home / "figures", ("png",)):
+        console.print(f"drawn: {file}", soft_wrap=True, highlight=False)
 
 
 @click.command()

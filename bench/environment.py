@@ -14,13 +14,9 @@ import torch
 import bench
 from bench.contract import RequestError
 from bench.given import describe_commit
+from bench.home import home as home
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "lightning-fabric", "cvxpy")
-
-
-def home() -> Path:
-    """``BENCH_HOME``, by default ``.bench`` in the working directory."""
-    return Path(os.environ.get("BENCH_HOME", ".bench"))
 
 
 def pick_device(name: str) -> torch.device:

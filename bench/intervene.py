@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.cell import Cell
-from bench.contract import IMAGENET_MEAN, IMAGENET_STD, RequestError
+from bench.contract import RequestError
 from bench.posthoc.intervention import Effects, effects
 from bench.posthoc.model import DecomposedClassifier
 
@@ -71,49 +70,3 @@ def intervene(cell: Cell) -> Intervention:
     every = torch.cat(logits)
     found = effects(every, torch.cat(scores), test.labels, model.k)
     return Intervention(found, every, test.labels, model.k, list(test.class_names), list(test.ids), model, test)
-
-
-@torch.no_grad()
-def draw(result: Intervention, prototype: int, image: int, file: Path) -> None:
-    """One case as in figure 7: the image, and the maps of the class whose prototype is left out.
-
-    Args:
-        result: of :func:`intervene`.
-        prototype: the one that is left out.
-        image: position in the test split.
-        file: where the picture goes.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    batch = next(iter(result.test.batches(1, result.model.bias.device, index=torch.tensor([image]))))
-    before = int(result.logits[image].argmax())
-    after = int(result.model.without([prototype])(batch.images).argmax())
-    owner = prototype // result.k
-    maps = result.model.explain(batch.images, torch.tensor([owner], device=batch.images.device)).maps[0].cpu()
-    side = result.test.size
-    large = torch.nn.functional.interpolate(maps[None], (side, side), mode="bicubic", align_corners=False)[0]
-    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
-    picture = (batch.images[0].cpu().permute(1, 2, 0) * std + mean).clamp(0, 1)
-    figure, axes = pyplot.subplots(1, result.k + 1, figsize=(2.6 * (result.k + 1), 3.1), layout="constrained")
-    axes[0].imshow(picture.numpy())
-    axes[0].set_title(
-        f"{result.image_ids[image].rsplit('/', 1)[-1]}\ntrue: {result.class_names[result.labels[image]]}", fontsize=7
-    )
-    limit = float(large.abs().max())
-    for position in range(result.k):
-        row = owner * result.k + position
-        axes[position + 1].imshow(picture.numpy())
-        axes[position + 1].imshow(large[position].numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, alpha=0.55)
-        contribution = float(maps[position].mean())
-        out = ", left out" if row == prototype else ""
-        title = f"prototype {row} of {result.class_names[owner]}\ncontribution {contribution:+.2f}{out}"
-        axes[position + 1].set_title(title, fontsize=7, fontweight="bold" if out else "normal")
-    for axis in axes:
-        axis.set_axis_off()
-    figure.suptitle(f"predicted {result.class_names[before]}; without it {result.class_names[after]}", fontsize=9)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=150)
-    pyplot.close(figure)

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.contract import RequestError
+from bench.errors import RequestError
 
 Status = Literal["ok", "n/a", "failed", "oom"]
 

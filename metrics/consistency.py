@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -122,6 +122,19 @@ class Consistency(Metric):
         """Count the hits of one batch."""
         if len(self._hits.units):
             self._hits.add(own_hits(seen, self._region), seen.index)
+
+    @property
+    def counted_parts(self) -> Sequence[str]:
+        """Names of the parts that are told apart; where sides are merged, without the side."""
+        merged, parts = self._region.merged, self.samples.parts
+        if not merged:
+            return parts
+        first = [parts[merged.index(number)] for number in sorted(set(merged))]
+        return [part.removeprefix("left ").removeprefix("right ") for part in first]
+
+    def rates(self) -> Tensor:
+        """Share of the images showing a part in which a unit hit it: ``(units, parts)``, -1 where none shows it."""
+        return self._hits.rates()
 
     def compute(self) -> Score:
         """The percentage over all units."""

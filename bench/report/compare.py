@@ -10,7 +10,7 @@ import numpy as np
 
 from bench import registry
 from bench.bootstrap import RESAMPLES
-from bench.contract import RequestError
+from bench.errors import RequestError
 from bench.report.comparison import FIRST, Found
 from bench.report.contest import Comparison, Contest, Ranking, Tally
 from bench.report.judge import Judge

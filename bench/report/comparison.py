@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.bootstrap import NoInterval
-from bench.contract import RequestError
+from bench.errors import RequestError
 from bench.report.block import Block, Column, Entry, Line, Status
 from bench.report.facts import definition, describe_block, distinguish
 from bench.report.intervals import over_seeds

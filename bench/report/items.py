@@ -8,7 +8,7 @@ from typing import Any
 
 from bench import registry
 from bench.bootstrap import NoInterval, Sample, sample
-from bench.contract import Aggregate
+from bench.score import Aggregate
 
 _PLURAL = {"index": "images", "class": "classes", "prototype": "prototypes"}
 _CLOSE = 1e-6

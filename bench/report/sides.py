@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from bench import registry
-from bench.contract import RequestError
+from bench.errors import RequestError
 from bench.report.comparison import Found
 from bench.report.facts import protocol
 from bench.store import Store

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import registry
-from bench.contract import RequestError
+from bench.errors import RequestError
 from bench.report.comparison import about_intervals
 from bench.report.facts import describe_block, distinguish
 from bench.report.paper import SOURCE, TABLES, PaperTable, published

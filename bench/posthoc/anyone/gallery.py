@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench import style
 from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Progress
+from bench.overlay import heat, rgb, tinted
 from bench.posthoc.anyone.gathering import batch_of
 from bench.posthoc.anyone.wrapped import PartPrototypeClassifier
 from bench.posthoc.telling import Telling
-
-_COLOURS = ("#e4572e", "#2e86ab", "#3bb273", "#f0a202", "#7768ae", "#c2185b", "#00897b", "#6d4c41")
 
 
 @dataclass(order=True)
@@ -119,7 +119,8 @@ def draw(
         if any(found[label]):
             name = re.sub(r"[^A-Za-z0-9._-]+", "_", model.class_names[label])[:60]
             file = folder / f"class_{label:04d}_{name}.png"
-            _draw_class(model, label, found[label], top, file)
+            with style.styled():
+                _draw_class(model, label, found[label], top, file)
             files.append(file)
     return files
 
@@ -127,43 +128,38 @@ def draw(
 def _draw_class(
     model: PartPrototypeClassifier, label: int, prototypes: list[list[Example]], top: int, file: Path
 ) -> None:
-    from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
     width = min(top, max(len(examples) for examples in prototypes))
-    # A figure of its own rather than pyplot's: no window system, no global state.
-    figure = Figure(figsize=(2.6 * width + 0.5, 1.75 * len(prototypes) + 0.5), dpi=110, layout="constrained")
+    figure = style.new_figure(2.6 * width + 0.5, 1.75 * len(prototypes) + 0.5)
     axes = figure.subplots(len(prototypes), 2 * width, squeeze=False, gridspec_kw={"width_ratios": [0.55, 1.0] * width})
     figure.suptitle(f"{model.class_names[label]}: {len(prototypes)} prototypes, patch and heatmap where strongest")
     for axis in axes.flat:
         axis.set_axis_off()
     for j, examples in enumerate(prototypes):
-        colour = _COLOURS[j % len(_COLOURS)]
+        colour = style.colour(j)
         for column, example in enumerate(examples):
             patch, whole = axes[j, 2 * column], axes[j, 2 * column + 1]
             top_, left, height, wide = _window(example)
             patch.imshow(example.image[top_ : top_ + height, left : left + wide])
-            whole.imshow(example.image)
-            whole.imshow(_upsampled(example), cmap="jet", alpha=0.45)
+            whole.imshow(_tinted(example, colour))
             whole.add_patch(Rectangle((left - 0.5, top_ - 0.5), wide, height, fill=False, edgecolor=colour, lw=2))
             for axis in (patch, whole):
                 axis.set_axis_on()
                 axis.set_xticks([])
                 axis.set_yticks([])
                 for side in axis.spines.values():
-                    side.set(edgecolor=colour, linewidth=1.5)
+                    side.set(visible=True, edgecolor=colour, linewidth=1.5)
             whole.set_title(f"{example.strength:.2f}", fontsize=7, pad=2)
         if examples:
-            axes[j, 0].set_ylabel(f"prototype {j + 1}", color=colour, fontsize=8)
-    figure.savefig(file)
+            axes[j, 0].set_ylabel(f"prototype {j + 1}", fontsize=8)
+    figure.savefig(file, dpi=110)
 
 
-def _upsampled(example: Example) -> Any:
-    size = example.image.shape[:2]
-    grown = torch.nn.functional.interpolate(
-        example.heatmap[None, None], size=size, mode="bilinear", align_corners=False
-    )
-    return grown[0, 0].numpy()
+def _tinted(example: Example, colour: str) -> Any:
+    plain = torch.from_numpy(example.image)[None] / 255
+    warmth = heat(example.heatmap[None, None], (plain.shape[1], plain.shape[2]))
+    return tinted(plain, warmth, rgb([colour]))[0].numpy()
 
 
 def _window(example: Example) -> tuple[int, int, int, int]:

@@ -1,0 +1,147 @@
+"""The command that draws figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from bench import options
+
+NAMES = ("4", "5", "6", "7", "8", "gallery", "interpretability", "cost")
+_STORED = ("5", "interpretability", "cost")
+
+
+@click.command()
+@click.argument("names", metavar="FIGURE...", nargs=-1, required=True, type=click.Choice([*NAMES, "all"]))
+@click.option("--suite", help="Only cells of the newest run of this suite; default: all cells.")
+@click.option("--run", "stamp", metavar="STAMP", help="Only cells of this run.")
+@click.option("--cell", "cells", multiple=True, metavar="CELL", help="For 4, 6, 7, 8 and gallery: these (repeatable).")
+@click.option("--classes", callback=options.names, help="Numbers or names with commas; default: spread evenly.")
+@click.option("--count", type=click.IntRange(1, 50), default=4, show_default=True, help="Classes, where none is named.")
+@click.option("--images", "columns", type=click.IntRange(1, 20), default=6, show_default=True, help="Per row.")
+@click.option("--show", "shown", callback=options.names, help="region, keypoints or both: what consistency looks at.")
+@click.option("--format", "formats", callback=options.names, default="pdf,png", show_default=True, help="Also svg.")
+@click.option("--to", type=options.PATH, help="Folder for the pictures; default BENCH_HOME/figures.")
+@options.home
+@options.device
+@options.plugin
+def figure(
+    names: tuple[str, ...],
+    suite: str | None,
+    stamp: str | None,
+    cells: tuple[str, ...],
+    formats: tuple[str, ...],
+    to: Path | None,
+    out: Path | None,
+    device: str,
+    plugins: tuple[Path, ...],
+    **how: Any,
+) -> None:
+    """Draw figures of the paper, galleries and plots from the store.
+
+    \b
+    4                 one class in several backbones
+    5                 consistency and stability before and after refinement, for k = 3, 5, 10
+    6                 one class for k = 3, 5, 10
+    7                 a wrong prediction that leaving out a prototype corrects
+    8                 a row for each class, all prototypes on each image
+    gallery           a page for each class: where each prototype is strongest, and where it comes from
+    interpretability  accuracy against consistency and stability, with the controls
+    cost              seconds of the fit against accuracy, consistency and stability
+    all               all of these that the store has cells for
+
+    5, interpretability and cost need stored numbers alone; the others load models and images.
+    """  # noqa: D301 (click reads the character itself)
+    from bench.drawing import FORMATS
+    from bench.errors import RequestError
+    from bench.home import home as find_home
+    from bench.store import Store
+
+    home = find_home()
+    folder, store, console = to or home / "figures", Store(out or home), Console()
+    for one in formats:
+        if one not in FORMATS:
+            raise RequestError(f"--format {one}: write {', '.join(FORMATS)}")
+    failed = []
+    for name in NAMES if "all" in names else dict.fromkeys(names):
+        try:
+            if name in _STORED:
+                drawings = _stored(name, store, suite, stamp)
+            else:
+                drawings = _shown(name, store, home, device, suite, stamp, cells, how)
+            for drawing in drawings:
+                _tell(console, drawing, drawing.save(folder, formats))
+        except RequestError as error:
+            if "all" not in names:
+                raise
+            failed.append((name, error))
+    for name, error in failed:
+        console.print(f"figure {name} is not drawn: {error}", soft_wrap=True, highlight=False, markup=False)
+    if len(failed) == len(NAMES):
+        raise RequestError(f"nothing in {store.root} can be drawn")
+
+
+def _stored(name: str, store: Any, suite: str | None, stamp: str | None) -> list[Any]:
+    # Without torch: these are drawn in a few seconds.
+    from bench.report.ablation import ablation
+    from bench.report.scatter import cost, interpretability
+
+    return {"5": ablation, "interpretability": interpretability, "cost": cost}[name](store, suite, stamp)
+
+
+def _shown(
+    name: str,
+    store: Any,
+    home: Path,
+    device: str,
+    suite: str | None,
+    stamp: str | None,
+    wanted: tuple[str, ...],
+    how: dict[str, Any],
+) -> Any:
+    """Drawings of prototypes, one after the other: a page is saved before the next one is drawn."""
+    from bench import environment
+    from bench.cell import Cell
+    from bench.figures import paper
+    from bench.figures.look import Viewer
+    from bench.progress import ConsoleProgress
+    from bench.report.cells import asked
+
+    chosen = {store.find(prefix) for prefix in wanted}
+    cells = [cell for cell in asked(store, suite, stamp) if not chosen or cell.found.name in chosen]
+    progress = ConsoleProgress(Console(stderr=True), quiet=True)
+    picked = environment.pick_device(device)
+
+    def opened(cell: str) -> Any:
+        return Viewer(Cell(store, cell, home, picked, progress))
+
+    rows = {key: how[key] for key in ("classes", "columns", "shown")}
+    if name in ("4", "6"):
+        yield {"4": paper.architectures, "6": paper.sizes}[name](cells, opened, **rows)
+    elif name == "7":
+        yield paper.intervention(cells, opened)
+    else:
+        for cell in sorted(chosen) or [paper.usual(cells).found.name]:
+            viewer = opened(cell)
+            if name == "8":
+                yield paper.overview(viewer, **how)
+            else:
+                yield from paper.pages(viewer, **how)
+
+
+def _tell(console: Console, drawing: Any, files: list[Path]) -> None:
+    console.print(drawing.title, style="bold", soft_wrap=True, highlight=False, markup=False)
+    for file in files:
+        console.print(f"  {file}", soft_wrap=True, highlight=False, markup=False)
+    for word, text in (("caption", drawing.caption), ("alt", drawing.alt)):
+        console.print(f"  {word}: {text}", soft_wrap=True, highlight=False, markup=False)
+    for missing in drawing.missing:
+        console.print(
+            f"  missing: {missing.what}\n    {missing.command}", soft_wrap=True, highlight=False, markup=False
+        )
+
+
+COMMANDS: list[click.Command] = [figure]

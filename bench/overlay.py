@@ -1,0 +1,74 @@
+"""Presence maps on pictures: upsampled as the part metrics do, one colour for each prototype."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from bench.contract import IMAGENET_MEAN, IMAGENET_STD
+
+_OPAQUE = 0.72
+_START = 0.5
+
+
+def pictures(
+    images: Tensor, size: int, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+) -> Tensor:
+    """Normalised images ``(N, 3, H, W)`` -> pictures from 0 to 1 of side ``size``: ``(N, size, size, 3)``."""
+    shift, spread = (images.new_tensor(values)[:, None, None] for values in (mean, std))
+    plain = images * spread + shift
+    if plain.shape[-2:] != (size, size):
+        plain = torch.nn.functional.interpolate(plain, (size, size), mode="bilinear", antialias=True)
+    return plain.clamp(0, 1).movedim(1, -1)
+
+
+def upsampled(maps: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """Maps ``(N, K, h, w)`` on a canvas: ``(N, K, size, size)``, float64.
+
+    Bicubic with a = -0.75, half-pixel centres and a replicated border: what consistency and stability take the peak of
+    (spec: metrics.md, section 2.2; a test compares the two).
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    return torch.nn.functional.interpolate(maps.double(), (height, width), mode="bicubic", align_corners=False)
+
+
+def heat(maps: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """Upsampled maps, each stretched from 0 at its lowest pixel to 1 at its highest; a constant map is 0."""
+    large = upsampled(maps, size)
+    low, high = large.amin((2, 3), keepdim=True), large.amax((2, 3), keepdim=True)
+    span = high - low
+    # Rounding of a constant map must not look like content.
+    flat = span <= 1e-12 * large.abs().amax((2, 3), keepdim=True)
+    return torch.where(flat, 0.0, (large - low) / span.clamp(min=1e-300))
+
+
+def tinted(plain: Tensor, warmth: Tensor, colours: Tensor) -> Tensor:
+    """Pictures with the upper half of each map's range in the map's colour.
+
+    Where several prototypes are present, the pixel has the colour of the one that is nearest to its own peak value.
+
+    Args:
+        plain: ``(N, H, W, 3)`` from 0 to 1.
+        warmth: ``(N, K, H, W)`` from :func:`heat`.
+        colours: ``(K, 3)`` from 0 to 1, or ``(N, K, 3)``.
+
+    Returns:
+        ``(N, H, W, 3)`` from 0 to 1.
+    """
+    top, which = warmth.max(1)
+    share = ((top - _START) / (1 - _START)).clamp(0, 1)
+    # Smooth at both ends, so that areas have soft borders and full colour around the peak.
+    alpha = (_OPAQUE * share * share * (3 - 2 * share))[..., None].to(plain.dtype)
+    grey = plain.mean(-1, keepdim=True)
+    # Half of the picture's own colour: enough to see what it shows, too little to be taken for a prototype's.
+    faded = (plain + grey) / 2
+    colours = colours.to(plain).expand(len(plain), -1, -1)
+    chosen = colours.gather(1, which.flatten(1)[..., None].expand(-1, -1, 3)).view(plain.shape)
+    return (1 - alpha) * faded + alpha * chosen
+
+
+def rgb(colours: Sequence[str]) -> Tensor:
+    """``#RRGGBB`` -> ``(K, 3)`` from 0 to 1."""
+    return torch.tensor([[int(one[i : i + 2], 16) / 255 for i in (1, 3, 5)] for one in colours])

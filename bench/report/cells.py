@@ -1,0 +1,123 @@
+"""Which cells of a store a figure is drawn from, and the commands for those that are missing."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.errors import RequestError
+from bench.report.comparison import Found
+from bench.store import Store
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A cell and the newest run that asked for it; ``stamp`` is empty where no run is known any more."""
+
+    found: Found
+    stamp: str
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Everything that changes its result."""
+        return self.found.spec
+
+    @property
+    def label(self) -> str:
+        """As the run called it."""
+        return str(self.found.written["label"])
+
+    @property
+    def done(self) -> bool:
+        """Whether it is finished."""
+        return self.found.outcome is not None
+
+
+def asked(store: Store, suite: str | None = None, stamp: str | None = None) -> list[Asked]:
+    """The cells of a store, of the newest run of a suite, or of one run; the newest first.
+
+    Raises:
+        RequestError: where there is no such run, or nothing at all.
+    """
+    known = store.invocations()
+    newest = {name: when for when, content in known.items() for name in content["cells"]}
+    wanted = None
+    if stamp or suite:
+        chosen = stamp or store.latest(suite)
+        if chosen not in known:
+            there = ", ".join(sorted({content["suite"] for content in known.values()})) or "none"
+            raise RequestError(f"no run {stamp or f'of suite {suite!r}'} in {store.root}; there are runs of: {there}")
+        wanted = set(known[chosen]["cells"])
+    names = [name for name in store.cells() if wanted is None or name in wanted]
+    if not names:
+        raise RequestError(
+            f"there are no cells in {store.root}: python -m bench run --methods ours,protopnet --datasets demo"
+        )
+    cells = [
+        Asked(
+            Found(name, store.specification(name), store.outcome(name), store.cell(name).failure), newest.get(name, "")
+        )
+        for name in names
+    ]
+    return sorted(cells, key=lambda cell: (cell.stamp, cell.found.name), reverse=True)
+
+
+def families(cells: Iterable[Asked], *varying: str) -> list[list[Asked]]:
+    """Cells that differ in nothing but what is named, such as ``settings.k`` or ``backbone``.
+
+    What is measured never tells cells apart. A family with more different members comes first, then the newer one.
+    """
+    found: dict[str, list[Asked]] = defaultdict(list)
+    for cell in cells:
+        rest = {key: value for key, value in cell.spec.items() if key != "metrics"}
+        for name in varying:
+            section, _, inner = name.partition(".")
+            if inner:
+                rest[section] = {key: value for key, value in rest[section].items() if key != inner}
+            else:
+                rest.pop(section, None)
+        found[text_of(rest)].append(cell)
+    # Sorting keeps the order of equals, and the cells come newest first.
+    return sorted(found.values(), key=lambda family: -len({text_of(cell.spec) for cell in family}))
+
+
+def repeated(cell: Asked, settings: Mapping[str, Any], backbones: str | None = None) -> str:
+    """The command that runs a cell's method on the same data with other settings.
+
+    Args:
+        cell: to take data, recipe, seed and weights from.
+        settings: dotted names as ``--set`` takes them.
+        backbones: instead of the cell's own; their weights are not known then.
+    """
+    spec, where = cell.spec, cell.found.written["where"]
+    words = ["python", "-m", "bench", "run", "--methods", spec["method"], "--datasets", spec["dataset"]]
+    if where.get("data_root"):
+        words += ["--data-root", where["data_root"]]
+    if backbones or spec["backbone"]:
+        words += ["--backbones", backbones or spec["backbone"]]
+    if where.get("weights") and backbones is None:
+        words += ["--weights", f"{spec['backbone']}={where['weights']}"]
+    if cell.found.written.get("recipe"):
+        words += ["--recipe", cell.found.written["recipe"]]
+    if spec["seed"]:
+        words += ["--seeds", str(spec["seed"])]
+    for name, value in settings.items():
+        words += ["--set", f"{name}={value}"]
+    return shlex.join(words)
+
+
+def state_of(cells: Sequence[Asked]) -> str:
+    """What became of unfinished cells of one kind: failed and why, not finished, or never asked for."""
+    failures = [cell.found.failure for cell in cells if cell.found.failure is not None]
+    if failures:
+        return f"{'out of memory' if failures[0]['status'] == 'oom' else 'failed'}: {failures[0]['reason']}"
+    return "not finished" if cells else "not run"
+
+
+def text_of(value: Any) -> str:
+    """The same text for equal values."""
+    return json.dumps(value, sort_keys=True)

@@ -1,0 +1,166 @@
+"""Stored scores as points to plot: one per method, settings and backbone, with mean and spread over seeds."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.report.cells import Asked, text_of
+from bench.report.facts import distinguish
+from bench.store import Store
+
+
+@dataclass(frozen=True)
+class Value:
+    """Mean over seeds; ``spread`` is their standard deviation (n - 1), 0 for one seed."""
+
+    mean: float
+    spread: float
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Point:
+    """Cells that differ in seed or in what was measured.
+
+    Attributes:
+        label: of the row in tables.
+        method: name in the catalogue.
+        role: ``method``, ``reference`` or ``control``.
+        backbone: empty where the method looks at none.
+        settings: of the method.
+        varied: whether settings were changed from those of the recipe.
+        values: of each metric that was measured.
+        seconds: to fit it, with the black box where it starts from one; ``None`` where that is not on record.
+        prototypes: how many there are.
+        cells: all of them.
+    """
+
+    label: str
+    method: str
+    role: str
+    backbone: str
+    settings: Mapping[str, Any]
+    varied: bool
+    values: Mapping[str, Value]
+    seconds: Value | None
+    prototypes: int
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Points that may stand in one plot: the same data, seen in the same way, and one definition of each metric.
+
+    Attributes:
+        title: the data set, and what sets it apart from others in the store.
+        dataset: its name.
+        units: of each metric.
+        older: how many finished cells were left out because a newer run has a row of the same name.
+        hardware: that the fits ran on.
+    """
+
+    title: str
+    dataset: str
+    units: Mapping[str, str]
+    points: tuple[Point, ...]
+    older: int
+    hardware: tuple[str, ...]
+
+
+def groups(store: Store, cells: Iterable[Asked], metrics: Sequence[str]) -> list[Group]:
+    """The finished cells that have one of the metrics; the group with most points first."""
+    sorted_out: list[tuple[str, dict[str, str], list[Asked]]] = []
+    for cell in cells:
+        own = {metric: text for metric, text in cell.found.definitions.items() if metric in metrics}
+        if not cell.done or not own:
+            continue
+        spec = cell.spec
+        view = text_of(
+            [spec["dataset"], spec["data_digest"], spec["protocol"], spec["on_bad_image"], spec.get("split")]
+        )
+        for other, definitions, members in sorted_out:
+            if other == view and all(definitions.get(metric, text) == text for metric, text in own.items()):
+                definitions.update(own)
+                members.append(cell)
+                break
+        else:
+            sorted_out.append((view, dict(own), [cell]))
+    titles = distinguish([members[0].spec for _, _, members in sorted_out], [texts for _, texts, _ in sorted_out])
+    found = [_group(store, title, members, metrics) for title, (_, _, members) in zip(titles, sorted_out, strict=True)]
+    return sorted(found, key=lambda group: -len(group.points))
+
+
+def _group(store: Store, title: str, members: list[Asked], metrics: Sequence[str]) -> Group:
+    same: dict[str, list[Asked]] = defaultdict(list)
+    for cell in members:
+        rest = {key: value for key, value in cell.spec.items() if key not in ("seed", "metrics")}
+        same[text_of(rest)].append(cell)
+    newest: dict[tuple[str, str, str], list[Asked]] = {}
+    older = 0
+    for own in same.values():
+        # They come newest first, so a row of the same name that is there already is the newer one.
+        name = (own[0].found.written["role"], own[0].label, own[0].spec["backbone"] or "")
+        if name in newest:
+            older += len(own)
+        else:
+            newest[name] = own
+    units = {
+        metric: facts["unit"] for cell in members for metric, facts in cell.spec["metrics"].items() if metric in metrics
+    }
+    hardware = dict.fromkeys(cell.found.outcome["environment"]["hardware"] for cell in members if cell.found.outcome)
+    points = tuple(_point(store, own, metrics) for own in newest.values())
+    return Group(title, members[0].spec["dataset"], units, points, older, tuple(hardware))
+
+
+def _point(store: Store, cells: list[Asked], metrics: Sequence[str]) -> Point:
+    values: dict[int, dict[str, float]] = defaultdict(dict)
+    seconds: dict[int, float] = {}
+    for cell in cells:
+        seed, outcome = cell.spec["seed"], cell.found.outcome
+        assert outcome is not None
+        for metric in metrics:
+            status, value, _ = cell.found.score(metric)
+            if status == "ok" and value is not None:
+                values[seed].setdefault(metric, value)
+        box = cell.found.written.get("black_box_id")
+        before = _black_box_seconds(store, box) if box else 0.0
+        if before is not None and "fit" in outcome["seconds"]:
+            seconds.setdefault(seed, outcome["seconds"]["fit"] + before)
+    # Coordinates of one point are means over the same seeds: those with most of the metrics.
+    most = max(map(len, values.values()), default=0)
+    seeds = [seed for seed in sorted(values) if len(values[seed]) == most]
+    measured = [metric for metric in metrics if all(metric in values[seed] for seed in seeds)] if seeds else []
+    first = cells[0]
+    outcome = first.found.outcome
+    assert outcome is not None
+    return Point(
+        first.label,
+        first.spec["method"],
+        first.found.written["role"],
+        first.spec["backbone"] or "",
+        first.spec["settings"],
+        first.label != first.spec["method"],
+        {metric: _value([values[seed][metric] for seed in seeds]) for metric in measured},
+        _value([seconds[seed] for seed in seeds]) if seeds and seconds.keys() >= set(seeds) else None,
+        outcome["prototypes"],
+        tuple(cell.found.name for cell in cells),
+    )
+
+
+def _value(numbers: Sequence[float]) -> Value:
+    spread = statistics.stdev(numbers) if len(numbers) > 1 else 0.0
+    return Value(statistics.fmean(numbers), spread, len(numbers))
+
+
+def _black_box_seconds(store: Store, name: str) -> float | None:
+    """Of its training, epoch by epoch: cells that found it trained know only what finding it took."""
+    file: Path = store.root / "blackboxes" / name / "result" / "history.json"
+    if not file.is_file():
+        return None
+    epochs: Any = Store.read(file)
+    return float(sum(epoch["seconds"] for epoch in epochs))

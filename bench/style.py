@@ -1,0 +1,96 @@
+"""How the project's pictures look: colours, fonts and sizes in one place. Nothing here imports torch.
+
+The first seven colours are those of Okabe and Ito (Color Universal Design, 2008) without black; the other three come
+from Tol's muted scheme (SRON/EPS/TN/09-002). Numbers beside the colours say the same again, for whoever cannot tell two
+of them apart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+VERMILLION, BLUE, GREEN, ORANGE = "#D55E00", "#0072B2", "#009E73", "#E69F00"
+PURPLE, SKY, YELLOW = "#CC79A7", "#56B4E9", "#F0E442"
+PALETTE = (VERMILLION, BLUE, ORANGE, GREEN, SKY, PURPLE, YELLOW, "#882255", "#332288", "#999933")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+TEXT, MUTED, RULE = "#1A1A1A", "#595959", "#D0D0D0"
+_SETTINGS: dict[str, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so that a picture is the same everywhere
+    "font.size": 8.0,
+    "axes.titlesize": 9.0,
+    "axes.labelsize": 9.0,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": TEXT,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.color": TEXT,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": TEXT,
+    "ytick.labelcolor": TEXT,
+    "legend.frameon": False,
+    "legend.fontsize": 8.0,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 6.0,
+    "savefig.dpi": 200,
+    "pdf.fonttype": 42,  # letters stay letters
+    "svg.hashsalt": "partbench",
+}
+
+
+def colour(number: int) -> str:
+    """The colour of the prototype or method of that number from 0; after the last one they come again."""
+    return PALETTE[number % len(PALETTE)]
+
+
+def ink(background: str) -> str:
+    """Black or white, whichever reads better on a colour (WCAG 2 relative luminance).
+
+    >>> ink(BLUE), ink(YELLOW)
+    ('white', 'black')
+    """
+    channels = [int(background[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    luminance = sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    # Equal contrast to both: (l + 0.05) / 0.05 = 1.05 / (l + 0.05).
+    return "black" if luminance > 0.179 else "white"
+
+
+@contextlib.contextmanager
+def styled() -> Iterator[None]:
+    """Draw and save inside: the settings hold here and nowhere else."""
+    import matplotlib
+
+    with matplotlib.rc_context(_SETTINGS):
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty page of so many inches. It belongs to no window system and no global state."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def picture_only(axes: Axes) -> None:
+    """Take away ticks and frame."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for side in axes.spines.values():
+        side.set_visible(False)
+
+
+def numbered(axes: Axes, x: float, y: float, number: int, size: float = 7.0, inside: bool = True) -> Any:
+    """The number of a prototype, from 0, on a disc of its colour; it is printed counting from 1."""
+    fill = colour(number)
+    return axes.text(
+        x, y, str(number + 1), fontsize=size, color=ink(fill), ha="center", va="center", fontweight="bold",
+        clip_on=inside, bbox={"boxstyle": "circle,pad=0.22", "facecolor": fill, "edgecolor": "white", "linewidth": 0.7},
+    )  # fmt: skip
