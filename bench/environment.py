@@ -14,13 +14,11 @@ import torch
 import bench
 from bench.contract import RequestError
 from bench.given import describe_commit
+from bench.home import home
+
+__all__ = ["home", "make_deterministic", "pick_device", "record"]
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "lightning-fabric", "cvxpy")
-
-
-def home() -> Path:
-    """``BENCH_HOME``, by default ``.bench`` in the working directory."""
-    return Path(os.environ.get("BENCH_HOME", ".bench"))
 
 
 def pick_device(name: str) -> torch.device:

@@ -1,0 +1,11 @@
+"""Where everything is kept that the harness makes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def home() -> Path:
+    """``BENCH_HOME``, by default ``.bench`` in the working directory."""
+    return Path(os.environ.get("BENCH_HOME", ".bench"))
