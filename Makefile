@@ -5,11 +5,12 @@ BIN := .venv/bin
 # Small networks on few cores: more threads than cores wait for one another.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo test test-fast lint clean
+.PHONY: help demo test test-fast test-all lint clean
 
 help:
 	@echo "make demo       install, draw the demo birds, run ours, protopnet and the black box, print the table"
 	@echo "make test       install, lint, type-check, run the test suite"
+	@echo "make test-all   the same with what repeats a test many times, such as 30 kills at random moments"
 	@echo "make test-fast  the tests that take seconds"
 	@echo "make lint       ruff and mypy alone"
 	@echo "make clean      remove .venv and .bench"
@@ -33,10 +34,13 @@ lint: .venv/installed-dev
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 -m 'not exhaustive'
 
 test-fast: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2 -m 'not slow'
+	$(BIN)/python -m pytest -n 2 -m 'not slow and not exhaustive'
+
+test-all: lint
+	$(BIN)/python -m pytest -n 2
 
 clean:
 	rm -rf .venv .bench

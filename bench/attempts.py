@@ -49,7 +49,7 @@ class Attempts:
         progress: Progress,
     ) -> None:
         self.device, self.limit, self.note, self.planned, self.progress = device, limit, note, planned, progress
-        self.stage = ""
+        self.stage = "starting"
         self.most: int | None = None
         self._peak = PeakMemory(device)
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 from pydantic import field_validator
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bench.backbones.classifier import Classifier
-from bench.contract import Progress, Samples, Settings
+from bench.contract import CellError, Progress, Samples, Settings
 from bench.schedule import Schedule
 from bench.seeding import derive
 from bench.store import Folder, write_json
@@ -74,14 +75,17 @@ def obtain(
         seed: of the head's start, the order and the augmentation.
         trainer: makes the training loop with its checkpoint in the given folder.
         progress: where it is told.
+
+    Raises:
+        CellError: where what was trained before is damaged.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "head"))
         classifier = Classifier(backbone(), train.classes)
-    with folder.claim():
+    with folder.claim(lambda: progress.note("another process trains the black box: waiting for it")):
         if not folder.done:
             progress.note("training the black box")
-            loop = trainer(folder.work)
+            loop = trainer(folder.resume)
             loop.fit(ClassifierLearner(classifier), config.schedule, train)
             folder.work.mkdir(parents=True, exist_ok=True)
             write_json(folder.work / "history.json", loop.history)
@@ -89,5 +93,12 @@ def obtain(
             folder.finish()
         else:
             progress.note("black box found, not trained again")
-    classifier.load_state_dict(load_file(folder.result / "model.safetensors"))
+            folder.tidy()
+    try:
+        classifier.load_state_dict(load_file(folder.result / "model.safetensors"))
+    except (SafetensorError, OSError, RuntimeError) as error:
+        # Not trained anew in silence: on a GPU that gives other bits, and finished cells were made with these.
+        raise CellError(
+            f"the black box in {folder.path} is damaged ({error}); delete that folder and run again to train it anew"
+        ) from error
     return classifier.eval()

@@ -7,6 +7,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bench import environment, registry
+from bench.activity import Activity
 from bench.attempts import SHARED, Attempts
 from bench.backbones import weights
 from bench.blackbox import VERSION as BLACK_BOX_VERSION
@@ -36,7 +38,9 @@ from bench.contract import (
 from bench.data.prepared import prepare
 from bench.data.protocol import Protocol
 from bench.data.source import open_dataset
+from bench.faults import storage_error
 from bench.given import Given, NetworkSettings
+from bench.kept import FIT, adopt, read_fit
 from bench.memory import OutOfMemory
 from bench.plan import CellSpec
 from bench.progress import ConsoleProgress
@@ -73,7 +77,7 @@ class Cell:
         written = store.specification(name)
         self.spec = CellSpec.model_validate(written["spec"])
         self.where: dict[str, Any] = {**written["where"], **(elsewhere or {})}
-        self.folder = store.cell(name)
+        self.store, self.folder = store, store.cell(name)
         self.home, self.device, self.progress = home, device, progress
         self.batch_size, self.memory_limit = batch_size, memory_limit
         for file in self.where["plugins"]:
@@ -88,31 +92,39 @@ class Cell:
         Raises:
             Exception: whatever went wrong, after it was recorded in the cell's folder.
         """
-        with self.folder.claim():
+        with self.folder.claim(lambda: self.progress.note("another process works on this cell: waiting for it")):
             if self.folder.done:
                 return
             if not self.spec.metrics:
                 self.progress.note("nothing to measure: no metric applies to this method and data set")
                 return
             self.check_identity()
-            self.folder.work.mkdir(parents=True, exist_ok=True)
-            self.progress.log = self.folder.work / "log.txt"
             try:
-                self.attempts.run(self._run, self._start_over)
+                with self.told():
+                    self.attempts.run(self._run, self.folder.start_over)
             except Exception as error:
                 self.record(error)
                 raise
-            finally:
-                self.progress.log = None
+
+    def told(self) -> AbstractContextManager[None]:
+        """As long as this lasts, the cell's log and other processes are told how far it is."""
+        self.folder.work.mkdir(parents=True, exist_ok=True)
+        activity = Activity(self.folder, lambda: self.attempts.stage)
+        return self.progress.told(self.folder.work / "log.txt", activity)
 
     def record(self, error: Exception) -> None:
-        """Keep why the attempt ended, in the cell's folder."""
+        """Keep why the attempt ended, in the cell's folder.
+
+        Raises:
+            StorageError: instead, where the disk refuses: that is not the cell's failure, nor is there room for one.
+        """
+        refused = storage_error(error)
+        if refused is not None:
+            raise refused from error
         overruns = error.overruns if isinstance(error, OutOfMemory) else ()
         status: Status = "oom" if overruns else "failed"
-        self.folder.fail(status, reason_of(error), traceback.format_exc(), [asdict(one) for one in overruns])
-
-    def _start_over(self) -> None:
-        (self.folder.work / "training.pt").unlink(missing_ok=True)
+        memory = [asdict(one) for one in overruns]
+        self.folder.fail(status, reason_of(error), traceback.format_exc(), memory=memory)
 
     def _run(self) -> None:
         environment.make_deterministic()
@@ -133,6 +145,7 @@ class Cell:
                 },
                 "not_applicable": refused,
                 "facts": fit["facts"],
+                **({"fit_of": fit["of"]} if "of" in fit else {}),
                 "given": {name: given.record() for name, given in self.given.items()},
                 "memory": self.attempts.record(),
                 "prototypes": len(model.prototypes),
@@ -212,7 +225,7 @@ class Cell:
             device=self.device,
             backbone=self.backbone,
             black_box=black_box,
-            trainer=self._trainer(self.folder.work),
+            trainer=self._trainer(self.folder.resume),
             progress=self.progress,
             # The rest is for the network and what else a fit holds.
             memory_limit=min(2**30, self.memory_limit // 4) if self.memory_limit else 2**30,
@@ -262,13 +275,16 @@ class Cell:
         )
 
     def _fitted(self, train: Samples) -> tuple[PartPrototypeModel, dict[str, Any]]:
-        """The fitted model, from this cell's own unfinished work where it got that far."""
-        file, notes = self.folder.work / "model.safetensors", self.folder.work / "fit.json"
-        if file.is_file() and notes.is_file():
+        """The fitted model: from this cell's own unfinished work, or from a cell that only measures something else."""
+        if not (self.folder.work / FIT).is_file() and not self.folder.anew:
+            adopt(self.store, self.folder, self.spec.fit_id, self.progress)
+        found = read_fit(self.folder.work, self.progress)
+        if found is not None:
+            state, notes = found
             self.progress.note("fit found, not repeated")
             model = self._built(self.task(train, need_black_box=False))
-            model.load_state_dict(load_file(file))
-            return model.to(self.device).eval(), Store.read(notes)
+            model.load_state_dict(state)
+            return model.to(self.device).eval(), notes
         began = time.perf_counter()
         task = self.task(train)
         self.attempts.stage = "fit"
@@ -279,13 +295,14 @@ class Cell:
         if self.attempts.most:
             task.facts["batch_size_after_out_of_memory"] = self.attempts.most
         write_json(self.folder.work / "history.json", task.trainer.history)
-        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, file)
-        found = {
+        state = {name: value.contiguous() for name, value in model.state_dict().items()}
+        save_file(state, self.folder.work / "model.safetensors")
+        notes = {
             "facts": {name: value for name, value in task.facts.items() if math.isfinite(value)},
             "seconds": {"fit": fitting, **({"black box": started - began} if task.black_box is not None else {})},
         }
-        write_json(notes, found)
-        return model, found
+        write_json(self.folder.work / FIT, notes)
+        return model, notes
 
     @torch.no_grad()  # not inference mode: a metric may ask for gradients
     def evaluate(

@@ -15,6 +15,7 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from bench import (
     __version__,
@@ -25,6 +26,7 @@ from bench import (
     cli_measure,
     cli_models,
     cli_posthoc,
+    cli_status,
     options,
     registry,
 )
@@ -60,12 +62,14 @@ class _Group(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt as interruption:
-            click.echo("\ninterrupted; the same command goes on where it stopped", err=True)
+            click.echo("interrupted; the same command goes on where it stopped", err=True)
             sys.exit(143 if isinstance(interruption, _Terminated) else 130)
         except Exception as error:
             # Imported here: it brings torch, which `bench ls` must not.
             from bench.contract import BenchError, RequestError
+            from bench.faults import storage_error
 
+            error = storage_error(error) or error
             if isinstance(error, BenchError | registry.UnknownName):
                 click.echo(f"error: {error}", err=True)
                 sys.exit(2 if isinstance(error, RequestError | registry.UnknownName) else 1)
@@ -113,6 +117,7 @@ def main() -> None:
 @click.option("--recipe", type=click.Choice(["published", "small", "demo"]), help="Training schedules of all methods.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="Of training; default fp32.")
 @options.memory
+@options.retries
 @options.launcher
 @click.option(
     "--existing", type=click.Choice(["skip", "rerun"]), default="skip", show_default=True, help="Finished cells."
@@ -130,6 +135,7 @@ def run(
     out: Path | None,
     device: str,
     memory_limit: int | None,
+    retries: int,
     launcher: str,
     jobs: int | None,
     gpus: dict[str, float],
@@ -144,18 +150,22 @@ def run(
 ) -> None:
     """Run methods on data sets, measure them, print the table.
 
-    Cells that are finished are not run again; a run that was killed goes on where it stopped. Exit code 0: every
-    cell is done; 1: some cell failed (its reason is printed and recorded); 2: the request is wrong.
+    Cells that are finished are not run again; a run that was killed goes on where it stopped, and several runs of
+    the same cells share the work. Exit code 0: every cell is done; 1: some cell failed (its reason is printed and
+    recorded) or the disk is full; 2: the request is wrong; 130: interrupted by Ctrl-C.
     """
     from bench import config, environment
     from bench.contract import RequestError
+    from bench.dry_run import print_plan
     from bench.launch.events import Lines
     from bench.launch.launcher import Launcher
     from bench.launch.summary import write_down
     from bench.plan import Context, plan_all
     from bench.progress import ConsoleProgress
     from bench.report import report as render
-    from bench.store import Store, new_stamp
+    from bench.status import Board, Overview
+    from bench.store import Store
+    from bench.turns import mend
 
     single, several = config.parse_overrides(pairs)
     requests = []
@@ -168,16 +178,19 @@ def run(
         for name, found in (("overrides", single), ("grid", several)):
             values[name] = {**(values.get(name) or {}), **found}
         requests.append(config.validate(config.Request, values, "run"))
-    how = Launcher(launcher, device, memory_limit, jobs, gpus, cpus, ray_address, slurm)  # type: ignore[arg-type]
+    how = Launcher(launcher, device, memory_limit, jobs, gpus, cpus, ray_address, slurm, retries)  # type: ignore[arg-type]
     how.check()
     home = environment.home()
     store = Store(out or home)
+    if not dry_run:
+        for place in {home, store.root}:
+            Store(place).check_writable()
     console = Console()
     with ConsoleProgress(console) as progress:
         context = Context(home, progress, data_root, weights, tuple(str(file.resolve()) for file in plugins))
         cells = plan_all(requests, context)
         if dry_run:
-            _print_plan(console, cells, store)
+            print_plan(console, cells, store, home)
             if launcher == "slurm":
                 console.print(how.script(home, cells), highlight=False, markup=False, soft_wrap=True)
             return
@@ -186,31 +199,29 @@ def run(
             return f"BENCH_HOME={shlex.quote(str(home))} python -m bench cell {shlex.quote(str(store.cell(name).path))}"
 
         write_down(cells, store, lambda cell: repeat(cell.spec.id))
-        stamp = new_stamp()
         command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
-        content = {"suite": requests[0].suite, "command": command, "cells": [cell.spec.id for cell in cells]}
-        store.record_invocation(stamp, {**content, "launcher": launcher, "device": how.where})
+        names = [cell.spec.id for cell in cells]
+        content = {"suite": requests[0].suite, "command": command, "cells": names}
+        stamp = store.new_invocation({**content, "launcher": launcher, "device": how.where})
+        mend(names, store, progress)
+        overview = Overview(store, names, from_now=True)
         lines = Lines(console, cells, how.several)
-        summary = how.run(cells, store, home, progress, lines, rerun=existing == "rerun")
+        try:
+            with progress.above(Board(overview, requests[0].suite)):
+                summary = how.run(cells, store, home, progress, lines, rerun=existing == "rerun")
+        except KeyboardInterrupt:
+            click.echo(f"\n{overview.told()}", err=True)
+            raise
         if tracking:
             _mirror(store, home, stamp, progress)
     console.print()
     render(store, console=console, stamp=stamp)
     console.print(str(summary), highlight=False)
     for name, reason in summary.failed.items():
-        console.print(f"[red]{name}[/red] {reason}\n  again: {repeat(name)}", soft_wrap=True)
+        console.print(Text.assemble((name, "red"), f" {reason}\n  again: {repeat(name)}"), soft_wrap=True)
+        for line in store.cell(name).log_tail(5):
+            console.print(Text(f"  log: {line}", style="dim"), soft_wrap=True)
     sys.exit(1 if summary.failed else 0)
-
-
-def _print_plan(console: Console, cells: list[Any], store: Any) -> None:
-    table = Table("cell", "method", "dataset", "backbone", "seed", "state", "not applicable")
-    for cell in cells:
-        folder = store.cell(cell.spec.id)
-        state = "done" if folder.done else "to run"
-        refused = "; ".join(f"{name}: {facts['reason']}" for name, facts in cell.not_applicable.items())
-        spec = cell.spec
-        table.add_row(spec.id, cell.label, spec.dataset, spec.backbone or "-", str(spec.seed), state, refused)
-    console.print(table)
 
 
 def _mirror(store: Any, home: Path, stamp: str, progress: Any) -> None:
@@ -373,6 +384,6 @@ def ui(port: int) -> None:
     sys.exit(serve(environment.home(), port=port))
 
 
-_ELSEWHERE = (cli_posthoc, cli_models, cli_data, cli_measure, cli_compare, cli_grid, cli_figures)
+_ELSEWHERE = (cli_posthoc, cli_models, cli_data, cli_measure, cli_compare, cli_grid, cli_figures, cli_status)
 for _command in (command for module in _ELSEWHERE for command in module.COMMANDS):
     main.add_command(_command)

@@ -18,6 +18,7 @@ from bench.cli_posthoc import speed
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @options.device
 @options.memory
+@options.retries
 @click.option("--data-root", type=options.PATH, help="Where the data sets lie on this machine; default: as planned.")
 @click.option(
     "--weights",
@@ -33,6 +34,7 @@ def cell(
     folder: Path,
     device: str,
     memory_limit: int | None,
+    retries: int,
     data_root: Path | None,
     weights: dict[str, Path],
     only: Any,
@@ -44,6 +46,7 @@ def cell(
     from bench.launch.stages import share
     from bench.progress import ConsoleProgress
     from bench.store import Store
+    from bench.turns import persistently
 
     folder = folder.resolve()
     if not (folder / "cell.json").is_file() or folder.parent.name != "cells":
@@ -73,7 +76,7 @@ def cell(
             return
         if found.folder.done:
             click.echo("done before")
-        found.run()
+        persistently(found.run, retries, progress)
 
 
 @click.command()

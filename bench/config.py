@@ -5,6 +5,7 @@ Every value comes from, in rising order: the plugin's own defaults, ``configs/``
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
@@ -84,11 +85,17 @@ class Request(Settings):
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
+    """The mapping in a YAML file; a file that has not changed since the last call is not read again.
 
     Raises:
         RequestError: naming the file and line where it is no YAML, or no mapping.
     """
+    about = file.stat()
+    return _copy(_parsed(file, about.st_mtime_ns, about.st_size))  # type: ignore[no-any-return]
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed(file: Path, _changed: int, _size: int) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_text()) or {}
     except yaml.YAMLError as error:

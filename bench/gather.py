@@ -79,7 +79,7 @@ def _take(found: Folder, own: Folder, check: Callable[[], None]) -> None:
         if (found.path / "cell.json").is_file() and not (own.path / "cell.json").is_file():
             shutil.copy(found.path / "cell.json", own.path)
         unfinished.rename(own.result)
-        (own.path / "failure.json").unlink(missing_ok=True)
+        own.tidy()
 
 
 def _check(store: Store, name: str) -> None:

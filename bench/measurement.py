@@ -22,7 +22,7 @@ from bench import drawn, environment, registry
 from bench.backbones.classifier import Classifier
 from bench.machine import timed
 from bench.memory import Overrun, PeakMemory, is_out_of_memory, limited
-from bench.plan import feature_shape
+from bench.shapes import feature_shape
 from bench.subject import Sizes, Subject, parameters
 
 What = Literal["training", "inference", "decomposition"]

@@ -155,3 +155,13 @@ def launcher(command: Callable[..., None]) -> Callable[..., None]:
     ):
         command = option(command)
     return command
+
+
+retries = click.option(
+    "--retries",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    help="How often a cell is tried again where what went wrong may pass, such as a lost device or file system. Not "
+    "where it follows from data and seed, and not out of memory. It goes on from what is finished.",
+)

@@ -11,17 +11,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import bench
 from bench import config, registry
 from bench.backbones import weights as weight_files
 from bench.blackbox import VERSION as BLACK_BOX_VERSION
 from bench.blackbox import BlackBoxConfig
 from bench.config import CONFIGS, DatasetConfig, Request
-from bench.contract import BenchError, Dataset, Method, Progress, RequestError, Settings, Sizes
+from bench.contract import Dataset, Method, Progress, RequestError, Settings, Sizes
 from bench.data.source import open_dataset
 from bench.given import NetworkSettings
+from bench.shapes import remembered_shape
 
 ALWAYS_PROVIDED = frozenset({"noise", "gradient", "prediction", "black_box"})
 """What any model on any images can give a metric."""
@@ -47,12 +46,17 @@ class CellSpec(Settings):
     split: str
     metrics: dict[str, dict[str, Any]]
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         """Twelve hexadecimal digits."""
         return fingerprint(self.model_dump(mode="json"))
 
-    @property
+    @functools.cached_property
+    def fit_id(self) -> str:
+        """The id of what is fitted: the same for all cells that differ only in what is measured on it."""
+        return fingerprint(self.model_dump(mode="json", exclude={"split", "metrics"}))
+
+    @functools.cached_property
     def black_box_id(self) -> str:
         """The id of the classifier that this cell decomposes or shows: the same for all cells that can share it."""
         facts = self.model_dump(mode="json", exclude={"method", "method_version", "settings", "split", "metrics"})
@@ -219,7 +223,7 @@ def _cells_of(
     own = settings.recipes.get(recipe, {})
     for backbone in request.backbones or settings.backbones:
         starting = functools.cache(functools.partial(_weights, backbone, settings, context))
-        sizes = _sizes(backbone, settings, dataset)
+        sizes = _sizes(backbone, settings, dataset, context.home)
         variants = [(name, chosen) for name in methods for chosen in config.combinations(request.grid, name)]
         loaded: dict[str, type[Method]] = {name: entry.load() for name, entry in methods.items()}
         needed = any(method.needs_black_box for method in loaded.values())
@@ -227,7 +231,8 @@ def _cells_of(
         if needed:
             found = black_box_config(backbone, recipe, own | request.overrides)
             black_box = {"version": BLACK_BOX_VERSION, **found.model_dump(mode="json")}
-        for seed, (name, chosen) in itertools.product(request.seeds, variants):
+        unseeded: list[PlannedCell] = []
+        for name, chosen in variants:
             overrides = {**request.overrides, **chosen}
             method = loaded[name]
             method_file = CONFIGS / "methods" / f"{name}.yaml"
@@ -243,38 +248,44 @@ def _cells_of(
             # What is not trained here starts from no weights: none are looked for, none enter the id.
             file, digest = starting() if method.needs_backbone and not given else (None, "")
             applicable, not_applicable = _applicable(metrics, metric_configs, dataset_name, dataset, name, method)
-            yield PlannedCell(
-                spec=CellSpec(
-                    method=name,
-                    method_version=method.version,
-                    settings=method_settings,
-                    dataset=dataset_name,
-                    data_digest=dataset.digest,
-                    protocol=settings.protocol.model_dump(mode="json"),
-                    on_bad_image=settings.on_bad_image,
-                    backbone=backbone if method.needs_backbone else None,
-                    weights_digest=digest,
-                    black_box=black_box if method.needs_black_box else None,
-                    seed=seed,
-                    precision=request.precision if method.needs_backbone else "fp32",
-                    split=request.split,
-                    metrics=applicable,
-                ),
-                where=Where(
-                    data_root=str(context.data_root.resolve()) if context.data_root else None,
-                    folder=settings.folder,
-                    reader=settings.reader or dataset_name,
-                    options=settings.options,
-                    weights=str(file.resolve()) if file else None,
-                    plugins=context.plugins,
-                    given={found.digest: str(found.path) for found in given.values()},
-                ),
-                label=_label(name, {**overrides, **{f"{name}.{key}": value.path.name for key, value in given.items()}}),
-                role=methods[name].role,
-                recipe=recipe,
-                changed=tuple(key for key, value in method_settings.items() if usual[key] != value),
-                not_applicable=not_applicable,
+            unseeded.append(
+                PlannedCell(
+                    spec=CellSpec(
+                        method=name,
+                        method_version=method.version,
+                        settings=method_settings,
+                        dataset=dataset_name,
+                        data_digest=dataset.digest,
+                        protocol=settings.protocol.model_dump(mode="json"),
+                        on_bad_image=settings.on_bad_image,
+                        backbone=backbone if method.needs_backbone else None,
+                        weights_digest=digest,
+                        black_box=black_box if method.needs_black_box else None,
+                        seed=0,
+                        precision=request.precision if method.needs_backbone else "fp32",
+                        split=request.split,
+                        metrics=applicable,
+                    ),
+                    where=Where(
+                        data_root=str(context.data_root.resolve()) if context.data_root else None,
+                        folder=settings.folder,
+                        reader=settings.reader or dataset_name,
+                        options=settings.options,
+                        weights=str(file.resolve()) if file else None,
+                        plugins=context.plugins,
+                        given={found.digest: str(found.path) for found in given.values()},
+                    ),
+                    label=_label(
+                        name, {**overrides, **{f"{name}.{key}": value.path.name for key, value in given.items()}}
+                    ),
+                    role=methods[name].role,
+                    recipe=recipe,
+                    changed=tuple(key for key, value in method_settings.items() if usual[key] != value),
+                    not_applicable=not_applicable,
+                )
             )
+        for seed, cell in itertools.product(request.seeds, unseeded):
+            yield replace(cell, spec=cell.spec.model_copy(update={"seed": seed}))
 
 
 def _applicable(
@@ -328,23 +339,8 @@ def _weights(backbone: str, settings: DatasetConfig, context: Context) -> tuple[
     return file, weight_files.digest(file)
 
 
-def feature_shape(backbone: str, side: int) -> tuple[int, int, int]:
-    """Channels, rows and columns of a backbone's features of square images.
-
-    Raises:
-        RequestError: where it cannot take images of that size.
-    """
-    try:
-        with torch.device("meta"):
-            net = registry.load("backbones", backbone)().eval()
-            _, channels, rows, columns = net(torch.empty(1, 3, side, side)).shape
-    except (RuntimeError, BenchError) as error:
-        raise RequestError(f"{backbone} cannot take images of {side} pixels: {str(error).splitlines()[0]}") from error
-    return channels, rows, columns
-
-
-def _sizes(backbone: str, settings: DatasetConfig, dataset: Dataset) -> Sizes:
-    channels, rows, columns = feature_shape(backbone, settings.protocol.size)
+def _sizes(backbone: str, settings: DatasetConfig, dataset: Dataset, home: Path) -> Sizes:
+    channels, rows, columns = remembered_shape(backbone, settings.protocol.size, home)
     counts = [0] * len(dataset.classes)
     for record in dataset.split("train"):
         counts[record.label] += 1
@@ -363,6 +359,7 @@ def describe(cell: PlannedCell, command: str) -> dict[str, Any]:
         "spec": cell.spec.model_dump(mode="json"),
         "where": {**cell.where.__dict__, "plugins": list(cell.where.plugins)},
         "black_box_id": cell.spec.black_box_id if cell.spec.black_box else None,
+        "fit_id": cell.spec.fit_id,
         "label": cell.label,
         "role": cell.role,
         "recipe": cell.recipe,

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from bench.activity import Activity
+
 T = TypeVar("T")
+
+
+class _Bars(Progress):
+    """Bars, and above them what else is to be seen all the time."""
+
+    above: Callable[[], RenderableType] | None = None
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        if self.above is not None:
+            yield self.above()
+        yield self.make_tasks_table(self.tasks)
 
 
 class ConsoleProgress:
@@ -21,8 +35,9 @@ class ConsoleProgress:
 
     def __init__(self, console: Console, quiet: bool = False) -> None:
         self.console, self.quiet = console, quiet
-        self.log: Path | None = None
-        self._bars = Progress(
+        self._log: Path | None = None
+        self._activity: Activity | None = None
+        self._bars = _Bars(
             SpinnerColumn(),
             TextColumn("[progress.description]{task.description}"),
             BarColumn(),
@@ -40,6 +55,25 @@ class ConsoleProgress:
     def __exit__(self, *_: Any) -> None:
         self._bars.stop()
 
+    @contextlib.contextmanager
+    def above(self, what: Callable[[], RenderableType]) -> Iterator[None]:
+        """On a terminal, what is seen above the bars as long as this lasts; asked for several times a second."""
+        self._bars.above = what
+        try:
+            yield
+        finally:
+            self._bars.above = None
+
+    @contextlib.contextmanager
+    def told(self, log: Path, activity: Activity) -> Iterator[None]:
+        """As long as this lasts, notes go to that log too, and other processes see how far the work is."""
+        with activity:
+            self._log, self._activity = log, activity
+            try:
+                yield
+            finally:
+                self._log = self._activity = None
+
     def track(self, items: Iterator[T] | Sequence[T], what: str, total: int | None = None) -> Iterator[T]:
         """Pass the items through and show how many of ``total`` have gone by."""
         if total is None and isinstance(items, Sequence):
@@ -49,6 +83,8 @@ class ConsoleProgress:
         count = 0
         try:
             for item in items:
+                if self._activity is not None:
+                    self._activity.counted(what, count, total)
                 yield item
                 count += 1
                 self._bars.advance(task)
@@ -60,7 +96,9 @@ class ConsoleProgress:
         """One line on the console and in the log."""
         if not self.quiet:
             self._bars.console.print(f"  [dim]{message}[/dim]", highlight=False, soft_wrap=True)
-        if self.log is not None:
-            self.log.parent.mkdir(parents=True, exist_ok=True)
-            with self.log.open("a") as stream:
+        if self._activity is not None:
+            self._activity.noted(message)
+        if self._log is not None:
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+            with self._log.open("a") as stream:
                 stream.write(f"{time.strftime('%H:%M:%S')} {message}\n")

@@ -5,6 +5,7 @@ breaks only itself.
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import importlib.util
 import sys
@@ -233,6 +234,7 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
 }
 
 
+@functools.cache
 def _from_entry_points(kind: str) -> dict[str, Entry]:
     found = entry_points(group=f"bench.{kind}")
     return {point.name: Entry(point.value, f"plugin of {point.dist.name if point.dist else '?'}") for point in found}

@@ -1,30 +1,26 @@
 """The results on disk: the source of truth, from which tables and the MLflow mirror are made.
 
 cells/ID/cell.json      what the cell is, where its inputs lie, the command that runs it
-cells/ID/work/          checkpoints and half-finished files of a cell that runs or was killed
-cells/ID/failure.json   why the last attempt ended, where it failed
-cells/ID/output.txt     what a process of its own printed, while it runs and where it did not end well
-cells/ID/result/        everything that came out; it appears in one step, when it is complete
+cells/ID/...            its work and its result: see ``bench/folder.py``
 invocations/STAMP.json  one call of `run`: its suite, its command line, its cells
 scale/STAMP.json        one call of `scale`: what methods take, measured without data
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import json
-import os
-import shutil
-import time
-from collections.abc import Iterator, Mapping
+import datetime
+import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from bench.errors import RequestError
+from bench.folder import Folder, Status, read_json, write_json
 
-Status = Literal["ok", "n/a", "failed", "oom"]
+__all__ = ["Folder", "Row", "Status", "Store", "as_dicts", "new_stamp", "write_json"]
+
+_STAMP = "%Y%m%d-%H%M%S-%f"
 
 
 @dataclass(frozen=True)
@@ -49,89 +45,8 @@ class Row:
 
 
 def new_stamp() -> str:
-    """The name of a call that begins now; later ones sort behind earlier ones."""
-    return time.strftime("%Y%m%d-%H%M%S") + f"-{time.time_ns() // 1_000_000 % 1000:03d}"
-
-
-def write_json(file: Path, content: Any) -> None:
-    """Write beside the file and rename: a reader sees the old content or the new, never half of it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-    unfinished.write_text(json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
-    unfinished.replace(file)
-
-
-class Folder:
-    """A directory for one piece of work whose result appears in one step."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    @property
-    def work(self) -> Path:
-        """Where the work in progress lies."""
-        return self.path / "work"
-
-    @property
-    def result(self) -> Path:
-        """The finished result."""
-        return self.path / "result"
-
-    @property
-    def done(self) -> bool:
-        """Whether the result is there."""
-        return self.result.is_dir()
-
-    @property
-    def busy(self) -> bool:
-        """Whether another process holds the directory now."""
-        lock = self.path / ".lock"
-        if not lock.is_file():
-            return False
-        with lock.open() as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
-
-    @property
-    def failure(self) -> dict[str, Any] | None:
-        """Status and reason of the last attempt, where it failed."""
-        file = self.path / "failure.json"
-        return json.loads(file.read_text()) if file.is_file() and not self.done else None
-
-    def fail(self, status: Status, reason: str, details: str = "", memory: list[dict[str, Any]] | None = None) -> None:
-        """Record why the attempt ended: a line for tables, a traceback, and what did not fit into memory."""
-        content = {"status": status, "reason": reason, "details": details}
-        write_json(self.path / "failure.json", {**content, **({"memory": memory} if memory else {})})
-
-    def finish(self) -> None:
-        """Turn the work into the result."""
-        # What only served to go on after a kill: half-trained weights, classes decomposed so far.
-        (self.work / "training.pt").unlink(missing_ok=True)
-        shutil.rmtree(self.work / "classes", ignore_errors=True)
-        self.work.replace(self.result)
-        (self.path / "failure.json").unlink(missing_ok=True)
-
-    def clear(self) -> None:
-        """Forget result, work and failure."""
-        for part in (self.result, self.work):
-            if part.is_dir():
-                # Renamed first: a half-deleted result must not pass for a result.
-                doomed = self.path / f".deleting-{part.name}"
-                shutil.rmtree(doomed, ignore_errors=True)
-                part.replace(doomed)
-                shutil.rmtree(doomed)
-        (self.path / "failure.json").unlink(missing_ok=True)
-
-    @contextlib.contextmanager
-    def claim(self) -> Iterator[None]:
-        """Hold the directory against other processes; a second one waits. The kernel lets go when we die."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    """The name of a call that begins now; later ones sort behind earlier ones, as long as the clock is not set."""
+    return _stamp(datetime.datetime.now())
 
 
 class Store:
@@ -151,7 +66,23 @@ class Store:
         Raises:
             RequestError: where it is broken.
         """
-        return _read(file)
+        return read_json(file)
+
+    def check_writable(self) -> None:
+        """Find out before anything is computed whether results can be kept.
+
+        Raises:
+            RequestError: where they cannot.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root) as trial:
+                trial.write(b"x" * 4096)
+        except OSError as error:
+            raise RequestError(
+                f"{self.root} cannot be written ({error.strerror}); make room and write access there, or name another "
+                "folder with --out or BENCH_HOME"
+            ) from error
 
     def cell(self, name: str) -> Folder:
         """The folder of a cell."""
@@ -179,16 +110,36 @@ class Store:
 
     def specification(self, name: str) -> dict[str, Any]:
         """What the cell is: the content of its ``cell.json``."""
-        return _read(self.cell(name).path / "cell.json")
+        return read_json(self.cell(name).path / "cell.json")
+
+    def written(self, name: str) -> dict[str, Any] | None:
+        """As :meth:`specification`; ``None`` where there is nothing, or nothing that can be read."""
+        try:
+            return self.specification(name)
+        except RequestError:
+            return None
 
     def outcome(self, name: str) -> dict[str, Any] | None:
-        """The content of its ``result.json``, where it is finished."""
-        folder = self.cell(name)
-        return _read(folder.result / "result.json") if folder.done else None
+        """The content of its ``result.json``, where it is finished; ``None`` also where that is damaged."""
+        file = self.cell(name).result / "result.json"
+        try:
+            return read_json(file)
+        except RequestError:
+            return None  # the folder's ``failure`` tells
 
     def record_invocation(self, stamp: str, content: Mapping[str, Any]) -> None:
         """Remember one call of ``run``."""
         write_json(self.root / "invocations" / f"{stamp}.json", dict(content))
+
+    def new_invocation(self, content: Mapping[str, Any]) -> str:
+        """Remember one call of ``run`` under a stamp after all others, also where the clock was set back."""
+        with Folder(self.root / "invocations").claim():
+            now = new_stamp()
+            last = max((file.stem for file in (self.root / "invocations").glob("[0-9]*-*-*.json")), default="")
+            if now <= last:
+                now = _stamp(datetime.datetime.strptime(last, _STAMP) + datetime.timedelta(milliseconds=1))
+            self.record_invocation(now, content)
+        return now
 
     def invocations(self) -> dict[str, dict[str, Any]]:
         """All calls of ``run``, oldest first: stamp -> content."""
@@ -203,7 +154,7 @@ class Store:
         return self._records("scale")
 
     def _records(self, kind: str) -> dict[str, dict[str, Any]]:
-        return {file.stem: _read(file) for file in sorted((self.root / kind).glob("[!.]*.json"))}
+        return {file.stem: read_json(file) for file in sorted((self.root / kind).glob("[!.]*.json"))}
 
     def latest(self, suite: str | None = None) -> str | None:
         """Stamp of the newest invocation, of that suite where one is named."""
@@ -235,7 +186,8 @@ class Store:
             "seed": spec["seed"],
         }
         outcome = self.outcome(name)
-        failure = self.cell(name).failure or {"status": "failed", "reason": "not finished"}
+        missing: dict[str, Any] = {"status": "failed", "reason": "not finished"}
+        failure = missing if outcome is not None else self.cell(name).failure or missing
         rows = []
         for metric, facts in spec["metrics"].items():
             if outcome is None:
@@ -270,9 +222,5 @@ def _row(
     return Row(**common, metric=metric, value=value, low=None, high=None, n=n, unit=unit, status=status, reason=reason)
 
 
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{file} cannot be read ({error}); delete it and run again") from error
-    return content
+def _stamp(when: datetime.datetime) -> str:
+    return when.strftime(_STAMP)[:-3]

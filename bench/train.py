@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from bench.contract import Batch, CellError, Progress, Samples
 from bench.data import augment
+from bench.folder import replacing
+from bench.memory import is_out_of_memory
 from bench.schedule import Phase, Schedule
 from bench.seeding import derive
 
@@ -217,16 +219,22 @@ class Trainer:
             "epoch": epoch,
             "history": self.history,
         }
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self.checkpoint.with_suffix(".tmp")
-        torch.save(state, unfinished)
-        unfinished.replace(self.checkpoint)
+        with replacing(self.checkpoint) as unfinished:
+            torch.save(state, unfinished)
 
     def _resume(self, learner: Learner) -> tuple[int, int, dict[str, Any]]:
         if not self.checkpoint.is_file():
             self.history = []
             return 0, 0, {}
-        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        try:
+            state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        except Exception as error:
+            # Damaged bytes lead the reader into any error; what they do not explain is raised.
+            if is_out_of_memory(error):
+                raise
+            self.progress.note(f"{self.checkpoint} is damaged ({type(error).__name__}): training starts over")
+            self.history = []
+            return 0, 0, {}
         learner.load_state_dict(state["learner"])
         self.history = state["history"]
         self.earlier_seconds = sum(row["seconds"] for row in self.history)

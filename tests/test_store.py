@@ -12,9 +12,11 @@ from bench.store import Folder, Store, write_json
 
 def test_a_result_appears_in_one_step(tmp_path):
     folder = Folder(tmp_path / "x")
-    folder.work.mkdir(parents=True)
-    (folder.work / "training.pt").write_text("checkpoint")
+    for place in (folder.work, folder.resume):
+        place.mkdir(parents=True)
+    (folder.resume / "training.pt").write_text("checkpoint")
     (folder.work / "result.json").write_text("{}")
+    (folder.work / ".history.json.123").write_text("half a fi")
     folder.fail("failed", "earlier")
     assert not folder.done
     assert folder.failure == {"status": "failed", "reason": "earlier", "details": ""}
@@ -22,6 +24,7 @@ def test_a_result_appears_in_one_step(tmp_path):
     assert folder.done
     assert folder.failure is None
     assert [file.name for file in folder.result.iterdir()] == ["result.json"]
+    assert [file.name for file in folder.path.iterdir()] == ["result"]
 
 
 def test_clear_forgets_everything(tmp_path):
@@ -42,6 +45,16 @@ def test_write_json_leaves_no_half_file(tmp_path):
     assert json.loads(file.read_text()) == {"x": 1}
 
 
+def test_stamps_only_grow(tmp_path):
+    store = Store(tmp_path)
+    content = {"suite": "s", "cells": []}
+    stamps = [store.new_invocation(content) for _ in range(3)]
+    assert stamps == sorted(set(stamps))
+    store.record_invocation("29991231-235959-999", content)
+    assert store.new_invocation(content) == "30000101-000000-000"
+    assert store.latest() == "30000101-000000-000"
+
+
 def test_a_claim_keeps_others_out_and_ends_with_its_process(tmp_path):
     code = (
         "import sys, pathlib\nfrom bench.store import Folder\n"
@@ -56,8 +69,10 @@ def test_a_claim_keeps_others_out_and_ends_with_its_process(tmp_path):
     with (tmp_path / "x" / ".lock").open("w") as lock:
         with pytest.raises(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert Folder(tmp_path / "x").busy
         holder.kill()
         holder.wait()
+        assert not Folder(tmp_path / "x").busy
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     holder.stdin.close()
     holder.stdout.close()

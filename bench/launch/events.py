@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -41,11 +42,15 @@ class Lines(Events):
 
     def __init__(self, console: Console, cells: Sequence[PlannedCell], several: bool) -> None:
         self.console, self.several, self.total = console, several, len(cells)
+        self._skipped: Counter[str] = Counter()
         self.position = {cell.spec.id: position for position, cell in enumerate(cells, 1)}
 
     def skipped(self, unit: Unit, why: str) -> None:
-        """The reason, dimmed."""
-        self._print(f"{self._title(unit)}  [dim]{why}[/dim]")
+        """The reason, dimmed; what was settled before the run is only counted."""
+        if why == "done by another run":
+            self._print(f"{self._title(unit)}  [dim]{why}[/dim]")
+        else:
+            self._skipped[why] += 1
 
     def started(self, unit: Unit) -> None:
         """The cell in bold."""
@@ -75,4 +80,7 @@ class Lines(Events):
         return f"[{self.position[unit.name]}/{self.total}] {escape(title_of(unit.cell))}"
 
     def _print(self, line: str) -> None:
+        for why, count in self._skipped.items():
+            self.console.print(f"[dim]{why}: {count} of {self.total} cells[/dim]", highlight=False)
+        self._skipped.clear()
         self.console.print(line, highlight=False, soft_wrap=True)

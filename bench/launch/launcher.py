@@ -42,6 +42,7 @@ class Launcher:
         cpus: for each cell.
         ray_address: of a running cluster.
         slurm: options of sbatch.
+        retries: how often a cell is tried again where what went wrong may pass.
     """
 
     name: Literal["inline", "ray", "slurm"] = "inline"
@@ -52,6 +53,7 @@ class Launcher:
     cpus: int | None = None
     ray_address: str | None = None
     slurm: Mapping[str, str] = field(default_factory=dict)
+    retries: int = 1
 
     def check(self) -> None:
         """Refuse what does not go together, before anything is planned.
@@ -102,8 +104,8 @@ class Launcher:
         """
         if not self.several:
             device = environment.pick_device(self.device)
-            limit = self.memory_limit
-            return inline(cells, store, home, device, progress, events, rerun=rerun, memory_limit=limit)
+            own = {"memory_limit": self.memory_limit, "retries": self.retries}
+            return inline(cells, store, home, device, progress, events, rerun=rerun, **own)
         with self.workers(home) as workers:
             shares = {cell.spec.method: self.share(cell.spec.method, workers.default_gpus) for cell in cells}
 
@@ -168,7 +170,7 @@ class Launcher:
         return slurm.script(folder, self.slurm, self.jobs, self.cpus, shares[0], shares.count(shares[0]))
 
     def _options(self, unit: Unit) -> tuple[str, ...]:
-        options = ["--device", self.device]
+        options = ["--device", self.device, "--retries", str(self.retries)]
         if self.memory_limit is not None:
             options += ["--memory-limit", f"{self.memory_limit / 2**10!r}KiB"]
         if unit.stage is not None:

@@ -16,13 +16,14 @@ def share(cell: Cell, stage: Stage) -> None:
     try:
         cell.check_identity()
         environment.make_deterministic()
-        train = cell.data()["train"]
+        with cell.told():
+            train = cell.data()["train"]
 
-        def black_box() -> None:
-            cell.task(train)
+            def black_box() -> None:
+                cell.task(train)
 
-        if stage == "black-box":
-            cell.attempts.run(black_box, lambda: None)
+            if stage == "black-box":
+                cell.attempts.run(black_box, lambda: None)
     except Exception as error:
         cell.record(error)
         raise

@@ -38,7 +38,6 @@ def write_down(cells: Sequence[PlannedCell], store: Store, command: Callable[[Pl
     The newest request wins: the same cell may be asked for from another place, under another label.
     """
     for cell in cells:
-        file = store.cell(cell.spec.id).path / "cell.json"
         content = describe(cell, command(cell))
-        if not file.is_file() or Store.read(file) != content:
-            write_json(file, content)
+        if store.written(cell.spec.id) != content:
+            write_json(store.cell(cell.spec.id).path / "cell.json", content)

@@ -32,9 +32,11 @@ class Checkpoint:
             return
         folder.mkdir(parents=True, exist_ok=True)
         marker, digest = folder / "decomposition.json", hashlib.sha256(key.encode()).hexdigest()[:16]
-        if not marker.is_file():
+        if _key(marker) is None:
+            for file in folder.glob("class-*"):
+                file.unlink()  # of what they are is not known
             write(marker, json.dumps({"key": digest}))
-        elif json.loads(marker.read_text()).get("key") != digest:
+        elif _key(marker) != digest:
             raise RequestError(
                 f"{folder} holds the decomposition of another classifier, or with other settings; give another "
                 "folder or delete it"
@@ -80,6 +82,14 @@ class Checkpoint:
     def _file(self, label: int) -> Path:
         assert self._folder is not None
         return self._folder / f"class-{label:05d}.safetensors"
+
+
+def _key(marker: Path) -> str | None:
+    """What the folder is the decomposition of; ``None`` where that is not said, or no longer readable."""
+    try:
+        return str(json.loads(marker.read_text())["key"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def write(file: Path, text: str) -> None:

@@ -6,6 +6,7 @@ controls; its columns are metrics of one definition each. What does not fit into
 
 from __future__ import annotations
 
+import functools
 import json
 import statistics
 from collections import Counter, defaultdict
@@ -36,15 +37,20 @@ class Found:
     outcome: dict[str, Any] | None
     failure: dict[str, Any] | None
 
-    @property
+    @functools.cached_property
     def spec(self) -> dict[str, Any]:
         """Everything that changes its result."""
         return dict(self.written["spec"])
 
-    @property
+    @functools.cached_property
     def definitions(self) -> dict[str, str]:
         """Metric -> version and parameters."""
         return {metric: definition(metric, facts) for metric, facts in self.spec["metrics"].items()}
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether it was fitted in batches of one image, which is not what its settings say."""
+        return self.outcome is not None and "batch_size_after_out_of_memory" in self.outcome["facts"]
 
     def score(self, metric: str) -> tuple[Status, float | None, str]:
         """Status, value, and the reason where there is no value."""
@@ -112,7 +118,8 @@ def chosen_invocation(store: Store, stamp: str | None = None, suite: str | None 
 
 def find(store: Store, name: str) -> Found:
     """A cell with its result or failure."""
-    return Found(name, store.specification(name), store.outcome(name), store.cell(name).failure)
+    outcome = store.outcome(name)
+    return Found(name, store.specification(name), outcome, None if outcome else store.cell(name).failure)
 
 
 def _groups(cells: Sequence[Found]) -> list[list[Found]]:
@@ -193,9 +200,12 @@ def as_entry(row: Sequence[Found], metric: str, notes: list[str]) -> Entry:
             without[status, reason].append(cell.spec["seed"])
         else:
             values[cell.spec["seed"]] = value
+    told = [_note(status, reason, _some(seeds, row)) for (status, reason), seeds in without.items()]
+    one_by_one = [cell.spec["seed"] for cell in row if cell.spec["seed"] in values and cell.one_by_one]
+    if one_by_one:
+        told.append(f"{_seeds(_some(one_by_one, row))}fitted with one image at a time: more did not fit into memory")
     numbers = []
-    for (status, reason), seeds in without.items():
-        note = _note(status, reason, seeds if len(seeds) < len(row) else [])
+    for note in told:
         if note not in notes:
             notes.append(note)
         numbers.append(notes.index(note) + 1)
@@ -256,13 +266,22 @@ def about_intervals(kinds: Mapping[str, str]) -> list[str]:
 
 def _note(status: Status, reason: str, seeds: list[int]) -> str:
     """The footnote's text; seeds are named where the others have a value or another reason."""
-    which = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))} " if seeds else ""
+    which = _seeds(seeds)
     reason = " ".join(reason.split())
     if len(reason) > _LONGEST_REASON:
         reason = f"{reason[: _LONGEST_REASON - 1]}…"
     if status == "missing" and reason:
         return f"{which}{reason}"
     return f"{which}{_PLAIN[status]}{f': {reason}' if reason else ''}"
+
+
+def _some(seeds: list[int], row: list[Found]) -> list[int]:
+    """Seeds that have to be named, because they are not all of the row."""
+    return seeds if len(seeds) < len(row) else []
+
+
+def _seeds(seeds: list[int]) -> str:
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))} " if seeds else ""
 
 
 def _told_apart(lines: list[Line], rows: list[list[Found]]) -> list[Line]:

@@ -72,13 +72,14 @@ class Mirror:
         import_mlflow()
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
 
         try:
             if self.local:
                 with self._alone():
                     create_database(Path(self.uri.removeprefix("sqlite:///")), self._artifacts)
             self.client: MlflowClient = MlflowClient(self.uri, self.uri)
-        except MlflowException as error:
+        except (MlflowException, SQLAlchemyError) as error:
             raise RequestError(
                 f"{self.uri} cannot be used ({str(error).splitlines()[0]}); the mirror is only a copy: delete it, and "
                 "`python -m bench sync` makes it anew"
@@ -109,6 +110,7 @@ class Mirror:
             BenchError: where MLflow fails; the store has everything still.
         """
         from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
 
         known = store.invocations()
         unknown = [stamp for stamp in stamps or () if stamp not in known]
@@ -119,7 +121,7 @@ class Mirror:
             for stamp in known if stamps is None else stamps:
                 with self._alone():
                     counts += _Invocation(self, store, stamp, known[stamp]).sync(progress)
-        except MlflowException as error:
+        except (MlflowException, SQLAlchemyError) as error:
             reason = str(error).splitlines()[0]
             raise BenchError(f"MLflow: {reason}; the results are safe, `python -m bench sync` tries again") from error
         return counts

@@ -1,68 +1,123 @@
-"""SIGKILL at any moment, the same command again: the numbers of an undisturbed run."""
+"""SIGKILL at any moment, the same command again: the store of an undisturbed run, bit for bit, and its mirror."""
 
-import re
+import json
+import random
 import signal
 import subprocess
 import sys
+from collections import Counter
+from pathlib import Path
 
 import pytest
-from birds import QUICK, bench, environment, few_birds, scores
+from birds import QUICK, bench, environment, few_birds
+from killing import STAGES
 
-MOMENTS = [
-    r"\[1/2\]",
-    r"training the black box",
-    r"all 1/2",
-    r"epochs: 2 in",
-    r"classes decomposed",
-    r"\[2/2\]",
-    r"joint 1/2",
-    r"joint: project",
-    r"last 1/1",
-]
-"""Lines of the output after which a run is killed."""
+from bench.store import Store
+from bench.tracking import Mirror
+
+KILLING = Path(__file__).resolve().parent.parent / "killing.py"
+MOMENTS = 30
+
+
+def moments():
+    """Stage, which of its events (0: the first, 1: the last) and seconds after it: at the event itself every other."""
+    draw = random.Random(20261125)
+    for number in range(MOMENTS):
+        delay = 0.0 if number // len(STAGES) % 2 else round(draw.uniform(0.01, 0.4), 2)
+        yield STAGES[number % len(STAGES)], round(draw.random(), 3), delay
 
 
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory):
     data = few_birds(tmp_path_factory.mktemp("killed"))
-    return ["run", "--methods", "ours,protopnet", "--no-controls", "--no-tracking", *QUICK, "--data-root", str(data)]
+    return ["run", "--methods", "ours,protopnet", "--no-controls", *QUICK, "--data-root", str(data)]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(arguments, tmp_path_factory):
+    """Content, mirror, and how many events each stage has."""
     home = tmp_path_factory.mktemp("undisturbed")
-    assert bench(home, *arguments).returncode == 0
-    return scores(home)
+    assert killed(home, arguments) == 0
+    events = json.loads((home / "events.json").read_text())
+    return content(home), mirrored(home), events
 
 
-def kill_after(home, arguments, moment):
-    process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "bench", *arguments], env=environment(home), stdout=subprocess.PIPE, text=True
+def killed(home, arguments, stage="", event=0, delay=0.0):
+    """Exit code of the command line, killed as :mod:`killing` says."""
+    command = [sys.executable, str(KILLING), str(home), stage, str(event), str(delay), *arguments]
+    place = {"PYTHONPATH": str(KILLING.parent.parent)}
+    ended = subprocess.run(
+        command, env={**environment(home), **place}, capture_output=True, text=True, timeout=300, check=False
     )
-    for line in process.stdout:
-        if re.search(moment, line):
-            process.send_signal(signal.SIGKILL)
-            break
-    process.stdout.close()
-    assert process.wait() == -signal.SIGKILL
+    assert ended.returncode in (0, -signal.SIGKILL), ended.stdout + ended.stderr
+    return ended.returncode
+
+
+def content(home):
+    """Every file of the cells and black boxes; without what differs from run to run: times, peaks, the home's name."""
+    found = {}
+    for file in sorted(file for kind in ("cells", "blackboxes") for file in (home / kind).rglob("*") if file.is_file()):
+        name = str(file.relative_to(home))
+        if file.name == "log.txt":
+            found[name] = "a log"
+        elif file.suffix == ".json":
+            found[name] = timeless(json.loads(file.read_text().replace(str(home), "HOME")))
+        elif file.parent.parent.name in ("cells", "blackboxes") and file.name.startswith("."):
+            continue  # locks, and half a cell.json: beside the result, not in it
+        else:
+            found[name] = file.read_bytes()
+    return found
+
+
+def timeless(value):
+    if isinstance(value, dict):
+        return {key: timeless(one) for key, one in value.items() if key not in ("seconds", "peak_bytes", "arguments")}
+    return [timeless(one) for one in value] if isinstance(value, list) else value
+
+
+def mirrored(home):
+    """What MLflow has of every cell, after a sync; every invocation has every cell once."""
+    store, mirror = Store(home), Mirror(home)
+    mirror.sync(store)
+    found, count = {}, Counter()
+    for experiment in mirror.client.search_experiments():
+        for run in mirror.client.search_runs([experiment.experiment_id]):
+            cell = run.data.tags.get("bench.cell")
+            if cell is None:
+                continue
+            count[run.data.tags["bench.invocation"], cell] += 1
+            assert run.info.status == "FINISHED"
+            numbers = {name: value for name, value in run.data.metrics.items() if "seconds" not in name}
+            found.setdefault(cell, []).append((run.data.params, numbers))
+    assert count == Counter((stamp, cell) for stamp, one in store.invocations().items() for cell in one["cells"])
+    assert all(one == runs[0] for runs in found.values() for one in runs)
+    return {cell: runs[0] for cell, runs in found.items()}
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("stage", "place", "delay"), list(moments()))
+def test_killed_and_resumed(tmp_path, arguments, undisturbed, stage, place, delay):
+    expected, mirror, events = undisturbed
+    code = killed(tmp_path, arguments, stage, int(place * events[stage]), delay)
+    # After the last event the run may be over before the delay is.
+    assert code == -signal.SIGKILL or (stage == "mirroring" and delay)
+    again = bench(tmp_path, *arguments)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert content(tmp_path) == expected
+    assert mirrored(tmp_path) == mirror
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_and_resumed(tmp_path, arguments, undisturbed, moment):
-    kill_after(tmp_path, arguments, moment)
-    again = bench(tmp_path, *arguments)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert scores(tmp_path) == undisturbed
-
-
-def test_killed_again_and_again(tmp_path, arguments, undisturbed):
-    for moment in (r"all 1/2", r"joint 1/2", r"joint 2/2"):
-        kill_after(tmp_path, arguments, moment)
+def test_killed_in_every_stage_one_after_the_other(tmp_path, arguments, undisturbed):
+    expected, mirror, _ = undisturbed
+    for number, stage in enumerate(STAGES):
+        assert killed(tmp_path, arguments, stage, number % 2, 0.0) == -signal.SIGKILL, stage
     assert bench(tmp_path, *arguments).returncode == 0
-    assert scores(tmp_path) == undisturbed
+    assert content(tmp_path) == expected
+    assert mirrored(tmp_path) == mirror
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_share_the_work(tmp_path, arguments, undisturbed):
     command = [sys.executable, "-m", "bench", *arguments]
     both = [
@@ -73,4 +128,30 @@ def test_two_runs_at_once_share_the_work(tmp_path, arguments, undisturbed):
     ]
     outputs = [process.communicate(timeout=300)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
-    assert scores(tmp_path) == undisturbed
+    assert content(tmp_path) == undisturbed[0]
+    assert mirrored(tmp_path) == undisturbed[1]
+    # A log tells of one attempt only: nothing was done twice.
+    for log in tmp_path.glob("cells/*/result/log.txt"):
+        assert log.read_text().count("test batches") == 1
+    assert sum(output.count("training the black box") for output in outputs) == 1
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_with_a_summary_and_goes_on(tmp_path, arguments, undisturbed):
+    command = [sys.executable, "-u", "-m", "bench", *arguments, "--no-tracking"]
+    process = subprocess.Popen(
+        command, env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        if "joint 1/2" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 130
+    assert "1 of 2 cells done, 1 to run" in errors
+    assert "interrupted; the same command goes on where it stopped" in errors
+    assert "Traceback" not in errors
+    assert not list(tmp_path.glob("cells/*/failure.json"))
+    assert not list(tmp_path.glob("cells/*/activity.json"))
+    assert bench(tmp_path, *arguments).returncode == 0
+    assert content(tmp_path) == undisturbed[0]

@@ -117,6 +117,28 @@ def test_another_setting_is_another_cell_and_shares_the_black_box(call, whole, p
     assert {"ours", "ours (k=2)"} <= labels
 
 
+def test_a_metric_more_is_measured_on_the_same_fit(call, place):
+    def run(metrics, *more):
+        """Output, and the scores and weights of the cell with those metrics."""
+        one = ("run", "--methods", "protopnet", "--no-controls", "--seeds", "6", "--metrics", metrics)
+        result = call(*one, *more)
+        assert result.exit_code == 0, result.output
+        table = [row for row in json.loads(call("results").stdout) if row["seed"] == 6]
+        names = {row["cell"]: {other["metric"] for other in table if other["cell"] == row["cell"]} for row in table}
+        (name,) = [name for name, measured in names.items() if set(metrics.split(",")) <= measured]
+        scores = {row["metric"]: row["value"] for row in table if row["cell"] == name}
+        return result.output, name, scores, (place[1] / "cells" / name / "result" / "model.safetensors").read_bytes()
+
+    _, first, _, weights = run("accuracy")
+    output, _, scores, same = run("accuracy,calibration")
+    assert f"fitted before by cell {first}, which differs only in what is measured" in output
+    assert "joint 1/2" not in output
+    assert same == weights
+    again = run("accuracy,calibration", "--existing", "rerun")
+    assert "joint 1/2" in again[0]
+    assert again[2:] == (scores, weights)
+
+
 def test_several_values_are_several_cells(call, whole):
     result = call("run", "--methods", "ours", "--set", "ours.k=2,3", "--set", "ours.norm=l2,minmax", "--dry-run")
     labels = [f"ours (k={k}, norm={norm})" for k in (2, 3) for norm in ("l2", "minmax")]
@@ -133,8 +155,9 @@ def test_the_training_split_is_never_mixed_with_the_test_split(call, whole):
 def test_dry_run_runs_nothing(call, whole, place):
     before = sorted((place[1] / "cells").iterdir())
     result = call("run", "--methods", "ours,protopnet", "--seeds", "0,7", "--dry-run")
-    assert result.output.count("to run") == 7
+    assert result.output.count("to run │") == 7
     assert result.output.count(" done ") == 7
+    assert "14 cells: 7 done, 7 to run; black boxes to train first: 1; about " in result.output
     assert "constant predicts no class" in result.output
     assert sorted((place[1] / "cells").iterdir()) == before
 

@@ -9,7 +9,7 @@ from bench.contract import RequestError
 from bench.report import Block, as_markdown, as_text, comparison, report
 from bench.report.block import Entry, Line
 from bench.report.facts import definition, protocol
-from bench.store import Store
+from bench.store import Store, write_json
 
 GOLDEN = """\
 ### demo
@@ -179,6 +179,17 @@ def test_two_seeds_that_failed_alike_are_one_footnote(maker: StoreMaker) -> None
     block = only(maker.store)
     assert block.notes == ("failed: no way",)
     assert line(block, "ours").entries["accuracy"].status == "failed"
+
+
+def test_what_was_fitted_one_image_at_a_time_is_marked(maker: StoreMaker) -> None:
+    cells = [maker.cell("ours", both(60.0), seed=seed) for seed in (0, 1)]
+    file = maker.store.cell(cells[1]).result / "result.json"
+    written = Store.read(file)
+    write_json(file, {**written, "facts": {"batch_size_after_out_of_memory": 1}})
+    maker.invocation(cells)
+    block = only(maker.store)
+    assert block.notes == ("seed 1 fitted with one image at a time: more did not fit into memory",)
+    assert {entry.notes for entry in block.lines[0].entries.values()} == {(1,)}
 
 
 def test_two_versions_of_a_metric_never_share_a_table(maker: StoreMaker) -> None:

@@ -1,0 +1,56 @@
+"""``status``: how far runs are, asked from another shell."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from bench import options
+
+
+@click.command()
+@options.home
+@click.option("--suite", help="The newest run of this suite; default: the newest run of all.")
+@click.option("--all", "everything", is_flag=True, help="All cells of the store.")
+@click.option("--watch", is_flag=True, help="Go on showing it until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="One entry for each cell, for programs.")
+def status(out: Path | None, suite: str | None, everything: bool, watch: bool, as_json: bool) -> None:
+    """Show how far the newest run is: what is done, what runs where and since when, what was killed, what failed.
+
+    It reads the store's files and nothing else, so it may be asked from any shell or machine that sees them.
+    """
+    from rich.live import Live
+
+    from bench.errors import RequestError
+    from bench.home import home
+    from bench.status import Board, Overview
+    from bench.store import Store
+
+    store = Store(out or home())
+    stamp = store.latest(suite)
+    if stamp is None and not everything:
+        which = f"suite {suite!r} has not been run" if suite else "nothing has been run"
+        raise RequestError(f"{which} in {store.root} yet: python -m bench run --methods ours --datasets demo")
+    names = store.cells() if everything or stamp is None else list(store.invocations()[stamp]["cells"])
+    # What runs but is not of this run is shown too.
+    names += [name for name in store.cells() if name not in set(names) and store.cell(name).busy]
+    overview = Overview(store, names)
+    if as_json:
+        click.echo(json.dumps([asdict(one) for one in overview.look()], indent=1))
+        return
+    board = Board(overview, "all cells" if everything else f"run {stamp}", failures=True)
+    console = Console()
+    if not watch:
+        console.print(board())
+        return
+    with Live(get_renderable=board, console=console, refresh_per_second=2):
+        while True:
+            time.sleep(1)
+
+
+COMMANDS = (status,)

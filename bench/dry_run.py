@@ -1,0 +1,68 @@
+"""What a run would do, and how long it would take as far as the store knows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bench.activity import activity_of
+from bench.plan import PlannedCell
+from bench.store import Folder, Store
+from bench.timings import Timings, said
+
+
+def print_plan(console: Console, cells: Sequence[PlannedCell], store: Store, home: Path) -> None:
+    """Every cell with what becomes of it, what is not applicable and why, and a line about the whole.
+
+    Args:
+        console: where to print.
+        cells: the plan.
+        store: where their results would lie.
+        home: ``BENCH_HOME``, where black boxes lie.
+    """
+    timings = Timings.of_store(store)
+    table = Table("cell", "method", "dataset", "backbone", "seed", "state", "takes", "not applicable")
+    counts: Counter[str] = Counter()
+    boxes: dict[str, float | None] = {}
+    known, unknown = 0.0, 0
+    for cell in cells:
+        spec, state = cell.spec, _state(cell, store)
+        counts[state] += 1
+        takes = "-"
+        if state not in ("done", "nothing to measure"):
+            seconds = timings.of(spec.model_dump(), cell.recipe)
+            takes = "?" if seconds is None else said(seconds)
+            known, unknown = known + (seconds or 0.0), unknown + (seconds is None)
+            if spec.black_box is not None and not Folder(home / "blackboxes" / spec.black_box_id).done:
+                boxes[spec.black_box_id] = timings.of_black_box(spec.model_dump(), cell.recipe)
+        refused = "; ".join(f"{name}: {facts['reason']}" for name, facts in cell.not_applicable.items())
+        row = (cell.label, spec.dataset, spec.backbone or "-", str(spec.seed), state, takes, refused)
+        table.add_row(spec.id, *map(Text, row))
+    console.print(table)
+    line = f"{len(cells)} cells: " + ", ".join(f"{count} {state}" for state, count in counts.items())
+    if boxes:
+        line += f"; black boxes to train first: {len(boxes)}"
+        known += sum(seconds or 0.0 for seconds in boxes.values())
+        unknown += sum(seconds is None for seconds in boxes.values())
+    if known:
+        line += f"; about {said(known)} one after the other, as earlier cells took"
+        line += f", and {unknown} of unknown length" if unknown else ""
+    console.print(line, highlight=False, soft_wrap=True)
+
+
+def _state(cell: PlannedCell, store: Store) -> str:
+    folder = store.cell(cell.spec.id)
+    if not cell.spec.metrics:
+        return "nothing to measure"
+    failure = folder.failure
+    if folder.done:
+        return "done" if failure is None else "damaged, to run"
+    activity = activity_of(folder)
+    if activity is not None:
+        return "running now" if activity["alive"] else "begun, to run"
+    return "failed before, to run" if failure is not None else "to run"

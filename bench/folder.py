@@ -1,0 +1,209 @@
+"""A directory for one piece of work whose result appears in one step; killed at any moment, nothing of it is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from bench.errors import RequestError
+
+Status = Literal["ok", "n/a", "failed", "oom"]
+_SPENT = ("failure.json", "anew", "activity.json")
+"""Files that say nothing any more when the result is there."""
+
+
+class Folder:
+    """What is known of one piece of work, and how far it is.
+
+    result/        everything that came out; it appears by one rename, when it is complete
+    work/          what will be the result
+    resume/        what only serves to go on after a kill: checkpoints, classes decomposed so far
+    failure.json   why the last attempt ended, where it failed
+    activity.json  what the process that holds it is doing; left behind by one that was killed
+    output.txt     what a process of its own printed, while it runs and where it did not end well
+    .lock          held by the process that works here; the kernel lets go when that dies
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def work(self) -> Path:
+        """Where the result in progress lies."""
+        return self.path / "work"
+
+    @property
+    def resume(self) -> Path:
+        """Where lies what a result does not keep."""
+        return self.path / "resume"
+
+    @property
+    def result(self) -> Path:
+        """The finished result."""
+        return self.path / "result"
+
+    @property
+    def done(self) -> bool:
+        """Whether the result is there."""
+        return self.result.is_dir()
+
+    @property
+    def anew(self) -> bool:
+        """Whether everything is to be computed here, though another cell may have the same part."""
+        return (self.path / "anew").is_file()
+
+    @property
+    def failure(self) -> dict[str, Any] | None:
+        """Status and reason of the last attempt, where it failed; and why a result counts for nothing."""
+        file = self.result / "result.json" if self.done else self.path / "failure.json"
+        try:
+            content = read_json(file) if self.done or file.is_file() else None
+        except RequestError as error:
+            return {"status": "failed", "reason": f"{error}", "details": ""}
+        return None if self.done else content
+
+    def log_tail(self, lines: int) -> list[str]:
+        """The last lines of the log of work that is not finished."""
+        log = self.work / "log.txt"
+        return log.read_text(errors="replace").splitlines()[-lines:] if log.is_file() else []
+
+    def fail(self, status: Status, reason: str, details: str = "", **more: Any) -> None:
+        """Record why the attempt ended.
+
+        Args:
+            status: of the work.
+            reason: a line for tables.
+            details: a traceback.
+            more: what else is known, such as what did not fit into memory; what is empty is left out.
+        """
+        content = {"status": status, "reason": reason, "details": details}
+        write_json(self.path / "failure.json", {**content, **{name: value for name, value in more.items() if value}})
+
+    def start_over(self) -> None:
+        """Forget what is half done."""
+        shutil.rmtree(self.resume, ignore_errors=True)
+
+    def finish(self) -> None:
+        """Turn the work into the result."""
+        for leftover in list(self.work.rglob(".*")):
+            leftover.unlink()  # half a file, of a process that was killed while writing
+        for file in self.work.rglob("*"):
+            _flush(file)  # else a power cut could leave the name without the content
+        self.work.replace(self.result)
+        _flush(self.path)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove what a finished result does not need; the caller holds the claim."""
+        shutil.rmtree(self.resume, ignore_errors=True)
+        for leftover in self.path.glob(".deleting-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in [*self.path.glob(".activity.json.*"), *(self.path / name for name in _SPENT)]:
+            leftover.unlink(missing_ok=True)
+
+    @property
+    def untidy(self) -> bool:
+        """Whether a process was killed between the appearance of the result and the end of :meth:`tidy`."""
+        return self.done and any((self.path / name).exists() for name in ("resume", *_SPENT))
+
+    def set_aside(self) -> Path:
+        """Move a damaged result out of the way, so that it is computed again; nothing is deleted."""
+        number = 1 + len(list(self.path.glob("damaged-*")))
+        place = self.path / f"damaged-{number}"
+        self.result.replace(place)
+        return place
+
+    def clear(self) -> None:
+        """Forget result, work and failure; the next result owes nothing to what other cells have."""
+        write_json(self.path / "anew", {})
+        for part in (self.result, self.work, self.resume):
+            if part.is_dir():
+                # Renamed first: a half-deleted result must not pass for a result.
+                doomed = self.path / f".deleting-{part.name}"
+                shutil.rmtree(doomed, ignore_errors=True)
+                part.replace(doomed)
+                shutil.rmtree(doomed)
+        (self.path / "failure.json").unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def claim(self, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Hold the directory against other processes; a second one waits.
+
+        Args:
+            waiting: called once where there is something to wait for.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    @property
+    def busy(self) -> bool:
+        """Whether a living process works here."""
+        try:
+            lock = (self.path / ".lock").open()
+        except FileNotFoundError:
+            return False
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+
+@contextlib.contextmanager
+def replacing(file: Path, rivals: bool = False) -> Iterator[Path]:
+    """A name to write under; the file gets its own when it is whole: a reader sees the old content or the new.
+
+    Args:
+        file: to be written.
+        rivals: whether other processes may write the same file at the same time.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_name(f".{file.name}.{os.getpid() if rivals else 'unfinished'}")
+    try:
+        yield unfinished
+        unfinished.replace(file)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write the whole file or nothing."""
+    text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    with replacing(file, rivals=True) as unfinished:
+        unfinished.write_text(text)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The content of a file that :func:`write_json` wrote.
+
+    Raises:
+        RequestError: where it is missing or broken.
+    """
+    try:
+        content: Any = json.loads(file.read_text())
+        if not isinstance(content, dict):
+            raise ValueError(f"a {type(content).__name__} where names and values were expected")
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{file} cannot be read ({error}); run again to have it made anew") from error
+    return content
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,63 @@
+"""Fits that are there already: in a cell's own unfinished work, or in a cell that differs only in what is measured."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from bench.errors import RequestError
+from bench.folder import Folder, read_json, replacing, write_json
+from bench.progress import ConsoleProgress
+from bench.store import Store
+
+FIT = "fit.json"
+"""What is known of a fit; it is written after the weights and the curves, so that a fit without it is not complete."""
+_FILES = ("model.safetensors", "history.json")
+
+
+def read_fit(place: Path, progress: ConsoleProgress) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Weights and facts of the fit that lies there; ``None`` where it is not complete, or damaged."""
+    if not (place / FIT).is_file():
+        return None
+    try:
+        return load_file(place / _FILES[0]), read_json(place / FIT)
+    except (SafetensorError, OSError, RequestError) as error:
+        progress.note(f"the fit in {place} is damaged ({error}): not used")
+        return None
+
+
+def adopt(store: Store, folder: Folder, fit_id: str, progress: ConsoleProgress) -> None:
+    """Copy the fit of a finished cell that was to fit the same, where there is one: a metric more costs no training."""
+    for name in store.cells():
+        other = store.cell(name)
+        if other.path == folder.path or not (other.result / FIT).is_file():
+            continue
+        if (store.written(name) or {}).get("fit_id") == fit_id and take(
+            other.result, folder.work, progress, {"of": name}
+        ):
+            progress.note(f"fitted before by cell {name}, which differs only in what is measured")
+            return
+
+
+def take(source: Path, work: Path, progress: ConsoleProgress, origin: Mapping[str, str]) -> bool:
+    """Copy a fit; False where there is none, or a damaged one.
+
+    Args:
+        source: where it lies.
+        work: where it goes.
+        progress: told of damage.
+        origin: what is added to its facts, unless they say so already.
+    """
+    if read_fit(source, progress) is None:
+        return False
+    for file in _FILES:
+        with replacing(work / file) as unfinished:
+            shutil.copyfile(source / file, unfinished)
+    write_json(work / FIT, {**origin, **read_json(source / FIT)})
+    return True

@@ -1,0 +1,200 @@
+"""How far the cells of a run are, from the files of the store: the same for the run itself and for another shell."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from bench.activity import activity_of
+from bench.store import Store
+from bench.timings import Timings, said
+
+State = Literal["done", "running", "killed", "failed", "oom", "to run"]
+_STYLES = {"done": "green", "running": "bold", "killed": "yellow", "failed": "red", "oom": "red", "to run": ""}
+_OTHERS: tuple[State, ...] = ("running", "killed", "failed", "oom", "to run")
+_PLAIN = {"oom": "out of memory"}
+_MOST = 12
+"""Rows that are shown of what runs, and of what failed."""
+
+
+@dataclass(frozen=True)
+class CellState:
+    """One cell as it is now.
+
+    Attributes:
+        name: its id.
+        title: it for people.
+        state: ``killed``: a process worked on it and is no more; whoever runs it next goes on from there.
+        reason: why it failed.
+        activity: what is being done, or was when it was killed; see :func:`bench.activity.activity_of`.
+    """
+
+    name: str
+    title: str
+    state: State
+    reason: str = ""
+    activity: dict[str, Any] | None = None
+
+
+class Overview:
+    """The cells of a run.
+
+    Args:
+        store: where they live.
+        names: their ids.
+        from_now: count failures from now on; those recorded before are cells to run.
+    """
+
+    def __init__(self, store: Store, names: Sequence[str], from_now: bool = False) -> None:
+        self._store, self._names = store, list(names)
+        self._written: dict[str, dict[str, Any] | None] = {}
+        self._final: dict[str, CellState] = {}
+        self._old = {name: self._failed_at(name) for name in names} if from_now else {}
+        self._timings: Timings | None = None
+
+    def look(self) -> list[CellState]:
+        """The state of every cell in which there is something to measure; what is done is not looked up again."""
+        for name in self._names:
+            if name not in self._written:
+                self._written[name] = self._store.written(name)
+        return [
+            self._final.get(name) or self._look(name)
+            for name, written in self._written.items()
+            if written is None or written["spec"]["metrics"]
+        ]
+
+    def told(self) -> str:
+        """The counts in one line."""
+        states = self.look()
+        counts = Counter(one.state for one in states)
+        parts = [f"{counts['done']} of {len(states)} cells done"]
+        return ", ".join(
+            [*parts, *(f"{counts[state]} {_PLAIN.get(state, state)}" for state in _OTHERS if counts[state])]
+        )
+
+    def seconds_left(self, states: Sequence[CellState]) -> tuple[float, int]:
+        """Until all is done at the present number of workers; and of how many cells nothing is known."""
+        if self._timings is None:
+            self._timings = Timings.of_store(self._store)
+        left, unknown, workers = 0.0, 0, 0
+        for one in states:
+            if one.state not in ("running", "to run", "killed"):
+                continue
+            written = self._written[one.name]
+            expected = self._timings.of(written["spec"], written.get("recipe")) if written else None
+            workers += one.state == "running"
+            if expected is None:
+                unknown += 1
+            else:
+                passed = one.activity["seconds"] if one.activity and one.state == "running" else 0.0
+                left += max(0.0, expected - passed)
+        return left / max(1, workers), unknown
+
+    def _look(self, name: str) -> CellState:
+        written, folder = self._written[name], self._store.cell(name)
+        title = title_of(written) if written else "cell.json is missing or damaged"
+        activity, failure = (None if folder.done else activity_of(folder)), folder.failure
+        if folder.done and failure is None:
+            self._final[name] = CellState(name, title, "done")
+            if self._timings is not None:
+                self._timings.add(self._store, name)
+            return self._final[name]
+        if activity is not None:
+            return CellState(name, title, "running" if activity["alive"] else "killed", activity=activity)
+        if failure is not None and self._old.get(name, 0) != self._failed_at(name):
+            return CellState(name, title, "oom" if failure["status"] == "oom" else "failed", failure["reason"])
+        return CellState(name, title, "to run")
+
+    def _failed_at(self, name: str) -> int:
+        file = self._store.cell(name).path / "failure.json"
+        return file.stat().st_mtime_ns if file.is_file() else -1
+
+
+class Board:
+    """What is seen of an overview, looked up at most once a second however often it is drawn."""
+
+    def __init__(self, overview: Overview, title: str, failures: bool = False) -> None:
+        self._overview, self._title, self._failures = overview, title, failures
+        self._seen: RenderableType = ""
+        self._next = 0.0
+
+    def __call__(self) -> RenderableType:
+        """What to draw now."""
+        if time.monotonic() >= self._next:
+            self._seen = self._draw()
+            self._next = time.monotonic() + 1.0
+        return self._seen
+
+    def _draw(self) -> RenderableType:
+        states = self._overview.look()
+        parts: list[RenderableType] = [self._headline(states)]
+        at_work = [one for one in states if one.state in ("running", "killed")]
+        if at_work:
+            parts.append(_at_work(at_work[:_MOST]))
+            parts += [Text(f"  and {len(at_work) - _MOST} more", style="dim")] if len(at_work) > _MOST else []
+        failed = [one for one in states if one.state in ("failed", "oom")] if self._failures else []
+        for one in failed[:_MOST]:
+            parts.append(Text.assemble((f"{one.name[:6]} ", "red"), f"{one.title}: {one.reason}"))
+        if len(failed) > _MOST:
+            parts.append(Text(f"and {len(failed) - _MOST} more failed", style="dim"))
+        return Group(*parts)
+
+    def _headline(self, states: Sequence[CellState]) -> Text:
+        counts = Counter(one.state for one in states)
+        line = Text(f"{self._title}: ", style="bold")
+        line.append(f"{counts['done']} of {len(states)} cells done", style="green")
+        for state in _OTHERS:
+            if counts[state]:
+                line.append(" · ", style="dim").append(f"{counts[state]} {_PLAIN.get(state, state)}", _STYLES[state])
+        left, unknown = self._overview.seconds_left(states)
+        if left and unknown:
+            line.append(f" · more than {said(left)} left ({unknown} of unknown length)", style="dim")
+        elif left:
+            line.append(f" · about {said(left)} left", style="dim")
+        return line
+
+
+def _at_work(states: Sequence[CellState]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("cell", "", "stage", "", "for", "process"):
+        table.add_column(column, no_wrap=column != "")
+    for one in states:
+        now = one.activity or {}
+        alive = one.state == "running"
+        stage = Text(now.get("stage", "")) if alive else Text(f"killed in: {now.get('stage', '')}", style="yellow")
+        where = f"{now.get('host', '')}:{now.get('pid', '')}"
+        table.add_row(one.name[:6], one.title, stage, _counted(now), _clock(now.get("seconds", 0.0)), where)
+        if alive and now.get("note"):
+            table.add_row("", Text(str(now["note"]), style="dim", no_wrap=True, overflow="ellipsis"))
+    return table
+
+
+def _counted(now: dict[str, Any]) -> RenderableType:
+    if not now.get("what"):
+        return ""
+    label = Text(f"{now['what']} {now['done']}" + (f"/{now['total']}" if now.get("total") else ""))
+    if not now.get("total"):
+        return label
+    grid = Table.grid(padding=(0, 1))
+    grid.add_row(ProgressBar(total=now["total"], completed=now["done"], width=16), label)
+    return grid
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def title_of(written: dict[str, Any]) -> str:
+    """Cell for people: ``ours · demo · tiny · seed 0``."""
+    spec = written["spec"]
+    return f"{written['label']} · {spec['dataset']} · {spec['backbone'] or 'no backbone'} · seed {spec['seed']}"

@@ -1,0 +1,88 @@
+"""Several runs of the same cells at once, and cells that are tried again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bench.cell import reason_of
+from bench.contract import Progress
+from bench.faults import may_pass
+from bench.kept import take
+from bench.plan import PlannedCell
+from bench.progress import ConsoleProgress
+from bench.store import Store
+
+_POLL = 0.5
+
+
+class Turns:
+    """Hands out cells in their order; those that another run works on come last, when it has let go of them.
+
+    Args:
+        cells: in order.
+        store: where they live.
+        progress: where it is told that all that is left is being worked on.
+    """
+
+    def __init__(self, cells: Sequence[PlannedCell], store: Store, progress: Progress) -> None:
+        self._cells, self._store, self._progress = list(cells), store, progress
+        self._failures = {cell.spec.id: self._failed_at(cell) for cell in cells}
+
+    def __iter__(self) -> Turns:
+        return self
+
+    def __next__(self) -> PlannedCell:
+        if not self._cells:
+            raise StopIteration
+        told = False
+        while True:
+            for place, cell in enumerate(self._cells):
+                if not self._store.cell(cell.spec.id).busy:
+                    return self._cells.pop(place)
+            if not told:
+                self._progress.note(f"another run works on the {len(self._cells)} cells that are left: waiting for it")
+                told = True
+            time.sleep(_POLL)
+
+    def failed_elsewhere(self, cell: PlannedCell) -> dict[str, Any] | None:
+        """What is recorded, where the cell has failed in another run since this one began: it would only fail again."""
+        if self._failed_at(cell) == self._failures[cell.spec.id]:
+            return None
+        return self._store.cell(cell.spec.id).failure
+
+    def _failed_at(self, cell: PlannedCell) -> int:
+        file = self._store.cell(cell.spec.id).path / "failure.json"
+        return file.stat().st_mtime_ns if file.is_file() else 0
+
+
+def mend(names: Sequence[str], store: Store, progress: ConsoleProgress) -> None:
+    """Before a run: damaged results count for nothing, and are kept beside; leftovers of killed processes go."""
+    for name in names:
+        folder = store.cell(name)
+        if not folder.untidy and not (folder.done and folder.failure):
+            continue
+        with folder.claim():
+            if folder.done and folder.failure:
+                place = folder.set_aside()
+                progress.note(f"the result of {name} is damaged: kept as {place}, and made anew")
+                take(place, folder.work, progress, {})
+            else:
+                folder.tidy()
+
+
+def persistently(work: Callable[[], Any], retries: int, progress: Progress) -> Any:
+    """Do the work, and again where what went wrong may pass; it goes on from what is finished.
+
+    Raises:
+        Exception: what went wrong at last.
+    """
+    while True:
+        try:
+            return work()
+        except Exception as error:
+            if not retries or not may_pass(error):
+                raise
+            retries -= 1
+            progress.note(f"{reason_of(error)}: once more")
