@@ -20,6 +20,7 @@ from bench.contract import Batch, CellError, Progress, Samples
 from bench.data import augment
 from bench.schedule import Phase, Schedule
 from bench.seeding import derive
+from bench.store import write_json
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -221,6 +222,8 @@ class Trainer:
         unfinished = self.checkpoint.with_suffix(".tmp")
         torch.save(state, unfinished)
         unfinished.replace(self.checkpoint)
+        # For those who look on: a checkpoint is large, and has the weights in it.
+        write_json(self.checkpoint.with_name("history.json"), self.history)
 
     def _resume(self, learner: Learner) -> tuple[int, int, dict[str, Any]]:
         if not self.checkpoint.is_file():

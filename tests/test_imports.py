@@ -18,6 +18,8 @@ RANKS = [
         "bench.torchvision_ops",
         "bench.machine",
         "bench.memory",
+        "bench.energy",
+        "bench.usage",
     ],
     ["bench.registry", "bench.schedule"],
     ["bench.data", "bench.backbones", "bench.store", "bench.given", "bench.bootstrap"],
