@@ -122,10 +122,11 @@ class Usage:
 
 def read_usage(folder: Path) -> list[dict[str, float | None]]:
     """The rows of a folder's table, oldest first; empty where there is none."""
-    file = folder / FILE
-    if not file.is_file():
+    try:
+        stream = (folder / FILE).open(newline="")
+    except FileNotFoundError:
         return []
-    with file.open(newline="") as stream:
+    with stream:
         return [row for row in map(_parsed, csv.DictReader(stream)) if row is not None]
 
 

@@ -32,6 +32,7 @@ RANKS = [
         "bench.launch",
         "bench.gather",
         "bench.grid_speed",
+        "bench.repeat",
         "bench.intervene",
         "bench.metric_speed",
         "bench.tune",
@@ -49,6 +50,7 @@ RANKS = [
         "bench.cli_measure",
         "bench.cli_compare",
         "bench.cli_grid",
+        "bench.cli_tracking",
         "bench.options",
     ],
     ["bench.__main__"],
@@ -83,7 +85,14 @@ ALLOWED = {
         "bench.significance",
         "bench.report",
     },
-    "bench.tracking": {"bench.contract", "bench.store", "bench.report", "bench.environment", "bench.tracking"},
+    "bench.tracking": {
+        "bench.contract",
+        "bench.registry",
+        "bench.store",
+        "bench.report",
+        "bench.usage",
+        "bench.tracking",
+    },
 }
 FILES = sorted(file for folder in ("bench", "baselines", "metrics") for file in (ROOT / folder).rglob("*.py"))
 

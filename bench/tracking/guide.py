@@ -1,0 +1,75 @@
+"""What MLflow's page of a suite says to who sees it for the first time, and the view that it opens with."""
+
+from __future__ import annotations
+
+import json
+
+from bench.registry import names
+
+VIEW = "methods"
+"""Name of the shared view: a bar for each method and score, seeds averaged."""
+
+_NOTE = """\
+One run per cell: a **method** on a **data set**, with one **backbone** and one **seed**. The runs that hold others
+stand for calls of `python -m bench run`: open one for its table (`report.md`) and figures.
+
+Compare methods: **Runs**, then the chart icon; *Group by* the tag `label` averages seeds. Tags to search by:
+`method`, `dataset`, `backbone`, `seed`, `role` (`method`; `reference`, the plain classifier; `control`, content-free
+maps that a method has to beat), `status`.
+
+| metric | what it is |
+|---|---|
+{metrics}
+| details/... | what a metric tells besides its value |
+| fact/... | facts of the fitted model |
+| seconds/... | wall-clock seconds of the stages |
+| usage/... | time, memory and energy of the whole cell; joules are of the whole device |
+| train/..., blackbox/... | curves by epoch: of the method, of the classifier that it explains |
+
+Values are in % where the name has no other unit; higher is better unless the run's description says otherwise. This
+is a copy of the store: it can be deleted, and `python -m bench sync` makes it anew."""
+
+
+def guide(suite: str) -> dict[str, str]:
+    """The tags of an experiment.
+
+    Args:
+        suite: its name.
+    """
+    always = {name: entry.summary for name, entry in names("metrics").items() if entry.measured == "always"}
+    metrics = "\n".join(f"| {name} | {summary} |" for name, summary in always.items())
+    return {
+        "bench.suite": suite,
+        "mlflow.note.content": _NOTE.format(metrics=metrics),
+        # Else MLflow asks at every visit whether this is about language models.
+        "mlflow.experimentKind": "custom_model_development",
+        f"mlflow.sharedViewState.{VIEW}": json.dumps(_view()),
+    }
+
+
+def _view() -> dict[str, object]:
+    """The state of the page in the form in which MLflow's own button `Share` keeps it."""
+    return {
+        "searchFilter": "",
+        "orderByKey": "attributes.start_time",
+        "orderByAsc": False,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": [],
+        "runsHiddenMode": "SHOW_ALL",
+        "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "label"}]},
+        "useGroupedValuesInCharts": True,
+        "hideEmptyCharts": True,
+        "autoRefreshEnabled": True,
+    }
+
+
+def address(server: str, experiment: str) -> str:
+    """Where that view is.
+
+    Args:
+        server: address of MLflow.
+        experiment: id of the suite's experiment.
+    """
+    return f"{server.rstrip('/')}/#/experiments/{experiment}/runs?viewStateShareKey={VIEW}&compareRunsMode=CHART"
