@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from bench.registry import names
+from bench.registry import load, names
 
 VIEW = "methods"
 """Name of the shared view: a bar for each method and score, seeds averaged."""
@@ -30,14 +30,18 @@ Values are in % where the name has no other unit; higher is better unless the ru
 is a copy of the store: it can be deleted, and `python -m bench sync` makes it anew."""
 
 
+_CLOSED = ("seconds", "usage", "fact", "details", "System metrics")
+_SECTIONS = ("Model metrics", "train", "blackbox", *_CLOSED)
+"""Of charts below the scores, by importance; the first is MLflow's name for further metrics without a prefix."""
+
+
 def guide(suite: str) -> dict[str, str]:
     """The tags of an experiment.
 
     Args:
         suite: its name.
     """
-    always = {name: entry.summary for name, entry in names("metrics").items() if entry.measured == "always"}
-    metrics = "\n".join(f"| {name} | {summary} |" for name, summary in always.items())
+    metrics = "\n".join(f"| {name} | {names('metrics')[name].summary} |" for name in _scores())
     return {
         "bench.suite": suite,
         "mlflow.note.content": _NOTE.format(metrics=metrics),
@@ -62,7 +66,35 @@ def _view() -> dict[str, object]:
         "useGroupedValuesInCharts": True,
         "hideEmptyCharts": True,
         "autoRefreshEnabled": True,
+        "compareRunCharts": [_bars(name) for name in _scores()],
+        "compareRunSections": [_section(name) for name in (*dict.fromkeys(map(_scale, _scores())), *_SECTIONS)],
+        "isAccordionReordered": True,
+        "selectedColumns": [f"metrics.`{name}`" for name in _scores()] + ["attributes.`Dataset`"],
     }
+
+
+def _scale(metric: str) -> str:
+    """Unit and direction: the title over its bars, which have no place for either."""
+    kind = load("metrics", metric)
+    return (
+        f"scores{f' in {kind.unit}' if kind.unit else ''}, {'higher' if kind.higher_is_better else 'lower'} is better"
+    )
+
+
+def _bars(metric: str) -> dict[str, object]:
+    """A chart; MLflow adds those of all other metrics itself."""
+    place = {"uuid": metric, "metricSectionId": _scale(metric), "deleted": False, "isGenerated": False}
+    return {"type": "BAR", "metricKey": metric, "runsCountToCompare": 50, **place}
+
+
+def _section(name: str) -> dict[str, object]:
+    closed = name in _CLOSED
+    return {"uuid": name, "name": name, "display": not closed, "isReordered": True, "deleted": False}
+
+
+def _scores() -> list[str]:
+    """The metrics of every run."""
+    return [name for name, entry in names("metrics").items() if entry.measured == "always"]
 
 
 def address(server: str, experiment: str) -> str:

@@ -121,8 +121,9 @@ class MirroredInvocation:
         run = self._begin(cell, parent, cell.began)
         model = self._model(cell, run)
         measured = self._inputs(cell, run)
-        self.mirror.write(run, cell.params(), cell.facts() + cell.curve_points(cell.began), cell.tags())
+        # The scores first: pages list metrics in the order in which they came.
         self.mirror.write(run, {}, cell.scores(), {}, {**measured, **({"model_id": model} if model else {})})
+        self.mirror.write(run, cell.params(), cell.facts() + cell.curve_points(cell.began), cell.tags())
         for file, folder in cell.artifacts():
             self.client.log_artifact(run, str(file), folder)
         self.client.set_terminated(run, "FINISHED" if cell.outcome else "FAILED", cell.ended)
@@ -175,9 +176,7 @@ class MirroredInvocation:
         tags = {name: value for name, value in cell.tags().items() if name in ("method", "dataset", "backbone", "seed")}
         tags |= {"bench.cell": cell.name, "weights": str(cell.folder.result / "model.safetensors")}
         name = model_name(cell.title)
-        model = self.client.create_logged_model(
-            self.experiment, name, run, tags, cell.params(), f"part-prototype {cell.written['role']}"
-        )
+        model = self.client.create_logged_model(self.experiment, name, run, tags, cell.params(), "part-prototype")
         self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         self.client.log_outputs(run, [LoggedModelOutput(model.model_id, 0)])
         return str(model.model_id)

@@ -97,7 +97,7 @@ def serve(
     artifacts = (file.parent / "mlartifacts").as_uri()
     options = ["--backend-store-uri", uri or f"sqlite:///{file}"]
     options += ["--default-artifact-root", artifacts, "--no-serve-artifacts"]
-    options += ["--host", host, "--port", str(port), "--workers", "1"]
+    options += ["--host", host, "--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning"]
     # Job runners are for MLflow's judges of language models: seven processes that a viewer does not need.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
     click.echo(

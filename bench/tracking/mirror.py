@@ -112,11 +112,12 @@ class Mirror:
         if unknown:
             raise RequestError(f"no invocation {unknown[0]!r}{f'; the latest is {list(known)[-1]!r}' if known else ''}")
         owned = first_calls(known)
-        asked = {name for stamp in stamps or () for name in known[stamp]["cells"]}
+        asked = {(known[stamp]["suite"], name) for stamp in stamps or () for name in known[stamp]["cells"]}
         counts = Counts()
         try:
             for stamp, content in known.items():
-                if stamps is None or stamp in stamps or asked.intersection(owned[stamp]):
+                shown_here = {(content["suite"], name) for name in owned[stamp]}
+                if stamps is None or stamp in stamps or asked & shown_here:
                     with self._alone():
                         counts += MirroredInvocation(self, store, stamp, content, owned[stamp]).sync(progress)
         except (MlflowException, SQLAlchemyError) as error:
