@@ -1,4 +1,5 @@
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ def home(tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
+    # Matplotlib has been told before, and makes a folder there only when it is imported.
+    monkeypatch.setenv("MPLCONFIGDIR", os.environ.get("MPLCONFIGDIR", str(tmp_path / "fonts")))
     # A blank in the path, as people have them.
     home = tmp_path / "my home"
     home.mkdir()

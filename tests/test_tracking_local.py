@@ -13,7 +13,9 @@ from birds import QUICK, bench, few_birds
 from stores import METRICS, StoreMaker, epoch, example_store
 
 from bench.contract import RequestError
+from bench.store import write_json
 from bench.tracking import Mirror, serve
+from bench.tracking.follow import followed
 from bench.tracking.local import create_database, import_mlflow
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -141,6 +143,29 @@ def test_sixteen_cells_that_are_written_into_a_fresh_database_at_once_all_arrive
         assert (found[cell].info.status, found[cell].data.metrics["accuracy"]) == ("FINISHED", 80.0 + seed)
         assert len(client.get_metric_history(found[cell].info.run_id, "train/loss")) == 20
     assert len(client.search_logged_models([experiment])) == 16
+
+
+@pytest.mark.slow
+def test_who_follows_a_run_shows_curves_and_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlflow")
+    monkeypatch.setattr("bench.tracking.follow.DELAY", 0.0)
+    home = tmp_path / "my home"
+    maker = StoreMaker(home)
+    cell = maker.cell("ours")
+    stamp = maker.invocation([cell])
+    write_json(maker.store.cell(cell).work / "history.json", [epoch(0, "all", 0.5)])
+    found: list[Any] = []
+    with followed(home, None, None, stamp):
+        until = time.monotonic() + 300
+        while not found and time.monotonic() < until:
+            time.sleep(1)
+            if (home / "mlflow.db").is_file():
+                client = Mirror(home).client
+                experiments = [one.experiment_id for one in client.search_experiments()]
+                found = [run for run in client.search_runs(experiments) if "train/loss" in run.data.metrics]
+    assert [(run.info.run_name, run.info.status) for run in found] == [("ours·demo·tiny·s0", "RUNNING")]
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert f"--run {stamp} --with-parent" not in listed
 
 
 class Server:

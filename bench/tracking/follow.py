@@ -22,7 +22,8 @@ from bench.tracking.invocation import Counts
 from bench.tracking.mirror import Mirror
 
 _EVERY = 10.0
-_DELAY = 15.0
+DELAY = 15.0
+"""Seconds before anybody follows a run: short ones end before there is anything to see."""
 _PATIENCE = 60.0
 _SHARE = 10
 """A pass that took a second is followed by at least so many without one: large grids are looked at less often."""
@@ -102,7 +103,7 @@ def _written(file: Path) -> int:
 
 
 @contextmanager
-def followed(home: Path, out: Path | None, uri: str | None, stamp: str, delay: float = _DELAY) -> Iterator[None]:
+def followed(home: Path, out: Path | None, uri: str | None, stamp: str) -> Iterator[None]:
     """While cells of an invocation run, a process of its own mirrors what there is to see of them.
 
     A process of its own: neither its work nor its imports are in the time of what is measured. What it did not come to
@@ -123,8 +124,7 @@ def followed(home: Path, out: Path | None, uri: str | None, stamp: str, delay: f
             subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, start_new_session=True, **quiet)
         )
 
-    # Not at once: most short runs end before there is anything to see.
-    timer = threading.Timer(delay, start)
+    timer = threading.Timer(DELAY, start)
     timer.start()
     try:
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -200,6 +201,8 @@ class MirroredInvocation:
         self.mirror.write(run, {}, [], tags)
         self.client.log_text(run, self._plan(), "plan.yaml")
         self.client.log_text(run, note, "report.md")
+        # Its cache of fonts goes where everything goes.
+        os.environ.setdefault("MPLCONFIGDIR", str(self.mirror.home / ".matplotlib"))
         for name, figure in chart(blocks):
             self.client.log_figure(run, figure, f"figures/{name}.png")
         if len(ended) < len(self.content["cells"]):
