@@ -263,7 +263,7 @@ def test_the_server_shows_runs_and_ends_on_interrupt(tmp_path: Path, monkeypatch
                 time.sleep(0.5)
         assert "### demo" in shown
         server.send_signal(signal.SIGINT)
-        assert server.wait(30) == 0
+        assert server.wait(120) == 0
     finally:
         server.terminate()
         server.wait(30)

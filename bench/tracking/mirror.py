@@ -27,7 +27,8 @@ _PAIRS_AT_ONCE = 100
 _METRICS_AT_ONCE = 1000 - 2 * _PAIRS_AT_ONCE
 """MLflow takes 1000 things in one call: metrics, parameters and tags together."""
 _SERVERS = ("http://", "https://")
-_DATABASES = ("sqlite:///", "postgresql", "mysql", "mssql")
+_FILE = "sqlite:///"
+_DATABASES = (_FILE, "postgresql", "mysql", "mssql")
 
 
 class Mirror:
@@ -44,7 +45,7 @@ class Mirror:
 
     def __init__(self, home: Path, uri: str | None = None) -> None:
         self.home = home.resolve()
-        self.uri = uri or f"sqlite:///{database(self.home)}"
+        self.uri = uri or f"{_FILE}{database(self.home)}"
         if not self.uri.startswith((*_SERVERS, *_DATABASES)):
             raise RequestError(
                 f"--tracking-uri {self.uri}: write http://HOST:PORT of an MLflow server, or a database such as "
@@ -56,8 +57,8 @@ class Mirror:
 
         # In the lock: a database without tables is given them at the first call, and only one process may do that.
         with self._alone(), self._failing():
-            if self.uri.startswith("sqlite:///"):
-                create_database(Path(self.uri.removeprefix("sqlite:///")), self._artifacts)
+            if self.uri.startswith(_FILE):
+                create_database(Path(self.uri.removeprefix(_FILE)), self._artifacts)
             self.client: MlflowClient = MlflowClient(self.uri, self.uri)
             self.client.search_experiments(max_results=1)
 
@@ -73,7 +74,7 @@ class Mirror:
             raise RequestError(f"--tracking-uri {self.uri}: {error}; pip install it, or take an HTTP server") from error
         except (MlflowException, SQLAlchemyError) as error:
             reason = _first_line(error)
-            if self.server:
+            if not self.uri.startswith(_FILE):
                 raise BenchError(f"MLflow: no answer from {self.uri} ({reason}); {_LATER}") from error
             raise RequestError(
                 f"{self.uri} cannot be used ({reason}); the mirror is only a copy: delete it, and "
