@@ -97,6 +97,7 @@ def test_a_run_holds_what_the_cell_is(home: Path) -> None:
         "method": "ours",
         "dataset": "demo",
         "backbone": "resnet34",
+        "row": "ours·demo·resnet34",
         "seed": "7",
         "device": "cpu",
         "status": "ok",
@@ -264,7 +265,7 @@ def test_the_page_of_a_suite_explains_itself(home: Path) -> None:
     tags = mirror.client.get_experiment_by_name("partbench/default").tags
     assert "| accuracy | top-1 accuracy on the test split |" in tags["mlflow.note.content"]
     view = json.loads(tags["mlflow.sharedViewState.methods"])
-    assert view["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "label"}]
+    assert view["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "row"}]
     assert view["compareRunSections"][0]["name"] == "scores in %, higher is better"
     assert view["compareRunCharts"][0]["metricSectionId"] == view["compareRunSections"][0]["uuid"]
     assert address("http://host:5000/", "3") == (

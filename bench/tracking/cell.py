@@ -70,8 +70,12 @@ class TrackedCell:
     @property
     def title(self) -> str:
         """For example ``ours·cub·resnet34·s0``."""
-        spec = self.spec
-        parts = (self.written["label"], spec["dataset"], spec["backbone"], f"s{spec['seed']}")
+        return f"{self.row}·s{self.spec['seed']}"
+
+    @property
+    def row(self) -> str:
+        """What it has in common with the cells of other seeds, as in a row of a table."""
+        parts = (self.written["label"], self.spec["dataset"], self.spec["backbone"])
         return "·".join(str(part) for part in parts if part)
 
     @property
@@ -175,6 +179,7 @@ class TrackedCell:
             "mlflow.source.git.commit": git and git.removesuffix("-dirty"),
             "command": self.written["command"],
             "label": self.written["label"],
+            "row": self.row,
             "role": self.written["role"],
             **{name: spec[name] for name in ("method", "dataset", "seed")},
             "backbone": spec["backbone"] or "-",

@@ -13,8 +13,8 @@ _NOTE = """\
 One run per cell: a **method** on a **data set**, with one **backbone** and one **seed**. The runs that hold others
 stand for calls of `python -m bench run`: open one for its table (`report.md`) and figures.
 
-Compare methods: **Runs**, then the chart icon; *Group by* the tag `label` averages seeds. Tags to search by:
-`method`, `dataset`, `backbone`, `seed`, `role` (`method`; `reference`, the plain classifier; `control`, content-free
+Compare methods: **Runs**, then the chart icon; *Group by* the tag `row` averages seeds. Tags to search by: `method`,
+`dataset`, `backbone`, `seed`, `role` (`method`; `reference`, the plain classifier; `control`, content-free
 maps that a method has to beat), `status`.
 
 | metric | what it is |
@@ -30,9 +30,9 @@ Values are in % where the name has no other unit; higher is better unless the ru
 is a copy of the store: it can be deleted, and `python -m bench sync` makes it anew."""
 
 
-_CLOSED = ("seconds", "usage", "fact", "details", "System metrics")
-_SECTIONS = ("Model metrics", "train", "blackbox", *_CLOSED)
-"""Of charts below the scores, by importance; the first is MLflow's name for further metrics without a prefix."""
+_CLOSED = ("Model metrics", "seconds", "usage", "fact", "details", "System metrics")
+_SECTIONS = ("train", "blackbox", *_CLOSED)
+"""Of charts below the scores; `Model metrics` is MLflow's name for metrics that have no prefix: those asked for."""
 
 
 def guide(suite: str) -> dict[str, str]:
@@ -62,7 +62,7 @@ def _view() -> dict[str, object]:
         "modelVersionFilter": "All Runs",
         "datasetsFilter": [],
         "runsHiddenMode": "SHOW_ALL",
-        "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "label"}]},
+        "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "row"}]},
         "useGroupedValuesInCharts": True,
         "hideEmptyCharts": True,
         "autoRefreshEnabled": True,
@@ -93,8 +93,8 @@ def _section(name: str) -> dict[str, object]:
 
 
 def _scores() -> list[str]:
-    """The metrics of every run."""
-    return [name for name, entry in names("metrics").items() if entry.measured == "always"]
+    """The metrics that nobody has to ask for."""
+    return [name for name, entry in names("metrics").items() if entry.measured != "asked"]
 
 
 def address(server: str, experiment: str) -> str:
