@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich import box
 from rich.cells import cell_len
@@ -25,6 +25,8 @@ from bench.store import Store
 
 _SUPERSCRIPT = str.maketrans("0123456789,", "⁰¹²³⁴⁵⁶⁷⁸⁹˒")
 _STATUS_STYLE = {"n/a": "dim", "missing": "dim", "failed": "red", "oom": "red"}
+_NAMES, _PADDING = (15, 10), 3
+"""Characters that the names of methods and of backbones get at least, if they need them; blanks around a column."""
 
 
 def report(
@@ -100,34 +102,11 @@ def report_table(
 
 
 def as_text(blocks: Sequence[Block], console: Console) -> None:
-    """Print the tables; the best method of a column is bold and has a star."""
+    """Print the tables; the best method of a column is bold and has a star. Columns that find no room go on below."""
     for block in blocks:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("method", vertical="bottom")
-        table.add_column("backbone", vertical="bottom")
-        padded = []
-        below = _is_wide(block, console.width)
-        for column in block.columns:
-            # Padded here: rich drops the blanks at the end of what it puts to the right, and with them the alignment.
-            title, numbers = [*column.metric.split("_"), column.unit], _texts(block, column, ("", "*"), not below)
-            bounds = _bounds(block, column) if below else [""] * len(numbers)
-            width = max(map(cell_len, [*title, *numbers, *bounds]))
-            title, numbers, bounds = (
-                [_fill(text, width, right=True) for text in texts] for texts in (title, numbers, bounds)
-            )
-            # A long name is one word per line; units stand on one line below them all.
-            table.add_column(Text("\n".join(title)), no_wrap=True, vertical="bottom")
-            padded.append(["\n".join(pair) if below else pair[0] for pair in zip(numbers, bounds, strict=True)])
-        for row, line in enumerate(block.lines):
-            last = row + 1 == len(block.lines) or block.lines[row + 1].role != line.role
-            shown = [
-                Text(padded[position][row], style=_style(line.entries[column.metric]))
-                for position, column in enumerate(block.columns)
-            ]
-            names = (Text(name + "\n" * below) for name in (line.name, line.backbone or "-"))
-            table.add_row(*names, *shown, end_section=last)
         console.print(Text(block.title, style="bold"))
-        console.print(table)
+        for table in _tables(block, console.width):
+            console.print(table)
         said = [("! ", f"Chance level: {warning}.", "yellow") for warning in block.warnings]
         said += [("", "", "")] if block.warnings else []
         said += [(f"{_raised((number,))} ", note, "dim") for number, note in enumerate(block.notes, 1)]
@@ -136,6 +115,56 @@ def as_text(blocks: Sequence[Block], console: Console) -> None:
         for mark, text, style in said:
             console.print(Text(_hanging(mark, text, console.width), style=style))
         console.print()
+
+
+def _tables(block: Block, width: int) -> Iterator[Table]:
+    """The block, in as many tables as it takes to leave room for the names of its rows."""
+    below = _is_wide(block, width)
+    titles, places, sizes = [], [], []
+    for column in block.columns:
+        # Padded here: rich drops the blanks at the end of what it puts to the right, and with them the alignment.
+        title, numbers = [*column.metric.split("_"), column.unit], _texts(block, column, ("", "*"), not below)
+        bounds = _bounds(block, column) if below else [""] * len(numbers)
+        size = max(map(cell_len, [*title, *numbers, *bounds]))
+        title, numbers, bounds = (
+            [_fill(text, size, right=True) for text in texts] for texts in (title, numbers, bounds)
+        )
+        # A long name is one word per line; units stand on one line below them all.
+        titles.append(Text("\n".join(title)))
+        places.append(["\n".join(pair) if below else pair[0] for pair in zip(numbers, bounds, strict=True)])
+        sizes.append(size + _PADDING)
+    for part in _parts(sizes, width - _names_room(block)):
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("method", vertical="bottom")
+        table.add_column("backbone", vertical="bottom")
+        for column in part:
+            table.add_column(titles[column], no_wrap=True, vertical="bottom")
+        for row, line in enumerate(block.lines):
+            last = row + 1 == len(block.lines) or block.lines[row + 1].role != line.role
+            shown = [Text(places[at][row], style=_style(line.entries[block.columns[at].metric])) for at in part]
+            names = (Text(name + "\n" * below) for name in (line.name, line.backbone or "-"))
+            table.add_row(*names, *shown, end_section=last)
+        yield table
+
+
+def _names_room(block: Block) -> int:
+    """Characters for the names of rows: as long as they are, but long ones may be broken."""
+    longest = [max(cell_len(name) for name in names) for names in _row_names(block)]
+    return sum(min(one, most) + _PADDING for one, most in zip(longest, _NAMES, strict=True))
+
+
+def _row_names(block: Block) -> list[list[str]]:
+    return [["method", *(line.name for line in block.lines)], ["backbone", *(line.backbone for line in block.lines)]]
+
+
+def _parts(sizes: Sequence[int], room: int) -> list[list[int]]:
+    """Columns that fit beside each other, in order; one that is wider than the room stands alone."""
+    parts: list[list[int]] = [[]]
+    for place, size in enumerate(sizes):
+        if parts[-1] and sum(sizes[one] for one in parts[-1]) + size > room:
+            parts.append([])
+        parts[-1].append(place)
+    return parts
 
 
 def as_markdown(blocks: Sequence[Block]) -> str:

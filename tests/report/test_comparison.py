@@ -103,6 +103,15 @@ def test_text_lines_up_decimals_and_fits(example: Store) -> None:
     assert max(len(row.rstrip()) for row in printed(example, 80).splitlines()) <= 80
 
 
+def test_columns_that_find_no_room_go_on_below_and_every_table_has_the_names(example: Store) -> None:
+    narrow, wide = printed(example, 60), printed(example, 200)
+    for name in ("accuracy", "stability", "91.0* ± 1.4", "81.0  ± 1.4"):
+        assert narrow.count(name) == wide.count(name)
+    assert narrow.count("protopnet  ") == 2
+    assert wide.count("protopnet  ") == 1
+    assert max(map(len, narrow.splitlines())) <= 60
+
+
 def test_rows_are_methods_then_references_then_controls(example: Store) -> None:
     assert [line.role for line in only(example).lines] == ["method"] * 4 + ["reference"] + ["control"] * 2
 
