@@ -26,6 +26,7 @@ from bench import (
     cli_measure,
     cli_models,
     cli_posthoc,
+    cli_report,
     cli_status,
     cli_tracking,
     options,
@@ -309,45 +310,9 @@ def show(name: str, out: Path | None) -> None:
     show_cell(store, store.find(name), Console())
 
 
-@main.command()
-@click.option("--table", type=click.IntRange(1, 6), help="One of the paper's tables, its numbers beside the measured.")
-@click.option("--suite", help="Newest run of this suite.")
-@click.option("--run", "stamp", metavar="STAMP", help="This run; tables say which runs there are.")
-@click.option(
-    "--format", "fmt", type=click.Choice(["text", "md", "latex", "html", "csv"]), default="text", show_default=True
-)
-@click.option("--intervals", is_flag=True, help="95 % bootstrap intervals beside the values.")
-@options.home
-@options.plugin
-def report(
-    table: int | None,
-    suite: str | None,
-    stamp: str | None,
-    fmt: str,
-    intervals: bool,
-    out: Path | None,
-    plugins: tuple[Path, ...],
-) -> None:
-    """Print the comparison table of a run, or a table of the paper.
-
-    Without --suite and --run, the comparison is that of the newest run, and a table of the paper has the newest
-    cells of the whole store. latex, html and csv are for the paper's tables. `bench compare` says which differences
-    hold.
-    """
-    from bench import environment
-    from bench.report import report as render
-    from bench.report import report_table
-    from bench.store import Store
-
-    store = Store(out or environment.home())
-    if table is None:
-        render(store, suite=suite, fmt=fmt, console=Console(), stamp=stamp, intervals=intervals)
-    else:
-        report_table(store, table, fmt, Console(), stamp, suite, intervals)
-
-
 _ELSEWHERE = (
-    cli_posthoc, cli_models, cli_data, cli_measure, cli_compare, cli_grid, cli_figures, cli_status, cli_tracking
+    cli_posthoc, cli_models, cli_data, cli_measure, cli_compare, cli_grid, cli_figures, cli_status,
+    cli_tracking, cli_report,
 )  # fmt: skip
 for _command in (command for module in _ELSEWHERE for command in module.COMMANDS):
     main.add_command(_command)

@@ -66,6 +66,7 @@ RANKS = [
         "bench.cli_figures",
         "bench.cli_models",
         "bench.cli_posthoc",
+        "bench.cli_report",
         "bench.cli_measure",
         "bench.cli_compare",
         "bench.cli_grid",

@@ -18,6 +18,11 @@ class Column:
     higher_is_better: bool
     definition: str
 
+    @property
+    def digits(self) -> str:
+        """How its numbers are printed: percentages with one decimal; what plugins measure may be far below 0.1."""
+        return {"%": ".1f", "0 to 1": ".2f"}.get(self.unit, ".4g")
+
     def printed(self, value: float) -> float:
         """The value as far as a reader sees it: what looks the same counts as the same."""
         return round(value, 1) if self.unit == "%" else value

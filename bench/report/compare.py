@@ -49,11 +49,11 @@ def compare(
     found = [
         comparison for one, two in combinations(methods, 2) for comparison in judge.pair(known[one], known[two], wanted)
     ]
-    found = _corrected(found)
+    found = corrected_over_all(found)
     tests = sum(comparison.p is not None for comparison in found)
     data = dict.fromkeys(f"data: {', '.join((side.dataset, *side.view))}" for own in known.values() for side in own)
     definitions = "; ".join(dict.fromkeys(one.definition for one in found if one.p is not None))
-    facts = (*_explained(found, tests), *([f"metrics: {definitions}"] if definitions else []), *data, origin)
+    facts = (*explained(found, tests), *([f"metrics: {definitions}"] if definitions else []), *data, origin)
     rankings = tuple(_rankings(found, methods)) if len(methods) > 2 else ()
     return Contest(tuple(methods), tuple(found), rankings, tuple(_tallies(found)), facts)
 
@@ -88,7 +88,7 @@ def _numbers(cell: Found) -> Iterator[tuple[str, str]]:
             yield metric, name
 
 
-def _corrected(found: Sequence[Comparison]) -> list[Comparison]:
+def corrected_over_all(found: Sequence[Comparison]) -> list[Comparison]:
     """With p values corrected over all tests, and what follows from them in words."""
     tested = [place for place, one in enumerate(found) if one.p is not None]
     corrected = dict(zip(tested, holm([found[place].p or 0.0 for place in tested]), strict=True))
@@ -109,16 +109,22 @@ def _with_verdict(one: Comparison) -> Comparison:
     return replace(one, verdict=f"{one.methods[(one.difference < 0) == one.higher_is_better]} better")
 
 
-def _explained(found: Sequence[Comparison], tests: int) -> list[str]:
-    """How the numbers were made, for the reader of a table."""
+def explained(found: Sequence[Comparison], tests: int, families: str = "") -> list[str]:
+    """How the numbers were made, for the reader of a table.
+
+    Args:
+        found: the comparisons.
+        tests: how many p values were corrected together, at most.
+        families: which were, in words; by default all.
+    """
     if not tests:
         return []
+    families = families or f"the {tests} test{'s' * (tests > 1)} here"
     lines = [
         "difference: first minus second; interval: 95 %, BCa bootstrap over the units that are named, "
         f"{RESAMPLES} resamples",
         f"p: both methods swapped at random within units, {SWAPS} times (all swaps where at most {EXACT} units differ)",
-        f"Holm: p corrected for the {tests} test{'s' * (tests > 1)} here; better: below {ALPHA}, and 0 outside the "
-        "interval",
+        f"Holm: p corrected for {families}; better: below {ALPHA}, and 0 outside the interval",
     ]
     if tests / (SWAPS + 1) >= ALPHA:
         lines.append(

@@ -145,14 +145,14 @@ def _definitions(group: Iterable[Found]) -> dict[str, str]:
 
 
 def _block(title: str, group: list[Found], origin: list[str], store: Store | None) -> Block:
-    columns = _columns(group)
+    columns = columns_of(group)
     notes: list[str] = []
     lines = [_line(row, columns, notes) for row in _rows(group)]
     if store is not None:
         kinds: dict[str, str] = {}
         lines = [_bounded(line, row, store, notes, kinds) for line, row in zip(lines, _rows(group), strict=True)]
         origin = [*about_intervals(kinds), *origin]
-    lines = _mark_best(_told_apart(lines, _rows(group)), columns)
+    lines = mark_best(_told_apart(lines, _rows(group)), columns)
     facts = describe_block(
         [column.definition for column in columns if column.definition],
         [cell.spec for cell in group],
@@ -161,7 +161,8 @@ def _block(title: str, group: list[Found], origin: list[str], store: Store | Non
     return Block(title, columns, tuple(lines), tuple(notes), tuple(chance_warnings(lines, columns)), (*facts, *origin))
 
 
-def _columns(group: list[Found]) -> tuple[Column, ...]:
+def columns_of(group: Sequence[Found]) -> tuple[Column, ...]:
+    """The metrics that were asked for in some cell, the usual ones first."""
     refused = {metric: facts for cell in group for metric, facts in cell.written["not_applicable"].items()}
     measured = {metric: facts for cell in group for metric, facts in cell.spec["metrics"].items()}
     facts, texts = {**refused, **measured}, _definitions(group)
@@ -293,7 +294,7 @@ def _told_apart(lines: list[Line], rows: list[list[Found]]) -> list[Line]:
     ]
 
 
-def _mark_best(lines: list[Line], columns: Sequence[Column]) -> list[Line]:
+def mark_best(lines: Sequence[Line], columns: Sequence[Column]) -> list[Line]:
     """Mark the best method of each column where at least two compete; what is printed alike is marked alike."""
     best: dict[str, float] = {}
     for column in columns:
@@ -317,7 +318,7 @@ def chance_warnings(lines: Sequence[Line], columns: Sequence[Column]) -> list[st
     for control in (line for line in lines if line.role == "control"):
         reached = []
         for line in (line for line in lines if line.role == "method"):
-            metrics = [column.metric for column in columns if _reaches(control, line, column)]
+            metrics = [column.metric for column in columns if reaches(control, line, column)]
             if metrics:
                 name = f"{line.label} ({line.backbone})" if line.backbone else line.label
                 reached.append(f"{name} in {' and '.join(metrics)}")
@@ -330,7 +331,8 @@ def chance_warnings(lines: Sequence[Line], columns: Sequence[Column]) -> list[st
     ]
 
 
-def _reaches(control: Line, line: Line, column: Column) -> bool:
+def reaches(control: Line, line: Line, column: Column) -> bool:
+    """Whether a control is at least as good as a method, as far as both have a value."""
     ours, theirs = control.entries[column.metric].value, line.entries[column.metric].value
     if ours is None or theirs is None:
         return False

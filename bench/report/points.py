@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.errors import RequestError
 from bench.report.cells import Asked, text_of
 from bench.report.facts import distinguish
 from bench.store import Store
@@ -162,5 +164,7 @@ def _black_box_seconds(store: Store, name: str) -> float | None:
     file: Path = store.root / "blackboxes" / name / "result" / "history.json"
     if not file.is_file():
         return None
-    epochs: Any = Store.read(file)
-    return float(sum(epoch["seconds"] for epoch in epochs))
+    try:
+        return float(sum(epoch["seconds"] for epoch in json.loads(file.read_text())))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RequestError(f"{file} cannot be read ({error}); run again to have it made anew") from error

@@ -208,19 +208,14 @@ def _is_wide(block: Block, width: int) -> bool:
 
 def _bounds(block: Block, column: Column) -> list[str]:
     """The intervals of a column, each a text of its own."""
-    digits = _digits(column)
+    digits = column.digits
     entries = [line.entries[column.metric] for line in block.lines]
     return ["" if one.low is None else f"[{one.low:{digits}}, {one.high:{digits}}]" for one in entries]
 
 
-def _digits(column: Column) -> str:
-    # Percentages have one decimal everywhere; what else a plugin measures may be far below 0.1.
-    return {"%": ".1f", "0 to 1": ".2f"}.get(column.unit, ".4g")
-
-
 def _texts(block: Block, column: Column, mark: tuple[str, str], bounds: bool = True) -> list[str]:
     """What stands in a column: the means' decimals below each other, deviations and footnotes behind; best marked."""
-    digits = _digits(column)
+    digits = column.digits
     entries = [line.entries[column.metric] for line in block.lines]
     before, after = mark if any(entry.best for entry in entries) else ("", "")
     parts = []

@@ -155,6 +155,11 @@ class _Plot:
         axes.set_ylabel(f"{metric.replace('_', ' ')} ({unit})" if unit else metric)
         if self.logarithmic:
             _plain_logarithm(axes)
+            places = {x.mean for point in self._ordered if (x := self.across(point)) is not None}
+            if len(places) == 1:
+                # One place is no range: matplotlib would warn and make one up.
+                (place,) = places
+                axes.set_xlim(place / 2, place * 2)
         elif self.label.endswith("(%)"):
             axes.set_xlim(0, 104)
         if unit == "%":

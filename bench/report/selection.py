@@ -25,11 +25,13 @@ class Candidate:
     Attributes:
         stamp: of the newest run that asked for it; empty where no run is known any more.
         command: of that run.
+        suites: of all runs that asked for it.
     """
 
     found: Found
     stamp: str
     command: str
+    suites: frozenset[str] = frozenset()
 
     @property
     def changed(self) -> set[str]:
@@ -183,6 +185,33 @@ def select(
     Raises:
         RequestError: where that run is not known.
     """
+    own_suites = {f"table{table.number}", f"table{table.number}_small"}
+    one_run = bool(stamp or suite)
+    left_out: Counter[str] = Counter()
+    chosen = []
+    for candidate in candidates(store, stamp, suite):
+        own = one_run or bool(candidate.suites & own_suites)
+        if not own and table.dataset and candidate.found.spec["dataset"] != table.dataset:
+            continue
+        reason = _unfit(candidate, table, one_run)
+        if reason == "":
+            chosen.append(candidate)
+        elif reason:
+            left_out[reason] += 1
+    return Selection(comparable(chosen, table.metrics, bounds), left_out)
+
+
+def candidates(store: Store, stamp: str | None = None, suite: str | None = None) -> list[Candidate]:
+    """All cells of a store or of one run, newest first.
+
+    Args:
+        store: where the results lie.
+        stamp: of one run.
+        suite: of which the newest run is taken.
+
+    Raises:
+        RequestError: where that run is not known.
+    """
     known = store.invocations()
     one_run = chosen_invocation(store, stamp, suite) if stamp or suite else None
     newest: dict[str, str] = {}
@@ -192,24 +221,28 @@ def select(
             newest[name] = when
             suites[name].add(content["suite"])
     wanted = set(known[one_run]["cells"]) if one_run else None
-    own_suites = {f"table{table.number}", f"table{table.number}_small"}
-    left_out: Counter[str] = Counter()
-    candidates = []
+    chosen = []
     for name in store.cells():
-        if wanted is not None and name not in wanted:
-            continue
-        found, when = find(store, name), newest.get(name, "")
-        candidate = Candidate(found, when, known[when]["command"] if when else found.written["command"])
-        own = wanted is not None or bool(suites[name] & own_suites)
-        if not own and table.dataset and found.spec["dataset"] != table.dataset:
-            continue
-        reason = _unfit(candidate, table, wanted is not None)
-        if reason == "":
-            candidates.append(candidate)
-        elif reason:
-            left_out[reason] += 1
-    candidates.sort(key=_age, reverse=True)
-    return Selection([_with_fits(group, table, bounds) for group in _groups(candidates, table)], left_out)
+        if wanted is None or name in wanted:
+            found, when = find(store, name), newest.get(name, "")
+            command = known[when]["command"] if when else found.written["command"]
+            chosen.append(Candidate(found, when, command, frozenset(suites[name])))
+    return sorted(chosen, key=_age, reverse=True)
+
+
+def comparable(
+    chosen: Sequence[Candidate], metrics: Sequence[str] | None = None, bounds: Bounds | None = None
+) -> list[Comparable]:
+    """Cells in groups whose numbers may stand in one table, each with its rows.
+
+    Args:
+        chosen: newest first.
+        metrics: of the table; by default all that were asked for.
+        bounds: given where places are to have intervals.
+    """
+    if metrics is None:
+        metrics = list(dict.fromkeys(metric for one in chosen for metric in one.found.spec["metrics"]))
+    return [_with_fits(group, metrics, bounds) for group in _groups(chosen, metrics)]
 
 
 def varied(label: str) -> set[str]:
@@ -236,11 +269,11 @@ def _unfit(candidate: Candidate, table: PaperTable, one_run: bool) -> str | None
     return "" if candidate.plain or one_run else "with changed settings"
 
 
-def _groups(candidates: Sequence[Candidate], table: PaperTable) -> list[Comparable]:
+def _groups(chosen: Sequence[Candidate], metrics: Sequence[str]) -> list[Comparable]:
     groups: list[tuple[str, Comparable]] = []
-    for one in candidates:
+    for one in chosen:
         spec = one.found.spec
-        own = {metric: text for metric, text in one.found.definitions.items() if metric in table.metrics}
+        own = {metric: text for metric, text in one.found.definitions.items() if metric in metrics}
         view = text_of(
             [spec["dataset"], spec["data_digest"], spec["protocol"], spec["on_bad_image"], spec.get("split", "test")]
         )
@@ -254,8 +287,8 @@ def _groups(candidates: Sequence[Candidate], table: PaperTable) -> list[Comparab
     return [group for _, group in groups]
 
 
-def _with_fits(group: Comparable, table: PaperTable, bounds: Bounds | None) -> Comparable:
-    """One fit for each row: the settings with most of the table's metrics finished, then the newest."""
+def _with_fits(group: Comparable, metrics: Sequence[str], bounds: Bounds | None) -> Comparable:
+    """One fit for each row: the settings with most of the metrics finished, then the newest."""
     rows: dict[str, dict[str, list[Candidate]]] = defaultdict(lambda: defaultdict(list))
     for one in group.candidates:
         spec = one.found.spec
@@ -265,7 +298,7 @@ def _with_fits(group: Comparable, table: PaperTable, bounds: Bounds | None) -> C
         fits = [Fit(tuple(cells), bounds) for cells in map(_without_abandoned, variants.values())]
         group.older += sum(map(len, variants.values())) - sum(len(fit.candidates) for fit in fits)
         # Sorting keeps the order of equals: the newest comes first.
-        fits.sort(key=lambda fit: -_measured(fit, table))
+        fits.sort(key=lambda fit: -_measured(fit, metrics))
         group.fits.append(fits[0])
         group.older += sum(len(fit.candidates) for fit in fits[1:])
     # In the order of the catalogue: it is the same whatever ran first.
@@ -284,8 +317,8 @@ def _place(name: str, order: Sequence[str]) -> int:
     return order.index(name) if name in order else len(order)
 
 
-def _measured(fit: Fit, table: PaperTable) -> int:
-    return sum(any(_rank(one.found, metric) == 0 for one in fit.candidates) for metric in table.metrics)
+def _measured(fit: Fit, metrics: Sequence[str]) -> int:
+    return sum(any(_rank(one.found, metric) == 0 for one in fit.candidates) for metric in metrics)
 
 
 def _rank(found: Found, metric: str) -> int:

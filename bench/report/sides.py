@@ -129,7 +129,7 @@ def sides(cells: Sequence[Found], label: str) -> list[Side]:
     groups: dict[tuple[str, str, tuple[str, ...]], dict[str, list[Found]]] = defaultdict(lambda: defaultdict(list))
     for cell in own:
         spec = cell.spec
-        groups[spec["dataset"], spec["backbone"] or "", _view(spec)][_settings(cell)].append(cell)
+        groups[spec["dataset"], spec["backbone"] or "", view_of(spec)][_settings(cell)].append(cell)
     found = []
     for (dataset, backbone, view), variants in groups.items():
         if any(cell.outcome for members in variants.values() for cell in members):
@@ -161,7 +161,7 @@ def _is(cell: Found, label: str) -> bool:
     return cell.written["label"] == name and cell.name.startswith(prefix)
 
 
-def _view(spec: dict[str, Any]) -> tuple[str, ...]:
+def view_of(spec: dict[str, Any]) -> tuple[str, ...]:
     """What two sides must have in common: the data and how it is looked at."""
     return (
         f"data {spec['data_digest']}",

@@ -91,13 +91,13 @@ def _sheet(store: Store, table: PaperTable, group: Comparable | None, title: str
         headings,
         tuple(rows),
         tuple(notes),
-        (*_cautions(table, group), *warnings),
+        (*cautions(table, group), *warnings),
         tuple(_facts(table, group, selection, rows)),
         tuple(_missing(store, table, group)),
     )
 
 
-def _cautions(table: PaperTable, group: Comparable | None) -> list[str]:
+def cautions(table: PaperTable, group: Comparable | None) -> list[str]:
     """How the measured numbers differ in kind from the paper's."""
     if group is None:
         return []

@@ -1,0 +1,112 @@
+"""The command that prints tables and writes the report in pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from bench import options
+
+_PAGES_ONLY = ("out_dir", "tests", "galleries", "device")
+
+
+@click.command()
+@click.option("--table", type=click.IntRange(1, 6), help="One of the paper's tables, its numbers beside the measured.")
+@click.option("--suite", help="Newest run of this suite.")
+@click.option("--run", "stamp", metavar="STAMP", help="This run; tables say which runs there are.")
+@click.option(
+    "--format", "fmt", type=click.Choice(["text", "md", "latex", "html", "csv"]), default="text", show_default=True
+)
+@click.option("--intervals", is_flag=True, help="95 % bootstrap intervals beside the values.")
+@click.option("-o", "--out-dir", type=options.PATH, help="Of the pages: their folder; default: report, beside cells.")
+@click.option("--tests", type=click.IntRange(0), help="Of the pages: most tests; default 120, fewer on large data.")
+@click.option("--galleries", is_flag=True, help="In the pages: each method's prototypes, drawn from models and images.")
+@click.option("--device", help="Of the galleries: auto (the default), cpu, cuda or cuda:1.")
+@options.home
+@options.plugin
+def report(
+    table: int | None,
+    suite: str | None,
+    stamp: str | None,
+    fmt: str,
+    intervals: bool,
+    out: Path | None,
+    plugins: tuple[Path, ...],
+    **pages: Any,
+) -> None:
+    """Print the comparison table of a run or a table of the paper, or write the whole report as pages.
+
+    \b
+    python -m bench report                    the newest run
+    python -m bench report --table 2          the paper's table, from the cells of the whole store
+    python -m bench report --format html      pages that open from disk, of the whole store
+
+    The pages have verdicts with what speaks against believing them, tables, figures, and a page for each method and
+    each cell. They are a folder of their own; an earlier report in it is replaced. --suite and --run take one run
+    instead of the whole store. latex and csv are for the paper's tables. `bench compare` says which differences hold.
+    """  # noqa: D301 (click reads the character itself)
+    from bench.errors import RequestError
+    from bench.home import home
+    from bench.report import report as render
+    from bench.report import report_table
+    from bench.store import Store
+
+    store = Store(out or home())
+    if table is None and fmt == "html":
+        _pages(store, suite, stamp, intervals, **pages)
+        return
+    for name in _PAGES_ONLY:
+        if pages[name]:
+            raise RequestError(f"--{name.replace('_', '-')} is for the report in pages: --format html without --table")
+    if table is None:
+        render(store, suite=suite, fmt=fmt, console=Console(), stamp=stamp, intervals=intervals)
+    else:
+        report_table(store, table, fmt, Console(), stamp, suite, intervals)
+
+
+def _pages(
+    store: Any,
+    suite: str | None,
+    stamp: str | None,
+    intervals: bool,
+    out_dir: Path | None,
+    tests: int | None,
+    galleries: bool,
+    device: str | None,
+) -> None:
+    from bench.errors import RequestError
+    from bench.report.site import write_site
+
+    if device and not galleries:
+        raise RequestError("--device is for --galleries; the rest of the report runs no model")
+    console = Console()
+    with console.status("writing the report"):
+        page = write_site(
+            store, out_dir or store.root / "report", stamp, suite, intervals, tests,
+            draw=_gallery(store, device or "auto") if galleries else None,
+        )  # fmt: skip
+    console.print(f"written: {page}", soft_wrap=True, highlight=False)
+
+
+def _gallery(store: Any, device: str) -> Any:
+    """What draws the prototypes of a cell, page by page."""
+    from bench import environment
+    from bench.cell import Cell
+    from bench.figures import paper
+    from bench.figures.look import Viewer
+    from bench.progress import ConsoleProgress
+
+    picked = environment.pick_device(device)
+    progress = ConsoleProgress(Console(stderr=True), quiet=True)
+
+    def draw(cell: str) -> Iterator[Any]:
+        yield from paper.pages(Viewer(Cell(store, cell, environment.home(), picked, progress)))
+
+    return draw
+
+
+COMMANDS = (report,)

@@ -1,0 +1,112 @@
+"""What is behind one cell's numbers, before it is printed for a terminal or a page."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.store import Row
+
+SCORES = ("metric", "value", "95 % interval", "unit", "n", "version", "parameters")
+
+
+def settings_of(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What a cell is, under the names that ``--set`` takes."""
+    sections = {"settings": spec["method"], "black_box": "classifier", "protocol": f"{spec['dataset']}.protocol"}
+    content = {sections.get(key, key): value for key, value in spec.items() if key != "metrics" and value is not None}
+    return flatten(content)
+
+
+def score_rows(written: Mapping[str, Any], outcome: Mapping[str, Any], rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """The scores of a finished cell, as texts under :data:`SCORES`.
+
+    Args:
+        written: its ``cell.json``.
+        outcome: its ``result.json``.
+        rows: its rows of results, where intervals are known.
+    """
+    found: list[tuple[str, ...]] = []
+    bounds = {row.metric: f"{number(row.low)}, {number(row.high)}"
+              for row in rows if row.low is not None and row.high is not None}  # fmt: skip
+    for metric, facts in written["spec"]["metrics"].items():
+        unit, version = facts["unit"], str(facts["version"])
+        if metric in outcome.get("not_applicable", {}):
+            found.append((metric, "n/a", "", unit, "", version, outcome["not_applicable"][metric]))
+            continue
+        score = outcome["scores"][metric]
+        parameters = ", ".join(f"{key} {value}" for key, value in facts["parameters"].items())
+        known = (number(score["value"]), bounds.get(metric, ""), unit, str(score["n"]), version)
+        found.append((metric, *known, parameters))
+        for name, value in score.get("also", {}).items():
+            further = f"{metric}.{name}"
+            found.append((further, number(value), bounds.get(further, ""), unit, "", "", ""))
+    for metric, facts in written["not_applicable"].items():
+        found.append((metric, "n/a", "", facts["unit"], "", "", facts["reason"]))
+    return found
+
+
+def about_the_fit(outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts that the method reports, sizes, seconds and counts of images."""
+    facts = {**outcome["facts"], "prototypes": outcome["prototypes"], "parameters": outcome["parameters"]}
+    facts |= {
+        f"{name} {key}": value for name, about in outcome.get("given", {}).items() for key, value in about.items()
+    }
+    facts |= {f"{stage} seconds": value for stage, value in outcome["seconds"].items()}
+    return facts | {f"{split} images": value for split, value in outcome["images"].items()}
+
+
+def computed_with(outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """Environment and seeds of a finished cell."""
+    seeds = {f"seed of {part}": value for part, value in outcome.get("seeds", {}).items()}
+    return {**flatten(outcome["environment"]), **seeds}
+
+
+def repeating(folder: Path, outcome: Mapping[str, Any]) -> str:
+    """The command that computes it again, from nothing; with as many threads, since their number orders sums."""
+    environment = outcome["environment"]
+    words = [f"BENCH_HOME=repeat-{folder.name}", f"OMP_NUM_THREADS={environment['threads']}", "python -m bench repeat"]
+    return " ".join([*words, shlex.quote(str(folder)), "--device", environment["device"]])
+
+
+def prototype_tables(result: Path, most: int) -> dict[Path, tuple[list[dict[str, str]], int]]:
+    """The per-prototype tables of a finished cell: file -> its first rows, and how many there are."""
+    found = {}
+    for file in sorted((result / "items").glob("*.prototype.csv")):
+        lines = file.read_text().splitlines()
+        found[file] = (list(itertools.islice(csv.DictReader(lines), most)), max(0, len(lines) - 1))
+    return found
+
+
+def number(value: float) -> str:
+    """Two decimals where that says enough; residuals near zero keep their magnitude."""
+    return f"{value:.2f}" if value == 0 or abs(value) >= 0.1 else f"{value:.2e}"
+
+
+def short(value: str) -> str:
+    """A number of a table with three decimals; anything else as it is."""
+    try:
+        return f"{float(value):.3f}" if "." in value else value
+    except ValueError:
+        return value
+
+
+def plain(value: Any) -> str:
+    """A fact as text."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as dotted names, the form that ``--set`` takes."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            value = {str(position): item for position, item in enumerate(value)}
+        if isinstance(value, dict):
+            found.update(flatten(value, f"{prefix}{key}."))
+        else:
+            found[prefix + key] = value
+    return found

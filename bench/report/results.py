@@ -1,0 +1,77 @@
+"""All that a store has, or one run of it: a table for each group of cells that may be compared, with its cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.report.block import Block, Line
+from bench.report.comparison import about_intervals, chance_warnings, columns_of, mark_best
+from bench.report.facts import describe_block, distinguish
+from bench.report.selection import Bounds, Candidate, Comparable, Fit, comparable
+from bench.store import Store
+
+_ROLES = ("method", "reference", "control")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One table.
+
+    Attributes:
+        block: what a reader sees.
+        fits: the cells behind each of its lines, in the same order.
+        group: all cells that it was chosen from.
+    """
+
+    block: Block
+    fits: tuple[Fit, ...]
+    group: Comparable
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set."""
+        return str(self.group.spec["dataset"])
+
+    @property
+    def rows(self) -> list[tuple[Line, Fit]]:
+        """Lines with their cells."""
+        return list(zip(self.block.lines, self.fits, strict=True))
+
+
+def results(store: Store, cells: Sequence[Candidate], intervals: bool = False) -> list[Result]:
+    """The tables, of the newest cells first.
+
+    Where several fits are one row (a method was run in other settings later), the one with most metrics finished stands
+    for it, then the newest.
+
+    Args:
+        store: where the cells' tables lie.
+        cells: newest first, as ``selection.candidates`` finds them.
+        intervals: whether values get their 95 % intervals.
+    """
+    bounds = Bounds(store) if intervals else None
+    groups = comparable(cells, bounds=bounds)
+    titles = distinguish([group.spec for group in groups], [group.definitions for group in groups])
+    return [_result(title, group, bounds) for title, group in zip(titles, groups, strict=True)]
+
+
+def _result(title: str, group: Comparable, bounds: Bounds | None) -> Result:
+    fits = sorted(group.fits, key=lambda fit: _ROLES.index(fit.role) if fit.role in _ROLES else len(_ROLES))
+    cells = [one.found for fit in fits for one in fit.candidates]
+    columns = columns_of(cells)
+    notes: list[str] = []
+    lines = [
+        Line(fit.label, fit.role, fit.backbone, {one.metric: fit.entry(one.metric, notes) for one in columns})
+        for fit in fits
+    ]
+    lines = mark_best(lines, columns)
+    facts = describe_block(
+        [column.definition for column in columns if column.definition], [cell.spec for cell in cells], group.outcomes
+    )
+    facts += about_intervals(bounds.kinds) if bounds is not None else []
+    if group.older:
+        facts.append(f"left out: {group.older} cell{'s' * (group.older > 1)} of older runs: unfinished, or in settings "
+                     "that a newer run replaced")  # fmt: skip
+    warnings = tuple(chance_warnings(lines, columns))
+    return Result(Block(title, columns, tuple(lines), tuple(notes), warnings, tuple(facts)), tuple(fits), group)

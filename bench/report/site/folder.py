@@ -1,0 +1,94 @@
+"""The folder of a report: names that are safe whatever they are made of, and no file of anyone else touched."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+from bench.errors import RequestError
+
+_LIST = "partbench-report.json"
+_LONGEST = 60
+
+
+def file_name(text: str) -> str:
+    """A text as a file's name: the text itself where it is harmless, else what is left of it and a hash.
+
+    Example:
+        >>> file_name("protopnet")
+        'protopnet'
+        >>> file_name("../ours (k=5)")
+        'ours-k-5-7376bcdf'
+    """
+    # Lower case: two names must not be one file where the file system does not tell them apart.
+    kept = re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-")[:_LONGEST]
+    return kept if kept == text else f"{kept}-{hashlib.sha256(text.encode()).hexdigest()[:8]}".lstrip("-")
+
+
+class ReportFolder:
+    """Writes the files of a report, and takes away those of an earlier report in the same folder that it has no more.
+
+    Args:
+        path: it is made where it does not exist.
+
+    Raises:
+        RequestError: where something else lies in it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._written: list[str] = []
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            there = {one.name for one in path.iterdir()}
+        except OSError as error:
+            raise RequestError(f"{path}: {error.strerror}; choose another folder with --out-dir") from error
+        if there and _LIST not in there:
+            raise RequestError(f"{path} is not empty and holds no report: choose another folder with --out-dir")
+        self._before = self._read_list() if there else []
+
+    def write(self, name: str, text: str) -> None:
+        """Write one file.
+
+        Args:
+            name: its path in the folder, with slashes.
+            text: its content.
+        """
+        if not self._written:
+            # From the first file on: what is left half-written by a kill is known as a report's folder.
+            self._write_list(self._before)
+        file = self.path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+        self._written.append(name)
+
+    def keep(self, file: Path) -> str:
+        """Count a file as the report's that somebody else wrote into the folder; returns its path in the folder."""
+        name = file.relative_to(self.path).as_posix()
+        self._written.append(name)
+        return name
+
+    def finish(self) -> None:
+        """Take away what an earlier report left behind."""
+        root = self.path.resolve()
+        for name in set(self._before) - set(self._written):
+            file = self.path / name
+            # The list is a file like any other: it may say anything.
+            if file.resolve().is_relative_to(root) and file.is_file():
+                file.unlink()
+        self._write_list(self._written)
+
+    def _read_list(self) -> list[str]:
+        try:
+            content = json.loads((self.path / _LIST).read_text(encoding="utf-8"))
+            return [str(name) for name in content["files"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RequestError(
+                f"{self.path / _LIST} cannot be read ({error}): delete the folder and try again"
+            ) from error
+
+    def _write_list(self, names: list[str]) -> None:
+        text = json.dumps({"files": sorted(set(names))}, indent=1)
+        (self.path / _LIST).write_text(text + "\n", encoding="utf-8")
