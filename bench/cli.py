@@ -211,7 +211,8 @@ def run(
         overview = Overview(store, names, from_now=True)
         lines = Lines(console, cells, how.several)
         try:
-            with cli_tracking.live(home, out, uri, stamp, tracking), progress.above(Board(overview, requests[0].suite)):
+            board = progress.above(Board(overview, requests[0].suite))
+            with board, cli_tracking.live(home, out, uri, stamp, tracking):
                 summary = how.run(cells, store, home, progress, lines, rerun=existing == "rerun")
         except KeyboardInterrupt:
             click.echo(f"\n{overview.told()}", err=True)
