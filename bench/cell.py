@@ -47,6 +47,7 @@ from bench.progress import ConsoleProgress
 from bench.seeding import derive
 from bench.store import Folder, Status, Store, write_json
 from bench.train import Trainer
+from bench.usage import Usage
 
 
 class Cell:
@@ -128,11 +129,12 @@ class Cell:
 
     def _run(self) -> None:
         environment.make_deterministic()
-        splits = self.data()
-        model, fit = self._fitted(splits["train"])
-        began = time.perf_counter()
-        scores, refused = self.evaluate(model, splits["train"], splits[self.spec.split], fit["seconds"]["fit"])
-        evaluating = time.perf_counter() - began
+        with Usage(self.folder.work, self.device) as usage:
+            splits = self.data()
+            model, fit = self._fitted(splits["train"])
+            began = time.perf_counter()
+            scores, refused = self.evaluate(model, splits["train"], splits[self.spec.split], fit["seconds"]["fit"])
+            evaluating = time.perf_counter() - began
         for name, score in scores.items():
             for table, columns in score.items.items():
                 _write_table(self.folder.work / "items" / f"{name}.{table}.csv", columns)
@@ -152,10 +154,18 @@ class Cell:
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
                 "images": {name: len(split) for name, split in splits.items()},
                 "seconds": {**fit["seconds"], "evaluate": evaluating},
+                "usage": usage.record(),
+                "seeds": self._seeds(),
                 "environment": environment.record(self.device),
             },
         )
+        (self.folder.work / "packages.txt").write_text(environment.packages())
         self.folder.finish()
+
+    def _seeds(self) -> dict[str, int]:
+        """The seed of the cell, and what the parts make of it."""
+        parts = {"method": self.spec.method, **{name: name for name in ("backbone", "black box", "training")}}
+        return {"cell": self.spec.seed, **{part: derive(self.spec.seed, name) for part, name in parts.items()}}
 
     def check_identity(self) -> None:
         """A result may only stand under an id that still means what will be computed.

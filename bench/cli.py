@@ -27,6 +27,7 @@ from bench import (
     cli_models,
     cli_posthoc,
     cli_status,
+    cli_tracking,
     options,
     registry,
 )
@@ -125,6 +126,7 @@ def main() -> None:
 @click.option("--controls/--no-controls", default=None, help="Add black box and content-free controls; default yes.")
 @click.option("--split", type=click.Choice(["test", "train"]), help="Where metrics are measured; default test.")
 @click.option("--tracking/--no-tracking", default=True, show_default=True, help="Mirror results to MLflow.")
+@options.tracking_uri
 @click.option("--dry-run", is_flag=True, help="Print the cells and what is not applicable, and stop.")
 @options.plugin
 def run(
@@ -144,6 +146,7 @@ def run(
     slurm: dict[str, str],
     existing: str,
     tracking: bool,
+    uri: str | None,
     dry_run: bool,
     plugins: tuple[Path, ...],
     **fields: Any,
@@ -207,13 +210,14 @@ def run(
         overview = Overview(store, names, from_now=True)
         lines = Lines(console, cells, how.several)
         try:
-            with progress.above(Board(overview, requests[0].suite)):
+            board = progress.above(Board(overview, requests[0].suite))
+            with board, cli_tracking.live(home, out, uri, stamp, tracking):
                 summary = how.run(cells, store, home, progress, lines, rerun=existing == "rerun")
         except KeyboardInterrupt:
             click.echo(f"\n{overview.told()}", err=True)
             raise
         if tracking:
-            _mirror(store, home, stamp, progress)
+            cli_tracking.mirror(store, home, stamp, uri, progress)
     console.print()
     render(store, console=console, stamp=stamp)
     console.print(str(summary), highlight=False)
@@ -222,25 +226,6 @@ def run(
         for line in store.cell(name).log_tail(5):
             console.print(Text(f"  log: {line}", style="dim"), soft_wrap=True)
     sys.exit(1 if summary.failed else 0)
-
-
-def _mirror(store: Any, home: Path, stamp: str, progress: Any) -> None:
-    from importlib.util import find_spec
-
-    from bench.contract import BenchError
-
-    if find_spec("mlflow") is None:
-        progress.note("mlflow is not installed: results are in the store only")
-        return
-    from bench.tracking import Mirror
-
-    try:
-        counts = Mirror(home).sync(store, [stamp], progress)
-    except (BenchError, OSError) as error:
-        # The store has everything; a mirror that cannot be written must not turn a finished run into a failure.
-        progress.note(f"MLflow: {error}")
-    else:
-        progress.note(str(counts))
 
 
 @main.command("ls")
@@ -362,28 +347,16 @@ def report(
         report_table(store, table, fmt, Console(), stamp, suite, intervals)
 
 
-@main.command()
-@options.home
-def sync(out: Path | None) -> None:
-    """Bring the MLflow mirror up to date with the store."""
-    from bench import environment
-    from bench.store import Store
-    from bench.tracking import Mirror
-
-    home = environment.home()
-    click.echo(str(Mirror(home).sync(Store(out or home))))
-
-
-@main.command()
-@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
-def ui(port: int) -> None:
-    """Open MLflow on the results, at http://127.0.0.1:PORT."""
-    from bench import environment
-    from bench.tracking import serve
-
-    sys.exit(serve(environment.home(), port=port))
-
-
-_ELSEWHERE = (cli_posthoc, cli_models, cli_data, cli_measure, cli_compare, cli_grid, cli_figures, cli_status)
+_ELSEWHERE = (
+    cli_posthoc,
+    cli_models,
+    cli_data,
+    cli_measure,
+    cli_compare,
+    cli_grid,
+    cli_figures,
+    cli_status,
+    cli_tracking,
+)
 for _command in (command for module in _ELSEWHERE for command in module.COMMANDS):
     main.add_command(_command)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +65,37 @@ def record(device: torch.device) -> dict[str, Any]:
         "packages": {name: _version(name) for name in _PACKAGES},
         "device": str(device),
         "hardware": hardware,
+        "cuda": _cuda(device),
         "threads": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "determinism": _determinism(),
         "arguments": sys.argv[1:],
     }
+
+
+def packages() -> str:
+    """All that is installed, in the form of a constraints file: ``pip install -c`` brings the same versions back."""
+    found = {one.name.lower(): f"{one.name}=={one.version}" for one in distributions() if one.name}
+    return "".join(f"{found[name]}\n" for name in sorted(found))
+
+
+def _determinism() -> dict[str, Any]:
+    """The switches of torch that decide whether the same bits come out again."""
+    return {
+        "algorithms": ("default", "warn", "error")[torch.get_deterministic_debug_mode()],
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "tf32_convolutions": torch.backends.cudnn.allow_tf32,
+        "tf32_products": torch.backends.cuda.matmul.allow_tf32,
+        "float32_products": torch.get_float32_matmul_precision(),
+        "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG"),
+    }
+
+
+def _cuda(device: torch.device) -> dict[str, Any] | None:
+    if device.type != "cuda":
+        return None
+    capability = ".".join(str(part) for part in torch.cuda.get_device_capability(device))
+    return {"runtime": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "capability": capability}
 
 
 def _processor() -> str:

@@ -113,6 +113,14 @@ memory = click.option(
     help="Most memory for a cell, such as 24GiB: of the GPU, or of the process on a CPU. One that needs more is tried "
     "again with one image at a time, then recorded as out of memory. Default: no limit.",
 )
+tracking_uri = click.option(
+    "--tracking-uri",
+    "uri",
+    envvar="MLFLOW_TRACKING_URI",
+    metavar="URI",
+    help="MLflow server (http://HOST:5000) or database to mirror into; default $MLFLOW_TRACKING_URI, else "
+    "BENCH_HOME/mlflow.db.",
+)
 
 
 def launcher(command: Callable[..., None]) -> Callable[..., None]:

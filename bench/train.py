@@ -22,6 +22,7 @@ from bench.folder import replacing
 from bench.memory import is_out_of_memory
 from bench.schedule import Phase, Schedule
 from bench.seeding import derive
+from bench.store import write_json
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -221,6 +222,8 @@ class Trainer:
         }
         with replacing(self.checkpoint) as unfinished:
             torch.save(state, unfinished)
+        # For those who look on: a checkpoint is large, and has the weights in it.
+        write_json(self.checkpoint.with_name("history.json"), self.history)
 
     def _resume(self, learner: Learner) -> tuple[int, int, dict[str, Any]]:
         if not self.checkpoint.is_file():

@@ -42,7 +42,7 @@ def bench(home: Path, *arguments: str, **options) -> subprocess.CompletedProcess
     """Run the command line in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "bench", *arguments],
-        env=environment(home), capture_output=True, text=True, timeout=300, check=False, **options,
+        **{"env": environment(home), "capture_output": True, "text": True, "timeout": 300, "check": False, **options},
     )  # fmt: skip
 
 

@@ -24,6 +24,8 @@ RANKS = [
         "bench.torchvision_ops",
         "bench.machine",
         "bench.memory",
+        "bench.energy",
+        "bench.usage",
     ],
     ["bench.registry", "bench.schedule"],
     ["bench.data", "bench.backbones", "bench.store", "bench.given", "bench.bootstrap"],
@@ -47,6 +49,7 @@ RANKS = [
         "bench.gather",
         "bench.grid_speed",
         "bench.turns",
+        "bench.repeat",
         "bench.intervene",
         "bench.metric_speed",
         "bench.tune",
@@ -67,6 +70,7 @@ RANKS = [
         "bench.cli_compare",
         "bench.cli_grid",
         "bench.cli_status",
+        "bench.cli_tracking",
         "bench.options",
     ],
     ["bench.__main__"],
@@ -107,7 +111,14 @@ ALLOWED = {
         "bench.significance",
         "bench.report",
     },
-    "bench.tracking": {"bench.contract", "bench.store", "bench.report", "bench.environment", "bench.tracking"},
+    "bench.tracking": {
+        "bench.contract",
+        "bench.registry",
+        "bench.store",
+        "bench.report",
+        "bench.usage",
+        "bench.tracking",
+    },
 }
 FILES = sorted(file for folder in ("bench", "baselines", "metrics") for file in (ROOT / folder).rglob("*.py"))
 

@@ -1,13 +1,17 @@
+import json
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from stores import FINISHED, SCHEDULE, STAMP, StoreMaker, epoch, example_store
+from stores import FINISHED, METRICS, SCHEDULE, STAMP, StoreMaker, epoch, example_store
 
 from bench.contract import BenchError, RequestError
-from bench.tracking import Counts, Mirror
+from bench.store import write_json
+from bench.tracking import Counts, Follower, Mirror, address
 from bench.tracking.cell import TrackedCell
+from bench.usage import COLUMNS
 
 SCORES = {"accuracy": 90.0, "consistency": 70.0, "stability": 80.0}
 
@@ -27,6 +31,8 @@ def home(tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
+    # Matplotlib has been told before, and makes a folder there only when it is imported.
+    monkeypatch.setenv("MPLCONFIGDIR", os.environ.get("MPLCONFIGDIR", str(tmp_path / "fonts")))
     # A blank in the path, as people have them.
     home = tmp_path / "my home"
     home.mkdir()
@@ -41,6 +47,10 @@ def runs(mirror: Mirror, suite: str = "default") -> dict[str, Any]:
     names = [run.info.run_name for run in found]
     assert len(set(names)) == len(names), names
     return dict(zip(names, found, strict=True))
+
+
+def experiments(mirror: Mirror) -> list[str]:
+    return [one.experiment_id for one in mirror.client.search_experiments()]
 
 
 def artifacts(mirror: Mirror, run: Any, folder: str | None = None) -> list[str]:
@@ -68,7 +78,7 @@ def test_every_finished_cell_is_a_run_under_its_invocation(home: Path) -> None:
     assert parent.info.status == "RUNNING"
     assert parent.data.tags["bench.cells"] == "6 of 9 cells done, 2 failed"
     assert "| **91.0** ± 1.4 |" in parent.data.tags["mlflow.note.content"]
-    assert artifacts(mirror, parent) == ["plan.yaml", "report.md"]
+    assert artifacts(mirror, parent) == ["figures/scores.png", "plan.yaml", "report.md"]
 
 
 def test_a_run_holds_what_the_cell_is(home: Path) -> None:
@@ -87,18 +97,193 @@ def test_a_run_holds_what_the_cell_is(home: Path) -> None:
         "method": "ours",
         "dataset": "demo",
         "backbone": "resnet34",
+        "row": "ours·demo·resnet34",
         "seed": "7",
         "device": "cpu",
         "status": "ok",
     }
     expected |= {"bench.cell": cell, "bench.suite": "default", "bench.version": "0.1.0", "bench.git": "abc123"}
-    expected |= {"mlflow.source.git.commit": "abc123"}
+    expected |= {"mlflow.source.git.commit": "abc123", "version.torch": "2.13.0", "version.python": "3.11.9"}
     assert expected.items() <= tags.items()
     assert run.data.metrics["consistency"] == 70.0
     assert run.data.metrics["fact/worst residual"] == 0.125
     assert run.data.metrics["seconds/fit"] == 90.0
     assert (run.info.status, run.info.end_time) == ("FINISHED", 1000 * FINISHED)
     assert run.info.end_time - run.info.start_time == 100_000
+    note = tags["mlflow.note.content"].splitlines()
+    assert "| consistency | 70 | % | 24 | higher |" in note
+    assert f"`python -m bench show {cell}`" in note[-1]
+
+
+def test_a_metric_that_is_no_percentage_has_its_unit_in_its_name(home: Path) -> None:
+    cost = {"unit": "ms", "higher_is_better": False, "version": "1", "parameters": {}}
+    maker, _ = one(home, {"accuracy": 90.0, "cost": 4.5}, metrics={"accuracy": METRICS["accuracy"], "cost": cost})
+    mirror = Mirror(home)
+    mirror.sync(maker.store)
+    run = runs(mirror)["ours·demo·tiny·s0"]
+    assert (run.data.metrics["accuracy"], run.data.metrics["cost ms"]) == (90.0, 4.5)
+    assert "| cost | 4.5 | ms | 24 | lower |" in run.data.tags["mlflow.note.content"]
+
+
+def test_scores_hang_on_the_images_and_on_the_model(home: Path) -> None:
+    maker, cell = one(home)
+    other = maker.cell("ours", {**SCORES, "accuracy": 50.0}, digest="another tree")
+    refused = dict.fromkeys(("accuracy", "stability"), "predicts no class")
+    control = maker.cell("constant", {"consistency": 1.0}, role="control", backbone=None, not_applicable=refused)
+    maker.invocation([cell, other, control])
+    mirror = Mirror(home)
+    mirror.sync(maker.store)
+    found = {run.data.tags["bench.cell"]: run for run in mirror.client.search_runs(experiments(mirror))
+             if "bench.cell" in run.data.tags}  # fmt: skip
+    inputs = {
+        name: {one.tags[0].value: one.dataset for one in run.inputs.dataset_inputs} for name, run in found.items()
+    }
+    assert {context: data.name for context, data in inputs[cell].items()} == {
+        "training": "demo train",
+        "evaluation": "demo test",
+    }
+    assert json.loads(inputs[cell]["evaluation"].profile) == {"images": 40}
+    assert json.loads(inputs[cell]["evaluation"].source)["data_digest"] == "5d41402abc4b2a76"
+    assert inputs[cell]["evaluation"].digest == inputs[control]["evaluation"].digest
+    assert inputs[cell]["evaluation"].digest != inputs[other]["evaluation"].digest
+    good = mirror.client.search_logged_models(experiments(mirror), "metrics.accuracy > 80")
+    assert [(model.tags["bench.cell"], model.model_type, model.status.value) for model in good] == [
+        (cell, "part-prototype", "READY")
+    ]
+    assert good[0].source_run_id == found[cell].info.run_id
+    assert {metric.dataset_digest for metric in good[0].metrics} == {inputs[cell]["evaluation"].digest}
+    # The model is where its weights are, not a copy of them; a control has none.
+    assert good[0].tags["weights"] == str(maker.store.cell(cell).result / "model.safetensors")
+    assert len(mirror.client.search_logged_models(experiments(mirror))) == 2
+
+
+def test_a_cell_that_is_written_anew_leaves_no_second_model(home: Path) -> None:
+    maker, cell = one(home)
+    Mirror(home).sync(maker.store)
+    maker.store.cell(cell).clear()
+    maker.finish(cell, {**SCORES, "accuracy": 95.0})
+    mirror = Mirror(home)
+    mirror.sync(maker.store)
+    (model,) = mirror.client.search_logged_models(experiments(mirror))
+    assert {metric.key: metric.value for metric in model.metrics}["accuracy"] == 95.0
+
+
+def usage(folder: Path, rows: int) -> None:
+    """A table of usage: a row every five seconds, two cores busy, 100 MB, a GPU at 50 % and 200 W."""
+    text = [f"{FINISHED - 100 + 5 * row},5.0,10.0,100000000,,2.5,300000000,1000.0" for row in range(1, rows + 1)]
+    (folder / "usage.csv").write_text("\n".join([",".join(COLUMNS), *text, ""]))
+
+
+def test_the_load_of_the_machine_is_on_the_page_for_it(home: Path) -> None:
+    maker, cell = one(home)
+    usage(maker.store.cell(cell).result, 3)
+    mirror = Mirror(home)
+    mirror.sync(maker.store)
+    run = runs(mirror)["ours·demo·tiny·s0"]
+    loads = {name: value for name, value in run.data.metrics.items() if name.startswith("system/")}
+    assert loads == {
+        "system/process_memory_megabytes": 100.0,
+        "system/processor_cores_busy": 2.0,
+        "system/gpu_0_memory_usage_megabytes": 300.0,
+        "system/gpu_0_utilization_percentage": 50.0,
+        "system/gpu_0_power_usage_watts": 200.0,
+    }
+    points = mirror.client.get_metric_history(run.info.run_id, "system/processor_cores_busy")
+    assert [(point.step, point.timestamp) for point in points] == [
+        (step, round(1000 * (FINISHED - 95 + 5 * step))) for step in range(3)
+    ]
+    assert run.info.start_time == 1000 * (FINISHED - 100)
+
+
+def test_curves_grow_while_a_cell_is_trained_and_stay_when_it_is_done(home: Path) -> None:
+    maker, cell = one(home, None)
+    work, rows = maker.store.cell(cell).work, [epoch(number, "all", 0.5**number) for number in range(4)]
+    work.mkdir()
+    mirror = Mirror(home)
+
+    def losses() -> list[tuple[int, float]]:
+        run = runs(mirror)["ours·demo·tiny·s0"]
+        points = mirror.client.get_metric_history(run.info.run_id, "train/loss")
+        return [(point.step, point.value) for point in points]
+
+    write_json(work / "history.json", rows[:2])
+    usage(work, 1)
+    assert mirror.sync(maker.store) == Counts(created=1, waiting=1)
+    live = runs(mirror)["ours·demo·tiny·s0"]
+    assert (live.info.status, live.data.tags["status"], live.data.params["label"]) == ("RUNNING", "running", "ours")
+    write_json(work / "history.json", rows[:3])
+    Mirror(home).sync(maker.store)  # another process goes on with the same run
+    assert runs(mirror)["ours·demo·tiny·s0"].info.run_id == live.info.run_id
+    assert losses() == [(0, 1.0), (1, 0.5), (2, 0.25)]
+    # Begun from nothing once more: what was seen before is no part of it.
+    write_json(work / "history.json", [epoch(0, "all", 7.0)])
+    mirror.sync(maker.store)
+    assert losses() == [(0, 7.0)]
+    maker.finish(cell, SCORES, rows)
+    mirror.sync(maker.store)
+    assert losses() == [(number, 0.5**number) for number in range(4)]
+    assert runs(mirror)["ours·demo·tiny·s0"].info.status == "FINISHED"
+
+
+def test_a_follower_writes_what_has_changed_and_tells_trouble_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    maker, cell = one(home, None)
+    follower = Follower(home, maker.store, None, said=said.append)
+    assert follower.finish().waiting == 1
+    monkeypatch.setattr(Mirror, "sync", lambda *_: pytest.fail("nothing has changed"))
+    follower.finish()
+    monkeypatch.undo()
+    maker.finish(cell, SCORES)
+    assert follower.finish() == Counts(created=2, updated=1)
+    clock = [1000.0]
+    monkeypatch.setattr("bench.tracking.follow.time.monotonic", lambda: clock[0])
+    nowhere = Follower(home, maker.store, "sqlite:////proc/nowhere/mlflow.db", said=said.append)
+    for _ in range(2):
+        nowhere.look()
+        clock[0] += 1000
+    assert len(said) == 1
+
+
+def test_a_second_call_for_the_same_cells_makes_no_second_bars(home: Path) -> None:
+    maker, cell = one(home)
+    other = maker.cell("ours", SCORES, seed=1)
+    maker.invocation([cell, other], "20260305-000000-000")
+    mirror = Mirror(home)
+    assert mirror.sync(maker.store, ["20260305-000000-000"]) == Counts(created=4)
+    found = runs(mirror)
+    parents = {name: run.data.tags.get("mlflow.parentRunId") for name, run in found.items()}
+    assert parents["ours·demo·tiny·s0"] == found[STAMP].info.run_id
+    assert parents["ours·demo·tiny·s1"] == found["20260305-000000-000"].info.run_id
+    assert found["20260305-000000-000"].data.tags["bench.cells"] == "2 of 2 cells done, 0 failed"
+    assert mirror.sync(maker.store) == Counts(unchanged=4)
+
+
+def test_the_page_of_a_suite_explains_itself(home: Path) -> None:
+    maker, _ = one(home)
+    mirror = Mirror(home)
+    mirror.sync(maker.store)
+    tags = mirror.client.get_experiment_by_name("partbench/default").tags
+    assert "| accuracy | top-1 accuracy on the test split |" in tags["mlflow.note.content"]
+    view = json.loads(tags["mlflow.sharedViewState.methods"])
+    assert view["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "row"}]
+    assert view["compareRunSections"][0]["name"] == "scores in %, higher is better"
+    assert view["compareRunCharts"][0]["metricSectionId"] == view["compareRunSections"][0]["uuid"]
+    assert address("http://host:5000/", "3") == (
+        "http://host:5000/#/experiments/3/runs?viewStateShareKey=methods&compareRunsMode=CHART"
+    )
+
+
+@pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns", "localhost:5000"])
+def test_an_address_that_is_none_says_how_to_write_one(tmp_path: Path, uri: str) -> None:
+    with pytest.raises(RequestError, match=rf"--tracking-uri {uri}: write http://HOST:PORT"):
+        Mirror(tmp_path, uri)
+
+
+def test_a_server_that_is_not_there_is_no_fault_of_the_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(BenchError, match=r"^MLflow: no answer from http://127.0.0.1:9 .*results are safe"):
+        Mirror(tmp_path, "http://127.0.0.1:9")
 
 
 def test_tables_per_prototype_are_copied_and_weights_are_not(home: Path) -> None:
@@ -158,7 +343,7 @@ def test_a_mirror_that_was_killed_is_mended(home: Path, monkeypatch: pytest.Monk
     def killed(self: Mirror, *content: Any) -> None:
         calls.append(content)
         write(self, *content)
-        if len(calls) == 2:
+        if len(calls) == 3:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Mirror, "write", killed)
@@ -265,4 +450,4 @@ def test_a_failure_of_mlflow_says_that_results_are_safe(home: Path, monkeypatch:
 def test_a_cell_without_result_or_failure_has_not_ended(tmp_path: Path) -> None:
     maker, cell = one(tmp_path, None)
     tracked = TrackedCell(maker.store, cell, tmp_path)
-    assert (tracked.ended, tracked.metrics()) == (None, [])
+    assert (tracked.ended, tracked.scores(), tracked.facts()) == (None, [], [])

@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stores import StoreMaker, example_store
+from birds import QUICK, bench, few_birds
+from stores import METRICS, StoreMaker, epoch, example_store
 
 from bench.contract import RequestError
+from bench.store import write_json
 from bench.tracking import Mirror, serve
+from bench.tracking.follow import followed
 from bench.tracking.local import create_database, import_mlflow
 
 ROOT = Path(__file__).resolve().parent.parent
+ONE = {"accuracy": METRICS["accuracy"]}
 
 
 def test_without_mlflow_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,6 +81,12 @@ def test_the_server_needs_a_database_and_a_free_port(tmp_path: Path) -> None:
             serve(tmp_path, port=port)
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 def environment(folder: Path) -> dict[str, str]:
     """As a user would have it who never heard of telemetry, with a home directory of their own."""
     kept = {
@@ -110,6 +120,117 @@ def test_two_processes_open_a_fresh_mirror_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_sixteen_cells_that_are_written_into_a_fresh_database_at_once_all_arrive(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
+    maker = StoreMaker(tmp_path)
+    history = [epoch(number, "all", 0.5**number) for number in range(20)]
+    cells = [
+        maker.cell("ours", {"accuracy": 80.0 + seed}, seed=seed, history=history, metrics=ONE) for seed in range(16)
+    ]
+    stamps = [maker.invocation([cell], f"20260305-000000-{number:03d}") for number, cell in enumerate(cells)]
+    command = [sys.executable, "-m", "bench", "sync", "--run"]
+    kept: dict[str, Any] = {"env": {**environment(tmp_path), "BENCH_HOME": str(tmp_path)}, "text": True}
+    started = [
+        subprocess.Popen([*command, stamp], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kept) for stamp in stamps
+    ]
+    said = [process.communicate(timeout=600) for process in started]
+    assert [process.returncode for process in started] == [0] * 16, said
+    client = Mirror(tmp_path).client
+    experiment = client.get_experiment_by_name("partbench/default").experiment_id
+    found = {run.data.tags.get("bench.cell"): run for run in client.search_runs([experiment])}
+    assert set(found) == {*cells, None}
+    for seed, cell in enumerate(cells):
+        assert (found[cell].info.status, found[cell].data.metrics["accuracy"]) == ("FINISHED", 80.0 + seed)
+        assert len(client.get_metric_history(found[cell].info.run_id, "train/loss")) == 20
+    assert len(client.search_logged_models([experiment])) == 16
+
+
+@pytest.mark.slow
+def test_who_follows_a_run_shows_curves_and_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlflow")
+    monkeypatch.setattr("bench.tracking.follow.DELAY", 0.0)
+    home = tmp_path / "my home"
+    maker = StoreMaker(home)
+    cell = maker.cell("ours")
+    stamp = maker.invocation([cell])
+    write_json(maker.store.cell(cell).work / "history.json", [epoch(0, "all", 0.5)])
+    found: list[Any] = []
+    with followed(home, None, None, stamp):
+        until = time.monotonic() + 300
+        while not found and time.monotonic() < until:
+            time.sleep(1)
+            if (home / "mlflow.db").is_file():
+                client = Mirror(home).client
+                experiments = [one.experiment_id for one in client.search_experiments()]
+                found = [run for run in client.search_runs(experiments) if "train/loss" in run.data.metrics]
+    assert [(run.info.run_name, run.info.status) for run in found] == [("ours·demo·tiny·s0", "RUNNING")]
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert f"--run {stamp} --with-parent" not in listed
+
+
+class Server:
+    """MLflow's own tracking server, on SQLite; started again it has what it had."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> "Server":
+        options = ["--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--port", str(self.port)]
+        options += ["--artifacts-destination", str(self.folder / "artifacts"), "--workers", "1"]
+        self.log = (self.folder / "server.txt").open("a")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", *options], cwd=self.folder, stdout=self.log, stderr=self.log,
+            env={**environment(self.folder), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, start_new_session=True,
+        )  # fmt: skip
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"{self.uri}/health", timeout=10)
+            except OSError:
+                assert self.process.poll() is None, (self.folder / "server.txt").read_text()
+                time.sleep(0.5)
+            else:
+                break
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.killpg(self.process.pid, signal.SIGTERM)
+        self.process.wait(30)
+        self.log.close()
+
+
+@pytest.mark.slow
+def test_a_server_gets_everything_and_its_absence_stops_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
+    server = Server(tmp_path)
+    home, place = tmp_path / "home", few_birds(tmp_path)
+    asked = ["run", "--methods", "constant", "--no-controls", *QUICK, "--data-root", str(place)]
+    kept = {"MLFLOW_TRACKING_URI": server.uri, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    # Nobody is there: the cell is done all the same, and the reader is told what to do later.
+    done = bench(home, *asked, env={**environment(tmp_path), "BENCH_HOME": str(home), **kept})
+    assert done.returncode == 0, done.stderr
+    assert "1 of 1 cells done" in done.stdout
+    assert f"MLflow: no answer from {server.uri}" in done.stdout
+    assert "the results are safe, `python -m bench sync` tries again" in done.stdout
+    late = bench(
+        home, "sync", "--tracking-uri", server.uri, env={**environment(tmp_path), "BENCH_HOME": str(home), **kept}
+    )
+    assert (late.returncode, late.stdout) == (1, "")
+    with server:
+        said = bench(home, "sync", "--tracking-uri", server.uri)
+        assert said.stdout.splitlines()[-1].startswith("MLflow runs: 2 created"), said.stdout + said.stderr
+        client = Mirror(home, server.uri).client
+        experiment = client.get_experiment_by_name("partbench/default")
+        (run,) = [one for one in client.search_runs([experiment.experiment_id]) if "bench.cell" in one.data.tags]
+        assert run.info.run_name == "constant·cub·s0"
+        assert {item.path for item in client.list_artifacts(run.info.run_id)} >= {"cell.json", "result.json", "items"}
+        assert list((tmp_path / "artifacts").rglob("report.md"))
+        said = bench(home, "ui", "--tracking-uri", server.uri)
+        assert f"{server.uri}/#/experiments/{experiment.experiment_id}/runs" in said.stdout
+        assert not (home / "mlflow.db").exists()
+
+
+@pytest.mark.slow
 def test_the_server_shows_runs_and_ends_on_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("mlflow")
     home, cwd, user = (tmp_path / name for name in ("my home", "cwd", "user"))
@@ -121,9 +242,7 @@ def test_the_server_shows_runs_and_ends_on_interrupt(tmp_path: Path, monkeypatch
     mirror = Mirror(home)
     mirror.sync(maker.store)
     (run,) = (path.parent.parent.name for path in home.glob("mlartifacts/**/report.md"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     code = (
         "import sys; from pathlib import Path; from bench.tracking import serve\n"
         "sys.exit(serve(Path(sys.argv[1]), port=int(sys.argv[2])))"
@@ -144,7 +263,7 @@ def test_the_server_shows_runs_and_ends_on_interrupt(tmp_path: Path, monkeypatch
                 time.sleep(0.5)
         assert "### demo" in shown
         server.send_signal(signal.SIGINT)
-        assert server.wait(30) == 0
+        assert server.wait(120) == 0
     finally:
         server.terminate()
         server.wait(30)

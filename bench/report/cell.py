@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -32,6 +34,8 @@ def show_cell(store: Store, name: str, console: Console) -> None:
     for stamp, content in store.invocations().items():
         if name in content["cells"]:
             console.print(f"part of  {content['command']}  ({stamp})", soft_wrap=True, highlight=False)
+    if outcome is not None:
+        console.print(f"repeat   {_repeating(folder.path.resolve(), outcome)}", soft_wrap=True, highlight=False)
     console.print()
     console.print(_pairs("what it is, under the names that --set takes", _settings(spec)))
     if outcome is None:
@@ -53,11 +57,23 @@ def show_cell(store: Store, name: str, console: Console) -> None:
     facts |= {f"{stage} seconds": value for stage, value in outcome["seconds"].items()}
     facts |= {f"{split} images": value for split, value in outcome["images"].items()}
     console.print(_pairs("about the fit", facts))
-    console.print(_pairs("computed with", _flatten(outcome["environment"])))
+    console.print(_pairs("what it took of the machine, all attempts", _flatten(outcome.get("usage", {}))))
+    seeds = {f"seed of {part}": value for part, value in outcome.get("seeds", {}).items()}
+    console.print(_pairs("computed with", {**_flatten(outcome["environment"]), **seeds}))
+    versions = folder.result / "packages.txt"
+    if versions.is_file():
+        console.print(f"[dim]all installed packages: {versions}[/dim]", soft_wrap=True, highlight=False)
     for file in sorted((folder.result / "items").glob("*.prototype.csv")):
         rows = list(csv.DictReader(file.read_text().splitlines()))
         console.print(_prototypes(file.name.split(".")[0], rows))
         console.print(f"[dim]all of them: {file}[/dim]", soft_wrap=True, highlight=False)
+
+
+def _repeating(folder: Path, outcome: Mapping[str, Any]) -> str:
+    """The command that computes it again, from nothing; with as many threads, since their number orders sums."""
+    environment = outcome["environment"]
+    words = [f"BENCH_HOME=repeat-{folder.name}", f"OMP_NUM_THREADS={environment['threads']}", "python -m bench repeat"]
+    return " ".join([*words, shlex.quote(str(folder)), "--device", environment["device"]])
 
 
 def _settings(spec: Mapping[str, Any]) -> dict[str, Any]:

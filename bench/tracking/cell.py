@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from bench.report.intervals import with_intervals
 from bench.store import Store
+from bench.tracking.words import cut, digest, flat, named
+from bench.usage import FILE as USAGE
+from bench.usage import read_usage
 
-LAYOUT = 2
+LAYOUT = 3
 """Raised when a cell is told differently: what was mirrored before is then written anew."""
 
 _LONGEST_PARAM = 500
 _LONGEST_REASON = 1000
+_LONGEST_NOTE = 7500
+_SYSTEM = {
+    "memory_bytes": ("process_memory_megabytes", 1e-6),
+    "gpu_memory_bytes": ("gpu_0_memory_usage_megabytes", 1e-6),
+}
+"""Column of the table of usage -> MLflow's name, and what to multiply with."""
+_RATES = {
+    "cpu_seconds": ("processor_cores_busy", 1.0),
+    "gpu_busy_seconds": ("gpu_0_utilization_percentage", 100.0),
+    "cpu_joules": ("processor_power_usage_watts", 1.0),
+    "gpu_joules": ("gpu_0_power_usage_watts", 1.0),
+}
+"""Columns that are divided by the seconds of their row."""
 
 Point = tuple[str, float, int, int]
 """A metric's name, value, time in milliseconds, and step."""
@@ -34,6 +50,7 @@ class TrackedCell:
         outcome: its ``result.json``; ``None`` where it failed or is not finished.
         began: start in milliseconds since 1970, as far as it is known.
         ended: end in milliseconds, ``None`` for a cell that has neither result nor failure yet.
+        curves: by their origin the rows of epochs, so far where the cell is not finished.
         digest: of everything that is told; it changes when the mirror has to.
     """
 
@@ -44,19 +61,27 @@ class TrackedCell:
         self.spec: dict[str, Any] = self.written["spec"]
         self.outcome = store.outcome(name)
         self.failure = self.folder.failure
-        self.curves = {
-            "train": _history(self.folder.result),
-            "blackbox": _history(home / "blackboxes" / str(self.written.get("black_box_id")) / "result"),
-        }
+        black_box = home / "blackboxes" / str(self.written.get("black_box_id"))
+        self.curves = {"train": _history(self.folder.path), "blackbox": _history(black_box)}
+        self.usage = read_usage(self.folder.result if self.outcome else self.folder.work)
         self.began, self.ended = self._times()
         self.digest = digest([LAYOUT, self.written, self.outcome, self.failure, self.curves])
 
     @property
     def title(self) -> str:
         """For example ``ours·cub·resnet34·s0``."""
-        spec = self.spec
-        parts = (self.written["label"], spec["dataset"], spec["backbone"], f"s{spec['seed']}")
+        return f"{self.row}·s{self.spec['seed']}"
+
+    @property
+    def row(self) -> str:
+        """What it has in common with the cells of other seeds, as in a row of a table."""
+        parts = (self.written["label"], self.spec["dataset"], self.spec["backbone"])
         return "·".join(str(part) for part in parts if part)
+
+    @property
+    def running(self) -> bool:
+        """Whether it was begun, is not finished, and has something to show: curves so far."""
+        return not self.ended and self.folder.work.is_dir() and any(self.curves.values())
 
     def _times(self) -> tuple[int, int | None]:
         file = self.folder.result / "result.json" if self.outcome else self.folder.path / "failure.json"
@@ -65,41 +90,83 @@ class TrackedCell:
         ended = file.stat().st_mtime
         # What a resumed cell did before it was killed is not known: it counts from where it went on.
         seconds = sum(self.outcome["seconds"].values()) if self.outcome else 0.0
-        return round(1000 * (ended - seconds)), round(1000 * ended)
+        return self._began(ended - seconds), round(1000 * ended)
+
+    @property
+    def begun(self) -> int:
+        """When a cell that is not finished was begun, as far as can be told: in milliseconds since 1970."""
+        return self._began(time.time() - sum(row.get("seconds", 0.0) for rows in self.curves.values() for row in rows))
+
+    def _began(self, otherwise: float) -> int:
+        first = self.usage[0] if self.usage else {}
+        return round(1000 * ((first.get("time") or otherwise) - (first.get("seconds") or 0.0)))
 
     def params(self) -> dict[str, str]:
         """The specification, flattened."""
         spec = {name: value for name, value in self.spec.items() if name != "metrics"}
-        flat = dict(_flatten("", {"label": self.written["label"], "recipe": self.written["recipe"], **spec}))
+        params = dict(flat("", {"label": self.written["label"], "recipe": self.written["recipe"], **spec}))
         for metric, facts in self.spec["metrics"].items():
-            flat.update(_flatten(f"metrics.{metric}", {"version": facts["version"], **facts["parameters"]}))
-        return {_name(name): _cut(value, _LONGEST_PARAM) for name, value in flat.items()}
+            params.update(flat(f"metrics.{metric}", {"version": facts["version"], **facts["parameters"]}))
+        return {named(name): cut(value, _LONGEST_PARAM) for name, value in params.items()}
 
-    def metrics(self) -> list[Point]:
-        """Scores by their names; facts, seconds and curves under a prefix."""
+    def scores(self) -> list[Point]:
+        """What was measured, each metric by its name and, where it is neither a share nor a percentage, its unit.
+
+        What a metric tells besides its value stands under ``details/``.
+        """
         if self.outcome is None or self.ended is None:
             return []
         single: dict[str, float] = {}
         for row in with_intervals(self._store, self._store.rows([self.name])):
-            numbers = {row.metric: row.value, f"{row.metric}/low": row.low, f"{row.metric}/high": row.high}
-            single |= {name: number for name, number in numbers.items() if number is not None}
+            if row.value is None:
+                continue
+            if row.metric in self.spec["metrics"]:
+                single[row.metric if row.unit in ("%", "") else f"{row.metric} {row.unit}"] = row.value
+            else:
+                single[f"details/{row.metric}"] = row.value
+            bounds = {f"details/{row.metric}.{side}": getattr(row, side) for side in ("low", "high")}
+            single |= {name: bound for name, bound in bounds.items() if bound is not None}
+        return self._single(single)
+
+    def facts(self) -> list[Point]:
+        """Facts of the fit, and what the cell took of the machine, each under a prefix."""
+        if self.outcome is None:
+            return []
         facts = {**self.outcome["facts"], **{name: self.outcome[name] for name in ("prototypes", "parameters")}}
         facts |= {f"{split} images": count for split, count in self.outcome["images"].items()}
-        single |= {f"fact/{name}": value for name, value in facts.items()}
+        single = {f"fact/{name}": value for name, value in facts.items()}
         single |= {f"seconds/{name}": value for name, value in self.outcome["seconds"].items()}
-        points = [(_name(name), float(value), self.ended, 0) for name, value in single.items()]
+        usage = {name: value for name, value in self.outcome.get("usage", {}).items() if name != "not_measured"}
+        peak = self.outcome.get("memory", {}).get("peak_bytes")
+        usage["peak_memory_megabytes"] = peak and peak / 1e6
+        single |= {f"usage/{name}": value for name, value in usage.items() if value is not None}
+        return self._single(single)
+
+    def _single(self, values: dict[str, float]) -> list[Point]:
+        return [(named(name), float(value), self.ended or 0, 0) for name, value in values.items()]
+
+    def curve_points(self, began: int, shown: dict[str, int] | None = None) -> list[Point]:
+        """Losses by epoch, and the machine's load by row of its table.
+
+        Args:
+            began: milliseconds since 1970 at which the first epoch began.
+            shown: rows by origin that are told already.
+        """
+        shown, points = shown or {}, list[Point]()
         for prefix, history in self.curves.items():
-            points += self._curve(prefix, history)
+            passed = list(accumulate(row.get("seconds", 0.0) for row in history))
+            for row, seconds in list(zip(history, passed, strict=True))[shown.get(prefix, 0) :]:
+                when, step = began + round(1000 * seconds), int(row["epoch"])
+                values = {name: value for name, value in row.items() if name not in ("phase", "epoch")}
+                points += [(named(f"{prefix}/{name}"), float(value), when, step) for name, value in values.items()]
+        for step, row in list(enumerate(self.usage))[shown.get("system", 0) :]:
+            when = round(1000 * (row["time"] or 0))
+            points += [(f"system/{name}", value, when, step) for name, value in _load(row)]
         return points
 
-    def _curve(self, prefix: str, history: list[dict[str, Any]]) -> Iterator[Point]:
-        passed = 0.0
-        for row in history:
-            passed += row.get("seconds", 0.0)
-            for name, value in row.items():
-                if name not in ("phase", "epoch"):
-                    when = self.began + round(1000 * passed)
-                    yield _name(f"{prefix}/{name}"), float(value), when, int(row["epoch"])
+    def rows(self) -> dict[str, int]:
+        """How many rows the curves have, by origin."""
+        return {**{prefix: len(history) for prefix, history in self.curves.items()}, "system": len(self.usage)}
 
     def tags(self) -> dict[str, str]:
         """What runs are searched and grouped by."""
@@ -111,72 +178,86 @@ class TrackedCell:
             "bench.git": git,
             "mlflow.source.git.commit": git and git.removesuffix("-dirty"),
             "command": self.written["command"],
+            "label": self.written["label"],
+            "row": self.row,
             "role": self.written["role"],
             **{name: spec[name] for name in ("method", "dataset", "seed")},
             "backbone": spec["backbone"] or "-",
+            "precision": spec["precision"],
             "device": environment.get("device"),
             "hardware": environment.get("hardware"),
-            "status": self.failure["status"] if self.failure else "ok",
+            "status": "running" if self.running else self.failure["status"] if self.failure else "ok",
             "bench.reason": self.failure and self.failure["reason"],
+            "version.python": environment.get("python"),
         }
+        tags |= {f"version.{name}": value for name, value in environment.get("packages", {}).items()}
         tags |= {f"n/a.{metric}": facts["reason"] for metric, facts in self.written["not_applicable"].items()}
-        return {_name(name): _cut(str(value), _LONGEST_REASON) for name, value in tags.items() if value is not None}
+        found = {named(name): cut(str(value), _LONGEST_REASON) for name, value in tags.items() if value is not None}
+        return {**found, "mlflow.note.content": cut(self._note(), _LONGEST_NOTE)}
+
+    def _note(self) -> str:
+        """The scores with their units, for who opens the run."""
+        if self.outcome is None:
+            return f"{self.failure['status']}: {self.failure['reason']}" if self.failure else ""
+        lines = ["| metric | value | unit | measured on | better |", "|---|---:|---|---:|---|"]
+        for metric, score in self.outcome["scores"].items():
+            facts = self.spec["metrics"].get(metric, {})
+            better = "higher" if facts.get("higher_is_better", True) else "lower"
+            lines.append(f"| {metric} | {score['value']:.4g} | {facts.get('unit', '')} | {score['n']} | {better} |")
+        refused = {name: facts["reason"] for name, facts in self.written["not_applicable"].items()}
+        refused |= self.outcome.get("not_applicable", {})
+        lines += [f"| {metric} | n/a | | | {reason} |" for metric, reason in refused.items()]
+        return "\n".join([*lines, "", f"Everything behind these numbers: `python -m bench show {self.name}`"])
+
+    def datasets(self) -> dict[str, dict[str, Any]]:
+        """The images that it was fitted to and measured on, by MLflow's context: name, digest, source, profile."""
+        spec = self.spec
+        view = {name: spec[name] for name in ("dataset", "data_digest", "protocol", "on_bad_image")}
+        counts = self.outcome["images"] if self.outcome else {}
+        where = self.written["where"]
+        return {
+            context: {
+                "name": f"{spec['dataset']} {split}",
+                "digest": digest([view, split]),
+                "source_type": "partbench",
+                "source": json.dumps({**view, "folder": where["folder"], "data_root": where["data_root"]}),
+                "profile": json.dumps({"images": counts[split]} if split in counts else {}),
+            }
+            for context, split in (("training", "train"), ("evaluation", spec.get("split", "test")))
+        }
+
+    @property
+    def fitted(self) -> bool:
+        """Whether there is a model to speak of: controls have none."""
+        return self.outcome is not None and self.written["role"] != "control"
 
     def artifacts(self) -> Iterator[tuple[Path, str | None]]:
         """Files to copy, each with the folder it goes to; never weights, never tables with a row per image."""
         folder, result = self.folder.path, self.folder.result
         files = [folder / "cell.json", folder / "failure.json", result / "result.json", result / "history.json"]
+        files += [result / USAGE, result / "packages.txt"]
         files.append((result if self.outcome else self.folder.work) / "log.txt")
         yield from ((file, None) for file in files if file.is_file())
         yield from ((file, "items") for file in sorted((result / "items").glob("*prototype*.csv")))
+        yield from ((file, "figures") for file in sorted((result / "figures").glob("*.[ps][nv]g")))
 
 
-def digest(content: Any) -> str:
-    """Sixteen hexadecimal digits of the canonical JSON."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+def _history(folder: Path) -> list[dict[str, Any]]:
+    """Of what is finished, or else of what is being trained there."""
+    for place in ("result", "work", "resume"):
+        try:
+            found: list[dict[str, Any]] = json.loads((folder / place / "history.json").read_text())
+        except FileNotFoundError:
+            continue
+        return found
+    return []
 
 
-def _history(result: Path) -> list[dict[str, Any]]:
-    file = result / "history.json"
-    return json.loads(file.read_text()) if file.is_file() else []
-
-
-def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Dotted names; the phases of a schedule become one readable line each, in their order."""
-    start = f"{prefix}." if prefix else ""
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield from _flatten(f"{start}{name}", inner)
-    elif isinstance(value, list) and value and all(isinstance(item, Mapping) and "name" in item for item in value):
-        for number, item in enumerate(value, 1):
-            rest = {name: inner for name, inner in item.items() if name != "name"}
-            yield f"{start}{number} {item['name']}", _line(rest)
-    else:
-        yield prefix, _plain(value)
-
-
-def _line(content: Mapping[str, Any]) -> str:
-    """For example ``epochs 5, lr (add_on 0.003)``; what is empty says nothing."""
-    # How long comes first; the rest in the order of the file.
-    ordered = {name: content[name] for name in ("epochs", *content) if name in content}
-    said = [
-        f"{name} ({_line(value)})" if isinstance(value, Mapping) else f"{name} {_plain(value)}"
-        for name, value in ordered.items()
-        if value not in (None, {})
-    ]
-    return ", ".join(said)
-
-
-def _plain(value: Any) -> str:
-    if value in (None, ""):
-        return "none"
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _name(text: str) -> str:
-    """MLflow's names have letters, digits and ``_ - . : / `` and blanks only."""
-    return re.sub(r"[^A-Za-z0-9_\-. :/]", "_", text)[:250]
-
-
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+def _load(row: dict[str, float | None]) -> Iterator[tuple[str, float]]:
+    seconds = row["seconds"]
+    for column, (name, factor) in _SYSTEM.items():
+        if (value := row[column]) is not None:
+            yield name, value * factor
+    for column, (name, factor) in _RATES.items():
+        if (value := row[column]) is not None and seconds:
+            yield name, value * factor / seconds

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from bench.contract import RequestError
 
 _PATIENCE = 10.0
 """Seconds that a server which is asked to end may take."""
+_IMPATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+"""Without these a server that is not there holds everything up for minutes; what was not mirrored is made up for."""
 
 
 def database(home: Path) -> Path:
@@ -32,6 +35,8 @@ def import_mlflow() -> None:
     """
     if not {"MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"} & os.environ.keys():
         os.environ["MLFLOW_DISABLE_TELEMETRY"] = os.environ["DO_NOT_TRACK"] = "true"
+    for name, value in _IMPATIENCE.items():
+        os.environ.setdefault(name, value)
     try:
         import mlflow  # noqa: F401
     except ImportError as error:
@@ -58,13 +63,23 @@ def create_database(file: Path, artifacts: str) -> None:
     unfinished.replace(file)
 
 
-def serve(home: Path, host: str = "127.0.0.1", port: int = 5000) -> int:
+def serve(
+    home: Path,
+    host: str = "127.0.0.1",
+    port: int = 5000,
+    uri: str | None = None,
+    page: Callable[[str], str] = str,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> int:
     """Show the mirror in MLflow's own interface until Ctrl-C.
 
     Args:
         home: ``BENCH_HOME``.
         host: address to listen on.
         port: to listen on.
+        uri: of the database; by default SQLite in ``home``.
+        page: from the server's address to that of the page to begin with.
+        meanwhile: called again and again while the server runs.
 
     Returns:
         The server's exit code; 0 when it was stopped by Ctrl-C.
@@ -75,16 +90,19 @@ def serve(home: Path, host: str = "127.0.0.1", port: int = 5000) -> int:
     import click
 
     file = database(home)
-    if not file.is_file():
+    if uri is None and not file.is_file():
         raise RequestError(f"no {file} yet; run something first: python -m bench run --methods ours --datasets demo")
     import_mlflow()
     _check_free(host, port)
     artifacts = (file.parent / "mlartifacts").as_uri()
-    options = ["--backend-store-uri", f"sqlite:///{file}", "--default-artifact-root", artifacts, "--no-serve-artifacts"]
-    options += ["--host", host, "--port", str(port), "--workers", "1"]
+    options = ["--backend-store-uri", uri or f"sqlite:///{file}"]
+    options += ["--default-artifact-root", artifacts, "--no-serve-artifacts"]
+    options += ["--host", host, "--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning"]
     # Job runners are for MLflow's judges of language models: seven processes that a viewer does not need.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
-    click.echo(f"MLflow shows the results at http://{host}:{port} (Ctrl-C ends it)")
+    click.echo(
+        f"MLflow shows the results (Ctrl-C ends it); to compare methods, open\n  {page(f'http://{host}:{port}')}"
+    )
     # A group of its own: a signal then reaches all the server's processes, and each of them once.
     server = subprocess.Popen(
         [sys.executable, "-m", "mlflow", "server", *options],
@@ -92,10 +110,10 @@ def serve(home: Path, host: str = "127.0.0.1", port: int = 5000) -> int:
         env=environment,
         start_new_session=True,
     )
-    return _attend(server)
+    return _attend(server, meanwhile)
 
 
-def _attend(server: subprocess.Popen[bytes]) -> int:
+def _attend(server: subprocess.Popen[bytes], meanwhile: Callable[[], None]) -> int:
     """Wait for the server; pass Ctrl-C and termination on to its whole group."""
     stopped = threading.Event()
 
@@ -107,7 +125,7 @@ def _attend(server: subprocess.Popen[bytes]) -> int:
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         while server.poll() is None and not stopped.wait(0.2):
-            pass
+            meanwhile()
         code = server.wait(_PATIENCE if stopped.is_set() else None)
     except subprocess.TimeoutExpired:
         _signal_group(server, signal.SIGKILL)

@@ -1,7 +1,7 @@
 """The MLflow mirror of the store: a copy to look at and to compare in, which can be deleted and rebuilt at will.
 
-One experiment per suite, one parent run per call of ``run``, one child run per cell of that call. Nothing is read
-back from it but the tags that tell what has been copied.
+One experiment per suite, one parent run per call of ``run``, one child run per cell, under the first call that asked
+for it. Nothing is read back from it but the tags that tell what has been copied.
 """
 
 from __future__ import annotations
@@ -9,49 +9,26 @@ from __future__ import annotations
 import contextlib
 import fcntl
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.contract import BenchError, Progress, RequestError
-from bench.report.comparison import comparison
-from bench.report.render import as_markdown
 from bench.store import Store
-from bench.tracking.cell import TrackedCell, digest
+from bench.tracking.cell import Point
+from bench.tracking.guide import guide
+from bench.tracking.invocation import Counts, MirroredInvocation
 from bench.tracking.local import create_database, database, import_mlflow
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-_LONGEST_TAG = 7500
 _PAIRS_AT_ONCE = 100
 _METRICS_AT_ONCE = 1000 - 2 * _PAIRS_AT_ONCE
 """MLflow takes 1000 things in one call: metrics, parameters and tags together."""
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What a synchronisation did, in MLflow runs (parents included); ``waiting`` are cells without a result yet."""
-
-    created: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    waiting: int = 0
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(
-            self.created + other.created,
-            self.updated + other.updated,
-            self.unchanged + other.unchanged,
-            self.waiting + other.waiting,
-        )
-
-    def __str__(self) -> str:
-        return (
-            f"MLflow runs: {self.created} created, {self.updated} updated, {self.unchanged} unchanged; "
-            f"cells without a result yet: {self.waiting}"
-        )
+_SERVERS = ("http://", "https://")
+_FILE = "sqlite:///"
+_DATABASES = (_FILE, "postgresql", "mysql", "mssql")
 
 
 class Mirror:
@@ -59,29 +36,48 @@ class Mirror:
 
     Args:
         home: ``BENCH_HOME``: database, artifacts and the black boxes' curves.
-        uri: of the database or tracking server; by default SQLite in ``home``.
+        uri: of a tracking server or of a database; by default SQLite in ``home``.
 
     Raises:
-        RequestError: where MLflow is not installed, or the database is not of its version.
+        RequestError: where MLflow is not installed, the address makes no sense, or the database is not of its version.
+        BenchError: where nobody answers there.
     """
 
     def __init__(self, home: Path, uri: str | None = None) -> None:
         self.home = home.resolve()
-        self.uri = uri or f"sqlite:///{database(self.home)}"
-        self.local = self.uri.startswith("sqlite:///")
+        self.uri = uri or f"{_FILE}{database(self.home)}"
+        if not self.uri.startswith((*_SERVERS, *_DATABASES)):
+            raise RequestError(
+                f"--tracking-uri {self.uri}: write http://HOST:PORT of an MLflow server, or a database such as "
+                "sqlite:////DIR/mlflow.db or postgresql://USER@HOST/NAME"
+            )
+        self.server = self.uri.startswith(_SERVERS)
         import_mlflow()
         from mlflow import MlflowClient
+
+        # In the lock: a database without tables is given them at the first call, and only one process may do that.
+        with self._alone(), self._failing():
+            if self.uri.startswith(_FILE):
+                create_database(Path(self.uri.removeprefix(_FILE)), self._artifacts)
+            self.client: MlflowClient = MlflowClient(self.uri, self.uri)
+            self.client.search_experiments(max_results=1)
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        """What goes wrong at the first contact, in one line."""
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
-            if self.local:
-                with self._alone():
-                    create_database(Path(self.uri.removeprefix("sqlite:///")), self._artifacts)
-            self.client: MlflowClient = MlflowClient(self.uri, self.uri)
+            yield
+        except ImportError as error:
+            raise RequestError(f"--tracking-uri {self.uri}: {error}; pip install it, or take an HTTP server") from error
         except (MlflowException, SQLAlchemyError) as error:
+            reason = _first_line(error)
+            if not self.uri.startswith(_FILE):
+                raise BenchError(f"MLflow: no answer from {self.uri} ({reason}); {_LATER}") from error
             raise RequestError(
-                f"{self.uri} cannot be used ({str(error).splitlines()[0]}); the mirror is only a copy: delete it, and "
+                f"{self.uri} cannot be used ({reason}); the mirror is only a copy: delete it, and "
                 "`python -m bench sync` makes it anew"
             ) from error
 
@@ -116,14 +112,17 @@ class Mirror:
         unknown = [stamp for stamp in stamps or () if stamp not in known]
         if unknown:
             raise RequestError(f"no invocation {unknown[0]!r}{f'; the latest is {list(known)[-1]!r}' if known else ''}")
+        owned = first_calls(known)
+        asked = {(known[stamp]["suite"], name) for stamp in stamps or () for name in known[stamp]["cells"]}
         counts = Counts()
         try:
-            for stamp in known if stamps is None else stamps:
-                with self._alone():
-                    counts += _Invocation(self, store, stamp, known[stamp]).sync(progress)
+            for stamp, content in known.items():
+                shown_here = {(content["suite"], name) for name in owned[stamp]}
+                if stamps is None or stamp in stamps or asked & shown_here:
+                    with self._alone():
+                        counts += MirroredInvocation(self, store, stamp, content, owned[stamp]).sync(progress)
         except (MlflowException, SQLAlchemyError) as error:
-            reason = str(error).splitlines()[0]
-            raise BenchError(f"MLflow: {reason}; the results are safe, `python -m bench sync` tries again") from error
+            raise BenchError(f"MLflow: {_first_line(error)}; {_LATER}") from error
         return counts
 
     def experiment(self, suite: str) -> str:
@@ -132,139 +131,62 @@ class Mirror:
         found = self.client.get_experiment_by_name(name)
         if found is None:
             # A tracking server has its own place for artifacts; for a database one has to be named.
-            place = f"{self._artifacts}/{suite}" if self.local else None
-            return str(self.client.create_experiment(name, place))
+            place = None if self.server else f"{self._artifacts}/{suite}"
+            return str(self.client.create_experiment(name, place, guide(suite)))
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
+        for tag, text in guide(suite).items():
+            if found.tags.get(tag) != text:
+                self.client.set_experiment_tag(found.experiment_id, tag, text)
         return str(found.experiment_id)
 
     def write(
         self,
         run: str,
         params: Mapping[str, str],
-        metrics: Sequence[tuple[str, float, int, int]],
+        metrics: Sequence[Point],
         tags: Mapping[str, str],
+        about: Mapping[str, str] | None = None,
     ) -> None:
-        """Write into a run in as few calls as MLflow takes; metrics are (name, value, milliseconds, step)."""
+        """Write into a run in as few calls as MLflow takes.
+
+        Args:
+            run: its id.
+            params: written once, never again.
+            metrics: name, value, milliseconds, step.
+            tags: overwritten where they are there.
+            about: of the metrics: ``model_id``, ``dataset_name``, ``dataset_digest``.
+        """
         from mlflow.entities import Metric, Param, RunTag
 
         pairs = [Param(name, value) for name, value in params.items()]
-        points = [Metric(*point) for point in metrics]
+        points = [Metric(*point, **(about or {})) for point in metrics]
         labels = [RunTag(name, value) for name, value in tags.items()]
         while pairs or points or labels:
             self.client.log_batch(run, points[:_METRICS_AT_ONCE], pairs[:_PAIRS_AT_ONCE], labels[:_PAIRS_AT_ONCE])
             del points[:_METRICS_AT_ONCE], pairs[:_PAIRS_AT_ONCE], labels[:_PAIRS_AT_ONCE]
 
-
-class _Invocation:
-    """Mirrors one call of ``run``."""
-
-    def __init__(self, mirror: Mirror, store: Store, stamp: str, content: Mapping[str, Any]) -> None:
-        self.mirror, self.client, self.store = mirror, mirror.client, store
-        self.stamp, self.content = stamp, content
-        there = set(store.cells())
-        self.cells = [TrackedCell(store, name, mirror.home) for name in content["cells"] if name in there]
-
-    def sync(self, progress: Progress | None) -> Counts:
-        """Write what is missing or stale."""
-        self.experiment = self.mirror.experiment(self.content["suite"])
-        parents, children = self._there()
-        parent = parents[0] if parents else None
-        self._delete(parents[1:])
-        if parent is None:
-            began = min((cell.began for cell in self.cells if cell.ended), default=None)
-            tags = {"bench.invocation": self.stamp, "bench.suite": self.content["suite"]}
-            run = self.client.create_run(self.experiment, began, tags, self.stamp).info.run_id
-        else:
-            run = parent.info.run_id
-        counts = Counts()
-        cells = self.cells if progress is None else progress.track(self.cells, "cells mirrored", len(self.cells))
-        for cell in cells:
-            counts += self._child(cell, run, children.get(cell.name, []))
-        return counts + self._parent(run, parent)
-
-    def _there(self) -> tuple[list[Run], dict[str, list[Run]]]:
-        """What the mirror has of this invocation: parent runs, and child runs by cell."""
-        parents: list[Run] = []
-        children: dict[str, list[Run]] = {}
-        token = None
-        while True:
-            page = self.client.search_runs(
-                [self.experiment], f"tags.`bench.invocation` = '{self.stamp}'", max_results=1000, page_token=token
-            )
-            for run in page:
-                cell = run.data.tags.get("bench.cell")
-                if cell is None:
-                    parents.append(run)
-                else:
-                    children.setdefault(cell, []).append(run)
-            token = page.token
-            if not token:
-                return parents, children
-
-    def _child(self, cell: TrackedCell, parent: str, there: list[Run]) -> Counts:
-        if not cell.ended:
-            self._delete(there)
-            return Counts(waiting=1)
-        current = [run for run in there if _whole(run, cell.digest) and run.data.tags["mlflow.parentRunId"] == parent]
-        self._delete([run for run in there if run not in current[:1]])
-        if current:
-            return Counts(unchanged=1)
-        # Written anew and never mended: parameters cannot be overwritten, and half-written curves would double.
-        tags = {"bench.cell": cell.name, "bench.invocation": self.stamp, "mlflow.parentRunId": parent}
-        run = self.client.create_run(self.experiment, cell.began, tags, cell.title).info.run_id
-        self.mirror.write(run, cell.params(), cell.metrics(), {**cell.tags(), "bench.suite": self.content["suite"]})
-        for file, folder in cell.artifacts():
-            self.client.log_artifact(run, str(file), folder)
-        self.client.set_terminated(run, "FINISHED" if cell.outcome else "FAILED", cell.ended)
-        self.client.set_tag(run, "bench.complete", cell.digest)
-        return Counts(updated=1) if there else Counts(created=1)
-
-    def _parent(self, run: str, there: Run | None) -> Counts:
-        states = [cell.digest for cell in self.cells]
-        state = digest([self.content, states])
-        if there is not None and there.data.tags.get("bench.complete") == state:
-            return Counts(unchanged=1)
-        ended = [cell.ended for cell in self.cells if cell.ended]
-        failed = sum(cell.outcome is None for cell in self.cells if cell.ended)
-        table = as_markdown(comparison(self.store, self.stamp)) if self.cells else ""
-        done = f"{len(ended) - failed} of {len(self.content['cells'])} cells done, {failed} failed"
-        note = f"`{self.content.get('command', '')}`\n\n{done}\n\n{table}"
-        tags = {
-            "bench.cells": done,
-            "command": _cut(self.content.get("command", ""), _LONGEST_TAG),
-            "device": str(self.content.get("device", "")),
-            "mlflow.note.content": _cut(note, _LONGEST_TAG),
-        }
-        self.mirror.write(run, {}, [], tags)
-        self.client.log_text(run, self._plan(), "plan.yaml")
-        self.client.log_text(run, note, "report.md")
-        if len(ended) < len(self.content["cells"]):
-            self.client.update_run(run, "RUNNING")
-        else:
-            self.client.set_terminated(run, "FAILED" if failed else "FINISHED", max(ended, default=None))
-        self.client.set_tag(run, "bench.complete", state)
-        return Counts(updated=1) if there is not None else Counts(created=1)
-
-    def _plan(self) -> str:
-        import yaml
-
-        cells = {cell.name: {"label": cell.written["label"], **cell.spec} for cell in self.cells}
-        plan = {"invocation": self.stamp, **self.content, "cells": cells}
-        # The C writer is ten times as fast; it is not in every build of PyYAML.
-        return str(yaml.dump(plan, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False))
-
-    def _delete(self, runs: Sequence[Run]) -> None:
+    def delete(self, runs: Sequence[Run]) -> None:
+        """Delete runs and the models that they made."""
         for run in runs:
+            place, condition = [run.info.experiment_id], f"source_run_id = '{run.info.run_id}'"
+            for model in self.client.search_logged_models(place, condition):
+                self.client.delete_logged_model(model.model_id)
             self.client.delete_run(run.info.run_id)
 
 
-def _whole(run: Run, state: str) -> bool:
-    return run.info.status != "RUNNING" and run.data.tags.get("bench.complete") == state
+def first_calls(known: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Stamp -> the cells that have their run under it: in each suite, those that no earlier call asked for."""
+    seen: set[tuple[str, str]] = set()
+    found: dict[str, list[str]] = {}
+    for stamp, content in known.items():
+        found[stamp] = [name for name in content["cells"] if (content["suite"], name) not in seen]
+        seen.update((content["suite"], name) for name in content["cells"])
+    return found
 
 
-def _cut(text: str, limit: int) -> str:
-    """The text, or its beginning up to the last whole line that fits."""
-    if len(text) <= limit:
-        return text
-    return f"{text[:limit].rpartition(chr(10))[0] or text[:limit]}\n…"
+_LATER = "the results are safe, `python -m bench sync` tries again"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

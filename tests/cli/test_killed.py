@@ -14,6 +14,7 @@ from killing import STAGES
 
 from bench.store import Store
 from bench.tracking import Mirror
+from bench.tracking.mirror import first_calls
 
 KILLING = Path(__file__).resolve().parent.parent / "killing.py"
 MOMENTS = 30
@@ -58,8 +59,8 @@ def content(home):
     found = {}
     for file in sorted(file for kind in ("cells", "blackboxes") for file in (home / kind).rglob("*") if file.is_file()):
         name = str(file.relative_to(home))
-        if file.name == "log.txt":
-            found[name] = "a log"
+        if file.name in ("log.txt", "usage.csv"):
+            found[name] = "written by the clock"
         elif file.suffix == ".json":
             found[name] = timeless(json.loads(file.read_text().replace(str(home), "HOME")))
         elif file.parent.parent.name in ("cells", "blackboxes") and file.name.startswith("."):
@@ -70,13 +71,14 @@ def content(home):
 
 
 def timeless(value):
+    timed = ("seconds", "usage", "peak_bytes", "arguments")
     if isinstance(value, dict):
-        return {key: timeless(one) for key, one in value.items() if key not in ("seconds", "peak_bytes", "arguments")}
+        return {key: timeless(one) for key, one in value.items() if key not in timed}
     return [timeless(one) for one in value] if isinstance(value, list) else value
 
 
 def mirrored(home):
-    """What MLflow has of every cell, after a sync; every invocation has every cell once."""
+    """What MLflow has of every cell, after a sync; every cell is there once, under the first call for it."""
     store, mirror = Store(home), Mirror(home)
     mirror.sync(store)
     found, count = {}, Counter()
@@ -87,9 +89,12 @@ def mirrored(home):
                 continue
             count[run.data.tags["bench.invocation"], cell] += 1
             assert run.info.status == "FINISHED"
-            numbers = {name: value for name, value in run.data.metrics.items() if "seconds" not in name}
+            timed = ("seconds", "usage/", "system/")
+            numbers = {name: value for name, value in run.data.metrics.items() if not any(one in name for one in timed)}
             found.setdefault(cell, []).append((run.data.params, numbers))
-    assert count == Counter((stamp, cell) for stamp, one in store.invocations().items() for cell in one["cells"])
+    assert count == Counter(
+        (stamp, cell) for stamp, cells in first_calls(store.invocations()).items() for cell in cells
+    )
     assert all(one == runs[0] for runs in found.values() for one in runs)
     return {cell: runs[0] for cell, runs in found.items()}
 

@@ -1,0 +1,156 @@
+"""Commands on the MLflow mirror, and the one that shows whether a result comes out again."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+
+from bench import options
+
+if TYPE_CHECKING:
+    from bench.contract import Progress
+    from bench.store import Store
+
+
+@contextlib.contextmanager
+def live(home: Path, out: Path | None, uri: str | None, stamp: str, wanted: bool) -> Iterator[None]:
+    """As long as this lasts, curves and finished cells of the invocation appear in MLflow."""
+    from importlib.util import find_spec
+
+    if not wanted or find_spec("mlflow") is None:
+        yield
+        return
+    from bench.tracking.follow import followed
+
+    with followed(home, out, uri, stamp):
+        yield
+
+
+def mirror(store: Store, home: Path, stamp: str, uri: str | None, progress: Progress) -> None:
+    """Mirror an invocation; a mirror that cannot be written must not turn a finished run into a failure."""
+    from importlib.util import find_spec
+
+    from bench.contract import BenchError
+
+    if find_spec("mlflow") is None:
+        progress.note("mlflow is not installed: results are in the store only")
+        return
+    from bench.tracking import Mirror
+
+    try:
+        counts = Mirror(home, uri).sync(store, [stamp], progress)
+    except (BenchError, OSError) as error:
+        progress.note(f"MLflow: {str(error).removeprefix('MLflow: ')}")
+    else:
+        progress.note(str(counts))
+
+
+@click.command()
+@options.home
+@options.tracking_uri
+@click.option("--run", "stamp", metavar="STAMP", help="Only this call of `run`; default: all.")
+@click.option("--follow", is_flag=True, help="Go on until Ctrl-C: curves grow while cells are trained.")
+@click.option("--with-parent", is_flag=True, hidden=True)
+def sync(out: Path | None, uri: str | None, stamp: str | None, follow: bool, with_parent: bool) -> None:
+    """Bring the MLflow mirror up to date with the store.
+
+    A mirror that was deleted, or never made, is built from the store alone.
+    """
+    from bench import environment
+    from bench.progress import ConsoleProgress
+    from bench.store import Store
+    from bench.tracking import Follower, until_end_of_input
+
+    home = environment.home()
+    store = Store(out or home)
+    with ConsoleProgress(Console()) as progress:
+        follower = Follower(home, store, uri, [stamp] if stamp else None, progress.note)
+        if with_parent:
+            until_end_of_input(follower)
+            return
+        while follow:
+            follower.look()
+            time.sleep(1)
+        click.echo(str(follower.finish(progress)))
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+@options.home
+@options.tracking_uri
+def ui(port: int, out: Path | None, uri: str | None) -> None:
+    """Show the results in MLflow, at http://127.0.0.1:PORT; the address of a page to compare methods is printed.
+
+    What cells write meanwhile appears there. With the --tracking-uri of a server nothing is started: that one shows
+    them.
+    """
+    from bench import environment
+    from bench.contract import BenchError, RequestError
+    from bench.progress import ConsoleProgress
+    from bench.store import Store
+    from bench.tracking import Follower, Mirror, address, serve
+
+    home = environment.home()
+    store = Store(out or home)
+    latest = store.latest()
+    if latest is None:
+        raise RequestError(
+            "nothing to show yet; run something first: python -m bench run --methods ours --datasets demo"
+        )
+    with ConsoleProgress(Console()) as progress:
+        found = Mirror(home, uri)
+        follower = Follower(home, store, uri, said=progress.note)
+        try:
+            progress.note(str(follower.finish(progress)))
+        except (BenchError, OSError) as error:
+            progress.note(str(error))
+        experiment = found.experiment(store.invocations()[latest]["suite"])
+    if found.server:
+        click.echo(f"MLflow shows the results; to compare methods, open\n  {address(found.uri, experiment)}")
+        return
+    code = serve(home, port=port, uri=uri, page=lambda server: address(server, experiment), meanwhile=follower.look)
+    sys.exit(code)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@options.device
+@options.memory
+def repeat(folder: Path, device: str, memory_limit: int | None) -> None:
+    """Compute a finished cell once more, in a fresh BENCH_HOME, and compare the numbers.
+
+    FOLDER is the cell's own (`python -m bench show CELL` prints the whole command). Everything is made anew, the black
+    box too. Exit code 0: the same numbers; 1: others, which are listed with what else is different.
+    """
+    from bench import environment
+    from bench.progress import ConsoleProgress
+    from bench.repeat import repeat as again
+
+    home = environment.home()
+    with ConsoleProgress(Console()) as progress:
+        found = again(folder.resolve(), home, environment.pick_device(device), progress, memory_limit)
+    _tell(found)
+    sys.exit(1 if found.numbers else 0)
+
+
+def _tell(found: Any) -> None:
+    if not found.numbers:
+        click.echo(f"the same {found.compared} numbers")
+        return
+    click.echo(f"{len(found.numbers)} of {found.compared} numbers are others:")
+    for name, (before, now) in found.numbers.items():
+        click.echo(f"  {name}: {before} before, {now} now")
+    if found.surroundings:
+        click.echo("what else is different:")
+    for name, (before, now) in found.surroundings.items():
+        click.echo(f"  {name}: {before} before, {now} now")
+
+
+COMMANDS = (sync, ui, repeat)

@@ -1,0 +1,61 @@
+"""The words that MLflow takes: names, texts of limited length, nested settings on one level."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def digest(content: Any) -> str:
+    """Sixteen hexadecimal digits of the canonical JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Dotted names; the phases of a schedule become one readable line each, in their order."""
+    start = f"{prefix}." if prefix else ""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from flat(f"{start}{name}", inner)
+    elif isinstance(value, list) and value and all(isinstance(item, Mapping) and "name" in item for item in value):
+        for number, item in enumerate(value, 1):
+            rest = {name: inner for name, inner in item.items() if name != "name"}
+            yield f"{start}{number} {item['name']}", _line(rest)
+    else:
+        yield prefix, _plain(value)
+
+
+def _line(content: Mapping[str, Any]) -> str:
+    """For example ``epochs 5, lr (add_on 0.003)``; what is empty says nothing."""
+    # How long comes first; the rest in the order of the file.
+    ordered = {name: content[name] for name in ("epochs", *content) if name in content}
+    said = [
+        f"{name} ({_line(value)})" if isinstance(value, Mapping) else f"{name} {_plain(value)}"
+        for name, value in ordered.items()
+        if value not in (None, {})
+    ]
+    return ", ".join(said)
+
+
+def _plain(value: Any) -> str:
+    if value in (None, ""):
+        return "none"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def named(text: str) -> str:
+    """MLflow's names have letters, digits and ``_ - . : / `` and blanks only."""
+    return re.sub(r"[^A-Za-z0-9_\-. :/]", "_", text)[:250]
+
+
+def cut(text: str, limit: int) -> str:
+    """The text, or its beginning and an ellipsis."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def model_name(text: str) -> str:
+    """As MLflow lets models be named: without ``/ : . % " '``."""
+    return re.sub(r"[/:.%\"']", "_", text)

@@ -1,0 +1,148 @@
+"""What a cell takes of the machine while it runs: time, memory, energy. A table that grows in the cell's folder."""
+
+from __future__ import annotations
+
+import csv
+import os
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+
+from bench.energy import GpuMeter, NotMeasured, ProcessorMeter
+from bench.memory import resident
+
+FILE = "usage.csv"
+COLUMNS = (
+    "time",
+    "seconds",
+    "cpu_seconds",
+    "memory_bytes",
+    "cpu_joules",
+    "gpu_busy_seconds",
+    "gpu_memory_bytes",
+    "gpu_joules",
+)
+"""Seconds since 1970; since the row before, passed and computed on processors; bytes in use now; joules since the row
+before. Of a GPU the same. What the machine does not tell is empty."""
+
+_SUMS = ("seconds", "cpu_seconds", "gpu_busy_seconds", "cpu_joules", "gpu_joules")
+
+
+class Usage:
+    """Writes a row now and then while it is entered; attempts that were killed have left theirs.
+
+    Args:
+        folder: of the table.
+        device: where tensors are.
+        every: seconds between two rows.
+    """
+
+    def __init__(self, folder: Path, device: torch.device, every: float = 5.0) -> None:
+        self.file, self.device, self.every = folder / FILE, device, every
+        self.reasons: dict[str, str] = {}
+        self._cpu: ProcessorMeter | None = None
+        self._gpu: GpuMeter | None = None
+
+    def __enter__(self) -> Usage:
+        try:
+            self._cpu = ProcessorMeter()
+        except NotMeasured as error:
+            self.reasons["cpu"] = str(error)
+        try:
+            if self.device.type != "cuda":
+                raise NotMeasured("no GPU was used")
+            self._gpu = GpuMeter(self.device)
+        except NotMeasured as error:
+            self.reasons["gpu"] = str(error)
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self._stream: TextIO = self.file.open("a+")
+        self._stream.seek(0)
+        before = self._stream.read()
+        if not before:
+            self._stream.write(",".join(COLUMNS) + "\n")
+        elif not before.endswith("\n"):
+            self._stream.write("\n")  # the row of a killed attempt is not complete
+        self._last = (time.perf_counter(), _cpu_seconds())
+        self._ended = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._watcher.join()
+        self._stream.close()
+
+    def _watch(self) -> None:
+        while True:
+            ended = self._ended.wait(self.every)
+            try:
+                self._write()
+            except OSError:
+                return  # a full disk ends the work itself, at its next file and with the reason
+            if ended:
+                return
+
+    def _write(self) -> None:
+        now = (time.perf_counter(), _cpu_seconds())
+        seconds, computed = now[0] - self._last[0], now[1] - self._last[1]
+        self._last = now
+        busy = self._gpu and self._gpu.busy()
+        row = (
+            round(time.time(), 3),
+            seconds,
+            computed,
+            resident(),
+            self._cpu and self._cpu.joules(),
+            None if busy is None else busy * seconds,
+            self._gpu and self._gpu.memory(),
+            self._gpu and self._gpu.joules(seconds),
+        )
+        told = ("" if value is None else str(value if isinstance(value, int) else round(value, 3)) for value in row)
+        self._stream.write(",".join(told) + "\n")
+        self._stream.flush()
+
+    def record(self) -> dict[str, Any]:
+        """Sums over all attempts, after the end; what was not measured is ``None`` and ``not_measured`` says why."""
+        rows = read_usage(self.file.parent)
+        sums = {name: _sum(rows, name) for name in _SUMS}
+        return {
+            "wall_seconds": sums["seconds"],
+            "cpu_seconds": sums["cpu_seconds"],
+            "gpu_busy_seconds": sums["gpu_busy_seconds"],
+            "cpu_joules": sums["cpu_joules"],
+            "gpu_joules": sums["gpu_joules"],
+            "not_measured": dict(self.reasons),
+        }
+
+
+def read_usage(folder: Path) -> list[dict[str, float | None]]:
+    """The rows of a folder's table, oldest first; empty where there is none."""
+    try:
+        stream = (folder / FILE).open(newline="")
+    except FileNotFoundError:
+        return []
+    with stream:
+        return [row for row in map(_parsed, csv.DictReader(stream)) if row is not None]
+
+
+def _parsed(row: Mapping[str | None, Any]) -> dict[str, float | None] | None:
+    """``None`` for a row that a killed process did not finish."""
+    try:
+        return {name: float(row[name]) if row[name] != "" else None for name in COLUMNS}
+    except (TypeError, ValueError):
+        return None
+
+
+def _sum(rows: list[dict[str, float | None]], name: str) -> float | None:
+    told = [value for row in rows if (value := row[name]) is not None]
+    return round(sum(told), 3) if told else None
+
+
+def _cpu_seconds() -> float:
+    """Of this process on all its threads, and of its children that have ended."""
+    return sum(os.times()[:4])
