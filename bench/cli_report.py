@@ -84,7 +84,7 @@ def _pages(
     if device and not galleries:
         raise RequestError("--device is for --galleries; the rest of the report runs no model")
     console = Console()
-    with console.status("writing the report"):
+    with console.status("writing the report; galleries take minutes" if galleries else "writing the report"):
         page = write_site(
             store, out_dir or store.root / "report", stamp, suite, intervals, tests,
             draw=_gallery(store, device or "auto") if galleries else None,

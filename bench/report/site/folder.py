@@ -68,6 +68,8 @@ class ReportFolder:
         """Count a file as the report's that somebody else wrote into the folder; returns its path in the folder."""
         name = file.relative_to(self.path).as_posix()
         self._written.append(name)
+        # Pictures take long: one that a killed report has left is known to the next.
+        self._write_list([*self._before, *self._written])
         return name
 
     def finish(self) -> None:

@@ -141,8 +141,6 @@ class Site:
             self._target.write(f"assets/{name}", (_HERE / name).read_text(encoding="utf-8"))
         stamp, suite, intervals = self._which
         figures, undrawn = stored_figures(self._target, self._store, suite, stamp) if self._cells else ([], [])
-        if draw is not None:
-            self._draw_galleries(draw)
         tables, unmeasured = self._tables()
         self._page(
             "index.html", "index",
@@ -154,34 +152,33 @@ class Site:
         self._page("comparisons.html", "comparisons", every=every, facts=shown.explanations(every))
         self._page("tables.html", "tables", tables=tables, unmeasured=unmeasured)
         self._page("cells.html", "cells", cells=self._cells, runs=self._runs)
-        for page in self._methods.values():
-            own = shown.seen_from(every, {one.label for one in page.cells})
-            self._page(page.address, "method", page=page, rows=self._rows_of(page), every=own)
         addresses = self._addresses()
         for one in self._cells:
             stamps = [when for when, content in self._runs.items() if one.found.name in content["cells"]]
-            page = CellPage(self._store, one, stamps, intervals)
-            self._page(addresses[one.found.name], "cell", page=page, runs=self._runs, intervals=intervals)
+            cell = CellPage(self._store, one, stamps, intervals)
+            self._page(addresses[one.found.name], "cell", page=cell, runs=self._runs, intervals=intervals)
+        # Last, for galleries take long: what is above can be read meanwhile.
+        for page in self._methods.values():
+            if draw is not None and page.role != "control":
+                self._draw_gallery(page, draw)
+            own = shown.seen_from(every, {one.label for one in page.cells})
+            self._page(page.address, "method", page=page, rows=self._rows_of(page), every=own)
 
     def _page(self, name: str, template: str, **context: Any) -> None:
         root = "../" * name.count("/")
         text = self._pages.get_template(f"{template}.html").render(root=root, here=name, **context)
         self._target.write(name, text)
 
-    def _draw_galleries(self, draw: Callable[[str], Iterable[Picture]]) -> None:
-        """Of each method the newest finished cell on each data set, as it comes where there is one."""
-        for page in self._methods.values():
-            if page.role == "control":
-                continue
-            done = [one for one in page.cells if one.found.outcome is not None]
-            chosen: dict[str, Candidate] = {}
-            for one in sorted(done, key=lambda one: not one.plain):
-                chosen.setdefault(str(one.found.spec["dataset"]), one)
-            for one in chosen.values():
-                name = one.found.name
-                own, problem = saved(self._target, lambda name=name: draw(name), f"galleries/{file_name(name)}", "png")
-                page.gallery += own
-                page.problems += [f"cell {name}: {problem}"] if problem else []
+    def _draw_gallery(self, page: MethodPage, draw: Callable[[str], Iterable[Picture]]) -> None:
+        """The newest finished cell on each data set, as the method comes where there is such a one."""
+        done = [one for one in page.cells if one.found.outcome is not None]
+        chosen: dict[str, Candidate] = {}
+        for one in sorted(done, key=lambda one: not one.plain):
+            chosen.setdefault(str(one.found.spec["dataset"]), one)
+        for name in (one.found.name for one in chosen.values()):
+            own, problem = saved(self._target, lambda name=name: draw(name), f"galleries/{file_name(name)}", "png")
+            page.gallery += own
+            page.problems += [f"cell {name}: {problem}"] if problem else []
 
     def _addresses(self) -> dict[str, str]:
         """Path of the page of each cell."""
