@@ -34,22 +34,24 @@ from bench import (
 )
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM: what a batch system sends first. Work ends as after Ctrl-C."""
-
-
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
+def _terminable() -> Iterator[list[int]]:
+    """SIGTERM, what a batch system sends first, ends the work as Ctrl-C does; the list then tells that it came.
+
+    The exception cannot tell: libraries turn a subclass of KeyboardInterrupt into a plain one.
+    """
+    asked: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield asked
         return
 
-    def stop(_number: int, _frame: Any) -> None:
-        raise _Terminated
+    def stop(number: int, _frame: Any) -> None:
+        asked.append(number)
+        raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        yield
+        yield asked
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -58,14 +60,15 @@ class _Group(click.Group):
     """Turns our own errors into one line and an exit code; click does the same for wrong options."""
 
     def invoke(self, context: click.Context) -> Any:
+        asked: list[int] = []
         try:
-            with _terminable():
+            with _terminable() as asked:
                 return super().invoke(context)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except KeyboardInterrupt as interruption:
+        except KeyboardInterrupt:
             click.echo("interrupted; the same command goes on where it stopped", err=True)
-            sys.exit(143 if isinstance(interruption, _Terminated) else 130)
+            sys.exit(143 if asked else 130)
         except Exception as error:
             # Imported here: it brings torch, which `bench ls` must not.
             from bench.contract import BenchError, RequestError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,11 @@ def bench(home: Path, *arguments: str, **options) -> subprocess.CompletedProcess
     )  # fmt: skip
 
 
+def interruptible() -> None:
+    """``preexec_fn`` of a process that gets Ctrl-C: under a runner that ignores it, it would be ignored there too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def stored(home: Path) -> dict[str, object]:
     """All of a home's results and black boxes that has to be the same whatever ran them: file -> content.
 
@@ -59,7 +65,7 @@ def stored(home: Path) -> dict[str, object]:
             found[name] = {key: content[key] for key in ("scores", "not_applicable", "facts", "prototypes", "images")}
         elif file.name == "history.json":
             found[name] = [{**row, "seconds": None} for row in json.loads(file.read_text())]
-        elif file.suffix in (".safetensors", ".csv"):
+        elif file.suffix in (".safetensors", ".csv") and file.name != "usage.csv":
             found[name] = file.read_bytes()
     return found
 

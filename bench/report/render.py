@@ -51,7 +51,7 @@ def report(
         RequestError: for another format, or where there is nothing to report.
     """
     if fmt not in ("text", "md"):
-        raise RequestError(f"--format {fmt!r}: write text or md; with --table N also latex, html or csv")
+        raise RequestError(f"--format {fmt!r}: write text, md or html; with --table N also latex or csv")
     tables = [(block, beyond_chance(block)) for block in comparison(store, stamp, suite, intervals)]
     blocks = [block for pair in tables for block in pair if block is not None]
     console = console or Console()

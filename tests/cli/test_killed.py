@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from birds import QUICK, bench, environment, few_birds
+from birds import QUICK, bench, environment, few_birds, interruptible
 from killing import STAGES
 
 from bench.store import Store
@@ -144,9 +144,8 @@ def test_two_runs_at_once_share_the_work(tmp_path, arguments, undisturbed):
 @pytest.mark.slow
 def test_ctrl_c_ends_with_a_summary_and_goes_on(tmp_path, arguments, undisturbed):
     command = [sys.executable, "-u", "-m", "bench", *arguments, "--no-tracking"]
-    process = subprocess.Popen(
-        command, env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, env=environment(tmp_path), preexec_fn=interruptible, **pipes)
     for line in process.stdout:
         if "joint 1/2" in line:
             process.send_signal(signal.SIGINT)

@@ -185,7 +185,7 @@ def test_report_and_results_in_other_forms(call, whole):
     dogs = call("report", "--table", "6", "--format", "md").output
     assert "nothing is measured yet: `python -m bench run --suite table6 --data-root DIR`" in dogs
     assert call("report", "--table", "7").exit_code == 2
-    assert "with --table N also latex, html or csv" in call("report", "--format", "html").stderr
+    assert "with --table N also" in call("report", "--format", "latex").stderr
     table = list(csv.DictReader(io.StringIO(call("results", "--csv").stdout)))
     controls = {"constant", "center", "random", "random_fixed"}
     assert {"ours", "protopnet", "blackbox", *controls} == {row["method"] for row in table}

@@ -14,7 +14,7 @@ import tempfile
 import time
 
 import pytest
-from birds import QUICK, bench, cell_processes, environment, few_birds, stored
+from birds import QUICK, bench, cell_processes, environment, few_birds, interruptible, stored
 from click.testing import CliRunner
 
 from bench.cli import main
@@ -54,6 +54,7 @@ def begin(home, arguments, launcher):
     return subprocess.Popen(
         [sys.executable, "-u", "-m", "bench", *arguments, *LAUNCHERS.get(launcher, [])],
         env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        preexec_fn=interruptible,
     )  # fmt: skip
 
 
