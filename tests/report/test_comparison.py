@@ -317,7 +317,7 @@ def test_wrong_requests_are_one_line(maker: StoreMaker) -> None:
         comparison(maker.store, "x")
     with pytest.raises(RequestError, match=r"no cell of .* is on disk any more"):
         comparison(maker.store)
-    with pytest.raises(RequestError, match="--format 'pdf': write text or md"):
+    with pytest.raises(RequestError, match="--format 'pdf': write text, md or html"):
         report(maker.store, fmt="pdf")
 
 
