@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 from bench.errors import RequestError
 from bench.report.comparison import Found
+from bench.report.grouping import text_of
 from bench.store import Store
 
 
@@ -116,8 +116,3 @@ def state_of(cells: Sequence[Asked]) -> str:
     if failures:
         return f"{'out of memory' if failures[0]['status'] == 'oom' else 'failed'}: {failures[0]['reason']}"
     return "not finished" if cells else "not run"
-
-
-def text_of(value: Any) -> str:
-    """The same text for equal values."""
-    return json.dumps(value, sort_keys=True)

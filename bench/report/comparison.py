@@ -7,7 +7,6 @@ controls; its columns are metrics of one definition each. What does not fit into
 from __future__ import annotations
 
 import functools
-import json
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ from bench.bootstrap import NoInterval
 from bench.errors import RequestError
 from bench.report.block import Block, Column, Entry, Line, Status
 from bench.report.facts import definition, describe_block, distinguish
+from bench.report.grouping import text_of, together
 from bench.report.intervals import over_seeds
 from bench.store import Store
 
@@ -89,8 +89,9 @@ def comparison(
     if not cells:
         raise RequestError(f"no cell of {stamp} is on disk any more; call `run` again")
     lost = len(known[stamp]["cells"]) - len(cells)
-    groups = _groups(cells)
-    titles = distinguish([group[0].spec for group in groups], [_definitions(group) for group in groups])
+    found = together((cell, cell.spec, cell.definitions) for cell in cells)
+    groups = [members for _, members in found]
+    titles = distinguish([group[0].spec for group in groups], [definitions for definitions, _ in found])
     origin = [f"run: {stamp}, suite {known[stamp]['suite']}"]
     if lost:
         origin.append(f"{lost} cell{'s' * (lost > 1)} of this run {'are' if lost > 1 else 'is'} no longer on disk")
@@ -120,24 +121,6 @@ def find(store: Store, name: str) -> Found:
     """A cell with its result or failure."""
     outcome = store.outcome(name)
     return Found(name, store.specification(name), outcome, None if outcome else store.cell(name).failure)
-
-
-def _groups(cells: Sequence[Found]) -> list[list[Found]]:
-    """Cells that may share a table: same data, looked at in the same way, and no metric in two definitions."""
-    groups: list[tuple[str, dict[str, str], list[Found]]] = []
-    for cell in cells:
-        spec, own = cell.spec, cell.definitions
-        view = text_of(
-            [spec["dataset"], spec["data_digest"], spec["protocol"], spec["on_bad_image"], spec.get("split")]
-        )
-        for other, definitions, members in groups:
-            if other == view and all(definitions.get(metric, text) == text for metric, text in own.items()):
-                definitions.update(own)
-                members.append(cell)
-                break
-        else:
-            groups.append((view, dict(own), [cell]))
-    return [members for _, _, members in groups]
 
 
 def _definitions(group: Iterable[Found]) -> dict[str, str]:
@@ -341,8 +324,3 @@ def reaches(control: Line, line: Line, column: Column) -> bool:
 
 def _place(name: str, order: Sequence[str]) -> int:
     return order.index(name) if name in order else len(order)
-
-
-def text_of(content: Any) -> str:
-    """Canonical JSON: equal contents have equal texts."""
-    return json.dumps(content, sort_keys=True)

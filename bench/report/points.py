@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import RequestError
-from bench.report.cells import Asked, text_of
+from bench.report.cells import Asked
 from bench.report.facts import distinguish
+from bench.report.grouping import text_of, together
 from bench.store import Store
 
 
@@ -76,25 +77,15 @@ class Group:
 
 def groups(store: Store, cells: Iterable[Asked], metrics: Sequence[str]) -> list[Group]:
     """The finished cells that have one of the metrics; the group with most points first."""
-    sorted_out: list[tuple[str, dict[str, str], list[Asked]]] = []
+    chosen = []
     for cell in cells:
         own = {metric: text for metric, text in cell.found.definitions.items() if metric in metrics}
-        if not cell.done or not own:
-            continue
-        spec = cell.spec
-        view = text_of(
-            [spec["dataset"], spec["data_digest"], spec["protocol"], spec["on_bad_image"], spec.get("split")]
-        )
-        for other, definitions, members in sorted_out:
-            if other == view and all(definitions.get(metric, text) == text for metric, text in own.items()):
-                definitions.update(own)
-                members.append(cell)
-                break
-        else:
-            sorted_out.append((view, dict(own), [cell]))
-    titles = distinguish([members[0].spec for _, _, members in sorted_out], [texts for _, texts, _ in sorted_out])
-    found = [_group(store, title, members, metrics) for title, (_, _, members) in zip(titles, sorted_out, strict=True)]
-    return sorted(found, key=lambda group: -len(group.points))
+        if cell.done and own:
+            chosen.append((cell, cell.spec, own))
+    found = together(chosen)
+    titles = distinguish([members[0].spec for _, members in found], [definitions for definitions, _ in found])
+    made = [_group(store, title, members, metrics) for title, (_, members) in zip(titles, found, strict=True)]
+    return sorted(made, key=lambda group: -len(group.points))
 
 
 def _group(store: Store, title: str, members: list[Asked], metrics: Sequence[str]) -> Group:

@@ -16,6 +16,7 @@ from bench.errors import RequestError
 from bench.report.block import Block, Column, Entry
 from bench.report.chance import beyond_chance
 from bench.report.comparison import comparison
+from bench.report.fold import fold
 from bench.report.sheet_csv import sheets_as_csv
 from bench.report.sheet_html import sheets_as_html
 from bench.report.sheet_latex import sheets_as_latex
@@ -133,7 +134,7 @@ def _tables(block: Block, width: int) -> Iterator[Table]:
         titles.append(Text("\n".join(title)))
         places.append(["\n".join(pair) if below else pair[0] for pair in zip(numbers, bounds, strict=True)])
         sizes.append(size + _PADDING)
-    for part in _parts(sizes, width - _names_room(block)):
+    for part in fold([[place] for place in range(len(sizes))], sizes, width - _names_room(block)):
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("method", vertical="bottom")
         table.add_column("backbone", vertical="bottom")
@@ -149,22 +150,9 @@ def _tables(block: Block, width: int) -> Iterator[Table]:
 
 def _names_room(block: Block) -> int:
     """Characters for the names of rows: as long as they are, but long ones may be broken."""
-    longest = [max(cell_len(name) for name in names) for names in _row_names(block)]
+    rows = [["method", *(line.name for line in block.lines)], ["backbone", *(line.backbone for line in block.lines)]]
+    longest = [max(map(cell_len, names)) for names in rows]
     return sum(min(one, most) + _PADDING for one, most in zip(longest, _NAMES, strict=True))
-
-
-def _row_names(block: Block) -> list[list[str]]:
-    return [["method", *(line.name for line in block.lines)], ["backbone", *(line.backbone for line in block.lines)]]
-
-
-def _parts(sizes: Sequence[int], room: int) -> list[list[int]]:
-    """Columns that fit beside each other, in order; one that is wider than the room stands alone."""
-    parts: list[list[int]] = [[]]
-    for place, size in enumerate(sizes):
-        if parts[-1] and sum(sizes[one] for one in parts[-1]) + size > room:
-            parts.append([])
-        parts[-1].append(place)
-    return parts
 
 
 def as_markdown(blocks: Sequence[Block]) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 from bench import registry
 from bench.report.block import Entry
-from bench.report.comparison import Found, as_entry, chosen_invocation, find, text_of, with_interval
+from bench.report.comparison import Found, as_entry, chosen_invocation, find, with_interval
+from bench.report.grouping import text_of, together
 from bench.report.paper import PaperTable
 from bench.store import Store
 
@@ -270,21 +271,10 @@ def _unfit(candidate: Candidate, table: PaperTable, one_run: bool) -> str | None
 
 
 def _groups(chosen: Sequence[Candidate], metrics: Sequence[str]) -> list[Comparable]:
-    groups: list[tuple[str, Comparable]] = []
-    for one in chosen:
-        spec = one.found.spec
-        own = {metric: text for metric, text in one.found.definitions.items() if metric in metrics}
-        view = text_of(
-            [spec["dataset"], spec["data_digest"], spec["protocol"], spec["on_bad_image"], spec.get("split", "test")]
-        )
-        for other, group in groups:
-            if other == view and all(group.definitions.get(metric, text) == text for metric, text in own.items()):
-                group.definitions.update(own)
-                group.candidates.append(one)
-                break
-        else:
-            groups.append((view, Comparable([one], own)))
-    return [group for _, group in groups]
+    own = [{name: text for name, text in one.found.definitions.items() if name in metrics} for one in chosen]
+    # Cells that were written before there was a choice of the split were measured on `test`.
+    found = together((one, {"split": "test", **one.found.spec}, texts) for one, texts in zip(chosen, own, strict=True))
+    return [Comparable(members, definitions) for definitions, members in found]
 
 
 def _with_fits(group: Comparable, metrics: Sequence[str], bounds: Bounds | None) -> Comparable:

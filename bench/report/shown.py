@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from bench.report.fold import fold
 from bench.report.sheet import Field, Role, Sheet
 
 NOTHING = "–"
@@ -74,16 +75,13 @@ def parts(sheet: Sheet, sizes: Sequence[int], stub: int, width: int) -> list[lis
         stub: size of the names.
         width: of all there is; a group that is wider stands alone.
     """
-    found: list[list[int]] = [[]]
+    pieces: list[list[int]] = []
     place = 0
     for name, count in sheet.groups:
         group = list(range(place, place + count))
-        for piece in [group] if name else [[one] for one in group]:
-            if found[-1] and stub + sum(sizes[one] for one in [*found[-1], *piece]) > width:
-                found.append([])
-            found[-1] += piece
+        pieces += [group] if name else [[one] for one in group]
         place += count
-    return found
+    return fold(pieces, sizes, width - stub)
 
 
 def has_best(sheet: Sheet) -> bool:
