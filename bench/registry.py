@@ -37,6 +37,8 @@ class Entry:
         measured: for metrics, when a run that names no metrics has it: always, where a method shares prototypes among
             classes, or only when it is asked for (by its name, its group, or ``all``).
         group: for metrics, a name that stands for all of the group in ``--metrics``.
+        chance: for metrics, whether what a content-free control scores is the chance level of methods. It is not where
+            the number says nothing about what a map shows: a control is always cheap.
     """
 
     target: str
@@ -46,6 +48,7 @@ class Entry:
     preset: tuple[tuple[str, Any], ...] = ()
     measured: Measured = "always"
     group: str = ""
+    chance: bool = True
 
     def load(self) -> Any:
         """Import the module and return the attribute."""
@@ -58,10 +61,13 @@ _BOXES = (("provides", "boxes"),)
 _CONSISTENCY, _STABILITY = "metrics.consistency:Consistency", "metrics.stability:Stability"
 
 
-def _metric(target: str, summary: str, group: str, measured: Measured = "asked", **preset: Any) -> Entry:
+def _metric(
+    target: str, summary: str, group: str, measured: Measured = "asked", chance: bool = True, **preset: Any
+) -> Entry:
     when = {"always": "in every run", "shared": "where prototypes are shared", "asked": "when asked for"}[measured]
     facts = (("group", group), ("measured", when))
-    return Entry(target, summary, facts=facts, preset=tuple(preset.items()), measured=measured, group=group)
+    own = tuple(preset.items())
+    return Entry(target, summary, facts=facts, preset=own, measured=measured, group=group, chance=chance)
 
 
 CATALOGUE: dict[str, dict[str, Entry]] = {
@@ -193,7 +199,10 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         ),
         "fidelity": _metric("metrics.fidelity:Fidelity", "predictions equal to the black box's", "prediction"),
         "cost": _metric(
-            "metrics.cost:Cost", "milliseconds to explain an image, parameters, seconds of the fit", "cost"
+            "metrics.cost:Cost",
+            "milliseconds to explain an image, parameters, seconds of the fit",
+            "cost",
+            chance=False,
         ),
         "cancellation": _metric(
             "metrics.cancellation:Cancellation", "whether a class's prototypes cancel each other", "prototypes"
@@ -315,8 +324,8 @@ def load_plugin(file: Path) -> None:
     spec.loader.exec_module(module)
 
 
-def register(kind: str, name: str, plugin: type, summary: str = "", role: Role = "method") -> None:
-    """Add a plugin class under a name, for ``--plugin file.py``.
+def register(kind: str, name: str, plugin: type, summary: str = "", role: Role = "method", chance: bool = True) -> None:
+    """Add a plugin class under a name, for ``--plugin file.py``; ``chance`` is for metrics, see :class:`Entry`.
 
     Raises:
         ValueError: for an unknown kind or a name that is taken by another plugin.
@@ -327,4 +336,4 @@ def register(kind: str, name: str, plugin: type, summary: str = "", role: Role =
     taken = CATALOGUE[kind].get(name)
     if taken is not None and taken.target != target:
         raise ValueError(f"{kind[:-1]} {name!r} is taken by {taken.target}")
-    CATALOGUE[kind][name] = Entry(target, summary or (plugin.__doc__ or "").strip().split("\n")[0], role)
+    CATALOGUE[kind][name] = Entry(target, summary or (plugin.__doc__ or "").strip().split("\n")[0], role, chance=chance)

@@ -1,12 +1,17 @@
-"""How far above chance each score lies, from a finished table."""
+"""Where content-free controls do as well as methods, and how far above chance each score lies."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 
+from bench import registry
 from bench.report.block import Block, Column, Entry, Line
 
 _PERFECT = 100.0
+_FEW = 2
+"""So many methods are named even where they are all that there are."""
 
 
 def chance_corrected(value: float, chance: float, perfect: float = _PERFECT) -> float:
@@ -64,4 +69,55 @@ def beyond_chance(block: Block) -> Block | None:
         notes=tuple(notes),
         warnings=(),
         facts=("0: the best content-free control, 1: perfect; chance: " + "; ".join(told),),
+    )
+
+
+def chance_warnings(lines: Sequence[Line], columns: Sequence[Column]) -> list[str]:
+    """Which controls reach or beat which methods, metric by metric: there a score says nothing about what is shown.
+
+    Metrics and controls of which the same is true stand together. A method without a backbone behind it is meant with
+    every one that it has a value for.
+
+    Example:
+        ``consistency, stability: constant, center ≥ ours, protopnet (vgg19); random ≥ every method``
+    """
+    known = registry.names("metrics")
+    metrics: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for column in columns:
+        if column.metric in known and not known[column.metric].chance:
+            continue
+        controls: dict[str, list[str]] = defaultdict(list)
+        for control in (line for line in lines if line.role == "control"):
+            reached = [line for line in lines if line.role == "method" and reaches(control, line, column)]
+            if reached:
+                controls[_named(reached, lines, column)].append(control.label)
+        sign = "≥" if column.higher_is_better else "≤"
+        told = tuple(f"{', '.join(labels)} {sign} {names}" for names, labels in controls.items())
+        if told:
+            metrics[told].append(column.metric)
+    return [f"{', '.join(names)}: {'; '.join(told)}" for told, names in metrics.items()]
+
+
+def reaches(control: Line, line: Line, column: Column) -> bool:
+    """Whether a control is at least as good as a method, as far as both have a value."""
+    ours, theirs = control.entries[column.metric].value, line.entries[column.metric].value
+    if ours is None or theirs is None:
+        return False
+    return ours >= theirs if column.higher_is_better else ours <= theirs
+
+
+def _named(reached: Sequence[Line], lines: Sequence[Line], column: Column) -> str:
+    """Methods with the backbones that are meant, where they are not all."""
+    methods = [line for line in lines if line.role == "method"]
+    if len(reached) == len(methods) > _FEW:
+        return "every method"
+    measured: dict[str, list[str]] = defaultdict(list)
+    for line in methods:
+        if line.entries[column.metric].value is not None:
+            measured[line.label].append(line.backbone)
+    backbones: dict[str, list[str]] = defaultdict(list)
+    for line in reached:
+        backbones[line.label].append(line.backbone)
+    return ", ".join(
+        label if own == measured[label] else f"{label} ({', '.join(own)})" for label, own in backbones.items()
     )

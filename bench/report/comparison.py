@@ -16,6 +16,7 @@ from typing import Any
 from bench.bootstrap import NoInterval
 from bench.errors import RequestError
 from bench.report.block import Block, Column, Entry, Line, Status
+from bench.report.chance import chance_warnings
 from bench.report.facts import definition, describe_block, distinguish
 from bench.report.grouping import text_of, together
 from bench.report.intervals import over_seeds
@@ -293,33 +294,6 @@ def mark_best(lines: Sequence[Line], columns: Sequence[Column]) -> list[Line]:
         return replace(entry, best=column.printed(entry.value) == best[column.metric])
 
     return [replace(line, entries={column.metric: marked(line, column) for column in columns}) for line in lines]
-
-
-def chance_warnings(lines: Sequence[Line], columns: Sequence[Column]) -> list[str]:
-    """Which controls reach or beat which methods: such a score says nothing about what the prototypes show."""
-    controls: dict[str, list[str]] = defaultdict(list)
-    for control in (line for line in lines if line.role == "control"):
-        reached = []
-        for line in (line for line in lines if line.role == "method"):
-            metrics = [column.metric for column in columns if reaches(control, line, column)]
-            if metrics:
-                name = f"{line.label} ({line.backbone})" if line.backbone else line.label
-                reached.append(f"{name} in {' and '.join(metrics)}")
-        if reached:
-            controls["; ".join(reached)].append(control.label)
-    return [
-        f"the {' and '.join(names)} control{'s' * (len(names) > 1)} score{'s' * (len(names) == 1)} at least as high as "
-        f"{reached}"
-        for reached, names in controls.items()
-    ]
-
-
-def reaches(control: Line, line: Line, column: Column) -> bool:
-    """Whether a control is at least as good as a method, as far as both have a value."""
-    ours, theirs = control.entries[column.metric].value, line.entries[column.metric].value
-    if ours is None or theirs is None:
-        return False
-    return ours >= theirs if column.higher_is_better else ours <= theirs
 
 
 def _place(name: str, order: Sequence[str]) -> int:

@@ -108,7 +108,7 @@ def as_text(blocks: Sequence[Block], console: Console) -> None:
         console.print(Text(block.title, style="bold"))
         for table in _tables(block, console.width):
             console.print(table)
-        said = [("! ", f"Chance level: {warning}.", "yellow") for warning in block.warnings]
+        said = [("! ", f"Chance level, {warning}", "yellow") for warning in block.warnings]
         said += [("", "", "")] if block.warnings else []
         said += [(f"{_raised((number,))} ", note, "dim") for number, note in enumerate(block.notes, 1)]
         said += [("* ", "best of the methods", "dim")] if _has_best(block) else []
@@ -174,7 +174,7 @@ def _markdown(block: Block) -> list[str]:
         lines.append(f"| {' | '.join(padded)} |")
     lines.append("")
     for warning in block.warnings:
-        lines += [f"> **Chance level:** {warning}.", ""]
+        lines += [f"> **Chance level,** {warning}", ""]
     said = [f"{_raised((number,))} {note}" for number, note in enumerate(block.notes, 1)]
     said += ["**bold**: best of the methods"] if _has_best(block) else []
     lines += [f"- {text}" for text in [*said, *block.facts]]

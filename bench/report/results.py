@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.report.block import Block, Line
-from bench.report.comparison import about_intervals, chance_warnings, columns_of, mark_best
+from bench.report.chance import chance_warnings
+from bench.report.comparison import about_intervals, columns_of, mark_best
 from bench.report.facts import describe_block, distinguish
 from bench.report.selection import Bounds, Candidate, Comparable, Fit, comparable
 from bench.store import Store

@@ -24,6 +24,8 @@ _ESCAPED = {
     "±": r"$\pm$",
     "−": "$-$",
     "×": r"$\times$",
+    "≥": r"$\geq$",
+    "≤": r"$\leq$",
     "✓": r"$\checkmark$",
     "–": r"\textendash{}",
     "…": r"\ldots{}",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bench.report.block import Column, Entry, Line
-from bench.report.comparison import chance_warnings
+from bench.report.chance import chance_warnings
 from bench.report.paper import PaperTable, Published, published
 from bench.report.selection import Comparable, Fit
 from bench.report.sheet import Field, Heading, Row, marked
@@ -72,7 +72,7 @@ def by_backbone(
     summary = _best_prior(rows["method"], methods)
     lines = _lines(fits, table, notes)
     units = [Column(metric, "%", True, "") for metric in table.metrics]
-    warnings = [f"Chance level: {text}." for text in chance_warnings(lines, units)]
+    warnings = [f"Chance level, {text}" for text in chance_warnings(lines, units)]
     grouped = len(table.metrics) > 1
     headings = tuple(
         Heading(metric, "%", backbone) if grouped else Heading(backbone, "%") for backbone, metric in columns

@@ -24,8 +24,9 @@ GOLDEN = """\
 | constant (control)   | -        |          n/a ⁴ |    65.0         |  100.0         |
 | random (control)     | -        |          n/a ⁴ |     5.0         |   20.0         |
 
-> **Chance level:** the constant control scores at least as high as ours (tiny) in stability; protopnet (tiny) in \
-consistency and stability.
+> **Chance level,** consistency: constant ≥ protopnet
+
+> **Chance level,** stability: constant ≥ ours, protopnet
 
 - ¹ seed 1 failed: loss became nan in phase 'joint'
 - ² out of memory: tried 40 GiB
@@ -86,7 +87,7 @@ def test_text_has_every_number_mark_and_footnote(example: Store) -> None:
     (ours,) = [row for row in text.splitlines() if row.startswith(" ours  ")]
     assert ours.split() == ["ours", "tiny", "91.0*", "±", "1.4", "73.0*", "±", "4.2", "81.0", "±", "1.4"]
     for said in (
-        "Chance level: the constant control",
+        "! Chance level, stability: constant ≥ ours, protopnet",
         "⁴ n/a: predicts no class",
         "* best of the methods",
         "v2, region",
@@ -250,9 +251,9 @@ def test_backbones_are_rows(maker: StoreMaker) -> None:
     ("control", "said"),
     [
         ((49.9, 49.9), None),
-        ((50.0, 49.9), "the constant control scores at least as high as ours (tiny) in consistency"),
-        ((10.0, 51.0), "the constant control scores at least as high as ours (tiny) in stability"),
-        ((90.0, 50.0), "the constant control scores at least as high as ours (tiny) in consistency and stability"),
+        ((50.0, 49.9), "consistency: constant ≥ ours"),
+        ((10.0, 51.0), "stability: constant ≥ ours"),
+        ((90.0, 50.0), "consistency, stability: constant ≥ ours"),
     ],
 )
 def test_a_control_that_reaches_a_method_is_told(
@@ -269,14 +270,15 @@ def test_a_control_that_reaches_a_method_is_told(
     assert only(maker.store).warnings == ((said,) if said else ())
 
 
-def test_controls_that_reach_the_same_are_one_sentence(maker: StoreMaker) -> None:
+def test_metrics_and_controls_of_which_the_same_is_true_stand_together(maker: StoreMaker) -> None:
     cells = [maker.cell("ours", both(50.0))]
     cells += [maker.cell(name, both(40.0, 60.0), role="control", backbone=None) for name in ("constant", "center")]
     cells += [maker.cell("random", both(99.0, 1.0), role="control", backbone=None)]
     maker.invocation(cells)
     assert only(maker.store).warnings == (
-        "the constant and center controls score at least as high as ours (tiny) in accuracy and stability",
-        "the random control scores at least as high as ours (tiny) in accuracy and consistency",
+        "accuracy: constant, center, random ≥ ours",
+        "consistency: random ≥ ours",
+        "stability: constant, center ≥ ours",
     )
 
 
@@ -288,7 +290,32 @@ def test_where_low_is_good_a_lower_control_is_told(maker: StoreMaker) -> None:
         maker.cell("high", {"error": 31.0}, metrics=metrics, role="control", backbone=None),
     ]
     maker.invocation(cells)
-    assert only(maker.store).warnings == ("the low control scores at least as high as ours (tiny) in error",)
+    assert only(maker.store).warnings == ("error: low ≤ ours",)
+
+
+def test_backbones_are_named_where_a_control_reaches_some_of_them(maker: StoreMaker) -> None:
+    values = {("ours", "a"): 40.0, ("ours", "b"): 60.0, ("protopnet", "a"): 30.0, ("protopnet", "b"): 45.0}
+    cells = [maker.cell(name, both(90.0, value), backbone=backbone) for (name, backbone), value in values.items()]
+    controls = {"constant": 50.0, "center": 100.0, "random": 35.0}
+    refused = {"accuracy": "predicts no class"}
+    for name, value in controls.items():
+        scores = {"consistency": 0.0, "stability": value}
+        cells.append(maker.cell(name, scores, role="control", backbone=None, not_applicable=refused))
+    maker.invocation(cells)
+    assert only(maker.store).warnings == (
+        "stability: constant ≥ ours (a), protopnet; center ≥ every method; random ≥ protopnet (a)",
+    )
+
+
+def test_a_control_is_no_rival_in_what_it_costs(maker: StoreMaker) -> None:
+    known = {"cost": {"version": "1", "parameters": {}, "unit": "ms", "higher_is_better": False}}
+    metrics = {**known, "consistency": METRICS["consistency"]}
+    cells = [
+        maker.cell("ours", {"consistency": 50.0, "cost": 20.0}, metrics=metrics),
+        maker.cell("center", {"consistency": 50.0, "cost": 0.1}, metrics=metrics, role="control", backbone=None),
+    ]
+    maker.invocation(cells)
+    assert only(maker.store).warnings == ("consistency: center ≥ ours",)
 
 
 def test_the_latest_invocation_is_taken(maker: StoreMaker) -> None:

@@ -319,9 +319,10 @@ def test_a_suite_of_the_table_belongs_to_it_whatever_its_data(maker):
 
 def test_controls_that_reach_a_method_are_told(tmp_path):
     sheet = paper_table(paper_store(tmp_path).store, 2)[0]
-    (warning,) = [text for text in sheet.warnings if text.startswith("Chance level")]
-    assert "the constant control scores at least as high as" in warning
-    assert "ours (vgg19) in consistency and stability" in warning
+    assert [text for text in sheet.warnings if text.startswith("Chance level")] == [
+        "Chance level, consistency: constant ≥ ours (vgg19), protopnet",
+        "Chance level, stability: constant ≥ ours, protopnet",
+    ]
 
 
 def test_wrong_requests(maker):

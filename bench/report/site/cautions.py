@@ -7,11 +7,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.report.comparison import reaches
 from bench.report.paper import TABLES
 from bench.report.results import Result
 from bench.report.selection import Candidate
-from bench.report.site.words import listed
 from bench.report.tables import cautions as against_the_paper
 
 _ROUGH = 2.0
@@ -36,7 +34,10 @@ def cautions(results: Sequence[Result], cells: Sequence[Candidate]) -> list[Caut
         cells: all cells, also those that no table shows.
     """
     found = [
-        Caution("Content-free controls do as well as methods", tuple(_chance(results))),
+        Caution(
+            "Content-free controls do as well as methods",
+            tuple(f"{one.block.title}, {text}" for one in results for text in one.block.warnings),
+        ),
         Caution("Not everything has a result", tuple(_unfinished(cells))),
         Caution("Not the paper's conditions", tuple(_conditions(results))),
         Caution("Small data", tuple(_small(results))),
@@ -44,27 +45,6 @@ def cautions(results: Sequence[Result], cells: Sequence[Candidate]) -> list[Caut
         Caution("Several versions of the code", tuple(_versions(results))),
     ]
     return [one for one in found if one.items]
-
-
-def _chance(results: Sequence[Result]) -> list[str]:
-    """Metric by metric: a score that a control reaches says nothing about what the prototypes show."""
-    found = []
-    for result in results:
-        methods = [line for line in result.block.lines if line.role == "method"]
-        controls = [line for line in result.block.lines if line.role == "control"]
-        several = len({line.backbone for line in methods}) > 1
-        for column in result.block.columns:
-            pairs = [(control, line) for control in controls for line in methods if reaches(control, line, column)]
-            whom = {f"{line.label} ({line.backbone})" if several else line.label: line for _, line in pairs}
-            names = list(dict.fromkeys(control.label for control, _ in pairs))
-            if not whom:
-                continue
-            everyone = len(whom) == len(methods) > 2
-            subject = f"each of the {len(whom)} methods" if everyone else listed(list(whom))
-            verb = "does" if everyone or len(whom) == 1 else "do"
-            rivals = f"{'one of ' if len(names) > 1 else ''}{listed(names)}"
-            found.append(f"{result.block.title}, {column.metric}: {subject} {verb} no better than {rivals}.")
-    return found
 
 
 def _unfinished(cells: Sequence[Candidate]) -> list[str]:
