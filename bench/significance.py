@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from bench.bootstrap import Array, Sample, together
 from bench.seeding import derive
@@ -80,6 +79,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def mean_ranks(values: Array, higher_is_better: bool) -> Array:
     """Mean rank of each of m methods over blocks: ``(blocks, m) -> (m,)``; 1 is best, equals share a rank."""
+    from scipy import stats  # two seconds, which only `compare` should wait for
+
     ranks = stats.rankdata(-values if higher_is_better else values, axis=1)
     return np.asarray(ranks.mean(0))
 
@@ -90,6 +91,8 @@ def friedman(values: Array, least: int = 5) -> float | None:
         return None
     if np.ptp(values, axis=1).max() == 0:
         return 1.0  # all are equal everywhere: there are no ranks to tell apart
+    from scipy import stats
+
     return float(stats.friedmanchisquare(*values.T).pvalue)
 
 
@@ -98,6 +101,8 @@ def signed_rank(differences: ArrayLike, least: int = 6) -> float | None:
     gaps = np.asarray(differences, dtype=np.float64)
     if len(gaps) < least:
         return None
+    from scipy import stats
+
     return float(stats.wilcoxon(gaps).pvalue) if gaps.any() else 1.0
 
 

@@ -61,6 +61,8 @@ class Items:
         self._folder, self._metric, self._facts = result / "items", metric, facts
         self._tables: dict[str, dict[str, Any]] = {}
         self._declared: Mapping[str, Aggregate | str] | None = None
+        # A method is compared with several others: each time with the same units.
+        self._samples: dict[tuple[float, str], Sample] = {}
 
     def aggregate(self, number: str = "") -> Aggregate:
         """What the metric says about its value, or about a further number.
@@ -93,8 +95,10 @@ class Items:
         Raises:
             NoInterval: where it does not follow from the tables.
         """
-        declared = self.aggregate(number)
-        return sample_of(declared, self._table(declared.table), value)
+        if (value, number) not in self._samples:
+            declared = self.aggregate(number)
+            self._samples[value, number] = sample_of(declared, self._table(declared.table), value)
+        return self._samples[value, number]
 
     def _table(self, name: str) -> dict[str, Any]:
         if name not in self._tables:
