@@ -79,7 +79,9 @@ def fits(folder: Path, ranks: Ranks) -> dict[str, Any]:
 
 
 def state(module: nn.Module, trainer: Trainer) -> dict[str, Any]:
-    losses = [{name: value for name, value in row.items() if name != "seconds"} for row in trainer.history]
+    losses = [
+        {name: value for name, value in row.items() if name not in ("seconds", "phase")} for row in trainer.history
+    ]
     return {"weights": module.state_dict(), "losses": losses}
 
 
