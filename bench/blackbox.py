@@ -82,10 +82,12 @@ def obtain(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "head"))
         classifier = Classifier(backbone(), train.classes)
+    loop = trainer(folder.resume)
+    if loop.ranks.rank and not folder.done:
+        loop.fit(ClassifierLearner(classifier), config.schedule, train)  # rank 0 has the claim; this ends in `Followed`
     with folder.claim(lambda: progress.note("another process trains the black box: waiting for it")):
         if not folder.done:
             progress.note("training the black box")
-            loop = trainer(folder.resume)
             loop.fit(ClassifierLearner(classifier), config.schedule, train)
             folder.work.mkdir(parents=True, exist_ok=True)
             write_json(folder.work / "history.json", loop.history)

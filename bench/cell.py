@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import time
 import traceback
@@ -44,6 +43,8 @@ from bench.kept import FIT, adopt, read_fit
 from bench.memory import OutOfMemory
 from bench.plan import CellSpec
 from bench.progress import ConsoleProgress
+from bench.ranks import Ranks
+from bench.score import write_table
 from bench.seeding import derive
 from bench.store import Folder, Status, Store, write_json
 from bench.train import Trainer
@@ -62,6 +63,7 @@ class Cell:
         batch_size: of the evaluation; it does not change the numbers.
         memory_limit: bytes of the GPU, or of the process on a CPU; ``None``: all there is.
         elsewhere: ``data_root`` and ``weights`` where they lie elsewhere on this machine than where it was planned.
+        ranks: the processes that train it together; ``None``: this one alone.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Cell:
         batch_size: int = 64,
         memory_limit: int | None = None,
         elsewhere: Mapping[str, str] | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         written = store.specification(name)
         self.spec = CellSpec.model_validate(written["spec"])
@@ -86,6 +89,8 @@ class Cell:
         self.method: Method = registry.load("methods", self.spec.method)()
         planned = {"fit": self.spec.settings.get("schedule", {}).get("batch_size"), "evaluation": batch_size}
         self.attempts = Attempts(device, memory_limit, self.folder.work / "retry.json", planned, progress)
+        self.ranks = ranks or Ranks()
+        self.ranks.brief = lambda: {"stage": self.attempts.stage, "most": self.attempts.most}
 
     def run(self) -> None:
         """Do all that is not done yet; the result appears when everything is there.
@@ -122,12 +127,15 @@ class Cell:
         refused = storage_error(error)
         if refused is not None:
             raise refused from error
+        if not self.ranks.first_to_fail():
+            return
         overruns = error.overruns if isinstance(error, OutOfMemory) else ()
         status: Status = "oom" if overruns else "failed"
         memory = [asdict(one) for one in overruns]
         self.folder.fail(status, reason_of(error), traceback.format_exc(), memory=memory)
 
     def _run(self) -> None:
+        self.ranks.check()
         environment.make_deterministic()
         with Usage(self.folder.work, self.device) as usage:
             splits = self.data()
@@ -137,7 +145,7 @@ class Cell:
             evaluating = time.perf_counter() - began
         for name, score in scores.items():
             for table, columns in score.items.items():
-                _write_table(self.folder.work / "items" / f"{name}.{table}.csv", columns)
+                write_table(self.folder.work / "items" / f"{name}.{table}.csv", columns)
         write_json(
             self.folder.work / "result.json",
             {
@@ -282,7 +290,12 @@ class Cell:
             self.spec.precision,
             derive(self.spec.seed, "training"),
             self.progress,  # type: ignore[arg-type]
+            self.ranks,
         )
+
+    def fit(self, task: Task) -> PartPrototypeModel:
+        """The model that was given, or else the fitted one."""
+        return (self._built if self.given else self.method.fit)(task)
 
     def _fitted(self, train: Samples) -> tuple[PartPrototypeModel, dict[str, Any]]:
         """The fitted model: from this cell's own unfinished work, or from a cell that only measures something else."""
@@ -299,11 +312,13 @@ class Cell:
         task = self.task(train)
         self.attempts.stage = "fit"
         started = time.perf_counter()
-        model = (self._built if self.given else self.method.fit)(task).to(self.device).eval()
+        model = self.fit(task).to(self.device).eval()
         # What earlier, killed attempts spent on the epochs that were found is part of the cost.
         fitting = time.perf_counter() - started + task.trainer.earlier_seconds
         if self.attempts.most:
             task.facts["batch_size_after_out_of_memory"] = self.attempts.most
+        if self.ranks.count > 1 and task.trainer.history:
+            task.facts["ranks"] = self.ranks.count
         write_json(self.folder.work / "history.json", task.trainer.history)
         state = {name: value.contiguous() for name, value in model.state_dict().items()}
         save_file(state, self.folder.work / "model.safetensors")
@@ -375,20 +390,6 @@ class Cell:
                 if not math.isfinite(value):
                     raise CellError(f"{key} is {value}")
         return scores, refused
-
-
-def _write_table(file: Path, columns: Mapping[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    lists: list[list[Any]] = [_plain(values) for values in columns.values()]
-    with file.open("w", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(zip(*lists, strict=True))
-
-
-def _plain(values: Any) -> list[Any]:
-    to_list: Callable[[], list[Any]] | None = getattr(values, "tolist", None)
-    return to_list() if to_list is not None else list(values)
 
 
 def reason_of(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import shlex
 import signal
@@ -79,6 +80,8 @@ class _Group(click.Group):
                 click.echo(f"error: {error}", err=True)
                 sys.exit(2 if isinstance(error, RequestError | registry.UnknownName) else 1)
             raise
+        finally:
+            gc.enable()
 
     def resolve_command(self, context: click.Context, args: list[str]) -> Any:
         name = args[0] if args else ""
@@ -161,6 +164,7 @@ def run(
     the same cells share the work. Exit code 0: every cell is done; 1: some cell failed (its reason is printed and
     recorded) or the disk is full; 2: the request is wrong; 130: interrupted by Ctrl-C.
     """
+    gc.disable()  # what is imported and planned stays: looking for garbage in it, again and again, takes a fifth
     from bench import config, environment
     from bench.contract import RequestError
     from bench.dry_run import print_plan
@@ -216,6 +220,8 @@ def run(
         try:
             board = progress.above(Board(overview, requests[0].suite))
             with board, cli_tracking.live(home, out, uri, stamp, tracking):
+                gc.freeze()
+                gc.enable()
                 summary = how.run(cells, store, home, progress, lines, rerun=existing == "rerun")
         except KeyboardInterrupt:
             click.echo(f"\n{overview.told()}", err=True)

@@ -39,12 +39,22 @@ def cell(
     weights: dict[str, Path],
     only: Any,
 ) -> None:
-    """Run one cell: the FOLDER that holds its cell.json. This is what every launcher starts."""
+    """Run one cell: the FOLDER that holds its cell.json. This is what every launcher starts.
+
+    Several GPUs train one cell together when torchrun starts the command once for each:
+
+    \b
+    torchrun --nproc-per-node 2 -m bench cell FOLDER
+
+    Each takes its share of every batch; the batch size stays the recipe's, and the numbers are those of one process up
+    to the order of sums. Rank 0 alone measures and writes. A decomposition and all measuring use one GPU.
+    """  # noqa: D301 (click reads the character itself)
     from bench import environment
     from bench.cell import Cell
     from bench.contract import RequestError
-    from bench.launch.stages import share
+    from bench.launch.stages import follow, share
     from bench.progress import ConsoleProgress
+    from bench.ranks import Ranks
     from bench.store import Store
     from bench.turns import persistently
 
@@ -61,22 +71,23 @@ def cell(
         elsewhere["data_root"] = str(data_root.resolve())
     if weights:
         elsewhere["weights"] = str(weights[backbone].resolve())
-    with ConsoleProgress(Console()) as progress:
-        found = Cell(
-            store,
-            folder.name,
-            environment.home(),
-            environment.pick_device(device),
-            progress,
-            memory_limit=memory_limit,
-            elsewhere=elsewhere,
-        )
-        if only is not None:
-            share(found, only)
-            return
-        if found.folder.done:
-            click.echo("done before")
-        persistently(found.run, retries, progress)
+    ranks = Ranks.of_torchrun()
+    picked = environment.pick_device(ranks.device(device))
+    ranks.join(picked)
+    with ConsoleProgress(Console(quiet=ranks.rank > 0), quiet=ranks.rank > 0) as progress:
+        more = {"memory_limit": memory_limit, "elsewhere": elsewhere, "ranks": ranks}
+        found = Cell(store, folder.name, environment.home(), picked, progress, **more)
+        try:
+            if ranks.rank:
+                follow(found)
+            elif only is not None:
+                share(found, only)
+            else:
+                if found.folder.done:
+                    click.echo("done before")
+                persistently(found.run, retries, progress)
+        finally:
+            ranks.leave()
 
 
 @click.command()

@@ -146,7 +146,8 @@ def launcher(command: Callable[..., None]) -> Callable[..., None]:
                 callback=shares,
                 metavar="[METHOD=]NUMBER",
                 help="GPUs of a cell, such as 1, 0.5 or ours=0.25 (repeatable); default 1 where there are any. slurm: "
-                "whole ones, default 0 without --device cuda.",
+                "whole ones, default 0 without --device cuda. With 2 or more, as many processes train the cell "
+                "together (torchrun); inline takes only such numbers.",
             ),
             click.option(
                 "--cpus-per-cell", "cpus", type=click.IntRange(min=1), help="CPUs, and so threads, of a cell."

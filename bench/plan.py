@@ -25,6 +25,7 @@ from bench.shapes import remembered_shape
 ALWAYS_PROVIDED = frozenset({"noise", "gradient", "prediction", "black_box"})
 """What any model on any images can give a metric."""
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 _PLAIN = {"keypoints": "part key-points", "bbox": "bounding boxes", "mask": "object masks"}
 
 
@@ -47,20 +48,27 @@ class CellSpec(Settings):
     metrics: dict[str, dict[str, Any]]
 
     @functools.cached_property
+    def content(self) -> dict[str, Any]:
+        """All of it, ready for JSON; not to be changed."""
+        return self.model_dump(mode="json")
+
+    @functools.cached_property
     def id(self) -> str:
         """Twelve hexadecimal digits."""
-        return fingerprint(self.model_dump(mode="json"))
+        return fingerprint(self.content)
 
     @functools.cached_property
     def fit_id(self) -> str:
         """The id of what is fitted: the same for all cells that differ only in what is measured on it."""
-        return fingerprint(self.model_dump(mode="json", exclude={"split", "metrics"}))
+        return self._without("split", "metrics")
 
     @functools.cached_property
     def black_box_id(self) -> str:
         """The id of the classifier that this cell decomposes or shows: the same for all cells that can share it."""
-        facts = self.model_dump(mode="json", exclude={"method", "method_version", "settings", "split", "metrics"})
-        return fingerprint(facts)
+        return self._without("method", "method_version", "settings", "split", "metrics")
+
+    def _without(self, *names: str) -> str:
+        return fingerprint({name: value for name, value in self.content.items() if name not in names})
 
 
 @dataclass(frozen=True)
@@ -107,8 +115,7 @@ class Context:
 
 def fingerprint(content: Any) -> str:
     """Twelve hexadecimal digits of the canonical JSON."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(_CANONICAL.encode(content).encode()).hexdigest()[:12]
 
 
 def plan(request: Request, context: Context) -> list[PlannedCell]:
@@ -356,7 +363,7 @@ def _label(name: str, overrides: Mapping[str, Any]) -> str:
 def describe(cell: PlannedCell, command: str) -> dict[str, Any]:
     """What ``cell.json`` holds."""
     return {
-        "spec": cell.spec.model_dump(mode="json"),
+        "spec": cell.spec.content,
         "where": {**cell.where.__dict__, "plugins": list(cell.where.plugins)},
         "black_box_id": cell.spec.black_box_id if cell.spec.black_box else None,
         "fit_id": cell.spec.fit_id,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 Column = str | Callable[[Mapping[str, Any]], Any]
@@ -59,3 +61,18 @@ class Aggregate:
 def share(table: str, column: Column, by: str, **more: Any) -> Aggregate:
     """A mean of numbers between 0 and 1 in percent, for example of a column that says yes or no."""
     return Aggregate(table, column, by, scale=100.0, limits=(0.0, 100.0), **more)
+
+
+def write_table(file: Path, columns: Mapping[str, Any]) -> None:
+    """A table of a score as CSV; arrays and tensors as plain numbers."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lists: list[list[Any]] = [_plain(values) for values in columns.values()]
+    with file.open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*lists, strict=True))
+
+
+def _plain(values: Any) -> list[Any]:
+    to_list: Callable[[], list[Any]] | None = getattr(values, "tolist", None)
+    return to_list() if to_list is not None else list(values)

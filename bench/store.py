@@ -58,6 +58,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._folders: dict[str, Folder] = {}
 
     @staticmethod
     def read(file: Path) -> dict[str, Any]:
@@ -86,7 +87,10 @@ class Store:
 
     def cell(self, name: str) -> Folder:
         """The folder of a cell."""
-        return Folder(self.root / "cells" / name)
+        found = self._folders.get(name)
+        if found is None:
+            found = self._folders[name] = Folder(self.root / "cells" / name)
+        return found
 
     def find(self, prefix: str) -> str:
         """The one cell whose id begins with the prefix.

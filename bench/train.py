@@ -2,7 +2,8 @@
 
 After every epoch the whole state is written beside a temporary name and renamed, so that a killed training goes on
 at that epoch. Orders, augmentations and dropout are drawn from seeds derived from (seed, phase, epoch), never from a
-running generator: a resumed training computes what an undisturbed one would.
+running generator: a resumed training computes what an undisturbed one would. Under torchrun several processes go
+through the same loop, and only rank 0 writes.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from bench.contract import Batch, CellError, Progress, Samples
 from bench.data import augment
 from bench.folder import replacing
 from bench.memory import is_out_of_memory
+from bench.ranks import Ranks
 from bench.schedule import Phase, Schedule
 from bench.seeding import derive
+from bench.shares import Shares
 from bench.store import write_json
 
 if TYPE_CHECKING:
@@ -62,10 +65,19 @@ class Trainer:
         precision: ``fp32`` or ``bf16`` (mixed).
         seed: of orders and augmentations.
         progress: where epochs and losses are shown.
+        ranks: the processes that train together; ``None``: this one alone.
     """
 
-    def __init__(self, folder: Path, device: torch.device, precision: Precision, seed: int, progress: Progress) -> None:
-        self.folder, self.checkpoint = folder, folder / "training.pt"
+    def __init__(
+        self,
+        folder: Path,
+        device: torch.device,
+        precision: Precision,
+        seed: int,
+        progress: Progress,
+        ranks: Ranks | None = None,
+    ) -> None:
+        self.folder, self.checkpoint, self.ranks = folder, folder / "training.pt", ranks or Ranks()
         self.device, self.precision, self.seed, self.progress = device, precision, seed, progress
         self.history: list[dict[str, Any]] = []
         self.earlier_seconds = 0.0
@@ -76,17 +88,36 @@ class Trainer:
         from lightning_fabric import Fabric
 
         accelerator = "cuda" if self.device.type == "cuda" else "cpu"
+        if self.ranks.count > 1:
+            return self._fabric_of_ranks(accelerator)
         devices: Any = [self.device.index or 0] if self.device.type == "cuda" else 1
         return Fabric(accelerator=accelerator, devices=devices, precision=_FABRIC_PRECISION[self.precision])
+
+    def _fabric_of_ranks(self, accelerator: str) -> Fabric:
+        from lightning_fabric import Fabric
+        from lightning_fabric.strategies import DDPStrategy
+
+        strategy = DDPStrategy(find_unused_parameters=True)  # a loss may leave out what a phase lets learn
+        own, nodes = self.ranks.local_count, self.ranks.count // self.ranks.local_count
+        precision = _FABRIC_PRECISION[self.precision]
+        fabric = Fabric(accelerator=accelerator, devices=own, num_nodes=nodes, strategy=strategy, precision=precision)
+        fabric.launch()
+        return fabric
 
     def fit(self, learner: Learner, schedule: Schedule, samples: Samples) -> None:
         """Train in place, from the checkpoint where there is one; the learner ends in eval mode.
 
         Raises:
-            CellError: when a loss is not finite.
+            CellError: when a loss is not finite, or another rank is lost.
+            Followed: at the end, on all ranks but 0.
         """
+        with self.ranks.training():
+            self._fit(learner, schedule, samples)
+
+    def _fit(self, learner: Learner, schedule: Schedule, samples: Samples) -> None:
         learner.to(self.device)
         phase_done, epochs_done, optimizers = self._resume(learner)
+        self.ranks.wait()  # rank 0 may write the next checkpoint soon
         counts: dict[str, int] = {}
         total = sum(phase.epochs for phase in schedule.phases)
         past = sum(phase.epochs for phase in schedule.phases[:phase_done]) + epochs_done
@@ -173,10 +204,12 @@ class Trainer:
         torch.manual_seed(derive(self.seed, "draws", *when))
         learner.before_epoch(len(self.history))  # the history is in the checkpoint: a resumed training counts on
         sums: dict[str, Tensor] = {}
-        for batch in self._batches(samples, schedule, passes, generator):
-            for name, value in step(batch.images, batch.labels).items():
-                # Summed on the device: a step never waits for the host. NaN survives the sum.
-                sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value.detach() * len(batch.labels)
+        with Shares(learner, self.ranks):
+            for batch in self._batches(samples, schedule, passes, generator):
+                size = len(batch.labels)
+                for name, value in step(batch.images, batch.labels).items():
+                    # Summed on the device: a step never waits for the host. NaN survives the sum.
+                    sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value.detach() * size
         seen = len(samples) * schedule.repeat
         means = {name: float(value) / seen for name, value in sums.items()}
         bad = [name for name, value in means.items() if value != value or abs(value) == float("inf")]
@@ -213,6 +246,8 @@ class Trainer:
         return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[phase.optimizer](chosen)
 
     def _save(self, learner: Learner, phase: int, epoch: int, optimizers: dict[str, Any]) -> None:
+        if self.ranks.rank:
+            return
         state = {
             "learner": learner.state_dict(),
             "optimizers": optimizers,

@@ -24,6 +24,7 @@ RANKS = [
         "bench.torchvision_ops",
         "bench.machine",
         "bench.memory",
+        "bench.ranks",
         "bench.energy",
         "bench.usage",
     ],
@@ -31,6 +32,7 @@ RANKS = [
     ["bench.data", "bench.backbones", "bench.store", "bench.given", "bench.bootstrap"],
     [
         "bench.train",
+        "bench.shares",
         "bench.environment",
         "bench.activity",
         "bench.progress",

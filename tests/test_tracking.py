@@ -335,6 +335,36 @@ def test_a_second_time_nothing_is_written(home: Path) -> None:
     assert (home / "mlflow.db").read_bytes() == before
 
 
+def test_what_is_mirrored_is_not_even_read_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    maker = StoreMaker(home)
+    cells = [maker.cell("ours", SCORES, seed=seed) for seed in range(3)]
+    maker.invocation(cells)
+    Mirror(home).sync(maker.store)
+    read: list[str] = []
+    begin = TrackedCell.__init__
+
+    def noted(self: TrackedCell, store: Any, name: str, *rest: Any) -> None:
+        read.append(name)
+        begin(self, store, name, *rest)
+
+    monkeypatch.setattr(TrackedCell, "__init__", noted)
+    assert Mirror(home).sync(maker.store) == Counts(unchanged=4)
+    assert read == []
+    # One is newer than its mirror, of one the mirror was deleted: these two are written, and once only.
+    maker.store.cell(cells[0]).clear()
+    maker.finish(cells[0], {**SCORES, "accuracy": 91.0})
+    mirror = Mirror(home)
+    mirror.client.delete_run(runs(mirror)["ours·demo·tiny·s1"].info.run_id)
+    assert mirror.sync(maker.store) == Counts(created=1, updated=2, unchanged=1)
+    # Another time of the same content is no other content: it is read once more, and nothing is written but that time.
+    os.utime(maker.store.cell(cells[2]).result / "result.json", (FINISHED, FINISHED))
+    read.clear()
+    for again in ([cells[2]], []):
+        assert Mirror(home).sync(maker.store) == Counts(unchanged=4)
+        assert read == again
+        read.clear()
+
+
 def test_a_mirror_that_was_killed_is_mended(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     maker = StoreMaker(home)
     maker.invocation([maker.cell("ours", SCORES, seed=seed, history=[epoch(0, "all", 0.5)]) for seed in range(3)])

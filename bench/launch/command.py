@@ -36,6 +36,7 @@ class Job:
         options: of ``bench cell``, after the folder.
         environment: set on top of the worker's own.
         gpus: how many, or which share of one.
+        ranks: processes that train it together, by torchrun.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Job:
     options: tuple[str, ...]
     environment: Mapping[str, str]
     gpus: float = 0.0
+    ranks: int = 1
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class Exit:
 
 def start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """The running process, in a session of its own: Ctrl-C reaches the launcher, which then ends what it started."""
-    command = [sys.executable, "-m", "bench", "cell", job.folder, *job.options]
+    module = ["bench", "cell"] if job.ranks == 1 else ["bench.launch.torchrun", str(job.ranks)]
+    command = [sys.executable, "-m", *module, job.folder, *job.options]
     surroundings = {**os.environ, **job.environment, **environment, PARENT: str(os.getpid())}
     with (Path(job.folder) / OUTPUT).open("wb") as output:
         return subprocess.Popen(

@@ -38,7 +38,8 @@ class Launcher:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         memory_limit: bytes for each cell.
         jobs: the most cells at a time; ``None``: inline one, else what there is room for.
-        gpus: for each method its number of GPUs or share of one; the name ``""`` stands for all others.
+        gpus: for each method its number of GPUs or share of one; the name ``""`` stands for all others. Where there are
+            several, the cell is trained by as many processes (on a CPU too).
         cpus: for each cell.
         ray_address: of a running cluster.
         slurm: options of sbatch.
@@ -64,15 +65,17 @@ class Launcher:
         for option, given, owner in (
             ("--ray-address", self.ray_address, ("ray",)),
             ("--slurm", self.slurm, ("slurm",)),
-            ("--gpus-per-cell", self.gpus, ("ray", "slurm")),
+            ("--gpus-per-cell", any(number < 2 for number in self.gpus.values()), ("ray", "slurm")),
             ("--cpus-per-cell", self.cpus, ("ray", "slurm")),
         ):
             if given and self.name not in owner:
                 raise RequestError(f"{option} belongs to --launcher {' or '.join(owner)}; this is {self.name}")
-        for name in self.gpus:
+        for name, number in self.gpus.items():
             if name and name not in registry.names("methods"):
                 raise RequestError(f"--gpus-per-cell {name}=...{registry.nearest(name, registry.names('methods'))}")
-        if self.name == "inline":
+            if number > 1 and number != int(number):
+                raise RequestError(f"--gpus-per-cell {number}: a share of one GPU, or whole ones; write {int(number)}")
+        if self.name == "inline" and not (self.gpus and self.device.startswith("cuda:")):
             check_limit(environment.pick_device(self.device), self.memory_limit)
         elif self.device.startswith("cuda:"):
             raise RequestError(f"--device {self.device}: {self.name} chooses the GPU of each cell; write cuda")
@@ -111,12 +114,14 @@ class Launcher:
 
             def job(unit: Unit) -> Job:
                 own = unit.cell.spec
+                ranks = 1 if unit.stage == "data" else max(1, int(shares[own.method]))
                 return Job(
                     name=unit.name,
                     folder=str(store.cell(own.id).path.resolve()),
                     options=self._options(unit),
-                    environment=self._environment(home, workers.cpus),
+                    environment=self._environment(home, max(1, workers.cpus // ranks)),
                     gpus=shares[own.method],
+                    ranks=ranks,
                 )
 
             return Grid(cells, store, home, workers, events, job, rerun=rerun).run()
@@ -129,7 +134,7 @@ class Launcher:
     @property
     def several(self) -> bool:
         """Whether cells run in processes of their own, several at a time."""
-        return self.name != "inline" or (self.jobs or 1) > 1
+        return self.name != "inline" or (self.jobs or 1) > 1 or bool(self.gpus)  # inline: of several processes each
 
     @contextmanager
     def workers(self, home: Path) -> Iterator[Any]:

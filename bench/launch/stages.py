@@ -1,14 +1,17 @@
-"""The stages that several cells share, each done once and before the cells that want it."""
+"""What a process does of a cell where it does not do all of it."""
 
 from __future__ import annotations
+
+from contextlib import suppress
 
 from bench import environment
 from bench.cell import Cell
 from bench.launch.units import Stage
+from bench.ranks import Followed
 
 
 def share(cell: Cell, stage: Stage) -> None:
-    """Do one stage of a cell and stop: prepare its images, or train its black box.
+    """Do one stage, which several cells share, and stop: prepare the images, or train the black box.
 
     Raises:
         Exception: whatever went wrong, after it was recorded in the cell's folder.
@@ -24,6 +27,26 @@ def share(cell: Cell, stage: Stage) -> None:
 
             if stage == "black-box":
                 cell.attempts.run(black_box, lambda: None)
+    except Exception as error:
+        cell.record(error)
+        raise
+
+
+def follow(cell: Cell) -> None:
+    """On all ranks but 0: take part in what that one trains, until it has ended.
+
+    Each builds by itself what is trained, from the same seeds; the first of them that fails says why.
+
+    Raises:
+        Exception: whatever went wrong, after it was recorded in the cell's folder.
+    """
+    try:
+        environment.make_deterministic()
+        for order in cell.ranks.orders():
+            cell.attempts.most = order["most"]
+            # To the training of the black box, or of the method where the black box is there.
+            with suppress(Followed):
+                cell.fit(cell.task(cell.data()["train"]))
     except Exception as error:
         cell.record(error)
         raise

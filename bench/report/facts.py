@@ -109,4 +109,7 @@ def _distinct(values: Iterable[str]) -> list[str]:
 
 
 def _value(value: Any) -> str:
-    return "none" if value is None else value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    if value is None or isinstance(value, str):
+        return "none" if value is None else value
+    # With an option the encoder is built anew each time.
+    return json.dumps(value, sort_keys=True) if isinstance(value, dict | list) else json.dumps(value)

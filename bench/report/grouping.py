@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 C = TypeVar("C")
+_CANONICAL = json.JSONEncoder(sort_keys=True)
 
 
 def text_of(content: Any) -> str:
     """Canonical JSON: equal contents have equal texts."""
-    return json.dumps(content, sort_keys=True)
+    return _CANONICAL.encode(content)
 
 
 def together(

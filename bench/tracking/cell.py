@@ -242,6 +242,24 @@ class TrackedCell:
         yield from ((file, "figures") for file in sorted((result / "figures").glob("*.[ps][nv]g")))
 
 
+def files_state(store: Store, name: str, home: Path) -> str:
+    """A digest of when the files that :class:`TrackedCell` reads were last written: found out without reading them."""
+    folder, box = store.cell(name).path, (store.written(name) or {}).get("black_box_id")
+    files = [folder / file for file in ("cell.json", "failure.json", "result/result.json")]
+    for place in (folder, *([home / "blackboxes" / str(box)] if box else [])):
+        files += [place / part / "history.json" for part in ("result", "work", "resume")]
+    return digest([LAYOUT, [_written(file) for file in files]])
+
+
+def _written(file: Path) -> list[int]:
+    try:
+        found = file.stat()
+    except OSError:
+        return []
+    # Also when its name or its times were last changed: a copy may have the times of the original.
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
 def _history(folder: Path) -> list[dict[str, Any]]:
     """Of what is finished, or else of what is being trained there."""
     for place in ("result", "work", "resume"):

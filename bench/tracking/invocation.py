@@ -12,7 +12,7 @@ from bench.contract import Progress
 from bench.report.comparison import comparison
 from bench.report.render import as_markdown
 from bench.store import Store
-from bench.tracking.cell import TrackedCell
+from bench.tracking.cell import TrackedCell, files_state
 from bench.tracking.chart import chart
 from bench.tracking.words import digest, model_name
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _LONGEST_TAG = 7500
 _SHOWN = "bench.shown"
 """Tag of a run whose cell is not finished: how much of its curves is there."""
+_FILES = "bench.files"
+"""Tag of a run whose cell has ended: the state of the files that it was made from."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class MirroredInvocation:
         self.mirror, self.client, self.store = mirror, mirror.client, store
         self.stamp, self.content, self.owned = stamp, content, owned
         there = set(store.cells())
-        self.cells = {name: TrackedCell(store, name, mirror.home) for name in content["cells"] if name in there}
+        self.names = [name for name in content["cells"] if name in there]
+        self._read: dict[str, TrackedCell] = {}
 
     def sync(self, progress: Progress | None) -> Counts:
         """Write what is missing or stale."""
@@ -76,18 +79,35 @@ class MirroredInvocation:
         parent = parents[0] if parents else None
         self.mirror.delete(parents[1:])
         if parent is None:
-            began = min((cell.began for cell in self.cells.values() if cell.ended), default=None)
+            began = min((cell.began for cell in self._cells() if cell.ended), default=None)
             tags = {"bench.invocation": self.stamp, "bench.suite": self.content["suite"]}
             run = self.client.create_run(self.experiment, began, tags, self.stamp).info.run_id
         else:
             run = parent.info.run_id
         counts = Counts()
-        owned = [self.cells[name] for name in self.owned if name in self.cells]
-        for cell in owned if progress is None else progress.track(owned, "cells mirrored", len(owned)):
-            counts += self._child(cell, run, children.pop(cell.name, []))
+        there = set(self.names)
+        owned = [name for name in self.owned if name in there]
+        for name in owned if progress is None else progress.track(owned, "cells mirrored", len(owned)):
+            counts += self._child(name, run, children.pop(name, []))
         for others in children.values():
             self.mirror.delete(others)
         return counts + self._parent(run, parent)
+
+    def _cell(self, name: str) -> TrackedCell:
+        """Everything of a cell, read when it is first asked for: most are in the mirror as they are."""
+        if name not in self._read:
+            self._read[name] = TrackedCell(self.store, name, self.mirror.home)
+        return self._read[name]
+
+    def _cells(self) -> list[TrackedCell]:
+        return [self._cell(name) for name in self.names]
+
+    def _state(self, name: str) -> str:
+        """What the parent run depends on: the digest of a cell that has ended, the name of one that has not."""
+        if name not in self.mirror.current:
+            cell = self._cell(name)
+            return cell.digest if cell.ended else name
+        return self.mirror.current[name]
 
     def _there(self) -> tuple[list[Run], dict[str, list[Run]]]:
         """What the mirror has of this invocation: parent runs, and child runs by cell."""
@@ -108,16 +128,29 @@ class MirroredInvocation:
             if not token:
                 return parents, children
 
-    def _child(self, cell: TrackedCell, parent: str, there: list[Run]) -> Counts:
+    def _child(self, name: str, parent: str, there: list[Run]) -> Counts:
         ours = [run for run in there if run.data.tags["mlflow.parentRunId"] == parent]
+        files = files_state(self.store, name, self.mirror.home)  # before they are read: what changes then is seen later
+        for run in ours:
+            tags = run.data.tags
+            if tags.get(_FILES) == files and _whole(run, tags.get("bench.complete", "")):
+                self.mirror.delete([other for other in there if other is not run])
+                self.mirror.current[name] = tags["bench.complete"]
+                return Counts(unchanged=1)
+        cell = self._cell(name)
         if not cell.ended:
             self.mirror.delete([run for run in there if run not in ours])
             self._running(cell, parent, ours)
             return Counts(waiting=1)
+        self.mirror.current[name] = cell.digest
         current = [run for run in ours if _whole(run, cell.digest)]
         self.mirror.delete([run for run in there if run not in current[:1]])
         if current:
+            self.client.set_tag(current[0].info.run_id, _FILES, files)
             return Counts(unchanged=1)
+        return self._written_anew(cell, parent, files, Counts(updated=1) if there else Counts(created=1))
+
+    def _written_anew(self, cell: TrackedCell, parent: str, files: str, counts: Counts) -> Counts:
         # Written anew and never mended: parameters cannot be overwritten, and half-written curves would double.
         run = self._begin(cell, parent, cell.began)
         model = self._model(cell, run)
@@ -128,8 +161,9 @@ class MirroredInvocation:
         for file, folder in cell.artifacts():
             self.client.log_artifact(run, str(file), folder)
         self.client.set_terminated(run, "FINISHED" if cell.outcome else "FAILED", cell.ended)
+        self.client.set_tag(run, _FILES, files)
         self.client.set_tag(run, "bench.complete", cell.digest)
-        return Counts(updated=1) if there else Counts(created=1)
+        return counts
 
     def _running(self, cell: TrackedCell, parent: str, there: list[Run]) -> None:
         """Show how far it is; the run is replaced when the cell has ended."""
@@ -183,10 +217,10 @@ class MirroredInvocation:
         return str(model.model_id)
 
     def _parent(self, run: str, there: Run | None) -> Counts:
-        cells = list(self.cells.values())
-        state = digest([self.content, [cell.digest if cell.ended else cell.name for cell in cells]])
+        state = digest([self.content, [self._state(name) for name in self.names]])
         if there is not None and there.data.tags.get("bench.complete") == state:
             return Counts(unchanged=1)
+        cells = self._cells()
         ended = [cell.ended for cell in cells if cell.ended]
         failed = sum(cell.outcome is None for cell in cells if cell.ended)
         blocks = comparison(self.store, self.stamp) if cells else []
@@ -215,7 +249,7 @@ class MirroredInvocation:
     def _plan(self) -> str:
         import yaml
 
-        cells = {name: {"label": cell.written["label"], **cell.spec} for name, cell in self.cells.items()}
+        cells = {cell.name: {"label": cell.written["label"], **cell.spec} for cell in self._cells()}
         plan = {"invocation": self.stamp, **self.content, "cells": cells}
         # The C writer is ten times as fast; it is not in every build of PyYAML.
         return str(yaml.dump(plan, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False))

@@ -38,6 +38,9 @@ class Mirror:
         home: ``BENCH_HOME``: database, artifacts and the black boxes' curves.
         uri: of a tracking server or of a database; by default SQLite in ``home``.
 
+    Attributes:
+        current: during :meth:`sync`, digests of the ended cells that are known to be mirrored.
+
     Raises:
         RequestError: where MLflow is not installed, the address makes no sense, or the database is not of its version.
         BenchError: where nobody answers there.
@@ -45,6 +48,7 @@ class Mirror:
 
     def __init__(self, home: Path, uri: str | None = None) -> None:
         self.home = home.resolve()
+        self.current: dict[str, str] = {}
         self.uri = uri or f"{_FILE}{database(self.home)}"
         if not self.uri.startswith((*_SERVERS, *_DATABASES)):
             raise RequestError(
@@ -115,6 +119,7 @@ class Mirror:
         owned = first_calls(known)
         asked = {(known[stamp]["suite"], name) for stamp in stamps or () for name in known[stamp]["cells"]}
         counts = Counts()
+        self.current.clear()
         try:
             for stamp, content in known.items():
                 shown_here = {(content["suite"], name) for name in owned[stamp]}

@@ -4,6 +4,7 @@ import pytest
 
 from bench import config
 from bench.contract import RequestError
+from bench.launch import command
 from bench.launch.launcher import Launcher
 
 
@@ -23,3 +24,23 @@ def test_shares(configs):
     assert (said.share("ours", 1.0), said.share("protopnet", 1.0)) == (2.0, 0.5)
     with pytest.raises(RequestError, match="write a number such as 1"):
         Launcher().share("protopnet", 1.0)
+
+
+def test_several_gpus_are_several_processes():
+    Launcher(gpus={"": 2.0}, device="cpu").check()
+    assert Launcher(gpus={"": 2.0}).several
+    with pytest.raises(RequestError, match="belongs to --launcher ray or slurm"):
+        Launcher(gpus={"": 2.0, "ours": 1.0}).check()
+    with pytest.raises(RequestError, match="a share of one GPU, or whole ones; write 2"):
+        Launcher("ray", gpus={"": 2.5}).check()
+    with pytest.raises(RequestError, match="chooses the GPU of each cell; write cuda"):
+        Launcher(gpus={"": 2.0}, device="cuda:1").check()
+
+
+def test_the_command_of_a_cell_in_several_processes(tmp_path, monkeypatch):
+    begun = []
+    monkeypatch.setattr(command.subprocess, "Popen", lambda words, **_: begun.append(words))
+    for ranks in (1, 2):
+        command.start(command.Job("a", str(tmp_path), ("--device", "cpu"), {}, ranks=ranks), {})
+    assert begun[0][1:] == ["-m", "bench", "cell", str(tmp_path), "--device", "cpu"]
+    assert begun[1][1:] == ["-m", "bench.launch.torchrun", "2", str(tmp_path), "--device", "cpu"]
