@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from samples import Silent, SmallNet, stripes
 from torch import nn
 
 from baselines.deformable import DeformableProtoPNet
@@ -17,18 +18,10 @@ from baselines.tesnet import TesNet
 from bench import train
 from bench.backbones.classifier import Classifier
 from bench.blackbox import ClassifierLearner
-from bench.drawn import SmallNet, stripes, task
+from bench.drawn import task
 from bench.ranks import Followed, Ranks
 from bench.schedule import Phase, Schedule
 from bench.train import Trainer
-
-
-class Quiet:
-    def track(self, items: Any, what: str, total: int | None = None) -> Any:
-        yield from items
-
-    def note(self, message: str) -> None:
-        pass
 
 
 def schedule(batch_size: int, *phases: Phase) -> Schedule:
@@ -65,15 +58,15 @@ def fits(folder: Path, ranks: Ranks) -> dict[str, Any]:
     with contextlib.suppress(Followed):
         torch.manual_seed(0)
         learner = ClassifierLearner(Classifier(SmallNet(), 3))
-        trainer = Trainer(folder / "classifier", torch.device("cpu"), "fp32", 0, Quiet(), ranks)
+        trainer = Trainer(folder / "classifier", torch.device("cpu"), "fp32", 0, Silent(), ranks)
         rates = {"backbone": 0.01, "head": 0.01}
         trainer.fit(learner, schedule(8, Phase(name="all", epochs=3, lr=rates)), samples)
         found["classifier"] = state(learner, trainer)
     for name, (kind, config, (batch_size, *phases)) in METHODS.items():
         with contextlib.suppress(Followed):
             settings = kind.Config(**config, schedule=schedule(batch_size, *phases))
-            work = task(folder / name, samples, settings, Quiet())
-            work.trainer = Trainer(folder / name, work.device, "fp32", 0, Quiet(), ranks)
+            work = task(folder / name, samples, settings, Silent())
+            work.trainer = Trainer(folder / name, work.device, "fp32", 0, Silent(), ranks)
             found[name] = state(kind().fit(work), work.trainer)
     return found
 

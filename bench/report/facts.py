@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from bench.report.grouping import text_of
 
 
 def definition(metric: str, facts: Mapping[str, Any]) -> str:
@@ -109,7 +110,4 @@ def _distinct(values: Iterable[str]) -> list[str]:
 
 
 def _value(value: Any) -> str:
-    if value is None or isinstance(value, str):
-        return "none" if value is None else value
-    # With an option the encoder is built anew each time.
-    return json.dumps(value, sort_keys=True) if isinstance(value, dict | list) else json.dumps(value)
+    return "none" if value is None else value if isinstance(value, str) else text_of(value)
