@@ -1,9 +1,11 @@
 """``python -m bench``."""
 
+from bench.allocator import keep_freed_memory
 from bench.launch.command import tie_to_parent
 
 if __name__ == "__main__":
     tie_to_parent()
+    keep_freed_memory()
     from bench.cli import main
 
     main()

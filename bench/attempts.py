@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
+from bench.allocator import give_back_free_memory
 from bench.contract import Progress, Samples
 from bench.data.guarded import Guarded
 from bench.memory import (
     OutOfMemory,
     Overrun,
     PeakMemory,
-    give_back_free_memory,
     is_out_of_memory,
     limited,
 )

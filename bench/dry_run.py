@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from bench.activity import activity_of
 from bench.plan import PlannedCell
 from bench.store import Folder, Store
 from bench.timings import Timings, said
+
+_HEADINGS = ("cell", "method", "dataset", "backbone", "seed", "state", "takes", "n/a")
 
 
 def print_plan(console: Console, cells: Sequence[PlannedCell], store: Store, home: Path) -> None:
@@ -26,7 +26,8 @@ def print_plan(console: Console, cells: Sequence[PlannedCell], store: Store, hom
         home: ``BENCH_HOME``, where black boxes lie.
     """
     timings = Timings.of_store(store)
-    table = Table("cell", "method", "dataset", "backbone", "seed", "state", "takes", "not applicable")
+    rows: list[tuple[str, ...]] = [_HEADINGS]
+    reasons: dict[str, int] = {}
     counts: Counter[str] = Counter()
     boxes: dict[str, float | None] = {}
     known, unknown = 0.0, 0
@@ -40,10 +41,12 @@ def print_plan(console: Console, cells: Sequence[PlannedCell], store: Store, hom
             known, unknown = known + (seconds or 0.0), unknown + (seconds is None)
             if spec.black_box is not None and not Folder(home / "blackboxes" / spec.black_box_id).done:
                 boxes[spec.black_box_id] = timings.of_black_box(spec.model_dump(), cell.recipe)
-        refused = "; ".join(f"{name}: {facts['reason']}" for name, facts in cell.not_applicable.items())
-        row = (cell.label, spec.dataset, spec.backbone or "-", str(spec.seed), state, takes, refused)
-        table.add_row(spec.id, *map(Text, row))
-    console.print(table)
+        notes = [reasons.setdefault(why, len(reasons) + 1) for why in _refused(cell)]
+        backbone, marks = spec.backbone or "-", ", ".join(map(str, notes))
+        rows.append((spec.id, cell.label, spec.dataset, backbone, str(spec.seed), state, takes, marks))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    lines += ["", *(f"n/a {number}: {why}" for why, number in reasons.items())] if reasons else []
     line = f"{len(cells)} cells: " + ", ".join(f"{count} {state}" for state, count in counts.items())
     if boxes:
         line += f"; black boxes to train first: {len(boxes)}"
@@ -52,7 +55,15 @@ def print_plan(console: Console, cells: Sequence[PlannedCell], store: Store, hom
     if known:
         line += f"; about {said(known)} one after the other, as earlier cells took"
         line += f", and {unknown} of unknown length" if unknown else ""
-    console.print(line, highlight=False, soft_wrap=True)
+    console.out("\n".join([*lines, "", line]), highlight=False)
+
+
+def _refused(cell: PlannedCell) -> list[str]:
+    """Why metrics are not applicable, and which: those with the same reason together."""
+    metrics: dict[str, list[str]] = {}
+    for name, facts in cell.not_applicable.items():
+        metrics.setdefault(facts["reason"], []).append(name)
+    return [f"{reason} ({', '.join(names)})" for reason, names in metrics.items()]
 
 
 def _state(cell: PlannedCell, store: Store) -> str:

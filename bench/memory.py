@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import os
 import re
 import sysconfig
@@ -16,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from bench.allocator import give_back_free_memory
 from bench.contract import CellError, RequestError
 
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
@@ -265,15 +264,6 @@ def said(size: int) -> str:
     """
     unit = next((unit for unit in ("TiB", "GiB", "MiB") if size >= UNITS[unit]), "KiB")
     return f"{size / UNITS[unit]:.1f} {unit}"
-
-
-def give_back_free_memory() -> None:
-    """Return to the system what the process has freed but still holds: using it again would not show as growth."""
-    gc.collect()
-    # Only glibc has this call, and only glibc needs it here.
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def resident() -> int:

@@ -309,11 +309,11 @@ def _applicable(
     for metric_name, metric in metrics.items():
         lacking = sorted((metric.needs | method.needs) - dataset.provides - ALWAYS_PROVIDED)
         facts = {"unit": metric.unit, "higher_is_better": metric.higher_is_better}
-        if lacking:
+        if "prediction" in metric.needs and not method.predicts:
+            refused[metric_name] = {"unit": metric.unit, "reason": f"{name} predicts no class"}
+        elif lacking:
             reason = f"{dataset_name} has no {', '.join(_PLAIN.get(what, what) for what in lacking)}"
             refused[metric_name] = {"unit": metric.unit, "reason": reason}
-        elif "prediction" in metric.needs and not method.predicts:
-            refused[metric_name] = {"unit": metric.unit, "reason": f"{name} predicts no class"}
         elif "black_box" in metric.needs and not method.needs_black_box:
             refused[metric_name] = {"unit": metric.unit, "reason": f"{name} does not start from a black box"}
         else:

@@ -23,6 +23,7 @@ RANKS = [
         "bench.seeding",
         "bench.torchvision_ops",
         "bench.machine",
+        "bench.allocator",
         "bench.memory",
         "bench.ranks",
         "bench.energy",

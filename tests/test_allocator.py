@@ -1,0 +1,43 @@
+"""Freed memory stays with a process that asked for it, and goes back when it is told to."""
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"),
+    reason="only glibc gives memory back and keeps it",
+)
+
+SIZE = 2**27
+FREED = f"""
+import sys
+from bench.allocator import give_back_free_memory, keep_freed_memory
+from bench.memory import resident
+import numpy
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+before = resident()
+numpy.ones({SIZE}, numpy.uint8).sum()
+print(resident() - before)
+give_back_free_memory()
+print(resident() - before)
+"""
+
+
+def left(how):
+    """Bytes that 128 MiB leave behind: after they were freed, and after all was given back."""
+    found = subprocess.run([sys.executable, "-c", FREED, how], capture_output=True, text=True, check=True)
+    return [int(line) for line in found.stdout.split()]
+
+
+def test_what_is_freed_stays_until_it_is_given_back():
+    freed, given_back = left("keep")
+    assert freed > 0.9 * SIZE
+    assert given_back < 0.1 * SIZE
+
+
+def test_without_it_freed_memory_goes_at_once():
+    assert max(left("as it is")) < 0.1 * SIZE
