@@ -1,4 +1,4 @@
-"""Commands on single cells: run one, take over those that ran elsewhere."""
+"""Commands on cells: run one, take over those that ran elsewhere, export a run's results."""
 
 from __future__ import annotations
 
@@ -110,6 +110,31 @@ def gather(homes: tuple[Path, ...], out: Path | None) -> None:
             click.echo(f"{other}: {take(other, Store(out or home), home, progress)}")
 
 
+@click.command()
+@click.argument("folder", type=options.PATH)
+@click.option("--suite", help="Of which suite; its newest run is meant.")
+@click.option("--run", "stamp", help="Of which run, by its stamp; default: the newest.")
+@options.home
+def export(folder: Path, suite: str | None, stamp: str | None, out: Path | None) -> None:
+    """Write a run's results into FOLDER, to publish them: settings, scores, and the tables of all items.
+
+    Fits, logs and paths of this machine are left out. Every command reads the folder as a home (--out FOLDER), and
+    `gather FOLDER` takes the results over into another one, where they count as done.
+    """
+    from bench import environment
+    from bench.contract import RequestError
+    from bench.export import export as write
+    from bench.progress import ConsoleProgress
+    from bench.store import Store
+
+    store = Store(out or environment.home())
+    chosen = stamp or store.latest(suite)
+    if chosen is None:
+        raise RequestError(f"no run{f' of suite {suite!r}' if suite else ''} in {store.root}")
+    with ConsoleProgress(Console(stderr=True)) as progress:
+        click.echo(f"{folder}: {write(store, chosen, folder, progress)}")
+
+
 @speed.command("grid")
 @click.option("--methods", default="ours,protopnet", show_default=True, help="Names with commas.")
 @click.option("--seeds", "count", type=click.IntRange(min=1), default=12, show_default=True, help="How many.")
@@ -142,4 +167,4 @@ def speed_grid(
     )
 
 
-COMMANDS = (cell, gather)
+COMMANDS = (cell, gather, export)

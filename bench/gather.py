@@ -88,13 +88,20 @@ def _check(store: Store, name: str) -> None:
     Raises:
         RequestError: naming the file.
     """
-    if CellSpec.model_validate(store.specification(name)["spec"]).id != name:
+    written = store.specification(name)
+    try:
+        spec = CellSpec.model_validate(written["spec"])
+    except (KeyError, ValueError) as error:
+        raise RequestError(f"{store.cell(name).path / 'cell.json'} is no cell as this version writes them") from error
+    if spec.id != name:
         raise RequestError(f"{store.cell(name).path / 'cell.json'} is of another cell: its content has another id")
     outcome = store.outcome(name) or {}
-    missing = set(store.specification(name)["spec"]["metrics"])
+    missing = set(spec.metrics)
     missing -= {*outcome.get("scores", {}), *outcome.get("not_applicable", {})}
     if missing:
         raise RequestError(f"{store.cell(name).result}: no {', '.join(sorted(missing))}; copy it again")
+    if written.get("exported"):
+        return  # without its fit
     weights = store.cell(name).result / "model.safetensors"
     try:
         with safe_open(weights, "pt"):

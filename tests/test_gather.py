@@ -56,6 +56,21 @@ def test_two_machines_each_with_a_home_of_its_own(call, data, tmp_path):
     whole = call(here, *request(data, "0,1"))
     assert "2 of 2 cells done (2 before), 0 failed" in whole.output
     assert stored(here) == stored(together)
+    published_results_count_as_done(call, here, request(data, "0,1"), tmp_path)
+
+
+def published_results_count_as_done(call, here, arguments, tmp_path):
+    """What was exported has no fits: it is taken over all the same, and commands that need one say so."""
+    published, fresh = tmp_path / "published", tmp_path / "fresh"
+    assert "2 cells, 0 not finished" in call(here, "export", str(published)).output
+    result = call(fresh, "gather", str(published))
+    assert "2 cells and 0 black boxes taken over" in result.output, result.output
+    again = call(fresh, *arguments)
+    assert "2 of 2 cells done (2 before), 0 failed" in again.output
+    assert call(fresh, "results").output == call(here, "results").output
+    drawn = call(fresh, "figure", "gallery")
+    assert drawn.exit_code == 2
+    assert "has no model.safetensors" in drawn.stderr
 
 
 def test_what_is_incomplete_or_of_another_id_is_not_taken(call, data, tmp_path):

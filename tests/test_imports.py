@@ -49,6 +49,7 @@ RANKS = [
     ["bench.cell"],
     [
         "bench.launch",
+        "bench.export",
         "bench.gather",
         "bench.grid_speed",
         "bench.turns",

@@ -1,0 +1,103 @@
+"""Results to publish: what finished cells say, item by item, without their fits and without names of this machine."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.contract import Progress, RequestError
+from bench.store import Folder, Store, write_json
+
+_PATH = re.compile(r"(?<![\w./-])(?:/[\w.@+-]+)+/?")
+
+
+@dataclass
+class Counts:
+    """What became of the cells of a run."""
+
+    cells: int = 0
+    failed: int = 0
+    unfinished: int = 0
+    size: int = 0
+
+    def __str__(self) -> str:
+        failed = f" ({self.failed} of them failed)" if self.failed else ""
+        return f"{self.cells} cells{failed}, {self.unfinished} not finished and left out, {self.size / 2**20:.1f} MiB"
+
+
+def export(store: Store, stamp: str, target: Path, progress: Progress) -> Counts:
+    """Write what a run's cells say into a folder that every command reads as a home, with ``--out``.
+
+    Of the same suite the folder holds this run alone afterwards; runs of other suites in it stay.
+
+    Args:
+        store: where the cells lie.
+        stamp: of the run.
+        target: the folder; one that is there must be an export, or empty.
+        progress: where it is told.
+
+    Raises:
+        RequestError: where there is no such run, or the folder holds something else.
+    """
+    known = store.invocations()
+    if stamp not in known:
+        raise RequestError(f"no run {stamp!r} in {store.root}; `python -m bench status` lists them")
+    if target.resolve() == store.root.resolve():
+        raise RequestError(f"{target} is the home itself: name another folder")
+    if target.exists() and any(target.iterdir()) and not (target / "invocations").is_dir():
+        raise RequestError(f"{target} holds something else: name an empty folder, or that of an earlier export")
+    counts, other, names = Counts(), Store(target), []
+    for name in progress.track(known[stamp]["cells"], "cells"):
+        found = store.cell(name)
+        failure = found.failure
+        if not found.done and failure is None:
+            counts.unfinished += 1
+            continue
+        counts.failed += failure is not None
+        counts.size += _write(found, other.cell(name), store.specification(name), failure)
+        names.append(name)
+    counts.cells = len(names)
+    for earlier, content in other.invocations().items():
+        if content["suite"] == known[stamp]["suite"]:
+            (target / "invocations" / f"{earlier}.json").unlink()
+    other.record_invocation(stamp, nameless({**known[stamp], "cells": names}))
+    wanted = {name for content in other.invocations().values() for name in content["cells"]}
+    for name in set(other.cells()) - wanted:
+        shutil.rmtree(other.cell(name).path)
+    return counts
+
+
+def _write(found: Folder, own: Folder, written: dict[str, Any], failure: dict[str, Any] | None) -> int:
+    """One cell; how many bytes it takes."""
+    shutil.rmtree(own.path, ignore_errors=True)
+    write_json(own.path / "cell.json", nameless({**written, "exported": True}))
+    if failure is not None:
+        write_json(own.path / "failure.json", nameless({**failure, "details": ""}))
+    else:
+        write_json(own.result / "result.json", nameless(Store.read(found.result / "result.json")))
+        if (found.result / "history.json").is_file():
+            shutil.copy(found.result / "history.json", own.result)
+        if (found.result / "items").is_dir():
+            shutil.copytree(found.result / "items", own.result / "items")
+    return sum(file.stat().st_size for file in own.path.rglob("*") if file.is_file())
+
+
+def nameless(content: Any) -> Any:
+    """JSON content with the last part of every absolute path in place of the path.
+
+    Example:
+        >>> nameless({"command": "BENCH_HOME=/home/me/x python -m bench cell /home/me/x/cells/1f", "root": "/a b/c"})
+        {'command': 'BENCH_HOME=x python -m bench cell 1f', 'root': 'c'}
+    """
+    if isinstance(content, dict):
+        return {key: nameless(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [nameless(value) for value in content]
+    if not isinstance(content, str):
+        return content
+    if content.startswith("/"):
+        return Path(content).name
+    return _PATH.sub(lambda path: Path(path[0]).name, content)

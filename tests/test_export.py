@@ -1,0 +1,89 @@
+"""A run's results in a folder to publish: the same tables and pages, and nothing of this machine."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+from stores import example_store
+
+from bench.cli import main
+from bench.store import Store, write_json
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A home whose cells name it, as those of real runs do."""
+    root = tmp_path / "home of mine"
+    maker, cells = example_store(root)
+    for name in cells.values():
+        written = maker.store.specification(name)
+        written["where"] |= {"data_root": str(root / "birds"), "weights": f"{root}/net.pth"}
+        write_json(maker.store.cell(name).path / "cell.json", written)
+    result = maker.store.cell(cells["ours-0"]).result / "result.json"
+    content = json.loads(result.read_text())
+    content["environment"]["arguments"] = ["cell", "/scratch/me/cells/1f", "--out=/scratch/me"]
+    write_json(result, content)
+    monkeypatch.setenv("BENCH_HOME", str(root))
+    monkeypatch.setenv("COLUMNS", "120")
+    return root, cells
+
+
+def call(*arguments):
+    return CliRunner().invoke(main, list(map(str, arguments)))
+
+
+def test_tables_are_the_same_and_nothing_names_the_machine(home, tmp_path):
+    root, cells = home
+    target = tmp_path / "published"
+    result = call("export", target)
+    assert result.exit_code == 0, result.output
+    assert "8 cells (2 of them failed), 1 not finished and left out" in result.stdout
+    for file in target.rglob("*.json"):
+        assert str(tmp_path) not in file.read_text()
+        assert "/scratch" not in file.read_text()
+    assert not list(target.rglob("*.safetensors"))
+    assert not list(target.rglob("log.txt"))
+    (arguments,) = (Store(target).outcome(cells[name])["environment"]["arguments"] for name in ("ours-0",))
+    assert arguments == ["cell", "1f", "--out=me"]
+    assert Store(target).rows() == [row for row in Store(root).rows() if row.cell != cells["ours-late"]]
+
+
+def test_the_table_is_the_same(home, tmp_path):
+    root, cells = home
+    done = [name for name in cells.values() if name != cells["ours-late"]]
+    Store(root).record_invocation("20260305-000000-000", {"suite": "default", "command": "", "cells": done})
+    assert call("export", tmp_path / "published").exit_code == 0
+    here, there = (call("report", "--intervals", "--out", place).stdout for place in (root, tmp_path / "published"))
+    assert "protopnet" in here
+    assert there == here
+
+
+def test_pages_are_made_of_an_export(home, tmp_path):
+    assert call("export", tmp_path / "published").exit_code == 0
+    result = call("report", "--out", tmp_path / "published", "--format", "html", "-o", tmp_path / "pages")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "pages" / "index.html").is_file()
+
+
+def test_a_later_export_of_the_suite_replaces_the_earlier_one(home, tmp_path):
+    root, cells = home
+    target, store = tmp_path / "published", Store(root)
+    store.record_invocation("20260305-000000-000", {"suite": "other", "command": "", "cells": [cells["constant-0"]]})
+    assert call("export", target, "--suite", "default").exit_code == 0
+    assert call("export", target, "--suite", "other").exit_code == 0
+    store.record_invocation("20260306-000000-000", {"suite": "default", "command": "", "cells": [cells["ours-0"]]})
+    assert call("export", target, "--suite", "default").exit_code == 0
+    assert Store(target).cells() == sorted([cells["constant-0"], cells["ours-0"]])
+    assert list(Store(target).invocations()) == ["20260305-000000-000", "20260306-000000-000"]
+
+
+def test_what_is_refused(home, tmp_path):
+    root, _ = home
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / "letter.txt").write_text("dear")
+    assert "holds something else" in call("export", tmp_path / "else").stderr
+    assert "is the home itself" in call("export", root).stderr
+    assert "no run of suite 'x'" in call("export", tmp_path / "new", "--suite", "x").stderr
+    assert "no run '2020'" in call("export", tmp_path / "new", "--run", "2020").stderr
+    assert (tmp_path / "else" / "letter.txt").read_text() == "dear"
+    assert not (tmp_path / "new").exists()
