@@ -17,7 +17,9 @@ from bench.store import Store, as_dicts
 
 
 def measure(request: Sequence[str], launcher: Sequence[str], rounds: int, progress: Progress) -> dict[str, Any]:
-    """Wall time of whole ``run`` commands, each in an empty home that is deleted afterwards; threads: one per cell.
+    """Wall time of whole ``run`` commands, each in a home of its own that is deleted afterwards; threads: one per cell.
+
+    The demo's birds are drawn before, by a dry run: that is no part of the grid.
 
     Args:
         request: options of ``run`` that name the cells.
@@ -36,13 +38,11 @@ def measure(request: Sequence[str], launcher: Sequence[str], rounds: int, progre
     for _ in range(rounds):
         for name, options in (("inline", []), ("launched", list(launcher))):
             with tempfile.TemporaryDirectory(prefix="bench-") as home:
-                command = [sys.executable, "-m", "bench", "run", *request, "--no-tracking", *options]
-                surroundings = {**os.environ, "BENCH_HOME": home, "OMP_NUM_THREADS": "1"}
+                command = ["run", *request, "--no-tracking", *options]
+                _bench([*command, "--dry-run"], home)
                 began = time.perf_counter()
-                found = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False)
+                _bench(command, home)
                 seconds[name].append(time.perf_counter() - began)
-                if found.returncode != 0:
-                    raise CellError(f"{' '.join(command)} failed:\n{found.stdout[-2000:]}{found.stderr[-2000:]}")
                 rows = as_dicts(Store(Path(home)).rows())
                 results[name] = [row for row in rows if row["unit"] != "s"]  # all but what the clock says
             progress.note(f"{name}: {seconds[name][-1]:.1f} s")
@@ -55,3 +55,11 @@ def measure(request: Sequence[str], launcher: Sequence[str], rounds: int, progre
         "request": list(request),
         "launcher": list(launcher),
     }
+
+
+def _bench(words: Sequence[str], home: str) -> None:
+    command = [sys.executable, "-m", "bench", *words]
+    surroundings = {**os.environ, "BENCH_HOME": home, "OMP_NUM_THREADS": "1"}
+    found = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False)
+    if found.returncode != 0:
+        raise CellError(f"{' '.join(command)} failed:\n{found.stdout[-2000:]}{found.stderr[-2000:]}")
