@@ -82,6 +82,11 @@ class Attempts:
             self.note.unlink()
             raise OutOfMemory([first, second])
 
+    @property
+    def part(self) -> int:
+        """Bytes for what a fit gathers; the rest of the limit is for the network and what else it holds."""
+        return min(2**30, self.limit // 4) if self.limit else 2**30
+
     def guarded(self, split: Samples, capped: bool = True) -> Samples:
         """The split, in batches of as many images as this attempt allows, each given out only within the limit."""
         return Guarded(split, self.most if capped else None, lambda: self._peak.check(self.limit))

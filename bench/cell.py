@@ -245,8 +245,7 @@ class Cell:
             black_box=black_box,
             trainer=self._trainer(self.folder.resume),
             progress=self.progress,
-            # The rest is for the network and what else a fit holds.
-            memory_limit=min(2**30, self.memory_limit // 4) if self.memory_limit else 2**30,
+            memory_limit=self.attempts.part,
             backbone_name=self.spec.backbone or "",
         )
 
@@ -291,6 +290,7 @@ class Cell:
             derive(self.spec.seed, "training"),
             self.progress,  # type: ignore[arg-type]
             self.ranks,
+            self.attempts.part,
         )
 
     def fit(self, task: Task) -> PartPrototypeModel:

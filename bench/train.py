@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from bench.at_rest import AtRest
 from bench.contract import Batch, CellError, Progress, Samples
 from bench.data import augment
 from bench.folder import replacing
@@ -66,6 +67,7 @@ class Trainer:
         seed: of orders and augmentations.
         progress: where epochs and losses are shown.
         ranks: the processes that train together; ``None``: this one alone.
+        kept: bytes that features of a backbone may take while it does not learn.
     """
 
     def __init__(
@@ -76,9 +78,11 @@ class Trainer:
         seed: int,
         progress: Progress,
         ranks: Ranks | None = None,
+        kept: int = 2**30,
     ) -> None:
         self.folder, self.checkpoint, self.ranks = folder, folder / "training.pt", ranks or Ranks()
         self.device, self.precision, self.seed, self.progress = device, precision, seed, progress
+        self.kept = kept if self.ranks.count == 1 else 0
         self.history: list[dict[str, Any]] = []
         self.earlier_seconds = 0.0
 
@@ -153,23 +157,26 @@ class Trainer:
         optimizer, step = self.stepper(learner, phase)
         if phase.name in optimizers:
             optimizer.load_state_dict(optimizers[phase.name])
-        for epoch in range(start, phase.epochs):
-            next(bar)
-            began = time.perf_counter()
-            for group in optimizer.param_groups:
-                group["lr"] = phase.lr[group["name"]] * phase.factor(first + epoch, epoch)
-            learner.train()
-            if phase.freeze_norm:
-                freeze_norm(learner)
-            losses = self._epoch(step, learner, schedule, samples, (position, epoch))
-            row = {"phase": phase.name, "epoch": len(self.history), **losses}
-            self.history.append({**row, "seconds": time.perf_counter() - began})
-            self.progress.note(
-                f"{phase.name} {epoch + 1}/{phase.epochs}  "
-                + "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
-            )
-            optimizers[phase.name] = optimizer.state_dict()
-            self._save(learner, position, epoch + 1, optimizers)
+        learner.train()
+        if phase.freeze_norm:
+            freeze_norm(learner)
+        # Counted from the phase's beginning: a resumed training must find the same features.
+        passes = phase.epochs * schedule.repeat
+        with AtRest(learner, samples, schedule.augment, schedule.batch_size, self.device, self.kept, passes) as rest:
+            for epoch in range(start, phase.epochs):
+                next(bar)
+                began = time.perf_counter()
+                for group in optimizer.param_groups:
+                    group["lr"] = phase.lr[group["name"]] * phase.factor(first + epoch, epoch)
+                losses = self._epoch(step, learner, schedule, samples, (position, epoch), rest)
+                row = {"phase": phase.name, "epoch": len(self.history), **losses}
+                self.history.append({**row, "seconds": time.perf_counter() - began})
+                self.progress.note(
+                    f"{phase.name} {epoch + 1}/{phase.epochs}  "
+                    + "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
+                )
+                optimizers[phase.name] = optimizer.state_dict()
+                self._save(learner, position, epoch + 1, optimizers)
 
     def stepper(
         self, learner: Learner, phase: Phase
@@ -198,6 +205,7 @@ class Trainer:
         schedule: Schedule,
         samples: Samples,
         when: tuple[int, int],
+        rest: AtRest,
     ) -> dict[str, float]:
         generator = torch.Generator().manual_seed(derive(self.seed, "order", *when))
         passes = [torch.randperm(len(samples), generator=generator) for _ in range(schedule.repeat)]
@@ -205,7 +213,7 @@ class Trainer:
         learner.before_epoch(len(self.history))  # the history is in the checkpoint: a resumed training counts on
         sums: dict[str, Tensor] = {}
         with Shares(learner, self.ranks):
-            for batch in self._batches(samples, schedule, passes, generator):
+            for batch in self._batches(samples, schedule, passes, generator, rest):
                 size = len(batch.labels)
                 for name, value in step(batch.images, batch.labels).items():
                     # Summed on the device: a step never waits for the host. NaN survives the sum.
@@ -222,11 +230,13 @@ class Trainer:
         return means
 
     def _batches(
-        self, samples: Samples, schedule: Schedule, passes: list[Tensor], generator: torch.Generator
+        self, samples: Samples, schedule: Schedule, passes: list[Tensor], generator: torch.Generator, rest: AtRest
     ) -> Iterator[Batch]:
         for order in passes:
             drawn = None if schedule.augment == "none" else augment.draw(schedule.augment, len(samples), generator)
-            yield from samples.batches(schedule.batch_size, self.device, index=order, augment=drawn)
+            for batch in samples.batches(schedule.batch_size, self.device, index=order, augment=drawn):
+                rest.comes(batch, drawn)
+                yield batch
 
     def _optimizer(self, learner: Learner, phase: Phase) -> torch.optim.Optimizer:
         groups = learner.groups()

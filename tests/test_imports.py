@@ -32,6 +32,7 @@ RANKS = [
     ["bench.registry", "bench.schedule"],
     ["bench.data", "bench.backbones", "bench.store", "bench.given", "bench.bootstrap"],
     [
+        "bench.at_rest",
         "bench.train",
         "bench.shares",
         "bench.environment",
@@ -85,6 +86,7 @@ ALLOWED = {
     "metrics": {"bench.contract", "metrics"},
     "baselines": {
         "bench.contract",
+        "bench.at_rest",
         "bench.train",
         "bench.schedule",
         "bench.seeding",
@@ -98,6 +100,7 @@ ALLOWED = {
         "bench.memory",
         "bench.overlay",
         "bench.style",
+        "bench.at_rest",
         "bench.train",
         "bench.schedule",
         "bench.seeding",
