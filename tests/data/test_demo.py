@@ -1,5 +1,8 @@
 """The demo data set: whole, consistent, repeatable, and not solved by a constant position."""
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -262,3 +265,17 @@ def test_a_constant_position_is_no_good_answer(tmp_path: Path) -> None:
     assert best < 40
     # Whatever tie is broken how: no position that is best on train is a good one on test.
     assert max(constant_peak(tree, ~tree.train, *at) for at in grid if train[at] == best) < 40
+
+
+@pytest.mark.parametrize("processor", ["Haswell", "Prescott"])
+def test_a_picture_does_not_depend_on_the_processor(processor):
+    """NumPy's matrix products do: of this picture another processor's had other pixels, when they were used."""
+    draw = "from bench.data.demo.tree import picture; pixels = picture(0, 2, 0).image.tobytes()"
+    script = f"import sys; {draw}; sys.stdout.buffer.write(pixels)"
+    found = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "OPENBLAS_CORETYPE": processor},
+        capture_output=True,
+        check=True,
+    )
+    assert found.stdout == picture(0, 2, 0).image.tobytes()

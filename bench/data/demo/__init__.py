@@ -5,6 +5,6 @@
 
 from bench.data.demo.tree import draw
 
-VERSION = 1  # raise it when the drawing changes: a cached tree of another version is drawn anew
+VERSION = 2  # raise it when the drawing changes: a cached tree of another version is drawn anew
 
 __all__ = ["VERSION", "draw"]

@@ -23,10 +23,14 @@ def direction(angle: float) -> Points:
     return np.array([math.cos(radians), -math.sin(radians)])
 
 
-def rotation(angle: float) -> Points:
-    """Matrix (2, 2) that turns row vectors by `angle` degrees when they are multiplied with it from the right."""
+def turned(points: Points, angle: float) -> Points:
+    """Points (..., 2) turned by `angle` degrees about the origin.
+
+    No matrix product: its last bit depends on the processor that a library picks its code for, and a drawing must not.
+    """
     cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    return np.array([[cosine, -sine], [sine, cosine]])
+    x, y = points[..., 0], points[..., 1]
+    return np.stack([x * cosine + y * sine, y * cosine - x * sine], axis=-1)
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Frame:
         local = np.array(points, dtype=np.float64)
         if self.mirror:
             local[..., 0] *= -1
-        return local @ rotation(self.angle) * self.scale + np.asarray(self.origin)
+        return turned(local, self.angle) * self.scale + np.asarray(self.origin)
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,10 @@ class Placement:
 
     def __call__(self, points: ArrayLike) -> Points:
         """Maps points (..., 2) of the bird's frame to pixels."""
-        turned = np.asarray(points, dtype=np.float64) @ rotation(self.tilt)
+        placed = turned(np.asarray(points, dtype=np.float64), self.tilt)
         if self.faces_left:
-            turned = turned * np.array([-1.0, 1.0])
-        return turned * self.scale + np.asarray(self.offset)
+            placed = placed * np.array([-1.0, 1.0])
+        return placed * self.scale + np.asarray(self.offset)
 
     def shifted(self, left: float, top: float) -> Placement:
         """Returns the same placement seen from a window whose corner is at (left, top)."""
@@ -114,11 +118,11 @@ class Feather:
     def blade(self, start: float = 0.0, shrink: float = 1.0) -> Points:
         """Returns the outline (n, 2) of the part beyond the share `start` of the length, `shrink` times as wide."""
         local = _blade(self.tip, start, shrink) * np.array([self.length, self.width])
-        return local @ rotation(self.angle) + np.asarray(self.root)
+        return turned(local, self.angle) + np.asarray(self.root)
 
     def point(self, share: float, aside: float = 0.0) -> Points:
         """Returns the point (2,) at `share` of the length, `aside` widths off the shaft."""
-        return np.array([share * self.length, aside * self.width]) @ rotation(self.angle) + np.asarray(self.root)
+        return turned(np.array([share * self.length, aside * self.width]), self.angle) + np.asarray(self.root)
 
 
 def fan(
