@@ -140,6 +140,7 @@ class Trainer:
                 learner.act(phase.action, samples)
             self._save(learner, position + 1, 0, optimizers)
         next(bar, None)
+        learner.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         learner.eval()
 
     def _run(
@@ -185,6 +186,9 @@ class Trainer:
 
         Only the parameters that the phase names learn from then on.
         """
+        if self.device.type == "cpu":
+            # As images come: a step of MobileNetV2 takes an eighth less. On a GPU it was not measured.
+            learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = self._optimizer(learner, phase)
         model, wrapped = self.fabric.setup(learner, optimizer)
 
