@@ -110,7 +110,8 @@ def test_a_run_over_three_data_sets(place):
             for metric in ("consistency", "stability"):
                 assert own[method, metric]["status"] == "n/a"
                 assert own[method, metric]["reason"] == f"{name} has no part key-points"
-        assert own["constant", "accuracy"]["reason"] == f"{name} has no part key-points"
+        assert own["constant", "accuracy"]["reason"] == "constant predicts no class"
+        assert own["constant", "stability"]["reason"] == f"{name} has no part key-points"
     assert {row["status"] for row in rows} == {"ok", "n/a"}
     assert {row["status"] for row in rows if row["dataset"] == "cub" and row["method"] == "ours"} == {"ok"}
 

@@ -38,7 +38,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def arguments(data):
     methods = ["run", "--methods", "ours,protopnet", "--no-controls", "--seeds", "0,1", "--no-tracking"]
-    slow = ["--set", "protopnet.schedule.phases.1.epochs=40"]
+    slow = ["--set", "protopnet.schedule.phases.0.epochs=40"]
     return [*methods, *QUICK, *slow, "--data-root", str(data)]
 
 
