@@ -21,6 +21,7 @@ _PAGES_ONLY = ("out_dir", "tests", "galleries", "device")
 @click.option(
     "--format", "fmt", type=click.Choice(["text", "md", "latex", "html", "csv"]), default="text", show_default=True
 )
+@click.option("--metrics", callback=options.names, help="Columns of the comparison: names or groups with commas.")
 @click.option("--intervals", is_flag=True, help="95 % bootstrap intervals beside the values.")
 @click.option("-o", "--out-dir", type=options.PATH, help="Of the pages: their folder; default: report, beside cells.")
 @click.option("--tests", type=click.IntRange(0), help="Of the pages: most tests; default 120, fewer on large data.")
@@ -33,6 +34,7 @@ def report(
     suite: str | None,
     stamp: str | None,
     fmt: str,
+    metrics: tuple[str, ...],
     intervals: bool,
     out: Path | None,
     plugins: tuple[Path, ...],
@@ -56,6 +58,8 @@ def report(
     from bench.store import Store
 
     store = Store(out or home())
+    if metrics and (table is not None or fmt == "html"):
+        raise RequestError("--metrics is for the comparison of a run: not with --table, nor with --format html")
     if table is None and fmt == "html":
         _pages(store, suite, stamp, intervals, **pages)
         return
@@ -63,7 +67,7 @@ def report(
         if pages[name]:
             raise RequestError(f"--{name.replace('_', '-')} is for the report in pages: --format html without --table")
     if table is None:
-        render(store, suite=suite, fmt=fmt, console=Console(), stamp=stamp, intervals=intervals)
+        render(store, suite=suite, fmt=fmt, console=Console(), stamp=stamp, intervals=intervals, metrics=metrics)
     else:
         report_table(store, table, fmt, Console(), stamp, suite, intervals)
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bench import registry
 from bench.bootstrap import NoInterval
 from bench.errors import RequestError
 from bench.report.block import Block, Column, Entry, Line, Status
@@ -71,7 +72,11 @@ class Found:
 
 
 def comparison(
-    store: Store, stamp: str | None = None, suite: str | None = None, intervals: bool = False
+    store: Store,
+    stamp: str | None = None,
+    suite: str | None = None,
+    intervals: bool = False,
+    metrics: Sequence[str] = (),
 ) -> list[Block]:
     """The tables of one invocation.
 
@@ -80,9 +85,11 @@ def comparison(
         stamp: of the invocation; by default the latest one.
         suite: of which the latest is taken.
         intervals: whether to work them out.
+        metrics: names and groups of the columns; by default all that were measured.
 
     Raises:
         RequestError: where there is nothing to compare.
+        UnknownName: for a metric that there is not.
     """
     known, stamp = store.invocations(), chosen_invocation(store, stamp, suite)
     there = set(store.cells())
@@ -97,7 +104,18 @@ def comparison(
     if lost:
         origin.append(f"{lost} cell{'s' * (lost > 1)} of this run {'are' if lost > 1 else 'is'} no longer on disk")
     where = store if intervals else None
-    return [_block(title, group, origin, where) for title, group in zip(titles, groups, strict=True)]
+    columns = [_chosen(columns_of(group), metrics) for group in groups]
+    if not any(columns):
+        every = sorted({column.metric for group in groups for column in columns_of(group)})
+        raise RequestError(f"{', '.join(metrics)}: not measured in this run; it has {', '.join(every)}")
+    found_blocks = zip(titles, groups, columns, strict=True)
+    return [_block(title, group, own, origin, where) for title, group, own in found_blocks if own]
+
+
+def _chosen(columns: tuple[Column, ...], metrics: Sequence[str]) -> tuple[Column, ...]:
+    measured = {column.metric for column in columns}
+    wanted = {name for one in metrics for name in ([one] if one in measured else registry.chosen_metrics([one], True))}
+    return tuple(column for column in columns if column.metric in wanted) if metrics else columns
 
 
 def chosen_invocation(store: Store, stamp: str | None = None, suite: str | None = None) -> str:
@@ -128,8 +146,9 @@ def _definitions(group: Iterable[Found]) -> dict[str, str]:
     return {metric: text for cell in group for metric, text in cell.definitions.items()}
 
 
-def _block(title: str, group: list[Found], origin: list[str], store: Store | None) -> Block:
-    columns = columns_of(group)
+def _block(
+    title: str, group: list[Found], columns: tuple[Column, ...], origin: list[str], store: Store | None
+) -> Block:
     notes: list[str] = []
     lines = [_line(row, columns, notes) for row in _rows(group)]
     if store is not None:

@@ -37,6 +37,7 @@ def report(
     console: Console | None = None,
     stamp: str | None = None,
     intervals: bool = False,
+    metrics: Sequence[str] = (),
 ) -> None:
     """Print the comparison of one invocation.
 
@@ -47,13 +48,14 @@ def report(
         console: where it is printed.
         stamp: of the invocation, instead of the latest.
         intervals: whether they stand beside the values.
+        metrics: names and groups of the columns; by default all that were measured.
 
     Raises:
         RequestError: for another format, or where there is nothing to report.
     """
     if fmt not in ("text", "md"):
         raise RequestError(f"--format {fmt!r}: write text, md or html; with --table N also latex or csv")
-    tables = [(block, beyond_chance(block)) for block in comparison(store, stamp, suite, intervals)]
+    tables = [(block, beyond_chance(block)) for block in comparison(store, stamp, suite, intervals, metrics)]
     blocks = [block for pair in tables for block in pair if block is not None]
     console = console or Console()
     if fmt == "text":

@@ -6,6 +6,7 @@ from rich.console import Console
 from stores import METRICS, STAMP, StoreMaker, example_store
 
 from bench.contract import RequestError
+from bench.registry import UnknownName
 from bench.report import Block, as_markdown, as_text, comparison, report
 from bench.report.block import Entry, Line
 from bench.report.facts import definition, protocol
@@ -94,6 +95,20 @@ def test_text_has_every_number_mark_and_footnote(example: Store) -> None:
     ):
         assert said in text
     assert "*" not in text.split("constant (control)")[1].split("\n")[0]
+
+
+def test_columns_are_those_that_were_asked_for(example: Store) -> None:
+    (block,) = comparison(example, metrics=("stability", "accuracy"))
+    assert [column.metric for column in block.columns] == ["accuracy", "stability"]
+    text = " ".join(block.facts)
+    assert "stability v2" in text
+    assert "consistency" not in text
+    with pytest.raises(
+        RequestError, match=r"axioms: not measured in this run; it has accuracy, consistency, stability"
+    ):
+        comparison(example, metrics=("axioms",))
+    with pytest.raises(UnknownName, match="did you mean 'accuracy'"):
+        comparison(example, metrics=("acuracy",))
 
 
 def test_text_lines_up_decimals_and_fits(example: Store) -> None:
