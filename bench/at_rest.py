@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bench.contract import Batch, Samples
 from bench.data.augment import Augmentation
-from bench.shares import backbones
+from bench.shares import backbones, replaced
 
 VERSIONS = {"none": 1, "flip": 2}
 """Of an image, under the augmentations that have few."""
@@ -48,8 +48,8 @@ class AtRest:
         self.samples, self.batch_size, self.device, self.most = samples, batch_size, device, most
         self.versions = VERSIONS.get(augment, 0)
         found = backbones(learner)
-        worth = self.versions and passes > self.versions and len(found) == 1 and is_at_rest(found[0])
-        self.backbone = found[0] if worth else None
+        worth = most and self.versions and passes > self.versions and len(found) == 1
+        self.backbone = found[0] if worth and is_at_rest(found[0]) else None
         self._images: Tensor | None = None
         self._rows = torch.empty(0, dtype=torch.long)
         self._features: Tensor | None = None
@@ -57,8 +57,7 @@ class AtRest:
 
     def __enter__(self) -> AtRest:
         if self.backbone is not None:
-            self._undo.callback(delattr, self.backbone, "forward")
-            self.backbone.forward = partial(self._forward, self.backbone.forward)  # type: ignore[method-assign]
+            self._undo.enter_context(replaced(self.backbone, partial(self._forward, self.backbone.forward)))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -67,6 +66,8 @@ class AtRest:
 
     def comes(self, batch: Batch, drawn: Augmentation | None) -> None:
         """The batch that the learner is given next, and how its images were drawn."""
+        if self.backbone is None:
+            return
         mirrored = batch.index.new_zeros(len(batch.index)) if drawn is None else drawn.flip[batch.index].long()
         self._images, self._rows = batch.images, batch.index + len(self.samples) * mirrored
 
@@ -96,8 +97,8 @@ class AtRest:
 
 def is_at_rest(backbone: nn.Module) -> bool:
     """Whether a module, in the mode it is in, maps an image to the same features in every step."""
-    moving = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    norm = nn.modules.batchnorm._BatchNorm
     return not any(parameter.requires_grad for parameter in backbone.parameters()) and not any(
-        module.training and (isinstance(module, moving) or "Drop" in type(module).__name__)
+        module.training and (isinstance(module, norm) or "Drop" in type(module).__name__)
         for module in backbone.modules()
     )

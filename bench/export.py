@@ -89,7 +89,7 @@ def nameless(content: Any) -> Any:
     """JSON content with the last part of every absolute path in place of the path.
 
     Example:
-        >>> nameless({"command": "BENCH_HOME=/home/me/x python -m bench cell /home/me/x/cells/1f", "root": "/a b/c"})
+        >>> nameless({"command": "BENCH_HOME=/scratch/x python -m bench cell /scratch/x/cells/1f", "root": "/a b/c"})
         {'command': 'BENCH_HOME=x python -m bench cell 1f', 'root': 'c'}
     """
     if isinstance(content, dict):

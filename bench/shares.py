@@ -13,7 +13,7 @@ ranks, because :class:`_Sum` adds up those of all copies of the loss. Their mean
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -84,18 +84,14 @@ class Shares:
         )
         self._undo.callback(only_the_loss.remove)
         for backbone in backbones(self.learner):
-            self._replace(backbone, partial(self._backbone, backbone.forward))
+            self._undo.enter_context(replaced(backbone, partial(self._backbone, backbone.forward)))
             for norm in backbone.modules():
                 if isinstance(norm, nn.modules.batchnorm._BatchNorm):
-                    self._replace(norm, partial(self._norm, norm, norm.forward))
+                    self._undo.enter_context(replaced(norm, partial(self._norm, norm, norm.forward)))
         return self
 
     def __exit__(self, *_: object) -> None:
         self._undo.close()
-
-    def _replace(self, module: nn.Module, forward: Callable[[Tensor], Tensor]) -> None:
-        module.forward = forward  # of this object only
-        self._undo.callback(delattr, module, "forward")
 
     def _backbone(self, forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         n, rank, count = len(images), self.ranks.rank, self.ranks.count
@@ -145,6 +141,20 @@ def _track(norm: nn.modules.batchnorm._BatchNorm, mean: Tensor, variance: Tensor
     share = norm.momentum if norm.momentum is not None else 1 / float(norm.num_batches_tracked)
     for running, now in ((norm.running_mean, mean), (norm.running_var, variance)):
         running.mul_(1 - share).add_(now, alpha=share)
+
+
+@contextlib.contextmanager
+def replaced(module: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """While it is entered, this one module computes something else; then what it did before, itself replaced or not."""
+    before = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before
 
 
 def backbones(learner: nn.Module) -> list[nn.Module]:

@@ -29,7 +29,7 @@ def schedule(batch_size: int, *phases: Phase) -> Schedule:
 
 
 JOINT = {"backbone": 0.01, "add_on": 0.01, "prototypes": 0.01}
-LAST = Phase(name="last", epochs=1, lr={"last_layer": 0.01}, freeze_norm=True)
+LAST = Phase(name="last", epochs=3, lr={"last_layer": 0.01}, freeze_norm=True)
 # 33 images: a last batch of 5 for batches of 7, of one image, less than there are ranks, for batches of 8.
 METHODS = {
     "protopnet": (ProtoPNet, {"per_class": 2, "depth": 8}, (

@@ -43,7 +43,7 @@ def test_tables_are_the_same_and_nothing_names_the_machine(home, tmp_path):
         assert "/scratch" not in file.read_text()
     assert not list(target.rglob("*.safetensors"))
     assert not list(target.rglob("log.txt"))
-    (arguments,) = (Store(target).outcome(cells[name])["environment"]["arguments"] for name in ("ours-0",))
+    arguments = Store(target).outcome(cells["ours-0"])["environment"]["arguments"]
     assert arguments == ["cell", "1f", "--out=me"]
     assert Store(target).rows() == [row for row in Store(root).rows() if row.cell != cells["ours-late"]]
 

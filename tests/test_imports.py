@@ -86,7 +86,6 @@ ALLOWED = {
     "metrics": {"bench.contract", "metrics"},
     "baselines": {
         "bench.contract",
-        "bench.at_rest",
         "bench.train",
         "bench.schedule",
         "bench.seeding",
@@ -100,7 +99,6 @@ ALLOWED = {
         "bench.memory",
         "bench.overlay",
         "bench.style",
-        "bench.at_rest",
         "bench.train",
         "bench.schedule",
         "bench.seeding",

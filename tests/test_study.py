@@ -1,7 +1,11 @@
 """Every table of the study and of the front page is what its command prints from the published results."""
 
+import json
+
 import pytest
 from documented import RESULTS, ROOT, TEXTS, documented
+
+from bench.export import nameless
 
 BLOCKS = [
     pytest.param(block, id=f"{file.name}: {block.command}")
@@ -24,3 +28,5 @@ def test_nothing_in_the_results_names_a_machine():
     for file in (ROOT / RESULTS).rglob("*.json"):
         text = file.read_text()
         assert not any(f'"{root}' in text or f" {root}" in text for root in ("/home", "/work", "/tmp", "/root"))
+        content = json.loads(text)
+        assert nameless(content) == content
