@@ -122,17 +122,13 @@ def export(folder: Path, suite: str | None, stamp: str | None, out: Path | None)
     `gather FOLDER` takes the results over into another one, where they count as done.
     """
     from bench import environment
-    from bench.contract import RequestError
     from bench.export import export as write
     from bench.progress import ConsoleProgress
     from bench.store import Store
 
     store = Store(out or environment.home())
-    chosen = stamp or store.latest(suite)
-    if chosen is None:
-        raise RequestError(f"no run{f' of suite {suite!r}' if suite else ''} in {store.root}")
     with ConsoleProgress(Console(stderr=True)) as progress:
-        click.echo(f"{folder}: {write(store, chosen, folder, progress)}")
+        click.echo(f"{folder}: {write(store, store.chosen_run(stamp, suite), folder, progress)}")
 
 
 @speed.command("grid")

@@ -26,24 +26,20 @@ def status(out: Path | None, suite: str | None, everything: bool, watch: bool, a
     """
     from rich.live import Live
 
-    from bench.errors import RequestError
     from bench.home import home
     from bench.status import Board, Overview
     from bench.store import Store
 
     store = Store(out or home())
-    stamp = store.latest(suite)
-    if stamp is None and not everything:
-        which = f"suite {suite!r} has not been run" if suite else "nothing has been run"
-        raise RequestError(f"{which} in {store.root} yet: python -m bench run --methods ours --datasets demo")
-    names = store.cells() if everything or stamp is None else list(store.invocations()[stamp]["cells"])
+    stamp = None if everything else store.chosen_run(suite=suite)
+    names = store.cells() if stamp is None else list(store.invocations()[stamp]["cells"])
     # What runs but is not of this run is shown too.
     names += [name for name in store.cells() if name not in set(names) and store.cell(name).busy]
     overview = Overview(store, names)
     if as_json:
         click.echo(json.dumps([asdict(one) for one in overview.look()], indent=1))
         return
-    board = Board(overview, "all cells" if everything else f"run {stamp}", failures=True)
+    board = Board(overview, f"run {stamp}" if stamp else "all cells", failures=True)
     console = Console()
     if not watch:
         console.print(board())

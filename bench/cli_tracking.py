@@ -92,18 +92,14 @@ def ui(port: int, out: Path | None, uri: str | None) -> None:
     them.
     """
     from bench import environment
-    from bench.contract import BenchError, RequestError
+    from bench.contract import BenchError
     from bench.progress import ConsoleProgress
     from bench.store import Store
     from bench.tracking import Follower, Mirror, address, serve
 
     home = environment.home()
     store = Store(out or home)
-    latest = store.latest()
-    if latest is None:
-        raise RequestError(
-            "nothing to show yet; run something first: python -m bench run --methods ours --datasets demo"
-        )
+    latest = store.chosen_run()
     with ConsoleProgress(Console()) as progress:
         found = Mirror(home, uri)
         follower = Follower(home, store, uri, said=progress.note)

@@ -42,15 +42,13 @@ def export(store: Store, stamp: str, target: Path, progress: Progress) -> Counts
     Raises:
         RequestError: where there is no such run, or the folder holds something else.
     """
-    known = store.invocations()
-    if stamp not in known:
-        raise RequestError(f"no run {stamp!r} in {store.root}; `python -m bench status` lists them")
+    run = store.invocations()[store.chosen_run(stamp)]
     if target.resolve() == store.root.resolve():
         raise RequestError(f"{target} is the home itself: name another folder")
     if target.exists() and any(target.iterdir()) and not (target / "invocations").is_dir():
         raise RequestError(f"{target} holds something else: name an empty folder, or that of an earlier export")
     counts, other, names = Counts(), Store(target), []
-    for name in progress.track(known[stamp]["cells"], "cells"):
+    for name in progress.track(run["cells"], "cells"):
         found = store.cell(name)
         failure = found.failure
         if not found.done and failure is None:
@@ -61,9 +59,9 @@ def export(store: Store, stamp: str, target: Path, progress: Progress) -> Counts
         names.append(name)
     counts.cells = len(names)
     for earlier, content in other.invocations().items():
-        if content["suite"] == known[stamp]["suite"]:
+        if content["suite"] == run["suite"]:
             (target / "invocations" / f"{earlier}.json").unlink()
-    other.record_invocation(stamp, nameless({**known[stamp], "cells": names}))
+    other.record_invocation(stamp, nameless({**run, "cells": names}))
     wanted = {name for content in other.invocations().values() for name in content["cells"]}
     for name in set(other.cells()) - wanted:
         shutil.rmtree(other.cell(name).path)

@@ -165,6 +165,25 @@ class Store:
         stamps = [stamp for stamp, content in self.invocations().items() if suite in (None, content["suite"])]
         return stamps[-1] if stamps else None
 
+    def chosen_run(self, stamp: str | None = None, suite: str | None = None) -> str:
+        """The stamp that is meant: the one given, or that of the newest run of a suite, or of all.
+
+        Raises:
+            RequestError: where there is none.
+        """
+        known = self.invocations()
+        stamp = stamp or self.latest(suite)
+        if stamp is not None and stamp in known:
+            return stamp
+        if not known:
+            raise RequestError(
+                f"nothing has been run yet in {self.root}: python -m bench run --methods ours,protopnet --datasets demo"
+            )
+        if stamp is None:
+            suites = ", ".join(sorted({content["suite"] for content in known.values()}))
+            raise RequestError(f"suite {suite!r} has not been run yet; there are results of: {suites}")
+        raise RequestError(f"no run {stamp!r} in {self.root}; the newest is {list(known)[-1]!r}")
+
     def rows(self, cells: list[str] | None = None, suite: str | None = None) -> list[Row]:
         """One row per cell and metric, of the given cells or of all, in their order."""
         suites: dict[str, str] = {}

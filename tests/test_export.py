@@ -83,7 +83,7 @@ def test_what_is_refused(home, tmp_path):
     (tmp_path / "else" / "letter.txt").write_text("dear")
     assert "holds something else" in call("export", tmp_path / "else").stderr
     assert "is the home itself" in call("export", root).stderr
-    assert "no run of suite 'x'" in call("export", tmp_path / "new", "--suite", "x").stderr
+    assert "suite 'x' has not been run yet" in call("export", tmp_path / "new", "--suite", "x").stderr
     assert "no run '2020'" in call("export", tmp_path / "new", "--run", "2020").stderr
     assert (tmp_path / "else" / "letter.txt").read_text() == "dear"
     assert not (tmp_path / "new").exists()

@@ -135,6 +135,19 @@ def test_latest_invocation_of_a_suite(tmp_path):
     assert (store.latest(), store.latest("b"), store.latest("c")) == ("3", "2", None)
 
 
+def test_the_run_that_is_meant(tmp_path):
+    store = Store(tmp_path)
+    with pytest.raises(RequestError, match=r"nothing has been run yet in .*: python -m bench run --methods ours,"):
+        store.chosen_run()
+    for stamp, suite in (("1", "a"), ("2", "b"), ("3", "a")):
+        store.record_invocation(stamp, {"suite": suite, "cells": []})
+    assert (store.chosen_run(), store.chosen_run(suite="b"), store.chosen_run("1", "b")) == ("3", "2", "1")
+    with pytest.raises(RequestError, match=r"suite 'c' has not been run yet; there are results of: a, b$"):
+        store.chosen_run(suite="c")
+    with pytest.raises(RequestError, match=r"no run '4' in .*; the newest is '3'"):
+        store.chosen_run("4")
+
+
 def test_a_broken_file_is_named(tmp_path):
     store = Store(tmp_path)
     cell(store, "aa1")

@@ -24,6 +24,9 @@ _SECONDS = 1.0
 class Workers(Protocol):
     """Places where cells run."""
 
+    def check(self, gpus: float) -> None:
+        """Refuse a cell of so many GPUs that no place here could ever give; raises :class:`RequestError`."""
+
     @property
     def free(self) -> int:
         """How many jobs could begin now."""

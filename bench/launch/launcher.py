@@ -111,6 +111,8 @@ class Launcher:
             return inline(cells, store, home, device, progress, events, rerun=rerun, **own)
         with self.workers(home) as workers:
             shares = {cell.spec.method: self.share(cell.spec.method, workers.default_gpus) for cell in cells}
+            for gpus in set(shares.values()):
+                workers.check(gpus)
 
             def job(unit: Unit) -> Job:
                 own = unit.cell.spec

@@ -26,6 +26,9 @@ class Processes:
         self.jobs, self.cpus = jobs, cpus
         self.running: dict[str, tuple[Job, subprocess.Popen[bytes]]] = {}
 
+    def check(self, gpus: float) -> None:
+        """The processes of a cell find their GPUs, or say what is missing, themselves."""
+
     @property
     def free(self) -> int:
         """How many could begin now."""

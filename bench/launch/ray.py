@@ -88,6 +88,21 @@ class RayWorkers:
             self.close()
             raise
 
+    def check(self, gpus: float) -> None:
+        """Refuse what no machine of the cluster has: Ray would wait for such a one, without a word.
+
+        Raises:
+            RequestError: with what there is.
+        """
+        machines = [machine["Resources"] for machine in self.ray.nodes() if machine["Alive"]]
+        found = [(machine.get("CPU", 0.0), machine.get("GPU", 0.0)) for machine in machines]
+        if not any(cpus >= self.cpus and there >= gpus for cpus, there in found):
+            there = "; ".join(f"{cpus:g} and {there:g}" for cpus, there in sorted(set(found), reverse=True))
+            raise RequestError(
+                f"a cell wants {self.cpus} CPUs and {gpus:g} GPUs, which no machine of the Ray cluster has "
+                f"(CPUs and GPUs: {there}); lower --cpus-per-cell or --gpus-per-cell"
+            )
+
     @property
     def free(self) -> int:
         """How many cells could begin now; Ray lets one wait where it has no room after all."""

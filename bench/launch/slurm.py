@@ -71,6 +71,14 @@ class SlurmWorkers:
                 raise RequestError(f"--launcher slurm: {error} (cluster=local tries it without)") from error
         self.running: dict[str, Any] = {}
 
+    def check(self, gpus: float) -> None:
+        """Refuse shares of a GPU; what machines there are, Slurm knows.
+
+        Raises:
+            RequestError: where it is no whole number.
+        """
+        _gpus(gpus)
+
     @property
     def free(self) -> int:
         """Slurm takes any number."""

@@ -47,11 +47,7 @@ def asked(store: Store, suite: str | None = None, stamp: str | None = None) -> l
     newest = {name: when for when, content in known.items() for name in content["cells"]}
     wanted = None
     if stamp or suite:
-        chosen = stamp or store.latest(suite)
-        if chosen not in known:
-            there = ", ".join(sorted({content["suite"] for content in known.values()})) or "none"
-            raise RequestError(f"no run {stamp or f'of suite {suite!r}'} in {store.root}; there are runs of: {there}")
-        wanted = set(known[chosen]["cells"])
+        wanted = set(known[store.chosen_run(stamp, suite)]["cells"])
     names = [name for name in store.cells() if wanted is None or name in wanted]
     if not names:
         raise RequestError(

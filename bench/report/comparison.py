@@ -91,7 +91,7 @@ def comparison(
         RequestError: where there is nothing to compare.
         UnknownName: for a metric that there is not.
     """
-    known, stamp = store.invocations(), chosen_invocation(store, stamp, suite)
+    known, stamp = store.invocations(), store.chosen_run(stamp, suite)
     there = set(store.cells())
     cells = [find(store, name) for name in known[stamp]["cells"] if name in there]
     if not cells:
@@ -116,24 +116,6 @@ def _chosen(columns: tuple[Column, ...], metrics: Sequence[str]) -> tuple[Column
     measured = {column.metric for column in columns}
     wanted = {name for one in metrics for name in ([one] if one in measured else registry.chosen_metrics([one], True))}
     return tuple(column for column in columns if column.metric in wanted) if metrics else columns
-
-
-def chosen_invocation(store: Store, stamp: str | None = None, suite: str | None = None) -> str:
-    """The stamp that is meant: the one given, or the latest of a suite, or the latest of all.
-
-    Raises:
-        RequestError: where there is none.
-    """
-    known = store.invocations()
-    if not known:
-        raise RequestError("nothing has been run yet: python -m bench run --methods ours --datasets demo")
-    stamp = stamp or store.latest(suite)
-    if stamp is None:
-        suites = ", ".join(sorted({content["suite"] for content in known.values()}))
-        raise RequestError(f"suite {suite!r} has not been run yet; there are results of: {suites}")
-    if stamp not in known:
-        raise RequestError(f"no invocation {stamp!r}; the latest is {list(known)[-1]!r}")
-    return stamp
 
 
 def find(store: Store, name: str) -> Found:

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench import registry
 from bench.report.block import Entry
-from bench.report.comparison import Found, as_entry, chosen_invocation, find, with_interval
+from bench.report.comparison import Found, as_entry, find, with_interval
 from bench.report.grouping import text_of, together
 from bench.report.paper import PaperTable
 from bench.store import Store
@@ -214,7 +214,7 @@ def candidates(store: Store, stamp: str | None = None, suite: str | None = None)
         RequestError: where that run is not known.
     """
     known = store.invocations()
-    one_run = chosen_invocation(store, stamp, suite) if stamp or suite else None
+    one_run = store.chosen_run(stamp, suite) if stamp or suite else None
     newest: dict[str, str] = {}
     suites: dict[str, set[str]] = defaultdict(set)
     for when, content in known.items():

@@ -82,15 +82,8 @@ def chosen_cells(store: Store, labels: Sequence[str], stamp: str | None, suite: 
         RequestError: where there are none.
     """
     known, there = store.invocations(), store.cells()
-    if not there:
-        raise RequestError("nothing has been run yet: python -m bench run --methods ours,protopnet --datasets demo")
-    if suite is not None and stamp is None:
-        stamp = store.latest(suite)
-        if stamp is None:
-            suites = ", ".join(sorted({content["suite"] for content in known.values()}))
-            raise RequestError(f"suite {suite!r} has not been run yet; there are results of: {suites or 'none'}")
-    if stamp is not None and stamp not in known:
-        raise RequestError(f"no run {stamp!r}{registry.nearest(stamp, known)}")
+    if stamp or suite or not there:
+        stamp = store.chosen_run(stamp, suite)
 
     @cache
     def cell(name: str) -> Found:

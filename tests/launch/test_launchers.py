@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import json
 import os
 import re
 import secrets
@@ -150,17 +151,7 @@ def test_a_cell_that_is_asked_to_end_ends_and_has_not_failed(arguments, tmp_path
 
 @pytest.mark.slow
 def test_ray_goes_on_when_one_of_two_machines_is_lost(arguments, undisturbed, tmp_path, monkeypatch):
-    pytest.importorskip("ray")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    own = ["--head", "--port", address.partition(":")[2], "--temp-dir", tempfile.mkdtemp(prefix="ray-")]
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    machines = []
-    try:
-        machines.append(ray_machine(*own, "--include-dashboard", "false"))
-        machines.append(ray_machine("--address", address))
+    with ray_cluster(monkeypatch, machines=2) as (address, machines):
         command = [*arguments, "--launcher", "ray", "--ray-address", address, "--cpus-per-cell", "1"]
         process = begin(tmp_path, command, None)
         deadline = time.monotonic() + 200
@@ -172,8 +163,60 @@ def test_ray_goes_on_when_one_of_two_machines_is_lost(arguments, undisturbed, tm
         assert process.returncode == 0, output
         assert "once more: lost" in output
         assert stored(tmp_path) == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["processes", "ray", "slurm"])
+def test_a_cell_of_two_gpus_is_trained_by_two_processes(launcher, data, tmp_path, monkeypatch):
+    """GPUs in name only: the cell computes on the CPU, as it is told."""
+    if not has(launcher):
+        pytest.skip(f"{launcher} is not installed")
+    request = ["run", "--methods", "protopnet", "--no-controls", "--no-tracking", *QUICK, "--data-root", str(data)]
+    one = bench(tmp_path / "one", *request)
+    assert one.returncode == 0, one.stdout + one.stderr
+    with contextlib.ExitStack() as stack:
+        chosen = ["--gpus-per-cell", "2"]
+        if launcher == "ray":
+            address, _ = stack.enter_context(ray_cluster(monkeypatch, "--num-gpus", "2"))
+            chosen += ["--launcher", "ray", "--ray-address", address]
+        elif launcher == "slurm":
+            chosen += LAUNCHERS["slurm"]
+        two = bench(tmp_path / "two", *request, *chosen)
+    assert two.returncode == 0, two.stdout + two.stderr
+    (alone,), (together,) = ([*home.glob("cells/*/result")] for home in (tmp_path / "one", tmp_path / "two"))
+    assert json.loads((together / "result.json").read_text())["facts"]["ranks"] == 2
+    losses = [[row["loss"] for row in json.loads((own / "history.json").read_text())] for own in (alone, together)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_more_than_a_ray_cluster_has_is_refused(data, tmp_path):
+    """Ray would wait for it, forever."""
+    pytest.importorskip("ray")
+    request = ["run", "--methods", "ours", *QUICK, "--data-root", str(data), "--launcher", "ray"]
+    found = bench(tmp_path, *request, "--gpus-per-cell", "64")
+    assert found.returncode == 2, found.stdout + found.stderr
+    assert "64 GPUs, which no machine of the Ray cluster has" in " ".join(found.stderr.split())
+
+
+@contextlib.contextmanager
+def ray_cluster(monkeypatch, *options, machines=1):
+    """The address of a cluster of machines with one CPU and these options each, and their processes."""
+    pytest.importorskip("ray")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    own = ["--head", "--port", address.partition(":")[2], "--temp-dir", tempfile.mkdtemp(prefix="ray-")]
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    started = []
+    try:
+        started.append(ray_machine(*own, "--include-dashboard", "false", *options))
+        for _ in range(machines - 1):
+            started.append(ray_machine("--address", address, *options))
+        yield address, started
     finally:
-        for machine in machines:
+        for machine in started:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(machine.pid, signal.SIGKILL)
             machine.wait()

@@ -348,14 +348,12 @@ def test_cells_that_were_deleted_are_counted(maker: StoreMaker) -> None:
 
 
 def test_wrong_requests_are_one_line(maker: StoreMaker) -> None:
-    with pytest.raises(
-        RequestError, match=r"nothing has been run yet: python -m bench run --methods ours --datasets de"
-    ):
+    with pytest.raises(RequestError, match="nothing has been run yet"):
         comparison(maker.store)
     maker.invocation(["0123456789ab"], suite="table2")
     with pytest.raises(RequestError, match=r"suite 'tabel2' has not been run yet; there are results of: table2$"):
         comparison(maker.store, suite="tabel2")
-    with pytest.raises(RequestError, match=f"no invocation 'x'; the latest is '{STAMP}'"):
+    with pytest.raises(RequestError, match=f"no run 'x' in .*; the newest is '{STAMP}'"):
         comparison(maker.store, "x")
     with pytest.raises(RequestError, match=r"no cell of .* is on disk any more"):
         comparison(maker.store)

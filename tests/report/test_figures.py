@@ -104,7 +104,7 @@ def test_nothing_to_draw_is_an_error_with_a_command(maker):
     maker.cell("protopnet", scores(10.0))
     with pytest.raises(RequestError, match="python -m bench run --suite fig5_small"):
         ablation(maker.store)
-    with pytest.raises(RequestError, match="no run of suite 'fig5'"):
+    with pytest.raises(RequestError, match="nothing has been run yet"):
         ablation(maker.store, suite="fig5")
 
 
