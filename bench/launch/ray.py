@@ -34,7 +34,7 @@ class RayWorkers:
     Args:
         address: of a running cluster; ``None``: one is started on this machine and stopped at the end.
         jobs: the most cells at a time; ``None``: as many as the cluster has room for.
-        cpus: for each cell; ``None``: its part of this machine.
+        cpus: for each cell; ``None``: its part of this machine, or one of a cluster that is there already.
         gpus: whether cells want any where nothing else is said; ``None``: where the cluster has some.
 
     Raises:
@@ -55,8 +55,8 @@ class RayWorkers:
         self.ray = ray
         self.jobs, self.folder = jobs, ""
         quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+        machine = own_cpus()
         if address is None:
-            machine = own_cpus()
             # On a disk of this machine, and short: the names of its sockets may have 107 bytes.
             place = tempfile.gettempdir()
             self.folder = tempfile.mkdtemp(prefix="ray-", dir=place if len(place) < 30 else "/tmp")
@@ -67,11 +67,11 @@ class RayWorkers:
             self._init(address=address, **quiet)
         found = ray.cluster_resources().get("GPU", 0.0)
         self.default_gpus = 1.0 if (found > 0 if gpus is None else gpus) else 0.0
-        if cpus is None:
+        if cpus is None and address is None:
             # One of the machine's GPUs, or else one of its CPUs, for each.
             abreast = jobs or (int(found) if self.default_gpus else machine)
-            cpus = max(1, machine // max(1, abreast)) if address is None else 1
-        self.cpus = cpus
+            cpus = max(1, machine // max(1, abreast))
+        self.cpus = cpus or 1
         self.task = ray.remote(max_retries=0, max_calls=0)(_on_worker)
         self.running: dict[Any, Job] = {}
 

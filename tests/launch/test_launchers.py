@@ -186,7 +186,8 @@ def test_a_cell_of_two_gpus_is_trained_by_two_processes(launcher, data, tmp_path
     (alone,), (together,) = ([*home.glob("cells/*/result")] for home in (tmp_path / "one", tmp_path / "two"))
     assert json.loads((together / "result.json").read_text())["facts"]["ranks"] == 2
     losses = [[row["loss"] for row in json.loads((own / "history.json").read_text())] for own in (alone, together)]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    # Sums have another order, which the projection onto the nearest patch amplifies; test_ranks.py is strict.
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 @pytest.mark.slow
