@@ -57,7 +57,7 @@ class Request(Settings):
 
     Attributes:
         suite: the name under which results are grouped.
-        methods: names in the catalogue.
+        methods: names in the catalogue; ``all``: every one that competes.
         datasets: names in ``configs/datasets``.
         backbones: names in the catalogue; empty: each data set's default.
         seeds: one cell for each.

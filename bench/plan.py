@@ -125,8 +125,9 @@ def plan(request: Request, context: Context) -> list[PlannedCell]:
         RequestError: one line about the first thing that is wrong with the request.
     """
     try:
-        methods = {name: registry.entry("methods", name) for name in _with_controls(request)}
-        shared = any(not registry.load("methods", name).class_specific for name in request.methods)
+        wanted = registry.chosen_methods(request.methods)
+        methods = {name: registry.entry("methods", name) for name in _with_controls(wanted, request.controls)}
+        shared = any(not registry.load("methods", name).class_specific for name in wanted)
         chosen = registry.chosen_metrics(request.metrics, shared)
         metrics = {name: registry.load("metrics", name) for name in chosen}
         for name in [*request.backbones, *context.weights]:
@@ -193,9 +194,9 @@ def plan_all(requests: Sequence[Request], context: Context) -> list[PlannedCell]
     return list(cells.values())
 
 
-def _with_controls(request: Request) -> list[str]:
+def _with_controls(wanted: list[str], controls: bool) -> list[str]:
     added = [name for name, entry in registry.names("methods").items() if entry.role != "method"]
-    return list(dict.fromkeys([*request.methods, *(added if request.controls else [])]))
+    return list(dict.fromkeys([*wanted, *(added if controls else [])]))
 
 
 def _preset(kind: str, name: str) -> dict[str, Any]:

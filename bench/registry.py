@@ -274,6 +274,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
 
 
+def chosen_methods(wanted: Iterable[str]) -> list[str]:
+    """The methods that a request names; ``all`` stands for every one that competes."""
+    competing = [name for name, one in names("methods").items() if one.role == "method"]
+    return list(dict.fromkeys(name for one in wanted for name in (competing if one == "all" else [one])))
+
+
 def chosen_metrics(wanted: Iterable[str], shared: bool) -> list[str]:
     """The metrics that a request names, one by one or by group (``all`` is everyone's), or those of every run.
 

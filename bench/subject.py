@@ -142,9 +142,8 @@ def chosen(names: tuple[str, ...]) -> list[str]:
     Raises:
         RequestError: for a name that no catalogue holds, and for a content-free control.
     """
-    known = registry.names("methods")
     if names == ("all",):
-        return [name for name, entry in known.items() if entry.role != "control"]
+        return [*registry.chosen_methods(names), black_box()]
     for name in names:
         try:
             entry = registry.entry("methods", name)

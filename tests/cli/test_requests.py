@@ -6,7 +6,7 @@ import sys
 import time
 
 import pytest
-from birds import QUICK, few_birds
+from birds import QUICK, few_birds, planned
 from click.testing import CliRunner
 
 from bench.cli import main
@@ -88,6 +88,12 @@ def test_wrong_requests(name, data, tmp_path, monkeypatch):
     assert len(message) == 1, result.output
     assert expected in message[0]
     assert not list((tmp_path / "home").glob("cells/*/result"))
+
+
+def test_all_methods_are_those_that_compete(data, tmp_path):
+    cells = planned(data, tmp_path, methods=("center", "all", "ours"), controls=False)
+    own = ["ours", "ours-contrast", "protopool", "protopnet", "tesnet", "deformable"]
+    assert sorted(cell.spec.method for cell in cells) == sorted(["center", *own])
 
 
 def test_unknown_commands_suggest_the_nearest():
