@@ -136,12 +136,11 @@ def _tell(console: Console, drawing: Any, files: list[Path]) -> None:
     console.print(drawing.title, style="bold", soft_wrap=True, highlight=False, markup=False)
     for file in files:
         console.print(f"  {file}", soft_wrap=True, highlight=False, markup=False)
-    for word, text in (("caption", drawing.caption), ("alt", drawing.alt)):
+    for word, text in (("caption", f"{drawing.caption} {drawing.guide}".strip()), ("alt", drawing.alt)):
         console.print(f"  {word}: {text}", soft_wrap=True, highlight=False, markup=False)
     for missing in drawing.missing:
-        console.print(
-            f"  missing: {missing.what}\n    {missing.command}", soft_wrap=True, highlight=False, markup=False
-        )
+        for line in (f"  missing: {missing.what}", *([f"    {missing.command}"] if missing.command else [])):
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 COMMANDS: list[click.Command] = [figure]

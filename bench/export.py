@@ -55,7 +55,11 @@ def export(store: Store, stamp: str, target: Path, progress: Progress) -> Counts
             counts.unfinished += 1
             continue
         counts.failed += failure is not None
-        counts.size += _write(found, other.cell(name), store.specification(name), failure)
+        written = store.specification(name)
+        box = written.get("black_box_id")
+        if box:
+            written = {**written, "black_box_seconds": store.black_box_seconds(box, written)}
+        counts.size += _write(found, other.cell(name), written, failure)
         names.append(name)
     counts.cells = len(names)
     for earlier, content in other.invocations().items():

@@ -9,6 +9,7 @@ scale/STAMP.json        one call of `scale`: what methods take, measured without
 from __future__ import annotations
 
 import datetime
+import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -183,6 +184,24 @@ class Store:
             suites = ", ".join(sorted({content["suite"] for content in known.values()}))
             raise RequestError(f"suite {suite!r} has not been run yet; there are results of: {suites}")
         raise RequestError(f"no run {stamp!r} in {self.root}; the newest is {list(known)[-1]!r}")
+
+    def black_box_seconds(self, name: str, written: Mapping[str, Any]) -> float | None:
+        """What training a black box took, epoch by epoch: cells that found it trained know what finding it took.
+
+        Args:
+            name: of the black box.
+            written: a cell's ``cell.json``, which knows it where the cell was exported.
+
+        Raises:
+            RequestError: where it is on record and cannot be read.
+        """
+        file = self.root / "blackboxes" / name / "result" / "history.json"
+        if not file.is_file():
+            return written.get("black_box_seconds")
+        try:
+            return float(sum(epoch["seconds"] for epoch in json.loads(file.read_text())))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise RequestError(f"{file} cannot be read ({error}); run again to have it made anew") from error
 
     def rows(self, cells: list[str] | None = None, suite: str | None = None) -> list[Row]:
         """One row per cell and metric, of the given cells or of all, in their order."""

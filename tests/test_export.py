@@ -7,6 +7,7 @@ from click.testing import CliRunner
 from stores import example_store
 
 from bench.cli import main
+from bench.report.scatter import cost
 from bench.store import Store, write_json
 
 
@@ -63,6 +64,15 @@ def test_pages_are_made_of_an_export(home, tmp_path):
     result = call("report", "--out", tmp_path / "published", "--format", "html", "-o", tmp_path / "pages")
     assert result.exit_code == 0, result.output
     assert (tmp_path / "pages" / "index.html").is_file()
+
+
+def test_what_the_black_box_took_is_known_without_it(home, tmp_path):
+    """Black boxes are no part of an export; the plot of costs counts their training."""
+    root, _ = home
+    assert call("export", tmp_path / "published").exit_code == 0
+    here, there = (cost(Store(place))[0] for place in (root, tmp_path / "published"))
+    assert "ours on tiny: seconds to fit 94" in there.alt
+    assert there.alt == here.alt
 
 
 def test_a_later_export_of_the_suite_replaces_the_earlier_one(home, tmp_path):

@@ -39,8 +39,7 @@ def draw_class(viewer: Viewer, label: int, columns: int = 6, shown: Sequence[str
     sources = [viewer.source(row, label, look.size) for row in rows]
     patch = int(any(sources))
     width = min(columns, len(look.index))
-    spec, written = viewer.cell.spec, viewer.title
-    title = f"{look.class_name}: prototypes of {written}"
+    title = f"{look.class_name}: prototypes of {viewer.title}"
     with style.styled():
         figure = style.new_figure(_LABEL + _SIDE * (width + patch) + 0.1, (_SIDE + 0.16) * (len(rows) + 1) + 0.5)
         grid = figure.subplots(
@@ -64,13 +63,19 @@ def draw_class(viewer: Viewer, label: int, columns: int = 6, shown: Sequence[str
             for own, tint, image in zip(axes[1 + patch :], apart[slot], top[slot].tolist(), strict=True):
                 one_prototype(own, tint, look, image, slot, shown)
                 own.set_title(f"{float(look.strengths[image, slot]):.3g}", fontsize=6.5, pad=2, color=style.MUTED)
-    caption = (
-        f"{look.class_name} ({spec.dataset}, {len(look.index)} test images), prototypes of {written}. Rows below the "
-        "first: the test images of the class where one prototype is strongest, the strongest first, with the largest "
-        f"value of its map. {_origin(sources)}{how(look, shown)}"
+    guide = (
+        "Rows below the first: the test images of the class where one prototype is strongest, the strongest first, "
+        f"with the largest value of its map. {_origin(sources)}{how(look, shown)}"
     )
-    return Drawing(name or f"gallery-{label:03d}", title, caption, _alt(look, rows, width, sources), figure,
-                   (viewer.name,))  # fmt: skip
+    return Drawing(
+        name or f"gallery-{label:03d}",
+        title,
+        f"{len(look.index)} test images.",
+        _alt(look, rows, width, sources),
+        figure,
+        (viewer.name,),
+        guide=guide,
+    )
 
 
 def _label(axes: Axes, title: str, about: str) -> None:

@@ -107,17 +107,31 @@ def reaches(control: Line, line: Line, column: Column) -> bool:
 
 
 def _named(reached: Sequence[Line], lines: Sequence[Line], column: Column) -> str:
-    """Methods with the backbones that are meant, where they are not all."""
-    methods = [line for line in lines if line.role == "method"]
+    """Methods with the backbones that are meant, where they are not all; many settings of one method together."""
+    methods = [line for line in lines if line.role == "method" and line.entries[column.metric].value is not None]
     if len(reached) == len(methods) > _FEW:
         return "every method"
-    measured: dict[str, list[str]] = defaultdict(list)
-    for line in methods:
-        if line.entries[column.metric].value is not None:
-            measured[line.label].append(line.backbone)
-    backbones: dict[str, list[str]] = defaultdict(list)
-    for line in reached:
-        backbones[line.label].append(line.backbone)
-    return ", ".join(
-        label if own == measured[label] else f"{label} ({', '.join(own)})" for label, own in backbones.items()
-    )
+    measured, backbones = _backbones(methods), _backbones(reached)
+    variants: dict[str, list[str]] = defaultdict(list)
+    for label in measured:
+        variants[_method(label)].append(label)
+    names = {}
+    for label, own in backbones.items():
+        settings = variants[_method(label)]
+        if len(settings) > _FEW and all(backbones.get(one) == measured[one] for one in settings):
+            names[_method(label)] = f"{_method(label)} (all {len(settings)} settings)"
+        else:
+            names[label] = label if own == measured[label] else f"{label} ({', '.join(own)})"
+    return ", ".join(names.values())
+
+
+def _backbones(lines: Sequence[Line]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for line in lines:
+        found[line.label].append(line.backbone)
+    return found
+
+
+def _method(label: str) -> str:
+    """``ours`` of ``ours (k=5)``."""
+    return label.partition(" (")[0]

@@ -82,6 +82,17 @@ class Judge:
             if not there:
                 return _refused(blank, _lacking(next(iter(cells.values())), metric, label))
             values.append(there)
+        common = values[0].keys() & values[1].keys()
+        # Networks of the same seed share their black box and their order of images; without any, all there are.
+        alone = [sorted(own.keys() - common) for own in values] if common else [[], []]
+        left = [
+            f"seed{'s' * (len(own) > 1)} {', '.join(map(str, own))} of {label} left out: {other} has none"
+            for own, label, other in zip(alone, blank.methods, blank.methods[::-1], strict=True)
+            if own
+        ]
+        if left:
+            values = [{seed: own[seed] for seed in own if seed in common} for own in values]
+            blank = replace(blank, reason="; ".join(left))
         means = [statistics.fmean(own.values()) for own in values]
         spreads = [statistics.stdev(own.values()) if len(own) > 1 else None for own in values]
         found = replace(
@@ -122,7 +133,8 @@ class Judge:
             raise NoInterval(
                 f"only {shared} of {either} {kind} have a value in both: they were not measured on the same"
             )
-        reason = f"{shared} of {either} {kind} have a value in both" if shared < either else ""
+        told = f"{shared} of {either} {kind} have a value in both" if shared < either else ""
+        reason = "; ".join(filter(None, (found.reason, told)))
         found = replace(found, units=shared, kind=kind, reason=reason)
         if either < 2:
             raise NoInterval(f"there is only one of its {kind}, and nothing to resample")

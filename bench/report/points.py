@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from bench.errors import RequestError
 from bench.report.cells import Asked
 from bench.report.facts import distinguish
 from bench.report.grouping import text_of, together
@@ -121,7 +118,7 @@ def _point(store: Store, cells: list[Asked], metrics: Sequence[str]) -> Point:
             if status == "ok" and value is not None:
                 values[seed].setdefault(metric, value)
         box = cell.found.written.get("black_box_id")
-        before = _black_box_seconds(store, box) if box else 0.0
+        before = store.black_box_seconds(box, cell.found.written) if box else 0.0
         if before is not None and "fit" in outcome["seconds"]:
             seconds.setdefault(seed, outcome["seconds"]["fit"] + before)
     # Coordinates of one point are means over the same seeds: those with most of the metrics.
@@ -148,14 +145,3 @@ def _point(store: Store, cells: list[Asked], metrics: Sequence[str]) -> Point:
 def _value(numbers: Sequence[float]) -> Value:
     spread = statistics.stdev(numbers) if len(numbers) > 1 else 0.0
     return Value(statistics.fmean(numbers), spread, len(numbers))
-
-
-def _black_box_seconds(store: Store, name: str) -> float | None:
-    """Of its training, epoch by epoch: cells that found it trained know only what finding it took."""
-    file: Path = store.root / "blackboxes" / name / "result" / "history.json"
-    if not file.is_file():
-        return None
-    try:
-        return float(sum(epoch["seconds"] for epoch in json.loads(file.read_text())))
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RequestError(f"{file} cannot be read ({error}); run again to have it made anew") from error

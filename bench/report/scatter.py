@@ -80,7 +80,8 @@ def _scatter(
         number = 1 + sum(drawing.name.startswith(stem) for drawing in drawings)
         file = stem if number == 1 else f"{stem}-{number}"
         plot = _Plot(group, shown, panels, across, label, logarithmic)
-        drawings.append(plot.draw(file, f"{title}: {group.title}", caption, _missing(cells, group, shown)))
+        lost = [*_missing(cells, group, shown), *_without(group, across, label)]
+        drawings.append(plot.draw(file, f"{title}: {group.title}", caption, lost))
     if not drawings:
         raise RequestError(
             f"no finished cell in {store.root} has what this plot needs: "
@@ -101,6 +102,15 @@ def _missing(cells: Sequence[Asked], group: Group, shown: Sequence[Point]) -> li
         Missing(f"{label} ({backbone}): {state_of([c for c in own if not c.done])}", own[0].found.written["command"])
         for (label, backbone), own in lost.items()
         if not all(cell.done for cell in own)
+    ]
+
+
+def _without(group: Group, across: Horizontal, label: str) -> list[Missing]:
+    """Methods and the black box that are finished and have no place from left to right."""
+    return [
+        Missing(f"{point.label} ({point.backbone}): {label.removesuffix(' (%)')} not on record")
+        for point in group.points
+        if point.role != "control" and point.values and not across(point)
     ]
 
 

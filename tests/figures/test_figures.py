@@ -177,7 +177,7 @@ def test_a_control_has_no_sources_and_no_verdict_about_predictions(store):
     titles = [axes.get_title() for axes in drawing.figure.axes]
     assert "training patch" not in titles
     assert "correct" not in titles
-    assert "come from no single training patch" in drawing.caption
+    assert "come from no single training patch" in drawing.guide
 
 
 def test_rows_for_each_number_of_prototypes(store):
@@ -204,7 +204,7 @@ def test_a_cell_without_part_metrics_is_drawn_without_regions(store):
     assert look.regions is None
     assert torch.equal(look.peaks, peaks(look.maps))
     drawing = draw_class(viewer, 0, columns=2)
-    assert "Percentages" not in drawing.caption
+    assert "Percentages" not in drawing.guide
     with pytest.raises(RequestError, match="--show region: no part metric was measured in this cell"):
         draw_class(viewer, 0, columns=2, shown=("region",))
 

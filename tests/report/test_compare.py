@@ -248,6 +248,17 @@ def test_unequal_seeds_are_compared_as_they_are(maker):
     assert found.spreads[1] is None
 
 
+def test_seeds_that_only_one_of_two_has_are_left_out(maker):
+    """Of an unfinished grid: the seed that both have is the same network in both."""
+    right = drawn(0.9, 3)
+    cells = [accuracy(maker, "ours", right, seed=0), accuracy(maker, "blackbox", right, seed=0)]
+    cells += [accuracy(maker, "ours", drawn(0.5, seed), seed=seed) for seed in (1, 2)]
+    maker.invocation(cells)
+    found = only(maker, "ours", "blackbox")
+    assert (found.seeds, found.verdict) == (((0,), (0,)), "equal in all 200 images")
+    assert found.reason == "seeds 1, 2 of ours left out: blackbox has none"
+
+
 def test_the_newest_run_that_has_all_methods_is_taken(maker):
     old = [accuracy(maker, "ours", drawn(0.9, 11)), accuracy(maker, "tesnet", drawn(0.5, 12))]
     maker.invocation(old, stamp="1")

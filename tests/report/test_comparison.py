@@ -322,6 +322,17 @@ def test_backbones_are_named_where_a_control_reaches_some_of_them(maker: StoreMa
     )
 
 
+def test_many_settings_of_one_method_are_told_together(maker: StoreMaker) -> None:
+    cells = [maker.cell("ours", both(90.0, 40.0), settings={"k": k}, label=f"ours (k={k})") for k in (3, 5, 10)]
+    cells += [maker.cell("tesnet", both(90.0, 80.0)), maker.cell("protopnet")]
+    for name, value in {"center": 50.0, "random": 80.0}.items():
+        scores, refused = {"consistency": 0.0, "stability": value}, {"accuracy": "predicts no class"}
+        cells.append(maker.cell(name, scores, role="control", backbone=None, not_applicable=refused))
+    maker.invocation(cells)
+    # What is not finished is no method that it could reach.
+    assert only(maker.store).warnings == ("stability: center ≥ ours (all 3 settings); random ≥ every method",)
+
+
 def test_a_control_is_no_rival_in_what_it_costs(maker: StoreMaker) -> None:
     known = {"cost": {"version": "1", "parameters": {}, "unit": "ms", "higher_is_better": False}}
     metrics = {**known, "consistency": METRICS["consistency"]}

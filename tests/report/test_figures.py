@@ -1,6 +1,7 @@
 """Figures from stored numbers: what is plotted where, what is said, and what is missing."""
 
 import itertools
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 from stores import StoreMaker, epoch
 
 from bench import style
+from bench.drawing import Missing
 from bench.errors import RequestError
 from bench.report.ablation import ablation
 from bench.report.marks import spread_out
@@ -160,6 +162,14 @@ def test_cost_counts_the_black_box(compared):
     assert marks(drawing, "accuracy") == {"ours": [94, 90], "protopnet": [90, 75], "blackbox": [90, 92]}
 
 
+def test_what_cost_is_not_on_record_is_said(compared):
+    shutil.rmtree(compared.store.root / "blackboxes")
+    (drawing,) = cost(compared.store)
+    assert set(marks(drawing, "accuracy")) == {"protopnet", "blackbox"}
+    assert Missing("ours (tiny): seconds to fit not on record") in drawing.missing
+    assert "seconds to fit not on record" in drawing.caption
+
+
 def test_coordinates_of_a_point_are_means_over_the_same_seeds(maker):
     maker.cell("ours", scores(70.0, accuracy=90.0), settings={"k": 3})
     only = {"accuracy": {"version": "1", "parameters": {}}}
@@ -181,7 +191,7 @@ def test_a_method_has_one_colour_whatever_else_is_plotted(tmp_path):
     assert colour(interpretability(few.store)[0]) == colour(interpretability(many.store)[0])
 
 
-@pytest.mark.parametrize("kind", ["pdf", "svg", "png"])
+@pytest.mark.parametrize("kind", ["pdf", "svg", "png", "webp"])
 def test_the_same_store_gives_the_same_bytes(compared, tmp_path, kind):
     first, second = (interpretability(compared.store)[0].save(tmp_path / name, [kind])[0] for name in ("a", "b"))
     assert first.name == f"interpretability-demo.{kind}"

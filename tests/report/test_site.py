@@ -254,11 +254,11 @@ def test_one_run_alone(tmp_path: Path) -> None:
 class Drawn:
     """A picture that needs no matplotlib."""
 
-    title, caption, alt = "a <title>", "a caption", 'an "alt"'
+    title, caption, alt, guide = "a <title>", "a caption", 'an "alt"', "how to read it"
 
     def save(self, folder: Path, formats: tuple[str, ...]) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "picture.png").write_bytes(b"png")
+        (folder / f"picture.{formats[0]}").write_bytes(b"picture")
         return [folder / f"picture.{one}" for one in formats]
 
 

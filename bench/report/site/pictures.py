@@ -29,6 +29,10 @@ class Picture(Protocol):
     def alt(self) -> str:
         """What there is to see."""
 
+    @property
+    def guide(self) -> str:
+        """How to read figures of this kind, or nothing."""
+
     def save(self, folder: Path, formats: Sequence[str]) -> list[Path]:
         """Write it, a file for each format, and return the files."""
 
@@ -48,6 +52,7 @@ class Illustration:
     title: str
     caption: str
     alt: str
+    guide: str
     file: str
 
 
@@ -77,7 +82,7 @@ def saved(
         target: the report's folder.
         draw: hands out the pictures.
         folder: in the report's.
-        ending: ``svg`` or ``png``.
+        ending: of the files, such as ``svg``.
 
     Returns:
         The pictures, and why there are no more where one could not be drawn.
@@ -86,7 +91,7 @@ def saved(
     try:
         for picture in draw():
             (file,) = picture.save(target.path / folder, (ending,))
-            found.append(Illustration(picture.title, picture.caption, picture.alt, target.keep(file)))
+            found.append(Illustration(picture.title, picture.caption, picture.alt, picture.guide, target.keep(file)))
     except BenchError as error:
         # Numbers that are not there, a model that is gone: the rest of the report is worth having.
         return found, str(error)

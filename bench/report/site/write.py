@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,7 +129,7 @@ class Site:
             loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True,
             undefined=StrictUndefined,
         )  # fmt: skip
-        self._pages.filters["breakable"] = breakable
+        self._pages.filters.update(breakable=breakable, quoted=shlex.quote)
         self._pages.globals.update(
             value=shown.value, ends=shown.ends, verdict=shown.verdict, reach=shown.reach, p_value=shown.p_value,
             minus=shown.minus, notes_of=shown.notes_of, between=words.between, status=status,
@@ -176,7 +177,7 @@ class Site:
         for one in sorted(done, key=lambda one: not one.plain):
             chosen.setdefault(str(one.found.spec["dataset"]), one)
         for name in (one.found.name for one in chosen.values()):
-            own, problem = saved(self._target, lambda name=name: draw(name), f"galleries/{file_name(name)}", "png")
+            own, problem = saved(self._target, lambda name=name: draw(name), f"galleries/{file_name(name)}", "webp")
             page.gallery += own
             page.problems += [f"cell {name}: {problem}"] if problem else []
 
