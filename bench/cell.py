@@ -38,8 +38,9 @@ from bench.data.prepared import prepare
 from bench.data.protocol import Protocol
 from bench.data.source import open_dataset
 from bench.faults import storage_error
+from bench.folder import FIT
 from bench.given import Given, NetworkSettings
-from bench.kept import FIT, adopt, read_fit
+from bench.kept import adopt, read_fit
 from bench.memory import OutOfMemory
 from bench.plan import CellSpec
 from bench.progress import ConsoleProgress

@@ -23,7 +23,9 @@ _STORED = ("5", "interpretability", "cost")
 @click.option("--count", type=click.IntRange(1, 50), default=4, show_default=True, help="Classes, where none is named.")
 @click.option("--images", "columns", type=click.IntRange(1, 20), default=6, show_default=True, help="Per row.")
 @click.option("--show", "shown", callback=options.names, help="region, keypoints or both: what consistency looks at.")
-@click.option("--format", "formats", callback=options.names, default="pdf,png", show_default=True, help="Also svg and webp.")
+@click.option(
+    "--format", "formats", callback=options.names, default="pdf,png", show_default=True, help="Also svg and webp."
+)
 @click.option("--to", type=options.PATH, help="Folder for the pictures; default BENCH_HOME/figures.")
 @options.home
 @options.device

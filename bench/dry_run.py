@@ -36,7 +36,7 @@ def print_plan(console: Console, cells: Sequence[PlannedCell], store: Store, hom
         counts[state] += 1
         takes = "-"
         if state not in ("done", "nothing to measure"):
-            seconds = timings.of(spec.model_dump(), cell.recipe)
+            seconds = timings.of(spec.model_dump(), cell.recipe, spec.fit_id)
             takes = "?" if seconds is None else said(seconds)
             known, unknown = known + (seconds or 0.0), unknown + (seconds is None)
             if spec.black_box is not None and not Folder(home / "blackboxes" / spec.black_box_id).done:

@@ -17,6 +17,9 @@ Status = Literal["ok", "n/a", "failed", "oom"]
 _SPENT = ("failure.json", "anew", "activity.json")
 """Files that say nothing any more when the result is there."""
 
+FIT = "fit.json"
+"""What is known of a fit; it is written after the weights and the curves, so that a fit without it is not complete."""
+
 
 class Folder:
     """What is known of one piece of work, and how far it is.

@@ -12,12 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bench.errors import RequestError
-from bench.folder import Folder, read_json, replacing, write_json
+from bench.folder import FIT, Folder, read_json, replacing, write_json
 from bench.progress import ConsoleProgress
 from bench.store import Store
 
-FIT = "fit.json"
-"""What is known of a fit; it is written after the weights and the curves, so that a fit without it is not complete."""
 _FILES = ("model.safetensors", "history.json")
 
 

@@ -89,7 +89,8 @@ class Overview:
             if one.state not in ("running", "to run", "killed"):
                 continue
             written = self._written[one.name]
-            expected = self._timings.of(written["spec"], written.get("recipe")) if written else None
+            known = (written["spec"], written.get("recipe"), written.get("fit_id")) if written else None
+            expected = self._timings.of(*known) if known else None
             workers += one.state == "running"
             if expected is None:
                 unknown += 1

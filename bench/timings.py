@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
 
+from bench.folder import FIT
 from bench.store import Store
 
 
@@ -14,7 +15,8 @@ class Timings:
     """Seconds of finished cells, by what they have in common with those to come."""
 
     def __init__(self) -> None:
-        self._own: dict[tuple[Any, ...], list[float]] = defaultdict(list)
+        self._own: dict[tuple[Any, ...], list[tuple[float, float]]] = defaultdict(list)
+        self._fits: set[str] = set()
         self._box: dict[tuple[Any, ...], list[float]] = defaultdict(list)
 
     @classmethod
@@ -31,14 +33,19 @@ class Timings:
         if written is None or outcome is None:
             return
         spec, seconds = written["spec"], outcome.get("seconds", {})
-        self._own[_kind(spec, written.get("recipe"))].append(seconds.get("fit", 0.0) + seconds.get("evaluate", 0.0))
+        self._own[_kind(spec, written.get("recipe"))].append((seconds.get("fit", 0.0), seconds.get("evaluate", 0.0)))
+        if (store.cell(name).result / FIT).is_file():
+            self._fits.add(written.get("fit_id", ""))
         if "black box" in seconds:
             self._box[_place(spec, written.get("recipe"))].append(seconds["black box"])
 
-    def of(self, spec: Mapping[str, Any], recipe: str | None) -> float | None:
-        """Seconds of a cell whose black box is there: the mean over its method, data set, backbone and recipe."""
+    def of(self, spec: Mapping[str, Any], recipe: str | None, fit_id: str | None) -> float | None:
+        """Seconds of a cell whose black box is there: the mean over its method, data set, backbone and recipe.
+
+        Only of measuring, where a finished cell has the same fit.
+        """
         found = self._own.get(_kind(spec, recipe))
-        return fmean(found) if found else None
+        return fmean((0.0 if fit_id in self._fits else fit) + measuring for fit, measuring in found) if found else None
 
     def of_black_box(self, spec: Mapping[str, Any], recipe: str | None) -> float | None:
         """Seconds of training its black box; most cells only waited for one to be read, so the longest counts."""

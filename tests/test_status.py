@@ -13,14 +13,14 @@ from stores import StoreMaker, example_store
 
 from bench.activity import Activity, activity_of
 from bench.cli import main
-from bench.folder import Folder
+from bench.folder import Folder, write_json
 from bench.status import Board, Overview
 from bench.timings import Timings, said
 
 WORKER = """
 import pathlib, sys, time
 from bench.activity import Activity
-from bench.folder import Folder
+from bench.folder import Folder, write_json
 folder = Folder(pathlib.Path(sys.argv[1]))
 with folder.claim(), Activity(folder, lambda: "fit") as activity:
     activity.counted("epochs", 5, 30)
@@ -143,9 +143,20 @@ def test_time_left_from_cells_of_the_same_kind(tmp_path):
     assert overview.seconds_left(overview.look()) == (100.0, 1)
     timings = Timings.of_store(maker.store)
     spec = maker.store.specification(names[2])["spec"]
-    assert timings.of(spec, "demo") == 100.0
-    assert timings.of(spec, "published") is None
-    assert timings.of({**spec, "backbone": "resnet34"}, "demo") is None
+    assert timings.of(spec, "demo", "f1") == 100.0
+    assert timings.of(spec, "published", "f1") is None
+    assert timings.of({**spec, "backbone": "resnet34"}, "demo", "f1") is None
+
+
+def test_what_is_fitted_is_only_measured(tmp_path):
+    maker = StoreMaker(tmp_path)
+    name = maker.cell("ours", {"accuracy": 90.0})
+    written = maker.store.specification(name)
+    write_json(maker.store.cell(name).path / "cell.json", {**written, "fit_id": "f1"})
+    assert Timings.of_store(maker.store).of(written["spec"], "demo", "f1") == 100.0  # the fit is not kept
+    write_json(maker.store.cell(name).result / "fit.json", {})
+    assert Timings.of_store(maker.store).of(written["spec"], "demo", "f1") == 10.0
+    assert Timings.of_store(maker.store).of(written["spec"], "demo", "f2") == 100.0
 
 
 @pytest.mark.parametrize(
