@@ -38,10 +38,11 @@ def grids(contest: Contest) -> list[Grid]:
     """The tables: one for every two methods and place, then ranks, then how often each is ahead."""
     pairs = dict.fromkeys((one.methods, one.place) for one in contest.comparisons)
     found = [_pair([one for one in contest.comparisons if (one.methods, one.place) == key]) for key in pairs]
-    if contest.rankings:
+    several = [ranking for ranking in contest.rankings if ranking.places > 1]  # one place has the order of its values
+    if several:
         rows = tuple(
             (ranking.metric, *(f"{rank:.2f}" for rank in ranking.ranks), str(ranking.places), _p(ranking.p))
-            for ranking in contest.rankings
+            for ranking in several
         )
         header = ("metric", *contest.methods, "places", "Friedman p")
         note = "1 is best; a place is a data set with a backbone; Friedman's test from 5 places on"

@@ -343,6 +343,12 @@ def test_ranks_over_data_sets_and_backbones(maker):
     assert "over data sets and backbones" in text
 
 
+def test_the_ranks_of_one_place_say_nothing_new(maker):
+    names = ("ours", "tesnet", "protopnet")
+    maker.invocation([accuracy(maker, name, drawn(0.9 - place / 10, place)) for place, name in enumerate(names)])
+    assert "mean rank" not in shown(compare(maker.store, names), 100)
+
+
 def shown(found, width):
     stream = io.StringIO()
     contest_text.as_text(found, Console(file=stream, width=width))
