@@ -9,7 +9,7 @@ from bench import style
 from bench.drawing import Drawing, Missing
 from bench.errors import RequestError
 from bench.report.cells import Asked, asked, repeated, state_of
-from bench.report.marks import control_lines, file_part
+from bench.report.marks import about_controls, control_lines, file_part
 from bench.report.points import Group, Point, groups
 from bench.store import Store
 
@@ -96,7 +96,7 @@ def _draw(
     spread = "mean ± standard deviation over seeds. " if several > 1 else "one seed, so no spread is known. "
     caption = (
         f"{' and '.join(shown)} of the prototypes of each k ({group.title}, {backbone}); {spread}"
-        "Grey lines: content-free controls, which look at no image content."
+        + about_controls(group.points, shown)
         + (f" Not there: {'; '.join(one.what for one in missing)}." if missing else "")
     )
     told = [_told(name, curve, shown) for name, curve in curves.items()]

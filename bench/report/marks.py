@@ -31,6 +31,16 @@ def control_lines(axes: Axes, points: Sequence[Point], metric: str) -> None:
         )  # fmt: skip
 
 
+def about_controls(points: Sequence[Point], metrics: Sequence[str]) -> str:
+    """What a caption says of those lines."""
+    if not any(point.role == "control" and point.values.keys() & set(metrics) for point in points):
+        return "No content-free control was measured here, so the chance level is not known."
+    return (
+        "Grey lines: content-free controls, which look at no image content and predict no class; a method on or below "
+        "such a line shows nothing beyond chance there."
+    )
+
+
 def spread_out(places: Sequence[float], gap: float) -> list[float]:
     """Ascending places, moved so that neighbours are ``gap`` apart and the last is no higher than 1.
 

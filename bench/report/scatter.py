@@ -10,7 +10,7 @@ from bench import registry, style
 from bench.drawing import Drawing, Missing
 from bench.errors import RequestError
 from bench.report.cells import Asked, asked, state_of
-from bench.report.marks import control_lines, file_part
+from bench.report.marks import about_controls, control_lines, file_part
 from bench.report.points import Group, Point, Value, groups
 from bench.store import Store
 
@@ -38,8 +38,7 @@ def interpretability(store: Store, suite: str | None = None, stamp: str | None =
     return _scatter(
         store, suite, stamp, "interpretability", "Accuracy against interpretability",
         lambda point: point.values.get("accuracy"), "accuracy (%)", METRICS[1:],
-        "Right is more accurate, up more interpretable. Grey lines: content-free controls, which look at no image "
-        "content and predict no class; a method on or below such a line shows nothing beyond chance there.",
+        "Right is more accurate, up more interpretable.",
     )  # fmt: skip
 
 
@@ -204,7 +203,8 @@ class _Plot:
 
     def _caption(self, caption: str, missing: Sequence[Missing]) -> str:
         several = max((value.seeds for point in self.points for value in point.values.values()), default=1) > 1
-        said = [caption, "Bars: standard deviation over seeds." if several else "One seed: no spread is known."]
+        said = [caption, about_controls(self.group.points, self.panels)]
+        said += ["Bars: standard deviation over seeds." if several else "One seed: no spread is known."]
         if self.logarithmic and len(self.group.hardware) > 1:
             told = "; ".join(self.group.hardware)
             said.append(f"The fits ran on different hardware ({told}): do not compare their seconds.")

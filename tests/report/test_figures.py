@@ -81,6 +81,7 @@ def test_seeds_are_averaged(maker):
     bars = drawing.figure.axes[0].containers[0].lines[2][0].get_segments()
     assert bars[0][:, 1].tolist() == pytest.approx([50 - 200**0.5, 50 + 200**0.5])
     assert "mean ± standard deviation over seeds" in drawing.caption
+    assert "No content-free control was measured here" in drawing.caption
 
 
 def test_what_is_missing_is_said_with_the_command(maker):
@@ -155,6 +156,7 @@ def test_scatter_places_methods_and_draws_controls_as_lines(compared):
     assert command.startswith("python -m bench cell cells/")
     assert "ours on tiny: accuracy (%) 90, consistency 70.0, stability 80.0" in drawing.alt
     assert "constant: consistency 65.0" in drawing.alt
+    assert "Grey lines: content-free controls" in drawing.caption
 
 
 def test_cost_counts_the_black_box(compared):
