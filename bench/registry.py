@@ -207,9 +207,15 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         "cancellation": _metric(
             "metrics.cancellation:Cancellation", "whether a class's prototypes cancel each other", "prototypes"
         ),
-        "duplication": _metric("metrics.duplication:Duplication", "prototypes that repeat another", "prototypes"),
+        # Random maps are no rivals in being different, and no largest distance is perfect.
+        "duplication": _metric(
+            "metrics.duplication:Duplication", "prototypes that repeat another", "prototypes", chance=False
+        ),
         "contrastivity": _metric(
-            "metrics.contrastivity:Contrastivity", "distance between the peaks of a class's prototypes", "prototypes"
+            "metrics.contrastivity:Contrastivity",
+            "distance between the peaks of a class's prototypes",
+            "prototypes",
+            chance=False,
         ),
         "compactness": _metric(
             "metrics.compactness:Compactness", "prototypes that make up 90 % of a decision", "prototypes"

@@ -36,7 +36,7 @@ def beyond_chance(block: Block) -> Block | None:
     for column in block.columns:
         found = {line.label: line.entries[column.metric].value for line in controls}
         known = {label: value for label, value in found.items() if value is not None}
-        if column.unit == "%" and column.higher_is_better and known:
+        if _has_chance(column) and column.unit == "%" and column.higher_is_better and known:
             chances[column.metric] = known
     if not chances or not others:
         return None
@@ -81,11 +81,8 @@ def chance_warnings(lines: Sequence[Line], columns: Sequence[Column]) -> list[st
     Example:
         ``consistency, stability: constant, center ≥ ours, protopnet (vgg19); random ≥ every method``
     """
-    known = registry.names("metrics")
     metrics: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for column in columns:
-        if column.metric in known and not known[column.metric].chance:
-            continue
+    for column in filter(_has_chance, columns):
         controls: dict[str, list[str]] = defaultdict(list)
         for control in (line for line in lines if line.role == "control"):
             reached = [line for line in lines if line.role == "method" and reaches(control, line, column)]
@@ -96,6 +93,12 @@ def chance_warnings(lines: Sequence[Line], columns: Sequence[Column]) -> list[st
         if told:
             metrics[told].append(column.metric)
     return [f"{', '.join(names)}: {'; '.join(told)}" for told, names in metrics.items()]
+
+
+def _has_chance(column: Column) -> bool:
+    """Whether a content-free control is a rival in it."""
+    known = registry.names("metrics")
+    return column.metric not in known or known[column.metric].chance
 
 
 def reaches(control: Line, line: Line, column: Column) -> bool:

@@ -36,6 +36,17 @@ def test_zero_is_chance_and_one_is_perfect():
     assert chance_corrected(16, 58) == -1
 
 
+def test_what_controls_are_no_rivals_in_has_no_chance_level(maker):
+    """Random peaks are far apart by chance; that is neither a chance level nor is there a perfect distance."""
+    metrics = {"contrastivity": {"version": "1", "parameters": {}}}
+    cells = [maker.cell("ours", {"contrastivity": 25.0}, metrics=metrics)]
+    cells.append(maker.cell("random", {"contrastivity": 55.0}, metrics=metrics, role="control", backbone=None))
+    maker.invocation(cells)
+    (block,) = comparison(maker.store)
+    assert block.warnings == ()
+    assert beyond_chance(block) is None
+
+
 def test_the_best_control_is_chance(maker):
     found = table(maker, (20.0, 40.0), (58.0, 22.0))
     (line,) = found.lines
