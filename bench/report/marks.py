@@ -32,7 +32,9 @@ def control_lines(axes: Axes, points: Sequence[Point], metric: str) -> None:
 
 
 def about_controls(points: Sequence[Point], metrics: Sequence[str]) -> str:
-    """What a caption says of those lines."""
+    """What a caption says of those lines; nothing where accuracy is all that is shown, which no control has."""
+    if set(metrics) <= {"accuracy"}:
+        return ""
     if not any(point.role == "control" and point.values.keys() & set(metrics) for point in points):
         return "No content-free control was measured here, so the chance level is not known."
     return (

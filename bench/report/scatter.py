@@ -203,7 +203,7 @@ class _Plot:
 
     def _caption(self, caption: str, missing: Sequence[Missing]) -> str:
         several = max((value.seeds for point in self.points for value in point.values.values()), default=1) > 1
-        said = [caption, about_controls(self.group.points, self.panels)]
+        said = [caption, *filter(None, [about_controls(self.group.points, self.panels)])]
         said += ["Bars: standard deviation over seeds." if several else "One seed: no spread is known."]
         if self.logarithmic and len(self.group.hardware) > 1:
             told = "; ".join(self.group.hardware)

@@ -172,6 +172,13 @@ def test_what_cost_is_not_on_record_is_said(compared):
     assert "seconds to fit not on record" in drawing.caption
 
 
+def test_of_accuracy_alone_no_control_is_missed(maker):
+    only = {"accuracy": {"version": "1", "parameters": {}}}
+    maker.cell("protopnet", {"accuracy": 50.0}, metrics=only)
+    (drawing,) = cost(maker.store)
+    assert "control" not in drawing.caption
+
+
 def test_coordinates_of_a_point_are_means_over_the_same_seeds(maker):
     maker.cell("ours", scores(70.0, accuracy=90.0), settings={"k": 3})
     only = {"accuracy": {"version": "1", "parameters": {}}}
