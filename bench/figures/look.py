@@ -189,8 +189,9 @@ class Viewer:
             )  # fmt: skip
             if metric:
                 metric[1].update(seen)
-            # With one class in the batch there is no padding: every row of `own` is a prototype of that class.
-            maps = seen.own.maps if seen.own.indices is not None else seen.own.maps[:, prototypes.to(device)]
+            # All images are of one class. Its rows are padded where another class has more prototypes.
+            own = prototypes.to(device) if seen.own.indices is None else seen.own.indices[0] >= 0
+            maps = seen.own.maps[:, own]
             rows.append((pictures(batch.images, size).cpu(), maps.cpu(), seen.own.logits.argmax(1).cpu()))
         shown, maps, predictions = (torch.cat(parts) for parts in zip(*rows, strict=True))
         peaks, regions = self._judged(metric, label, prototypes) if metric else (_highest(maps, size), None)

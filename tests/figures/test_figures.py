@@ -171,6 +171,19 @@ def test_a_source_is_the_patch_that_the_prototype_was_projected_onto(protopnet):
     assert found
 
 
+def test_a_class_with_fewer_prototypes_than_others_is_drawn(store):
+    """ProtoPool's classes share theirs, and some hold one twice."""
+    viewer = opened(store, cell_of(store, "protopnet"))
+    whole = viewer.look(0)
+    viewer.model.prototypes.classes[whole.prototypes[1], 0] = False
+    look = viewer.look(0)
+    kept = [slot for slot in range(len(whole.prototypes)) if slot != 1]
+    assert look.prototypes.tolist() == whole.prototypes[kept].tolist()
+    torch.testing.assert_close(look.maps, whole.maps[:, kept])
+    assert torch.equal(look.peaks, whole.peaks[:, kept])
+    assert draw_class(viewer, 0, columns=2).figure.axes
+
+
 def test_a_control_has_no_sources_and_no_verdict_about_predictions(store):
     viewer = opened(store, cell_of(store, "constant"))
     drawing = draw_class(viewer, 0, columns=2)
