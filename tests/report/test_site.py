@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from paper_cells import paper_store
 from site_pages import Page, broken_links, read_site
-from stores import METRICS, StoreMaker, epoch, example_store
+from stores import METRICS, SCHEDULE, StoreMaker, epoch, example_store
 
 import bench.report.site.curves
 import bench.report.site.folder
@@ -282,6 +282,23 @@ def test_galleries_stand_on_the_pages_of_their_methods(tmp_path: Path) -> None:
     assert "the images are gone" in pages["methods/protopnet.html"].said
     assert "No prototypes are drawn here" not in pages["methods/ours.html"].said
     assert broken_links(tmp_path / "site") == []
+
+
+def test_galleries_are_of_cells_that_say_most(tmp_path: Path) -> None:
+    """A later cell with the same fit and fewer metrics has no verdicts on prototypes to draw."""
+    maker, cells = example_store(tmp_path / "home")
+    few = {"accuracy": METRICS["accuracy"]}
+    later = maker.cell("protopnet", {"accuracy": 85.0}, metrics=few, settings={"schedule": SCHEDULE})
+    maker.invocation([later], "20260305-000000-000", "later")
+    asked: list[str] = []
+
+    def draw(cell: str):
+        asked.append(cell)
+        yield Drawn()
+
+    write_site(maker.store, tmp_path / "site", draw=draw)
+    assert cells["protopnet-0"] in asked
+    assert later not in asked
 
 
 def test_the_command_writes_where_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

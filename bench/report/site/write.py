@@ -171,10 +171,14 @@ class Site:
         self._target.write(name, text)
 
     def _draw_gallery(self, page: MethodPage, draw: Callable[[str], Iterable[Picture]]) -> None:
-        """The newest finished cell on each data set, as the method comes where there is such a one."""
+        """A finished cell on each data set: one that has its model, as the method comes, most measured, the newest."""
         done = [one for one in page.cells if one.found.outcome is not None]
         chosen: dict[str, Candidate] = {}
-        for one in sorted(done, key=lambda one: not one.plain):
+
+        def order(one: Candidate) -> tuple[bool, bool, int]:
+            return bool(one.found.written.get("exported")), not one.plain, -len(one.found.spec["metrics"])
+
+        for one in sorted(done, key=order):
             chosen.setdefault(str(one.found.spec["dataset"]), one)
         for name in (one.found.name for one in chosen.values()):
             own, problem = saved(self._target, lambda name=name: draw(name), f"galleries/{file_name(name)}", "webp")
