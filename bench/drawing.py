@@ -13,15 +13,15 @@ from bench.style import styled
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FORMATS = ("pdf", "svg", "png", "webp")
 # Without dates and versions in it, the same store gives the same bytes.
-_METADATA: dict[str, dict[str, Any]] = {
-    "pdf": {"CreationDate": None, "ModDate": None, "Producer": None, "Creator": "partbench"},
-    "svg": {"Date": None, "Creator": "partbench"},
-    "png": {"Software": None},
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "pdf": {"metadata": {"CreationDate": None, "ModDate": None, "Producer": None, "Creator": "partbench"}},
+    "svg": {"metadata": {"Date": None, "Creator": "partbench"}},
+    "png": {"metadata": {"Software": None}},
+    # Photographs take a tenth of the space of a PNG, and letters stay sharp.
+    "webp": {"pil_kwargs": {"quality": 90}},
 }
-# Photographs take a tenth of the space of a PNG, and letters stay sharp.
-_OPTIONS: dict[str, dict[str, Any]] = {"webp": {"pil_kwargs": {"quality": 90}}}
+FORMATS = tuple(_OPTIONS)
 
 
 class Missing(NamedTuple):
@@ -73,8 +73,7 @@ class Drawing:
                 self.figure.set_layout_engine("none")
                 for one in formats:
                     files.append(folder / f"{self.name}.{one}")
-                    options = _OPTIONS.get(one, {})
-                    self.figure.savefig(files[-1], format=one, metadata=_METADATA.get(one), **options)
+                    self.figure.savefig(files[-1], format=one, **_OPTIONS[one])
         except OSError as error:
             raise RequestError(
                 f"{error.filename or folder}: {error.strerror or error}; choose another folder"

@@ -35,14 +35,14 @@ def export(store: Store, stamp: str, target: Path, progress: Progress) -> Counts
 
     Args:
         store: where the cells lie.
-        stamp: of the run.
+        stamp: of the run, one that there is (:meth:`Store.chosen_run`).
         target: the folder; one that is there must be an export, or empty.
         progress: where it is told.
 
     Raises:
-        RequestError: where there is no such run, or the folder holds something else.
+        RequestError: where the folder holds something else.
     """
-    run = store.invocations()[store.chosen_run(stamp)]
+    run = store.invocations()[stamp]
     if target.resolve() == store.root.resolve():
         raise RequestError(f"{target} is the home itself: name another folder")
     if target.exists() and any(target.iterdir()) and not (target / "invocations").is_dir():
@@ -56,9 +56,8 @@ def export(store: Store, stamp: str, target: Path, progress: Progress) -> Counts
             continue
         counts.failed += failure is not None
         written = store.specification(name)
-        box = written.get("black_box_id")
-        if box:
-            written = {**written, "black_box_seconds": store.black_box_seconds(box, written)}
+        if written.get("black_box_id"):
+            written = {**written, "black_box_seconds": store.black_box_seconds(written)}
         counts.size += _write(found, other.cell(name), written, failure)
         names.append(name)
     counts.cells = len(names)

@@ -161,11 +161,6 @@ class Store:
     def _records(self, kind: str) -> dict[str, dict[str, Any]]:
         return {file.stem: read_json(file) for file in sorted((self.root / kind).glob("[!.]*.json"))}
 
-    def latest(self, suite: str | None = None) -> str | None:
-        """Stamp of the newest invocation, of that suite where one is named."""
-        stamps = [stamp for stamp, content in self.invocations().items() if suite in (None, content["suite"])]
-        return stamps[-1] if stamps else None
-
     def chosen_run(self, stamp: str | None = None, suite: str | None = None) -> str:
         """The stamp that is meant: the one given, or that of the newest run of a suite, or of all.
 
@@ -173,7 +168,7 @@ class Store:
             RequestError: where there is none.
         """
         known = self.invocations()
-        stamp = stamp or self.latest(suite)
+        stamp = stamp or next((one for one in reversed(known) if suite in (None, known[one]["suite"])), None)
         if stamp is not None and stamp in known:
             return stamp
         if not known:
@@ -185,16 +180,21 @@ class Store:
             raise RequestError(f"suite {suite!r} has not been run yet; there are results of: {suites}")
         raise RequestError(f"no run {stamp!r} in {self.root}; the newest is {list(known)[-1]!r}")
 
-    def black_box_seconds(self, name: str, written: Mapping[str, Any]) -> float | None:
-        """What training a black box took, epoch by epoch: cells that found it trained know what finding it took.
+    def black_box_seconds(self, written: Mapping[str, Any]) -> float | None:
+        """What training a cell's black box took, epoch by epoch: cells that found it trained know what finding it took.
 
         Args:
-            name: of the black box.
-            written: a cell's ``cell.json``, which knows it where the cell was exported.
+            written: its ``cell.json``, which knows it where the cell was exported.
+
+        Returns:
+            0 where it starts from none, ``None`` where that is not on record.
 
         Raises:
             RequestError: where it is on record and cannot be read.
         """
+        name = written.get("black_box_id")
+        if name is None:
+            return 0.0
         file = self.root / "blackboxes" / name / "result" / "history.json"
         if not file.is_file():
             return written.get("black_box_seconds")

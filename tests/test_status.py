@@ -20,7 +20,7 @@ from bench.timings import Timings, said
 WORKER = """
 import pathlib, sys, time
 from bench.activity import Activity
-from bench.folder import Folder, write_json
+from bench.folder import Folder
 folder = Folder(pathlib.Path(sys.argv[1]))
 with folder.claim(), Activity(folder, lambda: "fit") as activity:
     activity.counted("epochs", 5, 30)

@@ -52,7 +52,7 @@ def test_stamps_only_grow(tmp_path):
     assert stamps == sorted(set(stamps))
     store.record_invocation("29991231-235959-999", content)
     assert store.new_invocation(content) == "30000101-000000-000"
-    assert store.latest() == "30000101-000000-000"
+    assert store.chosen_run() == "30000101-000000-000"
 
 
 def test_a_claim_keeps_others_out_and_ends_with_its_process(tmp_path):
@@ -125,14 +125,6 @@ def test_cells_are_found_by_the_beginning_of_their_id(tmp_path):
         store.find("a")
     with pytest.raises(RequestError, match="no cell 'x'"):
         store.find("x")
-
-
-def test_latest_invocation_of_a_suite(tmp_path):
-    store = Store(tmp_path)
-    assert store.latest() is None
-    for stamp, suite in (("1", "a"), ("2", "b"), ("3", "a")):
-        store.record_invocation(stamp, {"suite": suite, "cells": []})
-    assert (store.latest(), store.latest("b"), store.latest("c")) == ("3", "2", None)
 
 
 def test_the_run_that_is_meant(tmp_path):

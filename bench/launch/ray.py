@@ -95,12 +95,12 @@ class RayWorkers:
             RequestError: with what there is.
         """
         machines = [machine["Resources"] for machine in self.ray.nodes() if machine["Alive"]]
-        found = [(machine.get("CPU", 0.0), machine.get("GPU", 0.0)) for machine in machines]
-        if not any(cpus >= self.cpus and there >= gpus for cpus, there in found):
-            there = "; ".join(f"{cpus:g} and {there:g}" for cpus, there in sorted(set(found), reverse=True))
+        found = {(machine.get("CPU", 0.0), machine.get("GPU", 0.0)) for machine in machines}
+        if not any(cores >= self.cpus and cards >= gpus for cores, cards in found):
+            told = "; ".join(f"{cores:g} and {cards:g}" for cores, cards in sorted(found, reverse=True))
             raise RequestError(
                 f"a cell wants {self.cpus} CPUs and {gpus:g} GPUs, which no machine of the Ray cluster has "
-                f"(CPUs and GPUs: {there}); lower --cpus-per-cell or --gpus-per-cell"
+                f"(CPUs and GPUs: {told}); lower --cpus-per-cell or --gpus-per-cell"
             )
 
     @property

@@ -36,7 +36,7 @@ class Judge:
             for two in fitting:
                 for name in wanted:
                     for found in self._metric(one, two, name):
-                        yield replace(found, reason="; ".join(filter(None, (found.reason, conditions(one, two)))))
+                        yield replace(found, reason=_joined(found.reason, conditions(one, two)))
             if not fitting:
                 reason = "; or ".join(apart(one, two) for two in rivals) or f"no result of {labels[1]} here"
                 yield _refused(Comparison(labels, one.dataset, one.backbone, one.protocol), reason)
@@ -114,7 +114,7 @@ class Judge:
             ]
             return self._tested(found, samples)
         except NoInterval as error:
-            return replace(found, verdict="not tested", reason=str(error))
+            return replace(found, verdict="not tested", reason=_joined(found.reason, str(error)))
 
     def _items_of(self, cell: Found, metric: str) -> Items:
         key = (cell.name, metric)
@@ -134,7 +134,7 @@ class Judge:
                 f"only {shared} of {either} {kind} have a value in both: they were not measured on the same"
             )
         told = f"{shared} of {either} {kind} have a value in both" if shared < either else ""
-        reason = "; ".join(filter(None, (found.reason, told)))
+        reason = _joined(found.reason, told)
         found = replace(found, units=shared, kind=kind, reason=reason)
         if either < 2:
             raise NoInterval(f"there is only one of its {kind}, and nothing to resample")
@@ -143,7 +143,7 @@ class Judge:
             ends = difference(*samples, paired=same_seeds)
             found = replace(found, low=ends.low, high=ends.high)
         except NoInterval as error:
-            found = replace(found, reason="; ".join(filter(None, (reason, f"no interval: {error}"))))
+            found = replace(found, reason=_joined(reason, f"no interval: {error}"))
         same = f"equal in all {shared} {kind}" if alike(*samples) else ""
         return replace(found, p=swap_test(*samples), verdict=same)
 
@@ -168,6 +168,11 @@ def _value(cell: Found, metric: str, number: str) -> float | None:
     assert cell.outcome is not None
     found: float | None = cell.outcome["scores"][metric].get("also", {}).get(number)
     return found
+
+
+def _joined(*reasons: str) -> str:
+    """Those that there are."""
+    return "; ".join(filter(None, reasons))
 
 
 def _refused(comparison: Comparison, reason: str) -> Comparison:

@@ -117,8 +117,7 @@ def _point(store: Store, cells: list[Asked], metrics: Sequence[str]) -> Point:
             status, value, _ = cell.found.score(metric)
             if status == "ok" and value is not None:
                 values[seed].setdefault(metric, value)
-        box = cell.found.written.get("black_box_id")
-        before = store.black_box_seconds(box, cell.found.written) if box else 0.0
+        before = store.black_box_seconds(cell.found.written)
         if before is not None and "fit" in outcome["seconds"]:
             seconds.setdefault(seed, outcome["seconds"]["fit"] + before)
     # Coordinates of one point are means over the same seeds: those with most of the metrics.

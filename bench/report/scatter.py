@@ -203,8 +203,8 @@ class _Plot:
 
     def _caption(self, caption: str, missing: Sequence[Missing]) -> str:
         several = max((value.seeds for point in self.points for value in point.values.values()), default=1) > 1
-        said = [caption, *filter(None, [about_controls(self.group.points, self.panels)])]
-        said += ["Bars: standard deviation over seeds." if several else "One seed: no spread is known."]
+        said = [caption, about_controls(self.group.points, self.panels)]
+        said.append("Bars: standard deviation over seeds." if several else "One seed: no spread is known.")
         if self.logarithmic and len(self.group.hardware) > 1:
             told = "; ".join(self.group.hardware)
             said.append(f"The fits ran on different hardware ({told}): do not compare their seconds.")
@@ -212,7 +212,7 @@ class _Plot:
             said.append(f"{self.group.older} older cells of the same names are left out.")
         if missing:
             said.append(f"Not there: {'; '.join(one.what for one in missing)}.")
-        return " ".join(said)
+        return " ".join(filter(None, said))
 
     def _alt(self) -> str:
         def numbers(point: Point) -> str:

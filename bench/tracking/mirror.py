@@ -113,8 +113,8 @@ class Mirror:
         from sqlalchemy.exc import SQLAlchemyError
 
         known = store.invocations()
-        for stamp in stamps or ():
-            store.chosen_run(stamp)
+        for stamp in set(stamps or ()) - known.keys():
+            store.chosen_run(stamp)  # which says what there is
         owned = first_calls(known)
         asked = {(known[stamp]["suite"], name) for stamp in stamps or () for name in known[stamp]["cells"]}
         counts = Counts()

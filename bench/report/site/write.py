@@ -173,12 +173,9 @@ class Site:
     def _draw_gallery(self, page: MethodPage, draw: Callable[[str], Iterable[Picture]]) -> None:
         """A finished cell on each data set: one that has its model, as the method comes, most measured, the newest."""
         done = [one for one in page.cells if one.found.outcome is not None]
+        done.sort(key=lambda one: ("exported" in one.found.written, not one.plain, -len(one.found.spec["metrics"])))
         chosen: dict[str, Candidate] = {}
-
-        def order(one: Candidate) -> tuple[bool, bool, int]:
-            return bool(one.found.written.get("exported")), not one.plain, -len(one.found.spec["metrics"])
-
-        for one in sorted(done, key=order):
+        for one in done:
             chosen.setdefault(str(one.found.spec["dataset"]), one)
         for name in (one.found.name for one in chosen.values()):
             own, problem = saved(self._target, lambda name=name: draw(name), f"galleries/{file_name(name)}", "webp")
