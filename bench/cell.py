@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,6 @@ from bench.contract import (
     BenchError,
     CellError,
     Method,
-    Metric,
-    NotApplicable,
-    Observation,
     PartPrototypeModel,
     Samples,
     Score,
@@ -37,16 +33,17 @@ from bench.contract import (
 from bench.data.prepared import prepare
 from bench.data.protocol import Protocol
 from bench.data.source import open_dataset
+from bench.evaluation import compares_black_box, evaluate
 from bench.faults import storage_error
 from bench.folder import FIT
 from bench.given import Given, NetworkSettings
 from bench.kept import adopt, read_fit
 from bench.memory import OutOfMemory
-from bench.plan import CellSpec
 from bench.progress import ConsoleProgress
 from bench.ranks import Ranks
 from bench.score import write_table
 from bench.seeding import derive
+from bench.specification import CellSpec
 from bench.store import Folder, Status, Store, write_json
 from bench.train import Trainer
 from bench.usage import Usage
@@ -330,7 +327,6 @@ class Cell:
         write_json(self.folder.work / FIT, notes)
         return model, notes
 
-    @torch.no_grad()  # not inference mode: a metric may ask for gradients
     def evaluate(
         self, model: PartPrototypeModel, train: Samples, split: Samples, fit_seconds: float
     ) -> tuple[dict[str, Score], dict[str, str]]:
@@ -339,58 +335,21 @@ class Cell:
         Raises:
             CellError: where a metric has no finite value.
         """
+        black_box = self.task(train).black_box if compares_black_box(self.spec.metrics) else None
         self.attempts.stage = "evaluation"
         split, batch_size = self.attempts.guarded(split), self.attempts.most or self.batch_size
-        metrics: dict[str, Metric] = {}
-        scores: dict[str, Score] = {}
-        refused: dict[str, str] = {}
-
-        def attempt(name: str, step: Callable[[], None]) -> None:
-            try:
-                step()
-            except NotApplicable as error:
-                refused[name] = str(error)
-                metrics.pop(name, None)
-
-        def begin(name: str, facts: dict[str, Any]) -> None:
-            kind = registry.load("metrics", name)
-            metrics[name] = kind(kind.Config.model_validate(facts["parameters"]), split, model.prototypes)
-            metrics[name].prepare(train)
-
-        def end(name: str) -> None:
-            scores[name] = metrics[name].compute()
-
-        for name, facts in self.spec.metrics.items():
-            attempt(name, partial(begin, name, facts))
-        kinds = [registry.load("metrics", name) for name in self.spec.metrics]
-        compared = any("black_box" in kind.needs for kind in kinds)
-        black_box = self.task(train).black_box if compared else None
-        total = -(-len(split) // batch_size)
-        for batch in self.progress.track(split.batches(batch_size, self.device), f"{self.spec.split} batches", total):
-            own = batch.index.cpu()
-            seen = Observation(
-                model,
-                batch.images,
-                batch.labels,
-                batch.index.to(self.device),
-                split.keypoints[own].to(self.device),
-                split.visible[own].to(self.device),
-                split.boxes[own].to(self.device),
-                black_box,
-                fit_seconds,
-            )
-            for name in list(metrics):
-                attempt(name, partial(metrics[name].update, seen))
-        for name in list(metrics):
-            attempt(name, partial(end, name))
-        for name, score in scores.items():
-            for key, value in {
-                name: score.value,
-                **{f"{name}.{key}": value for key, value in score.also.items()},
-            }.items():
-                if not math.isfinite(value):
-                    raise CellError(f"{key} is {value}")
-        return scores, refused
+        return evaluate(
+            model,
+            self.spec.metrics,
+            train,
+            split,
+            self.spec.split,
+            batch_size,
+            self.device,
+            self.progress,
+            black_box,
+            fit_seconds,
+        )
 
 
 def reason_of(error: Exception) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from bench.contract import BenchError, Progress, RequestError
-from bench.plan import CellSpec
+from bench.specification import CellSpec
 from bench.store import Folder, Store
 
 

@@ -3,103 +3,27 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import bench
 from bench import config, registry
 from bench.backbones import weights as weight_files
 from bench.blackbox import VERSION as BLACK_BOX_VERSION
 from bench.blackbox import BlackBoxConfig
 from bench.config import CONFIGS, DatasetConfig, Request
-from bench.contract import Dataset, Method, Progress, RequestError, Settings, Sizes
+from bench.contract import Dataset, Method, Progress, RequestError, Sizes
 from bench.data.source import open_dataset
 from bench.given import NetworkSettings
 from bench.shapes import remembered_shape
+from bench.specification import CellSpec, PlannedCell, Where
 
 ALWAYS_PROVIDED = frozenset({"noise", "gradient", "prediction", "black_box"})
 """What any model on any images can give a metric."""
 
-_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 _PLAIN = {"keypoints": "part key-points", "bbox": "bounding boxes", "mask": "object masks"}
-
-
-class CellSpec(Settings):
-    """Everything that changes a cell's result, and nothing else: its hash is the cell's id."""
-
-    method: str
-    method_version: int
-    settings: dict[str, Any]
-    dataset: str
-    data_digest: str
-    protocol: dict[str, Any]
-    on_bad_image: str
-    backbone: str | None
-    weights_digest: str
-    black_box: dict[str, Any] | None
-    seed: int
-    precision: str
-    split: str
-    metrics: dict[str, dict[str, Any]]
-
-    @functools.cached_property
-    def content(self) -> dict[str, Any]:
-        """All of it, ready for JSON; not to be changed."""
-        return self.model_dump(mode="json")
-
-    @functools.cached_property
-    def id(self) -> str:
-        """Twelve hexadecimal digits."""
-        return fingerprint(self.content)
-
-    @functools.cached_property
-    def fit_id(self) -> str:
-        """The id of what is fitted: the same for all cells that differ only in what is measured on it."""
-        return self._without("split", "metrics")
-
-    @functools.cached_property
-    def black_box_id(self) -> str:
-        """The id of the classifier that this cell decomposes or shows: the same for all cells that can share it."""
-        return self._without("method", "method_version", "settings", "split", "metrics")
-
-    def _without(self, *names: str) -> str:
-        return fingerprint({name: value for name, value in self.content.items() if name not in names})
-
-
-@dataclass(frozen=True)
-class Where:
-    """Where a cell's inputs lie on this machine. It does not enter the id."""
-
-    data_root: str | None
-    folder: str | None
-    reader: str
-    options: dict[str, Any]
-    weights: str | None
-    plugins: tuple[str, ...]
-    given: dict[str, str]
-
-
-@dataclass(frozen=True)
-class PlannedCell:
-    """A cell with what is needed to run and to print it.
-
-    Attributes:
-        label: the method and what was said about it; the same cell may be asked for under another one.
-        changed: the settings that are not those of the recipe.
-    """
-
-    spec: CellSpec
-    where: Where
-    label: str
-    role: str
-    recipe: str
-    changed: tuple[str, ...]
-    not_applicable: dict[str, dict[str, str]]
 
 
 @dataclass
@@ -111,11 +35,6 @@ class Context:
     data_root: Path | None = None
     weights: dict[str, Path] = field(default_factory=dict)
     plugins: tuple[str, ...] = ()
-
-
-def fingerprint(content: Any) -> str:
-    """Twelve hexadecimal digits of the canonical JSON."""
-    return hashlib.sha256(_CANONICAL.encode(content).encode()).hexdigest()[:12]
 
 
 def plan(request: Request, context: Context) -> list[PlannedCell]:
@@ -359,20 +278,3 @@ def _label(name: str, overrides: Mapping[str, Any]) -> str:
     changed = config.for_section(overrides, name)
     inner = ", ".join(f"{key}={value}" for key, value in sorted(changed.items()))
     return f"{name} ({inner})" if inner else name
-
-
-def describe(cell: PlannedCell, command: str) -> dict[str, Any]:
-    """What ``cell.json`` holds."""
-    return {
-        "spec": cell.spec.content,
-        "where": {**cell.where.__dict__, "plugins": list(cell.where.plugins)},
-        "black_box_id": cell.spec.black_box_id if cell.spec.black_box else None,
-        "fit_id": cell.spec.fit_id,
-        "label": cell.label,
-        "role": cell.role,
-        "recipe": cell.recipe,
-        "changed": list(cell.changed),
-        "not_applicable": cell.not_applicable,
-        "command": command,
-        "bench_version": bench.__version__,
-    }

@@ -10,8 +10,8 @@ from bench.cell import reason_of
 from bench.contract import Progress
 from bench.faults import may_pass
 from bench.kept import take
-from bench.plan import PlannedCell
 from bench.progress import ConsoleProgress
+from bench.specification import PlannedCell
 from bench.store import Store
 
 _POLL = 0.5

@@ -13,8 +13,9 @@ from rich.console import Console
 
 from bench.config import Request, parse_overrides
 from bench.data.demo import draw
-from bench.plan import Context, PlannedCell, plan
+from bench.plan import Context, plan
 from bench.progress import ConsoleProgress
+from bench.specification import PlannedCell
 
 QUICK = [
     "--datasets", "cub", "--backbones", "tiny", "--recipe", "demo", "--device", "cpu",

@@ -43,6 +43,8 @@ RANKS = [
         "bench.timings",
         "bench.significance",
         "bench.shapes",
+        "bench.specification",
+        "bench.evaluation",
     ],
     ["bench.posthoc", "bench.blackbox", "bench.report", "bench.tracking", "bench.status", "baselines", "metrics"],
     ["bench.config"],

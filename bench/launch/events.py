@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from bench.launch.units import Unit, title_of
-from bench.plan import PlannedCell
+from bench.specification import PlannedCell
 
 
 class Events:

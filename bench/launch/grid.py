@@ -12,7 +12,7 @@ from bench.launch.command import Exit, Job
 from bench.launch.events import Events
 from bench.launch.summary import Summary
 from bench.launch.units import Unit, units_of
-from bench.plan import PlannedCell
+from bench.specification import PlannedCell
 from bench.store import Status, Store
 
 LOST = 3

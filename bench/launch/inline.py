@@ -14,8 +14,8 @@ from bench.launch.events import Events
 from bench.launch.summary import Summary
 from bench.launch.units import Unit
 from bench.memory import OutOfMemory
-from bench.plan import PlannedCell
 from bench.progress import ConsoleProgress
+from bench.specification import PlannedCell
 from bench.store import Store
 from bench.turns import Turns, persistently
 

@@ -22,8 +22,8 @@ from bench.launch.ray import RayWorkers, own_cpus
 from bench.launch.summary import Summary
 from bench.launch.units import Unit
 from bench.memory import check_limit
-from bench.plan import PlannedCell
 from bench.progress import ConsoleProgress
+from bench.specification import PlannedCell
 from bench.store import Store
 
 THREADS = "OMP_NUM_THREADS"

@@ -10,7 +10,7 @@ from typing import Literal
 
 from bench.data.prepared import cache_folder
 from bench.data.protocol import Protocol
-from bench.plan import CellSpec, PlannedCell
+from bench.specification import CellSpec, PlannedCell
 from bench.store import Folder, Store
 
 Stage = Literal["data", "black-box"]

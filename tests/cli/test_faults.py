@@ -202,6 +202,7 @@ from bench.contract import Metric, Score
 class Flaky(Metric):
     "Fails a few times."
     name, version, unit = "flaky", "1", ""
+    needs = frozenset({{"black_box"}})
 
     def update(self, seen):
         pass
@@ -229,7 +230,7 @@ def flaky(run, tmp_path, monkeypatch):
         count, plugin = tmp_path / "count", tmp_path / "plugin.py"
         count.write_text("")
         plugin.write_text(FLAKY.format(count=str(count), often=often, error=error))
-        result = run("--methods", "center", "--no-controls", "--plugin", str(plugin), "--metrics", "flaky", *arguments)
+        result = run("--methods", "blackbox", "--no-controls", "--plugin", str(plugin), "--metrics", "flaky", *arguments)
         return result, len(count.read_text())
 
     return call
@@ -249,6 +250,14 @@ def flaky(run, tmp_path, monkeypatch):
 def test_what_may_pass_is_tried_again(flaky, error, often, arguments, code, tried):
     result, count = flaky(error, often, *arguments)
     assert (result.exit_code, count) == (code, tried), result.output
+
+
+def test_memory_that_ends_in_a_metric_is_not_laid_to_the_black_box_that_it_compares_with(flaky, home):
+    """Another stage would be: what does not fit there is not tried with one image at a time."""
+    flaky("MemoryError()", 9)
+    (failure,) = home.glob("cells/*/failure.json")
+    stages = [one["stage"] for one in json.loads(failure.read_text())["memory"]]
+    assert stages == ["evaluation", "evaluation"]
 
 
 def test_a_failed_cell_is_told_with_the_end_of_its_log(flaky):

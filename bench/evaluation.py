@@ -1,0 +1,95 @@
+"""Scores of a model on a split: all metrics see the same batches, each once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from bench import registry
+from bench.contract import CellError, Metric, NotApplicable, Observation, PartPrototypeModel, Progress, Samples, Score
+
+
+def compares_black_box(metrics: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether any of these metrics looks at the classifier that a method started from."""
+    return any("black_box" in registry.load("metrics", name).needs for name in metrics)
+
+
+@torch.no_grad()  # not inference mode: a metric may ask for gradients
+def evaluate(
+    model: PartPrototypeModel,
+    wanted: Mapping[str, Mapping[str, Any]],
+    train: Samples,
+    split: Samples,
+    name: str,
+    batch_size: int,
+    device: torch.device,
+    progress: Progress,
+    black_box: nn.Module | None = None,
+    fit_seconds: float | None = None,
+) -> tuple[dict[str, Score], dict[str, str]]:
+    """Scores, and of metrics that mean nothing there the reason.
+
+    Args:
+        model: in eval mode, on ``device``.
+        wanted: names of metrics with their ``parameters``.
+        train: what a metric may learn from, such as the controls' places.
+        split: what is measured.
+        name: of the split, for the progress.
+        batch_size: images at a time; it does not change the numbers.
+        device: where batches go.
+        progress: told about every batch.
+        black_box: what metrics that compare with it are shown.
+        fit_seconds: what the fit took.
+
+    Raises:
+        CellError: where a metric has no finite value.
+    """
+    metrics: dict[str, Metric] = {}
+    scores: dict[str, Score] = {}
+    refused: dict[str, str] = {}
+
+    def attempt(name: str, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except NotApplicable as error:
+            refused[name] = str(error)
+            metrics.pop(name, None)
+
+    def begin(name: str, parameters: Mapping[str, Any]) -> None:
+        kind = registry.load("metrics", name)
+        metrics[name] = kind(kind.Config.model_validate(parameters), split, model.prototypes)
+        metrics[name].prepare(train)
+
+    def end(name: str) -> None:
+        scores[name] = metrics[name].compute()
+
+    for metric, facts in wanted.items():
+        attempt(metric, partial(begin, metric, facts["parameters"]))
+    total = -(-len(split) // batch_size)
+    for batch in progress.track(split.batches(batch_size, device), f"{name} batches", total):
+        own = batch.index.cpu()
+        seen = Observation(
+            model,
+            batch.images,
+            batch.labels,
+            batch.index.to(device),
+            split.keypoints[own].to(device),
+            split.visible[own].to(device),
+            split.boxes[own].to(device),
+            black_box,
+            fit_seconds,
+        )
+        for metric in list(metrics):
+            attempt(metric, partial(metrics[metric].update, seen))
+    for metric in list(metrics):
+        attempt(metric, partial(end, metric))
+    for metric, score in scores.items():
+        for key, value in {"": score.value, **score.also}.items():
+            if not math.isfinite(value):
+                raise CellError(f"{metric}{'.' if key else ''}{key} is {value}")
+    return scores, refused
