@@ -1,252 +1,25 @@
-"""Names and where they live. Nothing is imported before it is used, so listing is instant and a broken plugin
-breaks only itself.
-"""
+"""From names to classes: those of the catalogue, of installed plugins and of plugin files."""
 
 from __future__ import annotations
 
 import difflib
 import functools
-import importlib
 import importlib.util
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+from bench.catalogue import CATALOGUE as CATALOGUE
+from bench.catalogue import Entry as Entry
+from bench.catalogue import Role as Role
 
 KINDS = ("methods", "datasets", "backbones", "metrics", "checkpoints")
-Role = Literal["method", "reference", "control"]
-Measured = Literal["always", "shared", "asked"]
 
 
 class UnknownName(LookupError):
     """A name that no catalogue holds; the message names the nearest ones."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of a catalogue.
-
-    Attributes:
-        target: ``module:attribute``.
-        summary: what it is, in a line.
-        role: for methods, whether it competes, is what one compares with, or is a content-free control.
-        facts: what the listing shows beside it.
-        preset: settings that make this entry of a class with several; ``--set`` may change the others.
-        measured: for metrics, when a run that names no metrics has it: always, where a method shares prototypes among
-            classes, or only when it is asked for (by its name, its group, or ``all``).
-        group: for metrics, a name that stands for all of the group in ``--metrics``.
-        chance: for metrics, whether what a content-free control scores is the chance level of methods. It is not where
-            the number says nothing about what a map shows: a control is always cheap.
-    """
-
-    target: str
-    summary: str
-    role: Role = "method"
-    facts: tuple[tuple[str, str], ...] = ()
-    preset: tuple[tuple[str, Any], ...] = ()
-    measured: Measured = "always"
-    group: str = ""
-    chance: bool = True
-
-    def load(self) -> Any:
-        """Import the module and return the attribute."""
-        module, _, attribute = self.target.partition(":")
-        return getattr(importlib.import_module(module), attribute)
-
-
-_BIRDS = (("provides", "boxes, key-points, masks"),)
-_BOXES = (("provides", "boxes"),)
-_CONSISTENCY, _STABILITY = "metrics.consistency:Consistency", "metrics.stability:Stability"
-
-
-def _metric(
-    target: str, summary: str, group: str, measured: Measured = "asked", chance: bool = True, **preset: Any
-) -> Entry:
-    when = {"always": "in every run", "shared": "where prototypes are shared", "asked": "when asked for"}[measured]
-    facts = (("group", group), ("measured", when))
-    own = tuple(preset.items())
-    return Entry(target, summary, facts=facts, preset=own, measured=measured, group=group, chance=chance)
-
-
-CATALOGUE: dict[str, dict[str, Entry]] = {
-    "methods": {
-        "ours": Entry("bench.posthoc.method:Ours", "post-hoc decomposition of a trained classifier (Tan et al. 2024)"),
-        "ours-contrast": Entry(
-            "bench.posthoc.method:OursContrast", "exact too, from prototypes that peak at one recurring place each"
-        ),
-        "protopnet": Entry("baselines.protopnet:ProtoPNet", "this looks like that (Chen et al. 2019)"),
-        "tesnet": Entry("baselines.tesnet:TesNet", "a basis of prototypes for each class (Wang et al. 2021)"),
-        "protopool": Entry("baselines.protopool:ProtoPool", "prototypes shared by classes (Rymarczyk et al. 2022)"),
-        "deformable": Entry(
-            "baselines.deformable:DeformableProtoPNet", "prototypes of four moving parts (Donnelly et al. 2022)"
-        ),
-        "blackbox": Entry(
-            "bench.posthoc.blackbox:BlackBox",
-            "the trained classifier itself; its class map is its one prototype",
-            role="reference",
-        ),
-        "constant": Entry("metrics.controls:Constant", "one pixel, chosen on the training split", role="control"),
-        "center": Entry("metrics.controls:Center", "the middle of the image", role="control"),
-        "random": Entry("metrics.controls:Random", "a random place in every image", role="control"),
-        "random_fixed": Entry(
-            "metrics.controls:Random",
-            "a random place for every prototype",
-            role="control",
-            preset=(("per", "prototype"),),
-        ),
-    },
-    "datasets": {
-        "demo": Entry("bench.data.cub:Cub", "birds drawn by the project itself, in the CUB layout", facts=_BIRDS),
-        "cub": Entry("bench.data.cub:Cub", "CUB-200-2011: 200 bird species", facts=_BIRDS),
-        "cars": Entry("bench.data.cars:Cars", "Stanford Cars: 196 car models", facts=_BOXES),
-        "dogs": Entry(
-            "bench.data.dogs:Dogs", "Stanford Dogs: 120 breeds", facts=(("provides", "boxes, with Annotation"),)
-        ),
-        "imagenet": Entry("bench.data.imagenet:ImageNet", "ImageNet, 1000 classes; tested on its validation images"),
-        "folder": Entry(
-            "bench.data.folder:Folder",
-            "your own images, a folder for each class",
-            facts=(("provides", "boxes, key-points, by annotations.csv"),),
-        ),
-    },
-    "backbones": {
-        "tiny": Entry("bench.backbones.tiny:TinyNet", "a small network for the demo birds, from random weights"),
-        **{
-            name: Entry(f"bench.backbones.torchvision_nets:{name}", f"{title}, ImageNet weights from torchvision")
-            for name, title in {
-                "resnet18": "ResNet-18",
-                "resnet34": "ResNet-34",
-                "resnet50": "ResNet-50",
-                "resnet152": "ResNet-152",
-                "vgg19": "VGG-19",
-                "densenet121": "DenseNet-121",
-                "densenet161": "DenseNet-161",
-                "mobilenet_v2": "MobileNetV2",
-                "squeezenet1_1": "SqueezeNet 1.1",
-            }.items()
-        },
-        "vit_b_32": Entry(
-            "bench.backbones.vision_transformer:vit_b_32", "ViT-B/32, patch tokens, ImageNet weights from torchvision"
-        ),
-        "vit_b_32_augreg": Entry(
-            "bench.backbones.vision_transformer:vit_b_32_augreg", "ViT-B/32, patch tokens, timm's weights, to be passed"
-        ),
-        "coc_tiny": Entry(
-            "bench.backbones.context_cluster:coc_tiny", "Context Cluster tiny (Ma et al. 2023), weights to be passed"
-        ),
-        "coc_tiny2": Entry(
-            "bench.backbones.context_cluster:coc_tiny2", "Context Cluster tiny, 7x7 regions, weights to be passed"
-        ),
-        "coc_tiny_plain": Entry(
-            "bench.backbones.context_cluster:coc_tiny_plain", "Context Cluster tiny, no regions, weights to be passed"
-        ),
-    },
-    "metrics": {
-        "accuracy": _metric("metrics.accuracy:Accuracy", "top-1 accuracy on the test split", "prediction", "always"),
-        "consistency": _metric(
-            _CONSISTENCY, "prototypes that hit the same part in 80 % of images (version 2)", "keypoints", "always"
-        ),
-        "consistency_pooled": _metric(
-            _CONSISTENCY, "the same, a shared prototype's classes together", "keypoints", "shared", pooled=True
-        ),
-        "consistency_controlled": _metric(
-            "metrics.controlled:ControlledConsistency",
-            "prototypes that are consistent by a part which the class's constant place hits less often",
-            "keypoints",
-            "always",
-        ),
-        "consistency_v1": _metric(_CONSISTENCY, "version 1, equal to version 2", "keypoints", variant="v1"),
-        "consistency_protopformer": _metric(
-            _CONSISTENCY, "ProtoPFormer's: on whole images", "keypoints", variant="protopformer"
-        ),
-        "consistency_pixpnet": _metric(
-            _CONSISTENCY, "PixPNet's: whole images, peaks of cells, merged sides", "keypoints", variant="pixpnet"
-        ),
-        "stability": _metric(_STABILITY, "images whose part hits survive noise (version 2)", "keypoints", "always"),
-        "stability_pooled": _metric(
-            _STABILITY, "the same, a shared prototype's classes together", "keypoints", "shared", pooled=True
-        ),
-        "stability_v1": _metric(_STABILITY, "version 1: unclipped noise, hits only counted", "keypoints", variant="v1"),
-        "stability_pixpnet": _metric(
-            _STABILITY, "PixPNet's: whole images, unclipped noise, merged sides", "keypoints", variant="pixpnet"
-        ),
-        "sensitivity": _metric(
-            "metrics.axioms:Sensitivity", "cells shown though nothing depends on them, or the reverse", "axioms"
-        ),
-        "sensitivity_contribution": _metric(
-            "metrics.axioms:Sensitivity", "the same for exact contributions", "axioms", reading="contribution"
-        ),
-        "sensitivity_mean": _metric(
-            "metrics.axioms:Sensitivity", "the same, cells replaced by the mean feature", "axioms", baseline="mean"
-        ),
-        "completeness": _metric(
-            "metrics.axioms:Completeness", "how far displayed attributions are from summing to the logit", "axioms"
-        ),
-        "completeness_contribution": _metric(
-            "metrics.axioms:Completeness", "the same for exact contributions", "axioms", reading="contribution"
-        ),
-        "linearity": _metric(
-            "metrics.axioms:Linearity", "how far the head is from linear, and its attribution", "axioms"
-        ),
-        "symmetry": _metric("metrics.axioms:Symmetry", "whether cells of the same role are shown alike", "axioms"),
-        "symmetry_contribution": _metric(
-            "metrics.axioms:Symmetry", "the same for exact contributions", "axioms", reading="contribution"
-        ),
-        "calibration": _metric(
-            "metrics.calibration:Calibration", "expected calibration error of the softmax", "prediction"
-        ),
-        "fidelity": _metric("metrics.fidelity:Fidelity", "predictions equal to the black box's", "prediction"),
-        "cost": _metric(
-            "metrics.cost:Cost",
-            "milliseconds to explain an image, parameters, seconds of the fit",
-            "cost",
-            chance=False,
-        ),
-        "cancellation": _metric(
-            "metrics.cancellation:Cancellation", "whether a class's prototypes cancel each other", "prototypes"
-        ),
-        # Random maps are no rivals in being different, and no largest distance is perfect.
-        "duplication": _metric(
-            "metrics.duplication:Duplication", "prototypes that repeat another", "prototypes", chance=False
-        ),
-        "contrastivity": _metric(
-            "metrics.contrastivity:Contrastivity",
-            "distance between the peaks of a class's prototypes",
-            "prototypes",
-            chance=False,
-        ),
-        "compactness": _metric(
-            "metrics.compactness:Compactness", "prototypes that make up 90 % of a decision", "prototypes"
-        ),
-        "purity": _metric(
-            "metrics.purity:Purity", "one part in the patches where a prototype scores highest (PIP-Net)", "parts"
-        ),
-        "part_agreement": _metric(
-            "metrics.agreement:PartAgreement", "prototype and part at key-points, mutual information", "parts"
-        ),
-        "keypoint_regression": _metric(
-            "metrics.regression:KeypointRegression", "how well the prototypes' places tell where parts are", "parts"
-        ),
-        "pointing_box": _metric(
-            "metrics.localisation:PointingBox", "maps that peak in the object's box, on whole images", "localisation"
-        ),
-        "deletion": _metric("metrics.deletion:Deletion", "taking away what is shown, against chance", "faithfulness"),
-        "insertion": _metric(
-            "metrics.deletion:Deletion", "putting back what is shown, against chance", "faithfulness", mode="insert"
-        ),
-        "misalignment": _metric(
-            "metrics.misalignment:Misalignment", "maps that move when pixels elsewhere are attacked", "robustness"
-        ),
-    },
-    "checkpoints": {
-        "protopnet": Entry("baselines.checkpoints:Official", "the pickled PPNet of cfchen-duke/ProtoPNet"),
-        "tesnet": Entry("baselines.checkpoints:Official", "the pickled TESNet of JackeyWang96/TesNet"),
-        "protopool": Entry("baselines.checkpoints:Official", "best_model*.pth of gmum/ProtoPool"),
-        "deformable": Entry("baselines.checkpoints:Official", "the pickled PPNet of jdonnelly36/Deformable-ProtoPNet"),
-    },
-}
 
 
 @functools.cache

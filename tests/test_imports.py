@@ -18,6 +18,7 @@ RANKS = [
         "bench.drawing",
         "bench.overlay",
         "bench.prototypes",
+        "bench.catalogue",
         "bench.score",
         "bench.contract",
         "bench.seeding",

@@ -230,7 +230,9 @@ def flaky(run, tmp_path, monkeypatch):
         count, plugin = tmp_path / "count", tmp_path / "plugin.py"
         count.write_text("")
         plugin.write_text(FLAKY.format(count=str(count), often=often, error=error))
-        result = run("--methods", "blackbox", "--no-controls", "--plugin", str(plugin), "--metrics", "flaky", *arguments)
+        result = run(
+            "--methods", "blackbox", "--no-controls", "--plugin", str(plugin), "--metrics", "flaky", *arguments
+        )
         return result, len(count.read_text())
 
     return call
