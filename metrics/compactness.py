@@ -23,13 +23,14 @@ from metrics.tables import Table
 class Compactness(Metric):
     """How many prototypes of the true class make up 90 % of the sum of the magnitudes of its scores, mean over images.
 
+    Images of a class without prototypes are left out.
     ``whole``: how many prototypes of the model speak for a class at all. ``area``: share of cells where the displayed
     map of the class exceeds the middle between its smallest and largest value, in percent. After the local and global
     size of PIP-Net and QuanProto (spec/metrics.md, section 9); the threshold is ours. Table of the score: ``image``.
     """
 
     name = "compactness"
-    version = "1"
+    version = "2"
     unit = "prototypes"
     higher_is_better = False
     needs = frozenset({"image", "label", "prediction"})
@@ -62,6 +63,7 @@ class Compactness(Metric):
     def update(self, seen: Observation) -> None:
         """Sort the scores of one batch."""
         indices, _, scores = own_stack(seen)
+        own = (indices >= 0).any(1)
         size = (scores.double().abs() * (indices >= 0)).sort(1, descending=True).values
         # Those that are needed: before each of them the sum so far is still below the share.
         before = size.cumsum(1) - size
@@ -73,7 +75,7 @@ class Compactness(Metric):
             )
         low, high = shown.amin(1, keepdim=True), shown.amax(1, keepdim=True)
         area = 100 * (shown > (low + high) / 2).double().mean(1)
-        self._rows.add(index=seen.index, label=seen.labels, needed=needed, area=area)
+        self._rows.add(index=seen.index[own], label=seen.labels[own], needed=needed[own], area=area[own])
 
     def compute(self) -> Score:
         """The mean over images."""

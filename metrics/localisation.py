@@ -53,13 +53,14 @@ class PointingBox(Metric):
     """Share of test images in which the displayed map of the true class peaks in the object's box (the pointing game).
 
     ``energy``: share of the map's positive sum that lies in the box, cells counted by their area in it. ``outside``:
-    mean positive value outside over that inside, of all images together (after OIRR, with boxes). ``area``: the box's
-    share of the image: what a random place gets. Sources: Zhang et al., IJCV 2018; Wang et al., Score-CAM, 2020;
-    spec/metrics.md, section 9. Images cut to the box have nothing outside: not applicable. Table: ``image``.
+    mean positive value outside over that inside, of all images together whose box leaves something outside (after OIRR,
+    with boxes). ``area``: the box's share of the image: what a random place gets. Sources: Zhang et al., IJCV 2018;
+    Wang et al., Score-CAM, 2020; spec/metrics.md, section 9. Images cut to the box have nothing outside: not
+    applicable. Table: ``image``.
     """
 
     name = "pointing_box"
-    version = "1"
+    version = "2"
     needs = frozenset({"image", "label", "bbox"})
 
     @classmethod
@@ -74,7 +75,12 @@ class PointingBox(Metric):
             "energy": share("image", "energy", "index", higher_is_better=True),
             "area": share("image", "area", "index"),
             "outside": Aggregate(
-                "image", both, "index", combine=lambda means: means[..., 0] / means[..., 1], higher_is_better=False
+                "image",
+                both,
+                "index",
+                weight="both",
+                combine=lambda means: means[..., 0] / means[..., 1],
+                higher_is_better=False,
             ),
         }
 
@@ -103,14 +109,17 @@ class PointingBox(Metric):
         total = high.sum((1, 2))
         within = (high * share).sum((1, 2))
         area, cells = share.mean((1, 2)), maps[0].numel()
+        # A box that fills the image leaves nothing outside to compare with; of an empty one nothing is inside.
+        both = (area > 1e-9) & (area < 1 - 1e-9)
         self._rows.add(
             index=seen.index[kept],
             label=seen.labels[kept],
             hit=hit.long(),
             # A map without a positive cell has no energy anywhere.
             energy=within / total.clamp(min=1e-300),
-            inside=within / (area * cells).clamp(min=1e-12),
-            outside=(total - within) / ((1 - area) * cells).clamp(min=1e-12),
+            both=both.long(),
+            inside=torch.where(both, within / (area * cells), 0.0),
+            outside=torch.where(both, (high * (1 - share)).sum((1, 2)) / ((1 - area) * cells), 0.0),
             area=area,
         )
 

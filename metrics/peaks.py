@@ -162,7 +162,7 @@ def _first_maxima(maps: Tensor, size: int, budget: int) -> tuple[Tensor, Tensor]
     if (height, width) == (size, size):
         # Nothing is interpolated, so nothing is rounded and ties are plain equalities.
         tops, places = maps.flatten(1).max(1)  # the first of equals, as argmax
-        return places, tops
+        return places, torch.where(maps.isfinite().flatten(1).all(1), tops, torch.nan)
     down, across = (_axis(side, size, maps.device) for side in (height, width))
     if down is None or across is None:
         found = [_whole(chunk, size, budget) for chunk in maps.split(2**14)]

@@ -27,7 +27,7 @@ from metrics.peaks import CANVAS
 class Purity(Metric):
     """Of the images in which a prototype scores highest, the share whose patch shows the part it shows most often.
 
-    The ten images of its class with the highest score (the earlier of equals), a patch of 32 x 32 pixels around each
+    The ten images of its class with the highest score (the earlier of equals), a patch of 33 x 33 pixels around each
     peak, left and right of a part as one. Averaged over (prototype, class) pairs whose class has test images. ``pure``:
     share of pairs above 50 %. Unlike PIP-Net's, patches are from the class's test images and centred on the peak of the
     upsampled map. Table of the score: ``prototype``.
@@ -38,7 +38,7 @@ class Purity(Metric):
     needs = frozenset({"image", "label", "keypoints"})
 
     class Config(Settings):
-        """How many images are looked at, and half the side of a patch in pixels: larger patches are purer."""
+        """How many images are looked at, and how far a patch reaches from its middle: larger patches are purer."""
 
         top: PositiveInt = 10
         half_size: PositiveInt = 16

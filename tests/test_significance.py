@@ -63,16 +63,45 @@ def test_ratios_are_swapped_class_by_class():
     assert swap_test(*samples) == pytest.approx(hits / 16)
 
 
-@pytest.mark.parametrize(("only_first", "only_second"), [(1, 8), (0, 5), (6, 6)])
+@pytest.mark.parametrize(("only_first", "only_second"), [(1, 8), (0, 5), (6, 6), (60, 10), (40, 20), (9, 5), (0, 900)])
 def test_for_accuracy_it_is_mcnemars_exact_test(only_first, only_second):
     first = np.array([1] * 50 + [1] * only_first + [0] * only_second + [0] * 30, float)
     second = np.array([1] * 50 + [0] * only_first + [1] * only_second + [0] * 30, float)
     expected = stats.binomtest(only_first, only_first + only_second).pvalue
-    assert swap_test(one(first), one(second)) == pytest.approx(expected)
+    assert swap_test(one(first), one(second)) == pytest.approx(expected, rel=1e-9)
+    assert swap_test(one(-3 * first), one(-3 * second)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_it_is_exact_for_ratios_too_where_all_units_differ_by_as_much():
+    """Beside plain enumeration: what one method has once and the other not, in a quotient of two means."""
+    first = np.array([[1.0, 2.0]] * 6 + [[1.0, 1.0]] * 3 + [[0.0, 1.0]] * 9)
+    second = np.array([[0.0, 1.0]] * 6 + [[2.0, 2.0]] * 3 + [[0.0, 1.0]] * 9)
+
+    def quotient(means):
+        return means[..., 0] / means[..., 1]
+
+    def value(rows):
+        return quotient(rows.mean(0))
+
+    found = abs(value(first) - value(second))
+    differ = [i for i in range(18) if (first[i] != second[i]).any()]
+    reached = []
+    for swaps in product((False, True), repeat=len(differ)):
+        turned = np.zeros(18, bool)
+        turned[differ] = swaps
+        pair = [np.where(turned[:, None] ^ side, second, first) for side in (False, True)]
+        reached.append(abs(value(pair[0]) - value(pair[1])) >= found - 1e-12)
+    assert 0.01 < np.mean(reached) < 1
+    assert swap_test(one(first, combine=quotient), one(second, combine=quotient)) == pytest.approx(np.mean(reached))
+
+
+def test_an_exact_p_value_is_never_zero():
+    assert 0 < swap_test(one(np.ones(5000)), one(np.zeros(5000))) < 1e-300
 
 
 def test_random_swaps_are_near_the_exact_p_value():
     first, second = np.array([1.0] * 12 + [0.0] * 28), np.array([0.0] * 12 + [1.0] * 28)
+    second[-1] += 1e-6  # so that they do not all differ by as much
     expected = stats.binomtest(12, 40).pvalue
     assert swap_test(one(first), one(second)) == pytest.approx(expected, abs=0.004)
     assert swap_test(one(first + 5), one(second - 5)) == 1 / (significance.SWAPS + 1)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
+from statistics import fmean
 
 import numpy as np
 
@@ -123,8 +124,9 @@ def explained(found: Sequence[Comparison], tests: int, families: str = "") -> li
     lines = [
         "difference: first minus second; interval: 95 %, BCa bootstrap over the units that are named, "
         f"{RESAMPLES} resamples",
-        f"p: both methods swapped at random within units, {SWAPS} times (all swaps where at most {EXACT} units differ)",
-        f"Holm: p corrected for {families}; better: below {ALPHA}, and 0 outside the interval",
+        f"p: both methods swapped at random within units, {SWAPS} times (exact where at most {EXACT} units differ, or "
+        "all by as much)",
+        f"Holm: p corrected for {families}; better: below {ALPHA}, and 0 outside the interval where there is one",
     ]
     if tests / (SWAPS + 1) >= ALPHA:
         lines.append(
@@ -142,15 +144,21 @@ def explained(found: Sequence[Comparison], tests: int, families: str = "") -> li
 
 
 def _rankings(found: Sequence[Comparison], methods: Sequence[str]) -> Iterator[Ranking]:
+    """Of means over the seeds that all methods have in a place: each pair by itself may have had others."""
     for metric, own in _by_metric(found):
         if own[0].higher_is_better is None:
             continue
-        places: dict[tuple[str, ...], dict[str, float]] = {}
+        places: dict[tuple[str, ...], dict[str, Mapping[int, float]]] = {}
         for one in own:
-            for label, value in zip(one.methods, one.values, strict=True):
-                if value is not None:
-                    places.setdefault((*one.place, one.definition), {})[label] = value
-        rows = [[values[label] for label in methods] for values in places.values() if len(values) == len(methods)]
+            places.setdefault((*one.place, one.definition), {}).update(zip(one.methods, one.by_seed, strict=True))
+        rows = []
+        for values in places.values():
+            if len(values) == len(methods):
+                common = set.intersection(*(set(values[label]) for label in methods))
+                rows.append(
+                    [fmean(value for seed, value in values[label].items() if seed in common or not common)
+                     for label in methods]
+                )  # fmt: skip
         if rows:
             table = np.asarray(rows)
             ranks = mean_ranks(table, own[0].higher_is_better)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Comparison:
         values: means over seeds.
         spreads: standard deviations over seeds (n - 1), where there are several.
         seeds: those behind the values.
+        by_seed: value with each seed, also with those that the other method lacks.
         difference: of the values.
         low: lower end of its interval.
         high: upper end.
@@ -43,6 +45,7 @@ class Comparison:
     values: tuple[float | None, float | None] = (None, None)
     spreads: tuple[float | None, float | None] = (None, None)
     seeds: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    by_seed: tuple[Mapping[int, float], Mapping[int, float]] = field(default_factory=lambda: ({}, {}))
     difference: float | None = None
     low: float | None = None
     high: float | None = None

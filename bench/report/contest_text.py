@@ -150,17 +150,21 @@ def as_json(contest: Contest) -> str:
 
 
 def as_csv(contest: Contest) -> str:
-    """One row per comparison; what belongs to the first and the second method has columns of its own."""
+    """One row per comparison; what belongs to the first and the second method has columns of its own.
+
+    Values of single seeds are in the rows of ``results``.
+    """
     doubled = ("methods", "values", "spreads", "seeds")
     header: list[str] = []
-    for field in fields(Comparison):
+    named = [field for field in fields(Comparison) if field.name != "by_seed"]
+    for field in named:
         header += [f"{field.name[:-1]}_1", f"{field.name[:-1]}_2"] if field.name in doubled else [field.name]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(header)
     for one in contest.comparisons:
         row: list[Any] = []
-        for field in fields(Comparison):
+        for field in named:
             value = getattr(one, field.name)
             if field.name == "seeds":
                 row += [" ".join(map(str, seeds)) for seeds in value]

@@ -82,6 +82,7 @@ class Judge:
             if not there:
                 return _refused(blank, _lacking(next(iter(cells.values())), metric, label))
             values.append(there)
+        blank = replace(blank, by_seed=(values[0], values[1]))
         common = values[0].keys() & values[1].keys()
         # Networks of the same seed share their black box and their order of images; without any, all there are.
         alone = [sorted(own.keys() - common) for own in values] if common else [[], []]

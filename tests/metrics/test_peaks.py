@@ -109,9 +109,10 @@ def test_a_map_that_is_not_finite_is_refused_by_name(value, cell):
         peaks(maps)
 
 
-def test_a_nan_is_refused_where_nothing_is_interpolated():
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_it_is_refused_where_nothing_is_interpolated_too(value):
     maps = torch.zeros(1, 2, 224, 224)
-    maps[0, 1, 100, 100] = float("nan")
+    maps[0, 1, 100, 100] = value
     with pytest.raises(CellError, match="map 1 of image 0"):
         peaks(maps)
 

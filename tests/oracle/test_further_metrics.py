@@ -1,68 +1,27 @@
 """The metrics beyond the paper against plain loops over numbers, on drawn models with ragged classes."""
 
-from functools import cache
-from math import sqrt
+from math import comb, sqrt
 
 import numpy as np
 import pytest
 import torch
 from oracle import plain_loops
-from oracle.scripted import ScriptedModel, images
+from oracle.ragged import CLASSES, COUNT, NAMES, Loud, case, measure
 from samples import Tensors
 from torch import nn
 
-from bench.contract import CellError, NotApplicable, Observation
+from bench.contract import CellError, NotApplicable
 from metrics.agreement import PartAgreement
 from metrics.calibration import Calibration
 from metrics.cancellation import Cancellation
 from metrics.compactness import Compactness
 from metrics.contrastivity import Contrastivity
 from metrics.cost import Cost
-from metrics.deletion import Deletion, curve
+from metrics.deletion import Deletion
 from metrics.duplication import Duplication
 from metrics.fidelity import Fidelity
-from metrics.localisation import PointingBox, inside
+from metrics.localisation import PointingBox
 from metrics.purity import Purity
-
-NAMES = ["left eye", "right eye", "beak", "tail"]
-COUNT, CLASSES = 18, 4
-
-
-class Loud(ScriptedModel):
-    """Images are their numbers; what is displayed for a class is the sum of its maps."""
-
-    def attribute(self, features, classes):
-        return self.head(features, classes).maps.sum(1)
-
-
-@cache
-def case():
-    generator = torch.Generator().manual_seed(4)
-    owners = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 0]]).bool()
-    maps = torch.rand(COUNT, 5, 7, 7, generator=generator) - 0.2
-    maps[:, 3] = 2 * maps[:, 1] + 1 + 0.01 * torch.rand(COUNT, 7, 7, generator=generator)  # shows what 1 shows
-    logits = 3 * torch.randn(COUNT, CLASSES, generator=generator)
-    labels = torch.randint(0, 3, (COUNT,), generator=generator)
-    model = Loud(owners, maps, logits=logits)
-    split = Tensors(images(COUNT), labels, CLASSES)
-    split.keypoints = torch.randint(0, 224, (COUNT, 4, 2), generator=generator).double()
-    split.visible = torch.rand(COUNT, 4, generator=generator) < 0.8
-    corner = torch.randint(0, 100, (COUNT, 2), generator=generator).double()
-    split.boxes = torch.cat((corner, corner + torch.randint(20, 120, (COUNT, 2), generator=generator)), 1)
-    split.parts, split.protocol = NAMES, "full-224-truncated"
-    return model, split, [[p for p in range(5) if owners[p, c]] for c in range(CLASSES)]
-
-
-@torch.no_grad()
-def measure(kind, model=None, split=None, batches=None, black_box=None, fit_seconds=None, **settings):
-    model, split = (model or case()[0]), (split or case()[1])
-    metric = kind(kind.Config(**settings), split, model.prototypes)
-    for batch in batches or [range(len(split))]:
-        at = torch.as_tensor(list(batch), dtype=torch.long)
-        rest = (split.keypoints[at], split.visible[at], split.boxes[at], black_box, fit_seconds)
-        metric.update(Observation(model, split.images[at], split.labels[at], at, *rest))
-    return metric.compute()
-
 
 ALL = (
     Calibration, Cancellation, Compactness, Contrastivity, Duplication, PartAgreement, PointingBox, Purity,
@@ -197,39 +156,14 @@ def test_compactness():
     assert found.also == {"whole": 5.0, "area": pytest.approx(100 * np.mean(areas))}
 
 
-def test_pointing_and_energy():
-    model, split, owned = case()
-    hits, energy, outside, within = [], [], [], []
-    for i in range(COUNT):
-        shown = sum(model.clean[i, p] for p in owned[int(split.labels[i])]).double()
-        row, column = plain_loops.peak(shown.tolist())
-        top, left, bottom, right = split.boxes[i].tolist()
-        hits.append(top <= row < bottom and left <= column < right)
-        # In pixels: every cell is 32 x 32 of them, and boxes have whole edges.
-        pixels = shown.clamp(min=0).repeat_interleave(32, 0).repeat_interleave(32, 1)
-        own = pixels[int(top) : int(bottom), int(left) : int(right)]
-        energy.append(float(own.sum() / pixels.sum()))
-        within.append(float(own.mean()))
-        outside.append(float((pixels.sum() - own.sum()) / (224**2 - own.numel())))
-    found = measure(PointingBox)
-    assert found.value == pytest.approx(100 * np.mean(hits))
-    assert found.also["energy"] == pytest.approx(100 * np.mean(energy))
-    assert found.also["outside"] == pytest.approx(sum(outside) / sum(within))
-    sides = split.boxes[:, 2:] - split.boxes[:, :2]
-    assert found.also["area"] == pytest.approx(100 * float(sides.prod(1).mean()) / 224**2)
-    assert inside(split.boxes, 3, 5, 224).sum((1, 2)) == pytest.approx((found.items["image"]["area"] * 15).tolist())
-
-
-def test_pointing_means_nothing_on_crops_and_without_boxes():
+def test_compactness_says_nothing_of_images_whose_class_has_no_prototype():
     model, split, _ = case()
-    cut = Tensors(split.images, split.labels, CLASSES)
-    cut.protocol = "bbox-224-truncated"
-    with pytest.raises(NotApplicable, match="cut to the box"):
-        measure(PointingBox, model, cut)
-    cut.protocol = "full-224-truncated"
-    cut.boxes = torch.full((COUNT, 4), float("nan"))
-    with pytest.raises(NotApplicable, match="no test image"):
-        measure(PointingBox, model, cut)
+    told = Tensors(split.images, split.labels.clone(), CLASSES)
+    told.labels[::2] = 3  # the class without one
+    found = measure(Compactness, model, told)
+    kept = told.labels != 3
+    assert found.n == int(kept.sum())
+    assert found.items["image"]["needed"].tolist() == measure(Compactness).items["image"]["needed"][kept].tolist()
 
 
 def test_purity():
@@ -265,9 +199,20 @@ def information(pairs):
     return mutual / ((entropy(one) + entropy(two)) / 2) if mutual > 1e-12 else 0.0
 
 
+def adjusted_rand(pairs):
+    """Hubert and Arabie's index from pairs of items: together in both, beyond what chance gives."""
+    one, two = [a for a, _ in pairs], [b for _, b in pairs]
+
+    def together(values):
+        return sum(comb(values.count(v), 2) for v in set(values))
+
+    expected = together(one) * together(two) / comb(len(pairs), 2)
+    return (together(pairs) - expected) / ((together(one) + together(two)) / 2 - expected)
+
+
 def test_part_agreement():
     model, split, owned = case()
-    classes, everything = [], []
+    classes, indices, everything = [], [], []
     for c in range(3):
         pairs = []
         for i in range(COUNT):
@@ -280,9 +225,11 @@ def test_part_agreement():
                     values = [float(exact[p, y, x]) for p in owned[c]]
                     pairs.append((k, owned[c][int(np.argmax(values))]))
         classes.append(information(pairs))
+        indices.append(adjusted_rand(pairs))
         everything += pairs
     found = measure(PartAgreement)
     assert found.value == pytest.approx(100 * np.mean(classes))
+    assert found.also["ari"] == pytest.approx(100 * np.mean(indices))
     assert found.also["overall"] == pytest.approx(100 * information(everything))
 
 
@@ -303,14 +250,6 @@ def test_a_part_per_prototype_agrees_wholly():
         measure(PartAgreement, Loud(torch.ones(4, CLASSES).bool(), maps), told)
 
 
-class Mean(nn.Module):
-    """Reads the mean colour of an image as the logit of class 0."""
-
-    def forward(self, pictures):
-        level = pictures.mean((1, 2, 3))
-        return torch.stack((10 * level, -10 * level), 1)
-
-
 def test_fidelity():
     model, split, _ = case()
     answers = model.answers.clone()
@@ -328,63 +267,19 @@ def test_fidelity():
         measure(Fidelity)
 
 
+def test_cost_is_the_median_of_all_batches_but_the_first(monkeypatch):
+    seconds = [50.0, 1.0, 2.0, 3.0, 100.0]
+    clock = iter([time for second in seconds for time in (0.0, second)])
+    monkeypatch.setattr("metrics.cost.perf_counter", lambda: next(clock))
+    assert measure(Cost, batches=[[i] for i in range(5)]).value == 2500.0
+
+
 def test_cost():
     found = measure(Cost, batches=[[0, 1], [2, 3]], fit_seconds=12.5)
     assert found.value > 0
     assert (found.n, found.also) == (4, {"parameters": 0.0, "fit": 12.5})
     with pytest.raises(NotApplicable, match="no test image"):
         measure(Cost, batches=[[]])
-
-
-def test_curves_take_away_in_order():
-    ranks = torch.tensor([[2, 0], [3, 1]])
-    picture = torch.arange(1.0, 17).view(1, 4, 4).expand(3, 4, 4)
-    away, back = (curve(ranks, picture, 2, insert) for insert in (False, True))
-    assert torch.equal(away[0], picture)
-    assert (away[0] + back[0] == picture).all()
-    assert away[1, 0].tolist() == [[1, 2, 0, 0], [5, 6, 0, 0], [9, 10, 0, 0], [13, 14, 0, 0]]
-    assert (away[2] == 0).all()
-    assert torch.equal(back[2], picture)
-    assert [int((curve(ranks, picture, 3, False)[s, 0] == 0).sum() / 4) for s in range(4)] == [0, 2, 3, 4]
-
-
-class Painted(ScriptedModel):
-    """Its logit is the mean colour; what it shows is the colour of each cell, or its opposite."""
-
-    def __init__(self, sign):
-        super().__init__(torch.ones(1, 2).bool(), torch.zeros(1, 1, 4, 4))
-        self.sign, self.answer = sign, Mean()
-
-    def head(self, features, classes=None):
-        shown = super().head(torch.zeros_like(features[:, :1]), classes)
-        return type(shown)(self.answer(features), shown.maps, shown.scores, shown.indices)
-
-    def attribute(self, features, classes):
-        return self.sign * nn.functional.adaptive_avg_pool2d(features.mean(1), 4)
-
-
-@pytest.mark.parametrize("mode", ["delete", "insert"])
-def test_deletion_by_plain_loops(mode):
-    generator = torch.Generator().manual_seed(0)
-    pictures = torch.rand(3, 3, 8, 8, generator=generator)
-    split = Tensors(pictures, torch.zeros(3).long(), 2)
-    found = measure(Deletion, Painted(1), split, mode=mode, steps=4, images=2)
-    assert found.items["image"]["index"].tolist() == [0, 1]
-    for i in range(2):
-        cells = nn.functional.adaptive_avg_pool2d(pictures[i].mean(0)[None], 4)[0].flatten().tolist()
-        order = sorted(range(16), key=lambda k: -cells[k])
-        values = []
-        for s in range(5):
-            changed = pictures[i].clone() if mode == "delete" else torch.zeros(3, 8, 8)
-            for cell in order[: 4 * s]:
-                y, x = 2 * (cell // 4), 2 * (cell % 4)
-                block = 0 if mode == "delete" else pictures[i][:, y : y + 2, x : x + 2]
-                changed[:, y : y + 2, x : x + 2] = block
-            values.append(float(Mean()(changed[None]).double().softmax(1)[0, 0]))
-        area = 100 * sum((values[s] + values[s + 1]) / 2 for s in range(4)) / 4
-        assert found.items["image"]["area"][i] == pytest.approx(area, rel=1e-5)
-    assert found.value > 0  # the map's order is better than chance
-    assert measure(Deletion, Painted(-1), split, mode=mode, steps=4).value < 0  # and the opposite map worse
 
 
 @pytest.mark.parametrize("kind", [Contrastivity, Duplication, PartAgreement])

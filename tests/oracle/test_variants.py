@@ -38,9 +38,6 @@ def case(side, seed):
     model = ScriptedModel(torch.as_tensor(classes), torch.as_tensor(maps), torch.as_tensor(noisy))
     return (model, images(20), labels, points, visible), owned, labels, found
 
-    """Rows of images whose class has no prototype cannot say what the parts are."""
-    return [row for row in found if row]
-
 
 CASES = [(7, 0), (7, 1), (14, 2), (28, 3)]
 

@@ -1,0 +1,58 @@
+"""The pointing game and its further numbers against plain loops over pixels."""
+
+import numpy as np
+import pytest
+import torch
+from oracle import plain_loops
+from oracle.ragged import CLASSES, COUNT, Loud, case, measure
+from samples import Tensors
+
+from bench.contract import NotApplicable
+from metrics.localisation import PointingBox, inside
+
+
+def test_pointing_and_energy():
+    model, split, owned = case()
+    hits, energy, outside, within = [], [], [], []
+    for i in range(COUNT):
+        shown = sum(model.clean[i, p] for p in owned[int(split.labels[i])]).double()
+        row, column = plain_loops.peak(shown.tolist())
+        top, left, bottom, right = split.boxes[i].tolist()
+        hits.append(top <= row < bottom and left <= column < right)
+        # In pixels: every cell is 32 x 32 of them, and boxes have whole edges.
+        pixels = shown.clamp(min=0).repeat_interleave(32, 0).repeat_interleave(32, 1)
+        own = pixels[int(top) : int(bottom), int(left) : int(right)]
+        energy.append(float(own.sum() / pixels.sum()))
+        within.append(float(own.mean()))
+        outside.append(float((pixels.sum() - own.sum()) / (224**2 - own.numel())))
+    found = measure(PointingBox)
+    assert found.value == pytest.approx(100 * np.mean(hits))
+    assert found.also["energy"] == pytest.approx(100 * np.mean(energy))
+    assert found.also["outside"] == pytest.approx(sum(outside) / sum(within))
+    sides = split.boxes[:, 2:] - split.boxes[:, :2]
+    assert found.also["area"] == pytest.approx(100 * float(sides.prod(1).mean()) / 224**2)
+    assert inside(split.boxes, 3, 5, 224).sum((1, 2)) == pytest.approx((found.items["image"]["area"] * 15).tolist())
+
+
+def test_pointing_means_nothing_on_crops_and_without_boxes():
+    model, split, _ = case()
+    cut = Tensors(split.images, split.labels, CLASSES)
+    cut.protocol = "bbox-224-truncated"
+    with pytest.raises(NotApplicable, match="cut to the box"):
+        measure(PointingBox, model, cut)
+    cut.protocol = "full-224-truncated"
+    cut.boxes = torch.full((COUNT, 4), float("nan"))
+    with pytest.raises(NotApplicable, match="no test image"):
+        measure(PointingBox, model, cut)
+
+
+def test_a_box_that_fills_the_image_has_no_outside_to_compare_with():
+    _, split, _ = case()
+    told = Tensors(split.images, split.labels, CLASSES)
+    told.protocol = split.protocol
+    told.boxes = torch.tensor([[0.0, 0.0, 224.0, 112.0]] + [[0.0, 0.0, 224.0, 224.0]] * (COUNT - 1)).double()
+    maps = torch.full((COUNT, 5, 7, 7), 1000 / 3)
+    even = Loud(torch.ones(5, CLASSES).bool(), maps)
+    assert measure(PointingBox, even, told).also["outside"] == pytest.approx(1)
+    told.boxes[0] = told.boxes[1]
+    assert "outside" not in measure(PointingBox, even, told).also
