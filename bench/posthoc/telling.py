@@ -19,7 +19,7 @@ class Telling:
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
-        self._last = 0.0
+        self._last: float | None = None
 
     def note(self, message: str) -> None:
         """One line."""
@@ -29,8 +29,9 @@ class Telling:
             logging.getLogger("bench.posthoc").info(message)
 
     def rarely(self, message: str, last: bool = False) -> None:
-        """One line if none was written for a while, or if it is the last."""
+        """One line if none was written for a while since the first chance, or if it is the last."""
         now = time.monotonic()
+        self._last = now if self._last is None else self._last  # a speed after the first of many says nothing
         if last or now - self._last >= _EVERY:
             self._last = now
             self.note(message)
