@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from baselines import layers
-from baselines.deformable_conv import KERNEL, PARTS, linear_patches, norm_preserving_conv
+from baselines.deformable_conv import KERNEL, PADDING, PARTS, linear_patches, norm_preserving_conv
 from bench.contract import Explanation, Method, PartPrototypeModel, Progress, PrototypeTable, Samples, Task
 from bench.given import NetworkSettings
 from bench.schedule import Schedule
@@ -62,6 +62,7 @@ class DeformableProtoPNetModel(PartPrototypeModel):
 
     mixes = True
     apart = "its prototypes look at four cells at once, so that a cell's neighbours count"
+    border = PADDING
 
     def __init__(self, backbone: Any, classes: int, per_class: int, hidden: int, upsampling: int) -> None:
         super().__init__()
@@ -243,8 +244,9 @@ class DeformableProtoPNet(Method):
             offset_penalty: weight of the norm of a batch's offsets.
             orthogonality: weight of the products between the parts of a class's prototypes.
             l1: weight of the L1 term on connections to other classes, where the last layer learns.
-            official_bugs: as the released code computes it: the offset penalty has no gradient, and orthogonality is
-                taken over blocks of prototypes that are no classes.
+            official_bugs: as the released code computes it, which the published results come from: the offset penalty
+                has no gradient, and orthogonality is taken over blocks of prototypes that are no classes. Otherwise the
+                penalty, at its published weight, keeps every part where a rigid prototype has it.
             schedule: phases over the groups ``backbone, prototypes, offsets, last_layer``; actions ``open_offsets``
                 and ``project``.
         """
@@ -258,7 +260,7 @@ class DeformableProtoPNet(Method):
         offset_penalty: float = 0.8
         orthogonality: float = 0.1
         l1: float = 1e-2
-        official_bugs: bool = False
+        official_bugs: bool = True
         schedule: Schedule
 
         @field_validator("schedule")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines import checkout, compiled
+from baselines.deformable import DeformableProtoPNetModel
 from bench.contract import CellError, Explanation, PartPrototypeModel, PrototypeTable, RequestError, Sizes, Task
 from bench.seeding import derive
 
@@ -55,12 +56,16 @@ class OfficialModel(PartPrototypeModel):
         look: network and features -> logits ``(N, C)`` and similarity maps ``(N, P, h, w)``.
         identity: bool ``(P, C)``.
         weights: what each prototype's map counts for each class ``(C, P)``.
+        border: as in the contract.
     """
 
     weights: Tensor
 
-    def __init__(self, network: Any, look: Callable[..., Any], identity: Tensor, weights: Tensor) -> None:
+    def __init__(
+        self, network: Any, look: Callable[..., Any], identity: Tensor, weights: Tensor, border: int = 0
+    ) -> None:
         super().__init__()
+        self.border = border
         self.backbone = network.features
         # Each network calls `features` on whatever it is given: from here on it is given features.
         network.features = nn.Identity()
@@ -207,7 +212,8 @@ def build(method: str, task: Task, checkpoint: Any) -> OfficialModel:
     if method == "protopool":
         return OfficialModel(network, look, *_settle(network))
     identity = network.prototype_class_identity if checkpoint is None else checkpoint.identity
-    return OfficialModel(network, look, identity > 0, network.last_layer.weight)
+    border = DeformableProtoPNetModel.border if method == "deformable" else 0
+    return OfficialModel(network, look, identity > 0, network.last_layer.weight, border)
 
 
 def _plan(task: Task, checkpoint: Any) -> Plan:

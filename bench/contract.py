@@ -68,13 +68,15 @@ class PartPrototypeModel(nn.Module, ABC):
 
     Subclasses set ``backbone`` and ``prototypes`` and define :meth:`head` and :meth:`attribute`. What they say beyond
     that lets axioms be measured: ``mixes`` (:meth:`attribute` also takes weights ``(N, C)`` for a combination of
-    logits), ``apart`` (why cells do not all play the same role, if so), :meth:`contributions`, :meth:`offset`.
+    logits), ``apart`` (why cells do not all play the same role, if so), :meth:`contributions`, :meth:`offset`. And
+    ``border``: how many rings of cells at the edge of its maps look partly beyond the image, whatever the image shows.
     """
 
     backbone: nn.Module
     prototypes: PrototypeTable
     mixes: ClassVar[bool] = False
     apart: ClassVar[str] = ""
+    border: int = 0
 
     @abstractmethod
     def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:

@@ -36,12 +36,13 @@ class Duplication(Metric):
     """Share of (prototype, class) pairs whose maps another prototype of the class repeats.
 
     Two repeat each other if the correlation of their maps over the cells, averaged over the class's test images, is at
-    least 0.95: what they show, whatever their vectors are. ``sources``: share of prototypes projected onto a patch that
+    least 0.95: what they show, whatever their vectors are. Cells that look partly beyond the image (``model.border``)
+    are left out: zeros there give all maps the same frame. ``sources``: share of prototypes projected onto a patch that
     another one has too, where the method projects. Table of the score: ``prototype``.
     """
 
     name = "duplication"
-    version = "1"
+    version = "2"
     higher_is_better = False
     needs = frozenset({"image", "label"})
 
@@ -72,6 +73,8 @@ class Duplication(Metric):
     def update(self, seen: Observation) -> None:
         """Compare the maps of one batch."""
         _, maps, _ = own_stack(seen)
+        edge = seen.model.border
+        maps = maps[:, :, edge : maps.shape[2] - edge, edge : maps.shape[3] - edge]
         labels = seen.labels.to(self._sum.device)
         self._sum.index_add_(0, labels, likeness(maps).to(self._sum.device))
         self._images.index_add_(0, labels, torch.ones_like(labels))
