@@ -189,11 +189,8 @@ class DeformableProtoPNetLearner(Learner):
         return {"loss": loss, **losses, "train_accuracy": correct}
 
     def after_step(self) -> None:
-        """Forget where prototypes come from: what learns after a projection is no longer a training patch."""
-        table = self.model.prototypes
-        if self.model.prototype_vectors.requires_grad:
-            table.source_image.fill_(-1)
-            table.source_patch.fill_(-1)
+        """Forget the patches that prototypes no longer are."""
+        layers.forget_sources(self.model.prototype_vectors, self.model.prototypes)
 
     def act(self, action: str, samples: Samples) -> None:
         """``open_offsets``, or ``project`` the prototypes onto training patches."""

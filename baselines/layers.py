@@ -148,6 +148,13 @@ def parameter_groups(model: Any) -> dict[str, list[nn.Parameter]]:
     }
 
 
+def forget_sources(vectors: Tensor, table: PrototypeTable) -> None:
+    """After a step: what learns after a projection is no longer a training patch."""
+    if vectors.requires_grad:
+        table.source_image.fill_(-1)
+        table.source_patch.fill_(-1)
+
+
 def projection_facts(table: PrototypeTable) -> dict[str, float]:
     """Share of the prototypes that are training patches, and how many of these repeat another's patch."""
     known = table.source_image >= 0

@@ -99,6 +99,10 @@ class ProtoPNetLearner(Learner):
             "train_accuracy": correct,
         }
 
+    def after_step(self) -> None:
+        """Forget the patches that prototypes no longer are."""
+        layers.forget_sources(self.model.prototype_vectors, self.model.prototypes)
+
     def act(self, action: str, samples: Samples) -> None:
         """``project`` the prototypes onto training patches."""
         if action != "project":

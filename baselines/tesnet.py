@@ -155,12 +155,9 @@ class TesNetLearner(Learner):
     @torch.no_grad()
     def after_step(self) -> None:
         """Bring the prototypes back to length one, also where they do not learn: a projected patch comes as it is."""
-        prototypes, table = self.model.prototype_vectors, self.model.prototypes
+        prototypes = self.model.prototype_vectors
         prototypes.copy_(layers.unit(prototypes))
-        if prototypes.requires_grad:
-            # What learns after a projection is no longer a training patch.
-            table.source_image.fill_(-1)
-            table.source_patch.fill_(-1)
+        layers.forget_sources(prototypes, self.model.prototypes)
 
     def act(self, action: str, samples: Samples) -> None:
         """``project`` the prototypes onto training patches."""

@@ -107,7 +107,7 @@ def cautions(table: PaperTable, group: Comparable | None) -> list[str]:
         found.append(f"Not the paper's images: {here} here, {there} there; no differences are given.")
     recipes = sorted({one.found.written["recipe"] for fit in group.fits for one in fit.candidates})
     if any(recipe != "published" for recipe in recipes):
-        found.append(f"Not the papers' training schedules: recipe {' and '.join(recipes)}.")
+        found.append(f"Not the papers' settings: recipe {' and '.join(recipes)}.")
     if table.whole and group.spec["protocol"].get("crop") == "bbox":
         found.append("Not the paper's protocol: its images are whole, these are cut to the object.")
     return found

@@ -158,6 +158,14 @@ def test_warm_up_leaves_backbone_and_last_layer_alone(tmp_path):
     assert changed == {"add_on_layers", "prototype_vectors"}
 
 
+def test_prototypes_that_learn_on_are_no_longer_training_patches(tmp_path):
+    joint = {"name": "joint", "epochs": 1, "lr": {"prototypes": 0.01}}
+    schedule = Schedule(phases=[Phase(**joint, action="project"), Phase(**joint)])
+    work = task(tmp_path, stripes(), ProtoPNet.Config(per_class=2, depth=5, schedule=schedule))
+    assert (ProtoPNet().fit(work).prototypes.source_image == -1).all()
+    assert work.facts["projected"] == 0
+
+
 def test_fit_learns_projects_and_loads_back(tmp_path):
     config = ProtoPNet.Config(
         per_class=2,

@@ -190,6 +190,15 @@ def test_a_killed_training_ends_like_an_undisturbed_one(tmp_path, death):
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
+def test_prototypes_that_learn_on_are_no_longer_training_patches(tmp_path):
+    joint = SCHEDULE.phases[0]
+    assert joint.action == "project"
+    schedule = SCHEDULE.model_copy(update={"phases": (joint, joint.model_copy(update={"action": None}))})
+    work = task(tmp_path, stripes(), settings(schedule))
+    assert (ProtoPool().fit(work).prototypes.source_image == -1).all()
+    assert work.facts["projected"] == 0
+
+
 def test_fit_learns_shares_projects_and_counts(tmp_path):
     joint = SCHEDULE.phases[0].model_copy(update={"epochs": 30})
     schedule = SCHEDULE.model_copy(update={"phases": (joint, SCHEDULE.phases[1])})

@@ -186,7 +186,7 @@ def test_other_images_than_the_papers_give_no_difference(tmp_path):
     assert sheet.warnings == (
         "Not the paper's images: 276 training and 142 test images here, 8144 training and 8041 test images there; "
         "no differences are given.",
-        "Not the papers' training schedules: recipe small.",
+        "Not the papers' settings: recipe small.",
     )
     assert all(one.difference is None for row in sheet.rows for one in row.fields)
 
