@@ -33,6 +33,8 @@ from bench import (
     options,
     registry,
 )
+from bench.errors import BenchError, RequestError
+from bench.faults import storage_error
 
 
 @contextlib.contextmanager
@@ -71,10 +73,6 @@ class _Group(click.Group):
             click.echo("interrupted; the same command goes on where it stopped", err=True)
             sys.exit(143 if asked else 130)
         except Exception as error:
-            # Imported here: it brings torch, which `bench ls` must not.
-            from bench.contract import BenchError, RequestError
-            from bench.faults import storage_error
-
             error = storage_error(error) or error
             if isinstance(error, BenchError | registry.UnknownName):
                 click.echo(f"error: {error}", err=True)
@@ -243,7 +241,7 @@ def run(
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @options.plugin
 def ls(kind: str | None, as_json: bool, plugins: tuple[Path, ...]) -> None:
-    """List what there is: methods, datasets, backbones, metrics, suites."""
+    """List what there is: methods, datasets, backbones, metrics, checkpoints (official ones), suites."""
     listing: dict[str, list[dict[str, Any]]] = {}
     for one in [kind] if kind else [*registry.KINDS, "suites"]:
         if one == "suites":
@@ -268,6 +266,8 @@ def ls(kind: str | None, as_json: bool, plugins: tuple[Path, ...]) -> None:
     console = Console()
     for one, entries in listing.items():
         table = Table(title=one, title_justify="left", title_style="bold", show_header=False, box=None, padding=(0, 2))
+        # Names are there to be typed: they are never cut.
+        table.add_column(no_wrap=True, min_width=max((len(entry["name"]) for entry in entries), default=0))
         for entry in entries:
             rest = [f"{key}: {value}" for key, value in entry.items() if key not in ("name", "summary")]
             table.add_row(f"[cyan]{entry['name']}[/cyan]", entry["summary"], f"[dim]{', '.join(rest)}[/dim]")
@@ -282,7 +282,7 @@ def _first_comment(file: Path) -> str:
 
 @main.command()
 @options.home
-@click.option("--suite", help="Only this suite.")
+@click.option("--suite", help="Only cells of this suite's runs.")
 @click.option("--json", "fmt", flag_value="json", default=True, help="The default.")
 @click.option("--csv", "fmt", flag_value="csv")
 @options.plugin
@@ -298,6 +298,8 @@ def results(out: Path | None, suite: str | None, fmt: str, plugins: tuple[Path, 
     from bench.store import Row, Store, as_dicts
 
     store = Store(out or environment.home())
+    if suite or not store.cells():
+        store.chosen_run(suite=suite)  # says what is wrong
     rows = as_dicts(with_intervals(store, store.rows(suite=suite)))
     if fmt == "csv":
         writer = csv.DictWriter(sys.stdout, fieldnames=list(Row.__dataclass_fields__), lineterminator="\n")

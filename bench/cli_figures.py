@@ -26,8 +26,9 @@ _STORED = ("5", "interpretability", "cost")
 @click.option(
     "--format", "formats", callback=options.names, default="pdf,png", show_default=True, help="Also svg and webp."
 )
-@click.option("--to", type=options.PATH, help="Folder for the pictures; default BENCH_HOME/figures.")
+@click.option("--to", type=options.FOLDER, help="Folder for the pictures; default BENCH_HOME/figures.")
 @options.home
+@options.data_elsewhere
 @options.device
 @options.plugin
 def figure(
@@ -38,6 +39,7 @@ def figure(
     formats: tuple[str, ...],
     to: Path | None,
     out: Path | None,
+    data_root: Path | None,
     device: str,
     plugins: tuple[Path, ...],
     **how: Any,
@@ -67,13 +69,18 @@ def figure(
     for one in formats:
         if one not in FORMATS:
             raise RequestError(f"--format {one}: write {', '.join(FORMATS)}")
+    asked = {"cell": cells, "classes": how["classes"], "show": how["shown"]}
+    unused = [f"--{key}" for key, value in asked.items() if value]
+    if unused and all(name in _STORED for name in names):
+        raise RequestError(f"{unused[0]} means nothing for {', '.join(names)}: only pictures of maps have it")
+    elsewhere = {"data_root": str(data_root.resolve())} if data_root else {}
     failed = []
     for name in NAMES if "all" in names else dict.fromkeys(names):
         try:
             if name in _STORED:
                 drawings = _stored(name, store, suite, stamp)
             else:
-                drawings = _shown(name, store, home, device, suite, stamp, cells, how)
+                drawings = _shown(name, store, home, device, suite, stamp, cells, elsewhere, how)
             for drawing in drawings:
                 _tell(console, drawing, drawing.save(folder, formats))
         except RequestError as error:
@@ -102,6 +109,7 @@ def _shown(
     suite: str | None,
     stamp: str | None,
     wanted: tuple[str, ...],
+    elsewhere: dict[str, str],
     how: dict[str, Any],
 ) -> Any:
     """Drawings of prototypes, one after the other: a page is saved before the next one is drawn."""
@@ -118,7 +126,7 @@ def _shown(
     picked = environment.pick_device(device)
 
     def opened(cell: str) -> Any:
-        return Viewer(Cell(store, cell, home, picked, progress))
+        return Viewer(Cell(store, cell, home, picked, progress, elsewhere=elsewhere))
 
     rows = {key: how[key] for key in ("classes", "columns", "shown")}
     if name in ("4", "6"):

@@ -15,11 +15,11 @@ from bench.cli_posthoc import speed
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("folder", metavar="CELL", type=options.FOLDER)
 @options.device
 @options.memory
 @options.retries
-@click.option("--data-root", type=options.PATH, help="Where the data sets lie on this machine; default: as planned.")
+@options.data_elsewhere
 @click.option(
     "--weights",
     multiple=True,
@@ -39,12 +39,12 @@ def cell(
     weights: dict[str, Path],
     only: Any,
 ) -> None:
-    """Run one cell: the FOLDER that holds its cell.json. This is what every launcher starts.
+    """Run one cell: its id in BENCH_HOME, or the folder that holds its cell.json. This is what every launcher starts.
 
     Several GPUs train one cell together when torchrun starts the command once for each:
 
     \b
-    torchrun --nproc-per-node 2 -m bench cell FOLDER
+    torchrun --nproc-per-node 2 -m bench cell CELL
 
     Each takes its share of every batch; the batch size stays the recipe's, and the numbers are those of one process up
     to the order of sums. Rank 0 alone measures and writes. A decomposition and all measuring use one GPU.
@@ -58,7 +58,7 @@ def cell(
     from bench.store import Store
     from bench.turns import persistently
 
-    folder = folder.resolve()
+    folder = Store(environment.home()).place(folder)
     if not (folder / "cell.json").is_file() or folder.parent.name != "cells":
         raise RequestError(f"{folder} is not a cell: expected .../cells/ID with a cell.json in it")
     store = Store(folder.parent.parent)
@@ -111,7 +111,7 @@ def gather(homes: tuple[Path, ...], out: Path | None) -> None:
 
 
 @click.command()
-@click.argument("folder", type=options.PATH)
+@click.argument("folder", type=options.FOLDER)
 @click.option("--suite", help="Of which suite; its newest run is meant.")
 @click.option("--run", "stamp", help="Of which run, by its stamp; default: the newest.")
 @options.home

@@ -70,6 +70,8 @@ def sync(out: Path | None, uri: str | None, stamp: str | None, follow: bool, wit
 
     home = environment.home()
     store = Store(out or home)
+    if not (follow or with_parent):
+        store.chosen_run(stamp)  # says what is wrong
     with ConsoleProgress(Console()) as progress:
         follower = Follower(home, store, uri, [stamp] if stamp else None, progress.note)
         if with_parent:

@@ -88,7 +88,11 @@ def plugins(_context: click.Context, _option: click.Parameter, value: tuple[Path
     return value
 
 
-home = click.option("--out", type=PATH, default=None, help="Where cells are kept; default BENCH_HOME (./.bench).")
+FOLDER = click.Path(path_type=Path, file_okay=False)
+home = click.option("--out", type=FOLDER, default=None, help="Where cells are kept; default BENCH_HOME (./.bench).")
+data_elsewhere = click.option(
+    "--data-root", type=FOLDER, help="Where the data sets lie on this machine; default: where the cell was planned."
+)
 plugin = click.option(
     "--plugin",
     "plugins",

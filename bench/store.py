@@ -94,17 +94,27 @@ class Store:
         return found
 
     def find(self, prefix: str) -> str:
-        """The one cell whose id begins with the prefix.
+        """The one cell whose id begins with the prefix, which may be the path of its folder.
 
         Raises:
             RequestError: where there is none, or more than one.
         """
+        prefix = Path(prefix).name
         found = [name for name in self.cells() if name.startswith(prefix)]
         if len(found) == 1:
             return found[0]
         if not found:
             raise RequestError(f"no cell {prefix!r} in {self.root}; `python -m bench results` lists them")
-        raise RequestError(f"{prefix!r} is short for {len(found)} cells: {', '.join(found[:4])}")
+        more = f" and {len(found) - 4} more" if len(found) > 4 else ""
+        raise RequestError(f"{prefix!r} is short for {len(found)} cells: {', '.join(found[:4])}{more}")
+
+    def place(self, cell: Path) -> Path:
+        """The folder of a cell that is named by its path, or by its id (or a beginning of it) in this store.
+
+        Raises:
+            RequestError: where it is neither.
+        """
+        return cell.resolve() if cell.is_dir() else self.cell(self.find(str(cell))).path.resolve()
 
     def cells(self) -> list[str]:
         """Ids of all cells, finished or not."""
@@ -114,8 +124,19 @@ class Store:
         return sorted(path.name for path in folder.iterdir() if (path / "cell.json").is_file())
 
     def specification(self, name: str) -> dict[str, Any]:
-        """What the cell is: the content of its ``cell.json``."""
-        return read_json(self.cell(name).path / "cell.json")
+        """What the cell is: the content of its ``cell.json``.
+
+        Raises:
+            RequestError: where that is damaged, with the command that writes it anew.
+        """
+        file = self.cell(name).path / "cell.json"
+        try:
+            return read_json(file)
+        except RequestError as error:
+            runs = [content["command"] for content in self.invocations().values() if name in content["cells"]]
+            raise RequestError(
+                f"{file} is damaged: `{runs[-1]}` writes it anew, and its result stays" if runs else str(error)
+            ) from error
 
     def written(self, name: str) -> dict[str, Any] | None:
         """As :meth:`specification`; ``None`` where there is nothing, or nothing that can be read."""
@@ -170,6 +191,8 @@ class Store:
         known = self.invocations()
         stamp = stamp or next((one for one in reversed(known) if suite in (None, known[one]["suite"])), None)
         if stamp is not None and stamp in known:
+            if suite not in (None, known[stamp]["suite"]):
+                raise RequestError(f"run {stamp} is of suite {known[stamp]['suite']!r}, not of {suite!r}")
             return stamp
         if not known:
             raise RequestError(

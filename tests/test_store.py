@@ -133,7 +133,9 @@ def test_the_run_that_is_meant(tmp_path):
         store.chosen_run()
     for stamp, suite in (("1", "a"), ("2", "b"), ("3", "a")):
         store.record_invocation(stamp, {"suite": suite, "cells": []})
-    assert (store.chosen_run(), store.chosen_run(suite="b"), store.chosen_run("1", "b")) == ("3", "2", "1")
+    assert (store.chosen_run(), store.chosen_run(suite="b"), store.chosen_run("1", "a")) == ("3", "2", "1")
+    with pytest.raises(RequestError, match="run 1 is of suite 'a', not of 'b'"):
+        store.chosen_run("1", "b")
     with pytest.raises(RequestError, match=r"suite 'c' has not been run yet; there are results of: a, b$"):
         store.chosen_run(suite="c")
     with pytest.raises(RequestError, match=r"no run '4' in .*; the newest is '3'"):
@@ -145,4 +147,7 @@ def test_a_broken_file_is_named(tmp_path):
     cell(store, "aa1")
     (tmp_path / "cells" / "aa1" / "cell.json").write_text("{")
     with pytest.raises(RequestError, match=r"aa1/cell\.json cannot be read"):
+        store.rows()
+    store.record_invocation("1", {"suite": "a", "cells": ["aa1"], "command": "python -m bench run --suite a"})
+    with pytest.raises(RequestError, match=r"aa1/cell\.json is damaged: `python .* --suite a` writes it anew"):
         store.rows()

@@ -52,7 +52,8 @@ def ablation(
             curves = _curves(own)
             if sum(len(curve) for name, curve in curves.items() if name in _STAGES) < 2:
                 continue
-            drawings.append(_draw(group, backbone, curves, cells, metrics, len(drawings)))
+            curves, seeds = _of_common_seeds(curves)
+            drawings.append(_draw(group, backbone, curves, seeds, cells, metrics, len(drawings)))
     if not drawings:
         raise RequestError(
             f"no cells of {_METHOD} that differ in k or in refinement are finished in {store.root}: {_COMMAND}"
@@ -71,10 +72,29 @@ def _curves(points: Sequence[Point]) -> dict[str, dict[int, Point]]:
     return {name: dict(sorted(found[name].items())) for name in dict.fromkeys(order) if name in found}
 
 
+def _of_common_seeds(curves: dict[str, dict[int, Point]]) -> tuple[dict[str, dict[int, Point]], str]:
+    """The curves over the seeds that all points have, for another training moves a point; and what to say of it."""
+    points = [point for curve in curves.values() for point in curve.values() if point.by_seed]
+    every = set().union(*(point.by_seed for point in points))
+    common = sorted(every.intersection(*(point.by_seed for point in points)))
+    if not common:
+        return curves, "points are of different seeds. "
+    told = "one seed, so no spread is known. " if len(common) == 1 else "mean ± standard deviation over seeds. "
+    if left := sorted(every.difference(common)):
+        which = "s {} are" if len(left) > 1 else " {} is"
+        told += f"Seed{which.format(', '.join(map(str, left)))} left out: not all points have it. "
+    same = {
+        name: {k: point.over(common) if point.by_seed else point for k, point in curve.items()}
+        for name, curve in curves.items()
+    }
+    return same, told
+
+
 def _draw(
     group: Group,
     backbone: str,
     curves: dict[str, dict[int, Point]],
+    seeds: str,
     cells: Sequence[Asked],
     metrics: Sequence[str],
     number: int,
@@ -92,10 +112,8 @@ def _draw(
         title = f"Prototypes before and after refinement: {group.title}, {backbone}"
         figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
     missing = _missing(curves, cells, group, backbone)
-    several = max(p.values[m].seeds for c in curves.values() for p in c.values() for m in shown if m in p.values)
-    spread = "mean ± standard deviation over seeds. " if several > 1 else "one seed, so no spread is known. "
     caption = (
-        f"{' and '.join(shown)} of the prototypes of each k ({group.title}, {backbone}); {spread}"
+        f"{' and '.join(shown)} of the prototypes of each k ({group.title}, {backbone}); {seeds}"
         + about_controls(group.points, shown)
         + (f" Not there: {'; '.join(one.what for one in missing)}." if missing else "")
     )

@@ -43,9 +43,9 @@ def compare(
     """
     if len(set(methods)) < 2 or len(set(methods)) < len(methods):
         raise RequestError("name two or more different methods, for example: python -m bench compare ours protopnet")
-    cells, origin = chosen_cells(store, methods, stamp, suite)
+    cells, origin = chosen_cells(store, methods, stamp, suite, metrics)
     known = {label: sides(cells, label) for label in methods}
-    wanted = _wanted(metrics, [side for found in known.values() for side in found])
+    wanted = _wanted(metrics, [side for found in known.values() for side in found], origin)
     judge = Judge(store)
     found = [
         comparison for one, two in combinations(methods, 2) for comparison in judge.pair(known[one], known[two], wanted)
@@ -59,7 +59,7 @@ def compare(
     return Contest(tuple(methods), tuple(found), rankings, tuple(_tallies(found)), facts)
 
 
-def _wanted(metrics: Sequence[str], every: Sequence[Side]) -> list[str]:
+def _wanted(metrics: Sequence[str], every: Sequence[Side], origin: str) -> list[str]:
     """The metrics to compare, each possibly with ``.NUMBER``."""
     cells = [cell for side in every for cell in side.cells]
     measured = {name for cell in cells for name in cell.spec["metrics"]}
@@ -77,9 +77,10 @@ def _wanted(metrics: Sequence[str], every: Sequence[Side]) -> list[str]:
         elif name == "all" or name in groups:
             found += [metric for metric in order if metric in registry.chosen_metrics([name], shared=True)]
         elif name in registry.names("metrics"):
-            raise RequestError(f"{name} was not measured in these cells: run the methods again with --metrics {name}")
+            raise RequestError(f"{name} was not measured ({origin}): run the methods again with --metrics {name}")
         else:
-            raise RequestError(f"no result of metric {name!r}{registry.nearest(name, measured | numbers | groups)}")
+            near = registry.nearest(name, measured | numbers | groups)
+            raise RequestError(f"no result of metric {name!r} ({origin}){near}")
     return list(dict.fromkeys(found))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.report.cells import Asked
@@ -35,6 +35,7 @@ class Point:
         settings: of the method.
         varied: whether settings were changed from those of the recipe.
         values: of each metric that was measured.
+        by_seed: those values with each seed that they are means over.
         seconds: to fit it, with the black box where it starts from one; ``None`` where that is not on record.
         prototypes: how many there are.
         cells: all of them.
@@ -47,9 +48,15 @@ class Point:
     settings: Mapping[str, Any]
     varied: bool
     values: Mapping[str, Value]
+    by_seed: Mapping[int, Mapping[str, float]]
     seconds: Value | None
     prototypes: int
     cells: tuple[str, ...]
+
+    def over(self, seeds: Sequence[int]) -> Point:
+        """The same with means over these seeds, which it must have."""
+        found = {metric: _value([self.by_seed[seed][metric] for seed in seeds]) for metric in self.values}
+        return replace(self, values=found)
 
 
 @dataclass(frozen=True)
@@ -135,6 +142,7 @@ def _point(store: Store, cells: list[Asked], metrics: Sequence[str]) -> Point:
         first.spec["settings"],
         first.label != first.spec["method"],
         {metric: _value([values[seed][metric] for seed in seeds]) for metric in measured},
+        {seed: values[seed] for seed in seeds},
         _value([seconds[seed] for seed in seeds]) if seeds and seconds.keys() >= set(seeds) else None,
         outcome["prototypes"],
         tuple(cell.found.name for cell in cells),

@@ -69,7 +69,9 @@ def conditions(one: Side, two: Side) -> str:
     return "; ".join(found)
 
 
-def chosen_cells(store: Store, labels: Sequence[str], stamp: str | None, suite: str | None) -> tuple[list[Found], str]:
+def chosen_cells(
+    store: Store, labels: Sequence[str], stamp: str | None, suite: str | None, metrics: Sequence[str] = ()
+) -> tuple[list[Found], str]:
     """The cells to look at, and in words where they are from.
 
     Args:
@@ -77,6 +79,7 @@ def chosen_cells(store: Store, labels: Sequence[str], stamp: str | None, suite: 
         labels: of the methods that are compared.
         stamp: of a run.
         suite: whose newest run is taken; by default the newest run that has all the methods, or else all cells.
+        metrics: names or groups; of runs that have all the methods, one that has most of these is taken.
 
     Raises:
         RequestError: where there are none.
@@ -94,9 +97,12 @@ def chosen_cells(store: Store, labels: Sequence[str], stamp: str | None, suite: 
 
     if stamp is not None:
         return of(stamp), f"cells: run {stamp}"
-    for run in reversed(known):
-        if all(any(_is(cell, label) for cell in of(run)) for label in labels):
-            return of(run), f"cells: run {run}, the newest that has all of them"
+    having = [run for run in reversed(known) if all(any(_is(cell, label) for cell in of(run)) for label in labels)]
+    if having:
+        # The newest of those that have as many.
+        run = max(having, key=lambda run: _measured(of(run), metrics))
+        measured = " in these metrics" if _measured(of(run), metrics) else ""
+        return of(run), f"cells: run {run}, the newest that has all of them{measured}"
     every = [cell(name) for name in there]
     for label in labels:
         # Before anything is said about names that stand for several settings.
@@ -140,12 +146,23 @@ def sides(cells: Sequence[Found], label: str) -> list[Side]:
     return sorted(found, key=lambda side: (side.dataset, side.backbone, side.view))
 
 
+def _measured(cells: Sequence[Found], metrics: Sequence[str]) -> int:
+    """How many of these metrics and groups some cell has."""
+    there = {metric for cell in cells for metric in cell.spec["metrics"]}
+    groups: dict[str, set[str]] = {"all": there}
+    for name, entry in registry.names("metrics").items():
+        if entry.group:
+            groups.setdefault(entry.group, set()).add(name)
+    return sum(bool(groups.get(name, {name, name.rpartition(".")[0]}) & there) for name in metrics)
+
+
 def _require(cells: Sequence[Found], label: str) -> list[Found]:
     """The cells of that label."""
     own = [cell for cell in cells if _is(cell, label)]
     if not own:
         known = sorted({cell.written["label"] for cell in cells})
-        raise RequestError(f"no result of {label!r}{registry.nearest(label, known)}")
+        same = [name for name in known if name.split(" (")[0] == label.split(" (")[0]]
+        raise RequestError(f"no result of {label!r}{registry.nearest(label, same or known)}")
     return own
 
 

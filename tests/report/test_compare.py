@@ -277,6 +277,25 @@ def test_the_newest_run_that_has_all_methods_is_taken(maker):
         compare(maker.store, ("ours", "tesnet"), suite="x")
 
 
+def test_a_run_that_has_the_metrics_goes_before_a_newer_one(maker):
+    hits = {"ours": drawn(0.9, 11), "tesnet": drawn(0.5, 12)}
+    maker.invocation([accuracy(maker, name, own) for name, own in hits.items()], stamp="1")
+    rates = {name: own.reshape(20, 10).astype(float) for name, own in hits.items()}
+    maker.invocation([stability(maker, name, own) for name, own in rates.items()], stamp="2")
+    for metric, stamp in (("accuracy", "1"), ("stability", "2"), ("all", "2")):
+        found = compare(maker.store, ("ours", "tesnet"), metrics=(metric,))
+        assert found.facts[-1] == f"cells: run {stamp}, the newest that has all of them in these metrics"
+    with pytest.raises(RequestError, match=r"\(cells: run 2, the newest that has all of them\)"):
+        compare(maker.store, ("ours", "tesnet"), metrics=("purity",))
+
+
+def test_names_of_the_same_method_are_the_nearest(maker):
+    labels = {"ours": "ours (k=5, x=1)", "ours-contrast": "ours-contrast (k=5)"}
+    maker.invocation([accuracy(maker, name, drawn(0.9, 1), label=label) for name, label in labels.items()])
+    with pytest.raises(RequestError, match=r"no result of 'ours \(k=5\)'; did you mean 'ours \(k=5, x=1\)'"):
+        compare(maker.store, ("ours (k=5)", "ours-contrast (k=5)"))
+
+
 def test_one_name_for_two_settings_has_to_be_told_apart(maker):
     cells = [accuracy(maker, "ours", drawn(0.9, 14), settings={"k": k}) for k in (3, 5)]
     maker.invocation([*cells, accuracy(maker, "tesnet", drawn(0.5, 15))])
@@ -317,9 +336,9 @@ def test_wrong_requests_name_the_nearest(maker):
     maker.invocation([accuracy(maker, "ours", drawn(0.9, 18)), accuracy(maker, "tesnet", drawn(0.5, 19))])
     with pytest.raises(RequestError, match="no result of 'tesnett'; did you mean 'tesnet'"):
         compare(maker.store, ("ours", "tesnett"))
-    with pytest.raises(RequestError, match="no result of metric 'acuracy'; did you mean 'accuracy'"):
+    with pytest.raises(RequestError, match=r"no result of metric 'acuracy' \(cells: run .*\); did you mean 'accuracy'"):
         compare(maker.store, ("ours", "tesnet"), metrics=("acuracy",))
-    with pytest.raises(RequestError, match="purity was not measured in these cells"):
+    with pytest.raises(RequestError, match=r"purity was not measured \(cells: run .*\): run .* --metrics purity"):
         compare(maker.store, ("ours", "tesnet"), metrics=("purity",))
     with pytest.raises(RequestError, match="two or more different methods"):
         compare(maker.store, ("ours", "ours"))

@@ -84,6 +84,20 @@ def test_seeds_are_averaged(maker):
     assert "No content-free control was measured here" in drawing.caption
 
 
+def test_points_of_one_plot_are_of_the_same_seeds(maker):
+    """A seed that one point has alone would look like what k does."""
+    for k, value in ((3, 40.0), (5, 50.0)):
+        ablated(maker, k, "lbfgs", value)
+    ablated(maker, 3, "lbfgs", 90.0, seed=1)
+    (drawing,) = ablation(maker.store)
+    assert curves(drawing)["consistency (%)"]["refined (dynamic)"] == [[3, 40], [5, 50]]
+    assert "one seed, so no spread is known. Seed 1 is left out: not all points have it." in drawing.caption
+    ablated(maker, 10, "lbfgs", 60.0, seed=2)
+    (drawing,) = ablation(maker.store)
+    assert curves(drawing)["consistency (%)"]["refined (dynamic)"] == [[3, 65], [5, 50], [10, 60]]
+    assert "points are of different seeds" in drawing.caption
+
+
 def test_what_is_missing_is_said_with_the_command(maker):
     ablated(maker, 3, "lbfgs", 50.0)
     ablated(maker, 3, "none", 40.0)
