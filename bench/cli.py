@@ -163,9 +163,10 @@ def run(
     recorded) or the disk is full; 2: the request is wrong; 130: interrupted by Ctrl-C.
     """
     gc.disable()  # what is imported and planned stays: looking for garbage in it, again and again, takes a fifth
-    from bench import config, environment
+    from bench import config
     from bench.contract import RequestError
     from bench.dry_run import print_plan
+    from bench.home import home as find_home
     from bench.launch.events import Lines
     from bench.launch.launcher import Launcher
     from bench.launch.summary import write_down
@@ -189,7 +190,7 @@ def run(
         requests.append(config.validate(config.Request, values, "run"))
     how = Launcher(launcher, device, memory_limit, jobs, gpus, cpus, ray_address, slurm, retries)  # type: ignore[arg-type]
     how.check()
-    home = environment.home()
+    home = find_home()
     store = Store(out or home)
     if not dry_run:
         for place in {home, store.root}:
@@ -293,11 +294,11 @@ def results(out: Path | None, suite: str | None, fmt: str, plugins: tuple[Path, 
     """
     import csv
 
-    from bench import environment
+    from bench.home import home as find_home
     from bench.report.intervals import with_intervals
     from bench.store import Row, Store, as_dicts
 
-    store = Store(out or environment.home())
+    store = Store(out or find_home())
     if suite or not store.cells():
         store.chosen_run(suite=suite)  # says what is wrong
     rows = as_dicts(with_intervals(store, store.rows(suite=suite)))
@@ -314,11 +315,11 @@ def results(out: Path | None, suite: str | None, fmt: str, plugins: tuple[Path, 
 @options.home
 def show(name: str, out: Path | None) -> None:
     """Show what is behind a cell's numbers: command, settings, environment, scores, prototypes."""
-    from bench import environment
+    from bench.home import home as find_home
     from bench.report.cell import show_cell
     from bench.store import Store
 
-    store = Store(out or environment.home())
+    store = Store(out or find_home())
     show_cell(store, store.find(name), Console())
 
 

@@ -46,12 +46,12 @@ def compare(
 
     Exit code 1: nothing could be compared.
     """  # noqa: D301 (click reads the character itself)
-    from bench import environment
+    from bench.home import home as find_home
     from bench.report import contest_text
     from bench.report.compare import compare as judge
     from bench.store import Store
 
-    found = judge(Store(out or environment.home()), methods, metrics, stamp, suite)
+    found = judge(Store(out or find_home()), methods, metrics, stamp, suite)
     if fmt == "text":
         contest_text.as_text(found, Console())
     else:

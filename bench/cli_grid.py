@@ -52,13 +52,14 @@ def cell(
     from bench import environment
     from bench.cell import Cell
     from bench.contract import RequestError
+    from bench.home import home as find_home
     from bench.launch.stages import follow, share
     from bench.progress import ConsoleProgress
     from bench.ranks import Ranks
     from bench.store import Store
     from bench.turns import persistently
 
-    folder = Store(environment.home()).place(folder)
+    folder = Store(find_home()).place(folder)
     if not (folder / "cell.json").is_file() or folder.parent.name != "cells":
         raise RequestError(f"{folder} is not a cell: expected .../cells/ID with a cell.json in it")
     store = Store(folder.parent.parent)
@@ -76,7 +77,7 @@ def cell(
     ranks.join(picked)
     with ConsoleProgress(Console(quiet=ranks.rank > 0), quiet=ranks.rank > 0) as progress:
         more = {"memory_limit": memory_limit, "elsewhere": elsewhere, "ranks": ranks}
-        found = Cell(store, folder.name, environment.home(), picked, progress, **more)
+        found = Cell(store, folder.name, find_home(), picked, progress, **more)
         try:
             if ranks.rank:
                 follow(found)
@@ -99,12 +100,12 @@ def gather(homes: tuple[Path, ...], out: Path | None) -> None:
     What is here already stays as it is. Afterwards the `run` that asks for all these cells finds them done and prints
     the table.
     """
-    from bench import environment
     from bench.gather import gather as take
+    from bench.home import home as find_home
     from bench.progress import ConsoleProgress
     from bench.store import Store
 
-    home = environment.home()
+    home = find_home()
     with ConsoleProgress(Console()) as progress:
         for other in homes:
             click.echo(f"{other}: {take(other, Store(out or home), home, progress)}")
@@ -121,12 +122,12 @@ def export(folder: Path, suite: str | None, stamp: str | None, out: Path | None)
     Fits, logs and paths of this machine are left out. Every command reads the folder as a home (--out FOLDER), and
     `gather FOLDER` takes the results over into another one, where they count as done.
     """
-    from bench import environment
     from bench.export import export as write
+    from bench.home import home as find_home
     from bench.progress import ConsoleProgress
     from bench.store import Store
 
-    store = Store(out or environment.home())
+    store = Store(out or find_home())
     with ConsoleProgress(Console(stderr=True)) as progress:
         click.echo(f"{folder}: {write(store, store.chosen_run(stamp, suite), folder, progress)}")
 

@@ -63,12 +63,12 @@ def sync(out: Path | None, uri: str | None, stamp: str | None, follow: bool, wit
 
     A mirror that was deleted, or never made, is built from the store alone.
     """
-    from bench import environment
+    from bench.home import home as find_home
     from bench.progress import ConsoleProgress
     from bench.store import Store
     from bench.tracking import Follower, until_end_of_input
 
-    home = environment.home()
+    home = find_home()
     store = Store(out or home)
     if not (follow or with_parent):
         store.chosen_run(stamp)  # says what is wrong
@@ -93,13 +93,13 @@ def ui(port: int, out: Path | None, uri: str | None) -> None:
     What cells write meanwhile appears there. With the --tracking-uri of a server nothing is started: that one shows
     them.
     """
-    from bench import environment
     from bench.contract import BenchError
+    from bench.home import home as find_home
     from bench.progress import ConsoleProgress
     from bench.store import Store
     from bench.tracking import Follower, Mirror, address, serve
 
-    home = environment.home()
+    home = find_home()
     store = Store(out or home)
     latest = store.chosen_run()
     with ConsoleProgress(Console()) as progress:
@@ -128,10 +128,11 @@ def repeat(folder: Path, device: str, memory_limit: int | None) -> None:
     box too. Exit code 0: the same numbers; 1: others, which are listed with what else is different.
     """
     from bench import environment
+    from bench.home import home as find_home
     from bench.progress import ConsoleProgress
     from bench.repeat import repeat as again
 
-    home = environment.home()
+    home = find_home()
     with ConsoleProgress(Console()) as progress:
         found = again(folder.resolve(), home, environment.pick_device(device), progress, memory_limit)
     _tell(found)

@@ -6,10 +6,13 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bench.contract import Progress, RequestError
+from bench.errors import RequestError
 from bench.store import Folder, Store, write_json
+
+if TYPE_CHECKING:
+    from bench.contract import Progress
 
 _PATH = re.compile(r"(?<![\w./-])(?:/[\w.@+-]+)+/?")
 

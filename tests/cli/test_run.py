@@ -199,6 +199,7 @@ def test_a_cell_is_a_command_of_its_own(call, whole, place):
     assert call("cell", str(folder)).exit_code == 0
     assert rows(call) == before
     assert "done before" in call("cell", str(folder)).output
+    assert "done before" in call("cell", folder.name[:8]).output
 
 
 def test_a_failing_cell_is_recorded_and_the_others_go_on(call):
