@@ -101,8 +101,8 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--methods", callback=options.names, help="Names with commas, or all; `bench ls methods` lists them.")
-@click.option("--datasets", callback=options.names, help="Names with commas; `bench ls datasets` lists them.")
+@click.option("--methods", callback=options.names, help="Names with commas, or all; `ls methods` lists them.")
+@click.option("--datasets", callback=options.names, help="Names with commas; `ls datasets` lists them.")
 @click.option("--backbones", callback=options.names, help="Names with commas; default: each data set's own.")
 @click.option("--seeds", callback=options.seeds, help="Whole numbers with commas; default 0.")
 @click.option("--metrics", callback=options.names, help="Names or groups with commas, or all; `ls metrics` has them.")

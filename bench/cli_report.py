@@ -49,7 +49,7 @@ def report(
 
     The pages have verdicts with what speaks against believing them, tables, figures, and a page for each method and
     each cell. They are a folder of their own; an earlier report in it is replaced. --suite and --run take one run
-    instead of the whole store. latex and csv are for the paper's tables. `bench compare` says which differences hold.
+    instead of the whole store. latex and csv are for the paper's tables. `compare` says which differences hold.
     """  # noqa: D301 (click reads the character itself)
     from bench.errors import RequestError
     from bench.home import home

@@ -179,7 +179,7 @@ def as_text(result: Mapping[str, Any]) -> str:
         for name, one in result["methods"].items()
         if one["of_the_black_box"] and name in result["share_of_black_box"]
     ]
-    lines.append("")
+    lines += ["", "share: the median over rounds of the quotient within a round, not that of the column before it"]
     if same:
         lines.append(f"{', '.join(same)}: trains the black box and nothing else; its share says how exact shares are")
     if result["push"]:

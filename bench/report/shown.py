@@ -110,7 +110,7 @@ def _measured(field: Field) -> Shown:
     if entry.value is None:
         return Shown(_WORDS.get(entry.status, entry.status), notes=entry.notes)
     if field.tolerance is not None:
-        return Shown(f"{_tick(field.holds)} {_residual(entry.value)}", notes=entry.notes)
+        return Shown(f"{_tick(field.holds)} {_residual(entry.value, field.tolerance)}", notes=entry.notes)
     spread = "" if entry.spread is None else f" ± {entry.spread:{field.digits.lstrip('+')}}"
     return Shown(_number(entry.value, field.digits), spread, entry.notes, entry.best, True)
 
@@ -147,5 +147,8 @@ def _number(value: float, digits: str) -> str:
     return text.replace("-", "−")
 
 
-def _residual(value: float) -> str:
-    return f"{value:.2f}" if value == 0 or value >= 0.01 else f"{value:.0e}"
+def _residual(value: float, tolerance: float) -> str:
+    """With as many digits as it takes to see on which side of the tolerance it lies."""
+    form = "f" if value == 0 or value >= 0.01 else "e"
+    texts = (format(value, f".{digits}{form}") for digits in range(2 if form == "f" else 0, 17))
+    return next(text for text in texts if value <= tolerance or float(text) > tolerance)

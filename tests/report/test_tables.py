@@ -131,6 +131,17 @@ def test_ticks_come_from_residuals_and_tolerances(tmp_path):
     assert texts[4:] == [["✓ 0.00", "✓ 2e-07", "✓ 3e-08", "✓ 0.00"], ["✓", "✓", "✓", "✓"]]
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.1, "✓ 0.10"), (0.099, "✓ 0.10"), (0.1004, "× 0.1004"), (0.106, "× 0.11"), (0.0004, "✓ 4e-04"), (7.0, "× 7.00")],
+)
+def test_a_cross_is_not_beside_a_number_that_reads_like_the_tolerance(maker, value, text):
+    metrics = {"sensitivity": {"version": "1", "parameters": {"tolerance": 0.1}, "unit": "%"}}
+    maker.invocation([on_cub(maker, "protopnet", {"sensitivity": value}, metrics=metrics)])
+    row = next(row for row in printed(paper_table(maker.store, 1)[0]) if row.name == "protopnet")
+    assert row.places[0].text == text
+
+
 def test_a_tick_that_the_paper_does_not_have_is_told(maker):
     metrics = {"symmetry": {"version": "1", "parameters": {"tolerance": 1e-4}, "unit": ""}}
     maker.invocation([on_cub(maker, "protopnet", {"symmetry": 0.5}, metrics=metrics)])
