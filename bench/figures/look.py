@@ -138,7 +138,13 @@ class Viewer:
         if not cell.folder.done:
             raise RequestError(f"cell {name} is not finished: python -m bench cell {cell.folder.path}")
         if not (cell.folder.result / "model.safetensors").is_file():
-            raise RequestError(f"cell {name} has no model.safetensors any more; `run --existing rerun` fits it again")
+            runs = [content["command"] for content in cell.store.invocations().values() if name in content["cells"]]
+            # The last of an option that is given twice counts.
+            only = f"--methods {cell.spec.method} --seeds {cell.spec.seed} --no-controls --existing rerun"
+            raise RequestError(
+                f"cell {name} is here without its fit, which makes the maps; to fit it again: "
+                f"{runs[-1] if runs else 'python -m bench run ...'} {only}"
+            )
         self.cell, self.name = cell, name
         self.label: str = Store.read(cell.folder.path / "cell.json")["label"]
         self._splits: dict[str, Any] = cell.data()
