@@ -95,6 +95,11 @@ def shapes(fitted: Fitted) -> None:
         expect(found == shape, f"{name} of 5 images are {found}, expected {shape}")
     maps = explanation.maps
     expect(maps.ndim == 4 and maps.shape[:2] == (5, count), f"maps of 5 images are {tuple(maps.shape)}")
+    rings, sides = model.border, maps.shape[2:]
+    expect(
+        isinstance(rings, int) and 0 <= 2 * rings < min(sides),
+        f"border is {rings!r}: how many rings of cells look partly beyond the image, of maps {tuple(sides)}",
+    )
 
 
 @torch.no_grad()

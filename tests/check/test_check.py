@@ -69,6 +69,15 @@ def test_a_spoilt_explanation_is_found(spoil, title, message):
     assert message in found[title]
 
 
+def test_a_border_that_leaves_no_map_is_found():
+    def fit(self, task):
+        model = Center().build(task)
+        model.border = 112
+        return model
+
+    assert "border is 112" in problems("methods", method(lambda maps: maps, fit=fit))["shapes"]
+
+
 def test_a_method_that_cannot_be_fitted_gets_one_line():
     def broken(self, task):
         raise ValueError("no such\nthing")

@@ -9,7 +9,6 @@ from stores import StoreMaker
 
 from bench.cli import main
 
-
 ACCURACY = {"accuracy": {"version": "1", "parameters": {}, "unit": "%"}}
 
 
@@ -17,7 +16,8 @@ ACCURACY = {"accuracy": {"version": "1", "parameters": {}, "unit": "%"}}
 def home(tmp_path, monkeypatch):
     maker = StoreMaker(tmp_path)
     for stamp, suite in (("1", "first"), ("2", "second")):
-        maker.invocation([maker.cell("ours", {"accuracy": 90.0}, seed=int(stamp), metrics=ACCURACY)], stamp=stamp, suite=suite)
+        cell = maker.cell("ours", {"accuracy": 90.0}, seed=int(stamp), metrics=ACCURACY)
+        maker.invocation([cell], stamp=stamp, suite=suite)
     monkeypatch.setenv("BENCH_HOME", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "60")
     return maker.store
