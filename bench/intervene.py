@@ -34,6 +34,14 @@ class Intervention:
         """Of the whole model, in percent."""
         return 100 * float((self.logits.argmax(1) == self.labels).double().mean())
 
+    def number(self, prototype: int) -> int:
+        """Of a prototype within its class, from 1: what pictures call it."""
+        return prototype % self.k + 1
+
+    def owner(self, prototype: int) -> str:
+        """The class that a prototype is of."""
+        return self.class_names[prototype // self.k]
+
     def without(self, prototype: int) -> float:
         """Accuracy in percent without one prototype."""
         return self.accuracy + 100 * int(self.effects.net[prototype]) / len(self.labels)

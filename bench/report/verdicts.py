@@ -26,6 +26,15 @@ Question = Literal["black box", "chance", "methods"]
 QUESTIONS: tuple[Question, ...] = ("black box", "chance", "methods")
 
 
+@dataclass(frozen=True)
+class Left:
+    """A comparison that was left out."""
+
+    first: Fit
+    second: Fit
+    metric: str
+
+
 @dataclass
 class Place:
     """A data set, seen in one way, with a backbone: where methods stand side by side.
@@ -36,7 +45,7 @@ class Place:
         methods: labels, in the table's order.
         metrics: that are compared, left to right.
         found: the comparisons, question by question; the first method of each is the one that is asked about.
-        left: how many comparisons were left out, question by question.
+        left: the comparisons that were left out, question by question.
     """
 
     title: str
@@ -44,7 +53,7 @@ class Place:
     methods: list[str]
     metrics: list[Column]
     found: dict[Question, list[Comparison]] = field(default_factory=lambda: {name: [] for name in QUESTIONS})
-    left: dict[Question, int] = field(default_factory=lambda: dict.fromkeys(QUESTIONS, 0))
+    left: dict[Question, list[Left]] = field(default_factory=lambda: {name: [] for name in QUESTIONS})
 
     def of(self, question: Question, method: str, metric: str) -> Comparison | None:
         """The comparison of a method with the black box or with chance, where there is one."""
@@ -98,7 +107,7 @@ def verdicts(store: Store, results: Sequence[Result], most: int | None = None) -
     tests = units = 0
     for place, question, first, second, metric in asked:
         if tests >= (MOST if most is None else most) or (most is None and units >= MOST_UNITS):
-            place.left[question] += 1
+            place.left[question].append(Left(first, second, metric))
             continue
         for one in judge.pair([_side(first)], [_side(second)], [metric]):
             tested.append((place, question, one))

@@ -1,20 +1,15 @@
 """Figures from stored numbers: what is plotted where, what is said, and what is missing."""
 
 import itertools
-import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from stores import StoreMaker, epoch
+from stores import StoreMaker
 
 from bench import style
-from bench.drawing import Missing
 from bench.errors import RequestError
 from bench.report.ablation import ablation
 from bench.report.marks import spread_out
-from bench.report.scatter import cost, interpretability
 from bench.store import Store
 
 
@@ -133,114 +128,6 @@ def test_different_data_never_meet_in_one_plot(maker):
     assert first.name != second.name
     assert {curves(d)["consistency (%)"]["refined (dynamic)"][0][1] for d in (first, second)} == {10.0, 20.0}
     assert "data aaaa" in first.title + second.title
-
-
-def marks(drawing, metric):
-    """Label -> the place of its mark in the panel of a metric."""
-    found = {}
-    for axes in drawing.figure.axes:
-        for container in axes.containers:
-            gid = container.lines[0].get_gid()
-            if gid.endswith(f" {metric}"):
-                found[gid.removesuffix(f" {metric}")] = container.lines[0].get_xydata()[0].tolist()
-    return found
-
-
-@pytest.fixture
-def compared(maker):
-    maker.cell("ours", scores(70.0, 80.0, 90.0), settings={"k": 3}, black_box_id="feed00000001")
-    maker.cell("protopnet", scores(60.0, 85.0, 75.0))
-    maker.cell("blackbox", scores(50.0, 75.0, 92.0), role="reference")
-    control(maker, "constant", 65.0)
-    control(maker, "random", 5.0)
-    maker.cell("tesnet", failure=("failed", "loss became nan"))
-    maker.black_box("feed00000001", [epoch(0, "all", 0.8), epoch(1, "all", 0.4)])
-    return maker
-
-
-def test_scatter_places_methods_and_draws_controls_as_lines(compared):
-    (drawing,) = interpretability(compared.store)
-    assert marks(drawing, "consistency") == {"ours": [90, 70], "protopnet": [75, 60], "blackbox": [92, 50]}
-    assert marks(drawing, "stability")["ours"] == [90, 80]
-    first = drawing.figure.axes[0]
-    lines = {line.get_gid(): line.get_ydata()[0] for line in first.lines if line.get_gid().startswith("control")}
-    assert lines == {"control constant": 65.0, "control random": 5.0}
-    ((what, command),) = drawing.missing
-    assert what == "tesnet (tiny): failed: loss became nan"
-    assert command.startswith("python -m bench cell cells/")
-    assert "ours on tiny: accuracy (%) 90, consistency 70.0, stability 80.0" in drawing.alt
-    assert "constant: consistency 65.0" in drawing.alt
-    assert "Grey lines: content-free controls" in drawing.caption
-
-
-def test_cost_counts_the_black_box(compared):
-    (drawing,) = cost(compared.store)
-    assert marks(drawing, "accuracy") == {"ours": [94, 90], "protopnet": [90, 75], "blackbox": [90, 92]}
-
-
-def test_what_cost_is_not_on_record_is_said(compared):
-    shutil.rmtree(compared.store.root / "blackboxes")
-    (drawing,) = cost(compared.store)
-    assert set(marks(drawing, "accuracy")) == {"protopnet", "blackbox"}
-    assert Missing("ours (tiny): seconds to fit not on record") in drawing.missing
-    assert "seconds to fit not on record" in drawing.caption
-
-
-def test_of_accuracy_alone_no_control_is_missed(maker):
-    only = {"accuracy": {"version": "1", "parameters": {}}}
-    maker.cell("protopnet", {"accuracy": 50.0}, metrics=only)
-    (drawing,) = cost(maker.store)
-    assert "control" not in drawing.caption
-
-
-def test_coordinates_of_a_point_are_means_over_the_same_seeds(maker):
-    maker.cell("ours", scores(70.0, accuracy=90.0), settings={"k": 3})
-    only = {"accuracy": {"version": "1", "parameters": {}}}
-    maker.cell("ours", {"accuracy": 50.0}, settings={"k": 3}, seed=1, metrics=only)
-    (drawing,) = interpretability(maker.store)
-    assert marks(drawing, "consistency") == {"ours": [90, 70]}
-
-
-def test_a_method_has_one_colour_whatever_else_is_plotted(tmp_path):
-    few, many = StoreMaker(tmp_path / "few"), StoreMaker(tmp_path / "many")
-    few.cell("tesnet", scores(1.0))
-    for name in ("deformable", "ours", "protopnet", "tesnet"):
-        many.cell(name, scores(1.0))
-
-    def colour(drawing):
-        marks = [container.lines[0] for container in drawing.figure.axes[0].containers]
-        return next(mark.get_color() for mark in marks if mark.get_gid().startswith("tesnet"))
-
-    assert colour(interpretability(few.store)[0]) == colour(interpretability(many.store)[0])
-
-
-@pytest.mark.parametrize("kind", ["pdf", "svg", "png", "webp"])
-def test_the_same_store_gives_the_same_bytes(compared, tmp_path, kind):
-    first, second = (interpretability(compared.store)[0].save(tmp_path / name, [kind])[0] for name in ("a", "b"))
-    assert first.name == f"interpretability-demo.{kind}"
-    assert first.read_bytes() == second.read_bytes()
-
-
-def test_other_formats_and_bad_folders_are_refused(compared, tmp_path):
-    drawing = interpretability(compared.store)[0]
-    with pytest.raises(RequestError, match="unknown picture format 'gif': write pdf, svg, png"):
-        drawing.save(tmp_path, ["gif"])
-    (tmp_path / "file").touch()
-    with pytest.raises(RequestError, match="choose another folder"):
-        drawing.save(tmp_path / "file", ["png"])
-
-
-def test_plots_of_stored_numbers_need_no_torch(compared, tmp_path):
-    script = (
-        "import sys; from click.testing import CliRunner; from bench.cli import main\n"
-        f"result = CliRunner().invoke(main, ['figure', 'cost', '--out', {str(compared.store.root)!r}, "
-        f"'--to', {str(tmp_path / 'to')!r}, '--format', 'png'])\n"
-        "assert result.exit_code == 0, result.output\n"
-        "assert 'missing: tesnet (tiny): failed: loss became nan' in result.output\n"
-        "sys.exit('torch' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", script], timeout=120, check=False).returncode == 0
-    assert (tmp_path / "to" / "cost-demo.png").is_file()
 
 
 def test_labels_keep_their_distance():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from bench.report.sheet_html import sheet_fragment
 from bench.report.site import shown, words
 from bench.report.site.cautions import cautions
 from bench.report.site.cell_page import CellPage
+from bench.report.site.commands import Commands
 from bench.report.site.folder import ReportFolder, file_name
 from bench.report.site.pictures import Illustration, Picture, saved, stored_figures
 from bench.report.tables import paper_table
@@ -67,6 +67,7 @@ def write_site(
     intervals: bool = False,
     most: int | None = None,
     draw: Callable[[str], Iterable[Picture]] | None = None,
+    plugins: Sequence[Path] = (),
 ) -> Path:
     """Write the report; what it says comes from stored numbers alone.
 
@@ -78,6 +79,7 @@ def write_site(
         intervals: whether all values get their 95 % intervals, not only differences.
         most: statistical tests to make, however long they take; by default what some seconds are enough for.
         draw: hands out pictures of a cell's prototypes; by default there are none, for they need model and images.
+        plugins: files that commands on the pages have to be given too.
 
     Returns:
         The page to open.
@@ -87,7 +89,7 @@ def write_site(
     """
     cells = candidates(store, stamp, suite)
     target = ReportFolder(folder)
-    Site(store, cells, target, stamp, suite, intervals, most).write(draw)
+    Site(store, cells, target, stamp, suite, intervals, most, plugins).write(draw)
     target.finish()
     return folder / "index.html"
 
@@ -103,6 +105,7 @@ class Site:
         suite: the same.
         intervals: whether values get intervals.
         most: tests to make.
+        plugins: files for the commands on the pages.
     """
 
     def __init__(
@@ -114,6 +117,7 @@ class Site:
         suite: str | None,
         intervals: bool,
         most: int | None,
+        plugins: Sequence[Path],
     ) -> None:
         self._store, self._cells, self._target = store, cells, target
         self._which = (stamp, suite, intervals)
@@ -129,10 +133,11 @@ class Site:
             loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True,
             undefined=StrictUndefined,
         )  # fmt: skip
-        self._pages.filters.update(breakable=breakable, quoted=shlex.quote)
+        self._pages.filters.update(breakable=breakable)
         self._pages.globals.update(
             value=shown.value, ends=shown.ends, verdict=shown.verdict, reach=shown.reach, p_value=shown.p_value,
             minus=shown.minus, notes_of=shown.notes_of, between=words.between, status=status,
+            commands=Commands(store, cells, stamp, suite, plugins).of,
             addresses=self._addresses(), version=bench.__version__, methods=list(self._methods.values()),
         )  # fmt: skip
 
