@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -46,7 +47,7 @@ def list_(data_root: Path | None, pairs: tuple[str, ...], as_json: bool, plugins
     from bench import config, environment
     from bench.contract import RequestError
     from bench.data import demo
-    from bench.data.locate import base, locate
+    from bench.data.locate import advice, base, locate, nearby
 
     home = environment.home()
     place, source = base(data_root, home)
@@ -57,22 +58,26 @@ def list_(data_root: Path | None, pairs: tuple[str, ...], as_json: bool, plugins
         settings = config.dataset_config(name, overrides)
         entry = registry.entry("datasets", settings.reader or name)
         wanted, found = home / "data" / f"demo-{demo.VERSION}", None
+        obtained = "drawn at its first use"
         if settings.folder is not None:
-            wanted = place / settings.folder
-            try:
-                found = locate(settings.folder, data_root, home, getattr(entry.load(), "markers", ()))
-            except RequestError:
+            kind = entry.load()
+            markers = getattr(kind, "markers", ())
+            wanted, obtained = place / settings.folder, settings.source.way.format(name=name)
+            with contextlib.suppress(RequestError):
+                found = locate(settings.folder, data_root, home, markers)
+            if found is not None and hasattr(kind, "recognises") and not kind.recognises(found):
                 found = None
+            if found is None and (others := nearby(place, markers)):
+                obtained = advice(name, others)
         elif wanted.is_dir():
             found = wanted
-        obtained = "drawn at its first use" if settings.folder is None else settings.source.way
         rows.append(
             {
                 "name": name,
                 "provides": dict(entry.facts).get("provides", ""),
                 "looked_for": str(wanted),
                 "found": None if found is None else str(found),
-                "get": obtained.format(name=name),
+                "get": obtained,
                 "summary": entry.summary,
             }
         )
@@ -207,6 +212,11 @@ def speed_data(
     from bench.data.speed import as_text, measure
     from bench.progress import ConsoleProgress
 
+    if data_root is not None and _settings(name, pairs).folder is None:
+        raise RequestError(
+            f"--data-root {data_root}: {name} is drawn by the project and read from no such folder; name the data set "
+            f"that lies there, for example speed data cub --data-root {data_root}, or leave --data-root out"
+        )
     if arguments["augment"] not in ("none", *POLICIES):
         raise RequestError(f"--augment {arguments['augment']}{registry.nearest(arguments['augment'], POLICIES)}")
     net = None if backbone == "none" else registry.load("backbones", backbone)
@@ -227,15 +237,21 @@ def speed_data(
 
 def _opened(name: str, pairs: tuple[str, ...], data_root: Path | None, progress: Any) -> tuple[Any, Any]:
     """The data set's configuration, and the data set."""
-    from bench import config, environment
+    from bench import environment
     from bench.data.source import open_dataset
 
-    overrides, _ = config.parse_overrides(pairs)
-    settings = config.dataset_config(name, overrides)
+    settings = _settings(name, pairs)
     dataset = open_dataset(
         name, settings.reader or name, settings.folder, data_root, environment.home(), progress, settings.options
     )
     return settings, dataset
+
+
+def _settings(name: str, pairs: tuple[str, ...]) -> Any:
+    """The data set's configuration with what ``--set`` says."""
+    from bench import config
+
+    return config.dataset_config(name, config.parse_overrides(pairs)[0])
 
 
 COMMANDS: list[click.Command] = [data]

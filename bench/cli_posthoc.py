@@ -68,10 +68,12 @@ def intervene(name: str, out: Path | None, device: str, top: int) -> None:
     Prototypes are ranked by their net effect on accuracy; the best one's first case is drawn.
     """
     from rich.table import Table
+    from rich.text import Text
 
     from bench import environment
     from bench.cell import Cell
     from bench.figures.case import clearest, draw_case
+    from bench.figures.look import readable
     from bench.intervene import intervene as look
     from bench.progress import ConsoleProgress
     from bench.store import Store
@@ -85,16 +87,23 @@ def intervene(name: str, out: Path | None, device: str, top: int) -> None:
     console.print(f"accuracy {result.accuracy:.2f} %; {len(ranking)} prototypes correct something when left out")
     if not ranking:
         return
-    table = Table("prototype", "of class", "corrects", "breaks", "accuracy without it (%)")
+    names = {row: readable(result.owner(row)) for row in ranking}
+    table = Table(box=None, padding=(0, 2))
+    table.add_column("prototype", justify="right", no_wrap=True)
+    # A long name goes on below: it is never cut.
+    table.add_column("of class", overflow="fold")
+    for title in ("corrects", "breaks", "accuracy\nwithout it (%)"):
+        table.add_column(title, justify="right", no_wrap=True)
     for row in ranking[:top]:
         numbers = (str(int(effect[row])) for effect in (result.effects.corrected, result.effects.broken))
-        table.add_row(str(row), result.class_names[row // result.k], *numbers, f"{result.without(row):.2f}")
+        table.add_row(str(result.number(row)), Text(names[row]), *numbers, f"{result.without(row):.2f}")
     console.print(table)
     best = ranking[0]
     for image in result.cases(best)[:top]:
         console.print(
-            f"  prototype {best} left out corrects {result.image_ids[image]}", soft_wrap=True, highlight=False
-        )
+            f"  prototype {result.number(best)} of {names[best]} left out corrects {result.image_ids[image]}",
+            soft_wrap=True, highlight=False, markup=False,
+        )  # fmt: skip
     drawing = draw_case(result, best, clearest(result, best), found, f"intervention-{found}")
     for file in drawing.save(home / "figures", ("png",)):
         console.print(f"drawn: {file}", soft_wrap=True, highlight=False)
@@ -153,6 +162,7 @@ def tune(
             store, names, lambda name: Cell(store, name, home, chosen, silent, memory_limit=memory_limit)
         )
         wanted = tune.choices(cells[0].spec.method, pairs)
+        tune.check_columns(cells, columns)
         total = len(cells) * (folds if split == "train" else 1) * len(wanted)
         trials = list(shown.track(tune.tune(cells, wanted, folds, split), "fits measured", total))
     click.echo(tune.as_text(trials, fmt, columns))
@@ -184,9 +194,16 @@ def speed_decompose(device: str, pairs: tuple[str, ...], as_json: bool, **argume
     import json
 
     from bench import config, environment
-    from bench.posthoc.speed import as_text, measure
+    from bench.contract import RequestError
+    from bench.posthoc.decomposition import DecompositionConfig
+    from bench.posthoc.speed import COMPARABLE, as_text, measure
 
-    settings, _ = config.parse_overrides(pairs)
+    settings, grid = config.parse_overrides(pairs)
+    if grid:
+        raise RequestError(f"--set {next(iter(grid))}: one value at a time")
+    config.validate(DecompositionConfig, {**COMPARABLE, "k": arguments["k"], **settings}, "")
+    if "k" in settings:
+        raise RequestError(f"--set k={settings['k']}: write --k {settings['k']}")
     console = Console(stderr=True)
     result = measure(
         device=environment.pick_device(device),

@@ -170,6 +170,27 @@ def open_cells(store: Store, names: Sequence[str], make: Any) -> list[Cell]:
     return found
 
 
+def check_columns(cells: Sequence[Cell], columns: Sequence[str]) -> None:
+    """Refuse a column before the fits that could not fill it.
+
+    Raises:
+        RequestError: for a column that is no metric of the cells, no further number of one and no fact of a fit.
+    """
+    known: set[str] = set()
+    open_ended: set[str] = set()
+    for cell in cells:
+        outcome = cell.store.outcome(cell.folder.path.name) or {}
+        scores = outcome.get("scores", {})
+        further = {f"{metric}.{number}" for metric, score in scores.items() for number in score.get("also", {})}
+        known |= {*cell.spec.metrics, *further, *outcome.get("facts", {}), *getattr(cell.method, "tells", ())}
+        # Only a result says which further numbers a metric has.
+        open_ended |= cell.spec.metrics.keys() - scores.keys()
+    for name in columns:
+        metric, dot, _ = name.partition(".")
+        if name not in known and not (dot and metric in open_ended):
+            raise RequestError(f"--columns {name}: not measured{registry.nearest(name, known)}")
+
+
 def as_text(trials: Sequence[Trial], fmt: str, columns: Sequence[str] = ()) -> str:
     """Mean and standard deviation over cells and folds of every choice: ``text``, ``md`` or ``json``.
 

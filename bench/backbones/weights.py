@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import pickle
 import re
+import zipfile
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bench.contract import RequestError
+from bench.memory import is_out_of_memory, tried_bytes
 
 HEADS = ("fc.", "classifier.", "head.", "heads.")
 """Prefixes of classification heads, which are left out of a backbone on purpose."""
+
+_PLAIN = "give a state dict, written by torch.save(model.state_dict(), FILE), or a .safetensors file"
+_AGAIN = "copy or download it again"
+_NAMED = re.compile(r"GLOBAL ([\w.]+) ")
 
 
 def read(file: Path) -> dict[str, Tensor]:
@@ -33,14 +39,51 @@ def read(file: Path) -> dict[str, Tensor]:
         # timm's checkpoints carry their options in a namespace: attributes, nothing that runs.
         with torch.serialization.safe_globals([argparse.Namespace]):
             state = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).split("\n")[0]
-        raise RequestError(f"{file} is not a plain state dict of tensors ({reason})") from error
+    except Exception as error:
+        # A damaged file makes the readers raise almost anything: seek before its start, ask for memory it cannot fill.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise RequestError(f"{file} cannot be read ({error.strerror or error}); mend that, or copy it") from error
+        if is_out_of_memory(error) and (tried_bytes(error) or 0) <= file.stat().st_size:
+            raise
+        raise RequestError(f"{file} {_wrong(file, error)}") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise RequestError(f"{file} is not a state dict: expected names and tensors, nothing else")
     return state
+
+
+def _wrong(file: Path, error: Exception) -> str:
+    """What is wrong with a file that cannot be read, without torch's own words: they advise to run what is in it."""
+    with file.open("rb") as stream:
+        start = stream.read(4)
+    if not start:
+        return f"is empty: {_AGAIN}"
+    if file.suffix == ".safetensors":
+        return f"is no safetensors file, or a damaged or cut-off one: {_AGAIN}"
+    zipped = start == b"PK\x03\x04"
+    if not zipped and not start.startswith(b"\x80"):
+        return f"is no file of torch.save: refused, nothing in it was run; {_PLAIN}"
+    inside = _entries(file) if zipped else set()
+    if "constants.pkl" in inside:
+        return f"is a program of torch.jit: refused, nothing in it was run; {_PLAIN}"
+    if inside and "data.pkl" not in inside:
+        return f"is a zip archive, but none of torch.save: refused, nothing in it was run; {_PLAIN}"
+    if "magic number" in str(error):
+        return f"is a pickle, but not one of torch.save: refused, nothing in it was run; {_PLAIN}"
+    named = _NAMED.search(str(error))
+    if isinstance(error, pickle.UnpicklingError) and named:
+        return f"names {named[1]}, which is no tensor: refused, nothing in it was run; {_PLAIN}"
+    return f"is damaged or cut off ({file.stat().st_size:,} bytes): {_AGAIN}"
+
+
+def _entries(file: Path) -> set[str]:
+    """Names of the files in a zip archive; none where it is broken."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return {Path(name).name for name in archive.namelist()}
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return set()
 
 
 def load(backbone: nn.Module, file: Path, name: str) -> None:

@@ -38,11 +38,7 @@ class Folder(Tree):
     def __init__(self, root: Path, cache: Path | None = None, test_share: float = 0.3, seed: int = 0) -> None:
         if not 0 < test_share < 1:
             raise RequestError(f"test_share is {test_share}; it must lie between 0 and 1")
-        divided = (root / "train").is_dir() and (root / "test").is_dir()
-        if divided:
-            found = {split: class_folders(root / split) for split in ("train", "test")}
-        else:
-            found = _divide(class_folders(root), root, test_share, seed)
+        divided, found = _splits(root, test_share, seed)
         self.classes = check_classes(found, root)
         table = _Table(root / TABLE) if (root / TABLE).exists() else None
         if table is not None:
@@ -58,6 +54,15 @@ class Folder(Tree):
         }
         chosen = "" if divided else f"test_share={test_share:g} seed={seed}"
         super().__init__(root, cache, splits, [] if table is None else [table.file], chosen)
+
+    @classmethod
+    def recognises(cls, root: Path) -> bool:
+        """Whether there are class folders with images, as the reader wants them; any folder has the marker."""
+        try:
+            check_classes(_splits(root, 0.5, 0)[1], root)
+        except (RequestError, OSError):
+            return False
+        return True
 
 
 def class_folders(root: Path) -> dict[str, list[Path]]:
@@ -99,6 +104,13 @@ def check_classes(found: Mapping[str, Mapping[str, list[Path]]], root: Path) -> 
         if lonely:
             raise RequestError(f"{root}: class {lonely[0]!r} has {other} images and no {split} image")
     return sorted(found["train"])
+
+
+def _splits(root: Path, test_share: float, seed: int) -> tuple[bool, dict[str, dict[str, list[Path]]]]:
+    """Whether the folder comes divided, and the images of each split by class."""
+    if (root / "train").is_dir() and (root / "test").is_dir():
+        return True, {split: class_folders(root / split) for split in ("train", "test")}
+    return False, _divide(class_folders(root), root, test_share, seed)
 
 
 def _divide(found: Mapping[str, list[Path]], root: Path, share: float, seed: int) -> dict[str, dict[str, list[Path]]]:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
+
+import yaml
 
 from bench.contract import RequestError
 
 VARIABLE = "BENCH_DATA"
+_MOST = 3
+"""Folders that are named where several would do."""
+_DRAWN = re.compile(r"demo-\d+")
+"""The demo birds, which the project draws in the tree of CUB; nobody who asks for CUB means them."""
 
 
 def base(data_root: Path | None, home: Path) -> tuple[Path, str]:
@@ -23,7 +32,9 @@ def base(data_root: Path | None, home: Path) -> tuple[Path, str]:
     return home / "data", "the default"
 
 
-def locate(folder: str, data_root: Path | None, home: Path, markers: Sequence[str] = ()) -> Path:
+def locate(
+    folder: str, data_root: Path | None, home: Path, markers: Sequence[str] = (), dataset: str | None = None
+) -> Path:
     """The tree of a data set.
 
     The place of :func:`base` either holds ``folder`` or is such a tree itself.
@@ -34,6 +45,7 @@ def locate(folder: str, data_root: Path | None, home: Path, markers: Sequence[st
         home: the harness's own folder (``BENCH_HOME``).
         markers: files or folders inside, of which any one tells such a tree from others, for example
             ``images.txt``; without them a tree is recognised by its name.
+        dataset: what ``--set`` calls it, to say how to name a tree that lies there under another name.
 
     Raises:
         RequestError: where it is not there: one line with where was looked and what to pass.
@@ -45,7 +57,46 @@ def locate(folder: str, data_root: Path | None, home: Path, markers: Sequence[st
     missing = (place / folder / (markers[0] if markers else "")).relative_to(place)
     problem = f"has no {missing}" if place.is_dir() else "is not a folder"
     name = "the data set" if folder == "." else folder
+    others = nearby(place, markers) if dataset else []
+    if dataset and others:
+        raise RequestError(f"{name} not found: {place} ({source}) {problem}; {advice(dataset, others)}")
     raise RequestError(
         f"{name} not found: {place} ({source}) {problem}; pass --data-root DIR, the folder that holds {name}, "
         "or that tree itself; `python -m bench data list` says how to get it"
     )
+
+
+def nearby(place: Path, markers: Sequence[str]) -> list[str]:
+    """Names of the folders right inside ``place`` that have one of the markers; none where every folder has it."""
+    telling = [marker for marker in markers if marker != "."]
+    try:
+        inside = sorted(path for path in place.iterdir() if not path.name.startswith("."))
+    except OSError:
+        return []
+    candidates = [path for path in inside if not _DRAWN.fullmatch(path.name)]
+    return [path.name for path in candidates if any(_exists(path / marker) for marker in telling)]
+
+
+def advice(dataset: str, folders: Sequence[str]) -> str:
+    """What to write, so that a data set is read from one of these folders of the data root."""
+    shown = list(folders[:_MOST])
+    names = [*shown, *([f"{len(folders) - _MOST} more"] if len(folders) > _MOST else [])]
+    listed = " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+    pairs = " or ".join(f"--set {shlex.quote(f'{dataset}.folder={_written(name)}')}" for name in shown)
+    return f"{listed} in that folder {'have' if names[1:] else 'has'} this layout: add {pairs}"
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a folder that may not be looked into
+        return False
+
+
+def _written(folder: str) -> str:
+    """The name as ``--set`` reads it: 2011 alone would be a number, a comma would part two values."""
+    try:
+        plain = yaml.safe_load(folder) == folder and "," not in folder
+    except yaml.YAMLError:
+        plain = False
+    return folder if plain else json.dumps(folder)

@@ -47,7 +47,8 @@ def open_dataset(
             raise RequestError(
                 f"{name}.options.{option}: unknown setting{registry.nearest(option, known) if known else ''}"
             )
-    root = drawn(home, progress) if folder is None else locate(folder, data_root, home, getattr(kind, "markers", ()))
+    markers = getattr(kind, "markers", ())
+    root = drawn(home, progress) if folder is None else locate(folder, data_root, home, markers, name)
     dataset: Dataset = kind(root, cache=home / "digests", **options)
     return dataset
 

@@ -62,6 +62,11 @@ class Tree:
         self.root, self.cache = root, cache
         self._splits, self._files, self._chosen = dict(splits), list(files), chosen
 
+    @classmethod
+    def recognises(cls, root: Path) -> bool:
+        """Whether a folder looks like such a tree, at a glance."""
+        return any((root / marker).exists() for marker in cls.markers)
+
     def split(self, name: str) -> Sequence[Record]:
         """Records of ``train`` or ``test`` in the data set's own order."""
         if name not in self._splits:

@@ -17,6 +17,17 @@ from bench.posthoc.scaling import Solver as Scaling
 from bench.posthoc.scaling import scale
 from bench.posthoc.semi import factorise_convex, factorise_semi
 
+NUMBERS = (
+    "nmf_relative_error",
+    "nmf_updates",
+    "residual_share",
+    "negative_share",
+    "objective_naive",
+    "cancellation",
+    "objective",
+)
+"""What :func:`decompose_classes` measures on the way."""
+
 
 class DecompositionConfig(Settings):
     """The paper's settings; where the paper leaves one open, ours (see spec notes in CONTRIBUTING).

@@ -9,7 +9,7 @@ import torch
 from bench.contract import CellError, Method, RequestError, Sizes, Task
 from bench.posthoc.checkpoint import Checkpoint
 from bench.posthoc.classwise import decompose_all
-from bench.posthoc.decomposition import DecompositionConfig
+from bench.posthoc.decomposition import NUMBERS, DecompositionConfig
 from bench.posthoc.initial import Init
 from bench.posthoc.model import DecomposedClassifier
 from bench.posthoc.nmf import Solver
@@ -23,6 +23,7 @@ class Ours(Method):
     name = "ours"
     paper = "Tan, Zhou and Chen, Post-hoc Part-prototype Networks, ICML 2024"
     needs_black_box = True
+    tells = NUMBERS  # the facts of a fit, which `tune` shows
 
     Config = DecompositionConfig
 
@@ -46,6 +47,7 @@ class OursContrast(Method):
     name = "ours-contrast"
     paper = "this project, after Tan, Zhou and Chen, ICML 2024"
     needs_black_box = True
+    tells = NUMBERS  # the facts of a fit, which `tune` shows
 
     class Config(DecompositionConfig):
         """As for ``ours``, with a faster factorisation to begin with, and no equation 6."""

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import zipfile
 
 import pytest
 import torch
@@ -116,7 +117,16 @@ class Hostile:
         return os.system, (f"touch {self.file}",)
 
 
-@pytest.mark.parametrize("content", ["hostile", "module", "list", "text", "empty"])
+REFUSED = {
+    "hostile": "names posix.system, which is no tensor: refused, nothing in it was run; give a state dict",
+    "module": "names torch.nn.modules.linear.Linear, which is no tensor: refused, nothing in it was run",
+    "list": "is not a state dict: expected names and tensors",
+    "text": "is no file of torch.save: refused, nothing in it was run; give a state dict",
+    "empty": "is empty: copy or download it again",
+}
+
+
+@pytest.mark.parametrize("content", REFUSED)
 def test_nothing_in_a_file_is_executed(tmp_path, content):
     file, planted = tmp_path / "w.pth", tmp_path / "planted"
     if content == "text":
@@ -128,9 +138,59 @@ def test_nothing_in_a_file_is_executed(tmp_path, content):
             {"hostile": {"a": Hostile(planted)}, "module": torch.nn.Linear(2, 2), "list": [torch.zeros(1)]}[content],
             file,
         )
-    with pytest.raises(RequestError, match="state dict"):
+    with pytest.raises(RequestError) as caught:
         weights.read(file)
+    assert REFUSED[content] in str(caught.value)
     assert not planted.exists()
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
+def test_a_file_that_was_cut_off_says_so_and_what_to_do(tmp_path, form):
+    """Wherever it ends, in our own words: torch's advise to run what is in it."""
+    state, file = {"w": torch.randn(20, 20), "b": torch.zeros(3)}, tmp_path / "w.pth"
+    if form == "safetensors":
+        file = save(state, tmp_path / "w.safetensors")
+    else:
+        torch.save(state, file, _use_new_zipfile_serialization=form == "zip")
+    whole = file.read_bytes()
+    for length in range(1, len(whole), 97):
+        file.write_bytes(whole[:length])
+        with pytest.raises(RequestError) as caught:
+            weights.read(file)
+        message = str(caught.value)
+        assert not any(word in message for word in ("weights_only", "miniz", "PyTorch", "\n"))
+        assert "damaged or cut" in message or "names " in message or "no file of torch.save" in message
+        assert "copy or download it again" in message or "nothing in it was run" in message
+    file.write_bytes(whole[: len(whole) * 9 // 10])
+    with pytest.raises(RequestError, match=r"damaged or cut.off.*: copy or download it again"):
+        weights.read(file)
+    file.write_bytes(whole)
+    assert torch.equal(weights.read(file)["w"], state["w"])
+
+
+def test_an_archive_of_something_else_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "other.pth", "w") as archive:
+        archive.writestr("hello.txt", "hello")
+    with pytest.raises(RequestError, match=r"is a zip archive, but none of torch\.save: refused"):
+        weights.read(tmp_path / "other.pth")
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), tmp_path / "program.pth")
+    with pytest.raises(RequestError, match=r"is a program of torch\.jit: refused"):
+        weights.read(tmp_path / "program.pth")
+
+
+def test_memory_that_is_short_is_not_the_files_fault(tmp_path, monkeypatch):
+    file = save({"w": torch.zeros(100)}, tmp_path / "w.pth")
+
+    def load(*_arguments, **_options):
+        raise RuntimeError(f"DefaultCPUAllocator: can't allocate memory: you tried to allocate {tried} bytes.")
+
+    monkeypatch.setattr(torch, "load", load)
+    tried = 400
+    with pytest.raises(RuntimeError, match="allocate"):
+        weights.read(file)
+    tried = 2**50  # more than the file holds
+    with pytest.raises(RequestError, match="damaged"):
+        weights.read(file)
 
 
 def test_a_missing_file_is_named(tmp_path):

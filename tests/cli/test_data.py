@@ -40,6 +40,38 @@ def test_list_tells_what_is_found_and_how_to_get_the_rest(place):
     assert "imagenet: image-net.org asks for a login" in text
 
 
+def listed(*arguments):
+    return {row["name"]: row for row in json.loads(call("data", "list", *arguments, "--json").stdout)}
+
+
+def test_folder_is_listed_where_verify_would_take_it(place, tmp_path):
+    own = tmp_path / "home/data"
+    make_tree(own / "demo-2", 6)
+    assert listed()["folder"]["found"] is None
+    assert listed()["cub"]["get"] == "python -m bench data fetch cub"
+    assert "no class folders with images" in call("data", "verify", "folder").stderr
+    pictures = own / "demo-2/images"
+    assert listed("--data-root", pictures)["folder"]["found"] == str(pictures)
+    assert call("data", "verify", "folder", "--data-root", pictures).exit_code == 0
+    (tmp_path / "own/train").mkdir(parents=True)
+    assert listed("--data-root", tmp_path / "own")["imagenet"]["found"] is None
+
+
+def test_trees_under_other_names_are_listed_with_what_to_write(place):
+    for usual, here in (("CUB_200_2011", "cub50"), ("stanford_cars", "cars10"), ("stanford_dogs", "dogs10")):
+        (place / usual).rename(place / here)
+    rows = listed("--data-root", place)
+    text = call("data", "list", "--data-root", place).output
+    for name, here in (("cub", "cub50"), ("cars", "cars10"), ("dogs", "dogs10")):
+        assert rows[name]["found"] is None
+        assert f"{name}: {here} in that folder has this layout: add --set {name}.folder={here}\n" in text
+        assert listed("--data-root", place, "--set", f"{name}.folder={here}")[name]["found"] == str(place / here)
+    assert "fetch" not in text
+    ran = call("run", "--methods", "ours", "--datasets", "cub", "--data-root", place)
+    assert ran.exit_code == 2
+    assert "images.txt; cub50 in that folder has this layout: add --set cub.folder=cub50" in ran.stderr
+
+
 def test_verify_names_what_is_wrong(place):
     fine = call("data", "verify", "dogs", "--data-root", place)
     assert fine.exit_code == 0, fine.output

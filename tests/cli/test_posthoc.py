@@ -1,14 +1,18 @@
 """The commands around the decomposition: for one's own classifier, interventions, speed."""
 
 import json
+import re
 
 import pytest
 import torch
 from birds import QUICK, few_birds
 from click.testing import CliRunner
+from stores import StoreMaker
 from torchvision import models
 
 from bench.cli import main
+from bench.intervene import Intervention
+from bench.posthoc.intervention import Effects
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +60,41 @@ def test_interventions_of_a_cell(birds, tmp_path, monkeypatch):
     assert f"accuracy {accuracy:.2f} %" in result.output
     listed = "prototypes correct something" in result.output and "0 prototypes" not in result.output
     assert bool(list((tmp_path / "figures").glob("intervention-*.png"))) == listed
+    if listed:
+        figure = CliRunner().invoke(main, ["figure", "7", "--cell", cells["ours"], "--format", "png"])
+        (called,) = re.findall(r"prototype \d+ of [^:;,]*(?= contributes \S+ and is left out)", figure.output)
+        assert f"  {called} left out corrects" in result.output
     refused = CliRunner().invoke(main, ["intervene", cells["protopnet"]])
     assert refused.exit_code == 2
     assert "not an exact decomposition" in refused.stderr
+
+
+def test_interventions_are_listed_under_the_names_of_the_picture(tmp_path, monkeypatch):
+    long = "002." + "_".join(["Very"] * 12) + "_[long]_Name"
+    found = Effects(torch.tensor([0, 0, 0, 0, 0, 2]), torch.tensor([0, 1, 0, 0, 0, 1]), torch.tensor([[5, 0], [5, 2]]))
+    result = Intervention(found, torch.eye(3)[:, :2], torch.tensor([0, 1, 0]), 3, ["001.Short", long],
+                          ["a.jpg", "b.jpg", "c.jpg"], None, None)  # fmt: skip
+
+    class Picture:
+        def save(self, folder, formats):
+            return [folder / "picture.png"]
+
+    def drawn(_result, prototype, *_):
+        assert prototype == 5
+        return Picture()
+
+    monkeypatch.setattr("bench.cell.Cell", lambda *_: None)
+    monkeypatch.setattr("bench.intervene.intervene", lambda _: result)
+    monkeypatch.setattr("bench.figures.case.draw_case", drawn)
+    name = StoreMaker(tmp_path).cell("ours", {"accuracy": 50.0})
+    told = CliRunner().invoke(main, ["intervene", name, "--out", str(tmp_path), "--device", "cpu"])
+    assert told.exit_code == 0, told.output
+    called = "Very " * 12 + "[long] Name"
+    first, *further = told.output.split("without it (%)")[1].split("  prototype 3")[0].strip().splitlines()
+    beside = re.fullmatch(r"3\s+(.*?)\s+2\s+1\s+133\.33\s*", first)[1]
+    assert " ".join([beside, *map(str.strip, further)]) == called
+    assert f"  prototype 3 of {called} left out corrects a.jpg\n" in told.output
+    assert not set("…┃│━─") & set(told.output)
 
 
 def test_speed_says_how_much_faster_and_how_good():
@@ -68,3 +104,22 @@ def test_speed_says_how_much_faster_and_how_good():
     found = json.loads(result.stdout)
     assert {"ratio", "objective_ratio", "nmf_error_ratio", "roofline_share", "peak_bytes"} <= set(found)
     assert found["ratio"] > 0
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        ("foo=3", "foo: unknown setting; known: "),
+        ("nrom=l2", "nrom: unknown setting; did you mean 'norm'?"),
+        ("k=x", "k: Input should be a valid integer"),
+        ("k=5", "--set k=5: write --k 5"),
+        ("norm=foo", "(got 'foo')"),
+        ("norm=l2,zscore", "--set norm: one value at a time"),
+    ],
+)
+def test_wrong_settings_of_speed_are_one_line(pair, message):
+    result = CliRunner().invoke(main, ["speed", "decompose", "--set", pair, "--device", "cpu"])
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line

@@ -1,13 +1,15 @@
 """`tune` compares settings on parts of the training split, without training and without test images."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from birds import QUICK, bench, few_birds
 
 from bench.contract import RequestError
-from bench.tune import Remembered, Trial, as_text, within_class
+from bench.tune import Remembered, Trial, as_text, check_columns, within_class
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,9 @@ def test_on_the_test_split_it_gives_what_a_cell_gives(planned):
         (("--set", "protopnet.depth=3"), "only settings of ours can be tuned here"),
         (("--set", "ours.kk=3"), "did you mean 'k'?"),
         (("--set", "ours.k=2", "--folds", "9"), "fewer than 9 training images"),
+        (("--set", "ours.k=2", "--columns", "acuracy"), "--columns acuracy: not measured; did you mean 'accuracy'?"),
+        (("--set", "ours.k=2", "--columns", "accuracy,stability.foo"), "--columns stability.foo: not measured"),
+        (("--set", "ours.k=2", "--columns", "foo", "--format", "json"), "--columns foo: not measured; known: "),
     ],
 )
 def test_wrong_requests(planned, arguments, message):
@@ -80,6 +85,29 @@ def test_wrong_requests(planned, arguments, message):
     ran = bench(home, "tune", cell, *arguments)
     assert ran.returncode == 2
     assert message in ran.stderr
+
+
+class NeverFitted:
+    """A cell that has been planned, or has the result given here."""
+
+    def __init__(self, outcome=None):
+        metrics = {"accuracy": {}, "stability": {}}
+        self.spec, self.method = SimpleNamespace(metrics=metrics), SimpleNamespace(tells={"objective"})
+        self.folder = SimpleNamespace(path=Path("cell"))
+        self.store = SimpleNamespace(outcome=lambda name: outcome)
+
+
+def test_columns_are_checked_before_anything_is_fitted():
+    outcome = {
+        "scores": {"accuracy": {"also": {}}, "stability": {"also": {"empty": 1.0}}},
+        "facts": {"cancellation": 1.0},
+    }
+    check_columns([NeverFitted(outcome)], ["accuracy", "stability", "stability.empty", "cancellation", "objective"])
+    # Before it has a result nobody knows which further numbers a metric has.
+    check_columns([NeverFitted()], ["accuracy", "stability.empty", "objective"])
+    for cell, name in ((outcome, "stability.full"), (outcome, "foo"), (None, "foo"), (None, "foo.empty")):
+        with pytest.raises(RequestError, match=f"--columns {name}: not measured"):
+            check_columns([NeverFitted(cell)], ["accuracy", name])
 
 
 def test_features_are_computed_once_per_image():

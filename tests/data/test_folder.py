@@ -110,6 +110,18 @@ def test_what_cannot_be_a_data_set(tmp_path):
         Folder(tmp_path, test_share=1)
 
 
+def test_it_is_recognised_where_it_can_be_read(tmp_path):
+    assert not Folder.recognises(tmp_path / "nowhere")
+    assert not Folder.recognises(tmp_path)
+    make(tmp_path / "divided")
+    assert Folder.recognises(tmp_path / "divided")
+    assert Folder.recognises(tmp_path / "divided/train")
+    # Its class folders lie two levels down.
+    assert not Folder.recognises(tmp_path)
+    shutil.rmtree(tmp_path / "divided/test/kind 1")
+    assert not Folder.recognises(tmp_path / "divided")
+
+
 def imagenet(root, flat):
     wnids = ["n02", "n01"]  # the devkit's numbers are not in the order of the names
     for index, wnid in enumerate(wnids):

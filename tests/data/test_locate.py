@@ -1,9 +1,11 @@
+import shlex
 from pathlib import Path
 
 import pytest
 
+from bench.config import parse_overrides
 from bench.contract import RequestError
-from bench.data.locate import locate
+from bench.data.locate import advice, locate, nearby
 
 
 @pytest.fixture(autouse=True)
@@ -67,3 +69,39 @@ def test_the_error_tells_where_and_what_to_pass(tmp_path, monkeypatch, source):
     base.rmdir()
     with pytest.raises(RequestError, match="is not a folder; pass --data-root"):
         locate("CUB_200_2011", passed, tmp_path, ["images.txt"])
+
+
+def test_a_tree_one_level_down_is_named_with_what_to_write(tmp_path):
+    tree(tmp_path / "cub50")
+    (tmp_path / "other").mkdir()
+    for hidden in (".cub", "demo-2"):  # the demo birds have this layout too, and are not meant
+        tree(tmp_path / hidden)
+    with pytest.raises(RequestError) as caught:
+        locate("CUB_200_2011", tmp_path, tmp_path, ["images.txt"], "cub")
+    assert str(caught.value) == (
+        f"CUB_200_2011 not found: {tmp_path} (--data-root) has no CUB_200_2011/images.txt; "
+        "cub50 in that folder has this layout: add --set cub.folder=cub50"
+    )
+    tree(tmp_path / "cub3")
+    with pytest.raises(RequestError, match=r"cub3 and cub50 in that folder have this layout: add --set cub\.folder"):
+        locate("CUB_200_2011", tmp_path, tmp_path, ["images.txt"], "cub")
+
+
+def test_what_every_folder_has_names_none(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    assert nearby(tmp_path, ["."]) == []
+    assert nearby(tmp_path, []) == []
+    assert nearby(tmp_path / "nowhere", ["images.txt"]) == []
+
+
+@pytest.mark.parametrize("name", ["cub50", "2011", "a,b", "my birds", "it's: so", "yes", "[x]"])
+def test_what_to_write_is_read_as_the_folder(name):
+    (pair,) = shlex.split(advice("cub", [name]).rpartition("--set ")[2])
+    assert parse_overrides((pair,)) == ({"cub.folder": name}, {})
+
+
+def test_many_trees_are_counted():
+    assert advice("cub", ["a", "b", "c", "d", "e"]) == (
+        "a, b, c and 2 more in that folder have this layout: add --set cub.folder=a or --set cub.folder=b "
+        "or --set cub.folder=c"
+    )

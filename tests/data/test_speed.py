@@ -55,6 +55,12 @@ def test_the_command(cars, tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["over_loader"] > 0
     assert json.loads(result.stdout)["data"] == "cars"
+    for name in ([], ["demo"]):
+        drawn = CliRunner().invoke(main, ["speed", "data", *name, "--data-root", "/nope"])
+        assert drawn.exit_code == 2
+        (line,) = drawn.stderr.splitlines()
+        assert line.startswith("error: --data-root /nope: demo is drawn by the project")
+    assert not (tmp_path / "home/data").exists()
     wrong = CliRunner().invoke(main, [*arguments, "--augment", "protopnet"])
     assert wrong.exit_code == 2
     assert "did you mean 'protopnet2019'?" in wrong.stderr

@@ -120,6 +120,7 @@ def test_an_interrupted_fit_goes_on_at_the_class_where_it_stopped(tmp_path, monk
 def test_refinement_lowers_the_objective(tmp_path):
     work = task(tmp_path, stripes(), Ours.Config(), black_box=black_box())
     Ours().fit(work)
+    assert set(work.facts) == set(Ours.tells) == set(OursContrast.tells)
     assert work.facts["objective"] < 0.9 * work.facts["objective_naive"]
     assert work.facts["cancellation"] >= 1
     assert 0 < work.facts["nmf_relative_error"] < 1

@@ -54,11 +54,11 @@ def test_hostile_and_damaged_files_are_refused(made, capsys):
     good, described = tensors.read_bytes(), json.loads(facts.read_text())
 
     tensors.write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(RequestError, match="is not a plain state dict"):
+    with pytest.raises(RequestError, match="is no safetensors file, or a damaged or cut-off one"):
         load(folder, classifier)
     assert "executed" not in capsys.readouterr().out
     tensors.write_bytes(good[: len(good) // 2])
-    with pytest.raises(RequestError, match="is not a plain state dict"):
+    with pytest.raises(RequestError, match="is no safetensors file, or a damaged or cut-off one"):
         load(folder, classifier)
     tensors.unlink()
     with pytest.raises(RequestError, match="no weight file"):
