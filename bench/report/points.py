@@ -36,7 +36,8 @@ class Point:
         varied: whether settings were changed from those of the recipe.
         values: of each metric that was measured.
         by_seed: those values with each seed that they are means over.
-        seconds: to fit it, with the black box where it starts from one; ``None`` where that is not on record.
+        seconds: to fit it, with the black box where it starts from one, over the seeds of which that is on record;
+            ``None`` where it is of none.
         prototypes: how many there are.
         cells: all of them.
     """
@@ -143,7 +144,7 @@ def _point(store: Store, cells: list[Asked], metrics: Sequence[str]) -> Point:
         first.label != first.spec["method"],
         {metric: _value([values[seed][metric] for seed in seeds]) for metric in measured},
         {seed: values[seed] for seed in seeds},
-        _value([seconds[seed] for seed in seeds]) if seeds and seconds.keys() >= set(seeds) else None,
+        _value(known) if (known := [seconds[seed] for seed in seeds if seed in seconds]) else None,
         outcome["prototypes"],
         tuple(cell.found.name for cell in cells),
     )
