@@ -219,3 +219,15 @@ def example_store(root: Path) -> tuple[StoreMaker, dict[str, str]]:
     maker.black_box("feed00000001", [epoch(0, "all", 0.8), epoch(1, "all", 0.4)])
     maker.invocation(list(cells.values()))
     return maker, cells
+
+
+def scores(consistency: float, stability: float = 90.0, accuracy: float = 95.0) -> dict[str, float]:
+    """What most plots show."""
+    return {"accuracy": accuracy, "consistency": consistency, "stability": stability}
+
+
+def control(maker: StoreMaker, name: str, consistency: float) -> str:
+    """A content-free control's cell: its id."""
+    found = {"consistency": consistency, "stability": 100.0}
+    refused = {"accuracy": f"{name} predicts no class"}
+    return maker.cell(name, found, role="control", backbone=None, not_applicable=refused)

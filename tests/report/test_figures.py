@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from stores import StoreMaker
+from stores import StoreMaker, control, scores
 
 from bench import style
 from bench.errors import RequestError
@@ -13,21 +13,11 @@ from bench.report.marks import spread_out
 from bench.store import Store
 
 
-def scores(consistency, stability=90.0, accuracy=95.0):
-    return {"accuracy": accuracy, "consistency": consistency, "stability": stability}
-
-
 def ablated(maker, k, refinement, consistency=None, seed=0, **rest):
     found = None if consistency is None else scores(consistency)
     label = f"ours (k={k}, refinement={refinement})"
     settings = {"k": k, "refinement": refinement}
     return maker.cell("ours", found, label=label, settings=settings, seed=seed, **rest)
-
-
-def control(maker, name, consistency):
-    found = {"consistency": consistency, "stability": 100.0}
-    refused = {"accuracy": f"{name} predicts no class"}
-    return maker.cell(name, found, role="control", backbone=None, not_applicable=refused)
 
 
 @pytest.fixture

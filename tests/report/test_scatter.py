@@ -6,21 +6,11 @@ import subprocess
 import sys
 
 import pytest
-from stores import StoreMaker, epoch
+from stores import StoreMaker, control, epoch, scores
 
 from bench.drawing import Missing
 from bench.errors import RequestError
 from bench.report.scatter import cost, interpretability
-
-
-def scores(consistency, stability=90.0, accuracy=95.0):
-    return {"accuracy": accuracy, "consistency": consistency, "stability": stability}
-
-
-def control(maker, name, consistency):
-    found = {"consistency": consistency, "stability": 100.0}
-    refused = {"accuracy": f"{name} predicts no class"}
-    return maker.cell(name, found, role="control", backbone=None, not_applicable=refused)
 
 
 @pytest.fixture
