@@ -299,7 +299,7 @@ def results(out: Path | None, suite: str | None, fmt: str, plugins: tuple[Path, 
     from bench.store import Row, Store, as_dicts
 
     store = Store(out or find_home())
-    if suite or not store.cells():
+    if suite or not store.root.is_dir():
         store.chosen_run(suite=suite)  # says what is wrong
     rows = as_dicts(with_intervals(store, store.rows(suite=suite)))
     if fmt == "csv":

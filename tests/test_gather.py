@@ -70,7 +70,7 @@ def published_results_count_as_done(call, here, arguments, tmp_path):
     assert call(fresh, "results").output == call(here, "results").output
     drawn = call(fresh, "figure", "gallery")
     assert drawn.exit_code == 2
-    assert "has no model.safetensors" in drawn.stderr
+    assert "is here without its fit" in drawn.stderr
 
 
 def test_what_is_incomplete_or_of_another_id_is_not_taken(call, data, tmp_path):
