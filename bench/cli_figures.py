@@ -73,7 +73,7 @@ def figure(
     unused = [f"--{key}" for key, value in asked.items() if value]
     if unused and all(name in _STORED for name in names):
         raise RequestError(f"{unused[0]} means nothing for {', '.join(names)}: only pictures of maps have it")
-    elsewhere = {"data_root": str(data_root.resolve())} if data_root else {}
+    elsewhere = options.elsewhere(data_root)
     failed = []
     for name in NAMES if "all" in names else dict.fromkeys(names):
         try:

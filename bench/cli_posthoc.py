@@ -60,9 +60,10 @@ def decompose(device: str, pairs: tuple[str, ...], **arguments: Any) -> None:
 @click.command()
 @click.argument("name", metavar="CELL")
 @options.home
+@options.data_elsewhere
 @options.device
 @click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="Prototypes to list.")
-def intervene(name: str, out: Path | None, device: str, top: int) -> None:
+def intervene(name: str, out: Path | None, data_root: Path | None, device: str, top: int) -> None:
     """Find misclassified test images that leaving out one prototype corrects, and what it would break.
 
     Prototypes are ranked by their net effect on accuracy; the best one's first case is drawn.
@@ -82,7 +83,8 @@ def intervene(name: str, out: Path | None, device: str, top: int) -> None:
     store = Store(out or home)
     with ConsoleProgress(console) as progress:
         found = store.find(name)
-        result = look(Cell(store, found, home, environment.pick_device(device), progress))
+        picked = environment.pick_device(device)
+        result = look(Cell(store, found, home, picked, progress, elsewhere=options.elsewhere(data_root)))
     ranking = result.effects.ranking.tolist()
     console.print(f"accuracy {result.accuracy:.2f} %; {len(ranking)} prototypes correct something when left out")
     if not ranking:
@@ -130,6 +132,7 @@ def intervene(name: str, out: Path | None, device: str, top: int) -> None:
 @click.option("--columns", callback=options.names, help="Of the table, with commas; default: all that was measured.")
 @click.option("--format", "fmt", type=click.Choice(["text", "md", "json"]), default="text", show_default=True)
 @options.home
+@options.data_elsewhere
 @options.device
 @options.memory
 def tune(
@@ -140,6 +143,7 @@ def tune(
     columns: tuple[str, ...],
     fmt: str,
     out: Path | None,
+    data_root: Path | None,
     device: str,
     memory_limit: int,
 ) -> None:
@@ -157,10 +161,9 @@ def tune(
     home, chosen = environment.home(), environment.pick_device(device)
     environment.make_deterministic()
     store = Store(out or home)
+    more: dict[str, Any] = {"memory_limit": memory_limit, "elsewhere": options.elsewhere(data_root)}
     with ConsoleProgress(Console(stderr=True)) as shown, ConsoleProgress(Console(stderr=True), quiet=True) as silent:
-        cells = tune.open_cells(
-            store, names, lambda name: Cell(store, name, home, chosen, silent, memory_limit=memory_limit)
-        )
+        cells = tune.open_cells(store, names, lambda name: Cell(store, name, home, chosen, silent, **more))
         wanted = tune.choices(cells[0].spec.method, pairs)
         tune.check_columns(cells, columns)
         total = len(cells) * (folds if split == "train" else 1) * len(wanted)

@@ -90,6 +90,13 @@ def plugins(_context: click.Context, _option: click.Parameter, value: tuple[Path
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 home = click.option("--out", type=FOLDER, default=None, help="Where cells are kept; default BENCH_HOME (./.bench).")
+
+
+def elsewhere(data_root: Path | None) -> dict[str, str]:
+    """What a cell is told of ``--data-root``, where it is given."""
+    return {} if data_root is None else {"data_root": str(data_root.resolve())}
+
+
 data_elsewhere = click.option(
     "--data-root", type=FOLDER, help="Where the data sets lie on this machine; default: where the cell was planned."
 )
