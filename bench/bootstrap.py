@@ -219,9 +219,9 @@ def _alike(value: float, first: Sample, count: int, level: float, is_difference:
     three); the others lie somewhere between the limits.
     """
     if first.limits is None:
-        units = f"the difference is the same in all {count}" if is_difference else f"all {count}"
-        alike = "" if is_difference else " are alike"
-        raise NoInterval(f"{units} {first.kind}{alike} but for rounding, so resampling shows no spread")
+        units = f"all {count} {first.kind}"
+        told = f"the difference is the same in {units}" if is_difference else f"{units} are alike"
+        raise NoInterval(f"{told} but for rounding, so resampling shows no spread")
     low, high = first.limits
     if is_difference:
         low, high = low - high, high - low

@@ -164,7 +164,6 @@ def run(
     """
     gc.disable()  # what is imported and planned stays: looking for garbage in it, again and again, takes a fifth
     from bench import config
-    from bench.contract import RequestError
     from bench.dry_run import print_plan
     from bench.home import home as find_home
     from bench.launch.events import Lines

@@ -100,9 +100,9 @@ def chosen_cells(
     having = [run for run in reversed(known) if all(any(_is(cell, label) for cell in of(run)) for label in labels)]
     if having:
         # The newest of those that have as many.
-        run = max(having, key=lambda run: _measured(of(run), metrics))
-        measured = " in these metrics" if _measured(of(run), metrics) else ""
-        return of(run), f"cells: run {run}, the newest that has all of them{measured}"
+        measured = {run: _measured(of(run), metrics) for run in having}
+        run = max(having, key=measured.__getitem__)
+        return of(run), f"cells: run {run}, the newest that has all of them{' in these metrics' * bool(measured[run])}"
     every = [cell(name) for name in there]
     for label in labels:
         # Before anything is said about names that stand for several settings.
@@ -149,11 +149,14 @@ def sides(cells: Sequence[Found], label: str) -> list[Side]:
 def _measured(cells: Sequence[Found], metrics: Sequence[str]) -> int:
     """How many of these metrics and groups some cell has."""
     there = {metric for cell in cells for metric in cell.spec["metrics"]}
-    groups: dict[str, set[str]] = {"all": there}
-    for name, entry in registry.names("metrics").items():
-        if entry.group:
-            groups.setdefault(entry.group, set()).add(name)
-    return sum(bool(groups.get(name, {name, name.rpartition(".")[0]}) & there) for name in metrics)
+
+    def meant(name: str) -> set[str]:
+        try:
+            return set(registry.chosen_metrics([name], shared=True))
+        except registry.UnknownName:
+            return {name, name.rpartition(".")[0]}  # METRIC.NUMBER, or what nothing measures
+
+    return sum(bool(meant(name) & there) for name in metrics)
 
 
 def _require(cells: Sequence[Found], label: str) -> list[Found]:
