@@ -44,12 +44,13 @@ def list_(data_root: Path | None, pairs: tuple[str, ...], as_json: bool, plugins
     """Show which data sets are known, what they provide and where they were looked for."""
     from rich.table import Table
 
-    from bench import config, environment
+    from bench import config
     from bench.contract import RequestError
     from bench.data import demo
     from bench.data.locate import advice, base, locate, nearby
+    from bench.home import home as find_home
 
-    home = environment.home()
+    home = find_home()
     place, source = base(data_root, home)
     overrides, _ = config.parse_overrides(pairs)
     names = sorted({file.stem for file in (config.CONFIGS / "datasets").glob("*.yaml")} | {*registry.names("datasets")})
@@ -137,12 +138,12 @@ def verify(name: str, data_root: Path | None, pairs: tuple[str, ...], as_json: b
 @options.plugin
 def prepare(name: str, data_root: Path | None, pairs: tuple[str, ...], plugins: tuple[Path, ...]) -> None:
     """Decode and resize all images of NAME once; `run` does it by itself where it was not done before."""
-    from bench import environment
     from bench.data.prepared import cache_folder
     from bench.data.prepared import prepare as write
+    from bench.home import home as find_home
     from bench.progress import ConsoleProgress
 
-    home, console = environment.home(), Console()
+    home, console = find_home(), Console()
     with ConsoleProgress(console) as progress:
         settings, dataset = _opened(name, pairs, data_root, progress)
         splits = write(dataset, settings.protocol, home, progress, on_bad=settings.on_bad_image)
@@ -163,15 +164,16 @@ def fetch(name: str, data_root: Path | None, pairs: tuple[str, ...], plugins: tu
 
     An interrupted download goes on where it stopped. The licences of the data sets are their authors'.
     """
-    from bench import config, environment
+    from bench import config
     from bench.data.fetch import fetch as get
     from bench.data.locate import base
+    from bench.home import home as find_home
     from bench.progress import ConsoleProgress
 
     overrides, _ = config.parse_overrides(pairs)
     settings, console = config.dataset_config(name, overrides), Console()
     with ConsoleProgress(console) as progress:
-        found = get(settings.source, base(data_root, environment.home())[0], progress)
+        found = get(settings.source, base(data_root, find_home())[0], progress)
     for path in found:
         console.print(f"  {path}", soft_wrap=True, highlight=False)
     console.print(f"check it: python -m bench data verify {name}", highlight=False)
@@ -210,6 +212,7 @@ def speed_data(
     from bench.data.augment import POLICIES
     from bench.data.prepared import prepare as write
     from bench.data.speed import as_text, measure
+    from bench.home import home as find_home
     from bench.progress import ConsoleProgress
 
     if data_root is not None and _settings(name, pairs).folder is None:
@@ -222,7 +225,7 @@ def speed_data(
     net = None if backbone == "none" else registry.load("backbones", backbone)
     with ConsoleProgress(Console(stderr=True)) as progress:
         settings, dataset = _opened(name, pairs, data_root, progress)
-        splits = write(dataset, settings.protocol, environment.home(), progress, on_bad=settings.on_bad_image)
+        splits = write(dataset, settings.protocol, find_home(), progress, on_bad=settings.on_bad_image)
         result = measure(
             dataset.split("train"),
             splits["train"],
@@ -237,12 +240,12 @@ def speed_data(
 
 def _opened(name: str, pairs: tuple[str, ...], data_root: Path | None, progress: Any) -> tuple[Any, Any]:
     """The data set's configuration, and the data set."""
-    from bench import environment
     from bench.data.source import open_dataset
+    from bench.home import home as find_home
 
     settings = _settings(name, pairs)
     dataset = open_dataset(
-        name, settings.reader or name, settings.folder, data_root, environment.home(), progress, settings.options
+        name, settings.reader or name, settings.folder, data_root, find_home(), progress, settings.options
     )
     return settings, dataset
 

@@ -86,6 +86,7 @@ def scale(
     published code, that is a row of its own. The results are kept; `bench report --table 3` shows the newest.
     """
     from bench import environment
+    from bench.home import home as find_home
     from bench.scale import as_text
     from bench.scale import scale as measure
     from bench.store import Store, new_stamp
@@ -97,7 +98,7 @@ def scale(
         methods, classes, backbone, chosen,
         batch_size=batch, size=size, steps=steps, memory_limit=memory_limit, plugins=files, note=_note,
     )  # fmt: skip
-    Store(out or environment.home()).record_scale(new_stamp(), result)
+    Store(out or find_home()).record_scale(new_stamp(), result)
     click.echo(json.dumps(result, indent=1) if as_json else as_text(result))
     failed = any(one["status"] == "failed" for row in result["rows"] for one in row.values() if isinstance(one, dict))
     sys.exit(1 if failed else 0)

@@ -75,11 +75,12 @@ def intervene(name: str, out: Path | None, data_root: Path | None, device: str, 
     from bench.cell import Cell
     from bench.figures.case import clearest, draw_case
     from bench.figures.look import readable
+    from bench.home import home as find_home
     from bench.intervene import intervene as look
     from bench.progress import ConsoleProgress
     from bench.store import Store
 
-    home, console = environment.home(), Console()
+    home, console = find_home(), Console()
     store = Store(out or home)
     with ConsoleProgress(console) as progress:
         found = store.find(name)
@@ -155,10 +156,11 @@ def tune(
     """
     from bench import environment, tune
     from bench.cell import Cell
+    from bench.home import home as find_home
     from bench.progress import ConsoleProgress
     from bench.store import Store
 
-    home, chosen = environment.home(), environment.pick_device(device)
+    home, chosen = find_home(), environment.pick_device(device)
     environment.make_deterministic()
     store = Store(out or home)
     more: dict[str, Any] = {"memory_limit": memory_limit, "elsewhere": options.elsewhere(data_root)}

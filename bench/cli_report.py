@@ -103,13 +103,14 @@ def _gallery(store: Any, device: str) -> Any:
     from bench.cell import Cell
     from bench.figures import paper
     from bench.figures.look import Viewer
+    from bench.home import home as find_home
     from bench.progress import ConsoleProgress
 
     picked = environment.pick_device(device)
     progress = ConsoleProgress(Console(stderr=True), quiet=True)
 
     def draw(cell: str) -> Iterator[Any]:
-        yield from paper.pages(Viewer(Cell(store, cell, environment.home(), picked, progress)))
+        yield from paper.pages(Viewer(Cell(store, cell, find_home(), picked, progress)))
 
     return draw
 

@@ -14,9 +14,6 @@ import torch
 import bench
 from bench.contract import RequestError
 from bench.given import describe_commit
-from bench.home import home
-
-__all__ = ["home", "make_deterministic", "pick_device", "record"]
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "lightning-fabric", "cvxpy")
 
