@@ -18,25 +18,12 @@ from torch import nn
 from bench import environment, registry
 from bench.activity import Activity
 from bench.attempts import SHARED, Attempts
-from bench.backbones import weights
-from bench.blackbox import VERSION as BLACK_BOX_VERSION
 from bench.blackbox import BlackBoxConfig, obtain
-from bench.contract import (
-    BenchError,
-    CellError,
-    Method,
-    PartPrototypeModel,
-    Samples,
-    Score,
-    Task,
-)
-from bench.data.prepared import prepare
-from bench.data.protocol import Protocol
-from bench.data.source import open_dataset
+from bench.contract import BenchError, PartPrototypeModel, Samples, Score, Task
 from bench.evaluation import compares_black_box, evaluate
 from bench.faults import storage_error
 from bench.folder import FIT
-from bench.given import Given, NetworkSettings
+from bench.inputs import Inputs
 from bench.kept import adopt, read_fit
 from bench.memory import OutOfMemory
 from bench.progress import ConsoleProgress
@@ -78,13 +65,11 @@ class Cell:
     ) -> None:
         written = store.specification(name)
         self.spec = CellSpec.model_validate(written["spec"])
-        self.where: dict[str, Any] = {**written["where"], **(elsewhere or {})}
         self.store, self.folder = store, store.cell(name)
         self.home, self.device, self.progress = home, device, progress
         self.batch_size, self.memory_limit = batch_size, memory_limit
-        for file in self.where["plugins"]:
-            registry.load_plugin(Path(file))
-        self.method: Method = registry.load("methods", self.spec.method)()
+        self.inputs = Inputs(self.spec, {**written["where"], **(elsewhere or {})}, home, progress)
+        self.method = self.inputs.method
         planned = {"fit": self.spec.settings.get("schedule", {}).get("batch_size"), "evaluation": batch_size}
         self.attempts = Attempts(device, memory_limit, self.folder.work / "retry.json", planned, progress)
         self.ranks = ranks or Ranks()
@@ -102,7 +87,7 @@ class Cell:
             if not self.spec.metrics:
                 self.progress.note("nothing to measure: no metric applies to this method and data set")
                 return
-            self.check_identity()
+            self.inputs.check()
             try:
                 with self.told():
                     self.attempts.run(self._run, self.folder.start_over)
@@ -136,7 +121,7 @@ class Cell:
         self.ranks.check()
         environment.make_deterministic()
         with Usage(self.folder.work, self.device) as usage:
-            splits = self.data()
+            splits = self.inputs.data()
             model, fit = self._fitted(splits["train"])
             began = time.perf_counter()
             scores, refused = self.evaluate(model, splits["train"], splits[self.spec.split], fit["seconds"]["fit"])
@@ -154,7 +139,7 @@ class Cell:
                 "not_applicable": refused,
                 "facts": fit["facts"],
                 **({"fit_of": fit["of"]} if "of" in fit else {}),
-                "given": {name: given.record() for name, given in self.given.items()},
+                "given": {name: given.record() for name, given in self.inputs.given.items()},
                 "memory": self.attempts.record(),
                 "prototypes": len(model.prototypes),
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -173,52 +158,6 @@ class Cell:
         parts = {"method": self.spec.method, **{name: name for name in ("backbone", "black box", "training")}}
         return {"cell": self.spec.seed, **{part: derive(self.spec.seed, name) for part, name in parts.items()}}
 
-    def check_identity(self) -> None:
-        """A result may only stand under an id that still means what will be computed.
-
-        Raises:
-            CellError: where code or weights have changed since the cell was planned.
-        """
-        changed = []
-        if type(self.method).version != self.spec.method_version:
-            changed.append(f"{self.spec.method} is version {type(self.method).version} now")
-        for name, facts in self.spec.metrics.items():
-            if registry.load("metrics", name).version != facts["version"]:
-                changed.append(f"{name} is version {registry.load('metrics', name).version} now")
-        if self.spec.black_box is not None and self.spec.black_box["version"] != BLACK_BOX_VERSION:
-            changed.append(f"the black box is version {BLACK_BOX_VERSION} now")
-        if self.where["weights"] is not None:
-            file = Path(self.where["weights"])
-            if not file.is_file() or weights.digest(file) != self.spec.weights_digest:
-                changed.append(f"{file} is gone or has other content")
-        changed += [f"{given.path} is gone or has other content" for given in self.given.values() if given.changed()]
-        if changed:
-            raise CellError(f"this cell was planned for something else ({'; '.join(changed)}): call `run` again")
-
-    def data(self) -> dict[str, Samples]:
-        """The prepared splits.
-
-        Raises:
-            CellError: where the data is no longer what the cell was planned for.
-        """
-        root = self.where["data_root"]
-        dataset = open_dataset(
-            self.spec.dataset,
-            self.where["reader"],
-            self.where["folder"],
-            Path(root) if root else None,
-            self.home,
-            self.progress,
-            self.where.get("options"),
-        )
-        if dataset.digest != self.spec.data_digest:
-            raise CellError(
-                f"{self.spec.dataset} has changed since this cell was planned "
-                f"(digest {dataset.digest}, planned {self.spec.data_digest}): call `run` again"
-            )
-        protocol = Protocol.model_validate(self.spec.protocol)
-        return dict(prepare(dataset, protocol, self.home, self.progress, on_bad=self.spec.on_bad_image))  # type: ignore[arg-type]
-
     def task(self, train: Samples, need_black_box: bool = True) -> Task:
         """What the method is given."""
         black_box: nn.Module | None = None
@@ -228,44 +167,24 @@ class Cell:
             black_box = obtain(
                 Folder(self.home / "blackboxes" / self.spec.black_box_id),
                 BlackBoxConfig.model_validate(facts),
-                self.backbone,
+                self.inputs.backbone,
                 self.attempts.guarded(train, capped=False),
                 derive(self.spec.seed, "black box"),
                 self._trainer,
                 self.progress,
             ).to(self.device)
         return Task(
-            config=self.settings(),
+            config=self.inputs.settings(),
             train=self.attempts.guarded(train),
             seed=derive(self.spec.seed, self.spec.method),
             device=self.device,
-            backbone=self.backbone,
+            backbone=self.inputs.backbone,
             black_box=black_box,
             trainer=self._trainer(self.folder.resume),
             progress=self.progress,
             memory_limit=self.attempts.part,
             backbone_name=self.spec.backbone or "",
         )
-
-    def settings(self) -> Any:
-        """The method's ``Config``; files that it names are where the plan found them."""
-        return type(self.method).Config.model_validate(self.spec.settings, context={"given": self.where.get("given")})
-
-    @property
-    def given(self) -> dict[str, Given]:
-        """The files and folders that stand in for training, where there are any."""
-        settings = self.settings()
-        return settings.given if isinstance(settings, NetworkSettings) else {}
-
-    def backbone(self) -> nn.Module:
-        """A fresh feature extractor with its starting weights."""
-        assert self.spec.backbone is not None
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(self.spec.seed, "backbone"))
-            net: nn.Module = registry.load("backbones", self.spec.backbone)()
-        if self.where["weights"] is not None:
-            weights.load(net, Path(self.where["weights"]), self.spec.backbone)
-        return net
 
     def load(self, train: Samples) -> PartPrototypeModel:
         """The fitted model of a finished cell."""
@@ -275,7 +194,7 @@ class Cell:
 
     def _built(self, task: Task) -> PartPrototypeModel:
         """The model that was given, or else one that nothing has been fitted to yet."""
-        if not self.given:
+        if not self.inputs.given:
             return self.method.build(task)
         model: PartPrototypeModel = registry.load("checkpoints", self.spec.method).build(self.method, task)
         return model
@@ -293,7 +212,7 @@ class Cell:
 
     def fit(self, task: Task) -> PartPrototypeModel:
         """The model that was given, or else the fitted one."""
-        return (self._built if self.given else self.method.fit)(task)
+        return (self._built if self.inputs.given else self.method.fit)(task)
 
     def _fitted(self, train: Samples) -> tuple[PartPrototypeModel, dict[str, Any]]:
         """The fitted model: from this cell's own unfinished work, or from a cell that only measures something else."""

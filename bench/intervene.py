@@ -61,7 +61,7 @@ def intervene(cell: Cell) -> Intervention:
     """
     if not cell.folder.done:
         raise RequestError(f"cell {cell.folder.path.name} is not finished: python -m bench cell {cell.folder.path}")
-    splits: dict[str, Any] = cell.data()
+    splits: dict[str, Any] = cell.inputs.data()
     model, test = cell.load(splits["train"]), splits["test"]
     if not isinstance(model, DecomposedClassifier):
         raise RequestError(

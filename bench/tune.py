@@ -106,7 +106,7 @@ def tune(cells: Sequence[Cell], wanted: Sequence[Choice], folds: int = 2, split:
                 f"{kind.name} has to be trained anew for every choice: compare it by `run --split train`"
             )
         settings = [config.validate(kind.Config, {**cell.spec.settings, **choice}, kind.name) for choice in wanted]
-        splits: dict[str, Any] = dict(cell.data())
+        splits: dict[str, Any] = dict(cell.inputs.data())
         task = cell.task(splits["train"])
         box: Any = task.black_box
         box.backbone = Remembered(box.backbone)

@@ -50,6 +50,7 @@ RANKS = [
     ["bench.posthoc", "bench.blackbox", "bench.report", "bench.tracking", "bench.status", "baselines", "metrics"],
     ["bench.config"],
     ["bench.plan", "bench.drawn", "bench.dry_run"],
+    ["bench.inputs"],
     ["bench.cell"],
     [
         "bench.launch",

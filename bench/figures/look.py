@@ -147,7 +147,7 @@ class Viewer:
             )
         self.cell, self.name = cell, name
         self.label: str = Store.read(cell.folder.path / "cell.json")["label"]
-        self._splits: dict[str, Any] = cell.data()
+        self._splits: dict[str, Any] = cell.inputs.data()
         self.model = cell.load(self.train)
 
     @property

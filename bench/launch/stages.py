@@ -17,10 +17,10 @@ def share(cell: Cell, stage: Stage) -> None:
         Exception: whatever went wrong, after it was recorded in the cell's folder.
     """
     try:
-        cell.check_identity()
+        cell.inputs.check()
         environment.make_deterministic()
         with cell.told():
-            train = cell.data()["train"]
+            train = cell.inputs.data()["train"]
 
             def black_box() -> None:
                 cell.task(train)
@@ -46,7 +46,7 @@ def follow(cell: Cell) -> None:
             cell.attempts.most = order["most"]
             # To the training of the black box, or of the method where the black box is there.
             with suppress(Followed):
-                cell.fit(cell.task(cell.data()["train"]))
+                cell.fit(cell.task(cell.inputs.data()["train"]))
     except Exception as error:
         cell.record(error)
         raise

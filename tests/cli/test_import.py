@@ -99,7 +99,7 @@ def test_an_official_model_is_measured_as_it_is(call, imported, place):
     (name,) = cells(call)
     store = Store(folder / "home")
     cell = Cell(store, name, folder / "home", torch.device("cpu"), Silent())
-    splits = cell.data()
+    splits = cell.inputs.data()
     (batch,) = splits["test"].batches(64)
     with torch.no_grad():
         expected = network(batch.images)[0]
@@ -142,7 +142,7 @@ def test_the_official_code_itself(call, imported, place):
     name = rows[0]["cell"]
     store = Store(folder / "home")
     cell = Cell(store, name, folder / "home", torch.device("cpu"), Silent())
-    splits = cell.data()
+    splits = cell.inputs.data()
     (batch,) = splits["test"].batches(64)
     with torch.no_grad():
         found, expected = cell.load(splits["train"])(batch.images), network(batch.images)[0]

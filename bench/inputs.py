@@ -1,0 +1,105 @@
+"""What a planned cell is computed from, found on this machine: method, data, starting weights, given files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bench import registry
+from bench.backbones import weights
+from bench.blackbox import VERSION as BLACK_BOX_VERSION
+from bench.contract import CellError, Method, Samples
+from bench.data.prepared import prepare
+from bench.data.protocol import Protocol
+from bench.data.source import open_dataset
+from bench.given import Given, NetworkSettings
+from bench.progress import ConsoleProgress
+from bench.seeding import derive
+from bench.specification import CellSpec
+
+
+class Inputs:
+    """The inputs of one cell; each is refused where it is no longer what the cell was planned for.
+
+    Args:
+        spec: the plan.
+        where: the places of files, by what they are: see :class:`bench.specification.Where`.
+        home: ``BENCH_HOME``: prepared data.
+        progress: where the preparing of data is told.
+    """
+
+    def __init__(self, spec: CellSpec, where: Mapping[str, Any], home: Path, progress: ConsoleProgress) -> None:
+        self.spec, self.where, self.home, self.progress = spec, where, home, progress
+        for file in where["plugins"]:
+            registry.load_plugin(Path(file))
+        self.method: Method = registry.load("methods", spec.method)()
+
+    def check(self) -> None:
+        """A result may only stand under an id that still means what will be computed.
+
+        Raises:
+            CellError: where code, weights or given files have changed since the cell was planned.
+        """
+        changed = []
+        if type(self.method).version != self.spec.method_version:
+            changed.append(f"{self.spec.method} is version {type(self.method).version} now")
+        for name, facts in self.spec.metrics.items():
+            if registry.load("metrics", name).version != facts["version"]:
+                changed.append(f"{name} is version {registry.load('metrics', name).version} now")
+        if self.spec.black_box is not None and self.spec.black_box["version"] != BLACK_BOX_VERSION:
+            changed.append(f"the black box is version {BLACK_BOX_VERSION} now")
+        if self.where["weights"] is not None:
+            file = Path(self.where["weights"])
+            if not file.is_file() or weights.digest(file) != self.spec.weights_digest:
+                changed.append(f"{file} is gone or has other content")
+        changed += [f"{given.path} is gone or has other content" for given in self.given.values() if given.changed()]
+        if changed:
+            raise CellError(f"this cell was planned for something else ({'; '.join(changed)}): call `run` again")
+
+    def data(self) -> dict[str, Samples]:
+        """The prepared splits.
+
+        Raises:
+            CellError: where the data is no longer what the cell was planned for.
+        """
+        root = self.where["data_root"]
+        dataset = open_dataset(
+            self.spec.dataset,
+            self.where["reader"],
+            self.where["folder"],
+            Path(root) if root else None,
+            self.home,
+            self.progress,
+            self.where.get("options"),
+        )
+        if dataset.digest != self.spec.data_digest:
+            raise CellError(
+                f"{self.spec.dataset} has changed since this cell was planned "
+                f"(digest {dataset.digest}, planned {self.spec.data_digest}): call `run` again"
+            )
+        protocol = Protocol.model_validate(self.spec.protocol)
+        return dict(prepare(dataset, protocol, self.home, self.progress, on_bad=self.spec.on_bad_image))  # type: ignore[arg-type]
+
+    def settings(self) -> Any:
+        """The method's ``Config``; files that it names are where the plan found them."""
+        return type(self.method).Config.model_validate(self.spec.settings, context={"given": self.where.get("given")})
+
+    @property
+    def given(self) -> dict[str, Given]:
+        """The files and folders that stand in for training, where there are any."""
+        settings = self.settings()
+        return settings.given if isinstance(settings, NetworkSettings) else {}
+
+    def backbone(self) -> nn.Module:
+        """A fresh feature extractor with its starting weights."""
+        assert self.spec.backbone is not None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(self.spec.seed, "backbone"))
+            net: nn.Module = registry.load("backbones", self.spec.backbone)()
+        if self.where["weights"] is not None:
+            weights.load(net, Path(self.where["weights"]), self.spec.backbone)
+        return net
