@@ -243,9 +243,10 @@ def _applicable(
 
 
 def black_box_config(backbone: str, recipe: Any, overrides: Mapping[str, Any]) -> BlackBoxConfig:
-    """How the plain classifier of a backbone is trained."""
+    """How the plain classifier of a backbone is trained: by a recipe of its own, where it has one of that name."""
     own = CONFIGS / "backbones" / f"{backbone}.yaml"
-    file = own if own.is_file() else CONFIGS / "backbones" / "default.yaml"
+    has_own = own.is_file() and recipe in config.read_yaml(own)["recipes"]
+    file = own if has_own else CONFIGS / "backbones" / "default.yaml"
     return config.from_recipe(file, BlackBoxConfig, recipe, overrides, "classifier")
 
 

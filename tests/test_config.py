@@ -5,6 +5,7 @@ import pytest
 from bench import config
 from bench.blackbox import BlackBoxConfig
 from bench.contract import RequestError
+from bench.plan import black_box_config
 
 
 def test_values_are_read_as_yaml():
@@ -105,14 +106,21 @@ def test_a_suite_that_includes_itself_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("recipe", ["published", "small", "demo"])
-def test_every_recipe_trains_a_classifier(recipe):
-    file = config.CONFIGS / "backbones" / "default.yaml"
-    assert config.from_recipe(file, BlackBoxConfig, recipe, {}, "classifier").schedule.phases[0].epochs > 0
+@pytest.mark.parametrize("backbone", ["mobilenet_v2", "squeezenet1_1"])
+def test_every_recipe_trains_a_classifier(backbone, recipe):
+    assert black_box_config(backbone, recipe, {}).schedule.phases[0].epochs > 0
 
 
-def test_the_papers_recipe_is_the_published_one():
-    file = config.CONFIGS / "backbones" / "default.yaml"
-    (phase,) = config.from_recipe(file, BlackBoxConfig, "published", {}, "classifier").schedule.phases
+def test_a_backbone_has_its_own_recipe_or_everyones():
+    small, common = (black_box_config(name, "small", {}) for name in ("squeezenet1_1", "mobilenet_v2"))
+    assert small.schedule.phases[0].optimizer == "adam"
+    assert common.schedule.phases[0].optimizer == "sgd"
+    assert black_box_config("squeezenet1_1", "demo", {}) == black_box_config("mobilenet_v2", "demo", {})
+
+
+@pytest.mark.parametrize("backbone", ["resnet34", "squeezenet1_1"])
+def test_the_papers_recipe_is_the_published_one(backbone):
+    (phase,) = black_box_config(backbone, "published", {}).schedule.phases
     assert (phase.optimizer, phase.momentum, phase.epochs, phase.step, phase.gamma) == ("sgd", 0.9, 100, 30, 0.1)
     assert set(phase.lr.values()) == {1e-3}
     assert set(phase.weight_decay.values()) == {1e-4}
