@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 
 import pytest
 from birds import QUICK, few_birds, planned
@@ -141,16 +140,13 @@ def test_a_broken_image_fails_its_cells_or_is_left_out(data, tmp_path, monkeypat
     assert [row["status"] for row in rows if row["metric"] == "consistency"].count("ok") == 1
 
 
-def test_listing_is_quick_and_brings_neither_torch_nor_mlflow():
+def test_listing_brings_neither_torch_nor_mlflow():
     code = (
         "import sys\nfrom click.testing import CliRunner\nfrom bench.cli import main\n"
         "result = CliRunner().invoke(main, ['ls', '--json'])\nassert result.exit_code == 0\n"
         "print(result.output)\nassert not {'torch', 'mlflow', 'pandas', 'numpy', 'pydantic'} & set(sys.modules)\n"
     )
-    began = time.perf_counter()
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    # Ten times what it takes: this catches a heavy import, not a slow machine.
-    assert time.perf_counter() - began < 5
     assert {"ours", "protopnet", "blackbox", "constant"} <= {
         entry["name"] for entry in json.loads(found.stdout)["methods"]
     }

@@ -1,16 +1,11 @@
 import doctest
 
 import pytest
-from stores import StoreMaker, example_store
+from stores import example_store
 
 import bench.report.chance
 from bench.report import as_markdown, comparison
 from bench.report.chance import beyond_chance, chance_corrected
-
-
-@pytest.fixture
-def maker(tmp_path):
-    return StoreMaker(tmp_path)
 
 
 def table(maker, *controls):

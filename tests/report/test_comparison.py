@@ -1,5 +1,4 @@
 import io
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -47,11 +46,6 @@ clip 0.25, draws 1, seed 0, sigma 0.2
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return example_store(tmp_path_factory.mktemp("store"))[0].store
-
-
-@pytest.fixture
-def maker(tmp_path: Path) -> StoreMaker:
-    return StoreMaker(tmp_path)
 
 
 def both(value: float, other: float = 50.0) -> dict[str, float]:

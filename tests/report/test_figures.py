@@ -20,11 +20,6 @@ def ablated(maker, k, refinement, consistency=None, seed=0, **rest):
     return maker.cell("ours", found, label=label, settings=settings, seed=seed, **rest)
 
 
-@pytest.fixture
-def maker(tmp_path):
-    return StoreMaker(tmp_path)
-
-
 def curves(drawing):
     """Panel -> label -> points of its curves."""
     found = {}

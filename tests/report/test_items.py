@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 from scipy import stats
-from stores import METRICS, StoreMaker, example_store
+from stores import METRICS, example_store
 
 from bench.bootstrap import NoInterval, interval, sample
 from bench.cli import main
@@ -19,11 +19,6 @@ from bench.report.items import Items, sample_of
 
 FACTS = METRICS["accuracy"]
 REGION = {"version": "1", "parameters": {"half_size": 36, "size": 224, "threshold": 0.8}}
-
-
-@pytest.fixture
-def maker(tmp_path):
-    return StoreMaker(tmp_path)
 
 
 def images(right, count=100):

@@ -13,11 +13,6 @@ from bench.errors import RequestError
 from bench.report.scatter import cost, interpretability
 
 
-@pytest.fixture
-def maker(tmp_path):
-    return StoreMaker(tmp_path)
-
-
 def marks(drawing, metric):
     """Label -> the place of its mark in the panel of a metric."""
     found = {}

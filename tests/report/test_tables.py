@@ -1,22 +1,15 @@
 """The paper's tables from a store: which cells are in them, what stands beside them, what is said of the rest."""
 
 import csv
-from pathlib import Path
 
 import pytest
 from paper_cells import ACCURACY, CUB, TABLE_2, on_cub, on_imagenet, paper_store, scores
-from stores import StoreMaker
 
 from bench.contract import RequestError
 from bench.report import paper_table
 from bench.report.paper import FILE, TABLES, published
 from bench.report.sheet import Field, Row, Sheet
 from bench.report.shown import printed
-
-
-@pytest.fixture
-def maker(tmp_path: Path) -> StoreMaker:
-    return StoreMaker(tmp_path)
 
 
 def field(sheet: Sheet, row: str, column: str, group: str = "") -> Field:
