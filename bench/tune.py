@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from bench import config, registry
 from bench.cell import Cell
-from bench.contract import RequestError
+from bench.contract import RequestError, Sizes
 from bench.store import Store
 from bench.train import Trainer
 
@@ -95,7 +95,8 @@ def tune(cells: Sequence[Cell], wanted: Sequence[Choice], folds: int = 2, split:
         split: ``train`` to choose, ``test`` to report: fitted on the whole training split, measured on the test split.
 
     Raises:
-        RequestError: where a cell has no black box, a setting does not exist, or there are too few images to cut.
+        RequestError: where a cell has no black box, a setting does not exist or cannot work on the parts, or there are
+            too few images to cut.
     """
     if folds < 2:
         raise RequestError(f"{folds} folds: the training split must be cut into at least 2")
@@ -110,7 +111,11 @@ def tune(cells: Sequence[Cell], wanted: Sequence[Choice], folds: int = 2, split:
         task = cell.task(splits["train"])
         box: Any = task.black_box
         box.backbone = Remembered(box.backbone)
-        for fold, fit, judge in _parts(splits, folds, split):
+        parts = list(_parts(splits, folds, split))
+        for _, fit, _ in parts:
+            for chosen in settings:
+                kind.check(chosen, _sizes(cell, fit, box.backbone))
+        for fold, fit, judge in parts:
             for choice, chosen in zip(wanted, settings, strict=True):
                 with tempfile.TemporaryDirectory(prefix="partbench-tune-") as folder:
                     trainer = Trainer(Path(folder), task.device, cell.spec.precision, task.seed, task.progress)  # type: ignore[arg-type]
@@ -132,6 +137,15 @@ def _parts(splits: dict[str, Any], folds: int, split: str) -> Iterator[tuple[int
         left_out = place % folds == fold
         fit, judge = (train.subset(mask.nonzero().flatten()) for mask in (~left_out, left_out))
         yield fold, fit, judge
+
+
+def _sizes(cell: Cell, fit: Any, backbone: Any) -> Sizes:
+    """What a setting has to fit, of a part of the training split."""
+    with torch.no_grad():
+        first = next(fit.batches(1, cell.device)).images
+        channels, rows, columns = backbone(first).shape[1:]
+    counts = torch.bincount(fit.labels, minlength=fit.classes)
+    return Sizes(fit.classes, int(counts.min()), channels, rows * columns, cell.spec.backbone or "")
 
 
 def _measured(cell: Cell, task: Any, judge: Any) -> dict[str, float]:

@@ -7,9 +7,10 @@ import json
 import math
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.contract import RequestError
 
@@ -20,21 +21,22 @@ class Checkpoint:
     Args:
         folder: ``None``: nothing is kept.
         key: everything that changes the result, apart from the images.
+        own: the folder belongs to one decomposition alone, so that what is left of another may go.
 
     Raises:
-        RequestError: where the folder holds another decomposition.
+        RequestError: where the folder holds another decomposition and is not ``own``.
     """
 
-    def __init__(self, folder: Path | None, key: str) -> None:
+    def __init__(self, folder: Path | None, key: str, own: bool = False) -> None:
         self._folder = folder
         self._numbers: dict[int, dict[str, float]] = {}
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
         marker, digest = folder / "decomposition.json", hashlib.sha256(key.encode()).hexdigest()[:16]
-        if _key(marker) is None:
+        if _key(marker) is None or (own and _key(marker) != digest):
             for file in folder.glob("class-*"):
-                file.unlink()  # of what they are is not known
+                file.unlink()  # of something else, or of what is not known
             write(marker, json.dumps({"key": digest}))
         elif _key(marker) != digest:
             raise RequestError(
@@ -97,3 +99,13 @@ def write(file: Path, text: str) -> None:
     draft = file.with_name(file.name + ".new")
     draft.write_text(text)
     draft.replace(file)
+
+
+def fingerprint(classifier: nn.Module) -> str:
+    """16 hexadecimal digits that change with any weight, shape, precision or name of the classifier."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(classifier.state_dict().items()):
+        if isinstance(tensor, Tensor):
+            found.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1f".encode())
+            found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import time
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -76,7 +77,7 @@ def decompose_all(
     if len(todo) < C and todo:
         telling.note(f"{C - len(todo)} of {C} classes need no work: decomposed before, or without images")
     began = time.perf_counter()
-    chunks = _chunks(todo, source, memory_limit, names, settings)
+    chunks = _chunks(todo, C, source, memory_limit, names, settings)
     found = _decomposed(chunks, settings, rows, source, seed, names, telling, device)
     for done, (label, part, where, numbers) in enumerate(telling.track(found, "classes decomposed", len(todo)), 1):
         vectors[label], sources[label] = part, where
@@ -98,7 +99,7 @@ def _decomposed(
 ) -> Iterator[tuple[int, Tensor, Tensor, dict[str, float]]]:
     """Each class with its prototypes ``(k, D)``, their strongest images and cells ``(k, 2)``, and what was measured."""
     cells = source.grid[0] * source.grid[1]
-    widest = max((source.count(label) for chunk in chunks for label in chunk), default=0)
+    widest = max(source.count(label) for label in range(len(rows)))
     for chunk in chunks:
         F, own, positions = _stacked(chunk, widest, source, names, device, settings.factorisation == "nmf")
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
@@ -152,7 +153,8 @@ def _stacked(
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Features ``(B, M, D)`` of B classes, rows of each that are its own, and the places of its images.
 
-    M is that of the largest class of all, not of the chunk: sums over padded rows are then the same in any company.
+    M is that of the largest class of all, not of the chunk or of those still to do: sums over padded rows are then the
+    same in any company.
     """
     F = torch.zeros(len(chunk), widest * source.grid[0] * source.grid[1], source.channels, device=device)
     own, positions = [], []
@@ -172,23 +174,35 @@ def _stacked(
 
 
 def _chunks(
-    todo: list[int], source: FeatureSource, memory_limit: int, names: Sequence[str], settings: DecompositionConfig
+    todo: list[int],
+    classes: int,
+    source: FeatureSource,
+    memory_limit: int,
+    names: Sequence[str],
+    settings: DecompositionConfig,
 ) -> list[list[int]]:
-    """Classes whose features fit into the memory limit together."""
+    """Classes, all as large as the largest, that fit into the memory limit together."""
     if not todo:
         return []
-    # Features in single precision, without negative ones, their reconstruction, and one spare at the checks.
-    each = 4 * 4 * source.grid[0] * source.grid[1] * max(source.channels, 1)
-    largest = max(todo, key=source.count)
+    cells = source.grid[0] * source.grid[1]
+
+    def need(images: int) -> int:
+        rows = images * cells
+        # Features in single precision, without negative ones, their reconstruction, and one spare at the checks;
+        # convex factors also take the products of all rows with each other, their two signs, and one spare.
+        return 4 * 4 * rows * (max(source.channels, 1) + (rows if settings.factorisation == "convex" else 0))
+
+    largest = max(range(classes), key=source.count)
     count = source.count(largest)
-    if count * each > memory_limit:
+    if need(count) > memory_limit:
+        fewer = bisect.bisect_right(range(count), memory_limit, key=need) - 1
         raise RequestError(
-            f"{called(largest, names)}: its {count} images need {count * each / 2**30:.1f} GiB to be decomposed and "
+            f"{called(largest, names)}: its {count} images need {need(count) / 2**30:.1f} GiB to be decomposed and "
             f"{memory_limit / 2**30:.1f} GiB of the memory limit are for that; raise the limit, or use at most "
-            f"images_per_class={memory_limit // each}"
+            f"images_per_class={fewer}"
         )
     # SciPy's Nelder-Mead goes class by class; the others would only be computed along.
-    together = 1 if settings.refinement == "nelder-mead" else memory_limit // (count * each)
+    together = 1 if settings.refinement == "nelder-mead" else memory_limit // need(count)
     return [todo[start : start + together] for start in range(0, len(todo), together)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -34,17 +35,33 @@ class DecomposedClassifier(PartPrototypeModel):
         self.prototypes = PrototypeTable(owner, vectors.double().flatten(0, 1))
         self.register_buffer("bias", bias.detach().clone())
         self.register_buffer("weights", torch.ones(classes * k, dtype=torch.float64, device=vectors.device))
+        self._summed: tuple[tuple[Tensor, ...], tuple[int, ...], Tensor] = (), (), bias
 
     @property
     def vectors(self) -> Tensor:
         """The prototypes ``(C, k, D)``, float64, each times its weight (1 unless somebody intervened)."""
+        return self._of(slice(None))
+
+    def _of(self, classes: Tensor | slice) -> Tensor:
+        """The prototypes of some classes ``(N, k, D)``: of 1,000 classes, the table is much more than a batch's."""
         assert self.prototypes.vectors is not None
-        return (self.weights[:, None] * self.prototypes.vectors).unflatten(0, (-1, self.k))
+        vectors, weights = (t.unflatten(0, (-1, self.k)) for t in (self.prototypes.vectors, self.weights))
+        return weights[classes][..., None] * vectors[classes]
 
     @property
     def rows(self) -> Tensor:
-        """The classifier's weight ``(C, D)`` in the bias's precision: the sum of each class's prototypes (eq. 7)."""
-        return self.vectors.sum(1).to(self.bias.dtype)
+        """The classifier's weight ``(C, D)`` in the bias's precision: the sum of each class's prototypes (eq. 7).
+
+        Summed once, and again when the prototypes or weights have been replaced or written to.
+        """
+        assert self.prototypes.vectors is not None
+        made_of = (self.prototypes.vectors, self.weights, self.bias)
+        versions = tuple(tensor._version for tensor in made_of)
+        tensors, before, found = self._summed
+        if before != versions or any(map(operator.is_not, tensors, made_of)):
+            found = self.vectors.sum(1).to(self.bias.dtype)
+            self._summed = made_of, versions, found
+        return found
 
     def logits(self, features: Tensor) -> Tensor:
         """``Avg(x) v^T + b``, with v the sum of the prototypes."""
@@ -57,7 +74,7 @@ class DecomposedClassifier(PartPrototypeModel):
         if classes is None:
             maps = torch.einsum("ndhw,pd->nphw", features, self.vectors.flatten(0, 1).to(features.dtype))
         else:
-            chosen = self.vectors[classes].to(features.dtype)
+            chosen = self._of(classes).to(features.dtype)
             maps = (chosen @ features.flatten(2)).unflatten(2, features.shape[2:])
         return Explanation(self.logits(features), maps, maps.mean((2, 3)), indices)
 

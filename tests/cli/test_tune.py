@@ -43,6 +43,13 @@ def test_every_choice_is_fitted_on_every_part(planned):
     assert bench(home, *arguments).stdout == ran.stdout
 
 
+def test_a_setting_that_cannot_work_on_a_part_is_refused_before_any_fit(planned):
+    home, cell = planned
+    ran = bench(home, "tune", cell, "--set", "ours.k=1,100000")
+    assert ran.returncode == 2
+    assert "ours.k=100000 exceeds the rank of a class's features" in ran.stderr
+
+
 def test_the_table_has_the_columns_that_are_asked_for():
     trials = [Trial("a", fold, {"k": k}, {"accuracy": k + fold, "other": 1.0}) for k in (1, 2) for fold in (0, 1)]
     assert as_text(trials, "md", ["accuracy"]).splitlines() == [

@@ -13,6 +13,13 @@ from bench.posthoc.blackbox import BlackBox
 from bench.posthoc.method import Ours, OursContrast
 
 
+def ragged():
+    """Classes of 12, 9 and 4 images: padding differs with the company."""
+    samples = stripes()
+    keep = torch.cat([torch.arange(12), torch.arange(12, 21), torch.arange(24, 28)])
+    return Tensors(samples.images[keep], samples.labels[keep], 3)
+
+
 def black_box(classes=3, seed=0):
     torch.manual_seed(seed)
     return Classifier(SmallNet(), classes).eval()
@@ -70,10 +77,7 @@ def test_maps_are_features_times_prototypes(tmp_path):
 
 @pytest.mark.parametrize("config", [Ours.Config(), OursContrast.Config()], ids=["ours", "contrast"])
 def test_chunks_do_not_change_a_bit_of_the_result(tmp_path, config, monkeypatch):
-    samples, box = stripes(), black_box()
-    # Classes of 12, 9 and 4 images: padding differs with the company.
-    keep = torch.cat([torch.arange(12), torch.arange(12, 21), torch.arange(24, 28)])
-    samples = Tensors(samples.images[keep], samples.labels[keep], 3)
+    samples, box = ragged(), black_box()
     wide = Ours().fit(task(tmp_path / "wide", samples, config, black_box=box))
     one_class = 16 * 12 * 16 * 16  # four copies in 4 bytes of 12 images, 16 cells and 16 channels
     sizes = chunk_sizes(monkeypatch)
@@ -97,7 +101,7 @@ def chunk_sizes(monkeypatch):
 
 
 def test_an_interrupted_fit_goes_on_at_the_class_where_it_stopped(tmp_path, monkeypatch):
-    samples, box = stripes(), black_box()
+    samples, box = ragged(), black_box()
     limit = 16 * 12 * 16 * 16
     whole = Ours().fit(task(tmp_path / "whole", samples, Ours.Config(), black_box=box))
     seen, real = [], classwise.decompose_classes
@@ -115,6 +119,63 @@ def test_an_interrupted_fit_goes_on_at_the_class_where_it_stopped(tmp_path, monk
     assert seen == [0, 1, 1, 2]
     for name, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("refinement", ["none", "lbfgs"])
+def test_classes_of_another_black_box_are_not_gone_on_with(tmp_path, refinement):
+    samples, config = stripes(), Ours.Config(refinement=refinement)
+    Ours().fit(task(tmp_path / "one", samples, config, black_box=black_box(seed=1)))
+    (tmp_path / "one" / "classes" / "class-00002.safetensors").unlink()
+    other = Ours().fit(task(tmp_path / "one", samples, config, black_box=black_box()))
+    fresh = Ours().fit(task(tmp_path / "two", samples, config, black_box=black_box()))
+    assert torch.equal(other.vectors, fresh.vectors)
+
+
+@pytest.mark.parametrize("weight", [1e-9, 1e-12, 1e-30, 0.0])
+@pytest.mark.parametrize("method", [Ours, OursContrast])
+def test_a_weight_that_is_nothing_beside_its_prototypes_is_met_to_their_last_bit(tmp_path, method, weight):
+    samples, box = stripes(), black_box()
+    with torch.no_grad():
+        box.head.weight[1, 5] = weight
+        model = method().fit(task(tmp_path, samples, method.Config(), black_box=box))
+        assert float((model.rows - box.head.weight).abs().max()) < 1e-12
+        torch.testing.assert_close(model(samples.images), box(samples.images), rtol=0, atol=1e-6)
+
+
+def test_a_prototype_that_misses_the_row_is_an_error(tmp_path, monkeypatch):
+    real = classwise.decompose_classes
+
+    def spoilt(*given):
+        parts, numbers = real(*given)
+        parts[0, 0, 3] += 1e-4
+        return parts, numbers
+
+    monkeypatch.setattr(classwise, "decompose_classes", spoilt)
+    with pytest.raises(CellError, match=r"do not sum to the classifier's rows \(largest difference 0.0001\)"):
+        Ours().fit(task(tmp_path, stripes(), Ours.Config(), black_box=black_box()))
+
+
+def test_the_products_of_all_rows_count_in_the_memory_of_convex_factors(tmp_path):
+    samples, box = stripes(), black_box()
+    rows, channels = 12 * 16, 16
+    config = Ours.Config(k=2, factorisation="convex")
+    limit = 16 * rows * (channels + rows)
+    Ours().fit(task(tmp_path / "enough", samples, config, black_box=box, memory_limit=limit))
+    with pytest.raises(RequestError, match=r"class 0: its 12 images need .* images_per_class=11"):
+        Ours().fit(task(tmp_path / "tight", samples, config, black_box=box, memory_limit=limit - 1))
+
+
+def test_rows_follow_what_they_are_summed_from(tmp_path):
+    samples, box = stripes(), black_box()
+    model = Ours().fit(task(tmp_path, samples, Ours.Config(k=2), black_box=box))
+    assert torch.equal(model.rows, box.head.weight)
+    assert model.rows is model.rows
+    model.weights[0] = 0  # in place
+    torch.testing.assert_close(model.rows[0].double(), model.prototypes.vectors[1], rtol=1e-6, atol=1e-7)
+    assert torch.equal(model.rows[1:], box.head.weight[1:])
+    model.load_state_dict({name: torch.zeros_like(value) for name, value in model.state_dict().items()})
+    assert not model.rows.any()
+    assert model.double().rows.dtype == torch.float64
 
 
 def test_refinement_lowers_the_objective(tmp_path):
@@ -222,6 +283,8 @@ def test_k_above_the_rank_is_refused_before_anything_runs():
     Ours.check(Ours.Config(k=8), sizes)
     with pytest.raises(RequestError, match=r"ours.k=9 exceeds the rank .* at most 8"):
         Ours.check(Ours.Config(k=9), sizes)
+    with pytest.raises(RequestError, match=r"a class has no training image .* data verify"):
+        Ours.check(Ours.Config(k=1), Sizes(classes=3, images_per_class=0, channels=100, cells=4))
 
 
 def test_a_saved_model_loads_into_what_build_makes(tmp_path):

@@ -10,8 +10,9 @@ from torch import nn
 import bench.backbones  # noqa: F401 - lets torchvision be imported
 from bench.contract import RequestError
 from bench.posthoc.anyone.split import find
-from bench.posthoc.anyone.verify import fingerprint, verify
+from bench.posthoc.anyone.verify import verify
 from bench.posthoc.anyone.wrapped import Features, fold
+from bench.posthoc.checkpoint import fingerprint
 
 CLASSES = 5
 
@@ -255,6 +256,16 @@ def test_a_head_that_depends_on_the_image_in_another_way_is_caught_by_the_number
     images = torch.randn(2, 3, 9, 9)
     with pytest.raises(RequestError, match="does not hold: recomposed logits differ"):
         verify(Features(model, find(model, images)), images)
+
+
+def test_logits_that_are_not_finite_are_no_proof():
+    model = drawn(sequence())
+    images = torch.randn(4, 3, 9, 9)
+    features = Features(model, find(model, images))
+    with torch.no_grad():
+        model[-1].bias[0] = float("inf")
+    with pytest.raises(RequestError, match="logits are not finite though its features are"):
+        verify(features, images)
 
 
 def test_half_precision_backbones_are_verified_in_their_own_precision():

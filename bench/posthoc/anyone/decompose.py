@@ -15,9 +15,9 @@ from bench.contract import CellError, Progress, RequestError
 from bench.posthoc.anyone.gathering import batch_of, gather
 from bench.posthoc.anyone.split import find
 from bench.posthoc.anyone.storage import Precision, Storage
-from bench.posthoc.anyone.verify import fingerprint, verify
+from bench.posthoc.anyone.verify import verify
 from bench.posthoc.anyone.wrapped import Features, PartPrototypeClassifier, fold
-from bench.posthoc.checkpoint import Checkpoint
+from bench.posthoc.checkpoint import Checkpoint, fingerprint
 from bench.posthoc.classwise import called, decompose_all
 from bench.posthoc.decomposition import DecompositionConfig
 from bench.posthoc.telling import Telling

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from bench.backbones.weights import read
 from bench.contract import RequestError, Settings
 from bench.posthoc.anyone.split import Split
-from bench.posthoc.anyone.verify import fingerprint, verify
+from bench.posthoc.anyone.verify import verify
 from bench.posthoc.anyone.wrapped import Features, PartPrototypeClassifier
-from bench.posthoc.checkpoint import write
+from bench.posthoc.checkpoint import fingerprint, write
 
 _TENSORS = "prototypes.safetensors"
 _FACTS = "prototypes.json"

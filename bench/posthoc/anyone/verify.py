@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.contract import RequestError
 from bench.posthoc.anyone.wrapped import Features
@@ -33,14 +32,20 @@ class Residual:
         """Take in one batch.
 
         Raises:
-            RequestError: where the difference is more than rounding, or a prediction changes by more than that.
+            RequestError: where the difference is more than rounding, a prediction changes by more than that, or
+                logits are not finite.
         """
+        if not bool(torch.isfinite(features).all()):
+            # These are reported with their class by whoever gathers them.
+            return
+        if not bool(torch.isfinite(logits).all()):
+            raise RequestError(
+                "the classifier's logits are not finite though its features are: mend its head, or give it in single "
+                "precision"
+            )
         scale = float(logits.double().abs().max().clamp(min=1e-30))
         worst = float((recomposed - logits.double()).abs().max()) / scale
         tolerance = max(_TOLERANCE.get(t.dtype, 1e-4) for t in (features, logits))
-        if not bool(torch.isfinite(logits).all()):
-            # Features that are not finite are reported with their class by whoever gathers them.
-            return
         if not worst <= tolerance:
             raise RequestError(
                 f"the split into features and head does not hold: recomposed logits differ from the classifier's by "
@@ -73,13 +78,3 @@ def verify(features: Features, images: Tensor) -> Residual:
         # The head as this project runs it on features alone.
         Residual().add(x, logits, features.head(x).double())
     return residual
-
-
-def fingerprint(classifier: nn.Module) -> str:
-    """16 hexadecimal digits that change with any weight, shape, precision or name of the classifier."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(classifier.state_dict().items()):
-        if isinstance(tensor, Tensor):
-            found.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1f".encode())
-            found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:16]
