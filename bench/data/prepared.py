@@ -26,7 +26,7 @@ from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Augment, Batch, CellErro
 from bench.data.protocol import Protocol
 
 SPLITS = ("train", "test")
-_FORMAT = 2
+_FORMAT = 3
 _ARRAYS = ("rows", "labels", "keypoints", "visible", "boxes")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import PositiveInt, SerializerFunctionWrapHandler, model_serializer
+from pydantic import PositiveInt, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor
 from torch.nn import functional
 
@@ -61,6 +61,8 @@ class Protocol(Settings):
             (256 for 224) and cuts the middle, as torchvision does.
         interpolation: ``bilinear`` or ``bicubic``.
         antialias: whether the filter widens where the image shrinks, as PIL's does.
+        outside: whether a key-point outside the prepared image counts as visible: ``kept``, as published, or
+            ``hidden``, which is what a centre crop has unless told otherwise.
     """
 
     crop: Literal["bbox", "full"] = "bbox"
@@ -69,11 +71,22 @@ class Protocol(Settings):
     resize: Literal["squash", "resize-centre-crop"] = "squash"
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     antialias: bool = True
+    outside: Literal["kept", "hidden"] = "kept"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _cut_off_is_hidden(cls, given: Any) -> Any:
+        """What a centre crop cuts off no network sees; a key-point outside its own box is still one of the bird."""
+        if isinstance(given, Mapping) and given.get("resize", "squash") != "squash":
+            return {"outside": "hidden", **given}
+        return given
 
     @model_serializer(mode="wrap")
     def _identity(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """The later settings are left out where they say what was always done: results keep their ids."""
         late = {"resize": "squash", "interpolation": "bilinear", "antialias": True}
+        if self.resize == "squash":
+            late["outside"] = "kept"
         return {name: value for name, value in handler(self).items() if late.get(name) != value}
 
     @property
@@ -83,6 +96,7 @@ class Protocol(Settings):
             "centre" if self.resize != "squash" else "",
             self.interpolation if self.interpolation != "bilinear" else "",
             "" if self.antialias else "aliased",
+            self.outside if (self.outside == "hidden") != (self.resize != "squash") else "",
         ]
         return "-".join([self.crop, str(self.size), self.coordinates, *filter(None, others)])
 
@@ -94,7 +108,7 @@ class Protocol(Settings):
         """
         image = decode(record.path)
         x1, y1, x2, y2 = self.region(record, *image.size)
-        # The cut ends where the image ends, as an array slice would; the scale in `place` still is the box's.
+        # The cut ends where the image ends, as an array slice would, whatever the scale in `place` is.
         cut = (max(x1, 0), max(y1, 0), min(x2, image.width), min(y2, image.height))
         if cut[0] >= cut[2] or cut[1] >= cut[3]:
             raise CellError(f"{record.path}: its box {record.box} lies outside the image; correct the box")
@@ -124,7 +138,9 @@ class Protocol(Settings):
         return (wide, high), (round((wide - self.size) / 2), round((high - self.size) / 2))
 
     def region(self, record: Record, width: int, height: int) -> tuple[int, int, int, int]:
-        """What is cut from an image of that size: ``(x1, y1, x2, y2)``, which may reach beyond the image.
+        """What is cut from an image of that size, and its key-points are scaled by: ``(x1, y1, x2, y2)``.
+
+        As published, the scale is the whole box's also where that reaches beyond the image; else it ends there.
 
         Raises:
             CellError: where the record has no box, or one without area once truncated to integers.
@@ -136,15 +152,17 @@ class Protocol(Settings):
         x, y, w, h = (int(value) for value in record.box)
         if w <= 0 or h <= 0:
             raise CellError(f"{record.path}: its box {record.box} holds no pixel; correct the box or use crop=full")
-        return x, y, x + w, y + h
+        if self.coordinates == "truncated" and self.resize == "squash":
+            return x, y, x + w, y + h
+        return max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
 
     def place(
         self, record: Record, width: int, height: int
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
         """Key-points ``(parts, 2)``, visibility ``(parts,)`` and box ``(4,)`` in the prepared image.
 
-        Not clipped: a key-point outside the crop gets a place outside the image. ``width`` and ``height`` are
-        those of the stored image in pixels.
+        Not clipped: a key-point outside the crop gets a place outside the image, and where those are ``hidden`` it
+        is not visible. ``width`` and ``height`` are those of the stored image in pixels.
         """
         x1, y1, x2, y2 = self.region(record, width, height)
         (wide, high), (left_cut, top_cut) = self._scaled(x2 - x1, y2 - y1)
@@ -161,6 +179,9 @@ class Protocol(Settings):
                 row, column = scale(int(x), int(y)) if truncated else scale(x, y)
                 keypoints[part] = (int(row), int(column)) if truncated else (row, column)
         keypoints[visible] -= (top_cut, left_cut)
+        if self.outside == "hidden":
+            visible &= ((keypoints >= 0) & (keypoints < self.size)).all(1)
+            keypoints[~visible] = 0
         if record.box is None:
             return keypoints, visible, np.full(4, np.nan)
         left, top, w, h = (float(int(value)) if truncated else value for value in record.box)

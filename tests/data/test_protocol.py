@@ -82,6 +82,19 @@ def test_a_box_that_exceeds_the_image_scales_by_the_box(tmp_path):
     np.testing.assert_array_equal(Protocol(size=16).apply(before).image, np.asarray(expected).transpose(2, 0, 1))
 
 
+@pytest.mark.parametrize(("box", "left"), [((20, 10, 40, 30), (20, 10, 32, 24)), ((-5, -6, 20, 20), (0, 0, 15, 14))])
+def test_exact_places_are_those_of_the_pixels_that_a_box_has_in_the_image(tmp_path, box, left):
+    x1, y1, x2, y2 = left
+    point = (x1 + 3, y1 + 2)
+    record, _ = drawn(tmp_path, box=box, points=((*map(float, point), True),))
+    found = Protocol(size=16, coordinates="exact").apply(record)
+    np.testing.assert_allclose(found.keypoints[0], [16 * 2 / (y2 - y1), 16 * 3 / (x2 - x1)])
+    inside = drawn(tmp_path, box=(x1, y1, x2 - x1, y2 - y1), points=((*map(float, point), True),))[0]
+    same = Protocol(size=16, coordinates="exact").apply(inside)
+    np.testing.assert_array_equal(found.image, same.image)
+    np.testing.assert_array_equal(found.keypoints, same.keypoints)
+
+
 @pytest.mark.parametrize(
     ("box", "problem"),
     [
@@ -154,7 +167,7 @@ def test_truncation_is_exact_where_the_result_is_whole(tmp_path):
 def test_visible_real_key_points_lie_in_the_image(both):
     for coordinates in ("truncated", "exact"):
         for record in both:
-            keypoints, visible, _ = Protocol(coordinates=coordinates).place(record, 1, 1)
+            keypoints, visible, _ = Protocol(coordinates=coordinates).place(record, 10**4, 10**4)
             assert visible.any()
             assert (keypoints[visible] >= 0).all()
             assert (keypoints[visible] < 224).all()
