@@ -9,10 +9,10 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench.contract import RequestError
+from bench.data.threads import in_order
 
 # A file that changed this recently may change again within the same tick of the file system's clock, unseen by size
 # and time; its hash is used but not remembered (git calls such entries "racily clean"). FAT has the coarsest tick.
@@ -43,8 +43,7 @@ def digest(root: Path, files: Sequence[Path], cache: Path | None) -> str:
         stale = [
             name for name, stat in stats.items() if known.get(name, (0, 0, ""))[:2] != (stat.st_size, stat.st_mtime_ns)
         ]
-        with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
-            fresh = dict(zip(stale, pool.map(_sha256, [paths[name] for name in stale]), strict=True))
+        fresh = dict(zip(stale, in_order(_sha256, [paths[name] for name in stale]), strict=True))
     except OSError as error:
         raise RequestError(
             f"{error.filename or root}: cannot be read ({error.strerror or error}); mend its permissions or restore it"

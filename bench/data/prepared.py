@@ -10,7 +10,6 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Augment, Batch, CellError, Dataset, Progress, RequestError
 from bench.data.protocol import Protocol
+from bench.data.threads import in_order
 
 SPLITS = ("train", "test")
 _FORMAT = 3
@@ -249,9 +249,7 @@ def _write_split(
             keypoints[row], visible[row] = found.keypoints, found.visible
         return None
 
-    # PIL decodes and resizes outside Python's lock; each thread fills its own rows, so order does not matter.
-    with ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
-        problems = list(progress.track(pool.map(work, range(n)), f"prepare {split}", n))
+    problems = list(progress.track(in_order(work, range(n)), f"prepare {split}", n))
     images.flush()
     rows = np.array([row for row, problem in enumerate(problems) if problem is None], dtype=np.int64)
     if not len(rows):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.contract import CellError, Dataset, Progress, Record
 from bench.data.prepared import SPLITS
 from bench.data.protocol import decode
+from bench.data.threads import in_order
 from bench.data.tree import Figures
 
 
@@ -82,14 +81,12 @@ def verify(dataset: Dataset, progress: Progress) -> Report:
                 anomalies.append(Anomaly("class", name, f"has no {split} image"))
     flat = [(split, record) for split in SPLITS for record in records[split]]
     first: dict[str, tuple[str, str]] = {}
-    # PIL and hashlib work outside Python's lock; results come in order, so the report is the same every time.
-    with ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
-        looks = pool.map(look, [record for _, record in flat])
-        for (split, record), (content, wrong) in zip(flat, progress.track(looks, "verify", len(flat)), strict=True):
-            anomalies += wrong
-            before, twin = first.setdefault(content, (split, record.id))
-            if content and before != split:
-                anomalies.append(Anomaly("leak", record.id, f"the same file is {twin} of the {before} split"))
+    looks = in_order(look, [record for _, record in flat])
+    for (split, record), (content, wrong) in zip(flat, progress.track(looks, "verify", len(flat)), strict=True):
+        anomalies += wrong
+        before, twin = first.setdefault(content, (split, record.id))
+        if content and before != split:
+            anomalies.append(Anomaly("leak", record.id, f"the same file is {twin} of the {before} split"))
     return Report(counts, len(dataset.classes), compared, anomalies)
 
 

@@ -1,0 +1,35 @@
+"""Work in threads: in order, never far ahead of what is taken, and errors at their place."""
+
+import itertools
+import threading
+
+import pytest
+
+from bench.data.threads import in_order
+
+
+def test_results_come_in_order_and_not_far_ahead_of_what_is_taken():
+    drawn = itertools.count()
+    items = (next(drawn) for _ in range(10**9))
+    found = in_order(lambda number: number * number, items)
+    assert list(itertools.islice(found, 1000)) == [number * number for number in range(1000)]
+    assert next(drawn) < 2100
+    found.close()
+    assert list(in_order(str, [])) == []
+
+
+def test_an_error_comes_at_its_place_and_ends_the_rest():
+    begun, lock = [], threading.Lock()
+
+    def work(number):
+        with lock:
+            begun.append(number)
+        if number == 5:
+            raise ValueError("five")
+        return number
+
+    taken = []
+    with pytest.raises(ValueError, match="five"):
+        taken.extend(in_order(work, range(10**6)))
+    assert taken == [0, 1, 2, 3, 4]
+    assert len(begun) < 2000
