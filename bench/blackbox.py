@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from pydantic import field_validator
+from pydantic import SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -23,14 +24,34 @@ VERSION = 1
 
 
 class BlackBoxConfig(Settings):
-    """How the classifier is trained: phases over the groups ``backbone`` and ``head``."""
+    """Where the classifier comes from.
 
-    schedule: Schedule
+    Attributes:
+        head: ``trained``: a new linear layer, trained with the backbone; ``pretrained``: the file of starting weights
+            has one for these classes, and nothing is trained (sections 4.3 and 4.4 of the paper, on ImageNet).
+        schedule: of the training, phases over the groups ``backbone`` and ``head``.
+    """
+
+    head: Literal["trained", "pretrained"] = "trained"
+    schedule: Schedule | None = None
 
     @field_validator("schedule")
     @classmethod
-    def _known(cls, schedule: Schedule) -> Schedule:
-        return schedule.require(("backbone", "head"))
+    def _known(cls, schedule: Schedule | None) -> Schedule | None:
+        return schedule and schedule.require(("backbone", "head"))
+
+    @model_validator(mode="after")
+    def _trained_by_a_schedule(self) -> BlackBoxConfig:
+        if self.head == "trained" and self.schedule is None:
+            raise ValueError("a head that is trained needs a schedule")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _identity(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What nothing depends on is left out; so results from before there was a choice keep their ids."""
+        return {
+            name: value for name, value in handler(self).items() if (name == "schedule") == (self.head == "trained")
+        }
 
 
 class ClassifierLearner(Learner):
@@ -58,19 +79,21 @@ def obtain(
     folder: Folder,
     config: BlackBoxConfig,
     backbone: Callable[[], nn.Module],
+    head: Callable[[int, int], tuple[Tensor, Tensor]],
     train: Samples,
     seed: int,
     trainer: Callable[[Path], Trainer],
     progress: Progress,
 ) -> Classifier:
-    """The trained classifier in eval mode: from the folder where it is there, else trained and put there.
+    """The classifier in eval mode: as given, or from the folder where it is there, else trained and put there.
 
     Another process that wants the same one waits for it.
 
     Args:
         folder: its own place.
-        config: its schedule.
+        config: where it comes from.
         backbone: builds the feature extractor with its starting weights.
+        head: gives weight and bias of the head that those weights were trained with, for classes and channels.
         train: training split.
         seed: of the head's start, the order and the augmentation.
         trainer: makes the training loop with its checkpoint in the given folder.
@@ -82,6 +105,10 @@ def obtain(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "head"))
         classifier = Classifier(backbone(), train.classes)
+    if config.schedule is None or config.head == "pretrained":
+        weight, bias = head(train.classes, classifier.head.in_features)
+        classifier.head.load_state_dict({"weight": weight, "bias": bias})
+        return classifier.eval()
     loop = trainer(folder.resume)
     if loop.ranks.rank and not folder.done:
         loop.fit(ClassifierLearner(classifier), config.schedule, train)  # rank 0 has the claim; this ends in `Followed`

@@ -168,6 +168,7 @@ class Cell:
                 Folder(self.home / "blackboxes" / self.spec.black_box_id),
                 BlackBoxConfig.model_validate(facts),
                 self.inputs.backbone,
+                self.inputs.head,
                 self.attempts.guarded(train, capped=False),
                 derive(self.spec.seed, "black box"),
                 self._trainer,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bench import registry
 from bench.backbones import weights
@@ -93,6 +93,10 @@ class Inputs:
         """The files and folders that stand in for training, where there are any."""
         settings = self.settings()
         return settings.given if isinstance(settings, NetworkSettings) else {}
+
+    def head(self, classes: int, channels: int) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the head that the starting weights were trained with; see :func:`weights.head`."""
+        return weights.head(Path(self.where["weights"]), classes, channels)
 
     def backbone(self) -> nn.Module:
         """A fresh feature extractor with its starting weights."""

@@ -156,8 +156,8 @@ def _cells_of(
         needed = any(method.needs_black_box for method in loaded.values())
         black_box = None
         if needed:
-            found = black_box_config(backbone, recipe, own | request.overrides)
-            black_box = {"version": BLACK_BOX_VERSION, **found.model_dump(mode="json")}
+            box = black_box_config(backbone, recipe, own | request.overrides)
+            black_box = {"version": BLACK_BOX_VERSION, **box.model_dump(mode="json")}
         unseeded: list[PlannedCell] = []
         for name, chosen in variants:
             overrides = {**request.overrides, **chosen}
@@ -174,6 +174,8 @@ def _cells_of(
                 method.check(method_config, sizes)
             # What is not trained here starts from no weights: none are looked for, none enter the id.
             file, digest = starting() if method.needs_backbone and not given else (None, "")
+            if method.needs_black_box and box.head == "pretrained":
+                _check_head(file, backbone, sizes)
             applicable, not_applicable = _applicable(metrics, metric_configs, dataset_name, dataset, name, method)
             unseeded.append(
                 PlannedCell(
@@ -200,7 +202,7 @@ def _cells_of(
                         options=settings.options,
                         weights=str(file.resolve()) if file else None,
                         plugins=context.plugins,
-                        given={found.digest: str(found.path) for found in given.values()},
+                        given={one.digest: str(one.path) for one in given.values()},
                     ),
                     label=_label(
                         name, {**overrides, **{f"{name}.{key}": value.path.name for key, value in given.items()}}
@@ -265,6 +267,15 @@ def _weights(backbone: str, settings: DatasetConfig, context: Context) -> tuple[
     # Loading it once here turns a wrong file into an error of the request, before anything is trained.
     weight_files.load(registry.load("backbones", backbone)(), file, backbone)
     return file, weight_files.digest(file)
+
+
+def _check_head(file: Path | None, backbone: str, sizes: Sizes) -> None:
+    if file is None:
+        raise RequestError(
+            f"{backbone} has no weights with a head that could be used: pass --weights {backbone}=FILE, or train a "
+            "head: --set classifier.head=trained"
+        )
+    weight_files.head(file, sizes.classes, sizes.channels)
 
 
 def _sizes(backbone: str, settings: DatasetConfig, dataset: Dataset, home: Path) -> Sizes:

@@ -52,6 +52,11 @@ class CellSpec(Settings):
         """The id of the classifier that this cell decomposes or shows: the same for all cells that can share it."""
         return self._without("method", "method_version", "settings", "split", "metrics")
 
+    @property
+    def trains_black_box(self) -> bool:
+        """Whether that classifier is trained, and not given with its starting weights."""
+        return self.black_box is not None and self.black_box.get("head") != "pretrained"
+
     def _without(self, *names: str) -> str:
         return fingerprint({name: value for name, value in self.content.items() if name not in names})
 

@@ -106,6 +106,7 @@ class Subject:
         if not self.trains:
             learner: Learner = ClassifierLearner(self.black_box())
             plain: BlackBoxConfig = black_box_config(self.sizes.backbone, "published", {})
+            assert plain.schedule is not None
             phases = plain.schedule.phases
         else:
             found = self.method.learner(self.model(), self.task)

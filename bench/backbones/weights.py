@@ -111,6 +111,24 @@ def load(backbone: nn.Module, file: Path, name: str) -> None:
     backbone.load_state_dict({key: value for key, value in given.items() if key in wanted}, strict=False)
 
 
+def head(file: Path, classes: int, channels: int) -> tuple[Tensor, Tensor]:
+    """Weight ``(classes, channels)`` and bias ``(classes,)`` of the linear head that a file has behind its backbone.
+
+    Raises:
+        RequestError: where it has none of that size, or more than one layer behind the backbone.
+    """
+    given = {key: value for key, value in read(file).items() if key.startswith(HEADS)}
+    matrices = [key for key in given if given[key].ndim > 1]
+    if len(matrices) == 1 and given[matrices[0]].shape == (classes, channels):
+        bias = given.get(matrices[0].removesuffix("weight") + "bias")
+        return given[matrices[0]], torch.zeros(classes) if bias is None else bias
+    found = ", ".join(f"{key} {tuple(given[key].shape)}" for key in matrices) or "nothing"
+    raise RequestError(
+        f"{file} has no linear head of {classes} classes on {channels} averaged channels (behind its backbone: "
+        f"{found}); pass other weights, or train a head: --set classifier.head=trained"
+    )
+
+
 def digest(file: Path) -> str:
     """The first 16 hexadecimal digits of the file's SHA-256."""
     with file.open("rb") as stream:

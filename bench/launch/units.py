@@ -65,7 +65,7 @@ def units_of(cells: Sequence[PlannedCell], home: Path) -> list[Unit]:
     makes it itself.
     """
     images = Counter(prepared_folder(cell.spec, home) for cell in cells)
-    boxes = Counter(cell.spec.black_box_id for cell in cells if cell.spec.black_box is not None)
+    boxes = Counter(cell.spec.black_box_id for cell in cells if cell.spec.trains_black_box)
     stages: dict[str, Unit] = {}
     whole = []
     for cell in cells:
@@ -74,7 +74,7 @@ def units_of(cells: Sequence[PlannedCell], home: Path) -> list[Unit]:
         if images[folder] > 1 and not folder.is_dir():
             needs = (f"data {folder.name}",)
             stages.setdefault(needs[0], Unit(needs[0], cell, "data"))
-        if cell.spec.black_box is not None and boxes[cell.spec.black_box_id] > 1:
+        if cell.spec.trains_black_box and boxes[cell.spec.black_box_id] > 1:
             name = f"black box {cell.spec.black_box_id}"
             if not black_box_folder(cell.spec, home).done:
                 stages.setdefault(name, Unit(name, cell, "black-box", needs))
