@@ -20,6 +20,7 @@ from bench import options
 @click.option(
     "--run", "stamp", metavar="STAMP", help="Cells of this run. Default: of the newest run that has all methods."
 )
+@click.option("--first-only", is_flag=True, help="Only A with each of the others: one question, fewer tests.")
 @click.option("--format", "fmt", type=click.Choice(["text", "md", "json", "csv"]), default="text", show_default=True)
 @options.home
 @options.plugin
@@ -28,6 +29,7 @@ def compare(
     metrics: tuple[str, ...],
     suite: str | None,
     stamp: str | None,
+    first_only: bool,
     fmt: str,
     out: Path | None,
     plugins: tuple[Path, ...],
@@ -37,12 +39,12 @@ def compare(
     A, B, ... are methods as tables name them; controls and the black box may be among them. For every data set,
     backbone and metric: both values, their difference with a 95 % interval, and the p value of a test over the same
     images or classes, corrected for all tests of the call (Holm). What was measured on other data, under another
-    protocol or by another definition is not compared. With three methods or more, mean ranks too.
+    protocol or by another definition is not compared. With three methods or more, mean ranks too, unless --first-only.
 
     \b
     python -m bench compare ours protopnet
     python -m bench compare ours constant --metrics consistency,consistency_controlled
-    python -m bench compare ours protopnet tesnet --format md
+    python -m bench compare ours protopnet tesnet --first-only --format md
 
     Exit code 1: nothing could be compared.
     """  # noqa: D301 (click reads the character itself)
@@ -51,7 +53,7 @@ def compare(
     from bench.report.compare import compare as judge
     from bench.store import Store
 
-    found = judge(Store(out or find_home()), methods, metrics, stamp, suite)
+    found = judge(Store(out or find_home()), methods, metrics, stamp, suite, first_only)
     if fmt == "text":
         contest_text.as_text(found, Console())
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, product
 from statistics import fmean
 
 import numpy as np
@@ -28,6 +28,7 @@ def compare(
     metrics: Sequence[str] = (),
     stamp: str | None = None,
     suite: str | None = None,
+    first_only: bool = False,
 ) -> Contest:
     """Compare every two of the methods in every metric, on every data set and backbone.
 
@@ -37,6 +38,8 @@ def compare(
         metrics: names (``METRIC.NUMBER`` for a further number) or groups; by default the values of all metrics.
         stamp: of a run to take cells from.
         suite: whose newest run to take cells from.
+        first_only: compare the first method with each of the others, and not those with each other: one question, and
+            fewer tests to correct for.
 
     Raises:
         RequestError: for methods or metrics that there are no results of.
@@ -47,15 +50,14 @@ def compare(
     known = {label: sides(cells, label) for label in methods}
     wanted = _wanted(metrics, [side for found in known.values() for side in found], origin)
     judge = Judge(store)
-    found = [
-        comparison for one, two in combinations(methods, 2) for comparison in judge.pair(known[one], known[two], wanted)
-    ]
+    pairs = product(methods[:1], methods[1:]) if first_only else combinations(methods, 2)
+    found = [comparison for one, two in pairs for comparison in judge.pair(known[one], known[two], wanted)]
     found = corrected_over_all(found)
     tests = sum(comparison.p is not None for comparison in found)
     data = dict.fromkeys(f"data: {', '.join((side.dataset, *side.view))}" for own in known.values() for side in own)
     definitions = "; ".join(dict.fromkeys(one.definition for one in found if one.p is not None))
     facts = (*explained(found, tests), *([f"metrics: {definitions}"] if definitions else []), *data, origin)
-    rankings = tuple(_rankings(found, methods)) if len(methods) > 2 else ()
+    rankings = tuple(_rankings(found, methods)) if len(methods) > 2 and not first_only else ()
     return Contest(tuple(methods), tuple(found), rankings, tuple(_tallies(found)), facts)
 
 

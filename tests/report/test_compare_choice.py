@@ -76,6 +76,23 @@ def test_a_run_that_has_the_metrics_goes_before_a_newer_one(maker):
         compare(maker.store, ("ours", "tesnet"), metrics=("purity",))
 
 
+def test_the_first_alone_is_compared_with_the_others_and_corrected_for_that(maker):
+    names = ("ours", "tesnet", "protopnet")
+    cells = [
+        accuracy(maker, name, drawn(0.9 - place / 10, place), backbone=net)
+        for net in ("resnet34", "vgg19")
+        for place, name in enumerate(names)
+    ]
+    maker.invocation(cells)
+    every, first = compare(maker.store, names), compare(maker.store, names, first_only=True)
+    assert [one.methods for one in first.comparisons] == [("ours", "tesnet")] * 2 + [("ours", "protopnet")] * 2
+    assert [one.p for one in first.comparisons] == [one.p for one in every.comparisons[:4]]
+    smallest = min(first.comparisons, key=lambda one: one.p)
+    assert smallest.corrected == pytest.approx(4 * smallest.p)
+    assert not first.rankings
+    assert every.rankings
+
+
 def test_names_of_the_same_method_are_the_nearest(maker):
     labels = {"ours": "ours (k=5, x=1)", "ours-contrast": "ours-contrast (k=5)"}
     maker.invocation([accuracy(maker, name, drawn(0.9, 1), label=label) for name, label in labels.items()])
