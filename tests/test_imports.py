@@ -21,6 +21,7 @@ RANKS = [
         "bench.catalogue",
         "bench.score",
         "bench.contract",
+        "bench.decoding",
         "bench.seeding",
         "bench.torchvision_ops",
         "bench.machine",
@@ -99,6 +100,7 @@ ALLOWED = {
     },
     "bench.posthoc": {
         "bench.contract",
+        "bench.decoding",
         "bench.machine",
         "bench.memory",
         "bench.overlay",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bench.contract import CellError, Record, Settings
+from bench.decoding import decode
 
 Coordinates = Literal["truncated", "exact"]
 
@@ -187,29 +187,6 @@ class Protocol(Settings):
         left, top, w, h = (float(int(value)) if truncated else value for value in record.box)
         box = np.array([*scale(left, top), *scale(left + w, top + h)])
         return keypoints, visible, box - (top_cut, left_cut, top_cut, left_cut)
-
-
-def decode(path: Path) -> Image.Image:
-    """The whole image as RGB, without its orientation tag, alpha or later frames.
-
-    Grey images of 16 bits keep their upper 8; wider pixels have no known range and are refused.
-
-    Raises:
-        CellError: naming the file, for whatever keeps it from being decoded to the last row.
-    """
-    try:
-        with Image.open(path) as image:
-            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                raise ValueError(f"{image.width} by {image.height} pixels are too many")
-            image.load()
-            if image.mode in ("I", "F"):
-                raise ValueError("32-bit pixels have no known range")
-            if image.mode.startswith("I;16"):
-                return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-            return image.convert("RGB")
-    except Exception as error:  # PIL's readers raise whatever broken bytes lead them into
-        problem = " ".join(str(error).replace(str(path), "it").split()) or type(error).__name__
-        raise CellError(f"{path}: cannot be decoded ({problem}); restore the file") from error
 
 
 def flipped(

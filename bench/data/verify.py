@@ -10,9 +10,9 @@ from pathlib import Path
 
 from bench.contract import CellError, Dataset, Progress, Record
 from bench.data.prepared import SPLITS
-from bench.data.protocol import decode
 from bench.data.threads import in_order
 from bench.data.tree import Figures
+from bench.decoding import decode
 
 
 @dataclass(frozen=True)

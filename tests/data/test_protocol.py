@@ -16,7 +16,8 @@ from torchvision.transforms.v2 import functional as tvf
 
 from bench.contract import CellError, Record
 from bench.data.cub import Cub
-from bench.data.protocol import Protocol, decode, flipped
+from bench.data.protocol import Protocol, flipped
+from bench.decoding import decode
 
 
 def records(cub):

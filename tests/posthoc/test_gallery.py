@@ -122,7 +122,7 @@ def test_requests_that_cannot_work_say_why(folder, weights, tmp_path):
     (folder / "train/green").rmdir()
     (tmp_path / "names.txt").write_text("red\nblue\n")
     (folder / "train/red/9.jpg").write_bytes(b"not a picture")
-    refused(r"9.jpg cannot be read as an image", classes=tmp_path / "names.txt")
+    refused(r"9.jpg: cannot be decoded", classes=tmp_path / "names.txt")
     (folder / "train/red/9.jpg").unlink()
     for file in (folder / "train/red").iterdir():
         file.unlink()
@@ -134,3 +134,12 @@ def test_pictures_follow_the_list_of_classes(folder):
     assert [label for _, label in pictures.files] == [0, 0, 0, 2, 2, 2]
     assert pictures[0] == ((70, 80), 0)
     assert [pictures.files[i][1] for i in pictures.of([2]).indices] == [2, 2, 2]
+
+
+def test_grey_images_of_16_bits_are_not_white(tmp_path):
+    (tmp_path / "moth").mkdir()
+    ramp = np.arange(256, dtype=np.uint16).reshape(16, 16) * 256 + 99
+    Image.fromarray(ramp).save(tmp_path / "moth" / "a.png")
+    image, label = Pictures(tmp_path, np.asarray)[0]
+    assert label == 0
+    np.testing.assert_array_equal(image, np.repeat((ramp >> 8)[:, :, None], 3, axis=2))

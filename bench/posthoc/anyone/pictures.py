@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from bench.contract import RequestError
+from bench.contract import CellError, RequestError
+from bench.decoding import decode
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff"}
 
@@ -59,14 +60,11 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        from PIL import Image
-
         file, label = self.files[index]
         try:
-            with Image.open(file) as image:
-                return self._transform(image.convert("RGB")), label
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise RequestError(f"{file} cannot be read as an image ({error})") from error
+            return self._transform(decode(file)), label
+        except CellError as error:
+            raise RequestError(str(error)) from error
 
     def of(self, labels: Sequence[int]) -> torch.utils.data.Subset[tuple[Tensor, int]]:
         """The images of some classes only."""
