@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.report.contest import Comparison, Contest
+from bench.report.contest import Comparison, Contest, Tally
 
 _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _DIGITS = {"%": ".1f"}
@@ -35,9 +35,16 @@ class Grid:
 
 
 def grids(contest: Contest) -> list[Grid]:
-    """The tables: one for every two methods and place, then ranks, then how often each is ahead."""
-    pairs = dict.fromkeys((one.methods, one.place) for one in contest.comparisons)
+    """The tables: every two methods and place, where they cannot be compared at all, ranks, how often each is ahead."""
+    pairs = dict.fromkeys((one.methods, one.place) for one in contest.comparisons if one.metric)
     found = [_pair([one for one in contest.comparisons if (one.methods, one.place) == key]) for key in pairs]
+    apart: dict[tuple[str, str], list[str]] = {}
+    for one in contest.comparisons:
+        if not one.metric:
+            apart.setdefault((_where(one), one.reason), []).extend(one.methods)
+    if apart:
+        rows = tuple((where, reason, ", ".join(dict.fromkeys(own))) for (where, reason), own in apart.items())
+        found.append(Grid("not compared", ("where", "reason", "methods"), rows, (0, 1, 2)))
     several = [ranking for ranking in contest.rankings if ranking.places > 1]  # one place has the order of its values
     if several:
         rows = tuple(
@@ -49,8 +56,7 @@ def grids(contest: Contest) -> list[Grid]:
         found.append(Grid("mean rank", header, rows, (0,), (note,)))
     if contest.tallies:
         rows = tuple(
-            (" against ".join(one.methods), one.metric, *map(str, one.ahead), str(one.places), _p(one.p))
-            for one in contest.tallies
+            (_against(one), one.metric, *map(str, one.ahead), str(one.places), _p(one.p)) for one in contest.tallies
         )
         header = ("methods", "metric", "first ahead", "second ahead", "places", "Wilcoxon p")
         note = "a place is a data set with a backbone (places of one data set are not independent); Wilcoxon from 6 on"
@@ -80,7 +86,7 @@ def _pair(own: Sequence[Comparison]) -> Grid:
             over.setdefault(f"{one.units} {one.kind}", []).append(one.metric)
         rows.append(
             (
-                f"{one.metric or 'all'}{unit}",
+                f"{one.metric}{unit}",
                 *values,
                 difference,
                 _p(one.p),
@@ -88,12 +94,19 @@ def _pair(own: Sequence[Comparison]) -> Grid:
                 one.verdict + mark,
             )
         )
-    where = ", ".join(part for part in (first.dataset, first.backbone) if part)
-    title = f"{first.methods[0]} against {first.methods[1]}: {where} ({first.protocol})"
+    title = f"{_against(first)}: {_where(first)}"
     header = ("metric", *first.methods, "difference [95 %]", "p", "Holm", "verdict")
     numbered = tuple(f"{str(number).translate(_SUPERSCRIPT)} {note}" for number, note in enumerate(notes, 1))
     units = "; ".join(f"{count} ({', '.join(metrics)})" for count, metrics in over.items())
     return Grid(title, header, tuple(rows), (0, 6), (*([f"over {units}"] if units else []), *numbered))
+
+
+def _against(one: Comparison | Tally) -> str:
+    return " against ".join(one.methods)
+
+
+def _where(one: Comparison) -> str:
+    return ", ".join(part for part in (one.dataset, one.backbone) if part) + f" ({one.protocol})"
 
 
 def as_text(contest: Contest, console: Console) -> None:

@@ -5,7 +5,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
-from contests import ACCURACY, drawn, shown
+from contests import ACCURACY, accuracy, drawn, shown
 
 from bench.cli import main
 from bench.report import contest_text
@@ -76,6 +76,18 @@ def test_json_and_csv_hold_everything(small, monkeypatch):
         "0",
         "ours better",
     )
+
+
+def test_places_where_nothing_can_be_compared_are_told_in_one_table(maker):
+    cells = [accuracy(maker, name, drawn(0.8, seed)) for seed, name in enumerate(("ours", "tesnet", "protopnet"))]
+    maker.invocation([*cells, accuracy(maker, "tesnet", drawn(0.7, 3), dataset="cars")])
+    found = contest_text.grids(compare(maker.store, ("ours", "tesnet", "protopnet"), first_only=True))
+    *pairs, apart = [grid for grid in found if grid.title != "over data sets and backbones"]
+    assert [len(grid.rows) for grid in pairs] == [1, 1]
+    assert apart.title == "not compared"
+    (row,) = apart.rows
+    assert row[0].startswith("cars")
+    assert row[1:] == ("no result of ours here", "ours, tesnet")
 
 
 def test_exit_codes_and_help(small, monkeypatch):
