@@ -26,7 +26,7 @@ def share(cell: Cell, stage: Stage) -> None:
                 cell.task(train)
 
             if stage == "black-box":
-                cell.attempts.run(black_box, lambda: None)
+                cell.attempts.once(black_box)
     except Exception as error:
         cell.record(error)
         raise
