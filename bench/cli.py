@@ -184,9 +184,7 @@ def run(
             if not values.get(name):
                 known = "ours,protopnet" if name == "methods" else "demo"
                 raise RequestError(f"no {name} given: --{name} {known}, or --suite NAME ({', '.join(config.suites())})")
-        for name, found in (("overrides", single), ("grid", several)):
-            values[name] = {**(values.get(name) or {}), **found}
-        requests.append(config.validate(config.Request, values, "run"))
+        requests.append(config.validate(config.Request, config.with_settings(values, single, several), "run"))
     how = Launcher(launcher, device, memory_limit, jobs, gpus, cpus, ray_address, slurm, retries)  # type: ignore[arg-type]
     how.check()
     home = find_home()
