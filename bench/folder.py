@@ -134,6 +134,13 @@ class Folder:
                 part.replace(doomed)
                 shutil.rmtree(doomed)
         (self.path / "failure.json").unlink(missing_ok=True)
+        write_json(self.path / "anew", {"cleared": True})
+
+    def renew(self) -> None:
+        """As :meth:`clear`, unless what lies here was begun since, by a run that was interrupted."""
+        cleared = self.anew and "cleared" in (self.path / "anew").read_text()
+        if self.done or self.failure is not None or not cleared:
+            self.clear()
 
     @contextlib.contextmanager
     def claim(self, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:

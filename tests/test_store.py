@@ -37,6 +37,46 @@ def test_clear_forgets_everything(tmp_path):
     assert not folder.work.exists()
 
 
+def begun(folder):
+    folder.resume.mkdir(parents=True)
+    (folder.resume / "training.pt").write_text("epoch 90 of 100")
+    return folder.resume / "training.pt"
+
+
+def test_renewing_a_second_time_keeps_what_was_begun_since(tmp_path):
+    folder = Folder(tmp_path / "x")
+    folder.result.mkdir(parents=True)
+    old = begun(folder)
+    folder.renew()
+    assert not folder.done
+    assert not old.exists()
+    checkpoint = begun(folder)
+    folder.renew()
+    assert checkpoint.exists()
+
+
+def test_what_has_ended_since_it_was_renewed_is_renewed_again(tmp_path):
+    finished, failed = Folder(tmp_path / "x"), Folder(tmp_path / "y")
+    for folder in (finished, failed):
+        folder.renew()
+    finished.work.mkdir()
+    finished.finish()
+    checkpoint = begun(failed)
+    failed.fail("failed", "a mistake that is mended now")
+    for folder in (finished, failed):
+        folder.renew()
+        assert not folder.done
+    assert not checkpoint.exists()
+
+
+def test_a_clearing_that_was_killed_is_done_again(tmp_path):
+    folder = Folder(tmp_path / "x")
+    checkpoint = begun(folder)
+    write_json(folder.path / "anew", {})
+    folder.renew()
+    assert not checkpoint.exists()
+
+
 def test_write_json_leaves_no_half_file(tmp_path):
     file = tmp_path / "a" / "b.json"
     write_json(file, {"x": 1})

@@ -117,7 +117,7 @@ class Grid:
             if unit.name in self.fresh:
                 self.fresh.remove(unit.name)
                 with self.store.cell(unit.name).claim():
-                    self.store.cell(unit.name).clear()
+                    self.store.cell(unit.name).renew()
             if not self._elsewhere(unit):
                 chosen.append(unit)
         for unit in chosen:
@@ -129,7 +129,9 @@ class Grid:
     def _elsewhere(self, unit: Unit) -> bool:
         """Whether another run has ended it meanwhile; one that failed there would only fail again."""
         done = unit.done(self.store, self.home)
-        failed = unit.name in self.before and self._recorded(unit) != self.before.pop(unit.name)
+        recorded = self._recorded(unit)
+        # None any more: this run has forgotten it.
+        failed = recorded not in (0, self.before.pop(unit.name, recorded))
         if not done and not failed:
             return False
         self.open.discard(unit.name)

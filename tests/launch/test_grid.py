@@ -218,6 +218,27 @@ def test_rerun_forgets_once(data, tmp_path):
     assert workers.started.count(names["ours"]) == 2
 
 
+def test_rerun_tries_again_what_had_failed(data, tmp_path):
+    def before(store, cells):
+        for cell in cells:
+            store.cell(cell.spec.id).fail("failed", "of last week")
+
+    found, workers, _, names = grid(data, tmp_path, rerun=True, before=before)
+    assert sorted(found.run().done) == sorted(names.values())
+    assert set(names.values()) <= set(workers.started)
+
+
+def test_rerun_goes_on_with_what_an_interrupted_rerun_had_begun(data, tmp_path):
+    def before(store, cells):
+        for cell in cells:
+            store.cell(cell.spec.id).clear()
+            write_json(store.cell(cell.spec.id).resume / "training.json", {"epoch": 90})
+
+    found, _, _, names = grid(data, tmp_path, rerun=True, before=before)
+    assert sorted(found.run().done) == sorted(names.values())
+    assert all((Store(tmp_path).cell(name).resume / "training.json").is_file() for name in names.values())
+
+
 def test_ctrl_c_stops_the_workers(data, tmp_path):
     found, workers, _, _ = grid(data, tmp_path, {"protopnet": [KeyboardInterrupt()]})
     with pytest.raises(KeyboardInterrupt):
