@@ -190,11 +190,15 @@ def replacing(file: Path, rivals: bool = False) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
-def write_json(file: Path, content: Any) -> None:
-    """Write the whole file or nothing."""
+def write_json(file: Path, content: Any, flushed: bool = False) -> None:
+    """Write the whole file or nothing; ``flushed``: also where the power is cut right after."""
     text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
     with replacing(file, rivals=True) as unfinished:
         unfinished.write_text(text)
+        if flushed:
+            _flush(unfinished)
+    if flushed:
+        _flush(file.parent)
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -95,6 +95,21 @@ def test_stamps_only_grow(tmp_path):
     assert store.chosen_run() == "30000101-000000-000"
 
 
+def test_a_damaged_record_of_a_call_is_named_and_no_cell_goes_with_it(tmp_path):
+    store = Store(tmp_path)
+    write_json(store.cell("a").path / "cell.json", {"spec": {"metrics": {}}})
+    stamps = [store.new_invocation({"suite": "s", "cells": ["a"]}) for _ in range(2)]
+    damaged = tmp_path / "invocations" / f"{stamps[0]}.json"
+    damaged.write_text("")
+    said = f"{damaged} cannot be read .*: delete that file, the record of one call; its cells and results stay"
+    for ask in (store.invocations, store.chosen_run, store.rows):
+        with pytest.raises(RequestError, match=said):
+            ask()
+    damaged.unlink()
+    assert store.chosen_run() == stamps[1]
+    assert store.cells() == ["a"]
+
+
 def test_a_claim_keeps_others_out_and_ends_with_its_process(tmp_path):
     code = (
         "import sys, pathlib\nfrom bench.store import Folder\n"
