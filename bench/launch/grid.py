@@ -163,23 +163,32 @@ class Grid:
         self.open.discard(name)
         self.events.failed(unit, reason, status == "oom")
         if unit.stage is not None:
-            self._without(unit, status, reason, details)
+            self._without(unit, status, reason, details, recorded=failure is not None)
             return
         self.summary.failed[name] = reason
         if failure is None:  # the process had no chance to record it
             self.store.cell(name).fail(status, reason, details)
 
-    def _without(self, stage: Unit, status: Status, reason: str, details: str) -> None:
-        """What waits for a stage that failed would only fail in the same way, each after as long."""
-        for unit in [unit for unit in self.waiting if stage.name in unit.needs]:
+    def _without(self, stage: Unit, status: Status, reason: str, details: str, recorded: bool) -> None:
+        """What waits for a stage that failed would only fail in the same way, each after as long.
+
+        Args:
+            stage: that failed.
+            status: of its failure.
+            reason: a line for tables.
+            details: a traceback, or what its process said.
+            recorded: whether its process has recorded that for the stage's own cell, and says more there.
+        """
+        lacking = {stage.name}
+        while unit := next((unit for unit in self.waiting if lacking.intersection(unit.needs)), None):
             self.waiting.remove(unit)
             self.open.discard(unit.name)
             self.events.failed(unit, reason, status == "oom")
             if unit.stage is not None:
-                self._without(unit, status, reason, details)
+                lacking.add(unit.name)
                 continue
             self.summary.failed[unit.name] = reason
-            if unit.cell is not stage.cell:  # whose own record says more
+            if not (recorded and unit.cell is stage.cell):
                 self.store.cell(unit.name).fail(status, reason, details)
 
     def _recorded(self, unit: Unit) -> int:

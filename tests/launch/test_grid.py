@@ -159,6 +159,16 @@ def test_a_black_box_that_fails_fails_its_cells_at_once(data, tmp_path):
     assert len(summary.done) == 5
 
 
+@pytest.mark.parametrize("stage", ["data", "black-box"])
+def test_a_stage_that_dies_without_a_record_leaves_a_reason_in_every_cell_that_waits(data, tmp_path, stage):
+    """The data stage also takes with it the black box that waits for it."""
+    end = Exit(1, "node3", "Traceback\nImportError: libcudart.so\n")
+    found, _, _, names = grid(data, tmp_path, {stage: [end]}, methods=("ours", "ours-contrast"))
+    reason = "exit code 1 on node3: ImportError: libcudart.so"
+    assert found.run().failed == dict.fromkeys(names.values(), reason)
+    assert {Store(tmp_path).cell(name).failure["reason"] for name in names.values()} == {reason}
+
+
 def test_a_cell_that_another_run_works_on_is_left_until_last(data, tmp_path):
     store = Store(tmp_path)
     claims = []
