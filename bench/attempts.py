@@ -18,6 +18,7 @@ from bench.memory import (
     PeakMemory,
     is_out_of_memory,
     limited,
+    said,
 )
 from bench.store import Store, write_json
 
@@ -63,9 +64,9 @@ class Attempts:
         Raises:
             OutOfMemory: where neither attempt fits.
         """
-        if self.note.is_file():
+        first = self._before(start_over)
+        if first is not None:
             self.progress.note("did not fit into memory before: one image at a time")
-            first = Overrun(**Store.read(self.note))
         else:
             found = self._attempt(work, None)
             if found is None:
@@ -81,6 +82,29 @@ class Attempts:
             start_over()
             self.note.unlink()
             raise OutOfMemory([first, second])
+
+    def once(self, work: Callable[[], None]) -> None:
+        """Do work that other cells use too: as planned, or not at all.
+
+        Raises:
+            OutOfMemory: where it does not fit.
+        """
+        found = self._attempt(work, None)
+        if found is not None:
+            raise OutOfMemory([found])
+
+    def _before(self, start_over: Callable[[], None]) -> Overrun | None:
+        """What did not fit within this limit before; what did not fit within another one says nothing of this one."""
+        if not self.note.is_file():
+            return None
+        found = Overrun(**Store.read(self.note))
+        if found.limit_bytes == self.limit:
+            return found
+        limit = f"{said(found.limit_bytes)} of memory" if found.limit_bytes else "all the memory there was"
+        self.progress.note(f"did not fit into {limit} before, and the limit is another now: starts over as planned")
+        start_over()
+        self.note.unlink()
+        return None
 
     @property
     def part(self) -> int:

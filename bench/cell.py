@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 import traceback
@@ -19,10 +20,10 @@ from bench import environment, registry
 from bench.activity import Activity
 from bench.attempts import SHARED, Attempts
 from bench.blackbox import BlackBoxConfig, obtain
-from bench.contract import BenchError, PartPrototypeModel, Samples, Score, Task
+from bench.contract import BenchError, PartPrototypeModel, RequestError, Samples, Score, Task
 from bench.evaluation import compares_black_box, evaluate
 from bench.faults import storage_error
-from bench.folder import FIT
+from bench.folder import FIT, read_json
 from bench.inputs import Inputs
 from bench.kept import adopt, read_fit
 from bench.memory import OutOfMemory
@@ -34,6 +35,9 @@ from bench.specification import CellSpec
 from bench.store import Folder, Status, Store, write_json
 from bench.train import Trainer
 from bench.usage import Usage
+
+REDUCED = "batch_size_after_out_of_memory"
+"""The fact of a fit that says how many images at a time it was made with, where that is not as planned."""
 
 
 class Cell:
@@ -90,10 +94,17 @@ class Cell:
             self.inputs.check()
             try:
                 with self.told():
-                    self.attempts.run(self._run, self.folder.start_over)
+                    self.attempts.run(self._run, self.start_over)
             except Exception as error:
                 self.record(error)
                 raise
+
+    def start_over(self) -> None:
+        """Forget what is half done, and a fit of one image at a time: it is not the one that was planned."""
+        self.folder.start_over()
+        with contextlib.suppress(RequestError):  # a damaged one is not used anyway
+            if REDUCED in read_json(self.folder.work / FIT)["facts"]:
+                (self.folder.work / FIT).unlink()
 
     def told(self) -> AbstractContextManager[None]:
         """As long as this lasts, the cell's log and other processes are told how far it is."""
@@ -234,7 +245,7 @@ class Cell:
         # What earlier, killed attempts spent on the epochs that were found is part of the cost.
         fitting = time.perf_counter() - started + task.trainer.earlier_seconds
         if self.attempts.most:
-            task.facts["batch_size_after_out_of_memory"] = self.attempts.most
+            task.facts[REDUCED] = self.attempts.most
         if self.ranks.count > 1 and task.trainer.history:
             task.facts["ranks"] = self.ranks.count
         write_json(self.folder.work / "history.json", task.trainer.history)

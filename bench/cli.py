@@ -59,6 +59,12 @@ def _terminable() -> Iterator[list[int]]:
         signal.signal(signal.SIGTERM, before)
 
 
+_RERUN = (
+    "the same command goes on in the cell where it stopped, and makes finished ones anew; without --existing rerun it "
+    "goes on there too, and finished ones stay as they are"
+)
+
+
 class _Group(click.Group):
     """Turns our own errors into one line and an exit code; click does the same for wrong options."""
 
@@ -69,8 +75,8 @@ class _Group(click.Group):
                 return super().invoke(context)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except KeyboardInterrupt:
-            click.echo("interrupted; the same command goes on where it stopped", err=True)
+        except KeyboardInterrupt as error:
+            click.echo(f"interrupted; {error or 'the same command goes on where it stopped'}", err=True)
             sys.exit(143 if asked else 130)
         except Exception as error:
             error = storage_error(error) or error
@@ -184,9 +190,7 @@ def run(
             if not values.get(name):
                 known = "ours,protopnet" if name == "methods" else "demo"
                 raise RequestError(f"no {name} given: --{name} {known}, or --suite NAME ({', '.join(config.suites())})")
-        for name, found in (("overrides", single), ("grid", several)):
-            values[name] = {**(values.get(name) or {}), **found}
-        requests.append(config.validate(config.Request, values, "run"))
+        requests.append(config.validate(config.Request, config.with_settings(values, single, several), "run"))
     how = Launcher(launcher, device, memory_limit, jobs, gpus, cpus, ray_address, slurm, retries)  # type: ignore[arg-type]
     how.check()
     home = find_home()
@@ -223,6 +227,8 @@ def run(
                 summary = how.run(cells, store, home, progress, lines, rerun=existing == "rerun")
         except KeyboardInterrupt:
             click.echo(f"\n{overview.told()}", err=True)
+            if existing == "rerun":
+                raise KeyboardInterrupt(_RERUN) from None
             raise
         if tracking:
             cli_tracking.mirror(store, home, stamp, uri, progress)

@@ -82,7 +82,7 @@ def cell(
             if ranks.rank:
                 follow(found)
             elif only is not None:
-                share(found, only)
+                share(found, only, retries)
             else:
                 if found.folder.done:
                     click.echo("done before")

@@ -159,11 +159,30 @@ def parse_overrides(pairs: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, t
         try:
             if "," in value and value[0] not in "[{\"'":
                 several[name] = tuple(yaml.safe_load(part) for part in value.split(","))
+                single.pop(name, None)  # the last word on a setting counts
             else:
                 single[name] = yaml.safe_load(value)
+                several.pop(name, None)
         except yaml.YAMLError as error:
             raise RequestError(f"--set {pair!r}: the value is not valid YAML") from error
     return single, several
+
+
+def with_settings(
+    values: Mapping[str, Any], single: Mapping[str, Any], several: Mapping[str, tuple[Any, ...]]
+) -> dict[str, Any]:
+    """The fields of a request with settings of the command line, which count more than those it has.
+
+    >>> with_settings({"grid": {"ours.k": [3, 5]}}, {"ours.k": 7}, {})
+    {'grid': {}, 'overrides': {'ours.k': 7}}
+    """
+    overrides, grid = values.get("overrides") or {}, values.get("grid") or {}
+    return {
+        **values,
+        # A grid goes before overrides: a setting must not stay in the one where the other is given.
+        "grid": {**{name: own for name, own in grid.items() if name not in single}, **several},
+        "overrides": {**{name: own for name, own in overrides.items() if name not in several}, **single},
+    }
 
 
 def combinations(grid: Mapping[str, tuple[Any, ...]], section: str) -> list[dict[str, Any]]:

@@ -48,9 +48,8 @@ def export(store: Store, stamp: str, target: Path, progress: Progress) -> Counts
     run = store.invocations()[stamp]
     if target.resolve() == store.root.resolve():
         raise RequestError(f"{target} is the home itself: name another folder")
-    if target.exists() and any(target.iterdir()) and not (target / "invocations").is_dir():
-        raise RequestError(f"{target} holds something else: name an empty folder, or that of an earlier export")
     counts, other, names = Counts(), Store(target), []
+    _check_target(other)
     for name in progress.track(run["cells"], "cells"):
         found = store.cell(name)
         failure = found.failure
@@ -70,8 +69,38 @@ def export(store: Store, stamp: str, target: Path, progress: Progress) -> Counts
     other.record_invocation(stamp, nameless({**run, "cells": names}))
     wanted = {name for content in other.invocations().values() for name in content["cells"]}
     for name in set(other.cells()) - wanted:
-        shutil.rmtree(other.cell(name).path)
+        if _published(other, name):
+            shutil.rmtree(other.cell(name).path)
     return counts
+
+
+def _check_target(other: Store) -> None:
+    """A home has the same folders as an export, and what was trained there must not be replaced or deleted.
+
+    Raises:
+        RequestError: where the folder holds anything that no export writes.
+    """
+    target = other.root
+    if not target.exists() or not any(target.iterdir()):
+        return
+    if not (target / "invocations").is_dir():
+        raise RequestError(f"{target} holds something else: name an empty folder, or that of an earlier export")
+    alien = [target / name for name in ("blackboxes", "prepared") if (target / name).is_dir()]
+    alien += [path for path in (target / "cells").glob("[!.]*") if not _published(other, path.name)]
+    if alien:
+        raise RequestError(
+            f"{target} is a home of runs, not an export: {alien[0]} was computed there, and nothing of it is deleted; "
+            "name an empty folder, or that of an earlier export"
+        )
+
+
+def _published(other: Store, name: str) -> bool:
+    """Whether an export wrote the cell: it says so, and neither a fit nor work in progress lies there."""
+    folder = other.cell(name)
+    if folder.work.exists() or (folder.result / "model.safetensors").exists():
+        return False
+    # An export that was killed while it replaced a cell may leave it without its description.
+    return not (folder.path / "cell.json").exists() or bool((other.written(name) or {}).get("exported"))
 
 
 def _write(found: Folder, own: Folder, written: dict[str, Any], failure: dict[str, Any] | None) -> int:

@@ -134,6 +134,13 @@ class Folder:
                 part.replace(doomed)
                 shutil.rmtree(doomed)
         (self.path / "failure.json").unlink(missing_ok=True)
+        write_json(self.path / "anew", {"cleared": True})
+
+    def renew(self) -> None:
+        """As :meth:`clear`, unless what lies here was begun since, by a run that was interrupted."""
+        cleared = self.anew and "cleared" in (self.path / "anew").read_text()
+        if self.done or self.failure is not None or not cleared:
+            self.clear()
 
     @contextlib.contextmanager
     def claim(self, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
@@ -183,11 +190,15 @@ def replacing(file: Path, rivals: bool = False) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
-def write_json(file: Path, content: Any) -> None:
-    """Write the whole file or nothing."""
+def write_json(file: Path, content: Any, flushed: bool = False) -> None:
+    """Write the whole file or nothing; ``flushed``: also where the power is cut right after."""
     text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
     with replacing(file, rivals=True) as unfinished:
         unfinished.write_text(text)
+        if flushed:
+            _flush(unfinished)
+    if flushed:
+        _flush(file.parent)
 
 
 def read_json(file: Path) -> dict[str, Any]:

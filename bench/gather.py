@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from bench.contract import BenchError, Progress, RequestError
+from bench.folder import Folder, read_json, replacing
 from bench.specification import CellSpec
-from bench.store import Folder, Store
+from bench.store import Store
 
 
 @dataclass
@@ -54,32 +56,46 @@ def gather(source: Path, store: Store, home: Path, progress: Progress) -> Counts
         elif own.done:
             counts.here += 1
         else:
-            try:
-                _take(found, own, lambda name=name: _check(other, name))  # type: ignore[misc]
-                counts.taken += 1
-            except BenchError as error:
-                counts.damaged += 1
-                progress.note(str(error))
+            taken = _taken(found, own, lambda name=name: _check(other, name), progress)  # type: ignore[misc]
+            counts.taken += taken
+            counts.damaged += not taken
     for path in sorted((source / "blackboxes").glob("*")):
         found, own = Folder(path), Folder(home / "blackboxes" / path.name)
         if found.done and not own.done:
-            _take(found, own, lambda: None)
-            counts.black_boxes += 1
+            taken = _taken(found, own, lambda found=found: _check_black_box(found), progress)  # type: ignore[misc]
+            counts.black_boxes += taken
+            counts.damaged += not taken
     return counts
 
 
-def _take(found: Folder, own: Folder, check: Callable[[], None]) -> None:
-    check()
-    with own.claim():
+def _taken(found: Folder, own: Folder, check: Callable[[], None], progress: Progress) -> bool:
+    """Whether the result is here now; what is wrong with one that is damaged is told."""
+    try:
+        check()
+    except BenchError as error:
+        progress.note(str(error))
+        return False
+    with own.claim(lambda: progress.note(f"another process works on {own.path}: waiting for it")):
         if own.done:
-            return
+            return True
         unfinished = own.path / ".gathered"
         shutil.rmtree(unfinished, ignore_errors=True)
         shutil.copytree(found.result, unfinished)
-        if (found.path / "cell.json").is_file() and not (own.path / "cell.json").is_file():
-            shutil.copy(found.path / "cell.json", own.path)
+        written = found.path / "cell.json"
+        if written.is_file() and not _readable(own.path / "cell.json"):
+            with replacing(own.path / "cell.json", rivals=True) as draft:
+                shutil.copyfile(written, draft)
         unfinished.rename(own.result)
         own.tidy()
+    return True
+
+
+def _readable(file: Path) -> bool:
+    try:
+        read_json(file)
+    except RequestError:
+        return False
+    return True
 
 
 def _check(store: Store, name: str) -> None:
@@ -102,7 +118,26 @@ def _check(store: Store, name: str) -> None:
         raise RequestError(f"{store.cell(name).result}: no {', '.join(sorted(missing))}; copy it again")
     if written.get("exported"):
         return  # without its fit
-    weights = store.cell(name).result / "model.safetensors"
+    _check_weights(store.cell(name))
+
+
+def _check_black_box(folder: Folder) -> None:
+    """Its weights and, where it has them, its curves can be read.
+
+    Raises:
+        RequestError: naming the file.
+    """
+    _check_weights(folder)
+    history = folder.result / "history.json"
+    try:
+        if history.is_file():
+            json.loads(history.read_text())
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{history}: {error}; copy it again") from error
+
+
+def _check_weights(folder: Folder) -> None:
+    weights = folder.result / "model.safetensors"
     try:
         with safe_open(weights, "pt"):
             pass

@@ -49,7 +49,7 @@ def plan(request: Request, context: Context) -> list[PlannedCell]:
         shared = any(not registry.load("methods", name).class_specific for name in wanted)
         chosen = registry.chosen_metrics(request.metrics, shared)
         metrics = {name: registry.load("metrics", name) for name in chosen}
-        for name in [*request.backbones, *context.weights]:
+        for name in request.backbones:
             registry.entry("backbones", name)
     except registry.UnknownName as error:
         raise RequestError(str(error)) from error
@@ -75,10 +75,6 @@ def plan(request: Request, context: Context) -> list[PlannedCell]:
             context.progress,
             settings.options,
         )
-        for name in context.weights:
-            if name not in (request.backbones or settings.backbones):
-                used = ", ".join(request.backbones or settings.backbones)
-                raise RequestError(f"--weights {name}=...: this run uses {used}; add --backbones {name}")
         seen: set[str] = set()
         for cell in _cells_of(request, context, dataset_name, settings, dataset, methods, metrics, metric_configs):
             # A control does not look at the backbone: it is one cell, however many backbones are asked for.
@@ -94,23 +90,39 @@ def plan_all(requests: Sequence[Request], context: Context) -> list[PlannedCell]
     Raises:
         RequestError: about everything that is wrong with any of them, a line each.
     """
+    if context.weights:
+        _check_weights(requests, context.weights)
     if len(requests) == 1:
         return plan(requests[0], context)
-    used = {name for request in requests for name in request.backbones}
-    if unused := sorted(context.weights.keys() - used):
-        raise RequestError(f"--weights {unused[0]}=...: this run uses {', '.join(sorted(used))}")
     cells: dict[str, PlannedCell] = {}
     problems: list[str] = []
     for request in requests:
-        own = {name: file for name, file in context.weights.items() if name in request.backbones}
         try:
-            for cell in plan(request, replace(context, weights=own)):
+            for cell in plan(request, context):
                 cells.setdefault(cell.spec.id, cell)
         except RequestError as error:
             problems.append(str(error))
     if problems:
         raise RequestError("\n".join(dict.fromkeys(problems)))
     return list(cells.values())
+
+
+def _check_weights(requests: Sequence[Request], given: Mapping[str, Path]) -> None:
+    """Refuse weights that nothing starts from; one data set's default backbone need not be another's.
+
+    Raises:
+        RequestError: naming the backbones that there are.
+    """
+    used: set[str] = set()
+    for request in requests:
+        for name in request.datasets:
+            used.update(request.backbones or config.dataset_config(name, request.overrides).backbones)
+    for name in sorted(given.keys() - used):
+        try:
+            registry.entry("backbones", name)
+        except registry.UnknownName as error:
+            raise RequestError(str(error)) from error
+        raise RequestError(f"--weights {name}=...: this run uses {', '.join(sorted(used))}; add --backbones {name}")
 
 
 def _with_controls(wanted: list[str], controls: bool) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from bench.activity import Activity
 
@@ -39,7 +40,7 @@ class ConsoleProgress:
         self._activity: Activity | None = None
         self._bars = _Bars(
             SpinnerColumn(),
-            TextColumn("[progress.description]{task.description}"),
+            TextColumn("{task.description}", style="progress.description", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
@@ -95,7 +96,7 @@ class ConsoleProgress:
     def note(self, message: str) -> None:
         """One line on the console and in the log."""
         if not self.quiet:
-            self._bars.console.print(f"  [dim]{message}[/dim]", highlight=False, soft_wrap=True)
+            self._bars.console.print(Text(f"  {message}", style="dim"), soft_wrap=True)
         if self._activity is not None:
             self._activity.noted(message)
         if self._log is not None:

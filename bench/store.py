@@ -154,8 +154,8 @@ class Store:
             return None  # the folder's ``failure`` tells
 
     def record_invocation(self, stamp: str, content: Mapping[str, Any]) -> None:
-        """Remember one call of ``run``."""
-        write_json(self.root / "invocations" / f"{stamp}.json", dict(content))
+        """Remember one call of ``run``; nothing makes the file anew: it has to outlive a power cut."""
+        write_json(self.root / "invocations" / f"{stamp}.json", dict(content), flushed=True)
 
     def new_invocation(self, content: Mapping[str, Any]) -> str:
         """Remember one call of ``run`` under a stamp after all others, also where the clock was set back."""
@@ -180,7 +180,7 @@ class Store:
         return self._records("scale")
 
     def _records(self, kind: str) -> dict[str, dict[str, Any]]:
-        return {file.stem: read_json(file) for file in sorted((self.root / kind).glob("[!.]*.json"))}
+        return {file.stem: _record(file) for file in sorted((self.root / kind).glob("[!.]*.json"))}
 
     def chosen_run(self, stamp: str | None = None, suite: str | None = None) -> str:
         """The stamp that is meant: the one given, or that of the newest run of a suite, or of all.
@@ -285,6 +285,14 @@ def _row(
     n: int | None = None,
 ) -> Row:
     return Row(**common, metric=metric, value=value, low=None, high=None, n=n, unit=unit, status=status, reason=reason)
+
+
+def _record(file: Path) -> dict[str, Any]:
+    try:
+        return read_json(file)
+    except RequestError as error:
+        found = f"{file} cannot be read ({error.__cause__})"
+        raise RequestError(f"{found}: delete that file, the record of one call; its cells and results stay") from error
 
 
 def _stamp(when: datetime.datetime) -> str:

@@ -16,6 +16,28 @@ def test_values_are_read_as_yaml():
     assert several == {"ours.refinement": ("naive", "lbfgs"), "ours.nmf_tol": ("1e-3", 0.1)}
 
 
+def test_the_last_word_on_a_setting_counts():
+    assert config.parse_overrides(("ours.k=3,5", "ours.k=7")) == ({"ours.k": 7}, {})
+    assert config.parse_overrides(("ours.k=7", "ours.k=3,5")) == ({}, {"ours.k": (3, 5)})
+
+
+def values_of(request, name):
+    """What a method would be run with."""
+    section = name.partition(".")[0]
+    return [{**request["overrides"], **chosen}[name] for chosen in config.combinations(request["grid"], section)]
+
+
+def test_the_command_line_counts_more_than_a_suite_whether_that_gives_one_value_or_several():
+    suite = {"grid": {"ours.k": [3, 5, 10], "ours.norm": ["l2"]}, "overrides": {"tesnet.k": 4, "cub.folder": "cub50"}}
+    found = config.with_settings(suite, {"ours.k": 7}, {"tesnet.k": (2, 3)})
+    assert values_of(found, "ours.k") == [7]
+    assert values_of(found, "tesnet.k") == [2, 3]
+    assert (found["grid"]["ours.norm"], found["overrides"]["cub.folder"]) == (["l2"], "cub50")
+    assert suite["grid"]["ours.k"] == [3, 5, 10]
+    wider = config.with_settings(suite, {}, {"ours.k": (1, 2)})
+    assert values_of(wider, "ours.k") == [1, 2]
+
+
 def test_a_grid_is_every_combination_of_its_section():
     grid = {"ours.k": (3, 5), "ours.norm": ("l2", "minmax"), "protopnet.depth": (64, 128)}
     assert config.combinations(grid, "ours") == [

@@ -87,6 +87,53 @@ def test_a_later_export_of_the_suite_replaces_the_earlier_one(home, tmp_path):
     assert list(Store(target).invocations()) == ["20260305-000000-000", "20260306-000000-000"]
 
 
+def content_of(folder):
+    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_home_is_never_written_over(home, tmp_path):
+    """With the arguments the wrong way round, the home of trained cells would be the target."""
+    root, _ = home
+    assert call("export", tmp_path / "published").exit_code == 0
+    before = content_of(root)
+    result = call("export", root, "--out", tmp_path / "published")
+    assert result.exit_code == 2
+    assert "is a home of runs, not an export" in result.stderr
+    assert "name an empty folder, or that of an earlier export" in result.stderr
+    assert content_of(root) == before
+
+
+@pytest.mark.parametrize("computed", ["prepared", "blackboxes", "cells/{}/work", "cells/{}/result/model.safetensors"])
+def test_an_export_in_which_something_was_computed_is_left_alone(home, tmp_path, computed):
+    _, cells = home
+    target = tmp_path / "published"
+    assert call("export", target).exit_code == 0
+    (target / computed.format(cells["protopnet-0"])).mkdir()
+    before = content_of(target)
+    assert "is a home of runs, not an export" in call("export", target).stderr
+    assert content_of(target) == before
+
+
+def test_a_cell_that_does_not_say_that_it_was_exported_is_left_alone(home, tmp_path):
+    _, cells = home
+    target = tmp_path / "published"
+    assert call("export", target).exit_code == 0
+    written = Store(target).specification(cells["protopnet-0"])
+    del written["exported"]
+    write_json(Store(target).cell(cells["protopnet-0"]).path / "cell.json", written)
+    assert f"{cells['protopnet-0']} was computed there" in call("export", target).stderr
+    assert Store(target).cell(cells["protopnet-0"]).done
+
+
+def test_an_export_that_was_killed_while_it_replaced_a_cell_is_made_whole(home, tmp_path):
+    root, cells = home
+    target = tmp_path / "published"
+    assert call("export", target).exit_code == 0
+    (Store(target).cell(cells["protopnet-0"]).path / "cell.json").unlink()
+    assert call("export", target).exit_code == 0
+    assert Store(target).rows() == [row for row in Store(root).rows() if row.cell != cells["ours-late"]]
+
+
 def test_what_is_refused(home, tmp_path):
     root, _ = home
     (tmp_path / "else").mkdir()

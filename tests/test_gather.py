@@ -2,12 +2,19 @@
 
 import json
 import shutil
+from threading import Thread
+from time import sleep
 
 import pytest
+import torch
 from birds import QUICK, few_birds, stored
 from click.testing import CliRunner
+from safetensors.torch import save_file
+from samples import Silent
 
 from bench.cli import main
+from bench.gather import gather
+from bench.store import Folder, Store, write_json
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +55,13 @@ def test_two_machines_each_with_a_home_of_its_own(call, data, tmp_path):
     assert call(here, *request(data, "0")).exit_code == 0
     assert call(there, *request(data, "1")).exit_code == 0
     shutil.copytree(there, tmp_path / "copy")
+    (name,) = Store(there).cells()
+    (here / "cells" / name).mkdir()
+    (here / "cells" / name / "cell.json").write_text("")  # what a power cut may leave
     result = call(here, "gather", str(tmp_path / "copy"))
     assert result.exit_code == 0, result.output
     assert "1 cells and 1 black boxes taken over, 0 cells here already, 0 not finished there" in result.output
+    assert Store(here).specification(name) == Store(there).specification(name)
     again = call(here, "gather", str(tmp_path / "copy"))
     assert "0 cells and 0 black boxes taken over, 1 cells here already" in again.output
     whole = call(here, *request(data, "0,1"))
@@ -89,6 +100,46 @@ def test_what_is_incomplete_or_of_another_id_is_not_taken(call, data, tmp_path):
     )
     assert "copy it again" in result.output
     assert not list((tmp_path / "here").glob("cells/*/result"))
+
+
+@pytest.fixture
+def black_boxes(tmp_path):
+    """A home with two finished black boxes, as they lie on disk, and no cells."""
+    (tmp_path / "there" / "cells").mkdir(parents=True)
+    for name in ("one", "two"):
+        folder = Folder(tmp_path / "there" / "blackboxes" / name)
+        folder.work.mkdir(parents=True)
+        save_file({"weight": torch.ones(1000)}, folder.work / "model.safetensors")
+        write_json(folder.work / "history.json", [])
+        folder.finish()
+    return tmp_path / "there"
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "history.json"])
+def test_a_black_box_that_was_copied_in_part_is_not_taken(black_boxes, tmp_path, file):
+    damaged = black_boxes / "blackboxes" / "one" / "result" / file
+    damaged.write_bytes(damaged.read_bytes()[:-2])
+    progress, here = Silent(), tmp_path / "here"
+    counts = gather(black_boxes, Store(here), here, progress)
+    assert (counts.black_boxes, counts.damaged) == (1, 1)
+    assert f"{damaged}: " in progress.notes[0]
+    assert "copy it again" in progress.notes[0]
+    assert not (here / "blackboxes" / "one").exists()
+    assert (here / "blackboxes" / "two" / "result" / file).is_file()
+
+
+def test_what_another_process_holds_is_waited_for_and_that_is_told(black_boxes, tmp_path):
+    here = tmp_path / "here"
+    progress, own = Silent(), Folder(here / "blackboxes" / "one")
+    with own.claim():
+        waiting = Thread(target=gather, args=(black_boxes, Store(here), here, progress))
+        waiting.start()
+        while not progress.notes and waiting.is_alive():
+            sleep(0.01)
+        assert progress.notes == [f"another process works on {own.path}: waiting for it"]
+        assert not own.done
+    waiting.join()
+    assert own.done
 
 
 def test_gathering_from_nowhere_is_a_mistake(call, tmp_path):

@@ -37,6 +37,46 @@ def test_clear_forgets_everything(tmp_path):
     assert not folder.work.exists()
 
 
+def begun(folder):
+    folder.resume.mkdir(parents=True)
+    (folder.resume / "training.pt").write_text("epoch 90 of 100")
+    return folder.resume / "training.pt"
+
+
+def test_renewing_a_second_time_keeps_what_was_begun_since(tmp_path):
+    folder = Folder(tmp_path / "x")
+    folder.result.mkdir(parents=True)
+    old = begun(folder)
+    folder.renew()
+    assert not folder.done
+    assert not old.exists()
+    checkpoint = begun(folder)
+    folder.renew()
+    assert checkpoint.exists()
+
+
+def test_what_has_ended_since_it_was_renewed_is_renewed_again(tmp_path):
+    finished, failed = Folder(tmp_path / "x"), Folder(tmp_path / "y")
+    for folder in (finished, failed):
+        folder.renew()
+    finished.work.mkdir()
+    finished.finish()
+    checkpoint = begun(failed)
+    failed.fail("failed", "a mistake that is mended now")
+    for folder in (finished, failed):
+        folder.renew()
+        assert not folder.done
+    assert not checkpoint.exists()
+
+
+def test_a_clearing_that_was_killed_is_done_again(tmp_path):
+    folder = Folder(tmp_path / "x")
+    checkpoint = begun(folder)
+    write_json(folder.path / "anew", {})
+    folder.renew()
+    assert not checkpoint.exists()
+
+
 def test_write_json_leaves_no_half_file(tmp_path):
     file = tmp_path / "a" / "b.json"
     write_json(file, {"x": 1})
@@ -53,6 +93,21 @@ def test_stamps_only_grow(tmp_path):
     store.record_invocation("29991231-235959-999", content)
     assert store.new_invocation(content) == "30000101-000000-000"
     assert store.chosen_run() == "30000101-000000-000"
+
+
+def test_a_damaged_record_of_a_call_is_named_and_no_cell_goes_with_it(tmp_path):
+    store = Store(tmp_path)
+    write_json(store.cell("a").path / "cell.json", {"spec": {"metrics": {}}})
+    stamps = [store.new_invocation({"suite": "s", "cells": ["a"]}) for _ in range(2)]
+    damaged = tmp_path / "invocations" / f"{stamps[0]}.json"
+    damaged.write_text("")
+    said = f"{damaged} cannot be read .*: delete that file, the record of one call; its cells and results stay"
+    for ask in (store.invocations, store.chosen_run, store.rows):
+        with pytest.raises(RequestError, match=said):
+            ask()
+    damaged.unlink()
+    assert store.chosen_run() == stamps[1]
+    assert store.cells() == ["a"]
 
 
 def test_a_claim_keeps_others_out_and_ends_with_its_process(tmp_path):

@@ -117,7 +117,7 @@ class Grid:
             if unit.name in self.fresh:
                 self.fresh.remove(unit.name)
                 with self.store.cell(unit.name).claim():
-                    self.store.cell(unit.name).clear()
+                    self.store.cell(unit.name).renew()
             if not self._elsewhere(unit):
                 chosen.append(unit)
         for unit in chosen:
@@ -129,7 +129,9 @@ class Grid:
     def _elsewhere(self, unit: Unit) -> bool:
         """Whether another run has ended it meanwhile; one that failed there would only fail again."""
         done = unit.done(self.store, self.home)
-        failed = unit.name in self.before and self._recorded(unit) != self.before.pop(unit.name)
+        recorded = self._recorded(unit)
+        # None any more: this run has forgotten it.
+        failed = recorded not in (0, self.before.pop(unit.name, recorded))
         if not done and not failed:
             return False
         self.open.discard(unit.name)
@@ -161,23 +163,32 @@ class Grid:
         self.open.discard(name)
         self.events.failed(unit, reason, status == "oom")
         if unit.stage is not None:
-            self._without(unit, status, reason, details)
+            self._without(unit, status, reason, details, recorded=failure is not None)
             return
         self.summary.failed[name] = reason
         if failure is None:  # the process had no chance to record it
             self.store.cell(name).fail(status, reason, details)
 
-    def _without(self, stage: Unit, status: Status, reason: str, details: str) -> None:
-        """What waits for a stage that failed would only fail in the same way, each after as long."""
-        for unit in [unit for unit in self.waiting if stage.name in unit.needs]:
+    def _without(self, stage: Unit, status: Status, reason: str, details: str, recorded: bool) -> None:
+        """What waits for a stage that failed would only fail in the same way, each after as long.
+
+        Args:
+            stage: that failed.
+            status: of its failure.
+            reason: a line for tables.
+            details: a traceback, or what its process said.
+            recorded: whether its process has recorded that for the stage's own cell, and says more there.
+        """
+        lacking = {stage.name}
+        while unit := next((unit for unit in self.waiting if lacking.intersection(unit.needs)), None):
             self.waiting.remove(unit)
             self.open.discard(unit.name)
             self.events.failed(unit, reason, status == "oom")
             if unit.stage is not None:
-                self._without(unit, status, reason, details)
+                lacking.add(unit.name)
                 continue
             self.summary.failed[unit.name] = reason
-            if unit.cell is not stage.cell:  # whose own record says more
+            if not (recorded and unit.cell is stage.cell):
                 self.store.cell(unit.name).fail(status, reason, details)
 
     def _recorded(self, unit: Unit) -> int:

@@ -66,7 +66,7 @@ def inline(
         folder, unit = store.cell(name), Unit(name, cell)
         if rerun:
             with folder.claim():
-                folder.clear()
+                folder.renew()
         if folder.done:
             events.skipped(unit, "done by another run")
             summary.before.append(name)

@@ -8,28 +8,38 @@ from bench import environment
 from bench.cell import Cell
 from bench.launch.units import Stage
 from bench.ranks import Followed
+from bench.turns import persistently
 
 
-def share(cell: Cell, stage: Stage) -> None:
+def share(cell: Cell, stage: Stage, retries: int = 0) -> None:
     """Do one stage, which several cells share, and stop: prepare the images, or train the black box.
+
+    Args:
+        cell: one of those that want it.
+        stage: which.
+        retries: how often it is tried again where what went wrong may pass; only the last failure is recorded.
 
     Raises:
         Exception: whatever went wrong, after it was recorded in the cell's folder.
     """
     try:
-        cell.inputs.check()
-        environment.make_deterministic()
-        with cell.told():
-            train = cell.inputs.data()["train"]
-
-            def black_box() -> None:
-                cell.task(train)
-
-            if stage == "black-box":
-                cell.attempts.run(black_box, lambda: None)
+        persistently(lambda: _done(cell, stage), retries, cell.progress)
     except Exception as error:
         cell.record(error)
         raise
+
+
+def _done(cell: Cell, stage: Stage) -> None:
+    cell.inputs.check()
+    environment.make_deterministic()
+    with cell.told():
+        train = cell.inputs.data()["train"]
+
+        def black_box() -> None:
+            cell.task(train)
+
+        if stage == "black-box":
+            cell.attempts.once(black_box)
 
 
 def follow(cell: Cell) -> None:

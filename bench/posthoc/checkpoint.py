@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from bench.contract import RequestError
 
+_SECONDS = "seconds"
+"""Beside a class's numbers in its file, and none of them: they must not depend on how often it was interrupted."""
+
 
 class Checkpoint:
     """One file per finished class.
@@ -23,12 +26,16 @@ class Checkpoint:
         key: everything that changes the result, apart from the images.
         own: the folder belongs to one decomposition alone, so that what is left of another may go.
 
+    Attributes:
+        earlier_seconds: what the classes that were found have taken.
+
     Raises:
         RequestError: where the folder holds another decomposition and is not ``own``.
     """
 
     def __init__(self, folder: Path | None, key: str, own: bool = False) -> None:
         self._folder = folder
+        self.earlier_seconds = 0.0
         self._numbers: dict[int, dict[str, float]] = {}
         if folder is None:
             return
@@ -54,18 +61,20 @@ class Checkpoint:
             return None
         try:
             found = load_file(self._file(label))
-            self._numbers[label] = json.loads(self._file(label).with_suffix(".json").read_text())
+            numbers = json.loads(self._file(label).with_suffix(".json").read_text())
         except (SafetensorError, OSError, ValueError):
             return None
+        self.earlier_seconds += numbers.pop(_SECONDS, 0.0)
+        self._numbers[label] = numbers
         return found
 
-    def write(self, label: int, tensors: dict[str, Tensor], numbers: dict[str, float]) -> None:
-        """A class is finished."""
+    def write(self, label: int, tensors: dict[str, Tensor], numbers: dict[str, float], seconds: float) -> None:
+        """A class is finished, after so many seconds."""
         self._numbers[label] = numbers
         if self._folder is None:
             return
         file = self._file(label)
-        write(file.with_suffix(".json"), json.dumps(numbers))
+        write(file.with_suffix(".json"), json.dumps({**numbers, _SECONDS: seconds}))
         draft = file.with_suffix(".new")
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft)
         # The file gets its name when it is whole: a class is finished or it is not.
@@ -74,9 +83,11 @@ class Checkpoint:
     def means(self) -> dict[str, float]:
         """Means of the numbers over the classes."""
         found = {}
-        for name in next(iter(self._numbers.values()), {}):
+        # In their order, not in that in which they were finished or found: sums are then the same to the last bit.
+        numbers = [self._numbers[label] for label in sorted(self._numbers)]
+        for name in numbers[0] if numbers else ():
             # A row of zeros has no share of anything.
-            values = [n[name] for n in self._numbers.values() if math.isfinite(n.get(name, math.nan))]
+            values = [n[name] for n in numbers if math.isfinite(n.get(name, math.nan))]
             if values:
                 found[name] = sum(values) / len(values)
         return found

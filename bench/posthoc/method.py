@@ -112,6 +112,7 @@ def decomposed(task: Task) -> DecomposedClassifier:
     vectors, strongest = decompose_all(
         task.config, v, source, checkpoint, task.seed, task.memory_limit, names, Telling(task.progress), task.device
     )
+    task.trainer.earlier_seconds += checkpoint.earlier_seconds
     model = DecomposedClassifier(box.backbone, vectors, box.head.bias).eval()
     table, width = model.prototypes, source.grid[1]
     table.source_image.copy_(strongest[:, 0])

@@ -24,6 +24,7 @@ from bench.report.intervals import with_intervals
 from bench.store import Store
 
 _MOST_PROTOTYPES = 12
+_AS_IT_IS: dict[str, Any] = {"soft_wrap": True, "highlight": False, "markup": False}
 
 
 def show_cell(store: Store, name: str, console: Console) -> None:
@@ -38,25 +39,25 @@ def show_cell(store: Store, name: str, console: Console) -> None:
     spec, folder = written["spec"], store.cell(name)
     backbone = spec["backbone"] or "no backbone"
     console.print(f"[bold]{written['label']} · {spec['dataset']} · {backbone} · seed {spec['seed']}[/bold]  {name}")
-    console.print(f"folder   {folder.path}", soft_wrap=True, highlight=False)
-    console.print(f"command  {written['command']}", soft_wrap=True, highlight=False)
+    console.print(f"folder   {folder.path}", **_AS_IT_IS)
+    console.print(f"command  {written['command']}", **_AS_IT_IS)
     for stamp, content in store.invocations().items():
         if name in content["cells"]:
-            console.print(f"part of  {content['command']}  ({stamp})", soft_wrap=True, highlight=False)
+            console.print(f"part of  {content['command']}  ({stamp})", **_AS_IT_IS)
     if outcome is not None:
-        console.print(f"repeat   {repeating(folder.path.resolve(), outcome)}", soft_wrap=True, highlight=False)
+        console.print(f"repeat   {repeating(folder.path.resolve(), outcome)}", **_AS_IT_IS)
     console.print()
     console.print(_pairs("what it is, under the names that --set takes", settings_of(spec)))
     if outcome is None:
         failure = folder.failure
         state = f"{failure['status']}: {failure['reason']}" if failure else "not finished"
-        console.print(f"[red]{state}[/red]")
+        console.print(state, style="red", markup=False)
         if failure and failure["details"]:
             console.print(failure["details"], highlight=False, markup=False)
         log = folder.work / "log.txt"
         if log.is_file():
             console.print("last lines of its log:", highlight=False)
-            console.print("".join(log.read_text().splitlines(keepends=True)[-10:]), highlight=False)
+            console.print("".join(log.read_text().splitlines(keepends=True)[-10:]), highlight=False, markup=False)
         return
     scores = Table(*SCORES, title="scores", title_justify="left")
     for row in score_rows(written, outcome, with_intervals(store, store.rows([name]))):

@@ -254,6 +254,15 @@ def test_what_may_pass_is_tried_again(flaky, error, often, arguments, code, trie
     assert (result.exit_code, count) == (code, tried), result.output
 
 
+def test_an_interrupted_rerun_goes_on_in_the_cell_where_it_stopped(flaky):
+    stopped, _ = flaky("KeyboardInterrupt", 1, "--existing", "rerun")
+    assert stopped.exit_code == 130
+    assert "interrupted; the same command goes on in the cell where it stopped, and makes finished" in stopped.stderr
+    again, _ = flaky("KeyboardInterrupt", 0, "--existing", "rerun")
+    assert again.exit_code == 0, again.output
+    assert "fit found, not repeated" in again.output
+
+
 def test_memory_that_ends_in_a_metric_is_not_laid_to_the_black_box_that_it_compares_with(flaky, home):
     """Another stage would be: what does not fit there is not tried with one image at a time."""
     flaky("MemoryError()", 9)

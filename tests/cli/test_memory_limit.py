@@ -79,3 +79,23 @@ def test_a_limit_that_leaves_nothing_is_a_wrong_request(run):
     assert finished.returncode == 2
     assert "the process takes" in finished.stderr
     assert not folders
+
+
+def test_an_attempt_of_single_images_within_another_limit_decides_nothing(run):
+    """A fit that a killed second attempt has left beside its note is made anew, as planned."""
+    _, folders, _ = run()
+    folder = folders["protopnet"]
+    planned = (folder / "result" / "model.safetensors").read_bytes()
+    (folder / "result").rename(folder / "work")
+    fit = json.loads((folder / "work" / "fit.json").read_text())
+    fit["facts"]["batch_size_after_out_of_memory"] = 1
+    (folder / "work" / "fit.json").write_text(json.dumps(fit))
+    (folder / "work" / "model.safetensors").write_bytes(b"of single images")
+    note = {"stage": "fit", "batch_size": 32, "tried_bytes": None, "peak_bytes": 1, "limit_bytes": 2**29, "place": ""}
+    (folder / "work" / "retry.json").write_text(json.dumps(note))
+    again = bench(folder.parent.parent, "cell", folder.name, "--device", "cpu")
+    assert again.returncode == 0, again.stdout + again.stderr
+    outcome = json.loads((folder / "result" / "result.json").read_text())
+    assert outcome["memory"]["retry"] is None
+    assert "batch_size_after_out_of_memory" not in outcome["facts"]
+    assert (folder / "result" / "model.safetensors").read_bytes() == planned

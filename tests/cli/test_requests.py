@@ -32,6 +32,7 @@ WRONG = {
         ["--methods", "ours", "--weights", "resnet18=x.pth"],
         "this run uses tiny; add --backbones resnet18",
     ),
+    "weights of an unknown backbone": (["--methods", "ours", "--weights", "tyni=x.pth"], "did you mean 'tiny'?"),
     "unknown group": (
         ["--methods", "protopnet", "--set", "protopnet.schedule.phases.0.lr.prototype=1"],
         "has a rate for 'prototype'; groups: backbone, add_on, prototypes, last_layer",

@@ -1,9 +1,12 @@
 """Every suite can be planned: on small data where it is at hand, else it says in a line what data is missing."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
+from birds import few_birds
 from click.testing import CliRunner
 
 from bench import config
@@ -44,6 +47,28 @@ def test_weights_that_no_part_of_a_suite_uses_are_refused(tmp_path, monkeypatch)
     result = call("run", "--suite", "everything", "--dry-run", "--weights", "mobilenet_v2=x.pth")
     assert result.exit_code == 2
     assert "--weights mobilenet_v2=...: this run uses coc_tiny, densenet121" in result.output
+
+
+def test_settings_of_the_command_line_hold_in_every_part_of_a_suite(tmp_path, monkeypatch):
+    configs = shutil.copytree(config.CONFIGS, tmp_path / "configs")
+    common = "methods: [ours]\ndatasets: [cub]\nbackbones: [tiny]\nrecipe: demo\ncontrols: false\n"
+    (configs / "suites" / "three.yaml").write_text(common + "grid: {ours.k: [3, 5, 10]}\n")
+    (configs / "suites" / "one.yaml").write_text(common + "overrides: {ours.k: 4}\n")
+    (configs / "suites" / "both.yaml").write_text("includes: [three, one]\n")
+    monkeypatch.setattr(config, "CONFIGS", configs)
+    monkeypatch.setenv("BENCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "160")
+    birds = few_birds(tmp_path)
+
+    def planned(suite, *pairs):
+        words = [word for pair in pairs for word in ("--set", pair)]
+        result = call("run", "--suite", suite, "--dry-run", "--data-root", str(birds), *words)
+        assert result.exit_code == 0, result.output
+        return sorted(set(map(int, re.findall(r"ours \(k=(\d+)\)", result.output))))
+
+    assert planned("both") == [3, 4, 5, 10]
+    assert planned("both", "ours.k=7") == [7]
+    assert planned("both", "ours.k=2,6") == [2, 6]
 
 
 def test_listing_says_what_each_suite_is():

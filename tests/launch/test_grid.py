@@ -159,6 +159,16 @@ def test_a_black_box_that_fails_fails_its_cells_at_once(data, tmp_path):
     assert len(summary.done) == 5
 
 
+@pytest.mark.parametrize("stage", ["data", "black-box"])
+def test_a_stage_that_dies_without_a_record_leaves_a_reason_in_every_cell_that_waits(data, tmp_path, stage):
+    """The data stage also takes with it the black box that waits for it."""
+    end = Exit(1, "node3", "Traceback\nImportError: libcudart.so\n")
+    found, _, _, names = grid(data, tmp_path, {stage: [end]}, methods=("ours", "ours-contrast"))
+    reason = "exit code 1 on node3: ImportError: libcudart.so"
+    assert found.run().failed == dict.fromkeys(names.values(), reason)
+    assert {Store(tmp_path).cell(name).failure["reason"] for name in names.values()} == {reason}
+
+
 def test_a_cell_that_another_run_works_on_is_left_until_last(data, tmp_path):
     store = Store(tmp_path)
     claims = []
@@ -216,6 +226,27 @@ def test_rerun_forgets_once(data, tmp_path):
     found, workers, _, names = grid(data, tmp_path, {"ours": [Exit(-9)]}, rerun=True, before=before)
     assert sorted(found.run().done) == sorted(names.values())
     assert workers.started.count(names["ours"]) == 2
+
+
+def test_rerun_tries_again_what_had_failed(data, tmp_path):
+    def before(store, cells):
+        for cell in cells:
+            store.cell(cell.spec.id).fail("failed", "of last week")
+
+    found, workers, _, names = grid(data, tmp_path, rerun=True, before=before)
+    assert sorted(found.run().done) == sorted(names.values())
+    assert set(names.values()) <= set(workers.started)
+
+
+def test_rerun_goes_on_with_what_an_interrupted_rerun_had_begun(data, tmp_path):
+    def before(store, cells):
+        for cell in cells:
+            store.cell(cell.spec.id).clear()
+            write_json(store.cell(cell.spec.id).resume / "training.json", {"epoch": 90})
+
+    found, _, _, names = grid(data, tmp_path, rerun=True, before=before)
+    assert sorted(found.run().done) == sorted(names.values())
+    assert all((Store(tmp_path).cell(name).resume / "training.json").is_file() for name in names.values())
 
 
 def test_ctrl_c_stops_the_workers(data, tmp_path):
