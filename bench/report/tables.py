@@ -118,7 +118,7 @@ def _facts(table: PaperTable, group: Comparable | None, selection: Selection, ro
     if group is not None:
         specs = [one.found.spec for fit in group.fits for one in fit.candidates]
         definitions = [group.definitions[metric] for metric in table.metrics if metric in group.definitions]
-        facts = describe_block(definitions, specs, group.outcomes)
+        facts = describe_block(definitions, specs, group.outcomes, spread=table.number != 1)
         stamps = {one.stamp for fit in group.fits for one in fit.candidates}
         facts.append(f"runs: {len(stamps)}, the newest {max(stamps) or 'not recorded'}")
         if group.older:

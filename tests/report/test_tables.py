@@ -135,6 +135,34 @@ def test_a_cross_is_not_beside_a_number_that_reads_like_the_tolerance(maker, val
     assert row.places[0].text == text
 
 
+def test_where_seeds_disagree_about_an_axiom_a_footnote_says_so(maker):
+    """The means are on one side of the tolerance, single trainings on the other."""
+    metrics = {name: {"version": "1", "parameters": {"tolerance": 0.1}} for name in ("sensitivity", "symmetry")}
+    trainings = {
+        "protopnet": [(0.2, 0.0), (0.02, 0.0), (0.38, 0.0)],
+        "tesnet": [(0.01, 0.5), (0.12, 0.5), (0.02, 0.5)],
+    }
+    cells = [
+        on_cub(maker, method, dict(zip(metrics, residuals, strict=True)), metrics=metrics, seed=seed)
+        for method, rows in trainings.items()
+        for seed, residuals in enumerate(rows)
+    ]
+    maker.invocation(cells)
+    sheet = paper_table(maker.store, 1)[0]
+    places = {row.name: row.places for row in printed(sheet) if not row.below}
+    told = "the mean decides the mark; by seed the axiom holds in"
+    assert (places["protopnet"][0].text, places["tesnet"][0].text) == ("× 0.20", "✓ 0.05")
+    assert [sheet.notes[number - 1] for number in places["protopnet"][0].notes] == [
+        f"{told} 1 of 3: 0.2 (seed 0), 0.02 (seed 1), 0.38 (seed 2)"
+    ]
+    assert [sheet.notes[number - 1] for number in places["tesnet"][0].notes] == [
+        f"{told} 2 of 3: 0.01 (seed 0), 0.12 (seed 1), 0.02 (seed 2)"
+    ]
+    # Where all seeds agree there is nothing to say.
+    assert (places["protopnet"][3].notes, places["tesnet"][3].notes) == ((), ())
+    assert "seeds: 0, 1, 2; mean over seeds" in sheet.facts
+
+
 def test_a_tick_that_the_paper_does_not_have_is_told(maker):
     metrics = {"symmetry": {"version": "1", "parameters": {"tolerance": 1e-4}, "unit": ""}}
     maker.invocation([on_cub(maker, "protopnet", {"symmetry": 0.5}, metrics=metrics)])
