@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench import registry
+from bench.report import naming
 from bench.report.block import Entry
 from bench.report.comparison import Found, as_entry, find, with_interval
 from bench.report.grouping import text_of, together
@@ -36,19 +37,18 @@ class Candidate:
 
     @property
     def changed(self) -> set[str]:
-        """Names of the settings that are not those of the recipe; in older stores what the label says."""
-        known = self.found.written.get("changed")
-        return varied(self.found.written["label"]) if known is None else set(known)
+        """Names of the settings that are not those of the recipe."""
+        return naming.changed(self.found.written)
 
     @property
     def plain(self) -> bool:
         """Whether it is the method as it comes, or a given network of that method."""
-        return not self.changed or bool(self.found.written["where"].get("given"))
+        return naming.is_plain(self.found.written)
 
     @property
     def label(self) -> str:
-        """Name of the row. A cell's label is what the newest request called it; without changes it is the method."""
-        return str(self.found.written["label"] if self.changed else self.found.spec["method"])
+        """Name of the row."""
+        return naming.name_of(self.found.written)
 
 
 @dataclass(frozen=True)
@@ -244,16 +244,6 @@ def comparable(
     if metrics is None:
         metrics = list(dict.fromkeys(metric for one in chosen for metric in one.found.spec["metrics"]))
     return [_with_fits(group, metrics, bounds) for group in _groups(chosen, metrics)]
-
-
-def varied(label: str) -> set[str]:
-    """Names of the settings that a label says were changed.
-
-    >>> sorted(varied("ours (k=3, refinement=none)"))
-    ['k', 'refinement']
-    """
-    inner = label.partition(" (")[2].removesuffix(")")
-    return {part.partition("=")[0] for part in inner.split(", ") if part}
 
 
 def _unfit(candidate: Candidate, table: PaperTable, one_run: bool) -> str | None:
