@@ -18,7 +18,7 @@ from bench.report.selection import Bounds, Comparable, Selection, select
 from bench.report.sheet import Field, Row, Sheet
 from bench.report.table_axioms import axioms
 from bench.report.table_methods import by_backbone, is_prior
-from bench.report.table_refinement import refinement, stage
+from bench.report.table_refinement import place, refinement, stage
 from bench.report.table_scale import accuracies, memory
 from bench.store import Store
 
@@ -46,7 +46,7 @@ def paper_table(
         raise RequestError(f"the paper has no table {number}: write --table 1 to 6")
     table = TABLES[number]
     bounds = Bounds(store) if intervals else None
-    selection = select(store, table, stamp, suite, bounds)
+    selection = select(store, table, stamp, suite, bounds, place if number == 4 else None)
     groups = sorted(selection.groups, key=lambda group: not _same_images(table, group))
     specs = [group.spec for group in groups]
     titles = distinguish(specs, [group.definitions for group in groups])
