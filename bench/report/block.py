@@ -4,19 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Status = Literal["ok", "n/a", "failed", "oom", "missing"]
 
 
 @dataclass(frozen=True)
 class Column:
-    """A metric; ``definition`` tells its version and parameters, and is empty where no row could be measured."""
+    """A metric.
+
+    Attributes:
+        definition: its version and parameters; empty where no row could be measured.
+        tolerance: of an axiom: a residual that is not above it is nothing but rounding.
+    """
 
     metric: str
     unit: str
     higher_is_better: bool
     definition: str
+    tolerance: float | None = None
+
+    @classmethod
+    def of(cls, metric: str, facts: Mapping[str, Any], definition: str) -> Column:
+        """The column of what a cell says of a metric."""
+        tolerance = facts.get("parameters", {}).get("tolerance")
+        return cls(metric, facts["unit"], facts.get("higher_is_better", True), definition, tolerance)
 
     @property
     def digits(self) -> str:
@@ -24,8 +36,12 @@ class Column:
         return {"%": ".1f", "0 to 1": ".2f"}.get(self.unit, ".4g")
 
     def printed(self, value: float) -> float:
-        """The value as far as a reader sees it: what looks the same counts as the same."""
-        return round(value, 1) if self.unit == "%" else value
+        """The value as far as a reader sees it: what looks the same, or holds alike, counts as the same."""
+        return 0.0 if self.within(value) else float(format(value, self.digits))
+
+    def within(self, value: float) -> bool:
+        """Whether a residual is so small that the axiom holds."""
+        return self.tolerance is not None and value <= self.tolerance
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.errors import RequestError
+from bench.report import naming
 from bench.report.comparison import Found
 from bench.report.grouping import text_of
 from bench.store import Store
@@ -28,8 +29,8 @@ class Asked:
 
     @property
     def label(self) -> str:
-        """As the run called it."""
-        return str(self.found.written["label"])
+        """Name of its row in tables, whatever the run called it."""
+        return naming.name_of(self.found.written)
 
     @property
     def done(self) -> bool:

@@ -62,14 +62,21 @@ def beyond_chance(block: Block) -> Block | None:
         value = chance_corrected(entry.value, chance)
         return Entry("ok", value, spread, entry.seeds)
 
+    corrected_lines = tuple(replace(line, entries={m: corrected(line, m) for m in chances}) for line in others)
+    spread = any(entry.spread is not None for line in corrected_lines for entry in line.entries.values())
     return Block(
         title=f"{block.title}: beyond chance",
         columns=tuple(Column(metric, "0 to 1", True, "") for metric in chances),
-        lines=tuple(replace(line, entries={m: corrected(line, m) for m in chances}) for line in others),
+        lines=corrected_lines,
         notes=tuple(notes),
         warnings=(),
-        facts=("0: the best content-free control, 1: perfect; chance: " + "; ".join(told),),
+        facts=("0: the best content-free control, 1: perfect; chance: " + "; ".join(told), _certainty(spread)),
     )
+
+
+def _certainty(spread: bool) -> str:
+    """What such a table does not tell: the control has a spread of its own, and images are a sample."""
+    return f"{'±: over the seeds of the method alone; ' * spread}the test: python -m bench compare METHOD CONTROL"
 
 
 def chance_warnings(lines: Sequence[Line], columns: Sequence[Column]) -> list[str]:

@@ -152,10 +152,7 @@ def columns_of(group: Sequence[Found]) -> tuple[Column, ...]:
     measured = {metric: facts for cell in group for metric, facts in cell.spec["metrics"].items()}
     facts, texts = {**refused, **measured}, _definitions(group)
     names = sorted(facts, key=lambda name: (_place(name, FIRST), name))
-    return tuple(
-        Column(name, facts[name]["unit"], facts[name].get("higher_is_better", True), texts.get(name, ""))
-        for name in names
-    )
+    return tuple(Column.of(name, facts[name], texts.get(name, "")) for name in names)
 
 
 def _rows(group: list[Found]) -> list[list[Found]]:
@@ -283,9 +280,11 @@ def mark_best(lines: Sequence[Line], columns: Sequence[Column]) -> list[Line]:
     """Mark the best method of each column where at least two compete; what is printed alike is marked alike."""
     best: dict[str, float] = {}
     for column in columns:
-        values = [line.entries[column.metric].value for line in lines if line.role == "method"]
-        there = [column.printed(value) for value in values if value is not None]
-        if len(there) > 1:
+        known = [line.entries[column.metric].value for line in lines if line.role == "method"]
+        values = [value for value in known if value is not None]
+        # An axiom that holds for all of them has no best.
+        if len(values) > 1 and not all(map(column.within, values)):
+            there = [column.printed(value) for value in values]
             best[column.metric] = max(there) if column.higher_is_better else min(there)
 
     def marked(line: Line, column: Column) -> Entry:

@@ -66,7 +66,10 @@ def distinguish(specs: Sequence[Mapping[str, Any]], definitions: Sequence[Mappin
 
 
 def describe_block(
-    definitions: Sequence[str], specs: Sequence[Mapping[str, Any]], outcomes: Sequence[Mapping[str, Any]]
+    definitions: Sequence[str],
+    specs: Sequence[Mapping[str, Any]],
+    outcomes: Sequence[Mapping[str, Any]],
+    spread: bool = True,
 ) -> list[str]:
     """Lines about metrics, data, seeds and hardware.
 
@@ -74,6 +77,7 @@ def describe_block(
         definitions: of the metrics, in the order of the columns.
         specs: of all cells of the block.
         outcomes: of those that are finished.
+        spread: whether deviations stand beside the means.
     """
     first = specs[0]
     seeds = sorted({spec["seed"] for spec in specs})
@@ -87,7 +91,7 @@ def describe_block(
         f"data: {first['dataset']}, digest {first['data_digest']}, protocol {protocol(first['protocol'])}{counted}"
         + (f"; MEASURED ON {first['split'].upper()}" if first.get("split", "test") != "test" else ""),
         f"seeds: {', '.join(map(str, seeds))}"
-        + ("; mean ± standard deviation (n - 1) over seeds" if len(seeds) > 1 else ""),
+        + (f"; mean{' ± standard deviation (n - 1)' * spread} over seeds" if len(seeds) > 1 else ""),
     ]
     precisions = _distinct(spec["precision"] for spec in specs)
     hardware = _distinct(outcome["environment"]["hardware"] for outcome in outcomes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import textwrap
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -180,6 +181,7 @@ class Plot:
         several = max((value.seeds for point in self.points for value in point.values.values()), default=1) > 1
         said = [caption, about_controls(self.group.points, self.panels)]
         said.append("Bars: standard deviation over seeds." if several else "One seed: no spread is known.")
+        said.append(self._other_seeds())
         if any(point.varied for point in self.points):
             said.append(f"Small marks{', numbered' if self._numbers else ''}: changed settings.")
         if self.logarithmic and len(self.group.hardware) > 1:
@@ -190,6 +192,17 @@ class Plot:
         if missing:
             said.append(f"Not there: {'; '.join(one.what for one in missing)}.")
         return " ".join(filter(None, said))
+
+    def _other_seeds(self) -> str:
+        """Who is a mean over other seeds than most: another training moves a point as much as another method may."""
+        same: dict[tuple[int, ...], list[str]] = defaultdict(list)
+        for point in sorted(self.points, key=lambda p: (p.varied, p.label)):
+            same[tuple(sorted(point.by_seed))].append(point.label)
+        if len(same) < 2:
+            return ""
+        usual, *others = sorted(same, key=lambda seeds: (-len(same[seeds]), [-len(seeds), *seeds]))
+        told = [f"{', '.join(dict.fromkeys(same[seeds]))} of {_seeds(seeds)}" for seeds in others]
+        return f"Points are of different seeds, so compare with care: {'; '.join(told)}; the others of {_seeds(usual)}."
 
     def _alt(self) -> str:
         def numbers(point: Point) -> str:
@@ -206,6 +219,10 @@ class Plot:
         alt = f"Scatter plots of {', '.join(self.panels)} against {self.label}. "
         alt += "; ".join(numbers(point) for point in self._ordered) + "."
         return alt + (f" Content-free controls: {'; '.join(controls)}." if controls else "")
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
 def _colours(point: Point) -> tuple[str, str, str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bench.report import naming
 from bench.report.cells import Asked
 from bench.report.facts import distinguish
 from bench.report.grouping import text_of, together
@@ -141,7 +142,7 @@ def _point(store: Store, cells: list[Asked], metrics: Sequence[str]) -> Point:
         first.found.written["role"],
         first.spec["backbone"] or "",
         first.spec["settings"],
-        first.label != first.spec["method"],
+        not naming.is_plain(first.found.written),
         {metric: _value([values[seed][metric] for seed in seeds]) for metric in measured},
         {seed: values[seed] for seed in seeds},
         _value(known) if (known := [seconds[seed] for seed in seeds if seed in seconds]) else None,

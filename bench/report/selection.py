@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from bench import registry
+from bench.report import naming
 from bench.report.block import Entry
 from bench.report.comparison import Found, as_entry, find, with_interval
 from bench.report.grouping import text_of, together
@@ -36,19 +37,22 @@ class Candidate:
 
     @property
     def changed(self) -> set[str]:
-        """Names of the settings that are not those of the recipe; in older stores what the label says."""
-        known = self.found.written.get("changed")
-        return varied(self.found.written["label"]) if known is None else set(known)
+        """Names of the settings that are not those of the recipe."""
+        return naming.changed(self.found.written)
 
     @property
     def plain(self) -> bool:
         """Whether it is the method as it comes, or a given network of that method."""
-        return not self.changed or bool(self.found.written["where"].get("given"))
+        return naming.is_plain(self.found.written)
 
     @property
     def label(self) -> str:
-        """Name of the row. A cell's label is what the newest request called it; without changes it is the method."""
-        return str(self.found.written["label"] if self.changed else self.found.spec["method"])
+        """Name of the row."""
+        return naming.name_of(self.found.written)
+
+
+Row = Callable[[Candidate], tuple[str, ...]]
+"""What cells of one row have in common, besides what makes them comparable."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,7 @@ def select(
     stamp: str | None = None,
     suite: str | None = None,
     bounds: Bounds | None = None,
+    row: Row | None = None,
 ) -> Selection:
     """The cells of a table: of one run, or the newest of the whole store.
 
@@ -182,6 +187,7 @@ def select(
         stamp: of one run.
         suite: of which the newest run is taken.
         bounds: given where places are to have intervals.
+        row: what cells of one row have in common, by default role, name and backbone.
 
     Raises:
         RequestError: where that run is not known.
@@ -199,7 +205,7 @@ def select(
             chosen.append(candidate)
         elif reason:
             left_out[reason] += 1
-    return Selection(comparable(chosen, table.metrics, bounds), left_out)
+    return Selection(comparable(chosen, table.metrics, bounds, row), left_out)
 
 
 def candidates(store: Store, stamp: str | None = None, suite: str | None = None) -> list[Candidate]:
@@ -232,7 +238,10 @@ def candidates(store: Store, stamp: str | None = None, suite: str | None = None)
 
 
 def comparable(
-    chosen: Sequence[Candidate], metrics: Sequence[str] | None = None, bounds: Bounds | None = None
+    chosen: Sequence[Candidate],
+    metrics: Sequence[str] | None = None,
+    bounds: Bounds | None = None,
+    row: Row | None = None,
 ) -> list[Comparable]:
     """Cells in groups whose numbers may stand in one table, each with its rows.
 
@@ -240,20 +249,15 @@ def comparable(
         chosen: newest first.
         metrics: of the table; by default all that were asked for.
         bounds: given where places are to have intervals.
+        row: what cells of one row have in common, by default role, name and backbone.
     """
     if metrics is None:
         metrics = list(dict.fromkeys(metric for one in chosen for metric in one.found.spec["metrics"]))
-    return [_with_fits(group, metrics, bounds) for group in _groups(chosen, metrics)]
+    return [_with_fits(group, metrics, bounds, row or _named) for group in _groups(chosen, metrics)]
 
 
-def varied(label: str) -> set[str]:
-    """Names of the settings that a label says were changed.
-
-    >>> sorted(varied("ours (k=3, refinement=none)"))
-    ['k', 'refinement']
-    """
-    inner = label.partition(" (")[2].removesuffix(")")
-    return {part.partition("=")[0] for part in inner.split(", ") if part}
+def _named(one: Candidate) -> tuple[str, ...]:
+    return one.found.written["role"], one.label, one.found.spec["backbone"] or ""
 
 
 def _unfit(candidate: Candidate, table: PaperTable, one_run: bool) -> str | None:
@@ -277,13 +281,12 @@ def _groups(chosen: Sequence[Candidate], metrics: Sequence[str]) -> list[Compara
     return [Comparable(members, definitions) for definitions, members in found]
 
 
-def _with_fits(group: Comparable, metrics: Sequence[str], bounds: Bounds | None) -> Comparable:
+def _with_fits(group: Comparable, metrics: Sequence[str], bounds: Bounds | None, row: Row) -> Comparable:
     """One fit for each row: the settings with most of the metrics finished, then the newest."""
-    rows: dict[str, dict[str, list[Candidate]]] = defaultdict(lambda: defaultdict(list))
+    rows: dict[tuple[str, ...], dict[str, list[Candidate]]] = defaultdict(lambda: defaultdict(list))
     for one in group.candidates:
-        spec = one.found.spec
-        identity = text_of({key: value for key, value in spec.items() if key not in _OWN_IDENTITY})
-        rows[text_of([one.found.written["role"], one.label, spec["backbone"]])][identity].append(one)
+        identity = text_of({key: value for key, value in one.found.spec.items() if key not in _OWN_IDENTITY})
+        rows[row(one)][identity].append(one)
     for variants in rows.values():
         fits = [Fit(tuple(cells), bounds) for cells in map(_without_abandoned, variants.values())]
         group.older += sum(map(len, variants.values())) - sum(len(fit.candidates) for fit in fits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.report.paper import PaperTable, published
-from bench.report.selection import Comparable, Fit
+from bench.report.selection import Candidate, Comparable, Fit
 from bench.report.sheet import Field, Heading, Row
 
 STAGES = ("initial", "refined")
@@ -17,6 +17,13 @@ def stage(settings: dict[str, object]) -> str:
     return {"none": "initial", "naive": "naive"}.get(str(settings.get("refinement")), "refined")
 
 
+def place(one: Candidate) -> tuple[str, ...]:
+    """What cells of one place have in common: a default, its value written out and another solver are rivals for it."""
+    spec, role = one.found.spec, one.found.written["role"]
+    own = (str(spec["settings"]["k"]), stage(spec["settings"])) if role == "method" else (one.label,)
+    return role, *own, spec["backbone"] or ""
+
+
 def refinement(
     table: PaperTable, group: Comparable | None, comparable: bool, notes: list[str]
 ) -> tuple[tuple[Heading, ...], list[Row], list[str]]:
@@ -27,8 +34,7 @@ def refinement(
     for fit in fits:
         if fit.role == "method":
             settings = fit.spec["settings"]
-            # The newest speaks where a default and the same value written out stand beside each other.
-            found.setdefault((int(settings["k"]), stage(settings), fit.backbone), fit)
+            found[int(settings["k"]), stage(settings), fit.backbone] = fit
     theirs = list(dict.fromkeys(one.backbone for one in printed))
     measured = list(dict.fromkeys(fit.backbone for fit in fits if fit.backbone))
     shown = [name for name in theirs if comparable or not fits or name in measured]

@@ -18,7 +18,7 @@ from bench.report.selection import Bounds, Comparable, Selection, select
 from bench.report.sheet import Field, Row, Sheet
 from bench.report.table_axioms import axioms
 from bench.report.table_methods import by_backbone, is_prior
-from bench.report.table_refinement import refinement, stage
+from bench.report.table_refinement import place, refinement, stage
 from bench.report.table_scale import accuracies, memory
 from bench.store import Store
 
@@ -46,7 +46,7 @@ def paper_table(
         raise RequestError(f"the paper has no table {number}: write --table 1 to 6")
     table = TABLES[number]
     bounds = Bounds(store) if intervals else None
-    selection = select(store, table, stamp, suite, bounds)
+    selection = select(store, table, stamp, suite, bounds, place if number == 4 else None)
     groups = sorted(selection.groups, key=lambda group: not _same_images(table, group))
     specs = [group.spec for group in groups]
     titles = distinguish(specs, [group.definitions for group in groups])
@@ -118,7 +118,7 @@ def _facts(table: PaperTable, group: Comparable | None, selection: Selection, ro
     if group is not None:
         specs = [one.found.spec for fit in group.fits for one in fit.candidates]
         definitions = [group.definitions[metric] for metric in table.metrics if metric in group.definitions]
-        facts = describe_block(definitions, specs, group.outcomes)
+        facts = describe_block(definitions, specs, group.outcomes, spread=table.number != 1)
         stamps = {one.stamp for fit in group.fits for one in fit.candidates}
         facts.append(f"runs: {len(stamps)}, the newest {max(stamps) or 'not recorded'}")
         if group.older:

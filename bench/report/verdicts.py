@@ -93,7 +93,8 @@ def verdicts(store: Store, results: Sequence[Result], most: int | None = None) -
         store: where the per-item tables lie.
         results: all tables.
         most: tests to make, however long they take; by default as many as :data:`MOST` and :data:`MOST_UNITS` allow.
-            Questions come in the order above, so that it is pairs of methods that are left out.
+            Methods as they come are first, with the questions in the order above, so that it is methods with changed
+            settings that are left out, and only then pairs of methods.
     """
     judge = Judge(store)
     places: list[Place] = []
@@ -102,7 +103,7 @@ def verdicts(store: Store, results: Sequence[Result], most: int | None = None) -
         for place, own in _places(result):
             places.append(place)
             asked += [(place, *one) for one in own]
-    asked.sort(key=lambda one: QUESTIONS.index(one[1]))
+    asked.sort(key=lambda one: (not one[2].first.plain, QUESTIONS.index(one[1])))
     tested: list[tuple[Place, Question, Comparison]] = []
     tests = units = 0
     for place, question, first, second, metric in asked:

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from bench.report.intervals import with_intervals
+from bench.report.naming import name_of
 from bench.store import Store
 from bench.tracking.words import cut, digest, flat, named
 from bench.usage import FILE as USAGE
 from bench.usage import read_usage
 
-LAYOUT = 3
+LAYOUT = 4
 """Raised when a cell is told differently: what was mirrored before is then written anew."""
 
+_SHORT = 6
 _LONGEST_PARAM = 500
 _LONGEST_REASON = 1000
 _LONGEST_NOTE = 7500
@@ -70,12 +72,23 @@ class TrackedCell:
     @property
     def title(self) -> str:
         """For example ``ours·cub·resnet34·s0``."""
-        return f"{self.row}·s{self.spec['seed']}"
+        return f"{self._name}·s{self.spec['seed']}"
 
     @property
     def row(self) -> str:
-        """What it has in common with the cells of other seeds, as in a row of a table."""
-        parts = (self.written["label"], self.spec["dataset"], self.spec["backbone"])
+        """What it has in common with the cells of other seeds, and with no others: MLflow's page averages over it.
+
+        Words alone would be shared by cells of other images, protocols, schedules or weights, so a digest of all that
+        changes a result ends it; what was measured is not part of it, for seeds may differ in that. For example
+        ``ours·cub·resnet34·published·3fa9c1``.
+        """
+        # Cells that were written before there was a choice of the split were measured on `test`.
+        shared = {"split": "test", **self.spec, "seed": None, "metrics": None}
+        return f"{self._name}·{self.written['recipe']}·{digest(shared)[:_SHORT]}"
+
+    @property
+    def _name(self) -> str:
+        parts = (name_of(self.written), self.spec["dataset"], self.spec["backbone"])
         return "·".join(str(part) for part in parts if part)
 
     @property

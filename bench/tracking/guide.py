@@ -13,9 +13,9 @@ _NOTE = """\
 One run per cell: a **method** on a **data set**, with one **backbone** and one **seed**. The runs that hold others
 stand for calls of `python -m bench run`: open one for its table (`report.md`) and figures.
 
-Compare methods: **Runs**, then the chart icon; *Group by* the tag `row` averages seeds. Tags to search by: `method`,
-`dataset`, `backbone`, `seed`, `role` (`method`; `reference`, the plain classifier; `control`, content-free
-maps that a method has to beat), `status`.
+Compare methods: **Runs**, then the chart icon; *Group by* the tag `row` averages seeds, and nothing but seeds: its
+last part stands for all settings, images and weights. Tags to search by: `method`, `dataset`, `backbone`, `seed`,
+`role` (`method`; `reference`, the plain classifier; `control`, content-free maps that a method has to beat), `status`.
 
 | metric | what it is |
 |---|---|

@@ -50,6 +50,8 @@ def test_the_best_control_is_chance(maker):
     assert line.entries["consistency"].value == pytest.approx(21 / 42)
     assert line.entries["stability"].value == pytest.approx(30 / 60)
     assert "consistency 58.0 (c1); stability 40.0 (c0)" in found.facts[0]
+    # One seed: there is no ± to explain.
+    assert found.facts[1] == "the test: python -m bench compare METHOD CONTROL"
 
 
 def test_beside_a_perfect_control_there_is_nothing_beyond_chance(maker):
@@ -76,4 +78,5 @@ def test_seeds_and_failures_carry_over(tmp_path):
     assert lines["ours (k=9)"].entries["consistency"].status == "oom"
     text = as_markdown([found])
     assert "consistency (0 to 1)" in text
+    assert found.facts[1] == "±: over the seeds of the method alone; the test: python -m bench compare METHOD CONTROL"
     assert "0.23" in text

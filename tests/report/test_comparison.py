@@ -170,6 +170,33 @@ def test_what_is_printed_alike_is_marked_alike(maker: StoreMaker) -> None:
     assert [line.entries["consistency"].best for line in block.lines] == [True, True, False]
 
 
+def best(maker: StoreMaker, metric: dict[str, object], values: dict[str, float]) -> set[str]:
+    """The methods that are marked where each has this value."""
+    metrics = {"m": {"version": "1", "parameters": {}, **metric}}
+    maker.invocation([maker.cell(name, {"m": value}, metrics=metrics) for name, value in values.items()])
+    return {line.label for line in only(maker.store).lines if line.entries["m"].best}
+
+
+def test_four_digits_are_compared_where_four_are_printed(maker: StoreMaker) -> None:
+    values = {"ours": 12.3441, "protopnet": 12.3449, "tesnet": 12.351}
+    assert best(maker, {"unit": "px", "higher_is_better": False}, values) == {"ours", "protopnet"}
+
+
+@pytest.mark.parametrize(
+    ("values", "marked"),
+    [
+        # All hold, and what is left is rounding.
+        ({"ours": 4.866e-16, "protopnet": 4.963e-16}, set()),
+        # Those that hold are better than the one that does not, and none of them is the better one.
+        ({"ours": 4.866e-16, "protopnet": 4.963e-16, "tesnet": 31.2}, {"ours", "protopnet"}),
+        ({"ours": 0.5, "protopnet": 31.2}, {"ours"}),
+    ],
+)
+def test_axioms_that_hold_hold_alike(maker: StoreMaker, values: dict[str, float], marked: set[str]) -> None:
+    axiom = {"unit": "", "higher_is_better": False, "parameters": {"tolerance": 1e-4}}
+    assert best(maker, axiom, values) == marked
+
+
 def test_a_method_alone_is_not_called_the_best(maker: StoreMaker) -> None:
     maker.invocation([maker.cell("ours", both(60.0)), maker.cell("blackbox", both(50.0), role="reference")])
     assert not any(entry.best for line in only(maker.store).lines for entry in line.entries.values())

@@ -112,6 +112,33 @@ def test_changed_settings_lie_above_the_others_with_numbers_that_the_legend_expl
     assert "Small marks, numbered: changed settings." in drawing.caption
 
 
+def test_a_method_as_it_comes_is_no_changed_setting_whatever_a_run_called_it(maker):
+    """A grid that writes out the default names the same cells otherwise."""
+    grid = {"label": "ours (k=3, refinement=lbfgs)", "settings": {"k": 3}, "changed": []}
+    maker.cell("ours", scores(70.0), **grid)
+    maker.cell("ours", scores(60.0), label="ours (k=5)", settings={"k": 5}, changed=["k"])
+    maker.cell("protopnet", scores(50.0), changed=[])
+    (drawing,) = interpretability(maker.store)
+    assert set(marks(drawing, "consistency")) == {"ours", "ours (k=5)", "protopnet"}
+    (legend,) = drawing.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["ours", "protopnet", "1: ours (k=5)"]
+    drawn = {bars.lines[0].get_gid(): bars.lines[0].get_markersize() for bars in drawing.figure.axes[0].containers}
+    assert drawn["ours consistency"] == drawn["protopnet consistency"] > drawn["ours (k=5) consistency"]
+
+
+def test_points_of_other_seeds_are_named_in_the_caption(maker):
+    for seed in (0, 1, 2):
+        maker.cell("ours", scores(70.0), settings={"k": 3}, seed=seed)
+        maker.cell("protopnet", scores(50.0), seed=seed)
+    (drawing,) = interpretability(maker.store)
+    assert "different seeds" not in drawing.caption
+    maker.cell("ours", scores(60.0), label="ours (k=5)", settings={"k": 5}, changed=["k"], seed=1)
+    (drawing,) = interpretability(maker.store)
+    assert (
+        "different seeds, so compare with care: ours (k=5) of seed 1; the others of seeds 0, 1, 2." in drawing.caption
+    )
+
+
 def test_legend_and_note_cover_nothing(changed):
     shutil.rmtree(changed.store.root / "blackboxes")
     for drawing in (*interpretability(changed.store), *cost(changed.store)):

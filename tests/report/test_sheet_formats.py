@@ -14,7 +14,7 @@ from paper_cells import on_cub, paper_store, scores
 from rich.console import Console
 from stores import StoreMaker
 
-import bench.report.selection
+import bench.report.naming
 import bench.report.sheet_latex
 from bench.contract import RequestError
 from bench.report import paper_table, report_table
@@ -217,4 +217,4 @@ def test_latex_is_folded_where_a_page_is_too_narrow(store: Store) -> None:
 
 def test_examples() -> None:
     assert doctest.testmod(bench.report.sheet_latex) == (0, 1)
-    assert doctest.testmod(bench.report.selection) == (0, 1)
+    assert doctest.testmod(bench.report.naming) == (0, 1)

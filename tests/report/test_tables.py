@@ -135,6 +135,34 @@ def test_a_cross_is_not_beside_a_number_that_reads_like_the_tolerance(maker, val
     assert row.places[0].text == text
 
 
+def test_where_seeds_disagree_about_an_axiom_a_footnote_says_so(maker):
+    """The means are on one side of the tolerance, single trainings on the other."""
+    metrics = {name: {"version": "1", "parameters": {"tolerance": 0.1}} for name in ("sensitivity", "symmetry")}
+    trainings = {
+        "protopnet": [(0.2, 0.0), (0.02, 0.0), (0.38, 0.0)],
+        "tesnet": [(0.01, 0.5), (0.12, 0.5), (0.02, 0.5)],
+    }
+    cells = [
+        on_cub(maker, method, dict(zip(metrics, residuals, strict=True)), metrics=metrics, seed=seed)
+        for method, rows in trainings.items()
+        for seed, residuals in enumerate(rows)
+    ]
+    maker.invocation(cells)
+    sheet = paper_table(maker.store, 1)[0]
+    places = {row.name: row.places for row in printed(sheet) if not row.below}
+    told = "the mean decides the mark; by seed the axiom holds in"
+    assert (places["protopnet"][0].text, places["tesnet"][0].text) == ("× 0.20", "✓ 0.05")
+    assert [sheet.notes[number - 1] for number in places["protopnet"][0].notes] == [
+        f"{told} 1 of 3: 0.2 (seed 0), 0.02 (seed 1), 0.38 (seed 2)"
+    ]
+    assert [sheet.notes[number - 1] for number in places["tesnet"][0].notes] == [
+        f"{told} 2 of 3: 0.01 (seed 0), 0.12 (seed 1), 0.02 (seed 2)"
+    ]
+    # Where all seeds agree there is nothing to say.
+    assert (places["protopnet"][3].notes, places["tesnet"][3].notes) == ((), ())
+    assert "seeds: 0, 1, 2; mean over seeds" in sheet.facts
+
+
 def test_a_tick_that_the_paper_does_not_have_is_told(maker):
     metrics = {"symmetry": {"version": "1", "parameters": {"tolerance": 1e-4}, "unit": ""}}
     maker.invocation([on_cub(maker, "protopnet", {"symmetry": 0.5}, metrics=metrics)])
@@ -181,6 +209,28 @@ def test_table_4_puts_settings_in_their_places(tmp_path):
     assert value(field(sheet, "blackbox", "resnet34", "refined")) == 73.3
     (absent,) = [text for text in sheet.missing if text.startswith("not run")]
     assert "resnet34: k=5 refined, k=10 initial, k=10 refined; all on vit_b_32_augreg, coc_tiny)" in absent
+
+
+def test_of_several_fits_for_a_place_of_table_4_the_newest_counts_and_the_others_are_told(maker):
+    """Both solvers are refinements with k = 5; by the alphabet L-BFGS comes first."""
+    cells = {
+        solver: on_imagenet(
+            maker, "ours", accuracy, label=f"ours (k=5, refinement={solver})",
+            settings={"k": 5, "refinement": solver}, changed=["k", "refinement"],
+        )
+        for solver, accuracy in (("lbfgs", 70.0), ("nelder-mead", 60.0))
+    }  # fmt: skip
+
+    def refined() -> float | None:
+        return value(field(paper_table(maker.store, 4)[0], "k = 5", "resnet34", "refined"))
+
+    maker.invocation([cells["lbfgs"]], "20260301-000000-000")
+    maker.invocation([cells["nelder-mead"]], "20260302-000000-000")
+    assert refined() == 60.0
+    told = "left out: 1 cell of older runs: unfinished, or in settings that a newer run replaced"
+    assert told in paper_table(maker.store, 4)[0].facts
+    maker.invocation([cells["lbfgs"]], "20260303-000000-000")
+    assert refined() == 70.0
 
 
 def test_other_images_than_the_papers_give_no_difference(tmp_path):

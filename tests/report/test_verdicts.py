@@ -111,6 +111,29 @@ def test_changed_settings_are_compared_with_chance_but_not_among_each_other(make
     assert not any("ours (k=5)" in one.methods for one in place.found["methods"])
 
 
+def test_changed_settings_are_the_first_to_be_left_out(maker: StoreMaker) -> None:
+    """Twelve tests are about methods as they come; three rows of changed settings ask for six more."""
+    plain = sum(map(len, places(maker)[0].found.values()))
+    extra = [
+        cell(maker, "ours", 0.8, 0.7, k, label=f"ours (k={k})", settings={"k": k}, changed=["k"]) for k in (5, 7, 10)
+    ]
+    maker.invocation(extra, stamp="20260305-000000-000")
+    for most in (plain, plain + 2):
+        (place,) = places(maker, most)
+        assert sum(map(len, place.found.values())) == most
+        assert place.left["methods"] == []
+        assert {one.first.label for own in place.left.values() for one in own} <= {f"ours (k={k})" for k in (5, 7, 10)}
+        for found in place.found.values():
+            assert [one.corrected for one in found] == pytest.approx(holm([one.p for one in found]))
+
+
+def test_pairs_that_were_left_out_of_a_metric_are_told_with_it(maker: StoreMaker) -> None:
+    (place,) = places(maker, most=8)
+    told = dict(words.between(place.found["methods"], place.left["methods"]))
+    assert told["accuracy"].endswith("; 1 more pair left out.")
+    assert told["stability"] == "3 pairs left out."
+
+
 def test_cells_without_tables_are_not_tested_and_say_why(tmp_path: Path) -> None:
     maker = StoreMaker(tmp_path)
     metrics = {"accuracy": METRICS["accuracy"]}

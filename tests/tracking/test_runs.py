@@ -40,7 +40,6 @@ def test_a_run_holds_what_the_cell_is(home: Path) -> None:
         "method": "ours",
         "dataset": "demo",
         "backbone": "resnet34",
-        "row": "ours·demo·resnet34",
         "seed": "7",
         "device": "cpu",
         "status": "ok",
@@ -48,6 +47,7 @@ def test_a_run_holds_what_the_cell_is(home: Path) -> None:
     expected |= {"bench.cell": cell, "bench.suite": "default", "bench.version": "0.1.0", "bench.git": "abc123"}
     expected |= {"mlflow.source.git.commit": "abc123", "version.torch": "2.13.0", "version.python": "3.11.9"}
     assert expected.items() <= tags.items()
+    assert tags["row"].startswith("ours·demo·resnet34·demo·")
     assert run.data.metrics["consistency"] == 70.0
     assert run.data.metrics["fact/worst residual"] == 0.125
     assert run.data.metrics["seconds/fit"] == 90.0
@@ -98,6 +98,27 @@ def test_scores_hang_on_the_images_and_on_the_model(home: Path) -> None:
     # The model is where its weights are, not a copy of them; a control has none.
     assert good[0].tags["weights"] == str(maker.store.cell(cell).result / "model.safetensors")
     assert len(mirror.client.search_logged_models(experiments(mirror))) == 2
+
+
+def test_runs_of_a_row_differ_in_nothing_but_seed_name_and_what_was_measured(tmp_path: Path) -> None:
+    """The page averages over a row, and the tables never average over anything but seeds."""
+    maker = StoreMaker(tmp_path)
+
+    def row(**more: object) -> str:
+        given = {"settings": {"k": 3}, "changed": [], **more}
+        return TrackedCell(maker.store, maker.cell("ours", SCORES, **given), tmp_path).row
+
+    accuracy = {"accuracy": METRICS["accuracy"]}
+    first = row()
+    assert first == row(seed=1) == row(seed=2, label="ours (k=3)") == row(seed=3, metrics=accuracy)
+    others = [
+        row(protocol={"crop": "full", "size": 224}),
+        row(digest="0ther"),
+        row(recipe="published", settings={"k": 3, "schedule": SCHEDULE}),
+        row(black_box_id="feed00000001"),
+        row(backbone="resnet34"),
+    ]
+    assert len({first, *others}) == 6
 
 
 def test_the_page_of_a_suite_explains_itself(home: Path) -> None:

@@ -6,25 +6,29 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from bench.report.contest import Comparison
-from bench.report.verdicts import winner
+from bench.report.verdicts import Left, winner
 
 _MOST_PAIRS = 4
 
 
-def between(found: Sequence[Comparison]) -> list[tuple[str, str]]:
+def between(found: Sequence[Comparison], left: Sequence[Left] = ()) -> list[tuple[str, str]]:
     """What is shown between methods, metric by metric.
 
     Args:
         found: comparisons of methods in one place.
+        left: those that were left out there: who reads that one method is the best has to know of them.
 
     Returns:
         Metric and sentence.
     """
-    return [(metric, _sentence([one for one in found if one.metric == metric])) for metric in
-            dict.fromkeys(one.metric for one in found)]  # fmt: skip
+    metrics = dict.fromkeys(one.metric for one in (*found, *left))
+    return [
+        (metric, _sentence([one for one in found if one.metric == metric], sum(one.metric == metric for one in left)))
+        for metric in metrics
+    ]
 
 
-def _sentence(own: Sequence[Comparison]) -> str:
+def _sentence(own: Sequence[Comparison], left: int) -> str:
     beaten: dict[str, list[str]] = defaultdict(list)
     alike: list[str] = []
     untested = []
@@ -46,6 +50,7 @@ def _sentence(own: Sequence[Comparison]) -> str:
     elif alike:
         parts.append(f"no difference is shown between {', or between '.join(alike)}")
     parts += [f"not tested: {', '.join(untested)}"] if untested else []
+    parts += [f"{left} {'more ' if own else ''}pair{'s' if left > 1 else ''} left out"] if left else []
     return f"{'; '.join(parts)}."
 
 
