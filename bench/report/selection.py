@@ -28,12 +28,15 @@ class Candidate:
         stamp: of the newest run that asked for it; empty where no run is known any more.
         command: of that run.
         suites: of all runs that asked for it.
+        referenced: whether one of those runs has the black box too: on another machine the same seed may have trained
+            another one, and a method is to stand beside its own.
     """
 
     found: Found
     stamp: str
     command: str
     suites: frozenset[str] = frozenset()
+    referenced: bool = False
 
     @property
     def changed(self) -> set[str]:
@@ -101,13 +104,17 @@ class Fit:
         return self.spec["backbone"] or ""
 
     def deciding(self, metric: str) -> list[Candidate]:
-        """The cell that speaks for each seed: one with a value, else one that says why there is none; the newest.
+        """The cell that speaks for each seed: one with a value, else one that says why there is none.
+
+        Of several, one that stands beside its black box goes first, then the newest.
 
         Where the metric was asked for in some cells, those in which it was not have nothing to say.
         """
         chosen: dict[int, Candidate] = {}
         asked = [one for one in self.candidates if _rank(one.found, metric) < _NOT_ASKED]
-        ordered = sorted(asked or self.candidates, key=lambda one: (_rank(one.found, metric), -_age(one)))
+        ordered = sorted(
+            asked or self.candidates, key=lambda one: (_rank(one.found, metric), not one.referenced, -_age(one))
+        )
         for one in ordered:
             chosen.setdefault(one.found.spec["seed"], one)
         return [chosen[seed] for seed in sorted(chosen)]
@@ -228,12 +235,14 @@ def candidates(store: Store, stamp: str | None = None, suite: str | None = None)
             newest[name] = when
             suites[name].add(content["suite"])
     wanted = set(known[one_run]["cells"]) if one_run else None
+    every = {name: find(store, name) for name in store.cells() if wanted is None or name in wanted}
+    references = {name for name, found in every.items() if found.written["role"] == "reference" and found.outcome}
+    referenced = {name for run in known.values() if references & set(run["cells"]) for name in run["cells"]}
     chosen = []
-    for name in store.cells():
-        if wanted is None or name in wanted:
-            found, when = find(store, name), newest.get(name, "")
-            command = known[when]["command"] if when else found.written["command"]
-            chosen.append(Candidate(found, when, command, frozenset(suites[name])))
+    for name, found in every.items():
+        when = newest.get(name, "")
+        command = known[when]["command"] if when else found.written["command"]
+        chosen.append(Candidate(found, when, command, frozenset(suites[name]), name in referenced))
     return sorted(chosen, key=_age, reverse=True)
 
 

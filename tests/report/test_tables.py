@@ -284,6 +284,21 @@ def test_the_newest_settings_of_a_row_count(maker):
     assert value(field(paper_table(maker.store, 2)[0], "ours", "consistency", "resnet34")) == 60.0
 
 
+def test_a_method_stands_beside_the_black_box_of_its_own_run(maker):
+    """The same settings and seed in a newer run without a black box, and of another training."""
+    both = [
+        on_cub(maker, "ours", scores(80.0, 60.0, 70.0)),
+        on_cub(maker, "blackbox", scores(80.0, 40.0, 50.0), role="reference"),
+    ]
+    more = {**TABLE_2, "cost": {"version": "2", "parameters": {}, "unit": "s"}}
+    alone = on_cub(maker, "ours", {**scores(81.0, 61.0, 71.0), "cost": 1.0}, metrics=more)
+    maker.invocation(both, "20260301-000000-000")
+    maker.invocation([alone], "20260302-000000-000")
+    assert value(field(paper_table(maker.store, 2)[0], "ours", "accuracy", "resnet34")) == 80.0
+    maker.invocation([alone, both[1]], "20260303-000000-000")
+    assert value(field(paper_table(maker.store, 2)[0], "ours", "accuracy", "resnet34")) == 81.0
+
+
 def test_a_newer_run_that_has_not_finished_does_not_hide_a_result(maker):
     maker.invocation([on_cub(maker, "ours", scores(80.0, 60.0, 70.0), settings={"a": 1})], "20260301-000000-000")
     maker.invocation([on_cub(maker, "ours", settings={"a": 2})], "20260302-000000-000")
