@@ -76,7 +76,7 @@ class _Group(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt as error:
-            click.echo(f"interrupted; {error or 'the same command goes on where it stopped'}", err=True)
+            click.echo(f"interrupted; {str(error) or 'the same command goes on where it stopped'}", err=True)
             sys.exit(143 if asked else 130)
         except Exception as error:
             error = storage_error(error) or error

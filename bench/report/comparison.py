@@ -18,7 +18,7 @@ from bench.bootstrap import NoInterval
 from bench.errors import RequestError
 from bench.report.block import Block, Column, Entry, Line, Status
 from bench.report.chance import chance_warnings
-from bench.report.facts import definition, describe_block, distinguish
+from bench.report.facts import definition, describe_block, distinguish, fewer_seeds
 from bench.report.grouping import text_of, together
 from bench.report.intervals import over_seeds
 from bench.store import Store
@@ -142,6 +142,12 @@ def _block(
         [column.definition for column in columns if column.definition],
         [cell.spec for cell in group],
         [cell.outcome for cell in group if cell.outcome is not None],
+        fewer=fewer_seeds(
+            [
+                (line.label, line.backbone, [cell.spec["seed"] for cell in row])
+                for line, row in zip(lines, _rows(group), strict=True)
+            ]
+        ),
     )
     return Block(title, columns, tuple(lines), tuple(notes), tuple(chance_warnings(lines, columns)), (*facts, *origin))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.report.grouping import text_of
@@ -65,11 +66,31 @@ def distinguish(specs: Sequence[Mapping[str, Any]], definitions: Sequence[Mappin
     return titles
 
 
+def fewer_seeds(rows: Sequence[tuple[str, str, Collection[int]]]) -> str:
+    """Rows that have not all the seeds of their table, with those they have.
+
+    Args:
+        rows: name, backbone and seeds of each; the backbone is told where there are several.
+
+    >>> fewer_seeds([("ours", "vgg19", {0, 1}), ("tesnet", "vgg19", {0}), ("protopool", "vgg19", {0})])
+    'tesnet, protopool: 0'
+    """
+    every = {seed for _, _, seeds in rows for seed in seeds}
+    several = len({backbone for _, backbone, _ in rows if backbone}) > 1
+    found: dict[str, list[str]] = defaultdict(list)
+    for label, backbone, seeds in rows:
+        if set(seeds) != every:
+            name = f"{label} with {backbone}" if several and backbone else label
+            found[", ".join(map(str, sorted(seeds)))].append(name)
+    return "; ".join(f"{', '.join(dict.fromkeys(names))}: {seeds}" for seeds, names in found.items())
+
+
 def describe_block(
     definitions: Sequence[str],
     specs: Sequence[Mapping[str, Any]],
     outcomes: Sequence[Mapping[str, Any]],
     spread: bool = True,
+    fewer: str = "",
 ) -> list[str]:
     """Lines about metrics, data, seeds and hardware.
 
@@ -78,6 +99,7 @@ def describe_block(
         specs: of all cells of the block.
         outcomes: of those that are finished.
         spread: whether deviations stand beside the means.
+        fewer: which rows have not all the seeds, see :func:`fewer_seeds`.
     """
     first = specs[0]
     seeds = sorted({spec["seed"] for spec in specs})
@@ -91,6 +113,7 @@ def describe_block(
         f"data: {first['dataset']}, digest {first['data_digest']}, protocol {protocol(first['protocol'])}{counted}"
         + (f"; MEASURED ON {first['split'].upper()}" if first.get("split", "test") != "test" else ""),
         f"seeds: {', '.join(map(str, seeds))}"
+        + (f" ({fewer})" if fewer else "")
         + (f"; mean{' ± standard deviation (n - 1)' * spread} over seeds" if len(seeds) > 1 else ""),
     ]
     precisions = _distinct(spec["precision"] for spec in specs)

@@ -12,7 +12,7 @@ from typing import Any
 from bench import registry
 from bench.errors import RequestError
 from bench.report.comparison import about_intervals
-from bench.report.facts import describe_block, distinguish
+from bench.report.facts import describe_block, distinguish, fewer_seeds
 from bench.report.paper import SOURCE, TABLES, PaperTable, published
 from bench.report.selection import Bounds, Comparable, Selection, select
 from bench.report.sheet import Field, Row, Sheet
@@ -118,7 +118,10 @@ def _facts(table: PaperTable, group: Comparable | None, selection: Selection, ro
     if group is not None:
         specs = [one.found.spec for fit in group.fits for one in fit.candidates]
         definitions = [group.definitions[metric] for metric in table.metrics if metric in group.definitions]
-        facts = describe_block(definitions, specs, group.outcomes, spread=table.number != 1)
+        fewer = fewer_seeds(
+            [(fit.label, fit.backbone, {one.found.spec["seed"] for one in fit.candidates}) for fit in group.fits]
+        )
+        facts = describe_block(definitions, specs, group.outcomes, spread=table.number != 1, fewer=fewer)
         stamps = {one.stamp for fit in group.fits for one in fit.candidates}
         facts.append(f"runs: {len(stamps)}, the newest {max(stamps) or 'not recorded'}")
         if group.older:

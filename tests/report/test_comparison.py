@@ -36,7 +36,7 @@ GOLDEN = """\
 - metrics: accuracy v1; consistency v2, region ±36 px of 224, threshold 0.8; stability v2, region ±36 px of 224, \
 clip 0.25, draws 1, seed 0, sigma 0.2
 - data: demo, digest 5d41402abc4b2a76, protocol bbox-224-truncated, images: 160 train, 40 test
-- seeds: 0, 1; mean ± standard deviation (n - 1) over seeds
+- seeds: 0, 1 (ours (k=9), ours (k=5), blackbox, constant, random: 0); mean ± standard deviation (n - 1) over seeds
 - hardware: Some CPU, 2 cores, fp32
 - partbench: 0.1.0 (abc123)
 - run: 20260304-101500-123, suite default
@@ -70,6 +70,13 @@ def printed(store: Store, width: int = 100) -> str:
 
 def test_markdown_is_this_text(example: Store) -> None:
     assert as_markdown(comparison(example)) == GOLDEN
+
+
+def test_rows_with_fewer_seeds_are_named(maker: StoreMaker) -> None:
+    cells = [maker.cell("ours", both(90.0 + seed), seed=seed) for seed in range(3)]
+    maker.invocation([*cells, *(maker.cell(name, both(80.0)) for name in ("tesnet", "protopool"))])
+    (told,) = [fact for fact in only(maker.store).facts if fact.startswith("seeds")]
+    assert told == "seeds: 0, 1, 2 (tesnet, protopool: 0); mean ± standard deviation (n - 1) over seeds"
 
 
 def test_markdown_columns_line_up(example: Store) -> None:
