@@ -6,6 +6,7 @@ from importlib.metadata import version
 import pytest
 from click.testing import CliRunner
 from documented import RESULTS, ROOT, TEXTS, documented
+from published_beside import beside
 
 from bench.cli import main
 from bench.export import nameless
@@ -25,6 +26,11 @@ def test_there_are_tables_in_both():
 def test_the_text_has_what_the_command_prints(block, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert block.output == block.now()
+
+
+def test_the_published_numbers_stand_beside_what_was_measured(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert beside() in (ROOT / "reports" / "STUDY.md").read_text()
 
 
 def test_the_figure_is_what_its_command_draws(monkeypatch, tmp_path):
