@@ -24,7 +24,7 @@ _PAGES_ONLY = ("out_dir", "tests", "galleries", "device")
 @click.option("--metrics", callback=options.names, help="Columns of the comparison: names or groups with commas.")
 @click.option("--intervals", is_flag=True, help="95 % bootstrap intervals beside the values.")
 @click.option("-o", "--out-dir", type=options.FOLDER, help="Of the pages: their folder; default: report, beside cells.")
-@click.option("--tests", type=click.IntRange(0), help="Of the pages: most tests; default 120, fewer on large data.")
+@click.option("--tests", type=click.IntRange(0), help="Of the pages: most tests; default 300, fewer on large data.")
 @click.option("--galleries", is_flag=True, help="In the pages: each method's prototypes, drawn from models and images.")
 @click.option("--device", help="Of the galleries: auto (the default), cpu, cuda or cuda:1.")
 @options.home

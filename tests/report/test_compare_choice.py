@@ -93,6 +93,22 @@ def test_the_first_alone_is_compared_with_the_others_and_corrected_for_that(make
     assert every.rankings
 
 
+@pytest.mark.parametrize("newer", [0, 1])
+@pytest.mark.parametrize("k", range(6))  # other ids in another order, which must not decide
+def test_where_no_run_has_all_a_method_counts_as_it_stands_beside_its_black_box(maker, newer, k):
+    """The same settings twice, measured for other metrics, of two trainings: one has its black box in the same run."""
+    more = {**ACCURACY, "cost": {"version": "2", "parameters": {}, "unit": "s"}}
+    hits, fewer = [1] * 90 + [0] * 10, {"index": range(100), "correct": [1] * 80 + [0] * 20}
+    own = accuracy(maker, "ours", hits, settings={"k": k}), accuracy(maker, "blackbox", hits, role="reference")
+    scores, items = {"accuracy": 80.0, "cost": 1.0}, {"accuracy.image": fewer}
+    alone = maker.cell("ours", scores, metrics=more, items=items, settings={"k": k})
+    stamps = ["20260301-000000-000", "20260302-000000-000"]
+    maker.invocation(own, stamps[newer])
+    maker.invocation([alone], stamps[1 - newer])
+    maker.invocation([accuracy(maker, "tesnet", [1] * 50 + [0] * 50)], "20260303-000000-000")
+    assert only(maker, "ours", "tesnet", metrics=["accuracy"]).values == (90.0, 50.0)
+
+
 def test_names_of_the_same_method_are_the_nearest(maker):
     labels = {"ours": "ours (k=5, x=1)", "ours-contrast": "ours-contrast (k=5)"}
     maker.invocation([accuracy(maker, name, drawn(0.9, 1), label=label) for name, label in labels.items()])
