@@ -49,9 +49,8 @@ class BlackBoxConfig(Settings):
     @model_serializer(mode="wrap")
     def _identity(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What nothing depends on is left out; so results from before there was a choice keep their ids."""
-        return {
-            name: value for name, value in handler(self).items() if (name == "schedule") == (self.head == "trained")
-        }
+        kept = "schedule" if self.head == "trained" else "head"
+        return {kept: handler(self)[kept]}
 
 
 class ClassifierLearner(Learner):

@@ -163,6 +163,7 @@ def _cells_of(
     for backbone in request.backbones or settings.backbones:
         starting = functools.cache(functools.partial(_weights, backbone, settings, context))
         sizes = _sizes(backbone, settings, dataset, context.home)
+        check_head = functools.cache(_check_head)  # which reads the whole file
         variants = [(name, chosen) for name in methods for chosen in config.combinations(request.grid, name)]
         loaded: dict[str, type[Method]] = {name: entry.load() for name, entry in methods.items()}
         needed = any(method.needs_black_box for method in loaded.values())
@@ -187,7 +188,7 @@ def _cells_of(
             # What is not trained here starts from no weights: none are looked for, none enter the id.
             file, digest = starting() if method.needs_backbone and not given else (None, "")
             if method.needs_black_box and box.head == "pretrained":
-                _check_head(file, backbone, sizes)
+                check_head(file, backbone, sizes)
             applicable, not_applicable = _applicable(metrics, metric_configs, dataset_name, dataset, name, method)
             unseeded.append(
                 PlannedCell(

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from bench import config, registry
 from bench.cell import Cell
 from bench.contract import RequestError, Sizes
+from bench.shapes import remembered_shape
 from bench.store import Store
 from bench.train import Trainer
 
@@ -113,8 +114,9 @@ def tune(cells: Sequence[Cell], wanted: Sequence[Choice], folds: int = 2, split:
         box.backbone = Remembered(box.backbone)
         parts = list(_parts(splits, folds, split))
         for _, fit, _ in parts:
+            sizes = _sizes(cell, fit)
             for chosen in settings:
-                kind.check(chosen, _sizes(cell, fit, box.backbone))
+                kind.check(chosen, sizes)
         for fold, fit, judge in parts:
             for choice, chosen in zip(wanted, settings, strict=True):
                 with tempfile.TemporaryDirectory(prefix="partbench-tune-") as folder:
@@ -139,13 +141,12 @@ def _parts(splits: dict[str, Any], folds: int, split: str) -> Iterator[tuple[int
         yield fold, fit, judge
 
 
-def _sizes(cell: Cell, fit: Any, backbone: Any) -> Sizes:
+def _sizes(cell: Cell, fit: Any) -> Sizes:
     """What a setting has to fit, of a part of the training split."""
-    with torch.no_grad():
-        first = next(fit.batches(1, cell.device)).images
-        channels, rows, columns = backbone(first).shape[1:]
+    backbone = cell.spec.backbone or ""
+    channels, rows, columns = remembered_shape(backbone, fit.size, cell.home)
     counts = torch.bincount(fit.labels, minlength=fit.classes)
-    return Sizes(fit.classes, int(counts.min()), channels, rows * columns, cell.spec.backbone or "")
+    return Sizes(fit.classes, int(counts.min()), channels, rows * columns, backbone)
 
 
 def _measured(cell: Cell, task: Any, judge: Any) -> dict[str, float]:

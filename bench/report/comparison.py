@@ -132,12 +132,13 @@ def _block(
     title: str, group: list[Found], columns: tuple[Column, ...], origin: list[str], store: Store | None
 ) -> Block:
     notes: list[str] = []
-    lines = [_line(row, columns, notes) for row in _rows(group)]
+    rows = _rows(group)
+    lines = [_line(row, columns, notes) for row in rows]
     if store is not None:
         kinds: dict[str, str] = {}
-        lines = [_bounded(line, row, store, notes, kinds) for line, row in zip(lines, _rows(group), strict=True)]
+        lines = [_bounded(line, row, store, notes, kinds) for line, row in zip(lines, rows, strict=True)]
         origin = [*about_intervals(kinds), *origin]
-    lines = mark_best(_told_apart(lines, _rows(group)), columns)
+    lines = mark_best(_told_apart(lines, rows), columns)
     facts = describe_block(
         [column.definition for column in columns if column.definition],
         [cell.spec for cell in group],
@@ -145,7 +146,7 @@ def _block(
         fewer=fewer_seeds(
             [
                 (line.label, line.backbone, [cell.spec["seed"] for cell in row])
-                for line, row in zip(lines, _rows(group), strict=True)
+                for line, row in zip(lines, rows, strict=True)
             ]
         ),
     )

@@ -13,6 +13,7 @@ from bench.report.block import Entry
 from bench.report.comparison import Found, as_entry, find, with_interval
 from bench.report.grouping import text_of, together
 from bench.report.paper import PaperTable
+from bench.report.precedence import precedence
 from bench.store import Store
 
 _OWN_IDENTITY = ("seed", "metrics")
@@ -28,8 +29,7 @@ class Candidate:
         stamp: of the newest run that asked for it; empty where no run is known any more.
         command: of that run.
         suites: of all runs that asked for it.
-        referenced: whether one of those runs has the black box too: on another machine the same seed may have trained
-            another one, and a method is to stand beside its own.
+        referenced: whether one of those runs has the black box too, see :func:`bench.report.precedence.precedence`.
     """
 
     found: Found
@@ -103,19 +103,19 @@ class Fit:
         """Empty where the method looks at none."""
         return self.spec["backbone"] or ""
 
+    @property
+    def speaking(self) -> list[Candidate]:
+        """Those that stand beside their black box first, then the newest."""
+        return sorted(self.candidates, key=lambda one: not one.referenced)
+
     def deciding(self, metric: str) -> list[Candidate]:
         """The cell that speaks for each seed: one with a value, else one that says why there is none.
-
-        Of several, one that stands beside its black box goes first, then the newest.
 
         Where the metric was asked for in some cells, those in which it was not have nothing to say.
         """
         chosen: dict[int, Candidate] = {}
-        asked = [one for one in self.candidates if _rank(one.found, metric) < _NOT_ASKED]
-        ordered = sorted(
-            asked or self.candidates, key=lambda one: (_rank(one.found, metric), not one.referenced, -_age(one))
-        )
-        for one in ordered:
+        asked = [one for one in self.speaking if _rank(one.found, metric) < _NOT_ASKED]
+        for one in sorted(asked or self.speaking, key=lambda one: _rank(one.found, metric)):
             chosen.setdefault(one.found.spec["seed"], one)
         return [chosen[seed] for seed in sorted(chosen)]
 
@@ -228,21 +228,19 @@ def candidates(store: Store, stamp: str | None = None, suite: str | None = None)
     """
     known = store.invocations()
     one_run = store.chosen_run(stamp, suite) if stamp or suite else None
-    newest: dict[str, str] = {}
     suites: dict[str, set[str]] = defaultdict(set)
-    for when, content in known.items():
+    for content in known.values():
         for name in content["cells"]:
-            newest[name] = when
             suites[name].add(content["suite"])
     wanted = set(known[one_run]["cells"]) if one_run else None
     every = {name: find(store, name) for name in store.cells() if wanted is None or name in wanted}
     references = {name for name, found in every.items() if found.written["role"] == "reference" and found.outcome}
-    referenced = {name for run in known.values() if references & set(run["cells"]) for name in run["cells"]}
+    placed = precedence(known, references)
     chosen = []
     for name, found in every.items():
-        when = newest.get(name, "")
+        referenced, when = placed.get(name, (False, ""))
         command = known[when]["command"] if when else found.written["command"]
-        chosen.append(Candidate(found, when, command, frozenset(suites[name]), name in referenced))
+        chosen.append(Candidate(found, when, command, frozenset(suites[name]), referenced))
     return sorted(chosen, key=_age, reverse=True)
 
 

@@ -13,6 +13,7 @@ from bench import registry
 from bench.errors import RequestError
 from bench.report.comparison import Found
 from bench.report.facts import protocol
+from bench.report.precedence import precedence
 from bench.store import Store
 
 
@@ -103,13 +104,9 @@ def chosen_cells(
         measured = {run: _measured(of(run), metrics) for run in having}
         run = max(having, key=measured.__getitem__)
         return of(run), f"cells: run {run}, the newest that has all of them{' in these metrics' * bool(measured[run])}"
-    # As in the tables: what stands beside its black box first, then the newest.
-    placed: dict[str, tuple[bool, str]] = {}
-    for run in known:
-        referenced = any(one.written["role"] == "reference" for one in of(run))
-        for name in known[run]["cells"]:
-            placed[name] = max(placed.get(name, (False, "")), (referenced, run))
-    every = sorted((cell(name) for name in there), key=lambda one: placed.get(one.name, (False, "")), reverse=True)
+    every = [cell(name) for name in there]
+    placed = precedence(known, {one.name for one in every if one.written["role"] == "reference" and one.outcome})
+    every.sort(key=lambda one: placed.get(one.name, (False, "")), reverse=True)
     for label in labels:
         # Before anything is said about names that stand for several settings.
         _require(every, label)

@@ -157,6 +157,5 @@ def _best(controls: Sequence[tuple[dict[str, Entry], Fit]], column: Column) -> F
 
 def _side(fit: Fit) -> Side:
     spec = fit.spec
-    # As `Fit.deciding` has it: what stands beside its black box first.
-    cells = tuple(one.found for one in sorted(fit.candidates, key=lambda one: not one.referenced))
+    cells = tuple(one.found for one in fit.speaking)
     return Side(fit.label, str(spec["dataset"]), fit.backbone, view_of(spec), cells)
