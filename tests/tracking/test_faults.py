@@ -10,7 +10,7 @@ from bench.contract import BenchError, RequestError
 from bench.tracking import Mirror
 
 
-@pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns", "localhost:5000"])
+@pytest.mark.parametrize("uri", ["mlruns", "file:///mlruns", "localhost:5000"])
 def test_an_address_that_is_none_says_how_to_write_one(tmp_path: Path, uri: str) -> None:
     with pytest.raises(RequestError, match=rf"--tracking-uri {uri}: write http://HOST:PORT"):
         Mirror(tmp_path, uri)
