@@ -13,9 +13,9 @@ from torch.nn import functional
 from baselines import layers
 from baselines.deformable_conv import KERNEL, PADDING, PARTS, linear_patches, norm_preserving_conv
 from bench.contract import Explanation, Method, PartPrototypeModel, Progress, PrototypeTable, Samples, Task
+from bench.core.seeding import derive
 from bench.given import NetworkSettings
 from bench.schedule import Schedule
-from bench.seeding import derive
 from bench.train import Learner
 
 EPSILON = 1e-4

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from baselines import checkout, compiled
 from baselines.deformable import DeformableProtoPNetModel
 from bench.contract import CellError, Explanation, PartPrototypeModel, PrototypeTable, RequestError, Sizes, Task
-from bench.seeding import derive
+from bench.core.seeding import derive
 
 _ABSENT = ("ones", "alfa")
 """Constants of the official code that converted files leave out."""

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from baselines import layers
 from bench.contract import Explanation, Method, PartPrototypeModel, Progress, PrototypeTable, Samples, Task
+from bench.core.seeding import derive
 from bench.given import NetworkSettings
 from bench.schedule import Schedule
-from bench.seeding import derive
 from bench.train import Learner
 
 

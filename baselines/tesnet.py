@@ -27,9 +27,9 @@ from bench.contract import (
     Sizes,
     Task,
 )
+from bench.core.seeding import derive
 from bench.given import NetworkSettings
 from bench.schedule import Schedule
-from bench.seeding import derive
 from bench.train import Learner
 
 

@@ -1,6 +1,6 @@
 """``python -m bench``."""
 
-from bench.allocator import keep_freed_memory
+from bench.core.allocator import keep_freed_memory
 from bench.launch.command import tie_to_parent
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BenchError
-from bench.folder import Folder, read_json, write_json
+from bench.core.errors import BenchError
+from bench.core.work_dir import Folder, read_json, write_json
 
 _EVERY = 1.0
 """Seconds between two versions of the file."""

@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 
-from bench.allocator import give_back_free_memory
 from bench.contract import Progress, Samples
-from bench.data.guarded import Guarded
-from bench.memory import (
+from bench.core.allocator import give_back_free_memory
+from bench.core.memory import (
     OutOfMemory,
     Overrun,
     PeakMemory,
@@ -20,6 +19,7 @@ from bench.memory import (
     limited,
     said,
 )
+from bench.data.guarded import Guarded
 from bench.store import Store, write_json
 
 SHARED = "black box"

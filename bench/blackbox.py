@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from bench.backbones.classifier import Classifier
 from bench.contract import CellError, Progress, Samples, Settings
+from bench.core.seeding import derive
 from bench.schedule import Schedule
-from bench.seeding import derive
 from bench.store import Folder, write_json
 from bench.train import Learner, Trainer
 

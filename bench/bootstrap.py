@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bench.seeding import derive
+from bench.core.seeding import derive
 
 LEVEL = 0.95
 RESAMPLES = 2000

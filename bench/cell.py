@@ -16,25 +16,25 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from bench import environment, registry
 from bench.activity import Activity
 from bench.attempts import SHARED, Attempts
 from bench.blackbox import BlackBoxConfig, obtain
 from bench.contract import BenchError, PartPrototypeModel, RequestError, Samples, Score, Task
+from bench.core import environment, registry
+from bench.core.faults import storage_error
+from bench.core.memory import OutOfMemory
+from bench.core.resource_usage import Usage
+from bench.core.score import write_table
+from bench.core.seeding import derive
+from bench.core.work_dir import FIT, read_json
 from bench.evaluation import compares_black_box, evaluate
-from bench.faults import storage_error
-from bench.folder import FIT, read_json
 from bench.inputs import Inputs
 from bench.kept import adopt, read_fit
-from bench.memory import OutOfMemory
 from bench.progress import ConsoleProgress
 from bench.ranks import Ranks
-from bench.score import write_table
-from bench.seeding import derive
 from bench.specification import CellSpec
 from bench.store import Folder, Status, Store, write_json
 from bench.train import Trainer
-from bench.usage import Usage
 
 REDUCED = "batch_size_after_out_of_memory"
 """The fact of a fit that says how many images at a time it was made with, where that is not as planned."""

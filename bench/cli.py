@@ -31,10 +31,10 @@ from bench import (
     cli_status,
     cli_tracking,
     options,
-    registry,
 )
-from bench.errors import BenchError, RequestError
-from bench.faults import storage_error
+from bench.core import registry
+from bench.core.errors import BenchError, RequestError
+from bench.core.faults import storage_error
 
 
 @contextlib.contextmanager
@@ -170,8 +170,8 @@ def run(
     """
     gc.disable()  # what is imported and planned stays: looking for garbage in it, again and again, takes a fifth
     from bench import config
+    from bench.core.paths import home as find_home
     from bench.dry_run import print_plan
-    from bench.home import home as find_home
     from bench.launch.events import Lines
     from bench.launch.launcher import Launcher
     from bench.launch.summary import write_down
@@ -299,7 +299,7 @@ def results(out: Path | None, suite: str | None, fmt: str, plugins: tuple[Path, 
     """
     import csv
 
-    from bench.home import home as find_home
+    from bench.core.paths import home as find_home
     from bench.report.intervals import with_intervals
     from bench.store import Row, Store, as_dicts
 
@@ -320,7 +320,7 @@ def results(out: Path | None, suite: str | None, fmt: str, plugins: tuple[Path, 
 @options.home
 def show(name: str, out: Path | None) -> None:
     """Show what is behind a cell's numbers: command, settings, environment, scores, prototypes."""
-    from bench.home import home as find_home
+    from bench.core.paths import home as find_home
     from bench.report.cell import show_cell
     from bench.store import Store
 

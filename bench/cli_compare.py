@@ -48,7 +48,7 @@ def compare(
 
     Exit code 1: nothing could be compared.
     """  # noqa: D301 (click reads the character itself)
-    from bench.home import home as find_home
+    from bench.core.paths import home as find_home
     from bench.report import contest_text
     from bench.report.compare import compare as judge
     from bench.store import Store

@@ -11,8 +11,9 @@ from typing import Any
 import click
 from rich.console import Console
 
-from bench import options, registry
+from bench import options
 from bench.cli_posthoc import speed
+from bench.core import registry
 
 _SHOWN = 50
 """Anomalies that are printed; ``--json`` has all of them."""
@@ -46,9 +47,9 @@ def list_(data_root: Path | None, pairs: tuple[str, ...], as_json: bool, plugins
 
     from bench import config
     from bench.contract import RequestError
+    from bench.core.paths import home as find_home
     from bench.data import demo
     from bench.data.locate import advice, base, locate, nearby
-    from bench.home import home as find_home
 
     home = find_home()
     place, source = base(data_root, home)
@@ -138,9 +139,9 @@ def verify(name: str, data_root: Path | None, pairs: tuple[str, ...], as_json: b
 @options.plugin
 def prepare(name: str, data_root: Path | None, pairs: tuple[str, ...], plugins: tuple[Path, ...]) -> None:
     """Decode and resize all images of NAME once; `run` does it by itself where it was not done before."""
+    from bench.core.paths import home as find_home
     from bench.data.prepared import cache_folder
     from bench.data.prepared import prepare as write
-    from bench.home import home as find_home
     from bench.progress import ConsoleProgress
 
     home, console = find_home(), Console()
@@ -165,9 +166,9 @@ def fetch(name: str, data_root: Path | None, pairs: tuple[str, ...], plugins: tu
     An interrupted download goes on where it stopped. The licences of the data sets are their authors'.
     """
     from bench import config
+    from bench.core.paths import home as find_home
     from bench.data.fetch import fetch as get
     from bench.data.locate import base
-    from bench.home import home as find_home
     from bench.progress import ConsoleProgress
 
     overrides, _ = config.parse_overrides(pairs)
@@ -207,12 +208,12 @@ def speed_data(
     """The prepared images of NAME beside a plain DataLoader on its files; does a training step wait for them?"""
     import os
 
-    from bench import environment
     from bench.contract import RequestError
+    from bench.core import environment
+    from bench.core.paths import home as find_home
     from bench.data.augment import POLICIES
     from bench.data.prepared import prepare as write
     from bench.data.speed import as_text, measure
-    from bench.home import home as find_home
     from bench.progress import ConsoleProgress
 
     if data_root is not None and _settings(name, pairs).folder is None:
@@ -240,8 +241,8 @@ def speed_data(
 
 def _opened(name: str, pairs: tuple[str, ...], data_root: Path | None, progress: Any) -> tuple[Any, Any]:
     """The data set's configuration, and the data set."""
+    from bench.core.paths import home as find_home
     from bench.data.source import open_dataset
-    from bench.home import home as find_home
 
     settings = _settings(name, pairs)
     dataset = open_dataset(

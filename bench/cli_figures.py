@@ -59,9 +59,9 @@ def figure(
 
     5, interpretability and cost need stored numbers alone; the others load models and images.
     """  # noqa: D301 (click reads the character itself)
+    from bench.core.errors import RequestError
+    from bench.core.paths import home as find_home
     from bench.drawing import FORMATS
-    from bench.errors import RequestError
-    from bench.home import home as find_home
     from bench.store import Store
 
     home = find_home()
@@ -113,8 +113,8 @@ def _shown(
     how: dict[str, Any],
 ) -> Any:
     """Drawings of prototypes, one after the other: a page is saved before the next one is drawn."""
-    from bench import environment
     from bench.cell import Cell
+    from bench.core import environment
     from bench.figures import paper
     from bench.figures.look import Viewer
     from bench.progress import ConsoleProgress

@@ -49,10 +49,10 @@ def cell(
     Each takes its share of every batch; the batch size stays the recipe's, and the numbers are those of one process up
     to the order of sums. Rank 0 alone measures and writes. A decomposition and all measuring use one GPU.
     """  # noqa: D301 (click reads the character itself)
-    from bench import environment
     from bench.cell import Cell
     from bench.contract import RequestError
-    from bench.home import home as find_home
+    from bench.core import environment
+    from bench.core.paths import home as find_home
     from bench.launch.stages import follow, share
     from bench.progress import ConsoleProgress
     from bench.ranks import Ranks
@@ -100,8 +100,8 @@ def gather(homes: tuple[Path, ...], out: Path | None) -> None:
     What is here already stays as it is. Afterwards the `run` that asks for all these cells finds them done and prints
     the table.
     """
+    from bench.core.paths import home as find_home
     from bench.gather import gather as take
-    from bench.home import home as find_home
     from bench.progress import ConsoleProgress
     from bench.store import Store
 
@@ -122,8 +122,8 @@ def export(folder: Path, suite: str | None, stamp: str | None, out: Path | None)
     Fits, logs and paths of this machine are left out. Every command reads the folder as a home (--out FOLDER), and
     `gather FOLDER` takes the results over into another one, where they count as done.
     """
+    from bench.core.paths import home as find_home
     from bench.export import export as write
-    from bench.home import home as find_home
     from bench.progress import ConsoleProgress
     from bench.store import Store
 

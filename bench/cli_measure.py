@@ -35,8 +35,8 @@ def _counts(context: click.Context, option: click.Parameter, value: str) -> tupl
 
 def _ready(backbone: str, size: int) -> None:
     """Say at once what would end every measurement."""
-    from bench import registry
     from bench.contract import RequestError
+    from bench.core import registry
     from bench.shapes import feature_shape
 
     try:
@@ -85,8 +85,8 @@ def scale(
     its own. What does not fit is measured again with one image at a time. Where a method also has the form of its
     published code, that is a row of its own. The results are kept; `bench report --table 3` shows the newest.
     """
-    from bench import environment
-    from bench.home import home as find_home
+    from bench.core import environment
+    from bench.core.paths import home as find_home
     from bench.scale import as_text
     from bench.scale import scale as measure
     from bench.store import Store, new_stamp
@@ -125,7 +125,7 @@ def speed_train(
     The share is of the images per second that the plain classifier trains; the projection is in forward passes of the
     plain classifier over the same images.
     """
-    from bench import environment
+    from bench.core import environment
     from bench.training_speed import as_text, training_speed
 
     chosen = environment.pick_device(device)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from bench import options, registry
+from bench import options
+from bench.core import registry
 
 
 @click.command("import")

@@ -41,8 +41,9 @@ def decompose(device: str, pairs: tuple[str, ...], **arguments: Any) -> None:
     your images, or refused with the reason. The result (safetensors, JSON and pictures) is written to --out; an
     interrupted command goes on where it stopped.
     """
-    from bench import config, environment
+    from bench import config
     from bench.contract import RequestError
+    from bench.core import environment
     from bench.posthoc.anyone import command
     from bench.progress import ConsoleProgress
 
@@ -71,11 +72,11 @@ def intervene(name: str, out: Path | None, data_root: Path | None, device: str, 
     from rich.table import Table
     from rich.text import Text
 
-    from bench import environment
     from bench.cell import Cell
+    from bench.core import environment
+    from bench.core.paths import home as find_home
     from bench.figures.case import clearest, draw_case
     from bench.figures.look import readable
-    from bench.home import home as find_home
     from bench.intervene import intervene as look
     from bench.progress import ConsoleProgress
     from bench.store import Store
@@ -154,9 +155,10 @@ def tune(
     unless --split test asks for them, to report what was chosen. Several cells (of several seeds, say) are averaged.
     Features of all images stay in memory.
     """
-    from bench import environment, tune
+    from bench import tune
     from bench.cell import Cell
-    from bench.home import home as find_home
+    from bench.core import environment
+    from bench.core.paths import home as find_home
     from bench.progress import ConsoleProgress
     from bench.store import Store
 
@@ -198,8 +200,9 @@ def speed_decompose(device: str, pairs: tuple[str, ...], as_json: bool, **argume
     """
     import json
 
-    from bench import config, environment
+    from bench import config
     from bench.contract import RequestError
+    from bench.core import environment
     from bench.posthoc.decomposition import DecompositionConfig
     from bench.posthoc.speed import COMPARABLE, as_text, measure
 
@@ -238,8 +241,8 @@ def speed_metrics(device: str, as_json: bool, **arguments: Any) -> None:
     """
     import json
 
-    from bench import environment, registry
     from bench.contract import RequestError
+    from bench.core import environment, registry
     from bench.metric_speed import as_text, measure
 
     try:

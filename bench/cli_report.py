@@ -51,8 +51,8 @@ def report(
     each cell. They are a folder of their own; an earlier report in it is replaced. --suite and --run take one run
     instead of the whole store. latex and csv are for the paper's tables. `compare` says which differences hold.
     """  # noqa: D301 (click reads the character itself)
-    from bench.errors import RequestError
-    from bench.home import home
+    from bench.core.errors import RequestError
+    from bench.core.paths import home
     from bench.report import report as render
     from bench.report import report_table
     from bench.store import Store
@@ -83,7 +83,7 @@ def _pages(
     galleries: bool,
     device: str | None,
 ) -> None:
-    from bench.errors import RequestError
+    from bench.core.errors import RequestError
     from bench.report.site import write_site
 
     if device and not galleries:
@@ -99,11 +99,11 @@ def _pages(
 
 def _gallery(store: Any, device: str) -> Any:
     """What draws the prototypes of a cell, page by page."""
-    from bench import environment
     from bench.cell import Cell
+    from bench.core import environment
+    from bench.core.paths import home as find_home
     from bench.figures import paper
     from bench.figures.look import Viewer
-    from bench.home import home as find_home
     from bench.progress import ConsoleProgress
 
     picked = environment.pick_device(device)

@@ -26,7 +26,7 @@ def status(out: Path | None, suite: str | None, everything: bool, watch: bool, a
     """
     from rich.live import Live
 
-    from bench.home import home
+    from bench.core.paths import home
     from bench.status import Board, Overview
     from bench.store import Store
 

@@ -63,7 +63,7 @@ def sync(out: Path | None, uri: str | None, stamp: str | None, follow: bool, wit
 
     A mirror that was deleted, or never made, is built from the store alone.
     """
-    from bench.home import home as find_home
+    from bench.core.paths import home as find_home
     from bench.progress import ConsoleProgress
     from bench.store import Store
     from bench.tracking import Follower, until_end_of_input
@@ -94,7 +94,7 @@ def ui(port: int, out: Path | None, uri: str | None) -> None:
     them.
     """
     from bench.contract import BenchError
-    from bench.home import home as find_home
+    from bench.core.paths import home as find_home
     from bench.progress import ConsoleProgress
     from bench.store import Store
     from bench.tracking import Follower, Mirror, address, serve
@@ -127,8 +127,8 @@ def repeat(folder: Path, device: str, memory_limit: int | None) -> None:
     FOLDER is the cell's own (`python -m bench show CELL` prints the whole command). Everything is made anew, the black
     box too. Exit code 0: the same numbers; 1: others, which are listed with what else is different.
     """
-    from bench import environment
-    from bench.home import home as find_home
+    from bench.core import environment
+    from bench.core.paths import home as find_home
     from bench.progress import ConsoleProgress
     from bench.repeat import repeat as again
 

@@ -14,8 +14,8 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
 
-from bench import registry
 from bench.contract import RequestError, Settings
+from bench.core import registry
 from bench.data.fetch import Source
 from bench.data.protocol import PRESETS, Protocol
 

@@ -19,14 +19,14 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from bench.errors import BenchError as BenchError
-from bench.errors import CellError as CellError
-from bench.errors import NotApplicable as NotApplicable
-from bench.errors import RequestError as RequestError
-from bench.prototypes import PrototypeTable as PrototypeTable
-from bench.score import Aggregate as Aggregate
-from bench.score import Score as Score
-from bench.score import share as share
+from bench.core.errors import BenchError as BenchError
+from bench.core.errors import CellError as CellError
+from bench.core.errors import NotApplicable as NotApplicable
+from bench.core.errors import RequestError as RequestError
+from bench.core.prototypes import PrototypeTable as PrototypeTable
+from bench.core.score import Aggregate as Aggregate
+from bench.core.score import Score as Score
+from bench.core.score import share as share
 
 if TYPE_CHECKING:
     from bench.train import Learner, Trainer

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench.errors import RequestError
+from bench.core.errors import RequestError
 from bench.style import styled
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.contract import Augment, Batch, Progress, Samples, Task
-from bench.seeding import derive
+from bench.core.seeding import derive
 from bench.train import Trainer
 
 

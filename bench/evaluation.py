@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench import registry
 from bench.contract import CellError, Metric, NotApplicable, Observation, PartPrototypeModel, Progress, Samples, Score
+from bench.core import registry
 
 
 def compares_black_box(metrics: Mapping[str, Mapping[str, Any]]) -> bool:

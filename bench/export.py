@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import RequestError
+from bench.core.errors import RequestError
 from bench.store import Folder, Store, write_json
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from bench.contract import BenchError, Progress, RequestError
-from bench.folder import Folder, read_json, replacing
+from bench.core.work_dir import Folder, read_json, replacing
 from bench.specification import CellSpec
 from bench.store import Store
 

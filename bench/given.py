@@ -12,7 +12,7 @@ from pydantic import PlainSerializer, PlainValidator, ValidationInfo
 
 from bench.backbones import weights
 from bench.contract import Settings
-from bench.data.digest import digest as digest_of_files
+from bench.core.digest import digest as digest_of_files
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench import registry
 from bench.backbones import weights
 from bench.blackbox import VERSION as BLACK_BOX_VERSION
 from bench.contract import CellError, Method, Samples
+from bench.core import registry
+from bench.core.seeding import derive
 from bench.data.prepared import prepare
 from bench.data.protocol import Protocol
 from bench.data.source import open_dataset
 from bench.given import Given, NetworkSettings
 from bench.progress import ConsoleProgress
-from bench.seeding import derive
 from bench.specification import CellSpec
 
 

@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bench.errors import RequestError
-from bench.folder import FIT, Folder, read_json, replacing, write_json
+from bench.core.errors import RequestError
+from bench.core.work_dir import FIT, Folder, read_json, replacing, write_json
 from bench.progress import ConsoleProgress
 from bench.store import Store
 

@@ -18,10 +18,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bench import drawn, environment, registry
+from bench import drawn
 from bench.backbones.classifier import Classifier
+from bench.core import environment, registry
+from bench.core.memory import Overrun, PeakMemory, is_out_of_memory, limited
 from bench.machine import timed
-from bench.memory import Overrun, PeakMemory, is_out_of_memory, limited
 from bench.shapes import feature_shape
 from bench.subject import Sizes, Subject, parameters
 

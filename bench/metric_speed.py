@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench import registry
 from bench.contract import Explanation, Metric, Observation, PartPrototypeModel, PrototypeTable, RequestError, Score
+from bench.core import registry
+from bench.core.memory import PeakMemory
+from bench.core.seeding import derive
 from bench.machine import timed
-from bench.memory import PeakMemory
-from bench.seeding import derive
 
 MEASURED = ("consistency", "stability", "sensitivity", "completeness", "linearity", "symmetry")
 SCORED = ("consistency", "stability")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from bench import registry
+from bench.core import registry
 
 PATH = click.Path(path_type=Path)
 

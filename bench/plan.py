@@ -9,12 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench import config, registry
+from bench import config
 from bench.backbones import weights as weight_files
 from bench.blackbox import VERSION as BLACK_BOX_VERSION
 from bench.blackbox import BlackBoxConfig
 from bench.config import CONFIGS, DatasetConfig, Request
 from bench.contract import Dataset, Method, Progress, RequestError, Sizes
+from bench.core import registry
 from bench.data.source import open_dataset
 from bench.given import NetworkSettings
 from bench.shapes import remembered_shape

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from bench.errors import CellError, RequestError
+from bench.core.errors import CellError, RequestError
 
 _FOREVER = timedelta(days=365)
 _WITHIN_A_FIT = timedelta(minutes=30)

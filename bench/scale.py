@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from bench import environment, registry
 from bench.contract import Method
+from bench.core import environment, registry
+from bench.core.memory import available, said
 from bench.measurement import Measurement, What, apart
-from bench.memory import available, said
 from bench.subject import Sizes, chosen, forms
 
 _SHARE_OF_FREE = 0.75

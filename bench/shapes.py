@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 import bench
-from bench import registry
 from bench.contract import BenchError, RequestError
-from bench.folder import read_json, write_json
+from bench.core import registry
+from bench.core.work_dir import read_json, write_json
 
 
 def feature_shape(backbone: str, side: int) -> tuple[int, int, int]:

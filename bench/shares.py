@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.core.seeding import derive
 from bench.ranks import Ranks
-from bench.seeding import derive
 
 
 class _Sum(torch.autograd.Function):

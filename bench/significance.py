@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bench.bootstrap import Array, Sample, together
-from bench.seeding import derive
+from bench.core.seeding import derive
 
 SWAPS = 9999
 EXACT = 13

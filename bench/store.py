@@ -1,7 +1,7 @@
 """The results on disk: the source of truth, from which tables and the MLflow mirror are made.
 
 cells/ID/cell.json      what the cell is, where its inputs lie, the command that runs it
-cells/ID/...            its work and its result: see ``bench/folder.py``
+cells/ID/...            its work and its result: see ``bench/core/work_dir.py``
 invocations/STAMP.json  one call of `run`: its suite, its command line, its cells
 scale/STAMP.json        one call of `scale`: what methods take, measured without data
 """
@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.errors import RequestError
-from bench.folder import Folder, Status, read_json, write_json
+from bench.core.errors import RequestError
+from bench.core.work_dir import Folder, Status, read_json, write_json
 
 __all__ = ["Folder", "Row", "Status", "Store", "as_dicts", "new_stamp", "write_json"]
 

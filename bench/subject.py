@@ -12,14 +12,15 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from bench import config, drawn, registry
+from bench import config, drawn
 from bench.backbones.classifier import Classifier
 from bench.blackbox import BlackBoxConfig, ClassifierLearner
 from bench.contract import Method, PartPrototypeModel, RequestError, Task
+from bench.core import registry
+from bench.core.seeding import derive
 from bench.plan import black_box_config
 from bench.progress import ConsoleProgress
 from bench.schedule import Phase
-from bench.seeding import derive
 from bench.train import Learner, freeze_norm
 
 Step = Callable[[Tensor, Tensor], dict[str, Tensor]]

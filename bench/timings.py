@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
 
-from bench.folder import FIT
+from bench.core.work_dir import FIT
 from bench.store import Store
 
 

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from bench.at_rest import AtRest
 from bench.contract import Batch, CellError, Progress, Samples
+from bench.core.memory import is_out_of_memory
+from bench.core.seeding import derive
+from bench.core.work_dir import replacing
 from bench.data import augment
-from bench.folder import replacing
-from bench.memory import is_out_of_memory
 from bench.ranks import Ranks
 from bench.schedule import Phase, Schedule
-from bench.seeding import derive
 from bench.shares import Shares
 from bench.store import write_json
 

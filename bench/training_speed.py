@@ -10,8 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from bench import drawn, environment
+from bench import drawn
 from bench.contract import RequestError
+from bench.core import environment
 from bench.machine import timed
 from bench.subject import Sizes, Step, Subject, black_box, chosen
 

@@ -21,9 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench import config, registry
+from bench import config
 from bench.cell import Cell
 from bench.contract import RequestError, Sizes
+from bench.core import registry
 from bench.shapes import remembered_shape
 from bench.store import Store
 from bench.train import Trainer

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.cell import reason_of
 from bench.contract import Progress
-from bench.faults import may_pass
+from bench.core.faults import may_pass
 from bench.kept import take
 from bench.progress import ConsoleProgress
 from bench.specification import PlannedCell

@@ -14,7 +14,7 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 
 import torch
 
-import bench.torchvision_ops  # noqa: F401 - before anything imports torchvision
+import bench.core.compat  # noqa: F401 - before anything imports torchvision
 
 torch.set_num_threads(1)
 

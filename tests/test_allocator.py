@@ -14,8 +14,8 @@ pytestmark = pytest.mark.skipif(
 SIZE = 2**27
 FREED = f"""
 import sys
-from bench.allocator import give_back_free_memory, keep_freed_memory
-from bench.memory import resident
+from bench.core.allocator import give_back_free_memory, keep_freed_memory
+from bench.core.memory import resident
 import numpy
 if sys.argv[1] == "keep":
     keep_freed_memory()

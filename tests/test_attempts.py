@@ -5,7 +5,7 @@ import torch
 from samples import Killed, Silent
 
 from bench.attempts import SHARED, Attempts
-from bench.memory import OutOfMemory
+from bench.core.memory import OutOfMemory
 
 GIB = 2**30
 

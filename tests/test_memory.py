@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bench.contract import RequestError
-from bench.memory import (
+from bench.core.memory import (
     OverLimit,
     Overrun,
     PeakMemory,

@@ -19,9 +19,9 @@ from click.testing import CliRunner
 from documented import RESULTS, ROOT, TEXTS, documented
 from pydantic import BaseModel
 
-from bench import registry
 from bench.blackbox import BlackBoxConfig
 from bench.cli import main as bench
+from bench.core import registry
 from bench.data.protocol import Protocol
 from bench.schedule import Phase, Schedule
 from bench.specification import CellSpec, fingerprint

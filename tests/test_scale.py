@@ -76,7 +76,7 @@ def test_the_phase_is_the_one_in_which_most_learns():
 @pytest.mark.slow
 def test_a_published_form_that_does_not_fit(tmp_path):
     """The literal form asks for 1 GiB; the limit is refused at the tensor, in its own process, at both batch sizes."""
-    from bench import registry
+    from bench.core import registry
 
     file = tmp_path / "plugin.py"
     file.write_text(PLUGIN)

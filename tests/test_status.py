@@ -13,14 +13,14 @@ from stores import StoreMaker, example_store
 
 from bench.activity import Activity, activity_of
 from bench.cli import main
-from bench.folder import Folder, write_json
+from bench.core.work_dir import Folder, write_json
 from bench.status import Board, Overview
 from bench.timings import Timings, said
 
 WORKER = """
 import pathlib, sys, time
 from bench.activity import Activity
-from bench.folder import Folder
+from bench.core.work_dir import Folder
 folder = Folder(pathlib.Path(sys.argv[1]))
 with folder.claim(), Activity(folder, lambda: "fit") as activity:
     activity.counted("epochs", 5, 30)

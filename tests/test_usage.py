@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench.energy import GpuMeter, NotMeasured, ProcessorMeter
-from bench.usage import COLUMNS, Usage, read_usage
+from bench.core.energy import GpuMeter, NotMeasured, ProcessorMeter
+from bench.core.resource_usage import COLUMNS, Usage, read_usage
 
 CPU = torch.device("cpu")
 

@@ -4,4 +4,4 @@ A backbone in the catalogue is called without arguments and gives a module with 
 it also has ``fetch(folder) -> Path``, that brings its pretrained weights.
 """
 
-import bench.torchvision_ops  # noqa: F401 - must come before anything that imports torchvision
+import bench.core.compat  # noqa: F401 - must come before anything that imports torchvision

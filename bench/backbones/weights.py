@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bench.contract import RequestError
-from bench.memory import is_out_of_memory, tried_bytes
+from bench.core.memory import is_out_of_memory, tried_bytes
 
 HEADS = ("fc.", "classifier.", "head.", "heads.")
 """Prefixes of classification heads, which are left out of a backbone on purpose."""

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench import registry
 from bench.check import methods, metrics
 from bench.check.outcome import Outcome, attempt
 from bench.contract import RequestError
+from bench.core import registry
 
 _KINDS: tuple[tuple[str, Any], ...] = (("method", methods), ("metric", metrics))
 

@@ -22,8 +22,8 @@ from PIL import __version__ as pillow
 from torch import Tensor
 
 from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Augment, Batch, CellError, Dataset, Progress, RequestError
+from bench.core.threads import in_order
 from bench.data.protocol import Protocol
-from bench.data.threads import in_order
 
 SPLITS = ("train", "test")
 _FORMAT = 3

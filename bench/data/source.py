@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench import registry
 from bench.contract import Dataset, Progress, RequestError
+from bench.core import registry
 from bench.data import demo
 from bench.data.locate import locate
 from bench.store import Folder

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-import bench.torchvision_ops  # noqa: F401  before torchvision
+import bench.core.compat  # noqa: F401  before torchvision
 from bench.backbones.classifier import Classifier
 from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Record, Samples
 from bench.data.augment import draw

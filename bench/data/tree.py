@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from bench.contract import Record, RequestError
-from bench.data.digest import digest
+from bench.core.digest import digest
 
 K = TypeVar("K")
 Box = tuple[float, float, float, float]
@@ -75,7 +75,7 @@ class Tree:
 
     @cached_property
     def digest(self) -> str:
-        """Content hash of all annotations, images and masks; see :func:`bench.data.digest.digest`."""
+        """Content hash of all annotations, images and masks; see :func:`bench.core.digest.digest`."""
         files = list(self._files)
         for records in self._splits.values():
             for record in records:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.contract import CellError, Dataset, Progress, Record
+from bench.core.threads import in_order
 from bench.data.prepared import SPLITS
-from bench.data.threads import in_order
 from bench.data.tree import Figures
 from bench.decoding import decode
 

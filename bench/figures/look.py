@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import registry
 from bench.cell import Cell
 from bench.contract import Metric, NotApplicable, Observation, RequestError, Samples
+from bench.core import registry
 from bench.overlay import pictures, upsampled
 from bench.store import Store
 

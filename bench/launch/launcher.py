@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import bench
-from bench import config, environment, registry
+from bench import config
 from bench.contract import RequestError
+from bench.core import environment, registry
+from bench.core.memory import check_limit
 from bench.launch import slurm
 from bench.launch.command import Job
 from bench.launch.events import Events
@@ -21,7 +23,6 @@ from bench.launch.processes import Processes
 from bench.launch.ray import RayWorkers, own_cpus
 from bench.launch.summary import Summary
 from bench.launch.units import Unit
-from bench.memory import check_limit
 from bench.progress import ConsoleProgress
 from bench.specification import PlannedCell
 from bench.store import Store

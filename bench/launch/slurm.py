@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from bench.errors import RequestError
+from bench.core.errors import RequestError
 from bench.launch.command import Exit, Job, execute
 
 _DAY = 24 * 60

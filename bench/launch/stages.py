@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from bench import environment
 from bench.cell import Cell
+from bench.core import environment
 from bench.launch.units import Stage
 from bench.ranks import Followed
 from bench.turns import persistently

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from bench.seeding import derive
+from bench.core.seeding import derive
 
 _PARTS = 6
 

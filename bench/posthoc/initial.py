@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench.seeding import derive
+from bench.core.seeding import derive
 
 Init = Literal["random", "nndsvd"]
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from bench.contract import RequestError
+from bench.core.memory import PeakMemory
 from bench.machine import copy_bandwidth, timed
-from bench.memory import PeakMemory
 from bench.posthoc import reference
 from bench.posthoc.decomposition import DecompositionConfig, decompose_classes, factorise_classes
 from bench.posthoc.drawn import draw

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench import style
+from bench.core.errors import RequestError
 from bench.drawing import Drawing, Missing
-from bench.errors import RequestError
 from bench.report.cells import Asked, asked, repeated, state_of
 from bench.report.marks import about_controls, control_lines, file_part
 from bench.report.points import Group, Point, groups

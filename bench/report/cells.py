@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.errors import RequestError
+from bench.core.errors import RequestError
 from bench.report import naming
 from bench.report.comparison import Found
 from bench.report.grouping import text_of

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bench import registry
+from bench.core import registry
 from bench.report.block import Block, Column, Entry, Line
 
 _PERFECT = 100.0

@@ -9,9 +9,9 @@ from statistics import fmean
 
 import numpy as np
 
-from bench import registry
 from bench.bootstrap import RESAMPLES
-from bench.errors import RequestError
+from bench.core import registry
+from bench.core.errors import RequestError
 from bench.report.comparison import FIRST, Found
 from bench.report.contest import Comparison, Contest, Ranking, Tally
 from bench.report.judge import Judge

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bench import registry
 from bench.bootstrap import NoInterval
-from bench.errors import RequestError
+from bench.core import registry
+from bench.core.errors import RequestError
 from bench.report.block import Block, Column, Entry, Line, Status
 from bench.report.chance import chance_warnings
 from bench.report.facts import definition, describe_block, distinguish, fewer_seeds

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench import registry, style
+from bench import style
+from bench.core import registry
 from bench.drawing import Drawing, Missing
 from bench.report.marks import Mark, about_controls, control_lines, number_marks
 from bench.report.points import Group, Point, Value

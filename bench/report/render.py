@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.errors import RequestError
+from bench.core.errors import RequestError
 from bench.report.block import Block, Column, Entry
 from bench.report.chance import beyond_chance
 from bench.report.comparison import comparison

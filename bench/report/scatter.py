@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from bench.core.errors import RequestError
 from bench.drawing import Drawing, Missing
-from bench.errors import RequestError
 from bench.report.cells import Asked, asked, state_of
 from bench.report.marks import file_part
 from bench.report.plot import Horizontal, Plot

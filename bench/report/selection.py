@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench import registry
+from bench.core import registry
 from bench.report import naming
 from bench.report.block import Entry
 from bench.report.comparison import Found, as_entry, find, with_interval

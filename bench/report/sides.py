@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from bench import registry
-from bench.errors import RequestError
+from bench.core import registry
+from bench.core.errors import RequestError
 from bench.report.comparison import Found
 from bench.report.facts import protocol
 from bench.report.precedence import precedence

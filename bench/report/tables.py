@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench import registry
-from bench.errors import RequestError
+from bench.core import registry
+from bench.core.errors import RequestError
 from bench.report.comparison import about_intervals
 from bench.report.facts import describe_block, distinguish, fewer_seeds
 from bench.report.paper import SOURCE, TABLES, PaperTable, published

@@ -9,12 +9,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from bench.core.resource_usage import FILE as USAGE
+from bench.core.resource_usage import read_usage
 from bench.report.intervals import with_intervals
 from bench.report.naming import name_of
 from bench.store import Store
 from bench.tracking.words import cut, digest, flat, named
-from bench.usage import FILE as USAGE
-from bench.usage import read_usage
 
 LAYOUT = 4
 """Raised when a cell is told differently: what was mirrored before is then written anew."""

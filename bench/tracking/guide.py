@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from bench.registry import load, names
+from bench.core.registry import load, names
 
 VIEW = "methods"
 """Name of the shared view: a bar for each method and score, seeds averaged."""

@@ -10,9 +10,9 @@ from samples import SmallNet, stripes, task
 
 from baselines import checkpoints, official_files
 from baselines.protopnet import ProtoPNet
-from bench import registry
 from bench.backbones import torchvision_nets
 from bench.contract import CellError, RequestError, Sizes
+from bench.core import registry
 from bench.given import Given
 from bench.schedule import Schedule
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from baselines.protopnet import ProtoPNet
-from bench import registry
 from bench.check import check, methods
 from bench.check.outcome import Broken
 from bench.contract import Metric, RequestError, Score
+from bench.core import registry
 from bench.posthoc.method import Ours
 from bench.schedule import Schedule
 from metrics.controls import Center

@@ -222,7 +222,7 @@ registry.register("metrics", "flaky", Flaky)
 @pytest.fixture
 def flaky(run, tmp_path, monkeypatch):
     """A run with a metric that fails so often with that error, and how often it was tried."""
-    from bench import registry
+    from bench.core import registry
 
     monkeypatch.setattr(registry, "CATALOGUE", {kind: dict(names) for kind, names in registry.CATALOGUE.items()})
 

@@ -7,8 +7,8 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from bench import registry
 from bench.cli import main
+from bench.core import registry
 
 TINY = ["--backbone", "tiny", "--size", "64", "--device", "cpu"]
 

@@ -9,10 +9,10 @@ import torch
 from birds import QUICK, bench, few_birds
 from samples import Silent
 
-from bench import registry
 from bench.backbones.classifier import Classifier
 from bench.blackbox import BlackBoxConfig
 from bench.config import dataset_config
+from bench.core import registry
 from bench.data.cub import Cub
 from bench.data.prepared import prepare
 from bench.data.protocol import Protocol

@@ -9,8 +9,8 @@ import pytest
 from birds import QUICK, few_birds
 from click.testing import CliRunner
 
-from bench import registry
 from bench.cli import main
+from bench.core import registry
 
 
 @pytest.fixture(scope="module")

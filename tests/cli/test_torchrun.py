@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 FAILING = """
 import os
 from baselines.protopnet import ProtoPNet, ProtoPNetLearner
-from bench.registry import register
+from bench.core.registry import register
 from bench.schedule import Phase, Schedule
 
 class Breaks(ProtoPNetLearner):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from bench import registry
 from bench.contract import Method, Metric, Settings
+from bench.core import registry
 
 KNOWN = {"image", "label", "bbox", "keypoints", "mask", "prediction", "black_box", "noise", "gradient"}
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from bench import registry
 from bench.check import metrics
+from bench.core import registry
 
 
 @pytest.fixture(scope="module", params=sorted(registry.names("metrics")))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bench.contract import RequestError
-from bench.data.digest import digest
+from bench.core.digest import digest
 
 LONG_AGO = 10**18
 

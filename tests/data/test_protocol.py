@@ -1,7 +1,7 @@
 import io
 from dataclasses import replace
 
-import bench.torchvision_ops  # noqa: F401  before anything that imports torchvision
+import bench.core.compat  # noqa: F401  before anything that imports torchvision
 
 # isort: split
 import numpy as np

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from bench.data.threads import in_order
+from bench.core.threads import in_order
 
 
 def test_results_come_in_order_and_not_far_ahead_of_what_is_taken():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bench.memory import PeakMemory, is_out_of_memory, limited, tried_bytes
+from bench.core.memory import PeakMemory, is_out_of_memory, limited, tried_bytes
 
 pytestmark = pytest.mark.gpu
 

@@ -28,7 +28,7 @@ def plain(F, E, P, max_iter=200, tol=1e-4):
 
 def start(F, k, seed, label):
     """The documented starting point of one class."""
-    from bench.seeding import derive
+    from bench.core.seeding import derive
 
     generator = torch.Generator().manual_seed(derive(seed, "nmf", label))
     scale = np.sqrt(F.mean() / k)

@@ -5,7 +5,7 @@ from rich.console import Console
 from stores import METRICS, STAMP, StoreMaker, example_store
 
 from bench.contract import RequestError
-from bench.registry import UnknownName
+from bench.core.registry import UnknownName
 from bench.report import Block, as_markdown, as_text, comparison, report
 from bench.report.block import Entry, Line
 from bench.report.facts import definition, protocol

@@ -7,7 +7,7 @@ import pytest
 from stores import StoreMaker, control, scores
 
 from bench import style
-from bench.errors import RequestError
+from bench.core.errors import RequestError
 from bench.report.ablation import ablation
 from bench.report.marks import spread_out
 from bench.store import Store

@@ -8,8 +8,8 @@ import sys
 import pytest
 from stores import StoreMaker, control, epoch, scores
 
+from bench.core.errors import RequestError
 from bench.drawing import Missing
-from bench.errors import RequestError
 from bench.report.scatter import cost, interpretability
 
 

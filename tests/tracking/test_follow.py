@@ -6,9 +6,9 @@ import pytest
 from stores import FINISHED, StoreMaker, epoch
 from tracked import SCORES, one, runs
 
+from bench.core.resource_usage import COLUMNS
 from bench.store import write_json
 from bench.tracking import Counts, Follower, Mirror
-from bench.usage import COLUMNS
 
 
 def usage(folder: Path, rows: int) -> None:

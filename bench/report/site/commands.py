@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bench.errors import RequestError
+from bench.core.errors import RequestError
 from bench.report.comparison import Found
 from bench.report.selection import Candidate, Fit
 from bench.report.sides import sides

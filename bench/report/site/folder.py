@@ -7,7 +7,7 @@ import json
 import re
 from pathlib import Path
 
-from bench.errors import RequestError
+from bench.core.errors import RequestError
 
 _LIST = "partbench-report.json"
 _LONGEST = 60

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from bench.errors import BenchError
+from bench.core.errors import BenchError
 from bench.report.ablation import ablation
 from bench.report.scatter import cost, interpretability
 from bench.report.site.folder import ReportFolder

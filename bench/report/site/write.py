@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 import bench
-from bench import registry
+from bench.core import registry
 from bench.report.chance import beyond_chance
 from bench.report.paper import TABLES
 from bench.report.results import Result, results

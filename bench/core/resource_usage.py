@@ -12,8 +12,8 @@ from typing import Any, TextIO
 
 import torch
 
-from bench.energy import GpuMeter, NotMeasured, ProcessorMeter
-from bench.memory import resident
+from bench.core.energy import GpuMeter, NotMeasured, ProcessorMeter
+from bench.core.memory import resident
 
 FILE = "usage.csv"
 COLUMNS = (

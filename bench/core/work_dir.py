@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.errors import RequestError
+from bench.core.errors import RequestError
 
 Status = Literal["ok", "n/a", "failed", "oom"]
 _SPENT = ("failure.json", "anew", "activity.json")

@@ -6,7 +6,7 @@ import errno
 import os
 import re
 
-from bench.errors import BenchError
+from bench.core.errors import BenchError
 
 _ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _ACCESS = {errno.EROFS, errno.EACCES, errno.EPERM}

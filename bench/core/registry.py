@@ -11,9 +11,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from bench.catalogue import CATALOGUE as CATALOGUE
-from bench.catalogue import Entry as Entry
-from bench.catalogue import Role as Role
+from bench.core.builtins import CATALOGUE as CATALOGUE
+from bench.core.builtins import Entry as Entry
+from bench.core.builtins import Role as Role
 
 KINDS = ("methods", "datasets", "backbones", "metrics", "checkpoints")
 
