@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.contract import Batch, Samples
-from bench.data.augment import Augmentation
+from bench.data.augmentation import Augmentation
 from bench.shares import backbones, replaced
 
 VERSIONS = {"none": 1, "flip": 2}

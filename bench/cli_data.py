@@ -48,7 +48,7 @@ def list_(data_root: Path | None, pairs: tuple[str, ...], as_json: bool, plugins
     from bench import config
     from bench.contract import RequestError
     from bench.core.paths import home as find_home
-    from bench.data import demo
+    from bench.data import synthetic
     from bench.data.locate import advice, base, locate, nearby
 
     home = find_home()
@@ -59,7 +59,7 @@ def list_(data_root: Path | None, pairs: tuple[str, ...], as_json: bool, plugins
     for name in names:
         settings = config.dataset_config(name, overrides)
         entry = registry.entry("datasets", settings.reader or name)
-        wanted, found = home / "data" / f"demo-{demo.VERSION}", None
+        wanted, found = home / "data" / f"demo-{synthetic.VERSION}", None
         obtained = "drawn at its first use"
         if settings.folder is not None:
             kind = entry.load()
@@ -140,8 +140,8 @@ def verify(name: str, data_root: Path | None, pairs: tuple[str, ...], as_json: b
 def prepare(name: str, data_root: Path | None, pairs: tuple[str, ...], plugins: tuple[Path, ...]) -> None:
     """Decode and resize all images of NAME once; `run` does it by itself where it was not done before."""
     from bench.core.paths import home as find_home
-    from bench.data.prepared import cache_folder
-    from bench.data.prepared import prepare as write
+    from bench.data.cache import cache_folder
+    from bench.data.cache import prepare as write
     from bench.progress import ConsoleProgress
 
     home, console = find_home(), Console()
@@ -167,7 +167,7 @@ def fetch(name: str, data_root: Path | None, pairs: tuple[str, ...], plugins: tu
     """
     from bench import config
     from bench.core.paths import home as find_home
-    from bench.data.fetch import fetch as get
+    from bench.data.download import fetch as get
     from bench.data.locate import base
     from bench.progress import ConsoleProgress
 
@@ -211,8 +211,8 @@ def speed_data(
     from bench.contract import RequestError
     from bench.core import environment
     from bench.core.paths import home as find_home
-    from bench.data.augment import POLICIES
-    from bench.data.prepared import prepare as write
+    from bench.data.augmentation import POLICIES
+    from bench.data.cache import prepare as write
     from bench.data.speed import as_text, measure
     from bench.progress import ConsoleProgress
 
@@ -242,7 +242,7 @@ def speed_data(
 def _opened(name: str, pairs: tuple[str, ...], data_root: Path | None, progress: Any) -> tuple[Any, Any]:
     """The data set's configuration, and the data set."""
     from bench.core.paths import home as find_home
-    from bench.data.source import open_dataset
+    from bench.data.datasets import open_dataset
 
     settings = _settings(name, pairs)
     dataset = open_dataset(

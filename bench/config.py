@@ -16,8 +16,8 @@ from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
 
 from bench.contract import RequestError, Settings
 from bench.core import registry
-from bench.data.fetch import Source
-from bench.data.protocol import PRESETS, Protocol
+from bench.data.download import Source
+from bench.data.preprocessing import PRESETS, Protocol
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 Recipe = Literal["published", "small", "demo"]

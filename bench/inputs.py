@@ -14,9 +14,9 @@ from bench.blackbox import VERSION as BLACK_BOX_VERSION
 from bench.contract import CellError, Method, Samples
 from bench.core import registry
 from bench.core.seeding import derive
-from bench.data.prepared import prepare
-from bench.data.protocol import Protocol
-from bench.data.source import open_dataset
+from bench.data.cache import prepare
+from bench.data.datasets import open_dataset
+from bench.data.preprocessing import Protocol
 from bench.given import Given, NetworkSettings
 from bench.progress import ConsoleProgress
 from bench.specification import CellSpec

@@ -16,7 +16,7 @@ from bench.blackbox import BlackBoxConfig
 from bench.config import CONFIGS, DatasetConfig, Request
 from bench.contract import Dataset, Method, Progress, RequestError, Sizes
 from bench.core import registry
-from bench.data.source import open_dataset
+from bench.data.datasets import open_dataset
 from bench.given import NetworkSettings
 from bench.shapes import remembered_shape
 from bench.specification import CellSpec, PlannedCell, Where

@@ -72,7 +72,7 @@ class Schedule(Settings):
         batch_size: images per optimiser step.
         repeat: passes over the data that make an epoch; published epochs over an offline-augmented copy are that long.
         augment: what happens to training images, drawn anew for every pass: ``flip`` mirrors half of them (``paper``
-            is another word for it); the others are published policies, see :mod:`bench.data.augment`.
+            is another word for it); the others are published policies, see :mod:`bench.data.augmentation`.
         phases: in order.
     """
 

@@ -22,7 +22,7 @@ from bench.contract import Batch, CellError, Progress, Samples
 from bench.core.memory import is_out_of_memory
 from bench.core.seeding import derive
 from bench.core.work_dir import replacing
-from bench.data import augment
+from bench.data import augmentation
 from bench.ranks import Ranks
 from bench.schedule import Phase, Schedule
 from bench.shares import Shares
@@ -237,7 +237,7 @@ class Trainer:
         self, samples: Samples, schedule: Schedule, passes: list[Tensor], generator: torch.Generator, rest: AtRest
     ) -> Iterator[Batch]:
         for order in passes:
-            drawn = None if schedule.augment == "none" else augment.draw(schedule.augment, len(samples), generator)
+            drawn = None if schedule.augment == "none" else augmentation.draw(schedule.augment, len(samples), generator)
             for batch in samples.batches(schedule.batch_size, self.device, index=order, augment=drawn):
                 rest.comes(batch, drawn)
                 yield batch

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.config import Request, parse_overrides
-from bench.data.demo import draw
+from bench.data.synthetic import draw
 from bench.plan import Context, plan
 from bench.progress import ConsoleProgress
 from bench.specification import PlannedCell

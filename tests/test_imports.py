@@ -21,7 +21,7 @@ RANKS = [
         "bench.core.builtins",
         "bench.core.score",
         "bench.contract",
-        "bench.decoding",
+        "bench.data.decoding",
         "bench.core.seeding",
         "bench.core.compat",
         "bench.machine",
@@ -100,7 +100,7 @@ ALLOWED = {
     },
     "bench.posthoc": {
         "bench.contract",
-        "bench.decoding",
+        "bench.data.decoding",
         "bench.machine",
         "bench.core.memory",
         "bench.overlay",

@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from bench.blackbox import BlackBoxConfig
 from bench.cli import main as bench
 from bench.core import registry
-from bench.data.protocol import Protocol
+from bench.data.preprocessing import Protocol
 from bench.schedule import Phase, Schedule
 from bench.specification import CellSpec, fingerprint
 from bench.subject import Sizes, Subject

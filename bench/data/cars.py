@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.contract import Record
-from bench.data.mat import column, entries, whole
-from bench.data.tree import Figures, Names, Tree, absent, corners, fault, more
+from bench.data.base import Figures, Names, Tree, absent, corners, fault, more
+from bench.data.matlab import column, entries, whole
 
 _FIELDS = ("fname", "class", "bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
 
@@ -16,7 +16,7 @@ class Cars(Tree):
 
     Args:
         root: the folder with ``devkit``.
-        cache: as in :class:`bench.data.tree.Tree`.
+        cache: as in :class:`bench.data.base.Tree`.
 
     Raises:
         RequestError: one line with the file, the entry and what is wrong there.

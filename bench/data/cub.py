@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from bench.contract import Record, RequestError
-from bench.data.tree import Figures, Names, Tree, absent, fault, more
+from bench.data.base import Figures, Names, Tree, absent, fault, more
 
 T = TypeVar("T")
 Keypoint = tuple[float, float, bool]
@@ -31,7 +31,7 @@ class Cub(Tree):
     Args:
         root: the folder with ``images.txt``. Masks (a download of their own) lie in ``segmentations`` inside it or
             beside it; the folder counts if it has the mask of any image, and must then have those of all.
-        cache: as in :class:`bench.data.tree.Tree`.
+        cache: as in :class:`bench.data.base.Tree`.
 
     Attributes:
         provides: ``image, label, bbox, keypoints`` and, with masks, ``mask``.

@@ -6,8 +6,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from bench.contract import Record
-from bench.data.mat import column, whole
-from bench.data.tree import Box, Figures, Names, Tree, absent, corners, fault, more
+from bench.data.base import Box, Figures, Names, Tree, absent, corners, fault, more
+from bench.data.matlab import column, whole
 
 
 class Dogs(Tree):
@@ -17,7 +17,7 @@ class Dogs(Tree):
 
     Args:
         root: the folder with ``Images``; the lists lie in it or in ``lists`` inside it.
-        cache: as in :class:`bench.data.tree.Tree`.
+        cache: as in :class:`bench.data.base.Tree`.
 
     Raises:
         RequestError: one line with the file, the entry and what is wrong there.

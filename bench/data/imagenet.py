@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.contract import Record, RequestError
-from bench.data.folder import check_classes, class_folders
-from bench.data.mat import entries, whole
-from bench.data.tree import Figures, Tree, fault
+from bench.data.base import Figures, Tree, fault
+from bench.data.image_folder import check_classes, class_folders
+from bench.data.matlab import entries, whole
 
 _DEVKIT = Path("ILSVRC2012_devkit_t12") / "data"
 
@@ -19,7 +19,7 @@ class ImageNet(Tree):
 
     Args:
         root: the folder with ``train`` and ``val``.
-        cache: as in :class:`bench.data.tree.Tree`.
+        cache: as in :class:`bench.data.base.Tree`.
 
     Raises:
         RequestError: one line that says what is missing or wrong, and where.

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 import bench.core.compat  # noqa: F401  before torchvision
 from bench.backbones.classifier import Classifier
 from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Record, Samples
-from bench.data.augment import draw
+from bench.data.augmentation import draw
 
 _PASSES = 5
 """So often the prepared images are gone through in a round: one pass takes a quarter of a second, too short to tell."""

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from bench.contract import CellError, Dataset, Progress, Record
 from bench.core.threads import in_order
-from bench.data.prepared import SPLITS
-from bench.data.tree import Figures
-from bench.decoding import decode
+from bench.data.base import Figures
+from bench.data.cache import SPLITS
+from bench.data.decoding import decode
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bench.data.prepared import cache_folder
-from bench.data.protocol import Protocol
+from bench.data.cache import cache_folder
+from bench.data.preprocessing import Protocol
 from bench.specification import CellSpec, PlannedCell
 from bench.store import Folder, Store
 

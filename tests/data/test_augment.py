@@ -12,8 +12,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2 as tv_transforms
 from torchvision.transforms.v2 import functional as tvf
 
-from bench.data import augment
-from bench.data.augment import POLICIES, Augmentation, draw, jitter
+from bench.data import augmentation
+from bench.data.augmentation import POLICIES, Augmentation, draw, jitter
 from bench.schedule import Phase, Schedule
 
 SIZE = 64
@@ -82,10 +82,10 @@ def test_nothing_drawn_changes_nothing():
 def test_zero_strength_gives_matrices_that_move_nothing():
     eye = torch.eye(3, dtype=torch.float64).repeat(5, 1, 1)
     for matrices in (
-        augment.rotation(5, seeded(), 0),
-        augment.shear(5, seeded(), 0),
-        augment.skew(5, seeded(), 0),
-        augment.affine(5, 0, 0, seeded()),
+        augmentation.rotation(5, seeded(), 0),
+        augmentation.shear(5, seeded(), 0),
+        augmentation.skew(5, seeded(), 0),
+        augmentation.affine(5, 0, 0, seeded()),
     ):
         torch.testing.assert_close(matrices, eye)
 
@@ -125,7 +125,7 @@ def test_one_pixel_by_hand():
 
 def test_affine_map_against_torchvision():
     images, n = pictures(8), 8
-    matrices = augment.affine(n, 25, 15, seeded(3))
+    matrices = augmentation.affine(n, 25, 15, seeded(3))
     angles = torch.atan2(-matrices[:, 1, 0], matrices[:, 1, 1])
     tangents = (torch.cos(angles) - matrices[:, 0, 0]) / torch.sin(angles)
     assert torch.rad2deg(angles).abs().max() <= 25
@@ -149,12 +149,12 @@ def test_affine_map_against_torchvision():
 
 def test_perspective_and_boxes_against_torchvision():
     images, n = pictures(8), 8
-    to = augment.CORNERS * (1 - 0.4 * torch.rand(n, 4, 2, generator=seeded(), dtype=torch.float64))
-    drawn = still(n, matrices=augment.homography(to, augment.CORNERS.expand(n, 4, 2)))
+    to = augmentation.CORNERS * (1 - 0.4 * torch.rand(n, 4, 2, generator=seeded(), dtype=torch.float64))
+    drawn = still(n, matrices=augmentation.homography(to, augmentation.CORNERS.expand(n, 4, 2)))
     found = drawn(images, torch.arange(n))
     box = torch.tensor([[20.0, 24, 40, 50]], dtype=torch.float64)
     for i in range(n):
-        start, end = (((c + 1) * SIZE / 2).tolist() for c in (augment.CORNERS, to[i]))
+        start, end = (((c + 1) * SIZE / 2).tolist() for c in (augmentation.CORNERS, to[i]))
         expected = tvf.perspective(images[i], start, end, interpolation=tvf.InterpolationMode.BILINEAR)
         covered = tvf.perspective(torch.ones(1, SIZE, SIZE), start, end)[0] > 0
         inner = functional.max_pool2d((~covered).float()[None, None], 11, 1, 5)[0, 0] == 0
@@ -177,16 +177,16 @@ def test_beyond_the_horizon_nothing_is_seen():
 def test_augmentor_shows_no_black():
     """Its shears and skews stay inside; a rotation cuts a corner off by little (its crop is too wide by a slip)."""
     white, n = torch.ones(50, 3, SIZE, SIZE), 50
-    for matrices in (augment.shear(n, seeded()), augment.skew(n, seeded())):
-        corners = augment._project(matrices, augment.CORNERS.expand(n, 4, 2))
+    for matrices in (augmentation.shear(n, seeded()), augmentation.skew(n, seeded())):
+        corners = augmentation._project(matrices, augmentation.CORNERS.expand(n, 4, 2))
         assert corners.abs().max() < 1 + 1e-9
-    found = still(n, matrices=augment.rotation(n, seeded()))(white, torch.arange(n))
+    found = still(n, matrices=augmentation.rotation(n, seeded()))(white, torch.arange(n))
     assert (found > 0.5).float().mean() > 0.995
 
 
 def test_rotation_cuts_what_augmentor_cuts():
     """At 15 degrees a side of 100 has a hull of 122.474: 24.02 are cut left and right, 26.38 above and below."""
-    matrices = augment.rotation(2000, seeded())
+    matrices = augmentation.rotation(2000, seeded())
     angles = torch.rad2deg(torch.atan2(-matrices[:, 1, 0], matrices[:, 0, 0]))
     steepest = matrices[int(angles.abs().argmax())]
     wide, high = steepest[:2, :2].norm(dim=0).tolist()
@@ -196,9 +196,9 @@ def test_rotation_cuts_what_augmentor_cuts():
 
 def test_skews_are_as_likely_as_augmentors():
     """Twelve kinds: which corners of the image have left the canvas."""
-    matrices = augment.skew(20000, seeded())
-    planes = augment._project(torch.linalg.inv(matrices), augment.CORNERS.expand(len(matrices), 4, 2))
-    outward = (planes - augment.CORNERS) * augment.CORNERS
+    matrices = augmentation.skew(20000, seeded())
+    planes = augmentation._project(torch.linalg.inv(matrices), augmentation.CORNERS.expand(len(matrices), 4, 2))
+    outward = (planes - augmentation.CORNERS) * augmentation.CORNERS
     assert outward.min() > -1e-9
     assert 0.39 < outward.max() <= 0.4
     moved = (outward > 1e-9).sum((1, 2))
@@ -247,7 +247,7 @@ def test_strengths_of_prototree():
 
 
 def test_resized_crops_are_torchvisions():
-    matrices = augment.resized_crop(20000, seeded())
+    matrices = augmentation.resized_crop(20000, seeded())
     wide, high, x, y = matrices[:, 0, 0], matrices[:, 1, 1], matrices[:, 0, 2], matrices[:, 1, 2]
     assert (wide <= 1).all()
     assert (high <= 1).all()

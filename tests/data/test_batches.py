@@ -9,10 +9,10 @@ import torch
 from data.trees import Quiet, make_tree
 from torchvision.transforms import v2
 
-from bench.data.augment import Augmentation
+from bench.data.augmentation import Augmentation
+from bench.data.cache import prepare
 from bench.data.cub import Cub
-from bench.data.prepared import prepare
-from bench.data.protocol import Protocol
+from bench.data.preprocessing import Protocol
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from bench.data.demo import VERSION, draw
-from bench.data.demo.picture import PARTS, paint
-from bench.data.demo.pose import random_pose
-from bench.data.demo.species import COLOURS, SPECIES
-from bench.data.demo.tree import picture
+from bench.data.synthetic import VERSION, draw
+from bench.data.synthetic.generate import picture
+from bench.data.synthetic.pose import random_pose
+from bench.data.synthetic.render import PARTS, paint
+from bench.data.synthetic.species import COLOURS, SPECIES
 
 OFFICIAL_PARTS = (
     "back beak belly breast crown forehead left_eye left_leg left_wing nape right_eye right_leg right_wing tail throat"
@@ -270,7 +270,7 @@ def test_a_constant_position_is_no_good_answer(tmp_path: Path) -> None:
 @pytest.mark.parametrize("processor", ["Haswell", "Prescott"])
 def test_a_picture_does_not_depend_on_the_processor(processor):
     """NumPy's matrix products do: of this picture another processor's had other pixels, when they were used."""
-    draw = "from bench.data.demo.tree import picture; pixels = picture(0, 2, 0).image.tobytes()"
+    draw = "from bench.data.synthetic.generate import picture; pixels = picture(0, 2, 0).image.tobytes()"
     script = f"import sys; {draw}; sys.stdout.buffer.write(pixels)"
     found = subprocess.run(
         [sys.executable, "-c", script],

@@ -12,8 +12,8 @@ import pytest
 from data.trees import Quiet
 
 from bench.contract import RequestError
-from bench.data import fetch as module
-from bench.data.fetch import Archive, FetchError, Source, download, fetch, unpack
+from bench.data import download as module
+from bench.data.download import Archive, FetchError, Source, download, fetch, unpack
 
 
 class Handler(BaseHTTPRequestHandler):

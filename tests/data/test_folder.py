@@ -6,7 +6,7 @@ from data.trees import picture
 from scipy.io import savemat
 
 from bench.contract import RequestError
-from bench.data.folder import Folder
+from bench.data.image_folder import Folder
 from bench.data.imagenet import ImageNet
 
 

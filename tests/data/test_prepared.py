@@ -17,10 +17,10 @@ import torch
 from data.trees import PARTS, Quiet, edit, make_tree, real
 
 from bench.contract import CellError, RequestError
-from bench.data import prepared
+from bench.data import cache
+from bench.data.cache import prepare
 from bench.data.cub import Cub
-from bench.data.prepared import prepare
-from bench.data.protocol import Protocol
+from bench.data.preprocessing import Protocol
 
 SMALL = Protocol(size=32)
 
@@ -100,7 +100,7 @@ def test_byte_identical_when_repeated(root, tmp_path, monkeypatch):
 
 def test_second_call_opens_without_decoding(root, home, monkeypatch):
     first = prepare(Cub(root), SMALL, home, Quiet())
-    monkeypatch.setattr(prepared, "_write", None)
+    monkeypatch.setattr(cache, "_write", None)
     quiet = Quiet()
     second = prepare(Cub(root), SMALL, home, quiet)
     assert not quiet.notes
@@ -175,8 +175,8 @@ def test_a_damaged_cache_is_noted_and_rebuilt(root, home, damage):
 def test_killed_while_writing(root, home):
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from bench.data.cub import Cub; from bench.data.protocol import Protocol\n"
-        "from bench.data.prepared import prepare\n"
+        "from bench.data.cub import Cub; from bench.data.preprocessing import Protocol\n"
+        "from bench.data.cache import prepare\n"
         "class Deadly:\n"
         "    def track(self, items, what, total=None):\n"
         "        for number, item in enumerate(items):\n"
@@ -184,7 +184,7 @@ def test_killed_while_writing(root, home):
         "            yield item\n"
         "prepare(Cub(Path(sys.argv[1])), Protocol(size=32), Path(sys.argv[2]), Deadly())\n"
     )
-    place = Path(prepared.__file__).parents[2]
+    place = Path(cache.__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code, root, home], cwd=place, check=False)
     assert done.returncode == -signal.SIGKILL
     assert only(home).name.startswith(".")

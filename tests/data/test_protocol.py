@@ -16,8 +16,8 @@ from torchvision.transforms.v2 import functional as tvf
 
 from bench.contract import CellError, Record
 from bench.data.cub import Cub
-from bench.data.protocol import Protocol, flipped
-from bench.decoding import decode
+from bench.data.decoding import decode
+from bench.data.preprocessing import Protocol, flipped
 
 
 def records(cub):

@@ -14,10 +14,10 @@ from torchvision.transforms.v2 import functional as tvf
 
 from bench import config
 from bench.contract import Record, RequestError
+from bench.data.cache import prepare
 from bench.data.cars import Cars
 from bench.data.cub import Cub
-from bench.data.prepared import prepare
-from bench.data.protocol import PRESETS, Protocol
+from bench.data.preprocessing import PRESETS, Protocol
 
 CENTRE = Protocol(**PRESETS["torchvision"])
 

@@ -10,7 +10,7 @@ from bench.contract import RequestError
 from bench.data.cars import Cars
 from bench.data.cub import Cub
 from bench.data.dogs import Dogs
-from bench.data.folder import Folder
+from bench.data.image_folder import Folder
 
 
 def birds(root):

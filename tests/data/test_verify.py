@@ -6,10 +6,10 @@ import pytest
 from data.trees import Quiet, car_table, edit, make_cars, make_dogs, make_tree, real
 from PIL import Image
 
+from bench.data.base import Figures
 from bench.data.cars import Cars
 from bench.data.cub import Cub
 from bench.data.dogs import Dogs
-from bench.data.tree import Figures
 from bench.data.verify import verify
 
 

@@ -10,10 +10,10 @@ from samples import Silent
 
 import bench.backbones  # noqa: F401 - lets torchvision be imported
 from bench.contract import CellError, RequestError
+from bench.data.class_images import Pictures
 from bench.posthoc import decompose, draw, load
 from bench.posthoc.anyone.command import build, run
 from bench.posthoc.anyone.gallery import strongest
-from bench.posthoc.anyone.pictures import Pictures
 
 
 def test_drawings_are_of_plausible_size(tmp_path):

@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader
 import bench.backbones  # noqa: F401 - lets torchvision be imported beside a CPU build of torch
 from bench.backbones.weights import read
 from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Progress, RequestError
+from bench.data.class_images import Pictures
 from bench.posthoc.anyone.decompose import decompose
 from bench.posthoc.anyone.gallery import draw
-from bench.posthoc.anyone.pictures import Pictures
 from bench.posthoc.anyone.saved import load, save
 from bench.posthoc.anyone.storage import Precision
 from bench.posthoc.decomposition import DecompositionConfig

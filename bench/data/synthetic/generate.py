@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.data.demo.picture import PARTS, Picture, paint
-from bench.data.demo.species import SPECIES
+from bench.data.synthetic.render import PARTS, Picture, paint
+from bench.data.synthetic.species import SPECIES
 
 _QUALITY = 93
 

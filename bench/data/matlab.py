@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.contract import RequestError
-from bench.data.tree import fault
+from bench.data.base import fault
 
 
 def column(file: Path, variable: str) -> NDArray[Any]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bench.contract import CellError, Record, Settings
-from bench.decoding import decode
+from bench.data.decoding import decode
 
 Coordinates = Literal["truncated", "exact"]
 

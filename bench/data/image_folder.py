@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.contract import Record, RequestError
-from bench.data.tree import Box, Names, Tree, corners, fault
+from bench.data.base import Box, Names, Tree, corners, fault
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"})
 TABLE = "annotations.csv"
@@ -25,7 +25,7 @@ class Folder(Tree):
 
     Args:
         root: the folder.
-        cache: as in :class:`bench.data.tree.Tree`.
+        cache: as in :class:`bench.data.base.Tree`.
         test_share: of each class, where the folder has no ``train`` and ``test``.
         seed: of that division. Most images stay in their split when others come or go.
 

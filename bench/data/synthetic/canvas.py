@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from bench.data.demo.geometry import Placement, Points
+from bench.data.synthetic.geometry import Placement, Points
 
 Colour = tuple[int, int, int]
 _SOFT = ImageFilter.BoxBlur(0.7)  # takes the stairs off the edges of polygons

@@ -3,7 +3,7 @@
 `draw` writes it in the official tree of CUB-200-2011, with boxes, key-points of the 15 parts and object masks.
 """
 
-from bench.data.demo.tree import draw
+from bench.data.synthetic.generate import draw
 
 VERSION = 2  # raise it when the drawing changes: a cached tree of another version is drawn anew
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from bench.data.demo.bird import HEAD, Bird
-from bench.data.demo.geometry import Feather, Frame, Points, bend, direction, smooth
-from bench.data.demo.species import COLOURS
-from bench.data.demo.stage import Colour, Stage, mix
+from bench.data.synthetic.bird import HEAD, Bird
+from bench.data.synthetic.canvas import Colour, Stage, mix
+from bench.data.synthetic.geometry import Feather, Frame, Points, bend, direction, smooth
+from bench.data.synthetic.species import COLOURS
 
 _INK: Colour = (34, 30, 40)
 _PAPER: Colour = (255, 252, 244)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageChops, ImageFilter, ImageStat
 
-from bench.data.demo import scene
-from bench.data.demo.bird import build
-from bench.data.demo.geometry import Placement, direction
-from bench.data.demo.plumage import Plumage, grain
-from bench.data.demo.pose import Pose, random_pose
-from bench.data.demo.species import Species
-from bench.data.demo.stage import Stage
+from bench.data.synthetic import background
+from bench.data.synthetic.bird import build
+from bench.data.synthetic.canvas import Stage
+from bench.data.synthetic.geometry import Placement, direction
+from bench.data.synthetic.plumage import Plumage, grain
+from bench.data.synthetic.pose import Pose, random_pose
+from bench.data.synthetic.species import Species
 
 SIZE = 256  # pixels of a finished picture, both ways
 _FINE = 2  # everything is drawn this many times larger and then averaged
@@ -104,11 +104,11 @@ def paint(species: Species, rng: np.random.Generator, pose: Pose | None = None) 
     extent = bird.extent()
     place = _place(extent, pose, rng)
     side = SIZE * _FINE
-    habitat = list(scene.HABITATS.values())[int(rng.integers(len(scene.HABITATS)))]
+    habitat = list(background.HABITATS.values())[int(rng.integers(len(background.HABITATS)))]
     light = direction(float(rng.uniform(40, 140)))
-    image = scene.background(habitat, side, rng)
+    image = background.background(habitat, side, rng)
     if pose.leg:
-        scene.support(image, habitat, place, bird.ground, rng)
+        background.support(image, habitat, place, bird.ground, rng)
         image = image.filter(ImageFilter.BoxBlur(float(rng.uniform(0.5, 1.8))))
 
     # Only the window around the bird is painted in layers.
@@ -124,7 +124,7 @@ def paint(species: Species, rng: np.random.Generator, pose: Pose | None = None) 
     mask.paste(stage.mask, (left, top))
 
     if rng.random() < 0.6:
-        front = scene.foreground(habitat, side, rng)
+        front = background.foreground(habitat, side, rng)
         cover = front.getchannel("A")
         if _share(ImageChops.multiply(cover, mask)) < 0.3 * _share(mask):  # else there would be no bird to see
             image.paste(front, mask=cover)

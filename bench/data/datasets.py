@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.contract import Dataset, Progress, RequestError
 from bench.core import registry
-from bench.data import demo
+from bench.data import synthetic
 from bench.data.locate import locate
 from bench.store import Folder
 
@@ -55,7 +55,7 @@ def open_dataset(
 
 def drawn(home: Path, progress: Progress) -> Path:
     """The folder of the demo birds; they are drawn where they are not there yet."""
-    root = home / "data" / f"demo-{demo.VERSION}"
+    root = home / "data" / f"demo-{synthetic.VERSION}"
     # Locked: of two first runs at once, one draws and the other waits for it.
     with Folder(home / "data" / ".demo").claim():
         if not root.is_dir():
@@ -73,5 +73,5 @@ def _draw(root: Path, progress: Progress) -> None:
         bar = bar or iter(progress.track(range(total), "birds drawn", total))
         next(bar, None)
 
-    demo.draw(root, progress=count)
+    synthetic.draw(root, progress=count)
     next(bar, None)

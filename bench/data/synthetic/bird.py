@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bench.data.demo.geometry import Feather, Frame, Points, bend, direction, fan, smooth
-from bench.data.demo.pose import Pose
-from bench.data.demo.species import Species
+from bench.data.synthetic.geometry import Feather, Frame, Points, bend, direction, fan, smooth
+from bench.data.synthetic.pose import Pose
+from bench.data.synthetic.species import Species
 
 HEAD = 0.5  # radius of the head; large, because that is where most of the parts are
 

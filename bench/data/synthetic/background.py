@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from bench.data.demo.geometry import Feather, Placement, Points, bend, direction
-from bench.data.demo.stage import Colour, flat, mix
+from bench.data.synthetic.canvas import Colour, flat, mix
+from bench.data.synthetic.geometry import Feather, Placement, Points, bend, direction
 
 
 @dataclass(frozen=True)

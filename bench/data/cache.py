@@ -23,7 +23,7 @@ from torch import Tensor
 
 from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Augment, Batch, CellError, Dataset, Progress, RequestError
 from bench.core.threads import in_order
-from bench.data.protocol import Protocol
+from bench.data.preprocessing import Protocol
 
 SPLITS = ("train", "test")
 _FORMAT = 3
@@ -95,7 +95,7 @@ class PreparedSamples:
             device: where images and labels go.
             index: int64 ``(m,)``, repeats allowed.
             augment: changes the pixels, scaled to 0..1, on the device; for example
-                :func:`bench.data.augment.draw`, with one draw per sample here (not per entry of ``index``).
+                :func:`bench.data.augmentation.draw`, with one draw per sample here (not per entry of ``index``).
         """
         if batch_size < 1:
             raise ValueError(f"batch size {batch_size}; it must be 1 or more")
