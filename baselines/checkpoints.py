@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from baselines import official, official_files
 from bench.contract import CellError, Method, PartPrototypeModel, PrototypeTable, RequestError, Sizes, Task
-from bench.given import NetworkSettings
+from bench.models.external import NetworkSettings
 
 _HEADER = "partbench"
 _IDENTITY = "prototype_class_identity"

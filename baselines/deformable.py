@@ -14,7 +14,7 @@ from baselines import layers
 from baselines.deformable_conv import KERNEL, PADDING, PARTS, linear_patches, norm_preserving_conv
 from bench.contract import Explanation, Method, PartPrototypeModel, Progress, PrototypeTable, Samples, Task
 from bench.core.seeding import derive
-from bench.given import NetworkSettings
+from bench.models.external import NetworkSettings
 from bench.schedule import Schedule
 from bench.train import Learner
 

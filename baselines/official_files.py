@@ -17,8 +17,8 @@ from torch import Tensor
 
 from baselines.pickled import Object, TensorData
 from baselines.torch_file import TorchFile
-from bench.backbones.torchvision_nets import TorchvisionNet
 from bench.contract import RequestError
+from bench.models.torchvision import TorchvisionNet
 
 Shape = tuple[int, ...]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from baselines import layers
 from bench.contract import Explanation, Method, PartPrototypeModel, Progress, PrototypeTable, Samples, Task
 from bench.core.seeding import derive
-from bench.given import NetworkSettings
+from bench.models.external import NetworkSettings
 from bench.schedule import Schedule
 from bench.train import Learner
 

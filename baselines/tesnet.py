@@ -28,7 +28,7 @@ from bench.contract import (
     Task,
 )
 from bench.core.seeding import derive
-from bench.given import NetworkSettings
+from bench.models.external import NetworkSettings
 from bench.schedule import Schedule
 from bench.train import Learner
 

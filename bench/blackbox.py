@@ -12,9 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bench.backbones.classifier import Classifier
 from bench.contract import CellError, Progress, Samples, Settings
 from bench.core.seeding import derive
+from bench.models.classifier import Classifier
 from bench.schedule import Schedule
 from bench.store import Folder, write_json
 from bench.train import Learner, Trainer

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.backbones import weights
 from bench.blackbox import VERSION as BLACK_BOX_VERSION
 from bench.contract import CellError, Method, Samples
 from bench.core import registry
@@ -17,7 +16,8 @@ from bench.core.seeding import derive
 from bench.data.cache import prepare
 from bench.data.datasets import open_dataset
 from bench.data.preprocessing import Protocol
-from bench.given import Given, NetworkSettings
+from bench.models import weights
+from bench.models.external import Given, NetworkSettings
 from bench.progress import ConsoleProgress
 from bench.specification import CellSpec
 

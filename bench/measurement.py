@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from bench import drawn
-from bench.backbones.classifier import Classifier
 from bench.core import environment, registry
 from bench.core.memory import Overrun, PeakMemory, is_out_of_memory, limited
 from bench.machine import timed
-from bench.shapes import feature_shape
+from bench.models.classifier import Classifier
+from bench.models.shapes import feature_shape
 from bench.subject import Sizes, Subject, parameters
 
 What = Literal["training", "inference", "decomposition"]

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from bench import config
-from bench.backbones import weights as weight_files
 from bench.blackbox import VERSION as BLACK_BOX_VERSION
 from bench.blackbox import BlackBoxConfig
 from bench.config import CONFIGS, DatasetConfig, Request
 from bench.contract import Dataset, Method, Progress, RequestError, Sizes
 from bench.core import registry
 from bench.data.datasets import open_dataset
-from bench.given import NetworkSettings
-from bench.shapes import remembered_shape
+from bench.models import weights as weight_files
+from bench.models.external import NetworkSettings
+from bench.models.shapes import remembered_shape
 from bench.specification import CellSpec, PlannedCell, Where
 
 ALWAYS_PROVIDED = frozenset({"noise", "gradient", "prediction", "black_box"})

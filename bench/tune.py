@@ -25,7 +25,7 @@ from bench import config
 from bench.cell import Cell
 from bench.contract import RequestError, Sizes
 from bench.core import registry
-from bench.shapes import remembered_shape
+from bench.models.shapes import remembered_shape
 from bench.store import Store
 from bench.train import Trainer
 

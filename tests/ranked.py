@@ -16,9 +16,9 @@ from baselines.protopnet import ProtoPNet
 from baselines.protopool import ProtoPool
 from baselines.tesnet import TesNet
 from bench import train
-from bench.backbones.classifier import Classifier
 from bench.blackbox import ClassifierLearner
 from bench.drawn import task
+from bench.models.classifier import Classifier
 from bench.ranks import Followed, Ranks
 from bench.schedule import Phase, Schedule
 from bench.train import Trainer

@@ -5,8 +5,8 @@ import torch
 from samples import Dying, Killed, Silent, SmallNet, stripes
 
 from bench.at_rest import is_at_rest
-from bench.backbones.classifier import Classifier
 from bench.blackbox import ClassifierLearner
+from bench.models.classifier import Classifier
 from bench.schedule import Phase, Schedule
 from bench.train import Trainer
 

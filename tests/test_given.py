@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from bench.config import validate
 from bench.contract import RequestError
-from bench.given import Given, NetworkSettings
+from bench.models.external import Given, NetworkSettings
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ RANKS = [
         "bench.core.resource_usage",
     ],
     ["bench.core.registry", "bench.schedule"],
-    ["bench.data", "bench.backbones", "bench.store", "bench.given", "bench.bootstrap"],
+    ["bench.data", "bench.models", "bench.store", "bench.models.external", "bench.bootstrap"],
     [
         "bench.at_rest",
         "bench.train",
@@ -44,7 +44,7 @@ RANKS = [
         "bench.kept",
         "bench.timings",
         "bench.significance",
-        "bench.shapes",
+        "bench.models.shapes",
         "bench.specification",
         "bench.evaluation",
     ],
@@ -94,8 +94,8 @@ ALLOWED = {
         "bench.train",
         "bench.schedule",
         "bench.core.seeding",
-        "bench.backbones",
-        "bench.given",
+        "bench.models",
+        "bench.models.external",
         "baselines",
     },
     "bench.posthoc": {
@@ -108,7 +108,7 @@ ALLOWED = {
         "bench.train",
         "bench.schedule",
         "bench.core.seeding",
-        "bench.backbones",
+        "bench.models",
         "bench.posthoc",
     },
     "bench.report": {

@@ -4,9 +4,9 @@ import pytest
 import torch
 from samples import Dying, Killed, Silent, SmallNet, stripes
 
-from bench.backbones.classifier import Classifier
 from bench.blackbox import ClassifierLearner
 from bench.contract import CellError
+from bench.models.classifier import Classifier
 from bench.schedule import Phase, Schedule
 from bench.train import Learner, Trainer
 

@@ -5,10 +5,10 @@ import torch
 from birds import few_birds
 from samples import Silent
 
-from bench.backbones import weights
 from bench.config import Request
 from bench.contract import RequestError
 from bench.core import registry
+from bench.models import weights
 from bench.plan import Context, plan_all
 
 BACKBONES = {"cub": "squeezenet1_1", "demo": "tiny"}

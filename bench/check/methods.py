@@ -12,11 +12,11 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from bench import drawn
-from bench.backbones.classifier import Classifier
 from bench.check.outcome import expect, expect_close
 from bench.config import CONFIGS, from_recipe
 from bench.contract import Method, NotApplicable, PartPrototypeModel, Settings, Task
 from bench.core import registry
+from bench.models.classifier import Classifier
 from bench.plan import ALWAYS_PROVIDED
 from bench.progress import ConsoleProgress
 

@@ -102,9 +102,9 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         ),
     },
     "backbones": {
-        "tiny": Entry("bench.backbones.tiny:TinyNet", "a small network for the demo birds, from random weights"),
+        "tiny": Entry("bench.models.tiny:TinyNet", "a small network for the demo birds, from random weights"),
         **{
-            name: Entry(f"bench.backbones.torchvision_nets:{name}", f"{title}, ImageNet weights from torchvision")
+            name: Entry(f"bench.models.torchvision:{name}", f"{title}, ImageNet weights from torchvision")
             for name, title in {
                 "resnet18": "ResNet-18",
                 "resnet34": "ResNet-34",
@@ -117,20 +117,18 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
                 "squeezenet1_1": "SqueezeNet 1.1",
             }.items()
         },
-        "vit_b_32": Entry(
-            "bench.backbones.vision_transformer:vit_b_32", "ViT-B/32, patch tokens, ImageNet weights from torchvision"
-        ),
+        "vit_b_32": Entry("bench.models.vit:vit_b_32", "ViT-B/32, patch tokens, ImageNet weights from torchvision"),
         "vit_b_32_augreg": Entry(
-            "bench.backbones.vision_transformer:vit_b_32_augreg", "ViT-B/32, patch tokens, timm's weights, to be passed"
+            "bench.models.vit:vit_b_32_augreg", "ViT-B/32, patch tokens, timm's weights, to be passed"
         ),
         "coc_tiny": Entry(
-            "bench.backbones.context_cluster:coc_tiny", "Context Cluster tiny (Ma et al. 2023), weights to be passed"
+            "bench.models.context_cluster:coc_tiny", "Context Cluster tiny (Ma et al. 2023), weights to be passed"
         ),
         "coc_tiny2": Entry(
-            "bench.backbones.context_cluster:coc_tiny2", "Context Cluster tiny, 7x7 regions, weights to be passed"
+            "bench.models.context_cluster:coc_tiny2", "Context Cluster tiny, 7x7 regions, weights to be passed"
         ),
         "coc_tiny_plain": Entry(
-            "bench.backbones.context_cluster:coc_tiny_plain", "Context Cluster tiny, no regions, weights to be passed"
+            "bench.models.context_cluster:coc_tiny_plain", "Context Cluster tiny, no regions, weights to be passed"
         ),
     },
     "metrics": {

@@ -13,7 +13,7 @@ import torch
 
 import bench
 from bench.contract import RequestError
-from bench.given import describe_commit
+from bench.models.external import describe_commit
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "lightning-fabric", "cvxpy")
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import bench.core.compat  # noqa: F401  before torchvision
-from bench.backbones.classifier import Classifier
 from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Record, Samples
 from bench.data.augmentation import draw
+from bench.models.classifier import Classifier
 
 _PASSES = 5
 """So often the prepared images are gone through in a round: one pass takes a quarter of a second, too short to tell."""

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from bench.backbones import context_cluster, weights
-from bench.backbones.context_cluster import Cluster, ContextCluster, Stage
 from bench.contract import CellError, RequestError
+from bench.models import context_cluster, weights
+from bench.models.context_cluster import Cluster, ContextCluster, Stage
 
 VARIANTS = ["coc_tiny", "coc_tiny2", "coc_tiny_plain"]
 

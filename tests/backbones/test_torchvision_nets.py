@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torchvision import models
 
-from bench.backbones import torchvision_nets, weights
 from bench.contract import RequestError
+from bench.models import torchvision, weights
 
 CELLS = {"squeezenet1_1": 13}
 NAMES = [
@@ -21,7 +21,7 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 def test_shape_and_channels(name):
-    net = getattr(torchvision_nets, name)
+    net = getattr(torchvision, name)
     with torch.device("meta"):
         shape = net().eval()(torch.empty(2, 3, 224, 224)).shape
     cells = CELLS.get(name, 7)
@@ -32,7 +32,7 @@ def test_shape_and_channels(name):
 def test_pooled_features_through_the_own_head_give_torchvisions_logits(name):
     torch.manual_seed(0)
     whole = models.get_model(name, weights=None).eval()
-    features = getattr(torchvision_nets, name)().eval()
+    features = getattr(torchvision, name)().eval()
     # Whatever the head is called in torchvision's file, it is left out.
     source = {key: value for key, value in whole.state_dict().items() if not key.startswith(weights.HEADS)}
     features.load_state_dict(source)
@@ -52,7 +52,7 @@ def test_pooled_features_through_the_own_head_give_torchvisions_logits(name):
 
 def test_vgg_keeps_its_last_pooling():
     with torch.device("meta"):
-        net = torchvision_nets.vgg19()
+        net = torchvision.vgg19()
     assert [key for key in net.state_dict() if key.startswith("features.34.")] == [
         "features.34.weight",
         "features.34.bias",
@@ -63,7 +63,7 @@ def test_vgg_keeps_its_last_pooling():
 @pytest.fixture
 def resnet():
     torch.manual_seed(1)
-    return torchvision_nets.resnet18()
+    return torchvision.resnet18()
 
 
 def save(state, file):
@@ -81,15 +81,15 @@ def test_a_file_with_its_head_loads(tmp_path, resnet, suffix):
 def test_a_training_checkpoint_with_its_options_loads(tmp_path, resnet):
     content = {"state_dict": resnet.state_dict(), "args": argparse.Namespace(lr=0.1), "epoch": 3}
     torch.save(content, tmp_path / "w.pth")
-    weights.load(torchvision_nets.resnet18(), tmp_path / "w.pth", "resnet18")
+    weights.load(torchvision.resnet18(), tmp_path / "w.pth", "resnet18")
 
 
 def test_old_densenet_names_load(tmp_path):
     torch.manual_seed(0)
-    net = torchvision_nets.densenet121()
+    net = torchvision.densenet121()
     old = {key.replace("norm1", "norm.1").replace("conv2", "conv.2"): value for key, value in net.state_dict().items()}
     assert any("norm.1" in key for key in old)
-    other = torchvision_nets.densenet121()
+    other = torchvision.densenet121()
     weights.load(other, save(old, tmp_path / "w.pth"), "densenet121")
     key = "features.denseblock1.denselayer1.conv2.weight"
     assert torch.equal(other.state_dict()[key], net.state_dict()[key])
@@ -204,10 +204,10 @@ def test_a_failed_download_says_what_to_pass(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
     with pytest.raises(RequestError, match=r"--weights resnet34=PATH, or --set pretrained=false"):
-        torchvision_nets.resnet34.fetch(tmp_path)
+        torchvision.resnet34.fetch(tmp_path)
 
 
 def test_the_real_weights_load(mobilenet_weights):
-    net = torchvision_nets.mobilenet_v2()
+    net = torchvision.mobilenet_v2()
     weights.load(net, mobilenet_weights, "mobilenet_v2")
     assert len(weights.digest(mobilenet_weights)) == 16

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torchvision import models
 
-from bench.backbones import vision_transformer, weights
 from bench.contract import CellError, RequestError
+from bench.models import vit, weights
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def whole():
 @pytest.fixture(scope="module")
 def features(whole):
     """Ours, with the weights of ``whole``."""
-    net = vision_transformer.TorchvisionViT("vit_b_32", 768, image_size=64)().eval()
+    net = vit.TorchvisionViT("vit_b_32", 768, image_size=64)().eval()
     net.load_state_dict({key: value for key, value in whole.state_dict().items() if not key.startswith("heads.")})
     return net
 
@@ -38,7 +38,7 @@ def seeded():
 
 @pytest.mark.parametrize("name", ["vit_b_32", "vit_b_32_augreg"])
 def test_shape_and_size(name):
-    plan = getattr(vision_transformer, name)
+    plan = getattr(vit, name)
     with torch.device("meta"):
         net = plan().eval()
         assert net(torch.empty(2, 3, 224, 224)).shape == (2, 768, 7, 7)
@@ -52,14 +52,14 @@ def test_shape_and_size(name):
 @pytest.mark.parametrize("size", [(192, 192), (224, 256), (448, 448)])
 def test_another_size_is_refused(name, size):
     with torch.device("meta"):
-        net = getattr(vision_transformer, name)().eval()
+        net = getattr(vit, name)().eval()
         with pytest.raises(CellError, match=f"takes images of 224 x 224 pixels, not {size[0]} x {size[1]}"):
             net(torch.empty(1, 3, *size))
 
 
 def test_names_are_torchvisions():
     with torch.device("meta"):
-        ours, original = vision_transformer.vit_b_32().state_dict(), models.vit_b_32(weights=None).state_dict()
+        ours, original = vit.vit_b_32().state_dict(), models.vit_b_32(weights=None).state_dict()
     expected = {
         key: value.shape for key, value in original.items() if key not in ("heads.head.weight", "heads.head.bias")
     }
@@ -120,7 +120,7 @@ def test_images_of_a_batch_do_not_meet(features):
 
 
 def test_every_parameter_gets_a_gradient():
-    net = vision_transformer.PatchTokens(models.vit_b_32(weights=None, image_size=64))
+    net = vit.PatchTokens(models.vit_b_32(weights=None, image_size=64))
     torch.nn.init.normal_(net.class_token)
     net.train()
     (net(torch.randn(1, 3, 64, 64)) * torch.randn(1, 768, 2, 2)).sum().backward()
@@ -129,7 +129,7 @@ def test_every_parameter_gets_a_gradient():
 
 def test_torchvisions_file_loads_without_its_head(tmp_path, whole):
     torch.save(whole.state_dict(), tmp_path / "w.pth")
-    net = vision_transformer.TorchvisionViT("vit_b_32", 768, image_size=64)().eval()
+    net = vit.TorchvisionViT("vit_b_32", 768, image_size=64)().eval()
     weights.load(net, tmp_path / "w.pth", "vit_b_32")
     assert all(torch.equal(value, whole.state_dict()[key]) for key, value in net.state_dict().items())
 
@@ -137,7 +137,7 @@ def test_torchvisions_file_loads_without_its_head(tmp_path, whole):
 def test_a_file_of_another_size_is_refused(tmp_path, whole):
     torch.save(whole.state_dict(), tmp_path / "w.pth")
     with torch.device("meta"):
-        net = vision_transformer.vit_b_32()
+        net = vit.vit_b_32()
     message = r"wrong shape: encoder\.pos_embedding \(1, 5, 768\) instead of \(1, 50, 768\)$"
     with pytest.raises(RequestError, match=message):
         weights.load(net, tmp_path / "w.pth", "vit_b_32")
@@ -150,7 +150,7 @@ def test_the_address_of_torchvisions_weights(tmp_path, monkeypatch):
         asked.update(url=url, file=file, hash=hash_prefix)
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    assert vision_transformer.vit_b_32.fetch(tmp_path) == tmp_path / "vit_b_32-d86f8d99.pth"
+    assert vit.vit_b_32.fetch(tmp_path) == tmp_path / "vit_b_32-d86f8d99.pth"
     assert asked == {
         "url": "https://download.pytorch.org/models/vit_b_32-d86f8d99.pth",
         "file": str(tmp_path / "vit_b_32-d86f8d99.pth"),
@@ -160,7 +160,7 @@ def test_the_address_of_torchvisions_weights(tmp_path, monkeypatch):
 
 def test_timms_weights_are_to_be_passed(tmp_path):
     with pytest.raises(RequestError, match=r"--weights vit_b_32_augreg=PATH, or --set pretrained=false"):
-        vision_transformer.vit_b_32_augreg.fetch(tmp_path)
+        vit.vit_b_32_augreg.fetch(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -175,7 +175,7 @@ def test_timms_network_on_pixels_as_it_expects_them(tmp_path):
         original.norm.bias.normal_()
     torch.save(original.state_dict(), tmp_path / "w.pth")
     other = timm.create_model("vit_base_patch32_224", num_classes=0, global_pool="", **small)
-    ours = vision_transformer.AugregTokens(other).eval()
+    ours = vit.AugregTokens(other).eval()
     weights.load(ours, tmp_path / "w.pth", "vit_b_32_augreg")
     pixels = torch.rand(2, 3, 64, 64)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])

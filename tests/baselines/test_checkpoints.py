@@ -10,10 +10,10 @@ from samples import SmallNet, stripes, task
 
 from baselines import checkpoints, official_files
 from baselines.protopnet import ProtoPNet
-from bench.backbones import torchvision_nets
 from bench.contract import CellError, RequestError, Sizes
 from bench.core import registry
-from bench.given import Given
+from bench.models import torchvision
+from bench.models.external import Given
 from bench.schedule import Schedule
 
 SIZES = Sizes(classes=3, images_per_class=5, channels=16, cells=16, backbone="resnet18")
@@ -273,7 +273,7 @@ COUNTS = {"resnet34": 216, "resnet152": 930, "vgg19": 32, "densenet121": 725, "d
 @pytest.mark.parametrize("name", COUNTS)
 def test_architectures_are_told_by_their_tensors(name):
     with torch.device("meta"):
-        state = getattr(torchvision_nets, name)().state_dict()
+        state = getattr(torchvision, name)().state_dict()
     shapes = {f"features.{key}": tuple(tensor.shape) for key, tensor in state.items()}
     assert len(shapes) == COUNTS[name]
     head = {"prototype_vectors": (2000, 128, 1, 1), "last_layer.weight": (200, 2000)}

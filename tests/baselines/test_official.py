@@ -11,7 +11,7 @@ from samples import stripes, task
 
 from baselines import checkout, checkpoints, official
 from bench.contract import BenchError, CellError, RequestError, Sizes
-from bench.given import Given, NetworkSettings
+from bench.models.external import Given, NetworkSettings
 
 
 class Config(NetworkSettings):

@@ -7,12 +7,12 @@ import torch
 from click.testing import CliRunner
 from data.trees import Quiet, make_cars
 
-from bench.backbones.tiny import TinyNet
 from bench.cli import main
 from bench.data.cache import prepare
 from bench.data.cars import Cars
 from bench.data.preprocessing import Protocol
 from bench.data.speed import Files, as_text, measure
+from bench.models.tiny import TinyNet
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import pytest
 import torch
 from samples import SmallNet, stripes, task
 
-from bench.backbones.classifier import Classifier
 from bench.contract import Observation
+from bench.models.classifier import Classifier
 from bench.posthoc.method import Ours
 from metrics.consistency import Consistency
 from metrics.noise import gaussian_noise

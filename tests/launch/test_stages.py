@@ -4,11 +4,11 @@ import pytest
 from birds import few_birds, planned
 from click.testing import CliRunner
 
-from bench.backbones.tiny import TinyNet
 from bench.cli import main
 from bench.core import registry
 from bench.launch.summary import write_down
 from bench.launch.units import black_box_folder
+from bench.models.tiny import TinyNet
 from bench.store import Store
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.backbones.context_cluster import Block, Cluster, ContextCluster, Stage
+from bench.models.context_cluster import Block, Cluster, ContextCluster, Stage
 
 
 def plain(state, prefix=""):

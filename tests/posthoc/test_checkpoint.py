@@ -6,7 +6,7 @@ import pytest
 import torch
 from samples import SmallNet, stripes, task
 
-from bench.backbones.classifier import Classifier
+from bench.models.classifier import Classifier
 from bench.posthoc.checkpoint import Checkpoint
 from bench.posthoc.method import Ours
 

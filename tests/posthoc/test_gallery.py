@@ -8,7 +8,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from samples import Silent
 
-import bench.backbones  # noqa: F401 - lets torchvision be imported
+import bench.models  # noqa: F401 - lets torchvision be imported
 from bench.contract import CellError, RequestError
 from bench.data.class_images import Pictures
 from bench.posthoc import decompose, draw, load

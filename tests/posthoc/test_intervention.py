@@ -3,7 +3,7 @@
 import torch
 from samples import SmallNet, stripes, task
 
-from bench.backbones.classifier import Classifier
+from bench.models.classifier import Classifier
 from bench.posthoc.intervention import effects
 from bench.posthoc.method import Ours
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from samples import SmallNet, Tensors, stripes, task
 
 import bench.posthoc.classwise as classwise
-from bench.backbones.classifier import Classifier
 from bench.contract import CellError, RequestError, Sizes
+from bench.models.classifier import Classifier
 from bench.posthoc.blackbox import BlackBox
 from bench.posthoc.method import Ours, OursContrast
 

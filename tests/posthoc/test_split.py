@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-import bench.backbones  # noqa: F401 - lets torchvision be imported
+import bench.models  # noqa: F401 - lets torchvision be imported
 from bench.contract import RequestError
 from bench.posthoc.anyone.split import find
 from bench.posthoc.anyone.verify import verify

@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from torch import nn
 from torch.utils.data import DataLoader
 
-import bench.backbones  # noqa: F401 - lets torchvision be imported beside a CPU build of torch
-from bench.backbones.weights import read
+import bench.models  # noqa: F401 - lets torchvision be imported beside a CPU build of torch
 from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Progress, RequestError
 from bench.data.class_images import Pictures
+from bench.models.weights import read
 from bench.posthoc.anyone.decompose import decompose
 from bench.posthoc.anyone.gallery import draw
 from bench.posthoc.anyone.saved import load, save

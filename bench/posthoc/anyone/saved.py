@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bench.backbones.weights import read
 from bench.contract import RequestError, Settings
+from bench.models.weights import read
 from bench.posthoc.anyone.split import Split
 from bench.posthoc.anyone.verify import verify
 from bench.posthoc.anyone.wrapped import Features, PartPrototypeClassifier

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 from pydantic import PlainSerializer, PlainValidator, ValidationInfo
 
-from bench.backbones import weights
 from bench.contract import Settings
 from bench.core.digest import digest as digest_of_files
+from bench.models import weights
 
 
 @dataclass(frozen=True)

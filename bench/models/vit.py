@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from bench.backbones.torchvision_nets import TorchvisionNet
 from bench.contract import IMAGENET_MEAN, IMAGENET_STD, CellError, RequestError
+from bench.models.torchvision import TorchvisionNet
 
 
 class PatchTokens(nn.Module):
