@@ -15,8 +15,8 @@ from baselines.deformable_conv import KERNEL, PADDING, PARTS, linear_patches, no
 from bench.contract import Explanation, Method, PartPrototypeModel, Progress, PrototypeTable, Samples, Task
 from bench.core.seeding import derive
 from bench.models.external import NetworkSettings
-from bench.schedule import Schedule
-from bench.train import Learner
+from bench.training.schedule import Schedule
+from bench.training.trainer import Learner
 
 EPSILON = 1e-4
 _EPSILON_CHANNELS = 2

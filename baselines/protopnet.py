@@ -13,8 +13,8 @@ from baselines import layers
 from bench.contract import Explanation, Method, PartPrototypeModel, Progress, PrototypeTable, Samples, Task
 from bench.core.seeding import derive
 from bench.models.external import NetworkSettings
-from bench.schedule import Schedule
-from bench.train import Learner
+from bench.training.schedule import Schedule
+from bench.training.trainer import Learner
 
 
 class ProtoPNetModel(PartPrototypeModel):

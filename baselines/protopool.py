@@ -27,8 +27,8 @@ from bench.contract import (
 )
 from bench.core.seeding import derive
 from bench.models.external import NetworkSettings
-from bench.schedule import Schedule
-from bench.train import Learner
+from bench.training.schedule import Schedule
+from bench.training.trainer import Learner
 
 _GROUPS = ("backbone", "add_on", "prototypes", "presence", "last_layer")
 

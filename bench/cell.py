@@ -18,7 +18,6 @@ from torch import nn
 
 from bench.activity import Activity
 from bench.attempts import SHARED, Attempts
-from bench.blackbox import BlackBoxConfig, obtain
 from bench.contract import BenchError, PartPrototypeModel, RequestError, Samples, Score, Task
 from bench.core import environment, registry
 from bench.core.faults import storage_error
@@ -31,10 +30,11 @@ from bench.evaluation import compares_black_box, evaluate
 from bench.inputs import Inputs
 from bench.kept import adopt, read_fit
 from bench.progress import ConsoleProgress
-from bench.ranks import Ranks
 from bench.specification import CellSpec
 from bench.store import Folder, Status, Store, write_json
-from bench.train import Trainer
+from bench.training.black_box import BlackBoxConfig, obtain
+from bench.training.distributed import Ranks
+from bench.training.trainer import Trainer
 
 REDUCED = "batch_size_after_out_of_memory"
 """The fact of a fit that says how many images at a time it was made with, where that is not as planned."""

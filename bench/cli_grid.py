@@ -55,8 +55,8 @@ def cell(
     from bench.core.paths import home as find_home
     from bench.launch.stages import follow, share
     from bench.progress import ConsoleProgress
-    from bench.ranks import Ranks
     from bench.store import Store
+    from bench.training.distributed import Ranks
     from bench.turns import persistently
 
     folder = Store(find_home()).place(folder)

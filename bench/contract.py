@@ -29,7 +29,7 @@ from bench.core.score import Score as Score
 from bench.core.score import share as share
 
 if TYPE_CHECKING:
-    from bench.train import Learner, Trainer
+    from bench.training.trainer import Learner, Trainer
 
 T = TypeVar("T")
 Augment = Callable[[Tensor, Tensor], Tensor]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bench.contract import Augment, Batch, Progress, Samples, Task
 from bench.core.seeding import derive
-from bench.train import Trainer
+from bench.training.trainer import Trainer
 
 
 class Tensors:

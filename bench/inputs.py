@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.blackbox import VERSION as BLACK_BOX_VERSION
 from bench.contract import CellError, Method, Samples
 from bench.core import registry
 from bench.core.seeding import derive
@@ -20,6 +19,7 @@ from bench.models import weights
 from bench.models.external import Given, NetworkSettings
 from bench.progress import ConsoleProgress
 from bench.specification import CellSpec
+from bench.training.black_box import VERSION as BLACK_BOX_VERSION
 
 
 class Inputs:

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from bench import config
-from bench.blackbox import VERSION as BLACK_BOX_VERSION
-from bench.blackbox import BlackBoxConfig
 from bench.config import CONFIGS, DatasetConfig, Request
 from bench.contract import Dataset, Method, Progress, RequestError, Sizes
 from bench.core import registry
@@ -20,6 +18,8 @@ from bench.models import weights as weight_files
 from bench.models.external import NetworkSettings
 from bench.models.shapes import remembered_shape
 from bench.specification import CellSpec, PlannedCell, Where
+from bench.training.black_box import VERSION as BLACK_BOX_VERSION
+from bench.training.black_box import BlackBoxConfig
 
 ALWAYS_PROVIDED = frozenset({"noise", "gradient", "prediction", "black_box"})
 """What any model on any images can give a metric."""

@@ -13,15 +13,15 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from bench import config, drawn
-from bench.blackbox import BlackBoxConfig, ClassifierLearner
 from bench.contract import Method, PartPrototypeModel, RequestError, Task
 from bench.core import registry
 from bench.core.seeding import derive
 from bench.models.classifier import Classifier
 from bench.plan import black_box_config
 from bench.progress import ConsoleProgress
-from bench.schedule import Phase
-from bench.train import Learner, freeze_norm
+from bench.training.black_box import BlackBoxConfig, ClassifierLearner
+from bench.training.schedule import Phase
+from bench.training.trainer import Learner, freeze_norm
 
 Step = Callable[[Tensor, Tensor], dict[str, Tensor]]
 

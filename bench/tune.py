@@ -27,7 +27,7 @@ from bench.contract import RequestError, Sizes
 from bench.core import registry
 from bench.models.shapes import remembered_shape
 from bench.store import Store
-from bench.train import Trainer
+from bench.training.trainer import Trainer
 
 Choice = dict[str, Any]
 

@@ -15,13 +15,13 @@ from baselines.deformable import DeformableProtoPNet
 from baselines.protopnet import ProtoPNet
 from baselines.protopool import ProtoPool
 from baselines.tesnet import TesNet
-from bench import train
-from bench.blackbox import ClassifierLearner
 from bench.drawn import task
 from bench.models.classifier import Classifier
-from bench.ranks import Followed, Ranks
-from bench.schedule import Phase, Schedule
-from bench.train import Trainer
+from bench.training import trainer as train
+from bench.training.black_box import ClassifierLearner
+from bench.training.distributed import Followed, Ranks
+from bench.training.schedule import Phase, Schedule
+from bench.training.trainer import Trainer
 
 
 def schedule(batch_size: int, *phases: Phase) -> Schedule:

@@ -8,7 +8,7 @@ from typing import Any
 from bench import drawn
 from bench.contract import Task
 from bench.drawn import SmallNet, Tensors, stripes
-from bench.train import Trainer
+from bench.training.trainer import Trainer
 
 __all__ = ["Dying", "Killed", "Silent", "SmallNet", "Tensors", "stripes", "task"]
 

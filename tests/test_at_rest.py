@@ -4,11 +4,11 @@ import pytest
 import torch
 from samples import Dying, Killed, Silent, SmallNet, stripes
 
-from bench.at_rest import is_at_rest
-from bench.blackbox import ClassifierLearner
 from bench.models.classifier import Classifier
-from bench.schedule import Phase, Schedule
-from bench.train import Trainer
+from bench.training.black_box import ClassifierLearner
+from bench.training.feature_cache import is_at_rest
+from bench.training.schedule import Phase, Schedule
+from bench.training.trainer import Trainer
 
 
 class Blended(ClassifierLearner):

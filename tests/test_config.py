@@ -3,9 +3,9 @@
 import pytest
 
 from bench import config
-from bench.blackbox import BlackBoxConfig
 from bench.contract import RequestError
 from bench.plan import black_box_config
+from bench.training.black_box import BlackBoxConfig
 
 
 def test_values_are_read_as_yaml():

@@ -19,13 +19,13 @@ from click.testing import CliRunner
 from documented import RESULTS, ROOT, TEXTS, documented
 from pydantic import BaseModel
 
-from bench.blackbox import BlackBoxConfig
 from bench.cli import main as bench
 from bench.core import registry
 from bench.data.preprocessing import Protocol
-from bench.schedule import Phase, Schedule
 from bench.specification import CellSpec, fingerprint
 from bench.subject import Sizes, Subject
+from bench.training.black_box import BlackBoxConfig
+from bench.training.schedule import Phase, Schedule
 
 PINS = Path(__file__).parent / "pins"
 _NUMBER = re.compile(r"(?<![A-Za-z_\d.])-?\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?")

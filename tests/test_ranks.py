@@ -10,10 +10,10 @@ import ranked
 import torch
 from torch import nn
 
-from bench import train
 from bench.contract import CellError, RequestError
-from bench.ranks import Ranks
-from bench.shares import backbones
+from bench.training import trainer
+from bench.training.distributed import Ranks
+from bench.training.sharding import backbones
 
 HERE = Path(__file__).resolve().parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -22,7 +22,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 @pytest.mark.slow
 def test_two_ranks_train_what_one_does(tmp_path, monkeypatch):
     """All learners, with noise, mixtures, norms of a batch, projections, batch statistics and uneven last batches."""
-    monkeypatch.setattr(train, "_FABRIC_PRECISION", train._FABRIC_PRECISION)
+    monkeypatch.setattr(trainer, "_FABRIC_PRECISION", trainer._FABRIC_PRECISION)
     (tmp_path / "two").mkdir()
     place = {"PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}", "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(

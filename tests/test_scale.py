@@ -17,7 +17,7 @@ PLUGIN = """
 import torch
 from baselines.protopnet import ProtoPNet, ProtoPNetLearner
 from bench import registry
-from bench.schedule import Phase, Schedule
+from bench.training.schedule import Phase, Schedule
 
 
 class Wasteful(ProtoPNetLearner):

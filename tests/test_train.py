@@ -4,11 +4,11 @@ import pytest
 import torch
 from samples import Dying, Killed, Silent, SmallNet, stripes
 
-from bench.blackbox import ClassifierLearner
 from bench.contract import CellError
 from bench.models.classifier import Classifier
-from bench.schedule import Phase, Schedule
-from bench.train import Learner, Trainer
+from bench.training.black_box import ClassifierLearner
+from bench.training.schedule import Phase, Schedule
+from bench.training.trainer import Learner, Trainer
 
 
 def trainer(folder, seed=0, kind=Trainer):

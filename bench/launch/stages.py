@@ -7,7 +7,7 @@ from contextlib import suppress
 from bench.cell import Cell
 from bench.core import environment
 from bench.launch.units import Stage
-from bench.ranks import Followed
+from bench.training.distributed import Followed
 from bench.turns import persistently
 
 

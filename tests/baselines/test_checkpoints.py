@@ -14,7 +14,7 @@ from bench.contract import CellError, RequestError, Sizes
 from bench.core import registry
 from bench.models import torchvision
 from bench.models.external import Given
-from bench.schedule import Schedule
+from bench.training.schedule import Schedule
 
 SIZES = Sizes(classes=3, images_per_class=5, channels=16, cells=16, backbone="resnet18")
 

@@ -14,7 +14,7 @@ from baselines.deformable import (
     with_margin,
 )
 from baselines.deformable_conv import linear_patches, norm_preserving_conv
-from bench.schedule import Phase, Schedule
+from bench.training.schedule import Phase, Schedule
 
 
 def generator(seed=0):

@@ -8,7 +8,7 @@ from samples import Silent, SmallNet, Tensors, stripes, task
 
 from baselines import layers
 from baselines.protopnet import ProtoPNet, ProtoPNetLearner, ProtoPNetModel
-from bench.schedule import Phase, Schedule
+from bench.training.schedule import Phase, Schedule
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from baselines import layers, pool
 from baselines.protopool import ProtoPool, ProtoPoolLearner, ProtoPoolModel
 from bench import config as configuration
 from bench.contract import RequestError, Sizes
-from bench.schedule import Phase, Schedule
-from bench.train import Trainer
+from bench.training.schedule import Phase, Schedule
+from bench.training.trainer import Trainer
 
 RATES = {"backbone": 0.01, "add_on": 0.01, "presence": 0.01, "prototypes": 0.01}
 SCHEDULE = Schedule(

@@ -14,7 +14,7 @@ from baselines import layers
 from baselines.tesnet import TesNet, TesNetLearner, TesNetModel, literal_subspace_separation, subspace_separation
 from bench.config import CONFIGS, from_recipe
 from bench.contract import RequestError, Sizes
-from bench.schedule import Phase, Schedule
+from bench.training.schedule import Phase, Schedule
 
 JOINT = {"backbone": 0.01, "add_on": 0.01, "prototypes": 0.01}
 

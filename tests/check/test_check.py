@@ -13,7 +13,7 @@ from bench.check.outcome import Broken
 from bench.contract import Metric, RequestError, Score
 from bench.core import registry
 from bench.posthoc.method import Ours
-from bench.schedule import Schedule
+from bench.training.schedule import Schedule
 from metrics.controls import Center
 
 

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as tvf
 
 from bench.data import augmentation
 from bench.data.augmentation import POLICIES, Augmentation, draw, jitter
-from bench.schedule import Phase, Schedule
+from bench.training.schedule import Phase, Schedule
 
 SIZE = 64
 WARPS = [name for name in POLICIES if name != "flip"]

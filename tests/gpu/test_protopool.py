@@ -5,8 +5,8 @@ import torch
 from samples import SmallNet, stripes, task
 
 from baselines.protopool import ProtoPool, ProtoPoolModel
-from bench.schedule import Phase, Schedule
-from bench.train import Trainer
+from bench.training.schedule import Phase, Schedule
+from bench.training.trainer import Trainer
 
 pytestmark = pytest.mark.gpu
 

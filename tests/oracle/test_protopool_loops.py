@@ -12,7 +12,7 @@ from samples import Silent, SmallNet, Tensors
 
 from baselines import pool
 from baselines.protopool import ProtoPool, ProtoPoolLearner, ProtoPoolModel
-from bench.schedule import Schedule
+from bench.training.schedule import Schedule
 from metrics.consistency import Consistency
 from metrics.noise import gaussian_noise
 from metrics.stability import Stability

@@ -9,7 +9,7 @@ import torch
 from samples import Silent, SmallNet, Tensors
 
 from baselines.tesnet import TesNet, TesNetLearner, TesNetModel
-from bench.schedule import Schedule
+from bench.training.schedule import Schedule
 
 CLASSES, PER_CLASS, DEPTH = 3, 2, 5
 OWNER = [0, 0, 1, 1, 2, 2]

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.seeding import derive
-from bench.ranks import Ranks
+from bench.training.distributed import Ranks
 
 
 class _Sum(torch.autograd.Function):

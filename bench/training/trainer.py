@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bench.at_rest import AtRest
 from bench.contract import Batch, CellError, Progress, Samples
 from bench.core.memory import is_out_of_memory
 from bench.core.seeding import derive
 from bench.core.work_dir import replacing
 from bench.data import augmentation
-from bench.ranks import Ranks
-from bench.schedule import Phase, Schedule
-from bench.shares import Shares
 from bench.store import write_json
+from bench.training.distributed import Ranks
+from bench.training.feature_cache import AtRest
+from bench.training.schedule import Phase, Schedule
+from bench.training.sharding import Shares
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from bench.contract import CellError, Progress, Samples, Settings
 from bench.core.seeding import derive
 from bench.models.classifier import Classifier
-from bench.schedule import Schedule
 from bench.store import Folder, write_json
-from bench.train import Learner, Trainer
+from bench.training.schedule import Schedule
+from bench.training.trainer import Learner, Trainer
 
 VERSION = 1
 """Raised when the same settings would train another classifier."""

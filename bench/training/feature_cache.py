@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bench.contract import Batch, Samples
 from bench.data.augmentation import Augmentation
-from bench.shares import backbones, replaced
+from bench.training.sharding import backbones, replaced
 
 VERSIONS = {"none": 1, "flip": 2}
 """Of an image, under the augmentations that have few."""

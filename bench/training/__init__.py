@@ -1,0 +1,1 @@
+"""Training loops: trainer, schedules, frozen feature cache, process groups, the black box."""
