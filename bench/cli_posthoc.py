@@ -44,7 +44,7 @@ def decompose(device: str, pairs: tuple[str, ...], **arguments: Any) -> None:
     from bench import config
     from bench.contract import RequestError
     from bench.core import environment
-    from bench.posthoc.anyone import command
+    from bench.posthoc.wrap import command
     from bench.progress import ConsoleProgress
 
     settings, grid = config.parse_overrides(pairs)
@@ -203,7 +203,7 @@ def speed_decompose(device: str, pairs: tuple[str, ...], as_json: bool, **argume
     from bench import config
     from bench.contract import RequestError
     from bench.core import environment
-    from bench.posthoc.decomposition import DecompositionConfig
+    from bench.posthoc.decompose_class import DecompositionConfig
     from bench.posthoc.speed import COMPARABLE, as_text, measure
 
     settings, grid = config.parse_overrides(pairs)

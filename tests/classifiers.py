@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from bench.posthoc.decomposition import DecompositionConfig
+from bench.posthoc.decompose_class import DecompositionConfig
 
 C = 5
 QUICK = DecompositionConfig(nmf_max_iter=20, refinement="naive")

@@ -10,19 +10,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bench.posthoc.anyone.decompose import decompose
     from bench.posthoc.anyone.gallery import draw
-    from bench.posthoc.anyone.saved import load, save
-    from bench.posthoc.anyone.wrapped import PartPrototypeClassifier
+    from bench.posthoc.wrap.api import decompose
+    from bench.posthoc.wrap.classifier import PartPrototypeClassifier
+    from bench.posthoc.wrap.serialization import load, save
 
 __all__ = ["PartPrototypeClassifier", "decompose", "draw", "load", "save"]
 
 _HOMES = {
-    "PartPrototypeClassifier": "bench.posthoc.anyone.wrapped",
-    "decompose": "bench.posthoc.anyone.decompose",
+    "PartPrototypeClassifier": "bench.posthoc.wrap.classifier",
+    "decompose": "bench.posthoc.wrap.api",
     "draw": "bench.posthoc.anyone.gallery",
-    "load": "bench.posthoc.anyone.saved",
-    "save": "bench.posthoc.anyone.saved",
+    "load": "bench.posthoc.wrap.serialization",
+    "save": "bench.posthoc.wrap.serialization",
 }
 
 

@@ -8,13 +8,13 @@ import torch
 
 from bench.contract import CellError, Method, RequestError, Sizes, Task
 from bench.posthoc.checkpoint import Checkpoint, fingerprint
-from bench.posthoc.classwise import decompose_all
-from bench.posthoc.decomposition import NUMBERS, DecompositionConfig
-from bench.posthoc.initial import Init
+from bench.posthoc.decompose_class import NUMBERS, DecompositionConfig
+from bench.posthoc.feature_source import Streamed
 from bench.posthoc.model import DecomposedClassifier
-from bench.posthoc.nmf import Solver
-from bench.posthoc.streamed import Streamed
-from bench.posthoc.telling import Telling
+from bench.posthoc.pipeline import decompose_all
+from bench.posthoc.progress import Telling
+from bench.posthoc.solvers.init import Init
+from bench.posthoc.solvers.nmf import Solver
 
 
 class Ours(Method):

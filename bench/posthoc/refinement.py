@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench.posthoc.lbfgs import minimise
+from bench.posthoc.solvers.lbfgs import minimise
 
 Norm = Literal["l2", "minmax", "zscore"]
 Over = Literal["class", "image"]

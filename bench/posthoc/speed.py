@@ -16,7 +16,7 @@ from bench.contract import RequestError
 from bench.core.memory import PeakMemory
 from bench.machine import copy_bandwidth, timed
 from bench.posthoc import reference
-from bench.posthoc.decomposition import DecompositionConfig, decompose_classes, factorise_classes
+from bench.posthoc.decompose_class import DecompositionConfig, decompose_classes, factorise_classes
 from bench.posthoc.drawn import draw
 
 COMPARABLE: dict[str, Any] = {"norm": "l2", "start": "equal"}

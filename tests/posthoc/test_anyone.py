@@ -13,10 +13,10 @@ from samples import Silent, Tensors, stripes
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-import bench.posthoc.classwise as classwise
+import bench.posthoc.pipeline as classwise
 from bench.contract import CellError, RequestError
 from bench.posthoc import decompose
-from bench.posthoc.decomposition import DecompositionConfig
+from bench.posthoc.decompose_class import DecompositionConfig
 
 
 @pytest.mark.parametrize("norm", [None, nn.LayerNorm(8), nn.BatchNorm1d(8)])

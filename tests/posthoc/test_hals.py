@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from bench.posthoc.drawn import draw
-from bench.posthoc.hals import descend, sweep
-from bench.posthoc.initial import begin, clusters, nndsvd
-from bench.posthoc.nmf import factorise
+from bench.posthoc.solvers.hals import descend, sweep
+from bench.posthoc.solvers.init import begin, clusters, nndsvd
+from bench.posthoc.solvers.nmf import factorise
 
 DOUBLE = torch.float64
 
@@ -127,7 +127,7 @@ def test_threads_do_not_change_the_result(ragged):
 @pytest.mark.parametrize("solver", ["mu", "hals"])
 def test_as_one_batch_the_result_is_the_same(ragged, solver, monkeypatch):
     """What a GPU does: all classes at once, those that have stopped taken out of the batch."""
-    from bench.posthoc import nmf
+    from bench.posthoc.solvers import nmf
 
     F, rows = ragged
     F = F.double()

@@ -6,10 +6,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from samples import SmallNet, Tensors, stripes, task
 
-import bench.posthoc.classwise as classwise
+import bench.posthoc.pipeline as classwise
 from bench.contract import CellError, RequestError, Sizes
 from bench.models.classifier import Classifier
-from bench.posthoc.blackbox import BlackBox
+from bench.posthoc.black_box_method import BlackBox
 from bench.posthoc.method import Ours, OursContrast
 
 
@@ -41,7 +41,7 @@ def test_logits_are_the_black_boxes_to_the_bit(tmp_path, refinement, k):
 
 def test_scaled_prototypes_and_residual_are_what_the_paper_says(tmp_path):
     """With the naive split everything can be recomputed from the factorisation alone (equations 3 to 7)."""
-    from bench.posthoc.nmf import factorise
+    from bench.posthoc.solvers.nmf import factorise
 
     samples, box = stripes(), black_box()
     work = task(tmp_path, samples, Ours.Config(k=2, refinement="naive"), black_box=box)

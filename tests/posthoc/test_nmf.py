@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.posthoc.nmf import factorise
+from bench.posthoc.solvers.nmf import factorise
 
 
 def plain(F, E, P, max_iter=200, tol=1e-4):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bench.posthoc import reference
-from bench.posthoc.decomposition import DecompositionConfig, decompose_classes
+from bench.posthoc.decompose_class import DecompositionConfig, decompose_classes
 from bench.posthoc.drawn import draw
 from bench.posthoc.refinement import Alignment
 
@@ -55,7 +55,7 @@ def test_ours_with_the_papers_solvers_is_the_literal_pipeline(drawn, monkeypatch
     """The same start of the factorisation: the same prototypes, coefficients and simplex."""
     F, v = drawn
     k, given = 2, torch.from_numpy(F)[None]
-    from bench.posthoc.initial import begin
+    from bench.posthoc.solvers.init import begin
 
     Et, P0 = begin(given, torch.tensor([80]), k, 0, [3])
     monkeypatch.setattr(reference, "nmf", lambda F, k, seed: reference.multiply(F, Et[0].T.numpy(), P0[0].numpy()))

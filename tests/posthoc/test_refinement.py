@@ -5,9 +5,9 @@ import pytest
 import scipy.optimize
 import torch
 
-from bench.posthoc.lbfgs import minimise
 from bench.posthoc.refinement import Alignment, distribute, naive
 from bench.posthoc.scaling import scale
+from bench.posthoc.solvers.lbfgs import minimise
 
 DOUBLE = torch.float64
 

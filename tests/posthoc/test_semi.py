@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from bench.posthoc.initial import clusters
-from bench.posthoc.semi import factorise_convex, factorise_semi
+from bench.posthoc.solvers.init import clusters
+from bench.posthoc.solvers.semi_nmf import factorise_convex, factorise_semi
 
 BOTH = [factorise_semi, factorise_convex]
 
@@ -112,7 +112,7 @@ def test_convex_prototypes_are_mixtures_of_cells(signed):
 
 @pytest.mark.parametrize("function", BOTH)
 def test_company_changes_nothing(signed, function, monkeypatch):
-    from bench.posthoc import semi as module
+    from bench.posthoc.solvers import semi_nmf as module
 
     F, rows = signed
     together = function(F, rows, 3, seed=0, classes=[4, 8, 1])

@@ -41,7 +41,7 @@ def test_numbers_follow_from_each_other(result):
 def test_all_pipelines_see_the_same_classes(result):
     """Classes 0 and 3: the errors and objectives are those of the library on them, whatever the chunks."""
     from bench.posthoc import reference
-    from bench.posthoc.decomposition import DecompositionConfig, decompose_classes
+    from bench.posthoc.decompose_class import DecompositionConfig, decompose_classes
     from bench.posthoc.speed import COMPARABLE, FAST
 
     drawn = {label: draw(label, 3, 9, 12, 0) for label in (0, 3)}

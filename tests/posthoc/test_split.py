@@ -9,10 +9,10 @@ from torch import nn
 
 import bench.models  # noqa: F401 - lets torchvision be imported
 from bench.contract import RequestError
-from bench.posthoc.anyone.split import find
-from bench.posthoc.anyone.verify import verify
-from bench.posthoc.anyone.wrapped import Features, fold
 from bench.posthoc.checkpoint import fingerprint
+from bench.posthoc.wrap.classifier import Features, fold
+from bench.posthoc.wrap.split import find
+from bench.posthoc.wrap.verify import verify
 
 CLASSES = 5
 

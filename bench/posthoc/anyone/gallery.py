@@ -15,9 +15,9 @@ from torch import Tensor
 from bench import style
 from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Progress
 from bench.overlay import heat, rgb, tinted
-from bench.posthoc.anyone.gathering import batch_of
-from bench.posthoc.anyone.wrapped import PartPrototypeClassifier
-from bench.posthoc.telling import Telling
+from bench.posthoc.progress import Telling
+from bench.posthoc.wrap.classifier import PartPrototypeClassifier
+from bench.posthoc.wrap.gathering import batch_of
 
 
 @dataclass(order=True)

@@ -12,15 +12,15 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from bench.contract import CellError, Progress, RequestError
-from bench.posthoc.anyone.gathering import batch_of, gather
-from bench.posthoc.anyone.split import find
-from bench.posthoc.anyone.storage import Precision, Storage
-from bench.posthoc.anyone.verify import verify
-from bench.posthoc.anyone.wrapped import Features, PartPrototypeClassifier, fold
 from bench.posthoc.checkpoint import Checkpoint, fingerprint
-from bench.posthoc.classwise import called, decompose_all
-from bench.posthoc.decomposition import DecompositionConfig
-from bench.posthoc.telling import Telling
+from bench.posthoc.decompose_class import DecompositionConfig
+from bench.posthoc.pipeline import called, decompose_all
+from bench.posthoc.progress import Telling
+from bench.posthoc.wrap.classifier import Features, PartPrototypeClassifier, fold
+from bench.posthoc.wrap.feature_store import Precision, Storage
+from bench.posthoc.wrap.gathering import batch_of, gather
+from bench.posthoc.wrap.split import find
+from bench.posthoc.wrap.verify import verify
 
 _FIRST = 8
 """Images that the split is found and verified on; every further one is verified as it comes by."""
@@ -45,7 +45,7 @@ def decompose(
     """Write each class's row of a trained classifier as a sum of k part-prototypes (Tan et al., ICML 2024).
 
     The head must be global average pooling and one linear layer, with or without a norm between them (see
-    ``bench.posthoc.anyone.split``). Where it begins is found from one forward pass and verified on every image. The
+    ``bench.posthoc.wrap.split``). Where it begins is found from one forward pass and verified on every image. The
     classifier is not trained or changed, except that it is put into eval mode; the result shares it.
 
     Args:

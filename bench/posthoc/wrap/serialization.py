@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from bench.contract import RequestError, Settings
 from bench.models.weights import read
-from bench.posthoc.anyone.split import Split
-from bench.posthoc.anyone.verify import verify
-from bench.posthoc.anyone.wrapped import Features, PartPrototypeClassifier
 from bench.posthoc.checkpoint import fingerprint, write
+from bench.posthoc.wrap.classifier import Features, PartPrototypeClassifier
+from bench.posthoc.wrap.split import Split
+from bench.posthoc.wrap.verify import verify
 
 _TENSORS = "prototypes.safetensors"
 _FACTS = "prototypes.json"

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bench.posthoc.initial import clusters, own
-from bench.posthoc.nmf import Factors, Tensors, apart, distance, iterate, ratio
+from bench.posthoc.solvers.init import clusters, own
+from bench.posthoc.solvers.nmf import Factors, Tensors, apart, distance, iterate, ratio
 
 _MEMORY = 2**30
 """Bytes that the M x M products of convex-NMF may take at a time."""
@@ -18,7 +18,7 @@ _MEMORY = 2**30
 def factorise_semi(
     F: Tensor, rows: Tensor, k: int, *, seed: int, classes: list[int], max_iter: int = 200, tol: float = 1e-4
 ) -> Factors:
-    """Semi-NMF: ``E >= 0``, P of any sign. Stops by the rule of :func:`bench.posthoc.nmf.factorise`.
+    """Semi-NMF: ``E >= 0``, P of any sign. Stops by the rule of :func:`bench.posthoc.solvers.nmf.factorise`.
 
     Args:
         F: features ``(B, M, D)`` of any sign; rows beyond a class's own are zero.

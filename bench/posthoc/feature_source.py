@@ -11,7 +11,7 @@ _BATCH = 64
 
 
 class Streamed:
-    """A :class:`bench.posthoc.classwise.FeatureSource` that runs the backbone over a class's images when asked.
+    """A :class:`bench.posthoc.pipeline.FeatureSource` that runs the backbone over a class's images when asked.
 
     No batch holds images of two classes: what a class gets does not depend on which others are asked for.
 

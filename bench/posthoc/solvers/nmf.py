@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench.posthoc.hals import sweep
-from bench.posthoc.initial import Init, begin
+from bench.posthoc.solvers.hals import sweep
+from bench.posthoc.solvers.init import Init, begin
 
 Solver = Literal["mu", "hals"]
 Tensors = tuple[Tensor, ...]
@@ -66,7 +66,7 @@ def factorise(
         max_iter: most updates.
         tol: see above.
         solver: ``mu`` (the multiplicative updates of Lee and Seung as in DFF) or ``hals`` (see ``hals.py``).
-        init: see :func:`bench.posthoc.initial.begin`.
+        init: see :func:`bench.posthoc.solvers.init.begin`.
     """
     update = {"mu": _multiply, "hals": sweep}[solver]
 

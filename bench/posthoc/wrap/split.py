@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.contract import RequestError, Settings
-from bench.posthoc.anyone.reasons import Refusal, between, cannot_reach, logits_are
-from bench.posthoc.anyone.tracing import Call, Recording
+from bench.posthoc.wrap.errors import Refusal, between, cannot_reach, logits_are
+from bench.posthoc.wrap.trace import Call, Recording
 
 Layout = Literal["nchw", "nhwc", "nld", "ndl"]
 

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from bench.contract import Settings
 from bench.posthoc.contrast import contrast
-from bench.posthoc.initial import Init
-from bench.posthoc.nmf import Factors, factorise
-from bench.posthoc.nmf import Solver as NmfSolver
 from bench.posthoc.refinement import Alignment, Norm, Over, Solver, Space, Start, distribute, naive
 from bench.posthoc.scaling import Solver as Scaling
 from bench.posthoc.scaling import scale
-from bench.posthoc.semi import factorise_convex, factorise_semi
+from bench.posthoc.solvers.init import Init
+from bench.posthoc.solvers.nmf import Factors, factorise
+from bench.posthoc.solvers.nmf import Solver as NmfSolver
+from bench.posthoc.solvers.semi_nmf import factorise_convex, factorise_semi
 
 NUMBERS = (
     "nmf_relative_error",

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from bench.contract import CellError, RequestError
 from bench.posthoc.checkpoint import Checkpoint
-from bench.posthoc.decomposition import DecompositionConfig, decompose_classes
-from bench.posthoc.telling import Telling
+from bench.posthoc.decompose_class import DecompositionConfig, decompose_classes
+from bench.posthoc.progress import Telling
 
 WILD = 1e3
 """Prototypes whose maps are this much larger than their sum cancel each other and explain nothing."""

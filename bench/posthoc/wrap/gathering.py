@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from bench.contract import CellError, RequestError
-from bench.posthoc.anyone.storage import Storage
-from bench.posthoc.anyone.verify import Residual
-from bench.posthoc.anyone.wrapped import Features
-from bench.posthoc.classwise import called
-from bench.posthoc.telling import Telling
+from bench.posthoc.pipeline import called
+from bench.posthoc.progress import Telling
+from bench.posthoc.wrap.classifier import Features
+from bench.posthoc.wrap.feature_store import Storage
+from bench.posthoc.wrap.verify import Residual
 
 
 def batch_of(batch: Any, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, list[int]]:

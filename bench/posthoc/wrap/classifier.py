@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.contract import Explanation, PartPrototypeModel, PrototypeTable, RequestError
-from bench.posthoc.anyone.split import Split
+from bench.posthoc.wrap.split import Split
 
 
 class Features(nn.Module):

@@ -1,0 +1,1 @@
+"""Solvers of the decomposition: factorisations and their starting points."""
