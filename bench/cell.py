@@ -18,6 +18,7 @@ from torch import nn
 
 from bench.activity import Activity
 from bench.attempts import SHARED, Attempts
+from bench.config.spec import CellSpec
 from bench.contract import BenchError, PartPrototypeModel, RequestError, Samples, Score, Task
 from bench.core import environment, registry
 from bench.core.faults import storage_error
@@ -30,7 +31,6 @@ from bench.evaluation import compares_black_box, evaluate
 from bench.inputs import Inputs
 from bench.kept import adopt, read_fit
 from bench.progress import ConsoleProgress
-from bench.specification import CellSpec
 from bench.store import Folder, Status, Store, write_json
 from bench.training.black_box import BlackBoxConfig, obtain
 from bench.training.distributed import Ranks

@@ -169,28 +169,28 @@ def run(
     recorded) or the disk is full; 2: the request is wrong; 130: interrupted by Ctrl-C.
     """
     gc.disable()  # what is imported and planned stays: looking for garbage in it, again and again, takes a fifth
-    from bench import config
+    from bench.config import schema
+    from bench.config.plan import Context, plan_all
     from bench.core.paths import home as find_home
     from bench.dry_run import print_plan
     from bench.launch.events import Lines
     from bench.launch.launcher import Launcher
     from bench.launch.summary import write_down
-    from bench.plan import Context, plan_all
     from bench.progress import ConsoleProgress
     from bench.report import report as render
     from bench.status import Board, Overview
     from bench.store import Store
     from bench.turns import mend
 
-    single, several = config.parse_overrides(pairs)
+    single, several = schema.parse_overrides(pairs)
     requests = []
-    for values in config.read_suites(suite) if suite else [{}]:
+    for values in schema.read_suites(suite) if suite else [{}]:
         values.update({name: value for name, value in fields.items() if value not in (None, ())})
         for name in ("methods", "datasets"):
             if not values.get(name):
                 known = "ours,protopnet" if name == "methods" else "demo"
-                raise RequestError(f"no {name} given: --{name} {known}, or --suite NAME ({', '.join(config.suites())})")
-        requests.append(config.validate(config.Request, config.with_settings(values, single, several), "run"))
+                raise RequestError(f"no {name} given: --{name} {known}, or --suite NAME ({', '.join(schema.suites())})")
+        requests.append(schema.validate(schema.Request, schema.with_settings(values, single, several), "run"))
     how = Launcher(launcher, device, memory_limit, jobs, gpus, cpus, ray_address, slurm, retries)  # type: ignore[arg-type]
     how.check()
     home = find_home()
@@ -251,7 +251,7 @@ def ls(kind: str | None, as_json: bool, plugins: tuple[Path, ...]) -> None:
     listing: dict[str, list[dict[str, Any]]] = {}
     for one in [kind] if kind else [*registry.KINDS, "suites"]:
         if one == "suites":
-            # Not through bench.config, which would bring torch.
+            # Not through bench.config.schema, which would bring torch.
             folder = Path(__file__).resolve().parent.parent / "configs" / "suites"
             listing[one] = [
                 {"name": file.stem, "summary": _first_comment(file)} for file in sorted(folder.glob("*.yaml"))

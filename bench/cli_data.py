@@ -45,7 +45,7 @@ def list_(data_root: Path | None, pairs: tuple[str, ...], as_json: bool, plugins
     """Show which data sets are known, what they provide and where they were looked for."""
     from rich.table import Table
 
-    from bench import config
+    from bench.config import schema
     from bench.contract import RequestError
     from bench.core.paths import home as find_home
     from bench.data import synthetic
@@ -53,11 +53,11 @@ def list_(data_root: Path | None, pairs: tuple[str, ...], as_json: bool, plugins
 
     home = find_home()
     place, source = base(data_root, home)
-    overrides, _ = config.parse_overrides(pairs)
-    names = sorted({file.stem for file in (config.CONFIGS / "datasets").glob("*.yaml")} | {*registry.names("datasets")})
+    overrides, _ = schema.parse_overrides(pairs)
+    names = sorted({file.stem for file in (schema.CONFIGS / "datasets").glob("*.yaml")} | {*registry.names("datasets")})
     rows: list[dict[str, Any]] = []
     for name in names:
-        settings = config.dataset_config(name, overrides)
+        settings = schema.dataset_config(name, overrides)
         entry = registry.entry("datasets", settings.reader or name)
         wanted, found = home / "data" / f"demo-{synthetic.VERSION}", None
         obtained = "drawn at its first use"
@@ -165,14 +165,14 @@ def fetch(name: str, data_root: Path | None, pairs: tuple[str, ...], plugins: tu
 
     An interrupted download goes on where it stopped. The licences of the data sets are their authors'.
     """
-    from bench import config
+    from bench.config import schema
     from bench.core.paths import home as find_home
     from bench.data.download import fetch as get
     from bench.data.locate import base
     from bench.progress import ConsoleProgress
 
-    overrides, _ = config.parse_overrides(pairs)
-    settings, console = config.dataset_config(name, overrides), Console()
+    overrides, _ = schema.parse_overrides(pairs)
+    settings, console = schema.dataset_config(name, overrides), Console()
     with ConsoleProgress(console) as progress:
         found = get(settings.source, base(data_root, find_home())[0], progress)
     for path in found:
@@ -253,9 +253,9 @@ def _opened(name: str, pairs: tuple[str, ...], data_root: Path | None, progress:
 
 def _settings(name: str, pairs: tuple[str, ...]) -> Any:
     """The data set's configuration with what ``--set`` says."""
-    from bench import config
+    from bench.config import schema
 
-    return config.dataset_config(name, config.parse_overrides(pairs)[0])
+    return schema.dataset_config(name, schema.parse_overrides(pairs)[0])
 
 
 COMMANDS: list[click.Command] = [data]

@@ -41,13 +41,13 @@ def decompose(device: str, pairs: tuple[str, ...], **arguments: Any) -> None:
     your images, or refused with the reason. The result (safetensors, JSON and pictures) is written to --out; an
     interrupted command goes on where it stopped.
     """
-    from bench import config
+    from bench.config import schema
     from bench.contract import RequestError
     from bench.core import environment
     from bench.posthoc.wrap import command
     from bench.progress import ConsoleProgress
 
-    settings, grid = config.parse_overrides(pairs)
+    settings, grid = schema.parse_overrides(pairs)
     if grid:
         raise RequestError(f"--set {next(iter(grid))}: one value at a time")
     console = Console()
@@ -200,16 +200,16 @@ def speed_decompose(device: str, pairs: tuple[str, ...], as_json: bool, **argume
     """
     import json
 
-    from bench import config
+    from bench.config import schema
     from bench.contract import RequestError
     from bench.core import environment
     from bench.posthoc.decompose_class import DecompositionConfig
     from bench.posthoc.speed import COMPARABLE, as_text, measure
 
-    settings, grid = config.parse_overrides(pairs)
+    settings, grid = schema.parse_overrides(pairs)
     if grid:
         raise RequestError(f"--set {next(iter(grid))}: one value at a time")
-    config.validate(DecompositionConfig, {**COMPARABLE, "k": arguments["k"], **settings}, "")
+    schema.validate(DecompositionConfig, {**COMPARABLE, "k": arguments["k"], **settings}, "")
     if "k" in settings:
         raise RequestError(f"--set k={settings['k']}: write --k {settings['k']}")
     console = Console(stderr=True)

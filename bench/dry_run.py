@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.activity import activity_of
-from bench.specification import PlannedCell
+from bench.config.spec import PlannedCell
 from bench.store import Folder, Store
 from bench.timings import Timings, said
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from bench.config.spec import CellSpec
 from bench.contract import BenchError, Progress, RequestError
 from bench.core.work_dir import Folder, read_json, replacing
-from bench.specification import CellSpec
 from bench.store import Store
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.config.spec import CellSpec
 from bench.contract import CellError, Method, Samples
 from bench.core import registry
 from bench.core.seeding import derive
@@ -18,7 +19,6 @@ from bench.data.preprocessing import Protocol
 from bench.models import weights
 from bench.models.external import Given, NetworkSettings
 from bench.progress import ConsoleProgress
-from bench.specification import CellSpec
 from bench.training.black_box import VERSION as BLACK_BOX_VERSION
 
 
@@ -27,7 +27,7 @@ class Inputs:
 
     Args:
         spec: the plan.
-        where: the places of files, by what they are: see :class:`bench.specification.Where`.
+        where: the places of files, by what they are: see :class:`bench.config.spec.Where`.
         home: ``BENCH_HOME``: prepared data.
         progress: where the preparing of data is told.
     """

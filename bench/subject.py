@@ -12,12 +12,13 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from bench import config, drawn
+from bench import drawn
+from bench.config import schema
+from bench.config.plan import black_box_config
 from bench.contract import Method, PartPrototypeModel, RequestError, Task
 from bench.core import registry
 from bench.core.seeding import derive
 from bench.models.classifier import Classifier
-from bench.plan import black_box_config
 from bench.progress import ConsoleProgress
 from bench.training.black_box import BlackBoxConfig, ClassifierLearner
 from bench.training.schedule import Phase
@@ -66,8 +67,8 @@ class Subject:
     def __post_init__(self) -> None:
         self.method: Method = registry.load("methods", self.name)()
         section = {f"{self.name}.{key}": value for key, value in self.overrides.items()}
-        file = config.CONFIGS / "methods" / f"{self.name}.yaml"
-        self.config: Any = config.from_recipe(file, type(self.method).Config, "published", section, self.name)
+        file = schema.CONFIGS / "methods" / f"{self.name}.yaml"
+        self.config: Any = schema.from_recipe(file, type(self.method).Config, "published", section, self.name)
         self.device = torch.device(self.sizes.device)
         samples = drawn.noise(self.sizes.classes, self.images, self.sizes.size, self.sizes.seed)
         # A decomposition keeps its finished classes while it runs; the folder goes with the subject.

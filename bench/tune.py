@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench import config
 from bench.cell import Cell
+from bench.config import schema
 from bench.contract import RequestError, Sizes
 from bench.core import registry
 from bench.models.shapes import remembered_shape
@@ -78,13 +78,13 @@ def choices(method: str, pairs: tuple[str, ...]) -> list[Choice]:
     Raises:
         RequestError: where a name belongs to something else.
     """
-    single, several = config.parse_overrides(pairs)
+    single, several = schema.parse_overrides(pairs)
     foreign = [name for name in (*single, *several) if not name.startswith(f"{method}.")]
     if foreign:
         raise RequestError(
             f"--set {foreign[0]}: only settings of {method} can be tuned here, such as {method}.NAME=A,B"
         )
-    return [config.for_section({**single, **chosen}, method) for chosen in config.combinations(several, method)]
+    return [schema.for_section({**single, **chosen}, method) for chosen in schema.combinations(several, method)]
 
 
 def tune(cells: Sequence[Cell], wanted: Sequence[Choice], folds: int = 2, split: str = "train") -> Iterator[Trial]:
@@ -108,7 +108,7 @@ def tune(cells: Sequence[Cell], wanted: Sequence[Choice], folds: int = 2, split:
             raise RequestError(
                 f"{kind.name} has to be trained anew for every choice: compare it by `run --split train`"
             )
-        settings = [config.validate(kind.Config, {**cell.spec.settings, **choice}, kind.name) for choice in wanted]
+        settings = [schema.validate(kind.Config, {**cell.spec.settings, **choice}, kind.name) for choice in wanted]
         splits: dict[str, Any] = dict(cell.inputs.data())
         task = cell.task(splits["train"])
         box: Any = task.black_box

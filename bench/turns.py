@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bench.cell import reason_of
+from bench.config.spec import PlannedCell
 from bench.contract import Progress
 from bench.core.faults import may_pass
 from bench.kept import take
 from bench.progress import ConsoleProgress
-from bench.specification import PlannedCell
 from bench.store import Store
 
 _POLL = 0.5

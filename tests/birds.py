@@ -11,11 +11,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench.config import Request, parse_overrides
+from bench.config.plan import Context, plan
+from bench.config.schema import Request, parse_overrides
+from bench.config.spec import PlannedCell
 from bench.data.synthetic import draw
-from bench.plan import Context, plan
 from bench.progress import ConsoleProgress
-from bench.specification import PlannedCell
 
 QUICK = [
     "--datasets", "cub", "--backbones", "tiny", "--recipe", "demo", "--device", "cpu",

@@ -23,13 +23,13 @@ def finish(home: Path, seeds: int = SEEDS) -> int:
     from rich.console import Console
     from stores import StoreMaker
 
-    from bench import config
+    from bench.config import schema
+    from bench.config.plan import Context, plan
     from bench.launch.summary import write_down
-    from bench.plan import Context, plan
     from bench.progress import ConsoleProgress
 
     ks = tuple(int(k) for k in KS.split(","))
-    request = config.Request(
+    request = schema.Request(
         methods=("ours",), datasets=("demo",), controls=False, grid={"ours.k": ks}, seeds=tuple(range(seeds))
     )
     with ConsoleProgress(Console(stderr=True)) as progress:

@@ -2,14 +2,14 @@
 
 import pytest
 
-from bench import config
+from bench.config import schema
+from bench.config.plan import black_box_config
 from bench.contract import RequestError
-from bench.plan import black_box_config
 from bench.training.black_box import BlackBoxConfig
 
 
 def test_values_are_read_as_yaml():
-    single, several = config.parse_overrides(
+    single, several = schema.parse_overrides(
         ("ours.k=5", "ours.refinement=naive,lbfgs", "pretrained=false", "x.y=[1, 2]", "ours.nmf_tol=1e-3, 0.1")
     )
     assert single == {"ours.k": 5, "pretrained": False, "x.y": [1, 2]}
@@ -17,47 +17,47 @@ def test_values_are_read_as_yaml():
 
 
 def test_the_last_word_on_a_setting_counts():
-    assert config.parse_overrides(("ours.k=3,5", "ours.k=7")) == ({"ours.k": 7}, {})
-    assert config.parse_overrides(("ours.k=7", "ours.k=3,5")) == ({}, {"ours.k": (3, 5)})
+    assert schema.parse_overrides(("ours.k=3,5", "ours.k=7")) == ({"ours.k": 7}, {})
+    assert schema.parse_overrides(("ours.k=7", "ours.k=3,5")) == ({}, {"ours.k": (3, 5)})
 
 
 def values_of(request, name):
     """What a method would be run with."""
     section = name.partition(".")[0]
-    return [{**request["overrides"], **chosen}[name] for chosen in config.combinations(request["grid"], section)]
+    return [{**request["overrides"], **chosen}[name] for chosen in schema.combinations(request["grid"], section)]
 
 
 def test_the_command_line_counts_more_than_a_suite_whether_that_gives_one_value_or_several():
     suite = {"grid": {"ours.k": [3, 5, 10], "ours.norm": ["l2"]}, "overrides": {"tesnet.k": 4, "cub.folder": "cub50"}}
-    found = config.with_settings(suite, {"ours.k": 7}, {"tesnet.k": (2, 3)})
+    found = schema.with_settings(suite, {"ours.k": 7}, {"tesnet.k": (2, 3)})
     assert values_of(found, "ours.k") == [7]
     assert values_of(found, "tesnet.k") == [2, 3]
     assert (found["grid"]["ours.norm"], found["overrides"]["cub.folder"]) == (["l2"], "cub50")
     assert suite["grid"]["ours.k"] == [3, 5, 10]
-    wider = config.with_settings(suite, {}, {"ours.k": (1, 2)})
+    wider = schema.with_settings(suite, {}, {"ours.k": (1, 2)})
     assert values_of(wider, "ours.k") == [1, 2]
 
 
 def test_a_grid_is_every_combination_of_its_section():
     grid = {"ours.k": (3, 5), "ours.norm": ("l2", "minmax"), "protopnet.depth": (64, 128)}
-    assert config.combinations(grid, "ours") == [
+    assert schema.combinations(grid, "ours") == [
         {"ours.k": 3, "ours.norm": "l2"},
         {"ours.k": 3, "ours.norm": "minmax"},
         {"ours.k": 5, "ours.norm": "l2"},
         {"ours.k": 5, "ours.norm": "minmax"},
     ]
-    assert config.combinations(grid, "blackbox") == [{}]
+    assert schema.combinations(grid, "blackbox") == [{}]
 
 
 @pytest.mark.parametrize("pair", ["ours.k", "=5", "ours.k={"])
 def test_a_pair_that_is_none(pair):
     with pytest.raises(RequestError, match="--set"):
-        config.parse_overrides((pair,))
+        schema.parse_overrides((pair,))
 
 
 def test_merge_reaches_into_lists_and_leaves_the_base_alone():
     base = {"a": {"phases": [{"lr": {"x": 1}}, {"lr": {"x": 2}}]}}
-    found = config.merge(base, {"a.phases.1.lr.x": 9, "a.b": 3}, "m")
+    found = schema.merge(base, {"a.phases.1.lr.x": 9, "a.b": 3}, "m")
     assert found == {"a": {"phases": [{"lr": {"x": 1}}, {"lr": {"x": 9}}], "b": 3}}
     assert base["a"]["phases"][1]["lr"]["x"] == 2
 
@@ -65,37 +65,37 @@ def test_merge_reaches_into_lists_and_leaves_the_base_alone():
 @pytest.mark.parametrize("name", ["a.phases.7.epochs", "a.phases.x.epochs", "a.n.deeper"])
 def test_merge_to_nowhere(name):
     with pytest.raises(RequestError, match=f"--set m.{name}"):
-        config.merge({"a": {"phases": [{}], "n": 3}}, {name: 1}, "m")
+        schema.merge({"a": {"phases": [{}], "n": 3}}, {name: 1}, "m")
 
 
 def test_an_unknown_field_suggests_the_nearest():
     with pytest.raises(RequestError, match=r"demo\.protokol: unknown setting; did you mean 'protocol'\?"):
-        config.dataset_config("demo", {"demo.protokol": 1})
+        schema.dataset_config("demo", {"demo.protokol": 1})
 
 
 def test_a_wrong_value_is_shown():
     with pytest.raises(RequestError, match=r"demo\.protocol\.crop: .*'bbox' or 'full'.*got 'tight'"):
-        config.dataset_config("demo", {"demo.protocol.crop": "tight"})
+        schema.dataset_config("demo", {"demo.protocol.crop": "tight"})
 
 
 def test_an_unknown_dataset_suggests_the_nearest():
     with pytest.raises(RequestError, match=r"unknown dataset 'cubs'; did you mean 'cub'\?"):
-        config.dataset_config("cubs", {})
+        schema.dataset_config("cubs", {})
 
 
 def test_an_unknown_suite_suggests_the_nearest():
     with pytest.raises(RequestError, match=r"unknown suite 'demos'; did you mean 'demo'\?"):
-        config.read_suites("demos")
+        schema.read_suites("demos")
 
 
-@pytest.mark.parametrize("suite", config.suites())
+@pytest.mark.parametrize("suite", schema.suites())
 def test_suites_are_requests(suite):
-    for content in config.read_suites(suite):
-        assert config.validate(config.Request, content, "suite").suite == suite
+    for content in schema.read_suites(suite):
+        assert schema.validate(schema.Request, content, "suite").suite == suite
 
 
 def test_a_suite_takes_over_what_it_extends():
-    (full,), (small,) = config.read_suites("table5"), config.read_suites("table5_small")
+    (full,), (small,) = schema.read_suites("table5"), schema.read_suites("table5_small")
     assert small["methods"] == full["methods"]
     assert small["metrics"] == ["accuracy"]
     assert (small["backbones"], small["recipe"]) == (["mobilenet_v2"], "small")
@@ -105,15 +105,15 @@ def test_overrides_of_what_a_suite_extends_stay(tmp_path, monkeypatch):
     (tmp_path / "suites").mkdir()
     (tmp_path / "suites" / "base.yaml").write_text("overrides: {ours.k: 5, ours.norm: l2}\ndatasets: [cub]\n")
     (tmp_path / "suites" / "more.yaml").write_text("extends: base\noverrides: {ours.k: 7}\n")
-    monkeypatch.setattr(config, "CONFIGS", tmp_path)
+    monkeypatch.setattr(schema, "CONFIGS", tmp_path)
     expected = {"suite": "more", "datasets": ["cub"], "overrides": {"ours.k": 7, "ours.norm": "l2"}}
-    assert config.read_suites("more") == [expected]
+    assert schema.read_suites("more") == [expected]
 
 
 @pytest.mark.parametrize("end", ["", "_small"])
 def test_everything_is_all_tables_and_figures(end):
-    one_by_one = [config.read_suites(name + end) for name in (*(f"table{n}" for n in range(1, 7)), "fig5", "fig6")]
-    assert config.read_suites(f"everything{end}") == [
+    one_by_one = [schema.read_suites(name + end) for name in (*(f"table{n}" for n in range(1, 7)), "fig5", "fig6")]
+    assert schema.read_suites(f"everything{end}") == [
         {**part, "suite": f"everything{end}"} for parts in one_by_one for part in parts
     ]
 
@@ -122,9 +122,9 @@ def test_a_suite_that_includes_itself_is_refused(tmp_path, monkeypatch):
     (tmp_path / "suites").mkdir()
     (tmp_path / "suites" / "round.yaml").write_text("includes: [about]\n")
     (tmp_path / "suites" / "about.yaml").write_text("extends: round\n")
-    monkeypatch.setattr(config, "CONFIGS", tmp_path)
+    monkeypatch.setattr(schema, "CONFIGS", tmp_path)
     with pytest.raises(RequestError, match="round extends or includes itself: round > about > round"):
-        config.read_suites("round")
+        schema.read_suites("round")
 
 
 @pytest.mark.parametrize("recipe", ["published", "small", "demo"])
@@ -151,8 +151,8 @@ def test_the_papers_recipe_is_the_published_one(backbone):
 def test_protopnet_published_schedule_pushes_after_epochs_10_20_30():
     from baselines.protopnet import ProtoPNet
 
-    found = config.from_recipe(
-        config.CONFIGS / "methods" / "protopnet.yaml", ProtoPNet.Config, "published", {}, "protopnet"
+    found = schema.from_recipe(
+        schema.CONFIGS / "methods" / "protopnet.yaml", ProtoPNet.Config, "published", {}, "protopnet"
     )
     epoch, pushes = -1, []
     for phase in found.schedule.phases:
@@ -166,7 +166,7 @@ def test_a_missing_recipe_is_named(tmp_path):
     file = tmp_path / "m.yaml"
     file.write_text("recipes: {demo: {}}")
     with pytest.raises(RequestError, match="m has no recipe 'small'; it has demo"):
-        config.from_recipe(file, BlackBoxConfig, "small", {}, "m")
+        schema.from_recipe(file, BlackBoxConfig, "small", {}, "m")
 
 
 @pytest.mark.parametrize(("text", "message"), [("a: [", "not valid YAML"), ("- 1", "expected names and values")])
@@ -174,4 +174,4 @@ def test_broken_yaml_names_the_file(tmp_path, text, message):
     file = tmp_path / "m.yaml"
     file.write_text(text)
     with pytest.raises(RequestError, match=message):
-        config.read_yaml(file)
+        schema.read_yaml(file)

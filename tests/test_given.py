@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from bench.config import validate
+from bench.config.schema import validate
 from bench.contract import RequestError
 from bench.models.external import Given, NetworkSettings
 

@@ -45,7 +45,7 @@ RANKS = [
         "bench.timings",
         "bench.significance",
         "bench.models.shapes",
-        "bench.specification",
+        "bench.config.spec",
         "bench.evaluation",
     ],
     [
@@ -57,8 +57,8 @@ RANKS = [
         "baselines",
         "metrics",
     ],
-    ["bench.config"],
-    ["bench.plan", "bench.drawn", "bench.dry_run"],
+    ["bench.config.schema"],
+    ["bench.config.plan", "bench.drawn", "bench.dry_run"],
     ["bench.inputs"],
     ["bench.cell"],
     [

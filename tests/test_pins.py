@@ -20,9 +20,9 @@ from documented import RESULTS, ROOT, TEXTS, documented
 from pydantic import BaseModel
 
 from bench.cli import main as bench
+from bench.config.spec import CellSpec, fingerprint
 from bench.core import registry
 from bench.data.preprocessing import Protocol
-from bench.specification import CellSpec, fingerprint
 from bench.subject import Sizes, Subject
 from bench.training.black_box import BlackBoxConfig
 from bench.training.schedule import Phase, Schedule

@@ -5,11 +5,11 @@ import torch
 from birds import few_birds
 from samples import Silent
 
-from bench.config import Request
+from bench.config.plan import Context, plan_all
+from bench.config.schema import Request
 from bench.contract import RequestError
 from bench.core import registry
 from bench.models import weights
-from bench.plan import Context, plan_all
 
 BACKBONES = {"cub": "squeezenet1_1", "demo": "tiny"}
 """Of each data set, where none is asked for."""

@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from bench import drawn
 from bench.check.outcome import expect, expect_close
-from bench.config import CONFIGS, from_recipe
+from bench.config.plan import ALWAYS_PROVIDED
+from bench.config.schema import CONFIGS, from_recipe
 from bench.contract import Method, NotApplicable, PartPrototypeModel, Settings, Task
 from bench.core import registry
 from bench.models.classifier import Classifier
-from bench.plan import ALWAYS_PROVIDED
 from bench.progress import ConsoleProgress
 
 KNOWN = frozenset({"image", "label", "bbox", "keypoints", "mask"}) | ALWAYS_PROVIDED

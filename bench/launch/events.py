@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.markup import escape
 
+from bench.config.spec import PlannedCell
 from bench.launch.units import Unit, title_of
-from bench.specification import PlannedCell
 
 
 class Events:

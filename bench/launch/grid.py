@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from bench.config.spec import PlannedCell
 from bench.launch.command import Exit, Job
 from bench.launch.events import Events
 from bench.launch.summary import Summary
 from bench.launch.units import Unit, units_of
-from bench.specification import PlannedCell
 from bench.store import Status, Store
 
 LOST = 3

@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 
 from bench.cell import Cell, reason_of
+from bench.config.spec import PlannedCell
 from bench.core.faults import storage_error
 from bench.core.memory import OutOfMemory
 from bench.launch.events import Events
 from bench.launch.summary import Summary
 from bench.launch.units import Unit
 from bench.progress import ConsoleProgress
-from bench.specification import PlannedCell
 from bench.store import Store
 from bench.turns import Turns, persistently
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import bench
-from bench import config
+from bench.config import schema
+from bench.config.spec import PlannedCell
 from bench.contract import RequestError
 from bench.core import environment, registry
 from bench.core.memory import check_limit
@@ -24,7 +25,6 @@ from bench.launch.ray import RayWorkers, own_cpus
 from bench.launch.summary import Summary
 from bench.launch.units import Unit
 from bench.progress import ConsoleProgress
-from bench.specification import PlannedCell
 from bench.store import Store
 
 THREADS = "OMP_NUM_THREADS"
@@ -161,8 +161,8 @@ class Launcher:
         for name in (method, ""):
             if name in self.gpus:
                 return self.gpus[name]
-        file = config.CONFIGS / "methods" / f"{method}.yaml"
-        written = config.read_yaml(file).get("gpus") if file.is_file() and otherwise else None
+        file = schema.CONFIGS / "methods" / f"{method}.yaml"
+        written = schema.read_yaml(file).get("gpus") if file.is_file() and otherwise else None
         if written is None:
             return otherwise
         if not isinstance(written, int | float) or written < 0:

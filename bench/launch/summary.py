@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from bench.specification import PlannedCell, describe
+from bench.config.spec import PlannedCell, describe
 from bench.store import Store, write_json
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from bench.config.spec import CellSpec, PlannedCell
 from bench.data.cache import cache_folder
 from bench.data.preprocessing import Protocol
-from bench.specification import CellSpec, PlannedCell
 from bench.store import Folder, Store
 
 Stage = Literal["data", "black-box"]

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from baselines import layers, pool
 from baselines.protopool import ProtoPool, ProtoPoolLearner, ProtoPoolModel
-from bench import config as configuration
+from bench.config import schema as configuration
 from bench.contract import RequestError, Sizes
 from bench.training.schedule import Phase, Schedule
 from bench.training.trainer import Trainer

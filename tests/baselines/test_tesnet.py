@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from baselines import layers
 from baselines.tesnet import TesNet, TesNetLearner, TesNetModel, literal_subspace_separation, subspace_separation
-from bench.config import CONFIGS, from_recipe
+from bench.config.schema import CONFIGS, from_recipe
 from bench.contract import RequestError, Sizes
 from bench.training.schedule import Phase, Schedule
 

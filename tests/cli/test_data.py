@@ -8,8 +8,8 @@ from data.trees import make_cars, make_dogs, make_tree
 from samples import Silent
 
 from bench.cli import main
-from bench.config import Request
-from bench.plan import Context, plan
+from bench.config.plan import Context, plan
+from bench.config.schema import Request
 
 
 @pytest.fixture

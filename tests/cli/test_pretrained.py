@@ -9,13 +9,13 @@ import torch
 from birds import QUICK, bench, few_birds
 from samples import Silent
 
-from bench.config import dataset_config
+from bench.config.plan import black_box_config
+from bench.config.schema import dataset_config
 from bench.core import registry
 from bench.data.cache import prepare
 from bench.data.cub import Cub
 from bench.data.preprocessing import Protocol
 from bench.models.classifier import Classifier
-from bench.plan import black_box_config
 from bench.training.black_box import BlackBoxConfig
 
 PRETRAINED = ("--set", "classifier.head=pretrained")

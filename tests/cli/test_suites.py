@@ -9,11 +9,11 @@ import pytest
 from birds import few_birds
 from click.testing import CliRunner
 
-from bench import config
 from bench.cli import main
+from bench.config import schema
 
-SMALL = [name for name in config.suites() if name.endswith("_small")]
-FULL = [name for name in config.suites() if name not in SMALL and name != "demo"]
+SMALL = [name for name in schema.suites() if name.endswith("_small")]
+FULL = [name for name in schema.suites() if name not in SMALL and name != "demo"]
 """Full-size suites need data that is not downloaded by itself."""
 
 
@@ -28,7 +28,7 @@ def test_without_data_a_suite_says_what_to_pass(suite, tmp_path, monkeypatch):
     assert result.exit_code == 2, result.output
     missing = result.stderr.strip().splitlines()
     assert all("not found: " in line and "pass --data-root DIR" in line for line in missing)
-    sets = {name for part in config.read_suites(suite) for name in part["datasets"]}
+    sets = {name for part in schema.read_suites(suite) for name in part["datasets"]}
     assert len(missing) == len(sets)
 
 
@@ -50,12 +50,12 @@ def test_weights_that_no_part_of_a_suite_uses_are_refused(tmp_path, monkeypatch)
 
 
 def test_settings_of_the_command_line_hold_in_every_part_of_a_suite(tmp_path, monkeypatch):
-    configs = shutil.copytree(config.CONFIGS, tmp_path / "configs")
+    configs = shutil.copytree(schema.CONFIGS, tmp_path / "configs")
     common = "methods: [ours]\ndatasets: [cub]\nbackbones: [tiny]\nrecipe: demo\ncontrols: false\n"
     (configs / "suites" / "three.yaml").write_text(common + "grid: {ours.k: [3, 5, 10]}\n")
     (configs / "suites" / "one.yaml").write_text(common + "overrides: {ours.k: 4}\n")
     (configs / "suites" / "both.yaml").write_text("includes: [three, one]\n")
-    monkeypatch.setattr(config, "CONFIGS", configs)
+    monkeypatch.setattr(schema, "CONFIGS", configs)
     monkeypatch.setenv("BENCH_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "160")
     birds = few_birds(tmp_path)
@@ -73,10 +73,10 @@ def test_settings_of_the_command_line_hold_in_every_part_of_a_suite(tmp_path, mo
 
 def test_listing_says_what_each_suite_is():
     listed = {one["name"]: one["summary"] for one in json.loads(call("ls", "suites", "--json").output)["suites"]}
-    assert set(listed) == set(config.suites())
+    assert set(listed) == set(schema.suites())
     assert all(len(summary) > 20 for summary in listed.values())
 
 
 def test_suites_are_short():
-    for file in (Path(config.CONFIGS) / "suites").glob("*.yaml"):
+    for file in (Path(schema.CONFIGS) / "suites").glob("*.yaml"):
         assert len(file.read_text().splitlines()) <= 12, file

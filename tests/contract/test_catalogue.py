@@ -47,7 +47,7 @@ def test_metrics_are_chosen_by_name_by_group_or_as_those_of_every_run():
 
 @pytest.mark.parametrize("name", registry.names("datasets"))
 def test_datasets_have_a_configuration(name):
-    from bench.config import dataset_config
+    from bench.config.schema import dataset_config
 
     assert set(dataset_config(name, {}).backbones) <= set(registry.names("backbones"))
 

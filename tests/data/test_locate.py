@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.config import parse_overrides
+from bench.config.schema import parse_overrides
 from bench.contract import RequestError
 from bench.data.locate import advice, locate, nearby
 

@@ -12,7 +12,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tvf
 
-from bench import config
+from bench.config import schema
 from bench.contract import Record, RequestError
 from bench.data.cache import prepare
 from bench.data.cars import Cars
@@ -29,12 +29,12 @@ def birds():
 
 def test_presets_by_name():
     assert Protocol(**PRESETS["huang2023"]) == Protocol()
-    assert config.dataset_config("cars", {}).protocol == Protocol(crop="full")
-    assert config.dataset_config("imagenet", {}).protocol == CENTRE
-    chosen = config.dataset_config("cub", {"cub.protocol": "torchvision", "cub.protocol.size": 64}).protocol
+    assert schema.dataset_config("cars", {}).protocol == Protocol(crop="full")
+    assert schema.dataset_config("imagenet", {}).protocol == CENTRE
+    chosen = schema.dataset_config("cub", {"cub.protocol": "torchvision", "cub.protocol.size": 64}).protocol
     assert chosen == CENTRE.model_copy(update={"size": 64})
     with pytest.raises(RequestError, match=r"cub\.protocol: unknown protocol 'huang2032'; did you mean 'huang2023'\?"):
-        config.dataset_config("cub", {"cub.protocol": "huang2032"})
+        schema.dataset_config("cub", {"cub.protocol": "huang2032"})
 
 
 def test_every_setting_is_in_the_name_and_the_identity():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench import config
+from bench.config import schema
 from bench.contract import RequestError
 from bench.launch import command
 from bench.launch.launcher import Launcher
@@ -13,7 +13,7 @@ def configs(tmp_path, monkeypatch):
     (tmp_path / "methods").mkdir()
     (tmp_path / "methods" / "ours.yaml").write_text("gpus: 0.25\n")
     (tmp_path / "methods" / "protopnet.yaml").write_text("gpus: lots\n")
-    monkeypatch.setattr(config, "CONFIGS", tmp_path)
+    monkeypatch.setattr(schema, "CONFIGS", tmp_path)
 
 
 def test_shares(configs):

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench import config
-from bench.config import CONFIGS, DatasetConfig, Request
+from bench.config import schema
+from bench.config.schema import CONFIGS, DatasetConfig, Request
+from bench.config.spec import CellSpec, PlannedCell, Where
 from bench.contract import Dataset, Method, Progress, RequestError, Sizes
 from bench.core import registry
 from bench.data.datasets import open_dataset
 from bench.models import weights as weight_files
 from bench.models.external import NetworkSettings
 from bench.models.shapes import remembered_shape
-from bench.specification import CellSpec, PlannedCell, Where
 from bench.training.black_box import VERSION as BLACK_BOX_VERSION
 from bench.training.black_box import BlackBoxConfig
 
@@ -56,8 +56,8 @@ def plan(request: Request, context: Context) -> list[PlannedCell]:
         raise RequestError(str(error)) from error
     _check_sections(request)
     metric_configs = {
-        name: config.validate(
-            metric.Config, _preset("metrics", name) | config.for_section(request.overrides, name), name
+        name: schema.validate(
+            metric.Config, _preset("metrics", name) | schema.for_section(request.overrides, name), name
         )
         for name, metric in metrics.items()
     }
@@ -66,7 +66,7 @@ def plan(request: Request, context: Context) -> list[PlannedCell]:
         overrides = dict(request.overrides)
         if "pretrained" in overrides:
             overrides[f"{dataset_name}.pretrained"] = overrides["pretrained"]
-        settings = config.dataset_config(dataset_name, overrides)
+        settings = schema.dataset_config(dataset_name, overrides)
         dataset = open_dataset(
             dataset_name,
             settings.reader or dataset_name,
@@ -117,7 +117,7 @@ def _check_weights(requests: Sequence[Request], given: Mapping[str, Path]) -> No
     used: set[str] = set()
     for request in requests:
         for name in request.datasets:
-            used.update(request.backbones or config.dataset_config(name, request.overrides).backbones)
+            used.update(request.backbones or schema.dataset_config(name, request.overrides).backbones)
     for name in sorted(given.keys() - used):
         try:
             registry.entry("backbones", name)
@@ -165,7 +165,7 @@ def _cells_of(
         starting = functools.cache(functools.partial(_weights, backbone, settings, context))
         sizes = _sizes(backbone, settings, dataset, context.home)
         check_head = functools.cache(_check_head)  # which reads the whole file
-        variants = [(name, chosen) for name in methods for chosen in config.combinations(request.grid, name)]
+        variants = [(name, chosen) for name in methods for chosen in schema.combinations(request.grid, name)]
         loaded: dict[str, type[Method]] = {name: entry.load() for name, entry in methods.items()}
         needed = any(method.needs_black_box for method in loaded.values())
         black_box = None
@@ -178,8 +178,8 @@ def _cells_of(
             method = loaded[name]
             method_file = CONFIGS / "methods" / f"{name}.yaml"
             preset = {f"{name}.{key}": value for key, value in _preset("methods", name).items()}
-            usual = config.from_recipe(method_file, method.Config, recipe, own | preset, name).model_dump(mode="json")
-            method_config = config.from_recipe(method_file, method.Config, recipe, own | preset | overrides, name)
+            usual = schema.from_recipe(method_file, method.Config, recipe, own | preset, name).model_dump(mode="json")
+            method_config = schema.from_recipe(method_file, method.Config, recipe, own | preset | overrides, name)
             method_settings = method_config.model_dump(mode="json")
             given = method_config.given if isinstance(method_config, NetworkSettings) else {}
             if given:
@@ -261,9 +261,9 @@ def _applicable(
 def black_box_config(backbone: str, recipe: Any, overrides: Mapping[str, Any]) -> BlackBoxConfig:
     """How the plain classifier of a backbone is trained: by a recipe of its own, where it has one of that name."""
     own = CONFIGS / "backbones" / f"{backbone}.yaml"
-    has_own = own.is_file() and recipe in config.read_yaml(own)["recipes"]
+    has_own = own.is_file() and recipe in schema.read_yaml(own)["recipes"]
     file = own if has_own else CONFIGS / "backbones" / "default.yaml"
-    return config.from_recipe(file, BlackBoxConfig, recipe, overrides, "classifier")
+    return schema.from_recipe(file, BlackBoxConfig, recipe, overrides, "classifier")
 
 
 def _weights(backbone: str, settings: DatasetConfig, context: Context) -> tuple[Path | None, str]:
@@ -301,6 +301,6 @@ def _sizes(backbone: str, settings: DatasetConfig, dataset: Dataset, home: Path)
 
 
 def _label(name: str, overrides: Mapping[str, Any]) -> str:
-    changed = config.for_section(overrides, name)
+    changed = schema.for_section(overrides, name)
     inner = ", ".join(f"{key}={value}" for key, value in sorted(changed.items()))
     return f"{name} ({inner})" if inner else name

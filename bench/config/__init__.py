@@ -1,0 +1,1 @@
+"""Run requests, recipes and cell specifications."""
