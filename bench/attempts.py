@@ -20,7 +20,7 @@ from bench.core.memory import (
     said,
 )
 from bench.data.guarded import Guarded
-from bench.store import Store, write_json
+from bench.results.store import Store, write_json
 
 SHARED = "black box"
 """The stage whose result other cells use too: it is not tried in another way than planned."""

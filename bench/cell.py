@@ -31,7 +31,7 @@ from bench.evaluation import compares_black_box, evaluate
 from bench.inputs import Inputs
 from bench.kept import adopt, read_fit
 from bench.progress import ConsoleProgress
-from bench.store import Folder, Status, Store, write_json
+from bench.results.store import Folder, Status, Store, write_json
 from bench.training.black_box import BlackBoxConfig, obtain
 from bench.training.distributed import Ranks
 from bench.training.trainer import Trainer

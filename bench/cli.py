@@ -178,8 +178,8 @@ def run(
     from bench.launch.summary import write_down
     from bench.progress import ConsoleProgress
     from bench.report import report as render
+    from bench.results.store import Store
     from bench.status import Board, Overview
-    from bench.store import Store
     from bench.turns import mend
 
     single, several = schema.parse_overrides(pairs)
@@ -300,8 +300,8 @@ def results(out: Path | None, suite: str | None, fmt: str, plugins: tuple[Path, 
     import csv
 
     from bench.core.paths import home as find_home
-    from bench.report.intervals import with_intervals
-    from bench.store import Row, Store, as_dicts
+    from bench.results.stats.intervals import with_intervals
+    from bench.results.store import Row, Store, as_dicts
 
     store = Store(out or find_home())
     if suite or not store.root.is_dir():
@@ -322,7 +322,7 @@ def show(name: str, out: Path | None) -> None:
     """Show what is behind a cell's numbers: command, settings, environment, scores, prototypes."""
     from bench.core.paths import home as find_home
     from bench.report.cell import show_cell
-    from bench.store import Store
+    from bench.results.store import Store
 
     store = Store(out or find_home())
     show_cell(store, store.find(name), Console())

@@ -50,8 +50,8 @@ def compare(
     """  # noqa: D301 (click reads the character itself)
     from bench.core.paths import home as find_home
     from bench.report import contest_text
-    from bench.report.compare import compare as judge
-    from bench.store import Store
+    from bench.results.stats.compare import compare as judge
+    from bench.results.store import Store
 
     found = judge(Store(out or find_home()), methods, metrics, stamp, suite, first_only)
     if fmt == "text":

@@ -62,7 +62,7 @@ def figure(
     from bench.core.errors import RequestError
     from bench.core.paths import home as find_home
     from bench.drawing import FORMATS
-    from bench.store import Store
+    from bench.results.store import Store
 
     home = find_home()
     folder, store, console = to or home / "figures", Store(out or home), Console()
@@ -118,7 +118,7 @@ def _shown(
     from bench.figures import paper
     from bench.figures.look import Viewer
     from bench.progress import ConsoleProgress
-    from bench.report.cells import asked
+    from bench.results.asked_cells import asked
 
     chosen = {store.find(prefix) for prefix in wanted}
     cells = [cell for cell in asked(store, suite, stamp) if not chosen or cell.found.name in chosen]

@@ -55,7 +55,7 @@ def cell(
     from bench.core.paths import home as find_home
     from bench.launch.stages import follow, share
     from bench.progress import ConsoleProgress
-    from bench.store import Store
+    from bench.results.store import Store
     from bench.training.distributed import Ranks
     from bench.turns import persistently
 
@@ -101,9 +101,9 @@ def gather(homes: tuple[Path, ...], out: Path | None) -> None:
     the table.
     """
     from bench.core.paths import home as find_home
-    from bench.gather import gather as take
     from bench.progress import ConsoleProgress
-    from bench.store import Store
+    from bench.results.merge import gather as take
+    from bench.results.store import Store
 
     home = find_home()
     with ConsoleProgress(Console()) as progress:
@@ -123,9 +123,9 @@ def export(folder: Path, suite: str | None, stamp: str | None, out: Path | None)
     `gather FOLDER` takes the results over into another one, where they count as done.
     """
     from bench.core.paths import home as find_home
-    from bench.export import export as write
     from bench.progress import ConsoleProgress
-    from bench.store import Store
+    from bench.results.export import export as write
+    from bench.results.store import Store
 
     store = Store(out or find_home())
     with ConsoleProgress(Console(stderr=True)) as progress:

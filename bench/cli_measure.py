@@ -87,9 +87,9 @@ def scale(
     """
     from bench.core import environment
     from bench.core.paths import home as find_home
+    from bench.results.store import Store, new_stamp
     from bench.scale import as_text
     from bench.scale import scale as measure
-    from bench.store import Store, new_stamp
 
     chosen = environment.pick_device(device)
     _ready(backbone, size)

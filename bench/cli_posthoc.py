@@ -79,7 +79,7 @@ def intervene(name: str, out: Path | None, data_root: Path | None, device: str, 
     from bench.figures.look import readable
     from bench.intervene import intervene as look
     from bench.progress import ConsoleProgress
-    from bench.store import Store
+    from bench.results.store import Store
 
     home, console = find_home(), Console()
     store = Store(out or home)
@@ -160,7 +160,7 @@ def tune(
     from bench.core import environment
     from bench.core.paths import home as find_home
     from bench.progress import ConsoleProgress
-    from bench.store import Store
+    from bench.results.store import Store
 
     home, chosen = find_home(), environment.pick_device(device)
     environment.make_deterministic()

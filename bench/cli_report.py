@@ -55,7 +55,7 @@ def report(
     from bench.core.paths import home
     from bench.report import report as render
     from bench.report import report_table
-    from bench.store import Store
+    from bench.results.store import Store
 
     store = Store(out or home())
     if metrics and (table is not None or fmt == "html"):

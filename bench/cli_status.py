@@ -27,8 +27,8 @@ def status(out: Path | None, suite: str | None, everything: bool, watch: bool, a
     from rich.live import Live
 
     from bench.core.paths import home
+    from bench.results.store import Store
     from bench.status import Board, Overview
-    from bench.store import Store
 
     store = Store(out or home())
     stamp = None if everything else store.chosen_run(suite=suite)

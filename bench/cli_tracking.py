@@ -16,7 +16,7 @@ from bench import options
 
 if TYPE_CHECKING:
     from bench.contract import Progress
-    from bench.store import Store
+    from bench.results.store import Store
 
 
 @contextlib.contextmanager
@@ -65,7 +65,7 @@ def sync(out: Path | None, uri: str | None, stamp: str | None, follow: bool, wit
     """
     from bench.core.paths import home as find_home
     from bench.progress import ConsoleProgress
-    from bench.store import Store
+    from bench.results.store import Store
     from bench.tracking import Follower, until_end_of_input
 
     home = find_home()
@@ -96,7 +96,7 @@ def ui(port: int, out: Path | None, uri: str | None) -> None:
     from bench.contract import BenchError
     from bench.core.paths import home as find_home
     from bench.progress import ConsoleProgress
-    from bench.store import Store
+    from bench.results.store import Store
     from bench.tracking import Follower, Mirror, address, serve
 
     home = find_home()

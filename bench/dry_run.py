@@ -10,7 +10,7 @@ from rich.console import Console
 
 from bench.activity import activity_of
 from bench.config.spec import PlannedCell
-from bench.store import Folder, Store
+from bench.results.store import Folder, Store
 from bench.timings import Timings, said
 
 _HEADINGS = ("cell", "method", "dataset", "backbone", "seed", "state", "takes", "n/a")

@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from bench.contract import CellError, Progress
-from bench.store import Store, as_dicts
+from bench.results.store import Store, as_dicts
 
 
 def measure(request: Sequence[str], launcher: Sequence[str], rounds: int, progress: Progress) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from bench.core.errors import RequestError
 from bench.core.work_dir import FIT, Folder, read_json, replacing, write_json
 from bench.progress import ConsoleProgress
-from bench.store import Store
+from bench.results.store import Store
 
 _FILES = ("model.safetensors", "history.json")
 

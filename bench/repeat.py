@@ -13,7 +13,7 @@ import torch
 from bench.cell import Cell
 from bench.contract import RequestError
 from bench.progress import ConsoleProgress
-from bench.store import Store, write_json
+from bench.results.store import Store, write_json
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.activity import activity_of
-from bench.store import Store
+from bench.results.store import Store
 from bench.timings import Timings, said
 
 State = Literal["done", "running", "killed", "failed", "oom", "to run"]

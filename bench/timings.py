@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from bench.core.work_dir import FIT
-from bench.store import Store
+from bench.results.store import Store
 
 
 class Timings:

@@ -26,7 +26,7 @@ from bench.config import schema
 from bench.contract import RequestError, Sizes
 from bench.core import registry
 from bench.models.shapes import remembered_shape
-from bench.store import Store
+from bench.results.store import Store
 from bench.training.trainer import Trainer
 
 Choice = dict[str, Any]

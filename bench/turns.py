@@ -12,7 +12,7 @@ from bench.contract import Progress
 from bench.core.faults import may_pass
 from bench.kept import take
 from bench.progress import ConsoleProgress
-from bench.store import Store
+from bench.results.store import Store
 
 _POLL = 0.5
 

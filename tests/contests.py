@@ -6,7 +6,7 @@ import numpy as np
 from rich.console import Console
 
 from bench.report import contest_text
-from bench.report.compare import compare
+from bench.results.stats.compare import compare
 
 ACCURACY = {"accuracy": {"version": "1", "parameters": {}}}
 STABILITY = {"stability": {"version": "1", "parameters": {}}}

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.store import Store, write_json
+from bench.results.store import Store, write_json
 
 STAMP = "20260304-101500-123"
 FINISHED = 1_772_619_300.0

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench import bootstrap
-from bench.bootstrap import NoInterval, bca, difference, interval, sample
+from bench.results.stats import bootstrap
+from bench.results.stats.bootstrap import NoInterval, bca, difference, interval, sample
 
 
 def resamples(units, count=bootstrap.RESAMPLES):

@@ -8,7 +8,7 @@ from stores import example_store
 
 from bench.cli import main
 from bench.report.scatter import cost
-from bench.store import Store, write_json
+from bench.results.store import Store, write_json
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from samples import Silent
 
 from bench.cli import main
-from bench.gather import gather
-from bench.store import Folder, Store, write_json
+from bench.results.merge import gather
+from bench.results.store import Folder, Store, write_json
 
 
 @pytest.fixture(scope="module")

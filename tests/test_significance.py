@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench import significance
-from bench.bootstrap import sample
-from bench.significance import alike, friedman, holm, mean_ranks, signed_rank, swap_test
+from bench.results.stats import tests
+from bench.results.stats.bootstrap import sample
+from bench.results.stats.tests import alike, friedman, holm, mean_ranks, signed_rank, swap_test
 
 
 def one(values, **more):
@@ -17,7 +17,7 @@ def one(values, **more):
 
 
 def test_examples_in_the_docstrings_hold():
-    assert doctest.testmod(significance).failed == 0
+    assert doctest.testmod(tests).failed == 0
 
 
 def test_every_swap_of_few_units():
@@ -104,7 +104,7 @@ def test_random_swaps_are_near_the_exact_p_value():
     second[-1] += 1e-6  # so that they do not all differ by as much
     expected = stats.binomtest(12, 40).pvalue
     assert swap_test(one(first), one(second)) == pytest.approx(expected, abs=0.004)
-    assert swap_test(one(first + 5), one(second - 5)) == 1 / (significance.SWAPS + 1)
+    assert swap_test(one(first + 5), one(second - 5)) == 1 / (tests.SWAPS + 1)
 
 
 def test_without_a_difference_small_p_values_are_as_rare_as_they_say():

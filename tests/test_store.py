@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from bench.contract import RequestError
-from bench.store import Folder, Store, write_json
+from bench.results.store import Folder, Store, write_json
 
 
 def test_a_result_appears_in_one_step(tmp_path):
@@ -112,7 +112,7 @@ def test_a_damaged_record_of_a_call_is_named_and_no_cell_goes_with_it(tmp_path):
 
 def test_a_claim_keeps_others_out_and_ends_with_its_process(tmp_path):
     code = (
-        "import sys, pathlib\nfrom bench.store import Folder\n"
+        "import sys, pathlib\nfrom bench.results.store import Folder\n"
         "with Folder(pathlib.Path(sys.argv[1])).claim():\n    print('held', flush=True)\n    sys.stdin.read()\n"
     )
     holder = subprocess.Popen(

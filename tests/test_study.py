@@ -9,7 +9,7 @@ from documented import RESULTS, ROOT, TEXTS, documented
 from published_beside import beside
 
 from bench.cli import main
-from bench.export import nameless
+from bench.results.export import nameless
 
 BLOCKS = [
     pytest.param(block, id=f"{file.name}: {block.command}")

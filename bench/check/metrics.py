@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from bench import drawn
-from bench.bootstrap import NoInterval
 from bench.check.methods import KNOWN
 from bench.check.outcome import Broken, expect
 from bench.contract import Explanation, Metric, Observation, PartPrototypeModel, PrototypeTable, Score, Settings
 from bench.core import registry
 from bench.models.classifier import Classifier
-from bench.report.items import sample_of
+from bench.results.stats.bootstrap import NoInterval
+from bench.results.stats.units import sample_of
 
 FIRST = "says what it is and what it needs"
 

@@ -12,7 +12,7 @@ from bench.contract import Dataset, Progress, RequestError
 from bench.core import registry
 from bench.data import synthetic
 from bench.data.locate import locate
-from bench.store import Folder
+from bench.results.store import Folder
 
 
 def open_dataset(

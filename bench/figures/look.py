@@ -12,7 +12,7 @@ from bench.cell import Cell
 from bench.contract import Metric, NotApplicable, Observation, RequestError, Samples
 from bench.core import registry
 from bench.overlay import pictures, upsampled
-from bench.store import Store
+from bench.results.store import Store
 
 _BATCH = 64
 CANVAS = 224

@@ -14,8 +14,8 @@ from bench.figures.look import Viewer, chosen_classes
 from bench.figures.rows import Row, draw_rows
 from bench.intervene import intervene
 from bench.report.ablation import SIZES
-from bench.report.cells import Asked, families, repeated
 from bench.report.marks import file_part
+from bench.results.asked_cells import Asked, families, repeated
 
 Open = Callable[[str], Viewer]
 _METHOD = "ours"

@@ -13,7 +13,7 @@ from bench.launch.command import Exit, Job
 from bench.launch.events import Events
 from bench.launch.summary import Summary
 from bench.launch.units import Unit, units_of
-from bench.store import Status, Store
+from bench.results.store import Status, Store
 
 LOST = 3
 """How often a cell whose worker was lost is given to another one."""

@@ -16,7 +16,7 @@ from bench.launch.events import Events
 from bench.launch.summary import Summary
 from bench.launch.units import Unit
 from bench.progress import ConsoleProgress
-from bench.store import Store
+from bench.results.store import Store
 from bench.turns import Turns, persistently
 
 

@@ -25,7 +25,7 @@ from bench.launch.ray import RayWorkers, own_cpus
 from bench.launch.summary import Summary
 from bench.launch.units import Unit
 from bench.progress import ConsoleProgress
-from bench.store import Store
+from bench.results.store import Store
 
 THREADS = "OMP_NUM_THREADS"
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from bench.config.spec import PlannedCell, describe
-from bench.store import Store, write_json
+from bench.results.store import Store, write_json
 
 
 @dataclass

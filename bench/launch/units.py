@@ -11,7 +11,7 @@ from typing import Literal
 from bench.config.spec import CellSpec, PlannedCell
 from bench.data.cache import cache_folder
 from bench.data.preprocessing import Protocol
-from bench.store import Folder, Store
+from bench.results.store import Folder, Store
 
 Stage = Literal["data", "black-box"]
 

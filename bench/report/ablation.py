@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from bench import style
 from bench.core.errors import RequestError
 from bench.drawing import Drawing, Missing
-from bench.report.cells import Asked, asked, repeated, state_of
 from bench.report.marks import about_controls, control_lines, file_part
 from bench.report.points import Group, Point, groups
-from bench.store import Store
+from bench.results.asked_cells import Asked, asked, repeated, state_of
+from bench.results.store import Store
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,8 +20,8 @@ from bench.report.cell_facts import (
     settings_of,
     short,
 )
-from bench.report.intervals import with_intervals
-from bench.store import Store
+from bench.results.stats.intervals import with_intervals
+from bench.results.store import Store
 
 _MOST_PROTOTYPES = 12
 _AS_IT_IS: dict[str, Any] = {"soft_wrap": True, "highlight": False, "markup": False}

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.store import Row
+from bench.results.store import Row
 
 SCORES = ("metric", "value", "95 % interval", "unit", "n", "version", "parameters")
 

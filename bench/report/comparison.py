@@ -13,15 +13,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bench.bootstrap import NoInterval
 from bench.core import registry
 from bench.core.errors import RequestError
 from bench.report.block import Block, Column, Entry, Line, Status
 from bench.report.chance import chance_warnings
 from bench.report.facts import definition, describe_block, distinguish, fewer_seeds
-from bench.report.grouping import text_of, together
-from bench.report.intervals import over_seeds
-from bench.store import Store
+from bench.results.grouping import text_of, together
+from bench.results.stats.bootstrap import NoInterval
+from bench.results.stats.intervals import over_seeds
+from bench.results.store import Store
 
 FIRST = ("accuracy", "consistency", "consistency_pooled", "consistency_controlled", "stability", "stability_pooled")
 _ROLES = ("method", "reference", "control")

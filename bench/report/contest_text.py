@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.report.contest import Comparison, Contest, Tally
+from bench.results.stats.contest import Comparison, Contest, Tally
 
 _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _DIGITS = {"%": ".1f"}

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from bench.report.grouping import text_of
+from bench.results.grouping import text_of
 
 
 def definition(metric: str, facts: Mapping[str, Any]) -> str:

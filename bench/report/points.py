@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bench.report import naming
-from bench.report.cells import Asked
 from bench.report.facts import distinguish
-from bench.report.grouping import text_of, together
-from bench.store import Store
+from bench.results import naming
+from bench.results.asked_cells import Asked
+from bench.results.grouping import text_of, together
+from bench.results.store import Store
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from bench.report.sheet_html import sheets_as_html
 from bench.report.sheet_latex import sheets_as_latex
 from bench.report.sheet_text import sheets_as_markdown, sheets_as_text
 from bench.report.tables import paper_table
-from bench.store import Store
+from bench.results.store import Store
 
 _SUPERSCRIPT = str.maketrans("0123456789,", "⁰¹²³⁴⁵⁶⁷⁸⁹˒")
 _STATUS_STYLE = {"n/a": "dim", "missing": "dim", "failed": "red", "oom": "red"}

@@ -9,8 +9,8 @@ from bench.report.block import Block, Line
 from bench.report.chance import chance_warnings
 from bench.report.comparison import about_intervals, columns_of, mark_best
 from bench.report.facts import describe_block, distinguish
-from bench.report.selection import Bounds, Candidate, Comparable, Fit, comparable
-from bench.store import Store
+from bench.results.select import Bounds, Candidate, Comparable, Fit, comparable
+from bench.results.store import Store
 
 _ROLES = ("method", "reference", "control")
 

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from bench.core.errors import RequestError
 from bench.drawing import Drawing, Missing
-from bench.report.cells import Asked, asked, state_of
 from bench.report.marks import file_part
 from bench.report.plot import Horizontal, Plot
 from bench.report.points import Group, Point, groups
-from bench.store import Store
+from bench.results.asked_cells import Asked, asked, state_of
+from bench.results.store import Store
 
 METRICS = ("accuracy", "consistency", "consistency_controlled", "stability")
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from bench.report.block import Entry
 from bench.report.paper import AXIOMS, PaperTable, Published, published
-from bench.report.selection import Comparable, Fit
 from bench.report.sheet import Field, Heading, Row
 from bench.report.table_methods import is_prior
+from bench.results.select import Comparable, Fit
 
 _DISPLAYED, _EXACT = "displayed maps", "exact contributions"
 

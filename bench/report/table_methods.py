@@ -8,8 +8,8 @@ from dataclasses import replace
 from bench.report.block import Column, Entry, Line
 from bench.report.chance import chance_warnings
 from bench.report.paper import PaperTable, Published, published
-from bench.report.selection import Comparable, Fit
 from bench.report.sheet import Field, Heading, Row, marked
+from bench.results.select import Comparable, Fit
 
 OURS = "ours"
 """Methods of this name, or that begin with it, are not prior work."""

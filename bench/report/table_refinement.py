@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bench.report.paper import PaperTable, published
-from bench.report.selection import Candidate, Comparable, Fit
 from bench.report.sheet import Field, Heading, Row
+from bench.results.select import Candidate, Comparable, Fit
 
 STAGES = ("initial", "refined")
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from bench.report.block import Entry
 from bench.report.paper import PaperTable, published
-from bench.report.selection import Comparable
 from bench.report.sheet import Field, Heading, Row, Sheet, marked
-from bench.store import Store
+from bench.results.select import Comparable
+from bench.results.store import Store
 
 CLASSES = 1000
 _GIB = 2**30

@@ -14,13 +14,13 @@ from bench.core.errors import RequestError
 from bench.report.comparison import about_intervals
 from bench.report.facts import describe_block, distinguish, fewer_seeds
 from bench.report.paper import SOURCE, TABLES, PaperTable, published
-from bench.report.selection import Bounds, Comparable, Selection, select
 from bench.report.sheet import Field, Row, Sheet
 from bench.report.table_axioms import axioms
 from bench.report.table_methods import by_backbone, is_prior
 from bench.report.table_refinement import place, refinement, stage
 from bench.report.table_scale import accuracies, memory
-from bench.store import Store
+from bench.results.select import Bounds, Comparable, Selection, select
+from bench.results.store import Store
 
 
 def paper_table(

@@ -8,14 +8,14 @@ from itertools import combinations
 from typing import Literal
 
 from bench.report.block import Column, Entry
-from bench.report.compare import corrected_over_all
 from bench.report.comparison import FIRST
-from bench.report.contest import Comparison
-from bench.report.judge import Judge
 from bench.report.results import Result
-from bench.report.selection import Fit
-from bench.report.sides import Side, view_of
-from bench.store import Store
+from bench.results.select import Fit
+from bench.results.sides import Side, view_of
+from bench.results.stats.compare import corrected_over_all
+from bench.results.stats.contest import Comparison
+from bench.results.stats.pairwise import Judge
+from bench.results.store import Store
 
 MOST = 300
 """Tests in a report: Holm's correction makes more of them less powerful."""

@@ -11,9 +11,9 @@ from typing import Any
 
 from bench.core.resource_usage import FILE as USAGE
 from bench.core.resource_usage import read_usage
-from bench.report.intervals import with_intervals
-from bench.report.naming import name_of
-from bench.store import Store
+from bench.results.naming import name_of
+from bench.results.stats.intervals import with_intervals
+from bench.results.store import Store
 from bench.tracking.words import cut, digest, flat, named
 
 LAYOUT = 4

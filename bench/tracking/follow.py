@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.contract import BenchError, Progress
-from bench.store import Store
+from bench.results.store import Store
 from bench.tracking.invocation import Counts
 from bench.tracking.mirror import Mirror
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bench.contract import Progress
 from bench.report.comparison import comparison
 from bench.report.render import as_markdown
-from bench.store import Store
+from bench.results.store import Store
 from bench.tracking.cell import TrackedCell, files_state
 from bench.tracking.chart import chart
 from bench.tracking.words import digest, model_name

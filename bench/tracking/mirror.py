@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.contract import BenchError, Progress, RequestError
-from bench.store import Store
+from bench.results.store import Store
 from bench.tracking.cell import Point
 from bench.tracking.guide import guide
 from bench.tracking.invocation import Counts, MirroredInvocation

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bench.contract import CellError, Progress, Samples, Settings
 from bench.core.seeding import derive
 from bench.models.classifier import Classifier
-from bench.store import Folder, write_json
+from bench.results.store import Folder, write_json
 from bench.training.schedule import Schedule
 from bench.training.trainer import Learner, Trainer
 

@@ -22,7 +22,7 @@ from bench.core.memory import is_out_of_memory
 from bench.core.seeding import derive
 from bench.core.work_dir import replacing
 from bench.data import augmentation
-from bench.store import write_json
+from bench.results.store import write_json
 from bench.training.distributed import Ranks
 from bench.training.feature_cache import AtRest
 from bench.training.schedule import Phase, Schedule

@@ -13,7 +13,7 @@ from samples import Silent
 
 from bench.cell import Cell
 from bench.cli import main
-from bench.store import Store
+from bench.results.store import Store
 
 SMALL = ["--datasets", "cub", "--recipe", "demo", "--device", "cpu", "--set", "cub.protocol.size=64"]
 

@@ -12,7 +12,7 @@ import pytest
 from birds import QUICK, bench, environment, few_birds, interruptible
 from killing import STAGES
 
-from bench.store import Store
+from bench.results.store import Store
 from bench.tracking import Mirror
 from bench.tracking.mirror import first_calls
 

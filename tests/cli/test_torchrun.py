@@ -14,7 +14,7 @@ from birds import QUICK, bench, environment, few_birds, planned, stored
 from safetensors.torch import load_file
 
 from bench.launch.summary import write_down
-from bench.store import Store
+from bench.results.store import Store
 
 pytestmark = pytest.mark.slow
 FAILING = """

@@ -19,8 +19,8 @@ from bench.figures.gallery import draw_class
 from bench.figures.look import Viewer, chosen_classes
 from bench.figures.panel import _apart
 from bench.progress import ConsoleProgress
-from bench.report.cells import asked
-from bench.store import Store
+from bench.results.asked_cells import asked
+from bench.results.store import Store
 from metrics.parts import hits
 from metrics.peaks import peaks
 

@@ -7,7 +7,7 @@ from bench.launch.command import Exit, Job
 from bench.launch.events import Events
 from bench.launch.grid import LOST, Grid
 from bench.launch.units import black_box_folder, prepared_folder
-from bench.store import Store, write_json
+from bench.results.store import Store, write_json
 
 
 @pytest.fixture(scope="module")

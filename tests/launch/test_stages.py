@@ -9,7 +9,7 @@ from bench.core import registry
 from bench.launch.summary import write_down
 from bench.launch.units import black_box_folder
 from bench.models.tiny import TinyNet
-from bench.store import Store
+from bench.results.store import Store
 
 
 class Flaky(TinyNet):

@@ -5,7 +5,7 @@ import pytest
 from contests import ACCURACY, LESS, accuracy, drawn, only, stability
 from scipy import stats
 
-from bench.report.compare import compare
+from bench.results.stats.compare import compare
 
 
 def test_a_clear_difference_is_shown_with_its_direction(maker):

@@ -7,7 +7,7 @@ import pytest
 from contests import ACCURACY, accuracy, drawn, only, shown, stability
 
 from bench.contract import RequestError
-from bench.report.compare import compare
+from bench.results.stats.compare import compare
 
 
 def test_seeds_widen_the_interval_and_decide_too(maker):

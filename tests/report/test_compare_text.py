@@ -9,7 +9,7 @@ from contests import ACCURACY, accuracy, drawn, shown
 
 from bench.cli import main
 from bench.report import contest_text
-from bench.report.compare import compare
+from bench.results.stats.compare import compare
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from bench.core.registry import UnknownName
 from bench.report import Block, as_markdown, as_text, comparison, report
 from bench.report.block import Entry, Line
 from bench.report.facts import definition, protocol
-from bench.store import Store, write_json
+from bench.results.store import Store, write_json
 
 GOLDEN = """\
 ### demo

@@ -10,7 +10,7 @@ from bench import style
 from bench.core.errors import RequestError
 from bench.report.ablation import ablation
 from bench.report.marks import spread_out
-from bench.store import Store
+from bench.results.store import Store
 
 
 def ablated(maker, k, refinement, consistency=None, seed=0, **rest):

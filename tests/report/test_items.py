@@ -10,12 +10,12 @@ from rich.console import Console
 from scipy import stats
 from stores import METRICS, example_store
 
-from bench.bootstrap import NoInterval, interval, sample
 from bench.cli import main
 from bench.contract import Aggregate
 from bench.report import as_markdown, as_text, comparison
-from bench.report.intervals import with_intervals
-from bench.report.items import Items, sample_of
+from bench.results.stats.bootstrap import NoInterval, interval, sample
+from bench.results.stats.intervals import with_intervals
+from bench.results.stats.units import Items, sample_of
 
 FACTS = METRICS["accuracy"]
 REGION = {"version": "1", "parameters": {"half_size": 36, "size": 224, "threshold": 0.8}}

@@ -14,15 +14,15 @@ from paper_cells import on_cub, paper_store, scores
 from rich.console import Console
 from stores import StoreMaker
 
-import bench.report.naming
 import bench.report.sheet_latex
+import bench.results.naming
 from bench.contract import RequestError
 from bench.report import paper_table, report_table
 from bench.report.paper import TABLES
 from bench.report.sheet_csv import sheets_as_csv
 from bench.report.sheet_html import sheets_as_html
 from bench.report.sheet_latex import PREAMBLE, escape, sheets_as_latex
-from bench.store import Store
+from bench.results.store import Store
 
 GOLDEN = Path(__file__).parent / "golden"
 HOSTILE = "ours (a=<script>alert(1)</script> & 50 % of $x_{1}^2$ # ~ | \\end{tabular} \u2713)"
@@ -217,4 +217,4 @@ def test_latex_is_folded_where_a_page_is_too_narrow(store: Store) -> None:
 
 def test_examples() -> None:
     assert doctest.testmod(bench.report.sheet_latex) == (0, 1)
-    assert doctest.testmod(bench.report.naming) == (0, 1)
+    assert doctest.testmod(bench.results.naming) == (0, 1)

@@ -18,12 +18,12 @@ import bench.report.site.words
 from bench.cli import main
 from bench.contract import RequestError
 from bench.report.results import results
-from bench.report.selection import candidates
 from bench.report.site import write_site
 from bench.report.site.cautions import cautions
 from bench.report.site.curves import panels
 from bench.report.site.folder import ReportFolder, file_name
-from bench.store import Store
+from bench.results.select import candidates
+from bench.results.store import Store
 
 HOSTILE = "x'\"><script>alert(1)</script>&amp;{{ 7 * 7 }}"
 

@@ -15,8 +15,8 @@ from stores import StoreMaker
 import bench.report.site.commands
 from bench.cli import main
 from bench.report.results import results
-from bench.report.selection import candidates
 from bench.report.verdicts import verdicts
+from bench.results.select import candidates
 
 METRICS = {name: {"version": "1", "parameters": {}} for name in ("accuracy", "stability")}
 METHODS = ("ours", "protopnet", "tesnet", "deformable")

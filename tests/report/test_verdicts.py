@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from stores import StoreMaker
 
-from bench.report.compare import compare
 from bench.report.results import results
-from bench.report.selection import candidates
 from bench.report.site import words
 from bench.report.verdicts import turned, verdicts, winner
-from bench.significance import holm
+from bench.results.select import candidates
+from bench.results.stats.compare import compare
+from bench.results.stats.tests import holm
 
 METRICS = {name: {"version": "1", "parameters": {}} for name in ("accuracy", "stability")}
 

@@ -7,7 +7,7 @@ from stores import FINISHED, StoreMaker, epoch
 from tracked import SCORES, one, runs
 
 from bench.core.resource_usage import COLUMNS
-from bench.store import write_json
+from bench.results.store import write_json
 from bench.tracking import Counts, Follower, Mirror
 
 

@@ -13,7 +13,7 @@ from birds import QUICK, bench, few_birds
 from stores import METRICS, StoreMaker, epoch, example_store
 
 from bench.contract import RequestError
-from bench.store import write_json
+from bench.results.store import write_json
 from bench.tracking import Mirror, serve
 from bench.tracking.follow import followed
 from bench.tracking.local import create_database, import_mlflow
@@ -103,7 +103,7 @@ def test_two_processes_open_a_fresh_mirror_at_once(tmp_path: Path) -> None:
         folder.mkdir()
     example_store(home)
     code = (
-        "import sys; from pathlib import Path; from bench.store import Store; from bench.tracking import Mirror\n"
+        "import sys; from pathlib import Path; from bench.results.store import Store; from bench.tracking import Mirror\n"
         "home = Path(sys.argv[1]); print(Mirror(home).sync(Store(home)))"
     )
     command = [sys.executable, "-c", code, str(home)]

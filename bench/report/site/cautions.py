@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from bench.report.paper import TABLES
 from bench.report.results import Result
-from bench.report.selection import Candidate
 from bench.report.tables import cautions as against_the_paper
+from bench.results.select import Candidate
 
 _ROUGH = 2.0
 """Points of accuracy: a coarser measurement is worth a word."""

@@ -17,10 +17,10 @@ from bench.report.cell_facts import (
     settings_of,
     short,
 )
-from bench.report.intervals import with_intervals
-from bench.report.selection import Candidate
 from bench.report.site.curves import Panel, panels
-from bench.store import Store
+from bench.results.select import Candidate
+from bench.results.stats.intervals import with_intervals
+from bench.results.store import Store
 
 _MOST_ROWS = 50
 _LAST_LINES = 30

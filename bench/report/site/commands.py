@@ -9,10 +9,10 @@ from pathlib import Path
 
 from bench.core.errors import RequestError
 from bench.report.comparison import Found
-from bench.report.selection import Candidate, Fit
-from bench.report.sides import sides
 from bench.report.verdicts import Place
-from bench.store import Store
+from bench.results.select import Candidate, Fit
+from bench.results.sides import sides
+from bench.results.store import Store
 
 _ID = 6
 """Letters of a cell's id behind a label that stands for several settings."""

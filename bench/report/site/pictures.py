@@ -11,7 +11,7 @@ from bench.core.errors import BenchError
 from bench.report.ablation import ablation
 from bench.report.scatter import cost, interpretability
 from bench.report.site.folder import ReportFolder
-from bench.store import Store
+from bench.results.store import Store
 
 
 class Picture(Protocol):

@@ -7,9 +7,9 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from bench.report.block import Block, Column, Entry, Line
-from bench.report.compare import explained
-from bench.report.contest import Comparison
 from bench.report.verdicts import QUESTIONS, Place, Question, turned, winner
+from bench.results.stats.compare import explained
+from bench.results.stats.contest import Comparison
 
 _WORDS = {"oom": "out of memory", "missing": "–"}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from bench.report.contest import Comparison
 from bench.report.verdicts import Left, winner
+from bench.results.stats.contest import Comparison
 
 _MOST_PAIRS = 4
 

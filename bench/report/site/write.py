@@ -16,7 +16,6 @@ from bench.core import registry
 from bench.report.chance import beyond_chance
 from bench.report.paper import TABLES
 from bench.report.results import Result, results
-from bench.report.selection import Candidate, candidates
 from bench.report.sheet import Sheet
 from bench.report.sheet_html import sheet_fragment
 from bench.report.site import shown, words
@@ -27,7 +26,8 @@ from bench.report.site.folder import ReportFolder, file_name
 from bench.report.site.pictures import Illustration, Picture, saved, stored_figures
 from bench.report.tables import paper_table
 from bench.report.verdicts import verdicts
-from bench.store import Store
+from bench.results.select import Candidate, candidates
+from bench.results.store import Store
 
 _HERE = Path(__file__).parent / "templates"
 _ASSETS = ("style.css", "report.js")

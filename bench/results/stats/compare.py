@@ -9,15 +9,15 @@ from statistics import fmean
 
 import numpy as np
 
-from bench.bootstrap import RESAMPLES
 from bench.core import registry
 from bench.core.errors import RequestError
 from bench.report.comparison import FIRST, Found
-from bench.report.contest import Comparison, Contest, Ranking, Tally
-from bench.report.judge import Judge
-from bench.report.sides import Side, chosen_cells, sides
-from bench.significance import EXACT, SWAPS, friedman, holm, mean_ranks, signed_rank
-from bench.store import Store
+from bench.results.sides import Side, chosen_cells, sides
+from bench.results.stats.bootstrap import RESAMPLES
+from bench.results.stats.contest import Comparison, Contest, Ranking, Tally
+from bench.results.stats.pairwise import Judge
+from bench.results.stats.tests import EXACT, SWAPS, friedman, holm, mean_ranks, signed_rank
+from bench.results.store import Store
 
 ALPHA = 0.05
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.bootstrap import NoInterval, Sample, sample
 from bench.core import registry
 from bench.core.score import Aggregate
+from bench.results.stats.bootstrap import NoInterval, Sample, sample
 
 _PLURAL = {"index": "images", "class": "classes", "prototype": "prototypes"}
 _CLOSE = 1e-6

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from bench.config.spec import CellSpec
 from bench.contract import BenchError, Progress, RequestError
 from bench.core.work_dir import Folder, read_json, replacing
-from bench.store import Store
+from bench.results.store import Store
 
 
 @dataclass

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bench.bootstrap import Array, Sample, together
 from bench.core.seeding import derive
+from bench.results.stats.bootstrap import Array, Sample, together
 
 SWAPS = 9999
 EXACT = 13

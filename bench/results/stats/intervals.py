@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.bootstrap import Interval, NoInterval, interval
-from bench.report.items import Items
-from bench.store import Row, Store
+from bench.results.stats.bootstrap import Interval, NoInterval, interval
+from bench.results.stats.units import Items
+from bench.results.store import Row, Store
 
 
 def with_intervals(store: Store, rows: Iterable[Row]) -> list[Row]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import RequestError
-from bench.store import Folder, Store, write_json
+from bench.results.store import Folder, Store, write_json
 
 if TYPE_CHECKING:
     from bench.contract import Progress

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.core import registry
-from bench.report import naming
 from bench.report.block import Entry
 from bench.report.comparison import Found, as_entry, find, with_interval
-from bench.report.grouping import text_of, together
 from bench.report.paper import PaperTable
-from bench.report.precedence import precedence
-from bench.store import Store
+from bench.results import naming
+from bench.results.grouping import text_of, together
+from bench.results.precedence import precedence
+from bench.results.store import Store
 
 _OWN_IDENTITY = ("seed", "metrics")
 _RANK = {"ok": 0, "n/a": 1, "oom": 2, "failed": 2, "missing": 3}
@@ -29,7 +29,7 @@ class Candidate:
         stamp: of the newest run that asked for it; empty where no run is known any more.
         command: of that run.
         suites: of all runs that asked for it.
-        referenced: whether one of those runs has the black box too, see :func:`bench.report.precedence.precedence`.
+        referenced: whether one of those runs has the black box too, see :func:`bench.results.precedence.precedence`.
     """
 
     found: Found

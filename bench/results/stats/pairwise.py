@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from bench.bootstrap import NoInterval, Sample, difference
 from bench.report.comparison import Found
-from bench.report.contest import Comparison
-from bench.report.items import Items
-from bench.report.sides import Side, apart, conditions
-from bench.significance import alike, swap_test
-from bench.store import Store
+from bench.results.sides import Side, apart, conditions
+from bench.results.stats.bootstrap import NoInterval, Sample, difference
+from bench.results.stats.contest import Comparison
+from bench.results.stats.tests import alike, swap_test
+from bench.results.stats.units import Items
+from bench.results.store import Store
 
 
 class Judge:

@@ -13,8 +13,8 @@ from bench.core import registry
 from bench.core.errors import RequestError
 from bench.report.comparison import Found
 from bench.report.facts import protocol
-from bench.report.precedence import precedence
-from bench.store import Store
+from bench.results.precedence import precedence
+from bench.results.store import Store
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.core.errors import RequestError
-from bench.report import naming
 from bench.report.comparison import Found
-from bench.report.grouping import text_of
-from bench.store import Store
+from bench.results import naming
+from bench.results.grouping import text_of
+from bench.results.store import Store
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Stored results: reading, selecting, aggregating, comparing, exporting."""

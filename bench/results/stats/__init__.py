@@ -1,0 +1,1 @@
+"""Intervals and tests on stored per-unit samples."""
