@@ -1,7 +1,7 @@
 """``python -m bench``."""
 
 from bench.core.allocator import keep_freed_memory
-from bench.launch.command import tie_to_parent
+from bench.runner.launchers.subprocess_job import tie_to_parent
 
 if __name__ == "__main__":
     tie_to_parent()

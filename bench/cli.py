@@ -172,15 +172,15 @@ def run(
     from bench.config import schema
     from bench.config.plan import Context, plan_all
     from bench.core.paths import home as find_home
-    from bench.dry_run import print_plan
-    from bench.launch.events import Lines
-    from bench.launch.launcher import Launcher
-    from bench.launch.summary import write_down
-    from bench.progress import ConsoleProgress
     from bench.report import report as render
     from bench.results.store import Store
-    from bench.status import Board, Overview
-    from bench.turns import mend
+    from bench.runner.dry_run import print_plan
+    from bench.runner.launchers.callbacks import Lines
+    from bench.runner.launchers.launcher import Launcher
+    from bench.runner.launchers.summary import write_down
+    from bench.runner.progress import ConsoleProgress
+    from bench.runner.queue import mend
+    from bench.runner.status import Board, Overview
 
     single, several = schema.parse_overrides(pairs)
     requests = []

@@ -111,7 +111,7 @@ def verify(name: str, data_root: Path | None, pairs: tuple[str, ...], as_json: b
     from dataclasses import asdict
 
     from bench.data.verify import verify as look
-    from bench.progress import ConsoleProgress
+    from bench.runner.progress import ConsoleProgress
 
     console = Console(stderr=as_json)
     with ConsoleProgress(console) as progress:
@@ -142,7 +142,7 @@ def prepare(name: str, data_root: Path | None, pairs: tuple[str, ...], plugins: 
     from bench.core.paths import home as find_home
     from bench.data.cache import cache_folder
     from bench.data.cache import prepare as write
-    from bench.progress import ConsoleProgress
+    from bench.runner.progress import ConsoleProgress
 
     home, console = find_home(), Console()
     with ConsoleProgress(console) as progress:
@@ -169,7 +169,7 @@ def fetch(name: str, data_root: Path | None, pairs: tuple[str, ...], plugins: tu
     from bench.core.paths import home as find_home
     from bench.data.download import fetch as get
     from bench.data.locate import base
-    from bench.progress import ConsoleProgress
+    from bench.runner.progress import ConsoleProgress
 
     overrides, _ = schema.parse_overrides(pairs)
     settings, console = schema.dataset_config(name, overrides), Console()
@@ -214,7 +214,7 @@ def speed_data(
     from bench.data.augmentation import POLICIES
     from bench.data.cache import prepare as write
     from bench.data.speed import as_text, measure
-    from bench.progress import ConsoleProgress
+    from bench.runner.progress import ConsoleProgress
 
     if data_root is not None and _settings(name, pairs).folder is None:
         raise RequestError(

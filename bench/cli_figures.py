@@ -113,12 +113,12 @@ def _shown(
     how: dict[str, Any],
 ) -> Any:
     """Drawings of prototypes, one after the other: a page is saved before the next one is drawn."""
-    from bench.cell import Cell
     from bench.core import environment
     from bench.figures import paper
     from bench.figures.look import Viewer
-    from bench.progress import ConsoleProgress
     from bench.results.asked_cells import asked
+    from bench.runner.cell import Cell
+    from bench.runner.progress import ConsoleProgress
 
     chosen = {store.find(prefix) for prefix in wanted}
     cells = [cell for cell in asked(store, suite, stamp) if not chosen or cell.found.name in chosen]

@@ -49,15 +49,15 @@ def cell(
     Each takes its share of every batch; the batch size stays the recipe's, and the numbers are those of one process up
     to the order of sums. Rank 0 alone measures and writes. A decomposition and all measuring use one GPU.
     """  # noqa: D301 (click reads the character itself)
-    from bench.cell import Cell
     from bench.contract import RequestError
     from bench.core import environment
     from bench.core.paths import home as find_home
-    from bench.launch.stages import follow, share
-    from bench.progress import ConsoleProgress
     from bench.results.store import Store
+    from bench.runner.cell import Cell
+    from bench.runner.launchers.stages import follow, share
+    from bench.runner.progress import ConsoleProgress
+    from bench.runner.queue import persistently
     from bench.training.distributed import Ranks
-    from bench.turns import persistently
 
     folder = Store(find_home()).place(folder)
     if not (folder / "cell.json").is_file() or folder.parent.name != "cells":
@@ -101,9 +101,9 @@ def gather(homes: tuple[Path, ...], out: Path | None) -> None:
     the table.
     """
     from bench.core.paths import home as find_home
-    from bench.progress import ConsoleProgress
     from bench.results.merge import gather as take
     from bench.results.store import Store
+    from bench.runner.progress import ConsoleProgress
 
     home = find_home()
     with ConsoleProgress(Console()) as progress:
@@ -123,9 +123,9 @@ def export(folder: Path, suite: str | None, stamp: str | None, out: Path | None)
     `gather FOLDER` takes the results over into another one, where they count as done.
     """
     from bench.core.paths import home as find_home
-    from bench.progress import ConsoleProgress
     from bench.results.export import export as write
     from bench.results.store import Store
+    from bench.runner.progress import ConsoleProgress
 
     store = Store(out or find_home())
     with ConsoleProgress(Console(stderr=True)) as progress:
@@ -145,7 +145,7 @@ def speed_grid(
 ) -> None:
     """Time a grid of demo cells inline and with several cells at a time, on this CPU, one thread per cell."""
     from bench.grid_speed import measure
-    from bench.progress import ConsoleProgress
+    from bench.runner.progress import ConsoleProgress
 
     request = ["--datasets", "demo", "--methods", methods, "--no-controls", "--device", "cpu"]
     request += ["--seeds", ",".join(str(seed) for seed in range(count))]

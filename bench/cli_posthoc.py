@@ -45,7 +45,7 @@ def decompose(device: str, pairs: tuple[str, ...], **arguments: Any) -> None:
     from bench.contract import RequestError
     from bench.core import environment
     from bench.posthoc.wrap import command
-    from bench.progress import ConsoleProgress
+    from bench.runner.progress import ConsoleProgress
 
     settings, grid = schema.parse_overrides(pairs)
     if grid:
@@ -72,14 +72,14 @@ def intervene(name: str, out: Path | None, data_root: Path | None, device: str, 
     from rich.table import Table
     from rich.text import Text
 
-    from bench.cell import Cell
     from bench.core import environment
     from bench.core.paths import home as find_home
     from bench.figures.case import clearest, draw_case
     from bench.figures.look import readable
-    from bench.intervene import intervene as look
-    from bench.progress import ConsoleProgress
     from bench.results.store import Store
+    from bench.runner.cell import Cell
+    from bench.runner.intervene import intervene as look
+    from bench.runner.progress import ConsoleProgress
 
     home, console = find_home(), Console()
     store = Store(out or home)
@@ -155,12 +155,12 @@ def tune(
     unless --split test asks for them, to report what was chosen. Several cells (of several seeds, say) are averaged.
     Features of all images stay in memory.
     """
-    from bench import tune
-    from bench.cell import Cell
     from bench.core import environment
     from bench.core.paths import home as find_home
-    from bench.progress import ConsoleProgress
     from bench.results.store import Store
+    from bench.runner import tune
+    from bench.runner.cell import Cell
+    from bench.runner.progress import ConsoleProgress
 
     home, chosen = find_home(), environment.pick_device(device)
     environment.make_deterministic()

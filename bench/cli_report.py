@@ -99,12 +99,12 @@ def _pages(
 
 def _gallery(store: Any, device: str) -> Any:
     """What draws the prototypes of a cell, page by page."""
-    from bench.cell import Cell
     from bench.core import environment
     from bench.core.paths import home as find_home
     from bench.figures import paper
     from bench.figures.look import Viewer
-    from bench.progress import ConsoleProgress
+    from bench.runner.cell import Cell
+    from bench.runner.progress import ConsoleProgress
 
     picked = environment.pick_device(device)
     progress = ConsoleProgress(Console(stderr=True), quiet=True)

@@ -28,7 +28,7 @@ def status(out: Path | None, suite: str | None, everything: bool, watch: bool, a
 
     from bench.core.paths import home
     from bench.results.store import Store
-    from bench.status import Board, Overview
+    from bench.runner.status import Board, Overview
 
     store = Store(out or home())
     stamp = None if everything else store.chosen_run(suite=suite)

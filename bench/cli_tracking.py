@@ -64,8 +64,8 @@ def sync(out: Path | None, uri: str | None, stamp: str | None, follow: bool, wit
     A mirror that was deleted, or never made, is built from the store alone.
     """
     from bench.core.paths import home as find_home
-    from bench.progress import ConsoleProgress
     from bench.results.store import Store
+    from bench.runner.progress import ConsoleProgress
     from bench.tracking import Follower, until_end_of_input
 
     home = find_home()
@@ -95,8 +95,8 @@ def ui(port: int, out: Path | None, uri: str | None) -> None:
     """
     from bench.contract import BenchError
     from bench.core.paths import home as find_home
-    from bench.progress import ConsoleProgress
     from bench.results.store import Store
+    from bench.runner.progress import ConsoleProgress
     from bench.tracking import Follower, Mirror, address, serve
 
     home = find_home()
@@ -129,8 +129,8 @@ def repeat(folder: Path, device: str, memory_limit: int | None) -> None:
     """
     from bench.core import environment
     from bench.core.paths import home as find_home
-    from bench.progress import ConsoleProgress
-    from bench.repeat import repeat as again
+    from bench.runner.progress import ConsoleProgress
+    from bench.runner.reproduce import repeat as again
 
     home = find_home()
     with ConsoleProgress(Console()) as progress:

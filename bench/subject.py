@@ -19,7 +19,7 @@ from bench.contract import Method, PartPrototypeModel, RequestError, Task
 from bench.core import registry
 from bench.core.seeding import derive
 from bench.models.classifier import Classifier
-from bench.progress import ConsoleProgress
+from bench.runner.progress import ConsoleProgress
 from bench.training.black_box import BlackBoxConfig, ClassifierLearner
 from bench.training.schedule import Phase
 from bench.training.trainer import Learner, freeze_norm

@@ -15,7 +15,7 @@ from bench.config.plan import Context, plan
 from bench.config.schema import Request, parse_overrides
 from bench.config.spec import PlannedCell
 from bench.data.synthetic import draw
-from bench.progress import ConsoleProgress
+from bench.runner.progress import ConsoleProgress
 
 QUICK = [
     "--datasets", "cub", "--backbones", "tiny", "--recipe", "demo", "--device", "cpu",

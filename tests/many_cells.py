@@ -25,8 +25,8 @@ def finish(home: Path, seeds: int = SEEDS) -> int:
 
     from bench.config import schema
     from bench.config.plan import Context, plan
-    from bench.launch.summary import write_down
-    from bench.progress import ConsoleProgress
+    from bench.runner.launchers.summary import write_down
+    from bench.runner.progress import ConsoleProgress
 
     ks = tuple(int(k) for k in KS.split(","))
     request = schema.Request(

@@ -1,4 +1,4 @@
-"""A store as runs leave it on disk, without running anything; the format is that of ``bench/cell.py``.
+"""A store as runs leave it on disk, without running anything; the format is that of ``bench/runner/cell.py``.
 
 ``example_store(root)`` is the one most tests look at; ``StoreMaker`` builds others cell by cell.
 """

@@ -4,8 +4,8 @@ import pytest
 import torch
 from samples import Killed, Silent
 
-from bench.attempts import SHARED, Attempts
 from bench.core.memory import OutOfMemory
+from bench.runner.limits import SHARED, Attempts
 
 GIB = 2**30
 

@@ -38,39 +38,39 @@ RANKS = [
         "bench.training.trainer",
         "bench.training.sharding",
         "bench.core.environment",
-        "bench.activity",
-        "bench.progress",
-        "bench.attempts",
-        "bench.kept",
-        "bench.timings",
+        "bench.runner.heartbeat",
+        "bench.runner.progress",
+        "bench.runner.limits",
+        "bench.runner.fit_cache",
+        "bench.runner.eta",
         "bench.results.stats.tests",
         "bench.models.shapes",
         "bench.config.spec",
-        "bench.evaluation",
+        "bench.runner.evaluator",
     ],
     [
         "bench.posthoc",
         "bench.training.black_box",
         "bench.report",
         "bench.tracking",
-        "bench.status",
+        "bench.runner.status",
         "baselines",
         "metrics",
     ],
     ["bench.config.schema"],
-    ["bench.config.plan", "bench.drawn", "bench.dry_run"],
-    ["bench.inputs"],
-    ["bench.cell"],
+    ["bench.config.plan", "bench.drawn", "bench.runner.dry_run"],
+    ["bench.runner.inputs"],
+    ["bench.runner.cell"],
     [
-        "bench.launch",
+        "bench.runner.launchers",
         "bench.results.export",
         "bench.results.merge",
         "bench.grid_speed",
-        "bench.turns",
-        "bench.repeat",
-        "bench.intervene",
+        "bench.runner.queue",
+        "bench.runner.reproduce",
+        "bench.runner.intervene",
         "bench.metric_speed",
-        "bench.tune",
+        "bench.runner.tune",
         "bench.subject",
         "bench.measurement",
         "bench.scale",
@@ -196,7 +196,7 @@ def test_imports_run_one_way(file):
 def test_the_harness_names_no_method_and_no_metric():
     """Catalogues hold strings: nothing in the harness imports a method or metric."""
     # These commands are about the decomposition and nothing else.
-    apart = ("bench.posthoc", "bench.cli_posthoc", "bench.intervene")
+    apart = ("bench.posthoc", "bench.cli_posthoc", "bench.runner.intervene")
     harness = [f for f in FILES if module_of(f).startswith("bench") and not module_of(f).startswith(apart)]
     for file in harness:
         for target in imported(file):

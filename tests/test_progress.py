@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from bench.progress import ConsoleProgress
+from bench.runner.progress import ConsoleProgress
 
 MESSAGES = [
     "RuntimeError: [enforce fail at inline_container.cc:595] . unexpected pos: once more",

@@ -11,15 +11,15 @@ from click.testing import CliRunner
 from rich.console import Console
 from stores import StoreMaker, example_store
 
-from bench.activity import Activity, activity_of
 from bench.cli import main
 from bench.core.work_dir import Folder, write_json
-from bench.status import Board, Overview
-from bench.timings import Timings, said
+from bench.runner.eta import Timings, said
+from bench.runner.heartbeat import Activity, activity_of
+from bench.runner.status import Board, Overview
 
 WORKER = """
 import pathlib, sys, time
-from bench.activity import Activity
+from bench.runner.heartbeat import Activity
 from bench.core.work_dir import Folder
 folder = Folder(pathlib.Path(sys.argv[1]))
 with folder.claim(), Activity(folder, lambda: "fit") as activity:

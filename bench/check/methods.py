@@ -18,7 +18,7 @@ from bench.config.schema import CONFIGS, from_recipe
 from bench.contract import Method, NotApplicable, PartPrototypeModel, Settings, Task
 from bench.core import registry
 from bench.models.classifier import Classifier
-from bench.progress import ConsoleProgress
+from bench.runner.progress import ConsoleProgress
 
 KNOWN = frozenset({"image", "label", "bbox", "keypoints", "mask"}) | ALWAYS_PROVIDED
 FIRST = "is fitted on a few drawn images, one epoch of each phase"

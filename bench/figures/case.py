@@ -11,8 +11,8 @@ from bench import style
 from bench.drawing import Drawing
 from bench.figures.look import readable
 from bench.figures.panel import picture
-from bench.intervene import Intervention
 from bench.overlay import heat, pictures, rgb, tinted
+from bench.runner.intervene import Intervention
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,7 @@ def draw_case(result: Intervention, prototype: int, image: int, cell: str = "", 
     """The image, the prototypes of the class that one is left out of, and the logits before and after.
 
     Args:
-        result: of :func:`bench.intervene.intervene`.
+        result: of :func:`bench.runner.intervene.intervene`.
         prototype: the one that is left out, a row of the prototype table.
         image: position in the test split.
         cell: id of the cell, for the caption.

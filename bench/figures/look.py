@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.cell import Cell
 from bench.contract import Metric, NotApplicable, Observation, RequestError, Samples
 from bench.core import registry
 from bench.overlay import pictures, upsampled
 from bench.results.store import Store
+from bench.runner.cell import Cell
 
 _BATCH = 64
 CANVAS = 224

@@ -12,10 +12,10 @@ from bench.figures.case import clearest, draw_case
 from bench.figures.gallery import draw_class
 from bench.figures.look import Viewer, chosen_classes
 from bench.figures.rows import Row, draw_rows
-from bench.intervene import intervene
 from bench.report.ablation import SIZES
 from bench.report.marks import file_part
 from bench.results.asked_cells import Asked, families, repeated
+from bench.runner.intervene import intervene
 
 Open = Callable[[str], Viewer]
 _METHOD = "ours"

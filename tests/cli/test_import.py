@@ -11,9 +11,9 @@ from birds import few_birds
 from click.testing import CliRunner
 from samples import Silent
 
-from bench.cell import Cell
 from bench.cli import main
 from bench.results.store import Store
+from bench.runner.cell import Cell
 
 SMALL = ["--datasets", "cub", "--recipe", "demo", "--device", "cpu", "--set", "cub.protocol.size=64"]
 

@@ -11,8 +11,8 @@ from stores import StoreMaker
 from torchvision import models
 
 from bench.cli import main
-from bench.intervene import Intervention
 from bench.posthoc.intervention import Effects
+from bench.runner.intervene import Intervention
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +83,8 @@ def test_interventions_are_listed_under_the_names_of_the_picture(tmp_path, monke
         assert prototype == 5
         return Picture()
 
-    monkeypatch.setattr("bench.cell.Cell", lambda *_, **__: None)
-    monkeypatch.setattr("bench.intervene.intervene", lambda _: result)
+    monkeypatch.setattr("bench.runner.cell.Cell", lambda *_, **__: None)
+    monkeypatch.setattr("bench.runner.intervene.intervene", lambda _: result)
     monkeypatch.setattr("bench.figures.case.draw_case", drawn)
     name = StoreMaker(tmp_path).cell("ours", {"accuracy": 50.0})
     told = CliRunner().invoke(main, ["intervene", name, "--out", str(tmp_path), "--device", "cpu"])

@@ -13,8 +13,8 @@ import torch
 from birds import QUICK, bench, environment, few_birds, planned, stored
 from safetensors.torch import load_file
 
-from bench.launch.summary import write_down
 from bench.results.store import Store
+from bench.runner.launchers.summary import write_down
 
 pytestmark = pytest.mark.slow
 FAILING = """

@@ -9,7 +9,7 @@ import torch
 from birds import QUICK, bench, few_birds
 
 from bench.contract import RequestError
-from bench.tune import Remembered, Trial, as_text, check_columns, within_class
+from bench.runner.tune import Remembered, Trial, as_text, check_columns, within_class
 
 
 @pytest.fixture(scope="module")

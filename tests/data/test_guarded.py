@@ -6,7 +6,7 @@ import pytest
 import torch
 from samples import stripes
 
-from bench.data.guarded import Guarded
+from bench.runner.limited_samples import Guarded
 
 
 def test_the_same_images_in_smaller_batches():

@@ -11,16 +11,16 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
 from bench import style
-from bench.cell import Cell
 from bench.cli import main
 from bench.contract import RequestError
 from bench.figures import paper
 from bench.figures.gallery import draw_class
 from bench.figures.look import Viewer, chosen_classes
 from bench.figures.panel import _apart
-from bench.progress import ConsoleProgress
 from bench.results.asked_cells import asked
 from bench.results.store import Store
+from bench.runner.cell import Cell
+from bench.runner.progress import ConsoleProgress
 from metrics.parts import hits
 from metrics.peaks import peaks
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from birds import environment
 
-from bench.launch import command
-from bench.launch.command import OUTPUT, Exit, Job, ended, execute
+from bench.runner.launchers import subprocess_job
+from bench.runner.launchers.subprocess_job import OUTPUT, Exit, Job, ended, execute
 
 WAITS = """
 import time
-from bench.launch.command import tie_to_parent
+from bench.runner.launchers.subprocess_job import tie_to_parent
 tie_to_parent()
 print("tied", flush=True)
 time.sleep(60)
@@ -63,7 +63,7 @@ def test_one_whose_worker_is_gone_already_does_not_begin(tmp_path):
 
 
 def test_a_machine_that_does_not_see_the_cell_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "_LATE", 0.0)
+    monkeypatch.setattr(subprocess_job, "_LATE", 0.0)
     found = execute(Job("a", str(tmp_path / "cells" / "a"), (), {}))
     assert found.code == 2
     assert "all machines need the same BENCH_HOME" in found.said

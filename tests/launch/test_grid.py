@@ -3,11 +3,11 @@
 import pytest
 from birds import few_birds, planned
 
-from bench.launch.command import Exit, Job
-from bench.launch.events import Events
-from bench.launch.grid import LOST, Grid
-from bench.launch.units import black_box_folder, prepared_folder
 from bench.results.store import Store, write_json
+from bench.runner.launchers.callbacks import Events
+from bench.runner.launchers.scheduler import LOST, Grid
+from bench.runner.launchers.subprocess_job import Exit, Job
+from bench.runner.launchers.tasks import black_box_folder, prepared_folder
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ import pytest
 
 from bench.config import schema
 from bench.contract import RequestError
-from bench.launch import command
-from bench.launch.launcher import Launcher
+from bench.runner.launchers import subprocess_job
+from bench.runner.launchers.launcher import Launcher
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def test_several_gpus_are_several_processes():
 
 def test_the_command_of_a_cell_in_several_processes(tmp_path, monkeypatch):
     begun = []
-    monkeypatch.setattr(command.subprocess, "Popen", lambda words, **_: begun.append(words))
+    monkeypatch.setattr(subprocess_job.subprocess, "Popen", lambda words, **_: begun.append(words))
     for ranks in (1, 2):
-        command.start(command.Job("a", str(tmp_path), ("--device", "cpu"), {}, ranks=ranks), {})
+        subprocess_job.start(subprocess_job.Job("a", str(tmp_path), ("--device", "cpu"), {}, ranks=ranks), {})
     assert begun[0][1:] == ["-m", "bench", "cell", str(tmp_path), "--device", "cpu"]
-    assert begun[1][1:] == ["-m", "bench.launch.torchrun", "2", str(tmp_path), "--device", "cpu"]
+    assert begun[1][1:] == ["-m", "bench.runner.launchers.torchrun", "2", str(tmp_path), "--device", "cpu"]

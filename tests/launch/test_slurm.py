@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from bench.cli import main
 from bench.contract import RequestError
-from bench.launch.slurm import read_options, script
+from bench.runner.launchers.slurm import read_options, script
 
 pytest.importorskip("submitit")
 

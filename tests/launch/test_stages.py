@@ -6,10 +6,10 @@ from click.testing import CliRunner
 
 from bench.cli import main
 from bench.core import registry
-from bench.launch.summary import write_down
-from bench.launch.units import black_box_folder
 from bench.models.tiny import TinyNet
 from bench.results.store import Store
+from bench.runner.launchers.summary import write_down
+from bench.runner.launchers.tasks import black_box_folder
 
 
 class Flaky(TinyNet):

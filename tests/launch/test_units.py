@@ -3,7 +3,7 @@
 import pytest
 from birds import few_birds, planned
 
-from bench.launch.units import black_box_folder, prepared_folder, units_of
+from bench.runner.launchers.tasks import black_box_folder, prepared_folder, units_of
 
 
 @pytest.fixture(scope="module")

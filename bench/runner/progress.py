@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from bench.activity import Activity
+from bench.runner.heartbeat import Activity
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from bench.data.datasets import open_dataset
 from bench.data.preprocessing import Protocol
 from bench.models import weights
 from bench.models.external import Given, NetworkSettings
-from bench.progress import ConsoleProgress
+from bench.runner.progress import ConsoleProgress
 from bench.training.black_box import VERSION as BLACK_BOX_VERSION
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from bench.cell import Cell
 from bench.core import environment
-from bench.launch.units import Stage
+from bench.runner.cell import Cell
+from bench.runner.launchers.tasks import Stage
+from bench.runner.queue import persistently
 from bench.training.distributed import Followed
-from bench.turns import persistently
 
 
 def share(cell: Cell, stage: Stage, retries: int = 0) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.cell import Cell
 from bench.contract import RequestError
 from bench.posthoc.intervention import Effects, effects
 from bench.posthoc.model import DecomposedClassifier
+from bench.runner.cell import Cell
 
 _BATCH = 64
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import RequestError
-from bench.launch.command import Exit, Job, execute
+from bench.runner.launchers.subprocess_job import Exit, Job, execute
 
 _DAY = 24 * 60
 _ABREAST = 256

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from bench.core.errors import RequestError
 from bench.core.work_dir import FIT, Folder, read_json, replacing, write_json
-from bench.progress import ConsoleProgress
 from bench.results.store import Store
+from bench.runner.progress import ConsoleProgress
 
 _FILES = ("model.safetensors", "history.json")
 

@@ -13,9 +13,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from bench.activity import activity_of
 from bench.results.store import Store
-from bench.timings import Timings, said
+from bench.runner.eta import Timings, said
+from bench.runner.heartbeat import activity_of
 
 State = Literal["done", "running", "killed", "failed", "oom", "to run"]
 _STYLES = {"done": "green", "running": "bold", "killed": "yellow", "failed": "red", "oom": "red", "to run": ""}
@@ -34,7 +34,7 @@ class CellState:
         title: it for people.
         state: ``killed``: a process worked on it and is no more; whoever runs it next goes on from there.
         reason: why it failed.
-        activity: what is being done, or was when it was killed; see :func:`bench.activity.activity_of`.
+        activity: what is being done, or was when it was killed; see :func:`bench.runner.heartbeat.activity_of`.
     """
 
     name: str

@@ -1,11 +1,11 @@
-"""torchrun for one cell on one machine: ``python -m bench.launch.torchrun N FOLDER [options of bench cell]``."""
+"""torchrun for one cell on one machine: ``python -m bench.runner.launchers.torchrun N FOLDER [options of bench cell]``."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-from bench.launch.command import PARENT, tie_to_parent
+from bench.runner.launchers.subprocess_job import PARENT, tie_to_parent
 
 
 def main() -> None:

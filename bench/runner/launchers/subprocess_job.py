@@ -69,7 +69,7 @@ class Exit:
 
 def start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """The running process, in a session of its own: Ctrl-C reaches the launcher, which then ends what it started."""
-    module = ["bench", "cell"] if job.ranks == 1 else ["bench.launch.torchrun", str(job.ranks)]
+    module = ["bench", "cell"] if job.ranks == 1 else ["bench.runner.launchers.torchrun", str(job.ranks)]
     command = [sys.executable, "-m", *module, job.folder, *job.options]
     surroundings = {**os.environ, **job.environment, **environment, PARENT: str(os.getpid())}
     with (Path(job.folder) / OUTPUT).open("wb") as output:

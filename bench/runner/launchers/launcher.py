@@ -15,17 +15,17 @@ from bench.config.spec import PlannedCell
 from bench.contract import RequestError
 from bench.core import environment, registry
 from bench.core.memory import check_limit
-from bench.launch import slurm
-from bench.launch.command import Job
-from bench.launch.events import Events
-from bench.launch.grid import Grid
-from bench.launch.inline import inline
-from bench.launch.processes import Processes
-from bench.launch.ray import RayWorkers, own_cpus
-from bench.launch.summary import Summary
-from bench.launch.units import Unit
-from bench.progress import ConsoleProgress
 from bench.results.store import Store
+from bench.runner.launchers import slurm
+from bench.runner.launchers.callbacks import Events
+from bench.runner.launchers.inline import inline
+from bench.runner.launchers.processes import Processes
+from bench.runner.launchers.ray import RayWorkers, own_cpus
+from bench.runner.launchers.scheduler import Grid
+from bench.runner.launchers.subprocess_job import Job
+from bench.runner.launchers.summary import Summary
+from bench.runner.launchers.tasks import Unit
+from bench.runner.progress import ConsoleProgress
 
 THREADS = "OMP_NUM_THREADS"
 

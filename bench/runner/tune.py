@@ -21,12 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.cell import Cell
 from bench.config import schema
 from bench.contract import RequestError, Sizes
 from bench.core import registry
 from bench.models.shapes import remembered_shape
 from bench.results.store import Store
+from bench.runner.cell import Cell
 from bench.training.trainer import Trainer
 
 Choice = dict[str, Any]

@@ -19,8 +19,8 @@ from bench.core.memory import (
     limited,
     said,
 )
-from bench.data.guarded import Guarded
 from bench.results.store import Store, write_json
+from bench.runner.limited_samples import Guarded
 
 SHARED = "black box"
 """The stage whose result other cells use too: it is not tried in another way than planned."""

@@ -6,7 +6,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 
-from bench.launch.command import Exit, Job, ended, start
+from bench.runner.launchers.subprocess_job import Exit, Job, ended, start
 
 _POLL = 0.02
 _GRACE = 5.0

@@ -16,8 +16,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from bench.activity import Activity
-from bench.attempts import SHARED, Attempts
 from bench.config.spec import CellSpec
 from bench.contract import BenchError, PartPrototypeModel, RequestError, Samples, Score, Task
 from bench.core import environment, registry
@@ -27,11 +25,13 @@ from bench.core.resource_usage import Usage
 from bench.core.score import write_table
 from bench.core.seeding import derive
 from bench.core.work_dir import FIT, read_json
-from bench.evaluation import compares_black_box, evaluate
-from bench.inputs import Inputs
-from bench.kept import adopt, read_fit
-from bench.progress import ConsoleProgress
 from bench.results.store import Folder, Status, Store, write_json
+from bench.runner.evaluator import compares_black_box, evaluate
+from bench.runner.fit_cache import adopt, read_fit
+from bench.runner.heartbeat import Activity
+from bench.runner.inputs import Inputs
+from bench.runner.limits import SHARED, Attempts
+from bench.runner.progress import ConsoleProgress
 from bench.training.black_box import BlackBoxConfig, obtain
 from bench.training.distributed import Ranks
 from bench.training.trainer import Trainer

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Protocol
 
 from bench.config.spec import PlannedCell
-from bench.launch.command import Exit, Job
-from bench.launch.events import Events
-from bench.launch.summary import Summary
-from bench.launch.units import Unit, units_of
 from bench.results.store import Status, Store
+from bench.runner.launchers.callbacks import Events
+from bench.runner.launchers.subprocess_job import Exit, Job
+from bench.runner.launchers.summary import Summary
+from bench.runner.launchers.tasks import Unit, units_of
 
 LOST = 3
 """How often a cell whose worker was lost is given to another one."""

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from bench.core.errors import RequestError
-from bench.launch.command import Exit, Job, execute
+from bench.runner.launchers.subprocess_job import Exit, Job, execute
 
 _STORE_BYTES = 100 * 2**20  # nothing but exit codes goes through Ray; its least is 75 MiB
 

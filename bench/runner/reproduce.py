@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from bench.cell import Cell
 from bench.contract import RequestError
-from bench.progress import ConsoleProgress
 from bench.results.store import Store, write_json
+from bench.runner.cell import Cell
+from bench.runner.progress import ConsoleProgress
 
 
 @dataclass(frozen=True)

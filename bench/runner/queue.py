@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bench.cell import reason_of
 from bench.config.spec import PlannedCell
 from bench.contract import Progress
 from bench.core.faults import may_pass
-from bench.kept import take
-from bench.progress import ConsoleProgress
 from bench.results.store import Store
+from bench.runner.cell import reason_of
+from bench.runner.fit_cache import take
+from bench.runner.progress import ConsoleProgress
 
 _POLL = 0.5
 

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import torch
 
-from bench.cell import Cell, reason_of
 from bench.config.spec import PlannedCell
 from bench.core.faults import storage_error
 from bench.core.memory import OutOfMemory
-from bench.launch.events import Events
-from bench.launch.summary import Summary
-from bench.launch.units import Unit
-from bench.progress import ConsoleProgress
 from bench.results.store import Store
-from bench.turns import Turns, persistently
+from bench.runner.cell import Cell, reason_of
+from bench.runner.launchers.callbacks import Events
+from bench.runner.launchers.summary import Summary
+from bench.runner.launchers.tasks import Unit
+from bench.runner.progress import ConsoleProgress
+from bench.runner.queue import Turns, persistently
 
 
 def inline(

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from bench.config.spec import PlannedCell
-from bench.launch.units import Unit, title_of
+from bench.runner.launchers.tasks import Unit, title_of
 
 
 class Events:

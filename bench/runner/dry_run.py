@@ -8,10 +8,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench.activity import activity_of
 from bench.config.spec import PlannedCell
 from bench.results.store import Folder, Store
-from bench.timings import Timings, said
+from bench.runner.eta import Timings, said
+from bench.runner.heartbeat import activity_of
 
 _HEADINGS = ("cell", "method", "dataset", "backbone", "seed", "state", "takes", "n/a")
 

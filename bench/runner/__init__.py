@@ -1,0 +1,1 @@
+"""Running cells: inputs, evaluation, limits, launchers, status."""
