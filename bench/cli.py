@@ -321,7 +321,7 @@ def results(out: Path | None, suite: str | None, fmt: str, plugins: tuple[Path, 
 def show(name: str, out: Path | None) -> None:
     """Show what is behind a cell's numbers: command, settings, environment, scores, prototypes."""
     from bench.core.paths import home as find_home
-    from bench.report.cell import show_cell
+    from bench.report.cell_page import show_cell
     from bench.results.store import Store
 
     store = Store(out or find_home())

@@ -49,7 +49,7 @@ def compare(
     Exit code 1: nothing could be compared.
     """  # noqa: D301 (click reads the character itself)
     from bench.core.paths import home as find_home
-    from bench.report import contest_text
+    from bench.report.renderers import contest_text
     from bench.results.stats.compare import compare as judge
     from bench.results.store import Store
 

@@ -61,7 +61,7 @@ def figure(
     """  # noqa: D301 (click reads the character itself)
     from bench.core.errors import RequestError
     from bench.core.paths import home as find_home
-    from bench.drawing import FORMATS
+    from bench.report.plots.figure import FORMATS
     from bench.results.store import Store
 
     home = find_home()
@@ -95,8 +95,8 @@ def figure(
 
 def _stored(name: str, store: Any, suite: str | None, stamp: str | None) -> list[Any]:
     # Without torch: these are drawn in a few seconds.
-    from bench.report.ablation import ablation
-    from bench.report.scatter import cost, interpretability
+    from bench.report.plots.ablation import ablation
+    from bench.report.plots.scatter import cost, interpretability
 
     return {"5": ablation, "interpretability": interpretability, "cost": cost}[name](store, suite, stamp)
 
@@ -114,8 +114,8 @@ def _shown(
 ) -> Any:
     """Drawings of prototypes, one after the other: a page is saved before the next one is drawn."""
     from bench.core import environment
-    from bench.figures import paper
-    from bench.figures.look import Viewer
+    from bench.report.prototypes import paper_figures
+    from bench.report.prototypes.viewer import Viewer
     from bench.results.asked_cells import asked
     from bench.runner.cell import Cell
     from bench.runner.progress import ConsoleProgress
@@ -130,16 +130,16 @@ def _shown(
 
     rows = {key: how[key] for key in ("classes", "columns", "shown")}
     if name in ("4", "6"):
-        yield {"4": paper.architectures, "6": paper.sizes}[name](cells, opened, **rows)
+        yield {"4": paper_figures.architectures, "6": paper_figures.sizes}[name](cells, opened, **rows)
     elif name == "7":
-        yield paper.intervention(cells, opened)
+        yield paper_figures.intervention(cells, opened)
     else:
-        for cell in sorted(chosen) or [paper.usual(cells).found.name]:
+        for cell in sorted(chosen) or [paper_figures.usual(cells).found.name]:
             viewer = opened(cell)
             if name == "8":
-                yield paper.overview(viewer, **how)
+                yield paper_figures.overview(viewer, **how)
             else:
-                yield from paper.pages(viewer, **how)
+                yield from paper_figures.pages(viewer, **how)
 
 
 def _tell(console: Console, drawing: Any, files: list[Path]) -> None:

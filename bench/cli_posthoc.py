@@ -74,8 +74,8 @@ def intervene(name: str, out: Path | None, data_root: Path | None, device: str, 
 
     from bench.core import environment
     from bench.core.paths import home as find_home
-    from bench.figures.case import clearest, draw_case
-    from bench.figures.look import readable
+    from bench.report.prototypes.intervention import clearest, draw_case
+    from bench.report.prototypes.viewer import readable
     from bench.results.store import Store
     from bench.runner.cell import Cell
     from bench.runner.intervene import intervene as look

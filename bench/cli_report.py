@@ -84,7 +84,7 @@ def _pages(
     device: str | None,
 ) -> None:
     from bench.core.errors import RequestError
-    from bench.report.site import write_site
+    from bench.report.html import write_site
 
     if device and not galleries:
         raise RequestError("--device is for --galleries; the rest of the report runs no model")
@@ -101,8 +101,8 @@ def _gallery(store: Any, device: str) -> Any:
     """What draws the prototypes of a cell, page by page."""
     from bench.core import environment
     from bench.core.paths import home as find_home
-    from bench.figures import paper
-    from bench.figures.look import Viewer
+    from bench.report.prototypes import paper_figures
+    from bench.report.prototypes.viewer import Viewer
     from bench.runner.cell import Cell
     from bench.runner.progress import ConsoleProgress
 
@@ -110,7 +110,7 @@ def _gallery(store: Any, device: str) -> Any:
     progress = ConsoleProgress(Console(stderr=True), quiet=True)
 
     def draw(cell: str) -> Iterator[Any]:
-        yield from paper.pages(Viewer(Cell(store, cell, find_home(), picked, progress)))
+        yield from paper_figures.pages(Viewer(Cell(store, cell, find_home(), picked, progress)))
 
     return draw
 

@@ -27,7 +27,7 @@ def live(home: Path, out: Path | None, uri: str | None, stamp: str, wanted: bool
     if not wanted or find_spec("mlflow") is None:
         yield
         return
-    from bench.tracking.follow import followed
+    from bench.report.mlflow.live import followed
 
     with followed(home, out, uri, stamp):
         yield
@@ -42,7 +42,7 @@ def mirror(store: Store, home: Path, stamp: str, uri: str | None, progress: Prog
     if find_spec("mlflow") is None:
         progress.note("mlflow is not installed: results are in the store only")
         return
-    from bench.tracking import Mirror
+    from bench.report.mlflow import Mirror
 
     try:
         counts = Mirror(home, uri).sync(store, [stamp], progress)
@@ -64,9 +64,9 @@ def sync(out: Path | None, uri: str | None, stamp: str | None, follow: bool, wit
     A mirror that was deleted, or never made, is built from the store alone.
     """
     from bench.core.paths import home as find_home
+    from bench.report.mlflow import Follower, until_end_of_input
     from bench.results.store import Store
     from bench.runner.progress import ConsoleProgress
-    from bench.tracking import Follower, until_end_of_input
 
     home = find_home()
     store = Store(out or home)
@@ -95,9 +95,9 @@ def ui(port: int, out: Path | None, uri: str | None) -> None:
     """
     from bench.contract import BenchError
     from bench.core.paths import home as find_home
+    from bench.report.mlflow import Follower, Mirror, address, serve
     from bench.results.store import Store
     from bench.runner.progress import ConsoleProgress
-    from bench.tracking import Follower, Mirror, address, serve
 
     home = find_home()
     store = Store(out or home)

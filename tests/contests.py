@@ -5,7 +5,7 @@ import io
 import numpy as np
 from rich.console import Console
 
-from bench.report import contest_text
+from bench.report.renderers import contest_text
 from bench.results.stats.compare import compare
 
 ACCURACY = {"accuracy": {"version": "1", "parameters": {}}}

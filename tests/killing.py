@@ -99,9 +99,9 @@ def main() -> None:
     sys.argv = ["bench", *arguments]
     sys.stdout = Heard(sys.stdout, killer)
     from bench.cli import main as command
-    from bench.tracking import follow
+    from bench.report.mlflow import live
 
-    follow.DELAY = 3600.0  # else, where this takes long, a process that is not killed does the mirroring
+    live.DELAY = 3600.0  # else, where this takes long, a process that is not killed does the mirroring
     sys.addaudithook(killer.hook)
     try:
         command()

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from stores import example_store
 
 from bench.cli import main
-from bench.report.scatter import cost
+from bench.report.plots.scatter import cost
 from bench.results.store import Store, write_json
 
 

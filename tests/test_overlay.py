@@ -2,7 +2,7 @@
 
 import torch
 
-from bench.overlay import heat, pictures, rgb, tinted, upsampled
+from bench.report.plots.overlay import heat, pictures, rgb, tinted, upsampled
 from metrics.peaks import interpolation_matrix, peaks
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from stores import StoreMaker
 
-from bench.tracking import Mirror
+from bench.report.mlflow import Mirror
 
 SCORES = {"accuracy": 90.0, "consistency": 70.0, "stability": 80.0}
 

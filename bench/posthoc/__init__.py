@@ -10,17 +10,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bench.posthoc.anyone.gallery import draw
     from bench.posthoc.wrap.api import decompose
     from bench.posthoc.wrap.classifier import PartPrototypeClassifier
     from bench.posthoc.wrap.serialization import load, save
+    from bench.report.prototypes.decomposition_gallery import draw
 
 __all__ = ["PartPrototypeClassifier", "decompose", "draw", "load", "save"]
 
 _HOMES = {
     "PartPrototypeClassifier": "bench.posthoc.wrap.classifier",
     "decompose": "bench.posthoc.wrap.api",
-    "draw": "bench.posthoc.anyone.gallery",
+    "draw": "bench.report.prototypes.decomposition_gallery",
     "load": "bench.posthoc.wrap.serialization",
     "save": "bench.posthoc.wrap.serialization",
 }

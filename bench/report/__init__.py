@@ -1,8 +1,8 @@
 """From the store to tables; nothing here looks at anything else."""
 
-from bench.report.block import Block
-from bench.report.comparison import comparison
-from bench.report.render import as_markdown, as_text, report, report_table
-from bench.report.tables import paper_table
+from bench.report.paper_tables.build import paper_table
+from bench.report.renderers.text import as_markdown, as_text, report, report_table
+from bench.report.run_table import comparison
+from bench.report.table import Block
 
 __all__ = ["Block", "as_markdown", "as_text", "comparison", "paper_table", "report", "report_table"]

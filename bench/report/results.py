@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.report.block import Block, Line
 from bench.report.chance import chance_warnings
-from bench.report.comparison import about_intervals, columns_of, mark_best
-from bench.report.facts import describe_block, distinguish
+from bench.report.provenance import describe_block, distinguish
+from bench.report.run_table import about_intervals, columns_of, mark_best
+from bench.report.table import Block, Line
 from bench.results.select import Bounds, Candidate, Comparable, Fit, comparable
 from bench.results.store import Store
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from bench.report.block import Entry
-from bench.report.paper import Published
+from bench.report.paper_tables.published import Published
+from bench.report.table import Entry
 
 Role = Literal["method", "summary", "reference", "control"]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.core.errors import RequestError
-from bench.report.comparison import Found
+from bench.report.run_table import Found
 from bench.results import naming
 from bench.results.grouping import text_of
 from bench.results.store import Store

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.core import registry
-from bench.report.block import Entry
-from bench.report.comparison import Found, as_entry, find, with_interval
-from bench.report.paper import PaperTable
+from bench.report.paper_tables.published import PaperTable
+from bench.report.run_table import Found, as_entry, find, with_interval
+from bench.report.table import Entry
 from bench.results import naming
 from bench.results.grouping import text_of, together
 from bench.results.precedence import precedence

@@ -11,8 +11,8 @@ from typing import Any
 
 from bench.core import registry
 from bench.core.errors import RequestError
-from bench.report.comparison import Found
-from bench.report.facts import protocol
+from bench.report.provenance import protocol
+from bench.report.run_table import Found
 from bench.results.precedence import precedence
 from bench.results.store import Store
 

@@ -12,9 +12,9 @@ import pytest
 from birds import QUICK, bench, environment, few_birds, interruptible
 from killing import STAGES
 
+from bench.report.mlflow import Mirror
+from bench.report.mlflow.mirror import first_calls
 from bench.results.store import Store
-from bench.tracking import Mirror
-from bench.tracking.mirror import first_calls
 
 KILLING = Path(__file__).resolve().parent.parent / "killing.py"
 MOMENTS = 30

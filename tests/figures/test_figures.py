@@ -10,13 +10,13 @@ from click.testing import CliRunner
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
-from bench import style
 from bench.cli import main
 from bench.contract import RequestError
-from bench.figures import paper
-from bench.figures.gallery import draw_class
-from bench.figures.look import Viewer, chosen_classes
-from bench.figures.panel import _apart
+from bench.report.plots import style
+from bench.report.prototypes import paper_figures
+from bench.report.prototypes.gallery import draw_class
+from bench.report.prototypes.panels import _apart
+from bench.report.prototypes.viewer import Viewer, chosen_classes
 from bench.results.asked_cells import asked
 from bench.results.store import Store
 from bench.runner.cell import Cell
@@ -194,7 +194,7 @@ def test_a_control_has_no_sources_and_no_verdict_about_predictions(store):
 
 
 def test_rows_for_each_number_of_prototypes(store):
-    drawing = paper.sizes(asked(store), lambda name: opened(store, name), columns=2)
+    drawing = paper_figures.sizes(asked(store), lambda name: opened(store, name), columns=2)
     assert drawing.cells == tuple(cell_of(store, "ours", k=k, refinement="lbfgs") for k in (3, 5))
     ((what, command),) = drawing.missing
     assert what == "k = 10"
@@ -204,7 +204,7 @@ def test_rows_for_each_number_of_prototypes(store):
 
 
 def test_architectures_say_what_sets_them_apart(store):
-    drawing = paper.architectures(asked(store), lambda name: opened(store, name), classes=["1"], columns=2)
+    drawing = paper_figures.architectures(asked(store), lambda name: opened(store, name), classes=["1"], columns=2)
     assert drawing.missing[0].command.endswith("--backbones resnet34,vit_b_32,coc_tiny --recipe demo")
     texts = [text.get_text() for axes in drawing.figure.axes for text in axes.texts]
     assert "tiny" in texts

@@ -13,7 +13,7 @@ from bench.contract import CellError, RequestError
 from bench.data.class_images import Pictures
 from bench.posthoc import decompose, draw, load
 from bench.posthoc.anyone.command import build, run
-from bench.posthoc.anyone.gallery import strongest
+from bench.report.prototypes.decomposition_gallery import strongest
 
 
 def test_drawings_are_of_plausible_size(tmp_path):

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from contests import ACCURACY, accuracy, drawn, shown
 
 from bench.cli import main
-from bench.report import contest_text
+from bench.report.renderers import contest_text
 from bench.results.stats.compare import compare
 
 

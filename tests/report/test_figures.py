@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from stores import StoreMaker, control, scores
 
-from bench import style
 from bench.core.errors import RequestError
-from bench.report.ablation import ablation
-from bench.report.marks import spread_out
+from bench.report.plots import style
+from bench.report.plots.ablation import ablation
+from bench.report.plots.axes import spread_out
 from bench.results.store import Store
 
 

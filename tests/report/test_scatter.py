@@ -9,8 +9,8 @@ import pytest
 from stores import StoreMaker, control, epoch, scores
 
 from bench.core.errors import RequestError
-from bench.drawing import Missing
-from bench.report.scatter import cost, interpretability
+from bench.report.plots.figure import Missing
+from bench.report.plots.scatter import cost, interpretability
 
 
 def marks(drawing, metric):

@@ -14,14 +14,14 @@ from paper_cells import on_cub, paper_store, scores
 from rich.console import Console
 from stores import StoreMaker
 
-import bench.report.sheet_latex
+import bench.report.renderers.latex
 import bench.results.naming
 from bench.contract import RequestError
 from bench.report import paper_table, report_table
-from bench.report.paper import TABLES
-from bench.report.sheet_csv import sheets_as_csv
-from bench.report.sheet_html import sheets_as_html
-from bench.report.sheet_latex import PREAMBLE, escape, sheets_as_latex
+from bench.report.paper_tables.published import TABLES
+from bench.report.renderers.csv import sheets_as_csv
+from bench.report.renderers.html import sheets_as_html
+from bench.report.renderers.latex import PREAMBLE, escape, sheets_as_latex
 from bench.results.store import Store
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -216,5 +216,5 @@ def test_latex_is_folded_where_a_page_is_too_narrow(store: Store) -> None:
 
 
 def test_examples() -> None:
-    assert doctest.testmod(bench.report.sheet_latex) == (0, 1)
+    assert doctest.testmod(bench.report.renderers.latex) == (0, 1)
     assert doctest.testmod(bench.results.naming) == (0, 1)

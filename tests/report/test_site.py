@@ -12,16 +12,16 @@ from paper_cells import paper_store
 from site_pages import Page, broken_links, read_site
 from stores import METRICS, SCHEDULE, StoreMaker, epoch, example_store
 
-import bench.report.site.curves
-import bench.report.site.folder
-import bench.report.site.words
+import bench.report.html.output_dir
+import bench.report.html.sparklines
+import bench.report.html.words
 from bench.cli import main
 from bench.contract import RequestError
+from bench.report.html import write_site
+from bench.report.html.output_dir import ReportFolder, file_name
+from bench.report.html.sparklines import panels
+from bench.report.html.warnings import cautions
 from bench.report.results import results
-from bench.report.site import write_site
-from bench.report.site.cautions import cautions
-from bench.report.site.curves import panels
-from bench.report.site.folder import ReportFolder, file_name
 from bench.results.select import candidates
 from bench.results.store import Store
 
@@ -354,7 +354,7 @@ def test_cautions_are_quiet_about_good_conditions(tmp_path: Path) -> None:
 
 
 def test_names_of_files() -> None:
-    for module in (bench.report.site.folder, bench.report.site.curves, bench.report.site.words):
+    for module in (bench.report.html.output_dir, bench.report.html.sparklines, bench.report.html.words):
         assert doctest.testmod(module).failed == 0
     names = ["ours", "Ours", "ours (k=5)", "ours  (k=5)", "..", "", "a" * 200, "a" * 201, "con/aux"]
     assert len({file_name(name) for name in names}) == len(names)

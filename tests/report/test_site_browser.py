@@ -10,7 +10,7 @@ from browser import PROGRAM, Browser
 from site_pages import read_site
 from stores import example_store
 
-from bench.report.site import write_site
+from bench.report.html import write_site
 
 pytestmark = [
     pytest.mark.slow,

@@ -12,10 +12,10 @@ from click.testing import CliRunner
 from site_pages import read_site
 from stores import StoreMaker
 
-import bench.report.site.commands
+import bench.report.html.commands
 from bench.cli import main
+from bench.report.html.verdicts import verdicts
 from bench.report.results import results
-from bench.report.verdicts import verdicts
 from bench.results.select import candidates
 
 METRICS = {name: {"version": "1", "parameters": {}} for name in ("accuracy", "stability")}
@@ -145,4 +145,4 @@ def test_a_report_of_one_run_stays_with_it_and_plugins_are_named_again(maker: St
 
 
 def test_examples() -> None:
-    assert doctest.testmod(bench.report.site.commands).failed == 0
+    assert doctest.testmod(bench.report.html.commands).failed == 0

@@ -7,9 +7,9 @@ from paper_cells import ACCURACY, CUB, TABLE_2, on_cub, on_imagenet, paper_store
 
 from bench.contract import RequestError
 from bench.report import paper_table
-from bench.report.paper import FILE, TABLES, published
+from bench.report.format import printed
+from bench.report.paper_tables.published import FILE, TABLES, published
 from bench.report.sheet import Field, Row, Sheet
-from bench.report.shown import printed
 
 
 def field(sheet: Sheet, row: str, column: str, group: str = "") -> Field:

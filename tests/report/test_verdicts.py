@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from stores import StoreMaker
 
+from bench.report.html import words
+from bench.report.html.verdicts import turned, verdicts, winner
 from bench.report.results import results
-from bench.report.site import words
-from bench.report.verdicts import turned, verdicts, winner
 from bench.results.select import candidates
 from bench.results.stats.compare import compare
 from bench.results.stats.tests import holm

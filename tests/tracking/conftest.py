@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.tracking import Mirror
+from bench.report.mlflow import Mirror
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,8 @@ from stores import FINISHED, STAMP, StoreMaker, epoch, example_store
 from tracked import SCORES, experiments, one, runs
 
 from bench.contract import RequestError
-from bench.tracking import Counts, Mirror
-from bench.tracking.cell import TrackedCell
+from bench.report.mlflow import Counts, Mirror
+from bench.report.mlflow.cell import TrackedCell
 
 
 def test_a_second_call_for_the_same_cells_makes_no_second_bars(home: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from tracked import one
 
 from bench.contract import BenchError, RequestError
-from bench.tracking import Mirror
+from bench.report.mlflow import Mirror
 
 
 @pytest.mark.parametrize("uri", ["mlruns", "file:///mlruns", "localhost:5000"])

@@ -7,8 +7,8 @@ from stores import FINISHED, StoreMaker, epoch
 from tracked import SCORES, one, runs
 
 from bench.core.resource_usage import COLUMNS
+from bench.report.mlflow import Counts, Follower, Mirror
 from bench.results.store import write_json
-from bench.tracking import Counts, Follower, Mirror
 
 
 def usage(folder: Path, rows: int) -> None:
@@ -79,7 +79,7 @@ def test_a_follower_writes_what_has_changed_and_tells_trouble_once(home: Path, m
     maker.finish(cell, SCORES)
     assert follower.finish() == Counts(created=2, updated=1)
     clock = [1000.0]
-    monkeypatch.setattr("bench.tracking.follow.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("bench.report.mlflow.live.time.monotonic", lambda: clock[0])
     nowhere = Follower(home, maker.store, "sqlite:////proc/nowhere/mlflow.db", said=said.append)
     for _ in range(2):
         nowhere.look()

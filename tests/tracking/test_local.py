@@ -13,10 +13,10 @@ from birds import QUICK, bench, few_birds
 from stores import METRICS, StoreMaker, epoch, example_store
 
 from bench.contract import RequestError
+from bench.report.mlflow import Mirror, serve
+from bench.report.mlflow.live import followed
+from bench.report.mlflow.server import create_database, import_mlflow
 from bench.results.store import write_json
-from bench.tracking import Mirror, serve
-from bench.tracking.follow import followed
-from bench.tracking.local import create_database, import_mlflow
 
 ROOT = Path(__file__).resolve().parent.parent
 ONE = {"accuracy": METRICS["accuracy"]}
@@ -103,7 +103,7 @@ def test_two_processes_open_a_fresh_mirror_at_once(tmp_path: Path) -> None:
         folder.mkdir()
     example_store(home)
     code = (
-        "import sys; from pathlib import Path; from bench.results.store import Store; from bench.tracking import Mirror\n"
+        "import sys; from pathlib import Path; from bench.results.store import Store; from bench.report.mlflow import Mirror\n"
         "home = Path(sys.argv[1]); print(Mirror(home).sync(Store(home)))"
     )
     command = [sys.executable, "-c", code, str(home)]
@@ -148,7 +148,7 @@ def test_sixteen_cells_that_are_written_into_a_fresh_database_at_once_all_arrive
 @pytest.mark.slow
 def test_who_follows_a_run_shows_curves_and_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("mlflow")
-    monkeypatch.setattr("bench.tracking.follow.DELAY", 0.0)
+    monkeypatch.setattr("bench.report.mlflow.live.DELAY", 0.0)
     home = tmp_path / "my home"
     maker = StoreMaker(home)
     cell = maker.cell("ours")
@@ -244,7 +244,7 @@ def test_the_server_shows_runs_and_ends_on_interrupt(tmp_path: Path, monkeypatch
     (run,) = (path.parent.parent.name for path in home.glob("mlartifacts/**/report.md"))
     port = free_port()
     code = (
-        "import sys; from pathlib import Path; from bench.tracking import serve\n"
+        "import sys; from pathlib import Path; from bench.report.mlflow import serve\n"
         "sys.exit(serve(Path(sys.argv[1]), port=int(sys.argv[2])))"
     )
     log = tmp_path / "log.txt"

@@ -6,8 +6,8 @@ from pathlib import Path
 from stores import FINISHED, METRICS, SCHEDULE, STAMP, StoreMaker, example_store
 from tracked import SCORES, artifacts, experiments, one, runs
 
-from bench.tracking import Counts, Mirror, address
-from bench.tracking.cell import TrackedCell
+from bench.report.mlflow import Counts, Mirror, address
+from bench.report.mlflow.cell import TrackedCell
 
 
 def test_every_finished_cell_is_a_run_under_its_invocation(home: Path) -> None:

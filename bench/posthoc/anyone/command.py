@@ -19,11 +19,11 @@ import bench.models  # noqa: F401 - lets torchvision be imported beside a CPU bu
 from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Progress, RequestError
 from bench.data.class_images import Pictures
 from bench.models.weights import read
-from bench.posthoc.anyone.gallery import draw
 from bench.posthoc.decompose_class import DecompositionConfig
 from bench.posthoc.wrap.api import decompose
 from bench.posthoc.wrap.feature_store import Precision
 from bench.posthoc.wrap.serialization import load, save
+from bench.report.prototypes.decomposition_gallery import draw
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.core import registry
 from bench.core.errors import RequestError
-from bench.report.comparison import FIRST, Found
+from bench.report.run_table import FIRST, Found
 from bench.results.sides import Side, chosen_cells, sides
 from bench.results.stats.bootstrap import RESAMPLES
 from bench.results.stats.contest import Comparison, Contest, Ranking, Tally

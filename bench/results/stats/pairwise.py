@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.report.comparison import Found
+from bench.report.run_table import Found
 from bench.results.sides import Side, apart, conditions
 from bench.results.stats.bootstrap import NoInterval, Sample, difference
 from bench.results.stats.contest import Comparison

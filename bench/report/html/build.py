@@ -1,0 +1,248 @@
+"""The report of a store: which pages there are, what each of them needs, and where it lies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+import bench
+from bench.core import registry
+from bench.report.chance import beyond_chance
+from bench.report.html import filters, words
+from bench.report.html.cell_page import CellPage
+from bench.report.html.commands import Commands
+from bench.report.html.figures import Illustration, Picture, saved, stored_figures
+from bench.report.html.output_dir import ReportFolder, file_name
+from bench.report.html.verdicts import verdicts
+from bench.report.html.warnings import cautions
+from bench.report.paper_tables.build import paper_table
+from bench.report.paper_tables.published import TABLES
+from bench.report.renderers.html import sheet_fragment
+from bench.report.results import Result, results
+from bench.report.sheet import Sheet
+from bench.results.select import Candidate, candidates
+from bench.results.store import Store
+
+_HERE = Path(__file__).parent / "templates"
+_ASSETS = ("style.css", "report.js")
+
+
+@dataclass
+class MethodPage:
+    """All that a report has about one method, whatever its settings.
+
+    Attributes:
+        name: in the catalogue.
+        role: method, reference or control.
+        summary: a line about it; empty where the catalogue does not know it.
+        cells: newest first.
+        gallery: pictures of its prototypes.
+        problems: why there are not more of them.
+    """
+
+    name: str
+    role: str
+    summary: str
+    cells: list[Candidate] = field(default_factory=list)
+    gallery: list[Illustration] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        """Path in the folder."""
+        return f"methods/{file_name(self.name)}.html"
+
+
+def write_site(
+    store: Store,
+    folder: Path,
+    stamp: str | None = None,
+    suite: str | None = None,
+    intervals: bool = False,
+    most: int | None = None,
+    draw: Callable[[str], Iterable[Picture]] | None = None,
+    plugins: Sequence[Path] = (),
+) -> Path:
+    """Write the report; what it says comes from stored numbers alone.
+
+    Args:
+        store: where the results lie; it may be empty.
+        folder: for the pages: new, empty, or of an earlier report, which is replaced.
+        stamp: of one run; by default all cells of the store.
+        suite: of which the newest run is taken.
+        intervals: whether all values get their 95 % intervals, not only differences.
+        most: statistical tests to make, however long they take; by default what some seconds are enough for.
+        draw: hands out pictures of a cell's prototypes; by default there are none, for they need model and images.
+        plugins: files that commands on the pages have to be given too.
+
+    Returns:
+        The page to open.
+
+    Raises:
+        RequestError: where the run is not known, or the folder holds something else.
+    """
+    cells = candidates(store, stamp, suite)
+    target = ReportFolder(folder)
+    Site(store, cells, target, stamp, suite, intervals, most, plugins).write(draw)
+    target.finish()
+    return folder / "index.html"
+
+
+class Site:
+    """The pages of one report.
+
+    Args:
+        store: where the results lie.
+        cells: of the report, newest first.
+        target: where pages go.
+        stamp: of one run, for the paper's tables.
+        suite: the same.
+        intervals: whether values get intervals.
+        most: tests to make.
+        plugins: files for the commands on the pages.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        cells: Sequence[Candidate],
+        target: ReportFolder,
+        stamp: str | None,
+        suite: str | None,
+        intervals: bool,
+        most: int | None,
+        plugins: Sequence[Path],
+    ) -> None:
+        self._store, self._cells, self._target = store, cells, target
+        self._which = (stamp, suite, intervals)
+        self._results = results(store, cells, intervals)
+        self._places = verdicts(store, self._results, most)
+        there = {one.found.name for one in cells}
+        self._runs = {
+            when: content for when, content in reversed(store.invocations().items()) if there & set(content["cells"])
+        }
+        self._methods = self._method_pages()
+        # Names, reasons and settings come from users and plugins: everything is escaped.
+        self._pages = Environment(
+            loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+            undefined=StrictUndefined,
+        )  # fmt: skip
+        self._pages.filters.update(breakable=breakable)
+        self._pages.globals.update(
+            value=filters.value, ends=filters.ends, verdict=filters.verdict, reach=filters.reach, p_value=filters.p_value,
+            minus=filters.minus, notes_of=filters.notes_of, between=words.between, status=status,
+            commands=Commands(store, cells, stamp, suite, plugins).of,
+            addresses=self._addresses(), version=bench.__version__, methods=list(self._methods.values()),
+        )  # fmt: skip
+
+    def write(self, draw: Callable[[str], Iterable[Picture]] | None) -> None:
+        """All pages and files; ``draw`` hands out pictures of a cell's prototypes."""
+        for name in _ASSETS:
+            self._target.write(f"assets/{name}", (_HERE / name).read_text(encoding="utf-8"))
+        stamp, suite, intervals = self._which
+        figures, undrawn = stored_figures(self._target, self._store, suite, stamp) if self._cells else ([], [])
+        tables, unmeasured = self._tables()
+        self._page(
+            "index.html", "index",
+            cautions=cautions(self._results, self._cells), results=self._results, places=self._places,
+            beyond=[beyond_chance(result.block) for result in self._results], figures=figures, undrawn=undrawn,
+            cells=self._cells, runs=self._runs,
+        )  # fmt: skip
+        every = filters.every(self._places)
+        self._page("comparisons.html", "comparisons", every=every, facts=filters.explanations(every))
+        self._page("tables.html", "tables", tables=tables, unmeasured=unmeasured)
+        self._page("cells.html", "cells", cells=self._cells, runs=self._runs)
+        addresses = self._addresses()
+        for one in self._cells:
+            stamps = [when for when, content in self._runs.items() if one.found.name in content["cells"]]
+            cell = CellPage(self._store, one, stamps, intervals)
+            self._page(addresses[one.found.name], "cell", page=cell, runs=self._runs, intervals=intervals)
+        # Last, for galleries take long: what is above can be read meanwhile.
+        for page in self._methods.values():
+            if draw is not None and page.role != "control":
+                self._draw_gallery(page, draw)
+            own = filters.seen_from(every, {one.label for one in page.cells})
+            self._page(page.address, "method", page=page, rows=self._rows_of(page), every=own)
+
+    def _page(self, name: str, template: str, **context: Any) -> None:
+        root = "../" * name.count("/")
+        text = self._pages.get_template(f"{template}.html").render(root=root, here=name, **context)
+        self._target.write(name, text)
+
+    def _draw_gallery(self, page: MethodPage, draw: Callable[[str], Iterable[Picture]]) -> None:
+        """A finished cell on each data set: one that has its model, as the method comes, most measured, the newest."""
+        done = [one for one in page.cells if one.found.outcome is not None]
+        done.sort(key=lambda one: ("exported" in one.found.written, not one.plain, -len(one.found.spec["metrics"])))
+        chosen: dict[str, Candidate] = {}
+        for one in done:
+            chosen.setdefault(str(one.found.spec["dataset"]), one)
+        for name in (one.found.name for one in chosen.values()):
+            own, problem = saved(self._target, lambda name=name: draw(name), f"galleries/{file_name(name)}", "webp")
+            page.gallery += own
+            page.problems += [f"cell {name}: {problem}"] if problem else []
+
+    def _addresses(self) -> dict[str, str]:
+        """Path of the page of each cell."""
+        return {one.found.name: f"cells/{file_name(one.found.name)}.html" for one in self._cells}
+
+    def _method_pages(self) -> dict[str, MethodPage]:
+        known = registry.names("methods")
+        pages: dict[str, MethodPage] = {}
+        for one in self._cells:
+            name = str(one.found.spec["method"])
+            summary = known[name].summary if name in known else ""
+            pages.setdefault(name, MethodPage(name, str(one.found.written["role"]), summary)).cells.append(one)
+        order = [*known, *sorted(pages)]
+        roles = ("method", "reference", "control")
+        return dict(sorted(pages.items(), key=lambda item: (
+            roles.index(item[1].role) if item[1].role in roles else len(roles), order.index(item[0]))))  # fmt: skip
+
+    def _rows_of(self, page: MethodPage) -> list[tuple[Result, list[Any]]]:
+        """The tables in which the method stands, with its rows alone."""
+        found = []
+        for result in self._results:
+            rows = [(line, fit) for line, fit in result.rows if fit.spec["method"] == page.name]
+            if rows:
+                found.append((result, rows))
+        return found
+
+    def _tables(self) -> tuple[list[tuple[str, Markup]], list[tuple[int, str]]]:
+        """The paper's tables that have a measured number, as fragments, and the titles of the others."""
+        found, unmeasured = [], []
+        if not self._cells:
+            return [], [(number, table.title) for number, table in TABLES.items()]
+        for number, table in TABLES.items():
+            sheets = paper_table(self._store, number, *self._which)
+            measured = [sheet for sheet in sheets if _is_measured(sheet)]
+            for place, sheet in enumerate(measured):
+                fragment = Markup(sheet_fragment(sheet, f"-{place}" if place else ""))
+                found.append((sheet.title, fragment))
+            if not measured:
+                unmeasured.append((number, table.title))
+        return found, unmeasured
+
+
+def status(one: Candidate) -> tuple[str, str]:
+    """What became of a cell: a word for style, and words for people."""
+    if one.found.outcome is not None:
+        return "done", "done"
+    failure = one.found.failure
+    if failure is None:
+        return "missing", "not finished"
+    return ("oom", "out of memory") if failure["status"] == "oom" else ("failed", "failed")
+
+
+def breakable(name: str) -> Markup:
+    """A dotted name that may be broken behind dots and underscores, where a screen is narrow."""
+    return Markup(re.sub(r"([._])", r"\1<wbr>", str(escape(name))))
+
+
+def _is_measured(sheet: Sheet) -> bool:
+    return any(field.entry is not None and field.entry.status not in ("n/a", "missing")
+               for row in sheet.rows for field in row.fields)  # fmt: skip

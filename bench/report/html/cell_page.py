@@ -1,0 +1,134 @@
+"""What a page says about one cell."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bench.report.cell_facts import (
+    about_the_fit,
+    computed_with,
+    flatten,
+    plain,
+    prototype_tables,
+    repeating,
+    score_rows,
+    settings_of,
+    short,
+)
+from bench.report.html.sparklines import Panel, panels
+from bench.results.select import Candidate
+from bench.results.stats.intervals import with_intervals
+from bench.results.store import Store
+
+_MOST_ROWS = 50
+_LAST_LINES = 30
+_LONGEST = 4000
+
+
+class CellPage:
+    """One cell, read from the store when the page is written.
+
+    Args:
+        store: where it lies.
+        cell: which one.
+        stamps: of the runs that asked for it.
+        intervals: whether its values get their 95 % intervals.
+    """
+
+    def __init__(self, store: Store, cell: Candidate, stamps: list[str], intervals: bool) -> None:
+        self._store, self._intervals = store, intervals
+        self.cell, self.stamps = cell, stamps
+        self.name, self.spec, self.written = cell.found.name, cell.found.spec, cell.found.written
+        self._folder = store.cell(self.name)
+
+    @property
+    def title(self) -> str:
+        """Method, data set, backbone and seed."""
+        parts = (self.written["label"], self.spec["dataset"], self.spec["backbone"] or "", f"seed {self.spec['seed']}")
+        return " · ".join(part for part in parts if part)
+
+    @property
+    def failure(self) -> dict[str, Any] | None:
+        """Why the last attempt ended, where it failed."""
+        return self.cell.found.failure
+
+    @property
+    def scores(self) -> list[tuple[str, ...]]:
+        """Rows under ``cell_facts.SCORES``."""
+        if self.cell.found.outcome is None:
+            return []
+        rows = with_intervals(self._store, self._store.rows([self.name])) if self._intervals else []
+        return score_rows(self.written, self.cell.found.outcome, rows)
+
+    @property
+    def settings(self) -> list[tuple[str, str]]:
+        """What it is, under the names that ``--set`` takes; the changed ones are not told apart here."""
+        return [(name, plain(value)) for name, value in settings_of(self.spec).items()]
+
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """About the fit."""
+        outcome = self.cell.found.outcome
+        return [(name, plain(value)) for name, value in about_the_fit(outcome).items()] if outcome else []
+
+    @property
+    def environment(self) -> list[tuple[str, str]]:
+        """What it was computed with."""
+        outcome = self.cell.found.outcome
+        return [(name, plain(value)) for name, value in computed_with(outcome).items()] if outcome else []
+
+    @property
+    def usage(self) -> list[tuple[str, str]]:
+        """What it took of the machine, all attempts together."""
+        outcome = self.cell.found.outcome or {}
+        return [(name, plain(value)) for name, value in flatten(outcome.get("usage", {})).items()]
+
+    @property
+    def repeat(self) -> str:
+        """The command that computes it again, from nothing."""
+        outcome = self.cell.found.outcome
+        return repeating(self._folder.path.resolve(), outcome) if outcome else ""
+
+    @property
+    def curves(self) -> list[tuple[str, list[Panel], str]]:
+        """The trainings that are on record: title, panels, and what is wrong with the file.
+
+        They are the method's own, and that of the black box that it started from.
+        """
+        own = [self._folder.path / part / "history.json" for part in ("result", "work", "resume")]
+        files = {"Training": next((file for file in own if file.is_file()), own[0])}
+        box = str(self.written.get("black_box_id") or "")
+        if box and Path(box).name == box:
+            files["Training of its black box"] = self._store.root / "blackboxes" / box / "result" / "history.json"
+        return [(title, *_history(file)) for title, file in files.items() if file.is_file()]
+
+    @property
+    def prototypes(self) -> list[tuple[str, list[str], list[list[str]], int]]:
+        """Per-prototype tables: metric, header, rows that are shown, and how many there are."""
+        return [
+            (file.name.split(".")[0], list(rows[0]), [[short(value) for value in row.values()] for row in rows], count)
+            for file, (rows, count) in prototype_tables(self._folder.result, _MOST_ROWS).items()
+            if rows
+        ]
+
+    @property
+    def log(self) -> str:
+        """The last lines of an unfinished cell's log."""
+        file = self._folder.work / "log.txt"
+        if self.cell.found.outcome is not None or not file.is_file():
+            return ""
+        lines = file.read_text(errors="replace").splitlines()
+        return "\n".join(lines[-_LAST_LINES:])[-_LONGEST:]
+
+
+def _history(file: Path) -> tuple[list[Panel], str]:
+    """The curves of a file, or why there are none; one broken file must not cost the whole report."""
+    try:
+        rows: Any = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        return [], f"{file.name} cannot be read: {error}"
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        return [], f"{file.name} is not a list of epochs"
+    return panels(rows), ""

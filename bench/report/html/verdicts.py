@@ -1,0 +1,161 @@
+"""What the statistics support about a store's results: against the black box, against chance, between methods."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from typing import Literal
+
+from bench.report.results import Result
+from bench.report.run_table import FIRST
+from bench.report.table import Column, Entry
+from bench.results.select import Fit
+from bench.results.sides import Side, view_of
+from bench.results.stats.compare import corrected_over_all
+from bench.results.stats.contest import Comparison
+from bench.results.stats.pairwise import Judge
+from bench.results.store import Store
+
+MOST = 300
+"""Tests in a report: Holm's correction makes more of them less powerful."""
+MOST_UNITS = 100_000
+"""Images and classes that are swapped in all tests together: what some seconds are enough for."""
+
+Question = Literal["black box", "chance", "methods"]
+QUESTIONS: tuple[Question, ...] = ("black box", "chance", "methods")
+
+
+@dataclass(frozen=True)
+class Left:
+    """A comparison that was left out."""
+
+    first: Fit
+    second: Fit
+    metric: str
+
+
+@dataclass
+class Place:
+    """A data set, seen in one way, with a backbone: where methods stand side by side.
+
+    Attributes:
+        title: of the table that it belongs to.
+        backbone: name.
+        methods: labels, in the table's order.
+        metrics: that are compared, left to right.
+        found: the comparisons, question by question; the first method of each is the one that is asked about.
+        left: the comparisons that were left out, question by question.
+    """
+
+    title: str
+    backbone: str
+    methods: list[str]
+    metrics: list[Column]
+    found: dict[Question, list[Comparison]] = field(default_factory=lambda: {name: [] for name in QUESTIONS})
+    left: dict[Question, list[Left]] = field(default_factory=lambda: {name: [] for name in QUESTIONS})
+
+    def of(self, question: Question, method: str, metric: str) -> Comparison | None:
+        """The comparison of a method with the black box or with chance, where there is one."""
+        own = [one for one in self.found[question] if one.methods[0] == method and one.metric == metric]
+        return own[0] if own else None
+
+
+def winner(one: Comparison) -> int | None:
+    """Which of the two is better, as far as that is shown: 0, 1, or ``None``."""
+    for place, method in enumerate(one.methods):
+        if one.verdict in (f"{method} better", f"{method} higher"):
+            return place
+    return None
+
+
+def turned(one: Comparison) -> Comparison:
+    """The same comparison, the second method first."""
+    return replace(
+        one,
+        methods=one.methods[::-1],
+        values=one.values[::-1],
+        spreads=one.spreads[::-1],
+        seeds=one.seeds[::-1],
+        difference=None if one.difference is None else -one.difference,
+        low=None if one.high is None else -one.high,
+        high=None if one.low is None else -one.low,
+    )
+
+
+def verdicts(store: Store, results: Sequence[Result], most: int | None = None) -> list[Place]:
+    """Answer three questions in every place, with p values corrected over all tests of a question, in all places.
+
+    Each method is compared with the black box in accuracy, with the best content-free control of each metric in that
+    metric, and with every other method. Methods with changed settings are not compared with each other.
+
+    Args:
+        store: where the per-item tables lie.
+        results: all tables.
+        most: tests to make, however long they take; by default as many as :data:`MOST` and :data:`MOST_UNITS` allow.
+            Methods as they come are first, with the questions in the order above, so that it is methods with changed
+            settings that are left out, and only then pairs of methods.
+    """
+    judge = Judge(store)
+    places: list[Place] = []
+    asked: list[tuple[Place, Question, Fit, Fit, str]] = []
+    for result in results:
+        for place, own in _places(result):
+            places.append(place)
+            asked += [(place, *one) for one in own]
+    asked.sort(key=lambda one: (not one[2].first.plain, QUESTIONS.index(one[1])))
+    tested: list[tuple[Place, Question, Comparison]] = []
+    tests = units = 0
+    for place, question, first, second, metric in asked:
+        if tests >= (MOST if most is None else most) or (most is None and units >= MOST_UNITS):
+            place.left[question].append(Left(first, second, metric))
+            continue
+        for one in judge.pair([_side(first)], [_side(second)], [metric]):
+            tested.append((place, question, one))
+            tests += one.p is not None
+            units += one.units or 0
+    for question in QUESTIONS:
+        own = [(place, one) for place, about, one in tested if about == question]
+        for (place, _), one in zip(own, corrected_over_all([one for _, one in own]), strict=True):
+            place.found[question].append(one)
+    return places
+
+
+def _places(result: Result) -> Iterator[tuple[Place, list[tuple[Question, Fit, Fit, str]]]]:
+    columns = [column for column in result.block.columns if column.metric in FIRST]
+    controls = [(line.entries, fit) for line, fit in result.rows if line.role == "control"]
+    for backbone in dict.fromkeys(line.backbone for line in result.block.lines if line.backbone):
+        rows = [(line, fit) for line, fit in result.rows if line.backbone == backbone]
+        methods = [(line, fit) for line, fit in rows if line.role == "method"]
+        asked: list[tuple[Question, Fit, Fit, str]] = []
+        for line, fit in methods:
+            for column in columns:
+                if line.entries[column.metric].value is None:
+                    continue
+                rivals: list[tuple[Question, Fit]] = []
+                if column.metric == "accuracy":
+                    rivals += [("black box", other) for own, other in rows
+                               if own.role == "reference" and own.entries["accuracy"].value is not None]  # fmt: skip
+                best = _best(controls, column)
+                rivals += [("chance", best)] if best is not None else []
+                asked += [(question, fit, other, column.metric) for question, other in rivals]
+        plain = [(line, fit) for line, fit in methods if fit.first.plain]
+        for column in columns:
+            there = [fit for line, fit in plain if line.entries[column.metric].value is not None]
+            asked += [("methods", one, two, column.metric) for one, two in combinations(there, 2)]
+        if methods:
+            yield Place(result.block.title, backbone, [line.label for line, _ in methods], columns), asked
+
+
+def _best(controls: Sequence[tuple[dict[str, Entry], Fit]], column: Column) -> Fit | None:
+    """The control that needs no content to do best; it is the hardest one to beat."""
+    known = [(entries[column.metric].value, fit) for entries, fit in controls]
+    there = [(value, fit) for value, fit in known if value is not None]
+    sign = 1 if column.higher_is_better else -1
+    return max(there, key=lambda pair: sign * pair[0])[1] if there else None
+
+
+def _side(fit: Fit) -> Side:
+    spec = fit.spec
+    cells = tuple(one.found for one in fit.speaking)
+    return Side(fit.label, str(spec["dataset"]), fit.backbone, view_of(spec), cells)

@@ -1,0 +1,56 @@
+"""Figures of a comparison: the scores of all methods side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from bench.report.table import Block
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_COLOURS = {"method": "#2b6cb0", "reference": "#4a5568", "control": "#c0c7d1"}
+
+
+def chart(blocks: Sequence[Block]) -> Iterator[tuple[str, Figure]]:
+    """For each table a figure with a panel per metric: mean over the seeds, standard deviation as a whisker.
+
+    Args:
+        blocks: the tables.
+
+    Yields:
+        Name and figure; none for a table without any value.
+    """
+    from matplotlib.figure import Figure
+
+    for number, block in enumerate(blocks, 1):
+        columns = [
+            column
+            for column in block.columns
+            if any(line.entries[column.metric].value is not None for line in block.lines)
+        ]
+        if not columns:
+            continue
+        figure = Figure(figsize=(1.5 + 2.3 * len(columns), 1.2 + 0.32 * len(block.lines)), layout="constrained")
+        panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+        names = [f"{line.name}, {line.backbone}" if line.backbone else line.name for line in block.lines]
+        for panel, column in zip(panels, columns, strict=True):
+            entries = [line.entries[column.metric] for line in block.lines]
+            panel.barh(
+                range(len(names)),
+                [math.nan if entry.value is None else entry.value for entry in entries],
+                xerr=[entry.spread or 0.0 for entry in entries],
+                color=[_COLOURS.get(line.role, "#2b6cb0") for line in block.lines],
+                error_kw={"elinewidth": 1},
+            )
+            panel.set_yticks(range(len(names)), names)
+            panel.set_xlabel(column.unit or "value")
+            panel.set_title(f"{column.metric} {'↑' if column.higher_is_better else '↓'}", fontsize="small")
+            if column.unit == "%":
+                panel.set_xlim(0, 100)
+            panel.spines[["top", "right"]].set_visible(False)
+        panels[0].invert_yaxis()
+        figure.suptitle(block.title)
+        yield (f"scores-{number}" if len(blocks) > 1 else "scores"), figure

@@ -1,0 +1,237 @@
+"""The paper's tables from the store: which sheets there are, what is said under them, and what is missing."""
+
+from __future__ import annotations
+
+import shlex
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench.core import registry
+from bench.core.errors import RequestError
+from bench.report.paper_tables.axioms import axioms
+from bench.report.paper_tables.methods import by_backbone, is_prior
+from bench.report.paper_tables.published import SOURCE, TABLES, PaperTable, published
+from bench.report.paper_tables.refinement import place, refinement, stage
+from bench.report.paper_tables.scale import accuracies, memory
+from bench.report.provenance import describe_block, distinguish, fewer_seeds
+from bench.report.run_table import about_intervals
+from bench.report.sheet import Field, Row, Sheet
+from bench.results.select import Bounds, Comparable, Selection, select
+from bench.results.store import Store
+
+
+def paper_table(
+    store: Store, number: int, stamp: str | None = None, suite: str | None = None, intervals: bool = False
+) -> list[Sheet]:
+    """One table of the paper, with the paper's numbers beside what the store has.
+
+    Args:
+        store: where the results lie.
+        number: 1 to 6.
+        stamp: of one run; by default the newest cells of the whole store.
+        suite: of which the newest run is taken.
+        intervals: whether measured values get their 95 % intervals.
+
+    Returns:
+        One sheet for each group of cells that may be compared, those about the paper's images first, then the newest;
+        the paper's numbers alone where nothing was measured.
+
+    Raises:
+        RequestError: for another number, or where the run is not known.
+    """
+    if number not in TABLES:
+        raise RequestError(f"the paper has no table {number}: write --table 1 to 6")
+    table = TABLES[number]
+    bounds = Bounds(store) if intervals else None
+    selection = select(store, table, stamp, suite, bounds, place if number == 4 else None)
+    groups = sorted(selection.groups, key=lambda group: not _same_images(table, group))
+    specs = [group.spec for group in groups]
+    titles = distinguish(specs, [group.definitions for group in groups])
+    sheets = [
+        _sheet(store, table, group, f"{table.title}, measured on {title}", selection)
+        for title, group in zip(titles, groups, strict=True)
+    ]
+    if bounds is not None:
+        sheets = [replace(sheet, facts=(*sheet.facts, *about_intervals(bounds.kinds))) for sheet in sheets]
+    if not sheets:
+        sheets = [_sheet(store, table, None, table.title, selection)]
+    if number == 3:
+        found = memory(store, table)
+        sheets += found
+        if not found:
+            missing = "no memory measured: python -m bench scale --classes 1000 --batch 1 --memory-limit 24GiB"
+            sheets[0] = replace(sheets[0], missing=(*sheets[0].missing, missing))
+    return sheets
+
+
+def _same_images(table: PaperTable, group: Comparable | None) -> bool:
+    """Whether the cells are about the paper's images, as far as counts tell; the axioms need none in particular."""
+    return group is None or table.images is None or group.images in (None, table.images)
+
+
+def _sheet(store: Store, table: PaperTable, group: Comparable | None, title: str, selection: Selection) -> Sheet:
+    notes: list[str] = []
+    same = _same_images(table, group)
+    stub = {3: "", 4: "prototypes per class"}.get(table.number, "method")
+    if table.number == 1:
+        headings, rows, warnings = axioms(table, group, notes)
+    elif table.number == 3:
+        headings, rows, warnings = accuracies(table, group, same, notes)
+    elif table.number == 4:
+        headings, rows, warnings = refinement(table, group, same, notes)
+    else:
+        headings, rows, warnings = by_backbone(table, group, same, notes)
+    return Sheet(
+        table.number,
+        title,
+        stub,
+        headings,
+        tuple(rows),
+        tuple(notes),
+        (*cautions(table, group), *warnings),
+        tuple(_facts(table, group, selection, rows)),
+        tuple(_missing(store, table, group)),
+    )
+
+
+def cautions(table: PaperTable, group: Comparable | None) -> list[str]:
+    """How the measured numbers differ in kind from the paper's."""
+    if group is None:
+        return []
+    found = []
+    if not _same_images(table, group) and table.images and group.images:
+        here, there = (f"{train} training and {test} test images" for train, test in (group.images, table.images))
+        found.append(f"Not the paper's images: {here} here, {there} there; no differences are given.")
+    recipes = sorted({one.found.written["recipe"] for fit in group.fits for one in fit.candidates})
+    if any(recipe != "published" for recipe in recipes):
+        found.append(f"Not the papers' settings: recipe {' and '.join(recipes)}.")
+    if table.whole and group.spec["protocol"].get("crop") == "bbox":
+        found.append("Not the paper's protocol: its images are whole, these are cut to the object.")
+    return found
+
+
+def _facts(table: PaperTable, group: Comparable | None, selection: Selection, rows: Sequence[Row]) -> list[str]:
+    facts = []
+    if group is not None:
+        specs = [one.found.spec for fit in group.fits for one in fit.candidates]
+        definitions = [group.definitions[metric] for metric in table.metrics if metric in group.definitions]
+        fewer = fewer_seeds(
+            [(fit.label, fit.backbone, {one.found.spec["seed"] for one in fit.candidates}) for fit in group.fits]
+        )
+        facts = describe_block(definitions, specs, group.outcomes, spread=table.number != 1, fewer=fewer)
+        stamps = {one.stamp for fit in group.fits for one in fit.candidates}
+        facts.append(f"runs: {len(stamps)}, the newest {max(stamps) or 'not recorded'}")
+        if group.older:
+            cells = f"{group.older} cell{'s' * (group.older > 1)}"
+            facts.append(f"left out: {cells} of older runs: unfinished, or in settings that a newer run replaced")
+    for reason, count in selection.left_out.items():
+        facts.append(f"left out: {count} cell{'s' * (count > 1)} {reason} (--suite or --run shows all of a run)")
+    if table.number == 1:
+        tick = "✓: the residual behind it is at most the metric's tolerance; ×: it is above"
+        facts.append(f"{tick}; the paper argues its ticks and measures none")
+    if any(row.role == "summary" for row in rows):
+        said = {
+            "measured": [row.name for row in rows if _is_prior(row) and any(_measured(one) for one in row.fields)],
+            "published": [row.name for row in rows if _is_prior(row) and any(one.published for one in row.fields)],
+        }
+        among = [f"{kind} among {', '.join(names)}" for kind, names in said.items() if names]
+        facts.append(f"best prior: the best of the rows that are not ours, {'; '.join(among)}")
+    differs = any(one.difference is not None for row in rows for one in row.fields)
+    facts.append(f"paper: {SOURCE}, {table.place}{'; difference: measured less published' * differs}")
+    return facts
+
+
+def _is_prior(row: Row) -> bool:
+    return row.role == "method" and is_prior(row.name)
+
+
+def _measured(field: Field) -> bool:
+    return field.entry is not None and field.entry.value is not None
+
+
+def _missing(store: Store, table: PaperTable, group: Comparable | None) -> list[str]:
+    found = []
+    if group is None:
+        suite = f"python -m bench run --suite table{table.number}"
+        return [
+            f"nothing is measured yet: {suite} --data-root DIR",
+            f"on small data: {suite}_small --data-root DIR --weights mobilenet_v2=FILE",
+        ]
+    again: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for fit in group.fits:
+        deciding = {one.found.name: one for metric in table.metrics for one in fit.deciding(metric)}
+        for one in deciding.values():
+            failure = one.found.failure
+            # Out of memory is a result, as in the paper.
+            nothing_to_do = not one.found.spec["metrics"] or (failure is not None and failure["status"] == "oom")
+            if one.found.outcome is None and not nothing_to_do:
+                spec, state = one.found.spec, "failed" if failure else "not finished"
+                where = f", {fit.backbone}" if fit.backbone else ""
+                again[state, one.command].append(f"{fit.label}{where}, seed {spec['seed']}")
+    for (state, command), cells in again.items():
+        found.append(f"{state} ({'; '.join(cells)}): {command}")
+    found += _not_run(store, table, group)
+    methods = list(dict.fromkeys(one.method for one in published(2 if table.number == 1 else table.number)))
+    unknown = [name for name in methods if name not in registry.names("methods")]
+    if unknown:
+        found.append(f"not in this harness: {', '.join(unknown)}")
+    return found
+
+
+def _not_run(store: Store, table: PaperTable, group: Comparable) -> list[str]:
+    """What the paper has, the harness could run and nobody asked for, backbone by backbone."""
+    known = registry.names("methods")
+    if table.number == 4:
+        wanted = list(dict.fromkeys(f"k={one.k} {one.stage}" for one in published(4)))
+        fits = [fit for fit in group.fits if fit.role == "method"]
+        there = {(f"k={fit.spec['settings']['k']} {stage(fit.spec['settings'])}", fit.backbone) for fit in fits}
+    else:
+        printed = published(2 if table.number == 1 else table.number)
+        wanted = list(dict.fromkeys(one.method for one in printed if one.method in known))
+        there = {(fit.spec["method"], fit.backbone) for fit in group.fits}
+    lacking = {name: [one for one in wanted if (one, name) not in there] for name in _backbones(table, group)}
+    lacking = {name: names for name, names in lacking.items() if names}
+    if not lacking:
+        return []
+    whole = [name for name, names in lacking.items() if names == wanted]
+    told = [f"{name}: {', '.join(names)}" for name, names in lacking.items() if names != wanted]
+    told += [f"all on {', '.join(whole)}"] if whole else []
+    methods = [one for one in wanted if any(one in names for names in lacking.values())]
+    options = [] if table.number == 4 else ["--methods", ",".join(methods)]
+    return [
+        f"not run ({'; '.join(told)}): {_command(store, table, group, [*options, '--backbones', ','.join(lacking)])}"
+    ]
+
+
+def _backbones(table: PaperTable, group: Comparable) -> list[str]:
+    """Those of the sheet: the paper's where the images are the paper's, else the measured ones."""
+    measured = list(dict.fromkeys(fit.backbone for fit in group.fits if fit.backbone))
+    if table.images is None or not _same_images(table, group):
+        return measured
+    return list(dict.fromkeys([*(one.backbone for one in published(table.number)), *measured]))
+
+
+def _command(store: Store, table: PaperTable, group: Comparable, options: list[str]) -> str:
+    """The table's suite, with what the cells of the sheet were run with."""
+    written: dict[str, Any] = group.candidates[0].found.written
+    sources = [one.found.written for fit in group.fits for one in fit.candidates if fit.backbone]
+    recipes = [one["recipe"] for one in sources if one["recipe"] != "published"]
+    dataset = group.spec["dataset"]
+    weights: dict[str, str] = {}
+    for one in sources:
+        file = one["where"].get("weights")
+        # Those that were downloaded lie in the harness's own folder and are found there again.
+        if file and not Path(file).is_relative_to(store.root.resolve()):
+            weights.setdefault(one["spec"]["backbone"], file)
+    asked = options[options.index("--backbones") + 1].split(",")
+    arguments = ["python", "-m", "bench", "run", "--suite", f"table{table.number}", *options]
+    arguments += ["--datasets", dataset] if dataset != (table.dataset or "cub") else []
+    arguments += ["--recipe", recipes[0]] if recipes else []
+    folder = written["where"].get("folder")
+    arguments += ["--set", f"{dataset}.folder={folder}"] if recipes and folder else []
+    arguments += ["--data-root", written["where"]["data_root"] or "DIR"] if dataset != "demo" else []
+    arguments += [part for name in asked if name in weights for part in ("--weights", f"{name}={weights[name]}")]
+    return shlex.join(arguments)

@@ -1,0 +1,69 @@
+"""Table 4: accuracy with initial and with refined prototypes, for several k."""
+
+from __future__ import annotations
+
+from bench.report.paper_tables.published import PaperTable, published
+from bench.report.sheet import Field, Heading, Row
+from bench.results.select import Candidate, Comparable, Fit
+
+STAGES = ("initial", "refined")
+
+
+def stage(settings: dict[str, object]) -> str:
+    """Of the prototypes that a cell measured: before equation 6 they are initial.
+
+    A residual split naively sums up to the classifier too, but is not what the table is about.
+    """
+    return {"none": "initial", "naive": "naive"}.get(str(settings.get("refinement")), "refined")
+
+
+def place(one: Candidate) -> tuple[str, ...]:
+    """What cells of one place have in common: a default, its value written out and another solver are rivals for it."""
+    spec, role = one.found.spec, one.found.written["role"]
+    own = (str(spec["settings"]["k"]), stage(spec["settings"])) if role == "method" else (one.label,)
+    return role, *own, spec["backbone"] or ""
+
+
+def refinement(
+    table: PaperTable, group: Comparable | None, comparable: bool, notes: list[str]
+) -> tuple[tuple[Heading, ...], list[Row], list[str]]:
+    """Columns, rows and warnings of table 4."""
+    printed = published(table.number)
+    fits = group.fits if group else []
+    found: dict[tuple[int, str, str], Fit] = {}
+    for fit in fits:
+        if fit.role == "method":
+            settings = fit.spec["settings"]
+            found[int(settings["k"]), stage(settings), fit.backbone] = fit
+    theirs = list(dict.fromkeys(one.backbone for one in printed))
+    measured = list(dict.fromkeys(fit.backbone for fit in fits if fit.backbone))
+    shown = [name for name in theirs if comparable or not fits or name in measured]
+    backbones = [*shown, *(name for name in measured if name not in shown)]
+    said = {(one.k, one.stage, one.backbone): one for one in printed}
+    columns = [(which, backbone) for which in STAGES for backbone in backbones]
+    counts = sorted({one.k or 0 for one in printed} | {key[0] for key in found})
+    rows = []
+    for k in counts:
+        fields = []
+        for which, backbone in columns:
+            fit_here = found.get((k, which, backbone))
+            entry = fit_here.entry("accuracy", notes) if fit_here else None
+            fields.append(Field(entry, said.get((k, which, backbone)), comparable))
+        rows.append(Row(f"k = {k}", "method", tuple(fields)))
+    for fit in fits:
+        if fit.role != "method":
+            entries = {("refined", fit.backbone): fit.entry("accuracy", notes)}
+            rows.append(Row(fit.label, fit.role, tuple(Field(entries.get(column)) for column in columns)))
+    return tuple(Heading(backbone, "%", which) for which, backbone in columns), _merged(rows), []
+
+
+def _merged(rows: list[Row]) -> list[Row]:
+    """One row for a reference on several backbones."""
+    merged: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        known = merged.get((row.role, row.name))
+        if known:
+            fields = tuple(new if new.entry else old for old, new in zip(known.fields, row.fields, strict=True))
+            row = Row(row.name, row.role, fields)
+        merged[row.role, row.name] = row
+    return list(merged.values())

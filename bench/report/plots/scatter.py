@@ -1,0 +1,136 @@
+"""Two plots over all methods: accuracy against interpretability, and what a fit costs against how good it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from bench.core.errors import RequestError
+from bench.report.plots.axes import file_part
+from bench.report.plots.figure import Drawing, Missing
+from bench.report.plots.plot import Horizontal, Plot
+from bench.report.plots.points import Group, Point, groups
+from bench.results.asked_cells import Asked, asked, state_of
+from bench.results.store import Store
+
+METRICS = ("accuracy", "consistency", "consistency_controlled", "stability")
+
+
+class _Lost(NamedTuple):
+    """A method that has no point, why, and the command that would make it, if one would."""
+
+    name: str
+    reason: str
+    command: str = ""
+
+
+def interpretability(store: Store, suite: str | None = None, stamp: str | None = None) -> list[Drawing]:
+    """Accuracy against consistency and stability, a drawing for each data set.
+
+    Methods and the black box are marks; content-free controls predict no class and are lines.
+
+    Args:
+        store: where the results lie.
+        suite: only the newest run of this suite.
+        stamp: only this run.
+
+    Raises:
+        RequestError: where no two points with both scores are finished, with a command that makes them.
+    """
+    return _scatter(
+        store, suite, stamp, "interpretability", "Accuracy against interpretability",
+        lambda point: point.values.get("accuracy"), "accuracy (%)", METRICS[1:],
+        "Right is more accurate, up more interpretable.",
+    )  # fmt: skip
+
+
+def cost(store: Store, suite: str | None = None, stamp: str | None = None) -> list[Drawing]:
+    """Seconds of the fit against accuracy, consistency and stability, a drawing for each data set.
+
+    Arguments and errors are those of :func:`interpretability`.
+    """
+    return _scatter(
+        store, suite, stamp, "cost", "Cost against quality",
+        lambda point: point.seconds, "seconds to fit", METRICS,
+        "Left is cheaper, up better; seconds on a logarithmic scale, as measured on this machine while it may have "
+        "been busy with other work. Post-hoc methods count the training of the black box that they start from.",
+        logarithmic=True,
+    )  # fmt: skip
+
+
+def _scatter(
+    store: Store,
+    suite: str | None,
+    stamp: str | None,
+    name: str,
+    title: str,
+    across: Horizontal,
+    label: str,
+    metrics: Sequence[str],
+    caption: str,
+    logarithmic: bool = False,
+) -> list[Drawing]:
+    cells = asked(store, suite, stamp)
+    ready: list[tuple[Plot, list[_Lost]]] = []
+    undrawn: list[tuple[Group, str]] = []
+    for group in groups(store, cells, METRICS):
+        shown = [p for p in group.points if p.role != "control" and across(p) and any(m in p.values for m in metrics)]
+        if not any(point.role == "method" for point in shown):
+            continue
+        lost = [*_missing(cells, group, shown), *_without(group, across, label)]
+        panels = [metric for metric in metrics if any(metric in point.values for point in shown)]
+        if all(sum(metric in point.values for point in shown) < 2 for metric in panels):
+            alone = "; ".join([", ".join(map(_name, shown)), *_told(lost)])
+            undrawn.append((group, f"no picture of {group.title}, where one point stands alone: {alone}"))
+            continue
+        ready.append((Plot(group, shown, panels, across, label, logarithmic), lost))
+    if not ready:
+        where = undrawn[0][0].dataset if undrawn else "demo"
+        reason = "; ".join(text for _, text in undrawn) or f"no finished cell in {store.root} has what this plot needs"
+        raise RequestError(f"{reason}: python -m bench run --methods ours,protopnet --datasets {where}")
+    drawings: list[Drawing] = []
+    for plot, lost in ready:
+        stem = f"{name}-{file_part(plot.group.dataset)}"
+        number = 1 + sum(drawing.name.startswith(stem) for drawing in drawings)
+        file = stem if number == 1 else f"{stem}-{number}"
+        # What has no picture of its own is said with the first one.
+        missing = [Missing(f"{one.name}: {one.reason}", one.command) for one in lost]
+        missing += [Missing(text) for _, text in undrawn] if not drawings else []
+        drawings.append(plot.draw(file, f"{title}: {plot.group.title}", caption, missing, _told(lost)))
+    return drawings
+
+
+def _told(lost: Iterable[_Lost]) -> list[str]:
+    """Who is not there and why, a text for each reason."""
+    reasons: dict[str, list[str]] = {}
+    for one in lost:
+        reasons.setdefault(one.reason, []).append(one.name)
+    return [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
+
+
+def _name(point: Point) -> str:
+    return f"{point.label} ({point.backbone})"
+
+
+def _missing(cells: Sequence[Asked], group: Group, shown: Sequence[Point]) -> list[_Lost]:
+    """Methods that were asked for on this data and have no point, once each."""
+    there = {(point.label, point.backbone) for point in shown}
+    lost: dict[tuple[str, str], list[Asked]] = {}
+    for cell in cells:
+        key = (cell.label, cell.spec["backbone"] or "")
+        if cell.spec["dataset"] == group.dataset and cell.found.written["role"] == "method" and key not in there:
+            lost.setdefault(key, []).append(cell)
+    return [
+        _Lost(f"{label} ({backbone})", state_of([c for c in own if not c.done]), own[0].found.written["command"])
+        for (label, backbone), own in lost.items()
+        if not all(cell.done for cell in own)
+    ]
+
+
+def _without(group: Group, across: Horizontal, label: str) -> list[_Lost]:
+    """Methods and the black box that are finished and have no place from left to right."""
+    return [
+        _Lost(_name(point), f"{label.removesuffix(' (%)')} not on record")
+        for point in group.points
+        if point.role != "control" and point.values and not across(point)
+    ]

@@ -1,0 +1,177 @@
+"""The paper's figures of prototypes, each from the cells of a store that fit it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from bench.contract import RequestError
+from bench.report.plots.ablation import SIZES
+from bench.report.plots.axes import file_part
+from bench.report.plots.figure import Drawing, Missing
+from bench.report.prototypes.gallery import draw_class
+from bench.report.prototypes.intervention import clearest, draw_case
+from bench.report.prototypes.rows import Row, draw_rows
+from bench.report.prototypes.viewer import Viewer, chosen_classes
+from bench.results.asked_cells import Asked, families, repeated
+from bench.runner.intervene import intervene
+
+Open = Callable[[str], Viewer]
+_METHOD = "ours"
+_ARCHITECTURES = ("resnet34", "vit_b_32", "coc_tiny")
+
+
+def architectures(
+    cells: Sequence[Asked], opened: Open, classes: Sequence[str] = (), columns: int = 3, shown: Sequence[str] = ()
+) -> Drawing:
+    """Figure 4: the prototypes of one class in each backbone, with what sets the backbones apart.
+
+    Args:
+        cells: to choose from, newest first: those that differ in the backbone alone.
+        opened: opens a cell by its id.
+        classes: one class; default: the one in the middle of the list.
+        columns: images per row.
+        shown: ``region`` and ``keypoints``, or one of them.
+
+    Raises:
+        RequestError: where no cell of the method is finished.
+    """
+    own = [cell for cell in _ours(cells) if cell.spec["backbone"]]
+    family = _different(families(own, "backbone", "weights_digest", "black_box")[0], lambda cell: cell.spec["backbone"])
+    viewers = {backbone: opened(cell.found.name) for backbone, cell in sorted(family.items())}
+    label = _one_class(next(iter(viewers.values())), classes)
+    rows = [Row(backbone, _architecture(viewer, label), viewer.look(label)) for backbone, viewer in viewers.items()]
+    missing = []
+    if len(rows) < len(_ARCHITECTURES):
+        others = [name for name in _ARCHITECTURES if name not in family]
+        command = repeated(next(iter(family.values())), {}, ",".join(others))
+        missing.append(
+            Missing(f"the paper's figure has {', '.join(_ARCHITECTURES)}; not here: {', '.join(others)}", command)
+        )
+    name = rows[0].look.class_name
+    spec = next(iter(family.values())).spec
+    caption = (
+        f"Prototypes of {name} ({spec['dataset']}) in {len(rows)} backbone{'s' * (len(rows) > 1)}, by {_METHOD}. "
+        "Negative features: their share before the factorisation, in these images."
+    )
+    title = f"One class in several architectures: {name}"
+    return draw_rows("figure4", title, rows, columns, shown, caption, [v.name for v in viewers.values()], missing)
+
+
+def sizes(
+    cells: Sequence[Asked], opened: Open, classes: Sequence[str] = (), columns: int = 6, shown: Sequence[str] = ()
+) -> Drawing:
+    """Figure 6: the prototypes of one class for each number k of them. Arguments as for :func:`architectures`."""
+    family = _different(families(_ours(cells), "settings.k")[0], lambda cell: cell.spec["settings"]["k"])
+    viewers = {k: opened(cell.found.name) for k, cell in sorted(family.items())}
+    label = _one_class(next(iter(viewers.values())), classes)
+    rows = [Row(f"k = {k}", "", viewer.look(label)) for k, viewer in viewers.items()]
+    lost = [k for k in SIZES if k not in family]
+    first = next(iter(family.values()))
+    command = repeated(first, {f"{_METHOD}.k": ",".join(map(str, lost))})
+    missing = [Missing(f"k = {', '.join(map(str, lost))}", command)] if lost else []
+    name = rows[0].look.class_name
+    caption = f"Prototypes of {name} ({first.spec['dataset']}, {first.spec['backbone']}) for several numbers k of them."
+    title = f"How many prototypes: {name}, {first.spec['backbone']}"
+    return draw_rows("figure6", title, rows, columns, shown, caption, [v.name for v in viewers.values()], missing)
+
+
+def intervention(cells: Sequence[Asked], opened: Open) -> Drawing:
+    """Figure 7: the case of the prototype whose absence corrects most, net of what it breaks.
+
+    Raises:
+        RequestError: where no prototype, left out alone, corrects a prediction.
+    """
+    viewer = opened(_ours(cells)[0].found.name)
+    found = intervene(viewer.cell)
+    ranking = found.effects.ranking.tolist()
+    if not ranking:
+        raise RequestError(
+            f"in cell {viewer.name} no prototype, left out alone, corrects a wrong prediction: name another --cell"
+        )
+    return draw_case(found, ranking[0], clearest(found, ranking[0]), viewer.name)
+
+
+def overview(
+    viewer: Viewer, classes: Sequence[str] = (), count: int = 4, columns: int = 6, shown: Sequence[str] = ()
+) -> Drawing:
+    """Figure 8: rows of classes, all prototypes on each image.
+
+    Args:
+        viewer: the cell.
+        classes: numbers or names; default: ``count`` of them, spread evenly over the data set.
+        count: see there.
+        columns: images per row.
+        shown: ``region`` and ``keypoints``, or one of them.
+    """
+    labels = chosen_classes(viewer, tuple(classes), count)
+    rows = [Row(viewer.class_names[label], "", viewer.look(label)) for label in labels]
+    how = "" if classes else " The classes are spread evenly over the data set; nobody picked them."
+    caption = f"Prototypes of {viewer.title}; the first test images of each class.{how}"
+    name = f"figure8-{file_part(viewer.label)}"
+    return draw_rows(name, f"Prototypes of {viewer.title}", rows, columns, shown, caption, [viewer.name])
+
+
+def pages(
+    viewer: Viewer, classes: Sequence[str] = (), count: int = 4, columns: int = 6, shown: Sequence[str] = ()
+) -> list[Drawing]:
+    """A gallery page for each class; arguments as for :func:`overview`."""
+    stem = f"gallery-{file_part(viewer.label)}"
+    return [
+        draw_class(viewer, label, columns, shown, f"{stem}-{label:03d}")
+        for label in chosen_classes(viewer, tuple(classes), count)
+    ]
+
+
+def usual(cells: Sequence[Asked]) -> Asked:
+    """The cell to show where none is named: the paper's method as it comes, else the newest of any method.
+
+    Raises:
+        RequestError: where no method's cell is finished.
+    """
+    done = [cell for cell in cells if cell.done and cell.found.written["role"] == "method"]
+    if not done:
+        raise RequestError("no cell of a method is finished: python -m bench run --methods ours --datasets demo")
+    return _ours(done)[0] if any(cell.spec["method"] == _METHOD for cell in done) else done[0]
+
+
+def _ours(cells: Sequence[Asked]) -> list[Asked]:
+    """Finished cells of the method that can vary k and take prototypes out; refined ones, and the plain one, first.
+
+    Raises:
+        RequestError: where there is none.
+    """
+    found = [cell for cell in cells if cell.done and cell.spec["method"] == _METHOD]
+    if not found:
+        raise RequestError(f"no cell of {_METHOD} is finished: python -m bench run --methods {_METHOD} --datasets demo")
+    unrefined = ("none", "naive")
+    return sorted(found, key=lambda cell: (cell.spec["settings"]["refinement"] in unrefined, cell.label != _METHOD))
+
+
+def _different(family: Sequence[Asked], key: Callable[[Asked], object]) -> dict[object, Asked]:
+    """The newest cell for each value of the key."""
+    found: dict[object, Asked] = {}
+    for cell in family:
+        found.setdefault(key(cell), cell)
+    return found
+
+
+def _one_class(viewer: Viewer, classes: Sequence[str]) -> int:
+    if len(classes) > 1:
+        raise RequestError(f"this figure is about one class; {len(classes)} were named")
+    labels = chosen_classes(viewer, tuple(classes), 3)
+    return labels[len(labels) // 2]
+
+
+@torch.no_grad()
+def _architecture(viewer: Viewer, label: int) -> str:
+    """Parameters, cells and negative features of a backbone."""
+    index = (viewer.test.labels == label).nonzero()[:8, 0]
+    batch = next(iter(viewer.test.batches(len(index), viewer.cell.device, index=index)))
+    features = viewer.model.backbone(batch.images)
+    negative = 100 * float((features < 0).float().mean())
+    count = sum(parameter.numel() for parameter in viewer.model.backbone.parameters()) / 1e6
+    height, width = features.shape[2:]
+    share = f"{negative:.0f} %" if negative else "none"
+    return f"{count:.1f} M parameters, {height} x {width} cells\nnegative features: {share}"

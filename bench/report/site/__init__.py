@@ -1,5 +1,0 @@
-"""The whole report as a folder of pages that open from disk."""
-
-from bench.report.site.write import write_site
-
-__all__ = ["write_site"]
