@@ -213,7 +213,7 @@ def speed_data(
     from bench.core.paths import home as find_home
     from bench.data.augmentation import POLICIES
     from bench.data.cache import prepare as write
-    from bench.data.speed import as_text, measure
+    from bench.diagnostics.speed_data import as_text, measure
     from bench.runner.progress import ConsoleProgress
 
     if data_root is not None and _settings(name, pairs).folder is None:

@@ -144,7 +144,7 @@ def speed_grid(
     methods: str, count: int, pairs: tuple[str, ...], launcher: str, jobs: int, rounds: int, as_json: bool
 ) -> None:
     """Time a grid of demo cells inline and with several cells at a time, on this CPU, one thread per cell."""
-    from bench.grid_speed import measure
+    from bench.diagnostics.speed_grid import measure
     from bench.runner.progress import ConsoleProgress
 
     request = ["--datasets", "demo", "--methods", methods, "--no-controls", "--device", "cpu"]

@@ -87,9 +87,9 @@ def scale(
     """
     from bench.core import environment
     from bench.core.paths import home as find_home
+    from bench.diagnostics.scale import as_text
+    from bench.diagnostics.scale import scale as measure
     from bench.results.store import Store, new_stamp
-    from bench.scale import as_text
-    from bench.scale import scale as measure
 
     chosen = environment.pick_device(device)
     _ready(backbone, size)
@@ -126,7 +126,7 @@ def speed_train(
     plain classifier over the same images.
     """
     from bench.core import environment
-    from bench.training_speed import as_text, training_speed
+    from bench.diagnostics.speed_train import as_text, training_speed
 
     chosen = environment.pick_device(device)
     _ready(backbone, sizes["size"])
@@ -142,7 +142,7 @@ def check(name: str, plugins: tuple[Path, ...]) -> None:
 
     One line per check. Exit code 0: all are kept; 1: some are not; 2: there is no such method or metric.
     """
-    from bench.check import check as run
+    from bench.diagnostics.conformance import check as run
 
     broken = 0
     for outcome in run(name):

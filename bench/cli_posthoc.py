@@ -203,8 +203,8 @@ def speed_decompose(device: str, pairs: tuple[str, ...], as_json: bool, **argume
     from bench.config import schema
     from bench.contract import RequestError
     from bench.core import environment
+    from bench.diagnostics.speed_decompose import COMPARABLE, as_text, measure
     from bench.posthoc.decompose_class import DecompositionConfig
-    from bench.posthoc.speed import COMPARABLE, as_text, measure
 
     settings, grid = schema.parse_overrides(pairs)
     if grid:
@@ -243,7 +243,7 @@ def speed_metrics(device: str, as_json: bool, **arguments: Any) -> None:
 
     from bench.contract import RequestError
     from bench.core import environment, registry
-    from bench.metric_speed import as_text, measure
+    from bench.diagnostics.speed_metrics import as_text, measure
 
     try:
         registry.entry("backbones", arguments["backbone"])

@@ -15,7 +15,7 @@ from baselines.deformable import DeformableProtoPNet
 from baselines.protopnet import ProtoPNet
 from baselines.protopool import ProtoPool
 from baselines.tesnet import TesNet
-from bench.drawn import task
+from bench.diagnostics.synthetic import task
 from bench.models.classifier import Classifier
 from bench.training import trainer as train
 from bench.training.black_box import ClassifierLearner

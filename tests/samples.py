@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench import drawn
 from bench.contract import Task
-from bench.drawn import SmallNet, Tensors, stripes
+from bench.diagnostics import synthetic
+from bench.diagnostics.synthetic import SmallNet, Tensors, stripes
 from bench.training.trainer import Trainer
 
 __all__ = ["Dying", "Killed", "Silent", "SmallNet", "Tensors", "stripes", "task"]
@@ -44,4 +44,4 @@ class Dying(Trainer):
 
 def task(folder: Path, samples: Any, config: Any, **rest: Any) -> Task:
     """A task on the CPU with a small network."""
-    return drawn.task(folder, samples, config, Silent(), **rest)
+    return synthetic.task(folder, samples, config, Silent(), **rest)

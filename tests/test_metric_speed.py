@@ -9,7 +9,7 @@ from oracle import plain_loops
 
 from bench.cli import main
 from bench.contract import RequestError
-from bench.metric_speed import as_text, draw_split, literal, measure
+from bench.diagnostics.speed_metrics import as_text, draw_split, literal, measure
 
 SMALL = {"backbone": "tiny", "prototypes": 6, "images": 5, "classes": 3, "batch_size": 2, "sample": 3}
 

@@ -23,7 +23,7 @@ from bench.cli import main as bench
 from bench.config.spec import CellSpec, fingerprint
 from bench.core import registry
 from bench.data.preprocessing import Protocol
-from bench.subject import Sizes, Subject
+from bench.diagnostics.profiling import Sizes, Subject
 from bench.training.black_box import BlackBoxConfig
 from bench.training.schedule import Phase, Schedule
 

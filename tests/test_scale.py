@@ -6,9 +6,9 @@ import sys
 import pytest
 import torch
 
-from bench.measurement import Measurement, apart, measure
-from bench.scale import as_text, scale
-from bench.subject import Sizes, Subject, chosen
+from bench.diagnostics.measurement import Measurement, apart, measure
+from bench.diagnostics.profiling import Sizes, Subject, chosen
+from bench.diagnostics.scale import as_text, scale
 
 CPU = torch.device("cpu")
 SIZES = Sizes("tiny", classes=3, size=64)

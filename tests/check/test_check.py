@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from baselines.protopnet import ProtoPNet
-from bench.check import check, methods
-from bench.check.outcome import Broken
 from bench.contract import Metric, RequestError, Score
 from bench.core import registry
+from bench.diagnostics.conformance import check, methods
+from bench.diagnostics.conformance.outcome import Broken
 from bench.posthoc.method import Ours
 from bench.training.schedule import Schedule
 from metrics.controls import Center

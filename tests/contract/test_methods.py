@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from bench.check import methods
 from bench.contract import PrototypeTable
 from bench.core import registry
+from bench.diagnostics.conformance import methods
 from metrics.features import in_double
 
 METHODS = sorted(registry.names("methods"))

@@ -2,8 +2,8 @@
 
 import pytest
 
-from bench.check import metrics
 from bench.core import registry
+from bench.diagnostics.conformance import metrics
 
 
 @pytest.fixture(scope="module", params=sorted(registry.names("metrics")))

@@ -11,7 +11,7 @@ from bench.cli import main
 from bench.data.cache import prepare
 from bench.data.cars import Cars
 from bench.data.preprocessing import Protocol
-from bench.data.speed import Files, as_text, measure
+from bench.diagnostics.speed_data import Files, as_text, measure
 from bench.models.tiny import TinyNet
 
 

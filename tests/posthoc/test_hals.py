@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.posthoc.drawn import draw
+from bench.diagnostics.synthetic_features import draw
 from bench.posthoc.solvers.hals import descend, sweep
 from bench.posthoc.solvers.init import begin, clusters, nndsvd
 from bench.posthoc.solvers.nmf import factorise

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from bench.posthoc import reference
+from bench.diagnostics import reference_pipeline
+from bench.diagnostics.synthetic_features import draw
 from bench.posthoc.decompose_class import DecompositionConfig, decompose_classes
-from bench.posthoc.drawn import draw
 from bench.posthoc.refinement import Alignment
 
 
@@ -20,7 +20,7 @@ def drawn():
 def test_one_update_by_hand():
     F, E, P = np.array([[1.0, 2.0]]), np.array([[1.0]]), np.array([[1.0, 1.0]])
     # E <- 1 * (1 + 2) / (1 * 2) = 1.5, then P <- (1.5, 3) / (1.5^2, 1.5^2).
-    E, P = reference.multiply(F, E, P, max_iter=1)
+    E, P = reference_pipeline.multiply(F, E, P, max_iter=1)
     np.testing.assert_allclose(E, [[1.5]])
     np.testing.assert_allclose(P, [[1 / 1.5, 2 / 1.5]])
 
@@ -28,17 +28,17 @@ def test_one_update_by_hand():
 def test_objective_by_hand():
     # F p = (3, 4) -> (0.6, 0.8); F r = (1, 0).
     F, P, r = np.eye(2), np.array([[3.0, 4.0]]), np.array([[1.0, 0.0]])
-    assert reference.objective(F, P, r) == pytest.approx(0.4**2 + 0.8**2)
+    assert reference_pipeline.objective(F, P, r) == pytest.approx(0.4**2 + 0.8**2)
 
 
 def test_parts_add_up_and_the_pipeline_holds_together(drawn):
     F, v = drawn
-    found = reference.decompose(F, v, 3)
+    found = reference_pipeline.decompose(F, v, 3)
     np.testing.assert_allclose(found.refined.sum(0), v, atol=1e-9)
     np.testing.assert_allclose(found.alpha, np.linalg.lstsq(found.P.T, v, rcond=None)[0], rtol=1e-4, atol=1e-5)
     assert found.error == pytest.approx(np.linalg.norm(F - found.E @ found.P))
     R = v - found.alpha @ found.P
-    equal = reference.objective(F, found.P, np.tile(R / 3, (3, 1)))
+    equal = reference_pipeline.objective(F, found.P, np.tile(R / 3, (3, 1)))
     assert found.objective <= equal  # the simplex keeps its best corner
     assert set(found.seconds) == {"nmf", "scaling", "refinement"}
 
@@ -48,7 +48,7 @@ def test_objective_is_ours(drawn):
     rng = np.random.default_rng(0)
     P, r = rng.random((3, 14)), rng.standard_normal((3, 14))
     ours = Alignment(*(torch.from_numpy(x)[None] for x in (F, np.array(80), P)), 16)(torch.from_numpy(r)[None])
-    assert ours.item() == pytest.approx(reference.objective(F, P, r), rel=1e-9)
+    assert ours.item() == pytest.approx(reference_pipeline.objective(F, P, r), rel=1e-9)
 
 
 def test_ours_with_the_papers_solvers_is_the_literal_pipeline(drawn, monkeypatch):
@@ -58,8 +58,10 @@ def test_ours_with_the_papers_solvers_is_the_literal_pipeline(drawn, monkeypatch
     from bench.posthoc.solvers.init import begin
 
     Et, P0 = begin(given, torch.tensor([80]), k, 0, [3])
-    monkeypatch.setattr(reference, "nmf", lambda F, k, seed: reference.multiply(F, Et[0].T.numpy(), P0[0].numpy()))
-    literal = reference.decompose(F, v, k)
+    monkeypatch.setattr(
+        reference_pipeline, "nmf", lambda F, k, seed: reference_pipeline.multiply(F, Et[0].T.numpy(), P0[0].numpy())
+    )
+    literal = reference_pipeline.decompose(F, v, k)
     config = DecompositionConfig(
         k=k, nmf_init="random", scaling="cvxpy", refinement="nelder-mead", norm="l2", start="equal", space="full"
     )
@@ -72,7 +74,7 @@ def test_ours_with_the_papers_solvers_is_the_literal_pipeline(drawn, monkeypatch
 @pytest.mark.parametrize("space", ["full", "span"])
 def test_gradient_solvers_end_below_the_simplex(drawn, space):
     F, v = drawn
-    literal = reference.decompose(F, v, 3)
+    literal = reference_pipeline.decompose(F, v, 3)
     config = DecompositionConfig(nmf_solver="hals", norm="l2", start="equal", space=space)
     _, numbers = decompose_classes(
         config, torch.from_numpy(F)[None], torch.tensor([80]), torch.from_numpy(v)[None], (4, 4), 0, [3]
@@ -93,4 +95,4 @@ def test_negative_features_count_as_zero_for_nmf_alone(drawn):
 
 def test_one_prototype_takes_everything(drawn):
     F, v = drawn
-    np.testing.assert_allclose(reference.decompose(F, v, 1).refined[0], v, atol=1e-9)
+    np.testing.assert_allclose(reference_pipeline.decompose(F, v, 1).refined[0], v, atol=1e-9)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from bench.contract import RequestError
-from bench.posthoc.drawn import draw
-from bench.posthoc.speed import as_text, measure
+from bench.diagnostics.speed_decompose import as_text, measure
+from bench.diagnostics.synthetic_features import draw
 
 SMALL = {"classes": 4, "images": 3, "hw": 9, "features": 12, "k": 2}
 
@@ -40,12 +40,12 @@ def test_numbers_follow_from_each_other(result):
 
 def test_all_pipelines_see_the_same_classes(result):
     """Classes 0 and 3: the errors and objectives are those of the library on them, whatever the chunks."""
-    from bench.posthoc import reference
+    from bench.diagnostics import reference_pipeline
+    from bench.diagnostics.speed_decompose import COMPARABLE, FAST
     from bench.posthoc.decompose_class import DecompositionConfig, decompose_classes
-    from bench.posthoc.speed import COMPARABLE, FAST
 
     drawn = {label: draw(label, 3, 9, 12, 0) for label in (0, 3)}
-    literal = [reference.decompose(F.numpy(), v.numpy(), 2) for F, v in drawn.values()]
+    literal = [reference_pipeline.decompose(F.numpy(), v.numpy(), 2) for F, v in drawn.values()]
     assert result["reference"]["objective"] == pytest.approx(sum(one.objective for one in literal) / 2)
     objectives = [
         decompose_classes(

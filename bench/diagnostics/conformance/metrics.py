@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench import drawn
-from bench.check.methods import KNOWN
-from bench.check.outcome import Broken, expect
 from bench.contract import Explanation, Metric, Observation, PartPrototypeModel, PrototypeTable, Score, Settings
 from bench.core import registry
+from bench.diagnostics import synthetic
+from bench.diagnostics.conformance.methods import KNOWN
+from bench.diagnostics.conformance.outcome import Broken, expect
 from bench.models.classifier import Classifier
 from bench.results.stats.bootstrap import NoInterval
 from bench.results.stats.units import sample_of
@@ -30,8 +30,8 @@ class RandomPrototypes(PartPrototypeModel):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            self.backbone = drawn.SmallNet()
-            vectors = torch.randn(2 * classes + 1, drawn.SmallNet.channels)
+            self.backbone = synthetic.SmallNet()
+            vectors = torch.randn(2 * classes + 1, synthetic.SmallNet.channels)
         own = torch.eye(classes, dtype=torch.bool).repeat_interleave(2, 0)
         self.prototypes = PrototypeTable(torch.cat([own, torch.ones(1, classes, dtype=torch.bool)]), vectors)
 
@@ -62,7 +62,7 @@ class Measured:
 
     metric: type[Metric]
     config: Any
-    samples: drawn.Tensors
+    samples: synthetic.Tensors
     model: nn.Module
     black_box: nn.Module
 
@@ -99,14 +99,14 @@ def prepare(name: str, folder: Path) -> Measured:
     expect(metric.needs <= KNOWN, f"needs {sorted(metric.needs - KNOWN)}; known are {sorted(KNOWN)}")
     if "mask" in metric.needs:
         raise Broken("it needs object masks, which drawn images have none of: it cannot be checked here")
-    samples = drawn.stripes(size=64)
+    samples = synthetic.stripes(size=64)
     generator = torch.Generator().manual_seed(0)
     samples.keypoints[:] = 64 * torch.rand(samples.keypoints.shape, generator=generator, dtype=torch.float64)
     samples.visible[:] = True
     samples.boxes[:] = torch.tensor([4.0, 4.0, 60.0, 60.0], dtype=torch.float64)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        black_box = Classifier(drawn.SmallNet(), samples.classes).eval()
+        black_box = Classifier(synthetic.SmallNet(), samples.classes).eval()
     config = metric.Config.model_validate(preset)
     return Measured(metric, config, samples, RandomPrototypes(samples.classes).eval(), black_box)
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.check import methods, metrics
-from bench.check.outcome import Outcome, attempt
 from bench.contract import RequestError
 from bench.core import registry
+from bench.diagnostics.conformance import methods, metrics
+from bench.diagnostics.conformance.outcome import Outcome, attempt
 
 _KINDS: tuple[tuple[str, Any], ...] = (("method", methods), ("metric", metrics))
 

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from bench.contract import RequestError
 from bench.core.memory import PeakMemory
-from bench.machine import copy_bandwidth, timed
-from bench.posthoc import reference
+from bench.diagnostics import reference_pipeline
+from bench.diagnostics.machine import copy_bandwidth, timed
+from bench.diagnostics.synthetic_features import draw
 from bench.posthoc.decompose_class import DecompositionConfig, decompose_classes, factorise_classes
-from bench.posthoc.drawn import draw
 
 COMPARABLE: dict[str, Any] = {"norm": "l2", "start": "equal"}
 """What the published pipeline read literally takes: its objective and where its search begins."""
@@ -110,16 +110,16 @@ def measure(
 def _slow(drawn: list[tuple[Tensor, Tensor]], k: int, seed: int, factors: Callable[..., Any] | None) -> dict[str, Any]:
     import cvxpy  # noqa: F401  # loaded before the clock starts
 
-    reference.scale(np.ones(4), np.eye(2, 4))
+    reference_pipeline.scale(np.ones(4), np.eye(2, 4))
     found = []
     threads = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn's, that 200 iterations were not enough
         for F, v in drawn:
 
-            def one(threads: int | None, F: Tensor = F, v: Tensor = v) -> reference.Decomposed:
+            def one(threads: int | None, F: Tensor = F, v: Tensor = v) -> reference_pipeline.Decomposed:
                 with _blas(threads):
-                    return reference.decompose(F.numpy(), v.numpy(), k, seed, factors)
+                    return reference_pipeline.decompose(F.numpy(), v.numpy(), k, seed, factors)
 
             if threads is None:
                 # Small products on many cores may wait longer than they work: it gets what is faster for it.

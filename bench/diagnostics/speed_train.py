@@ -10,11 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from bench import drawn
 from bench.contract import RequestError
 from bench.core import environment
-from bench.machine import timed
-from bench.subject import Sizes, Step, Subject, black_box, chosen
+from bench.diagnostics import synthetic
+from bench.diagnostics.machine import timed
+from bench.diagnostics.profiling import Sizes, Step, Subject, black_box, chosen
 
 _PUSH_BATCH = 64
 
@@ -131,7 +131,7 @@ def _push(
     actions = list(dict.fromkeys(phase.action for phase in subject.config.schedule.phases if phase.action))
     if not actions:
         return None
-    samples = drawn.noise(subject.sizes.classes, images, subject.sizes.size, subject.sizes.seed)
+    samples = synthetic.noise(subject.sizes.classes, images, subject.sizes.size, subject.sizes.seed)
     learner.eval()
     box = subject.black_box()
 

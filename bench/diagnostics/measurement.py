@@ -1,4 +1,4 @@
-"""One measurement of memory and speed, in a process of its own: ``python -m bench.measurement < REQUEST``.
+"""One measurement of memory and speed, in a process of its own: ``python -m bench.diagnostics.measurement < REQUEST``.
 
 Peaks are clean that way, and what runs out of memory ends only itself.
 """
@@ -18,13 +18,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bench import drawn
 from bench.core import environment, registry
 from bench.core.memory import Overrun, PeakMemory, is_out_of_memory, limited
-from bench.machine import timed
+from bench.diagnostics import synthetic
+from bench.diagnostics.machine import timed
+from bench.diagnostics.profiling import Sizes, Subject, parameters
 from bench.models.classifier import Classifier
 from bench.models.shapes import feature_shape
-from bench.subject import Sizes, Subject, parameters
 
 What = Literal["training", "inference", "decomposition"]
 FIT_CLASSES, FIT_IMAGES = 20, 30
@@ -66,7 +66,7 @@ def apart(measurement: Measurement) -> dict[str, Any]:
     root = str(Path(__file__).resolve().parent.parent)
     paths = [root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     process = subprocess.run(
-        [sys.executable, "-m", "bench.measurement"],
+        [sys.executable, "-m", "bench.diagnostics.measurement"],
         input=json.dumps(asdict(measurement)),
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)},
         capture_output=True,
@@ -136,10 +136,10 @@ def _decomposition(subject: Subject, measurement: Measurement, peak: PeakMemory)
     sizes = measurement.sizes
     channels, *cells = feature_shape(sizes.backbone, sizes.size)
     classes = min(sizes.classes, FIT_CLASSES)
-    box = Classifier(drawn.StandIn(channels, tuple(cells), sizes.seed), classes).to(subject.device).eval()
+    box = Classifier(synthetic.StandIn(channels, tuple(cells), sizes.seed), classes).to(subject.device).eval()
     task = subject.task
     task.black_box = box
-    task.train = drawn.noise(classes, classes * FIT_IMAGES, sizes.size, sizes.seed)
+    task.train = synthetic.noise(classes, classes * FIT_IMAGES, sizes.size, sizes.seed)
     _, seconds = timed(subject.device, subject.method.fit, task)
     return {
         "peak_bytes": peak.growth,

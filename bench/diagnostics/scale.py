@@ -11,8 +11,8 @@ import torch
 from bench.contract import Method
 from bench.core import environment, registry
 from bench.core.memory import available, said
-from bench.measurement import Measurement, What, apart
-from bench.subject import Sizes, chosen, forms
+from bench.diagnostics.measurement import Measurement, What, apart
+from bench.diagnostics.profiling import Sizes, chosen, forms
 
 _SHARE_OF_FREE = 0.75
 

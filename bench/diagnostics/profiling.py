@@ -12,12 +12,12 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from bench import drawn
 from bench.config import schema
 from bench.config.plan import black_box_config
 from bench.contract import Method, PartPrototypeModel, RequestError, Task
 from bench.core import registry
 from bench.core.seeding import derive
+from bench.diagnostics import synthetic
 from bench.models.classifier import Classifier
 from bench.runner.progress import ConsoleProgress
 from bench.training.black_box import BlackBoxConfig, ClassifierLearner
@@ -70,10 +70,10 @@ class Subject:
         file = schema.CONFIGS / "methods" / f"{self.name}.yaml"
         self.config: Any = schema.from_recipe(file, type(self.method).Config, "published", section, self.name)
         self.device = torch.device(self.sizes.device)
-        samples = drawn.noise(self.sizes.classes, self.images, self.sizes.size, self.sizes.seed)
+        samples = synthetic.noise(self.sizes.classes, self.images, self.sizes.size, self.sizes.seed)
         # A decomposition keeps its finished classes while it runs; the folder goes with the subject.
         self._folder = tempfile.TemporaryDirectory(prefix="bench-subject-")
-        self.task: Task = drawn.task(
+        self.task: Task = synthetic.task(
             Path(self._folder.name),
             samples,
             self.config,

@@ -11,12 +11,12 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from bench import drawn
-from bench.check.outcome import expect, expect_close
 from bench.config.plan import ALWAYS_PROVIDED
 from bench.config.schema import CONFIGS, from_recipe
 from bench.contract import Method, NotApplicable, PartPrototypeModel, Settings, Task
 from bench.core import registry
+from bench.diagnostics import synthetic
+from bench.diagnostics.conformance.outcome import expect, expect_close
 from bench.models.classifier import Classifier
 from bench.runner.progress import ConsoleProgress
 
@@ -39,7 +39,7 @@ class Fitted:
 
     method: type[Method]
     config: Any
-    samples: drawn.Tensors
+    samples: synthetic.Tensors
     task: Task
     model: PartPrototypeModel
     folder: Path
@@ -62,20 +62,20 @@ def prepare(name: str, folder: Path) -> Fitted:
     if hasattr(config, "schedule"):
         phases = [phase.model_copy(update={"epochs": min(phase.epochs, 1)}) for phase in config.schedule.phases]
         config = config.model_copy(update={"schedule": config.schedule.model_copy(update={"phases": tuple(phases)})})
-    samples = drawn.stripes(size=64)
+    samples = synthetic.stripes(size=64)
     samples.keypoints[:] = torch.tensor([[10.0, 20.0], [50.0, 40.0]], dtype=torch.float64)
     samples.visible[:] = True
     task = _task(method, config, samples, folder / "fit")
     return Fitted(method, config, samples, task, method().fit(task), folder)
 
 
-def _task(method: type[Method], config: Any, samples: drawn.Tensors, folder: Path) -> Task:
+def _task(method: type[Method], config: Any, samples: synthetic.Tensors, folder: Path) -> Task:
     box = None
     if method.needs_black_box:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            box = Classifier(drawn.SmallNet(), samples.classes).eval()
-    return drawn.task(folder, samples, config, ConsoleProgress(Console(stderr=True), quiet=True), black_box=box)
+            box = Classifier(synthetic.SmallNet(), samples.classes).eval()
+    return synthetic.task(folder, samples, config, ConsoleProgress(Console(stderr=True), quiet=True), black_box=box)
 
 
 @torch.no_grad()
