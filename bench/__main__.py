@@ -6,6 +6,6 @@ from bench.runner.launchers.subprocess_job import tie_to_parent
 if __name__ == "__main__":
     tie_to_parent()
     keep_freed_memory()
-    from bench.cli import main
+    from bench.cli.main import main
 
     main()

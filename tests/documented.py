@@ -16,7 +16,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from bench.cli import main as bench
+from bench.cli.main import main as bench
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXTS = (ROOT / "README.md", ROOT / "reports" / "STUDY.md")

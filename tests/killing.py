@@ -98,7 +98,7 @@ def main() -> None:
     killer = Killer(home, stage, int(event), float(delay))
     sys.argv = ["bench", *arguments]
     sys.stdout = Heard(sys.stdout, killer)
-    from bench.cli import main as command
+    from bench.cli.main import main as command
     from bench.report.mlflow import live
 
     live.DELAY = 3600.0  # else, where this takes long, a process that is not killed does the mirroring

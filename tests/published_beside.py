@@ -12,7 +12,7 @@ import click
 from click.testing import CliRunner
 from documented import RESULTS, ROOT, plain
 
-from bench.cli import main as bench
+from bench.cli.main import main as bench
 
 # Table, the run of the study that answers it, and a network of the paper that has all its rows.
 TABLES = ((2, "study_birds", "resnet34"), (4, "study_sizes", "resnet34"), (5, "study_cars", "resnet152"),

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 from stores import example_store
 
-from bench.cli import main
+from bench.cli.main import main
 from bench.report.plots.scatter import cost
 from bench.results.store import Store, write_json
 

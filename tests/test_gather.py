@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 from samples import Silent
 
-from bench.cli import main
+from bench.cli.main import main
 from bench.results.merge import gather
 from bench.results.store import Folder, Store, write_json
 

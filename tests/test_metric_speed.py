@@ -7,7 +7,7 @@ import torch
 from click.testing import CliRunner
 from oracle import plain_loops
 
-from bench.cli import main
+from bench.cli.main import main
 from bench.contract import RequestError
 from bench.diagnostics.speed_metrics import as_text, draw_split, literal, measure
 

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from documented import RESULTS, ROOT, TEXTS, documented
 from pydantic import BaseModel
 
-from bench.cli import main as bench
+from bench.cli.main import main as bench
 from bench.config.spec import CellSpec, fingerprint
 from bench.core import registry
 from bench.data.preprocessing import Protocol

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from rich.console import Console
 from stores import StoreMaker, example_store
 
-from bench.cli import main
+from bench.cli.main import main
 from bench.core.work_dir import Folder, write_json
 from bench.runner.eta import Timings, said
 from bench.runner.heartbeat import Activity, activity_of

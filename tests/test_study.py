@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from documented import RESULTS, ROOT, TEXTS, documented
 from published_beside import beside
 
-from bench.cli import main
+from bench.cli.main import main
 from bench.results.export import nameless
 
 BLOCKS = [

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from data.trees import make_cars, make_dogs, make_tree
 from samples import Silent
 
-from bench.cli import main
+from bench.cli.main import main
 from bench.config.plan import Context, plan
 from bench.config.schema import Request
 

@@ -10,7 +10,7 @@ import pytest
 from birds import QUICK, bench, few_birds, scores
 from click.testing import CliRunner
 
-from bench.cli import main
+from bench.cli.main import main
 
 METHODS = ("--methods", "protopnet", "--no-controls")
 

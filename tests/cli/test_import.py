@@ -11,7 +11,7 @@ from birds import few_birds
 from click.testing import CliRunner
 from samples import Silent
 
-from bench.cli import main
+from bench.cli.main import main
 from bench.results.store import Store
 from bench.runner.cell import Cell
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from bench.cli import main
+from bench.cli.main import main
 from bench.core import registry
 
 TINY = ["--backbone", "tiny", "--size", "64", "--device", "cpu"]

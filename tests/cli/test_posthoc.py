@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from stores import StoreMaker
 from torchvision import models
 
-from bench.cli import main
+from bench.cli.main import main
 from bench.posthoc.intervention import Effects
 from bench.runner.intervene import Intervention
 

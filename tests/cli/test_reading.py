@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 from stores import StoreMaker
 
-from bench.cli import main
+from bench.cli.main import main
 
 ACCURACY = {"accuracy": {"version": "1", "parameters": {}, "unit": "%"}}
 
@@ -77,7 +77,7 @@ def test_names_in_a_listing_are_whole(home):
 
 def test_a_wrong_name_needs_no_torch(home):
     code = (
-        "import sys; from click.testing import CliRunner; from bench.cli import main; "
+        "import sys; from click.testing import CliRunner; from bench.cli.main import main; "
         "result = CliRunner().invoke(main, ['show', 'zzz']); "
         "assert result.exit_code == 2, result.output; print('torch' in sys.modules)"
     )

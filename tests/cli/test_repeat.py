@@ -11,7 +11,7 @@ import pytest
 from birds import QUICK, bench, few_birds
 from click.testing import CliRunner
 
-from bench.cli import main
+from bench.cli.main import main
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -8,7 +8,7 @@ import pytest
 from birds import QUICK, few_birds, planned
 from click.testing import CliRunner
 
-from bench.cli import main
+from bench.cli.main import main
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def test_a_broken_image_fails_its_cells_or_is_left_out(data, tmp_path, monkeypat
 
 def test_listing_brings_neither_torch_nor_mlflow():
     code = (
-        "import sys\nfrom click.testing import CliRunner\nfrom bench.cli import main\n"
+        "import sys\nfrom click.testing import CliRunner\nfrom bench.cli.main import main\n"
         "result = CliRunner().invoke(main, ['ls', '--json'])\nassert result.exit_code == 0\n"
         "print(result.output)\nassert not {'torch', 'mlflow', 'pandas', 'numpy', 'pydantic'} & set(sys.modules)\n"
     )

@@ -9,7 +9,7 @@ import pytest
 from birds import QUICK, few_birds
 from click.testing import CliRunner
 
-from bench.cli import main
+from bench.cli.main import main
 from bench.core import registry
 
 

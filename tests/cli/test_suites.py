@@ -9,7 +9,7 @@ import pytest
 from birds import few_birds
 from click.testing import CliRunner
 
-from bench.cli import main
+from bench.cli.main import main
 from bench.config import schema
 
 SMALL = [name for name in schema.suites() if name.endswith("_small")]

@@ -7,7 +7,7 @@ import torch
 from click.testing import CliRunner
 from data.trees import Quiet, make_cars
 
-from bench.cli import main
+from bench.cli.main import main
 from bench.data.cache import prepare
 from bench.data.cars import Cars
 from bench.data.preprocessing import Protocol

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
-from bench.cli import main
+from bench.cli.main import main
 from bench.contract import RequestError
 from bench.report.plots import style
 from bench.report.prototypes import paper_figures

@@ -18,7 +18,7 @@ import pytest
 from birds import QUICK, bench, cell_processes, environment, few_birds, interruptible, stored
 from click.testing import CliRunner
 
-from bench.cli import main
+from bench.cli.main import main
 
 LAUNCHERS = {
     "processes": ["--jobs", "2"],

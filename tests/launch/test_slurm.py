@@ -9,7 +9,7 @@ import pytest
 from birds import QUICK, bench, few_birds, stored
 from click.testing import CliRunner
 
-from bench.cli import main
+from bench.cli.main import main
 from bench.contract import RequestError
 from bench.runner.launchers.slurm import read_options, script
 

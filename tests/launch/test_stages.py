@@ -4,7 +4,7 @@ import pytest
 from birds import few_birds, planned
 from click.testing import CliRunner
 
-from bench.cli import main
+from bench.cli.main import main
 from bench.core import registry
 from bench.models.tiny import TinyNet
 from bench.results.store import Store

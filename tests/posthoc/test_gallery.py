@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 from samples import Silent
 
 import bench.models  # noqa: F401 - lets torchvision be imported
+from bench.cli.decompose import build, run
 from bench.contract import CellError, RequestError
 from bench.data.class_images import Pictures
 from bench.posthoc import decompose, draw, load
-from bench.posthoc.anyone.command import build, run
 from bench.report.prototypes.decomposition_gallery import strongest
 
 

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 from contests import ACCURACY, accuracy, drawn, shown
 
-from bench.cli import main
+from bench.cli.main import main
 from bench.report.renderers import contest_text
 from bench.results.stats.compare import compare
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from scipy import stats
 from stores import METRICS, example_store
 
-from bench.cli import main
+from bench.cli.main import main
 from bench.contract import Aggregate
 from bench.report import as_markdown, as_text, run_table
 from bench.results.stats.bootstrap import NoInterval, interval, sample

@@ -209,7 +209,7 @@ def test_other_formats_and_bad_folders_are_refused(compared, tmp_path):
 
 def test_plots_of_stored_numbers_need_no_torch(compared, tmp_path):
     script = (
-        "import sys; from click.testing import CliRunner; from bench.cli import main\n"
+        "import sys; from click.testing import CliRunner; from bench.cli.main import main\n"
         f"result = CliRunner().invoke(main, ['figure', 'cost', '--out', {str(compared.store.root)!r}, "
         f"'--to', {str(tmp_path / 'to')!r}, '--format', 'png'])\n"
         "assert result.exit_code == 0, result.output\n"

@@ -15,7 +15,7 @@ from stores import METRICS, SCHEDULE, StoreMaker, epoch, example_store
 import bench.report.html.output_dir
 import bench.report.html.sparklines
 import bench.report.html.words
-from bench.cli import main
+from bench.cli.main import main
 from bench.contract import RequestError
 from bench.report.html import write_site
 from bench.report.html.output_dir import ReportFolder, file_name

@@ -13,7 +13,7 @@ from site_pages import read_site
 from stores import StoreMaker
 
 import bench.report.html.commands
-from bench.cli import main
+from bench.cli.main import main
 from bench.report.html.verdicts import verdicts
 from bench.report.results import results
 from bench.results.select import candidates

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from bench import options
+from bench.cli import options
 
 _PAGES_ONLY = ("out_dir", "tests", "galleries", "device")
 

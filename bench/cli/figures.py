@@ -8,7 +8,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from bench import options
+from bench.cli import options
 
 NAMES = ("4", "5", "6", "7", "8", "gallery", "interpretability", "cost")
 _STORED = ("5", "interpretability", "cost")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from bench import options
+from bench.cli import options
 
 if TYPE_CHECKING:
     from bench.contract import Progress

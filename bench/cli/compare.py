@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from bench import options
+from bench.cli import options
 
 
 @click.command()

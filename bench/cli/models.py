@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from bench import options
+from bench.cli import options
 from bench.core import registry
 
 

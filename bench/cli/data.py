@@ -11,8 +11,8 @@ from typing import Any
 import click
 from rich.console import Console
 
-from bench import options
-from bench.cli_posthoc import speed
+from bench.cli import options
+from bench.cli.posthoc import speed
 from bench.core import registry
 
 _SHOWN = 50

@@ -18,20 +18,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench import (
-    __version__,
-    cli_compare,
-    cli_data,
-    cli_figures,
-    cli_grid,
-    cli_measure,
-    cli_models,
-    cli_posthoc,
-    cli_report,
-    cli_status,
-    cli_tracking,
-    options,
-)
+from bench import __version__
+from bench.cli import cells as cli_grid
+from bench.cli import compare, data, diagnostics, figures, models, options, posthoc, report, status
+from bench.cli import tracking as cli_tracking
 from bench.core import registry
 from bench.core.errors import BenchError, RequestError
 from bench.core.faults import storage_error
@@ -329,8 +319,8 @@ def show(name: str, out: Path | None) -> None:
 
 
 _ELSEWHERE = (
-    cli_posthoc, cli_models, cli_data, cli_measure, cli_compare, cli_grid, cli_figures, cli_status,
-    cli_tracking, cli_report,
+    posthoc, models, data, diagnostics, compare, cli_grid, figures, status,
+    cli_tracking, report,
 )  # fmt: skip
 for _command in (command for module in _ELSEWHERE for command in module.COMMANDS):
     main.add_command(_command)

@@ -10,8 +10,8 @@ from typing import Any
 import click
 from rich.console import Console
 
-from bench import options
-from bench.cli_posthoc import speed
+from bench.cli import options
+from bench.cli.posthoc import speed
 
 
 @click.command()
