@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -23,13 +23,9 @@ from bench.core.errors import BenchError as BenchError
 from bench.core.errors import CellError as CellError
 from bench.core.errors import NotApplicable as NotApplicable
 from bench.core.errors import RequestError as RequestError
-from bench.core.prototypes import PrototypeTable as PrototypeTable
 from bench.core.score import Aggregate as Aggregate
 from bench.core.score import Score as Score
 from bench.core.score import share as share
-
-if TYPE_CHECKING:
-    from bench.training.trainer import Learner, Trainer
 
 T = TypeVar("T")
 Augment = Callable[[Tensor, Tensor], Tensor]
@@ -43,6 +39,41 @@ class Settings(BaseModel):
     """Base of every plugin's ``Config``: unknown names are errors, values are checked, nothing changes later."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PrototypeTable(nn.Module):
+    """Which classes each of P prototypes speaks for, and where it comes from.
+
+    Args:
+        classes: bool ``(P, C)``.
+        vectors: ``(P, ...)`` or ``None`` where the method has none.
+
+    The sources (index of the training image, row and column of its latent patch; -1 = none) are filled by
+    methods that project their prototypes onto training patches.
+    """
+
+    classes: Tensor
+    vectors: Tensor | None
+    source_image: Tensor
+    source_patch: Tensor
+
+    def __init__(self, classes: Tensor, vectors: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("classes", classes.bool())
+        self.register_buffer("vectors", vectors)
+        self.register_buffer("source_image", torch.full((len(classes),), -1, dtype=torch.long))
+        self.register_buffer("source_patch", torch.full((len(classes), 2), -1, dtype=torch.long))
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def of(self, classes: Tensor) -> Tensor:
+        """Rows of the prototypes of each of N classes: ``(N,) -> (N, K)``, padded with -1 on the right."""
+        owned = self.classes.T[classes]
+        width = int(self.classes.sum(0).max()) if self.classes.numel() else 0
+        # A stable sort keeps the table's order and moves the prototypes that a class owns to the front.
+        order = torch.sort(owned.to(torch.uint8), dim=1, descending=True, stable=True).indices[:, :width]
+        return torch.where(owned.gather(1, order), order, -1)
 
 
 @dataclass(frozen=True)
@@ -204,6 +235,33 @@ class Progress(Protocol):
 
     def note(self, message: str) -> None:
         """One line that stays in the log."""
+
+
+class Learner(Protocol):
+    """A module that a trainer trains: a model together with its loss (base class: :mod:`bench.training.trainer`)."""
+
+    def forward(self, images: Tensor, labels: Tensor, phase: str) -> dict[str, Tensor]:
+        """Return named scalar losses of one batch; ``loss`` is minimised, the others are recorded."""
+
+    def groups(self) -> Mapping[str, list[nn.Parameter]]:
+        """Return parameters by the names that a schedule uses."""
+
+
+class Trainer(Protocol):
+    """The phased training loop of a cell (:class:`bench.training.trainer.Trainer`).
+
+    Attributes:
+        folder: keeps checkpoints of this fit until the cell is done.
+        history: a row for each finished epoch: phase, epoch, losses, seconds.
+        earlier_seconds: time that interrupted attempts at this fit took.
+    """
+
+    folder: Path
+    history: list[dict[str, Any]]
+    earlier_seconds: float
+
+    def fit(self, learner: Any, schedule: Any, samples: Samples) -> None:
+        """Train the learner in place, from the checkpoint if there is one; it ends in eval mode."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import pytest
 from bench.config import schema
 from bench.config.plan import black_box_config
 from bench.contract import RequestError
+from bench.core.paths import config_file
 from bench.training.black_box import BlackBoxConfig
 
 
@@ -105,7 +106,7 @@ def test_overrides_of_what_a_suite_extends_stay(tmp_path, monkeypatch):
     (tmp_path / "suites").mkdir()
     (tmp_path / "suites" / "base.yaml").write_text("overrides: {ours.k: 5, ours.norm: l2}\ndatasets: [cub]\n")
     (tmp_path / "suites" / "more.yaml").write_text("extends: base\noverrides: {ours.k: 7}\n")
-    monkeypatch.setattr(schema, "CONFIGS", tmp_path)
+    monkeypatch.setenv("BENCH_CONFIGS", str(tmp_path))
     expected = {"suite": "more", "datasets": ["cub"], "overrides": {"ours.k": 7, "ours.norm": "l2"}}
     assert schema.read_suites("more") == [expected]
 
@@ -122,7 +123,7 @@ def test_a_suite_that_includes_itself_is_refused(tmp_path, monkeypatch):
     (tmp_path / "suites").mkdir()
     (tmp_path / "suites" / "round.yaml").write_text("includes: [about]\n")
     (tmp_path / "suites" / "about.yaml").write_text("extends: round\n")
-    monkeypatch.setattr(schema, "CONFIGS", tmp_path)
+    monkeypatch.setenv("BENCH_CONFIGS", str(tmp_path))
     with pytest.raises(RequestError, match="round extends or includes itself: round > about > round"):
         schema.read_suites("round")
 
@@ -151,9 +152,7 @@ def test_the_papers_recipe_is_the_published_one(backbone):
 def test_protopnet_published_schedule_pushes_after_epochs_10_20_30():
     from baselines.protopnet import ProtoPNet
 
-    found = schema.from_recipe(
-        schema.CONFIGS / "methods" / "protopnet.yaml", ProtoPNet.Config, "published", {}, "protopnet"
-    )
+    found = schema.from_recipe(config_file("methods", "protopnet"), ProtoPNet.Config, "published", {}, "protopnet")
     epoch, pushes = -1, []
     for phase in found.schedule.phases:
         epoch += phase.epochs if phase.name != "last" else 0

@@ -14,6 +14,7 @@ from rich.console import Console
 from bench.cli import options
 from bench.cli.posthoc import speed
 from bench.core import registry
+from bench.core.paths import config_files
 
 _SHOWN = 50
 """Anomalies that are printed; ``--json`` has all of them."""
@@ -54,7 +55,7 @@ def list_(data_root: Path | None, pairs: tuple[str, ...], as_json: bool, plugins
     home = find_home()
     place, source = base(data_root, home)
     overrides, _ = schema.parse_overrides(pairs)
-    names = sorted({file.stem for file in (schema.CONFIGS / "datasets").glob("*.yaml")} | {*registry.names("datasets")})
+    names = sorted({*config_files("datasets"), *registry.names("datasets")})
     rows: list[dict[str, Any]] = []
     for name in names:
         settings = schema.dataset_config(name, overrides)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import os
 import shlex
 import signal
 import sys
@@ -25,6 +26,7 @@ from bench.cli import tracking as cli_tracking
 from bench.core import registry
 from bench.core.errors import BenchError, RequestError
 from bench.core.faults import storage_error
+from bench.core.paths import config_files, config_folders
 
 
 @contextlib.contextmanager
@@ -47,6 +49,19 @@ def _terminable() -> Iterator[list[int]]:
         yield asked
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 _RERUN = (
@@ -86,7 +101,12 @@ class _Group(click.Group):
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="partbench")
-def main() -> None:
+@click.option(
+    "--config-dir", type=options.PATH, envvar="BENCH_CONFIGS",
+    help="Folder with datasets/, methods/, backbones/, suites/ of your own, looked at before the package's.",
+)  # fmt: skip
+@click.pass_context
+def main(context: click.Context, config_dir: Path | None) -> None:
     """PartBench: part-prototype interpretability, measured under one harness.
 
     \b
@@ -94,6 +114,10 @@ def main() -> None:
     python -m bench report
     python -m bench ui
     """  # noqa: D301 (click reads the character itself)
+    if config_dir is not None:
+        # In the environment, because processes that are started for cells read it too.
+        context.with_resource(_environment("BENCH_CONFIGS", str(config_dir.resolve())))
+        config_folders()
 
 
 @main.command()
@@ -102,7 +126,9 @@ def main() -> None:
 @click.option("--backbones", callback=options.names, help="Names with commas; default: each data set's own.")
 @click.option("--seeds", callback=options.seeds, help="Whole numbers with commas; default 0.")
 @click.option("--metrics", callback=options.names, help="Names or groups with commas, or all; `ls metrics` has them.")
-@click.option("--suite", help="A file of configs/suites by name; the other options override it.")
+@click.option(
+    "--suite", help="A suite by name (`ls suites`) or the path of a YAML file; the other options override it."
+)
 @click.option(
     "--set", "pairs", multiple=True, metavar="KEY=VALUE", help="For example ours.k=5, or ours.k=3,5,10 (repeatable)."
 )
@@ -241,10 +267,8 @@ def ls(kind: str | None, as_json: bool, plugins: tuple[Path, ...]) -> None:
     listing: dict[str, list[dict[str, Any]]] = {}
     for one in [kind] if kind else [*registry.KINDS, "suites"]:
         if one == "suites":
-            # Not through bench.config.schema, which would bring torch.
-            folder = Path(__file__).resolve().parent.parent / "configs" / "suites"
             listing[one] = [
-                {"name": file.stem, "summary": _first_comment(file)} for file in sorted(folder.glob("*.yaml"))
+                {"name": name, "summary": _first_comment(file)} for name, file in config_files("suites").items()
             ]
         else:
             listing[one] = [

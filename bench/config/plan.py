@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.config import schema
-from bench.config.schema import CONFIGS, DatasetConfig, Request
+from bench.config.schema import DatasetConfig, Request
 from bench.config.spec import CellSpec, PlannedCell, Where
 from bench.contract import Dataset, Method, Progress, RequestError, Sizes
 from bench.core import registry
+from bench.core.paths import config_file
 from bench.data.datasets import open_dataset
 from bench.models import weights as weight_files
 from bench.models.external import NetworkSettings
@@ -176,7 +177,7 @@ def _cells_of(
         for name, chosen in variants:
             overrides = {**request.overrides, **chosen}
             method = loaded[name]
-            method_file = CONFIGS / "methods" / f"{name}.yaml"
+            method_file = config_file("methods", name)
             preset = {f"{name}.{key}": value for key, value in _preset("methods", name).items()}
             usual = schema.from_recipe(method_file, method.Config, recipe, own | preset, name).model_dump(mode="json")
             method_config = schema.from_recipe(method_file, method.Config, recipe, own | preset | overrides, name)
@@ -260,9 +261,9 @@ def _applicable(
 
 def black_box_config(backbone: str, recipe: Any, overrides: Mapping[str, Any]) -> BlackBoxConfig:
     """How the plain classifier of a backbone is trained: by a recipe of its own, where it has one of that name."""
-    own = CONFIGS / "backbones" / f"{backbone}.yaml"
+    own = config_file("backbones", backbone)
     has_own = own.is_file() and recipe in schema.read_yaml(own)["recipes"]
-    file = own if has_own else CONFIGS / "backbones" / "default.yaml"
+    file = own if has_own else config_file("backbones", "default")
     return schema.from_recipe(file, BlackBoxConfig, recipe, overrides, "classifier")
 
 

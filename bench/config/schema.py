@@ -16,10 +16,10 @@ from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
 
 from bench.contract import RequestError, Settings
 from bench.core import registry
+from bench.core.paths import config_file, config_files
 from bench.data.download import Source
 from bench.data.preprocessing import PRESETS, Protocol
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 Recipe = Literal["published", "small", "demo"]
 M = TypeVar("M", bound=BaseModel)
 
@@ -108,8 +108,8 @@ def _parsed(file: Path, _changed: int, _size: int) -> dict[str, Any]:
 
 
 def suites() -> list[str]:
-    """Names of the suites in ``configs/suites``."""
-    return sorted(file.stem for file in (CONFIGS / "suites").glob("*.yaml"))
+    """Return the names of the suites of the user and of the package."""
+    return list(config_files("suites"))
 
 
 def read_suites(name: str, within: tuple[str, ...] = ()) -> list[dict[str, Any]]:
@@ -118,18 +118,18 @@ def read_suites(name: str, within: tuple[str, ...] = ()) -> list[dict[str, Any]]
     A suite that ``extends`` another takes over its fields; ``overrides`` are added to the other's.
 
     Args:
-        name: of the file in ``configs/suites``.
+        name: of a file in ``configs/suites``, or the path of a YAML file; its stem is then the suite's name.
         within: suites that lead to this one.
 
     Raises:
         RequestError: for an unknown name, with the nearest one, or where suites lead in a circle.
     """
-    if name not in suites():
-        raise RequestError(f"unknown suite {name!r}{registry.nearest(name, suites())}")
+    file = _suite_file(name)
+    name = file.stem
     trail = (*within, name)
     if name in within:
         raise RequestError(f"suite {name} extends or includes itself: {' > '.join(trail)}")
-    content = read_yaml(CONFIGS / "suites" / f"{name}.yaml")
+    content = read_yaml(file)
     extended, included = content.pop("extends", None), content.pop("includes", None)
     parts: list[dict[str, Any]] = [{}]
     if included or extended:
@@ -139,6 +139,18 @@ def read_suites(name: str, within: tuple[str, ...] = ()) -> list[dict[str, Any]]
         overrides = {**(part.get("overrides") or {}), **(content.get("overrides") or {})}
         found.append({**part, **content, **({"overrides": overrides} if overrides else {}), "suite": name})
     return found
+
+
+def _suite_file(name: str) -> Path:
+    known = config_files("suites")
+    if name in known:
+        return known[name]
+    if name.endswith((".yaml", ".yml")):
+        file = Path(name)
+        if not file.is_file():
+            raise RequestError(f"--suite {name}: no such file")
+        return file
+    raise RequestError(f"unknown suite {name!r}{registry.nearest(name, known)}; a file of your own: --suite FILE.yaml")
 
 
 def parse_overrides(pairs: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
@@ -242,8 +254,8 @@ def dataset_config(name: str, overrides: Mapping[str, Any]) -> DatasetConfig:
     Raises:
         RequestError: for an unknown name, with the nearest one.
     """
-    file = CONFIGS / "datasets" / f"{name}.yaml"
-    known = sorted({path.stem for path in file.parent.glob("*.yaml")} | set(registry.names("datasets")))
+    file = config_file("datasets", name)
+    known = sorted({*config_files("datasets"), *registry.names("datasets")})
     if name not in known:
         raise RequestError(f"unknown dataset {name!r}{registry.nearest(name, known)}")
     values = read_yaml(file) if file.is_file() else {"folder": name, "backbones": ["resnet34"]}

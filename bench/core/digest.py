@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.contract import RequestError
+from bench.core.errors import RequestError
 from bench.core.threads import in_order
 
 # A file that changed this recently may change again within the same tick of the file system's clock, unseen by size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
@@ -12,8 +13,7 @@ from typing import Any
 import torch
 
 import bench
-from bench.contract import RequestError
-from bench.models.external import describe_commit
+from bench.core.errors import RequestError
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "lightning-fabric", "cvxpy")
 
@@ -38,6 +38,21 @@ def pick_device(name: str) -> torch.device:
             raise RequestError(f"--device {name}: torch sees {count} CUDA devices here; use --device cpu")
         return torch.device("cuda", device.index or 0)
     return device
+
+
+def describe_commit(folder: Path) -> str | None:
+    """Return the commit that a git checkout is at, with ``-dirty`` where files differ from it."""
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip() or None
 
 
 def make_deterministic() -> None:

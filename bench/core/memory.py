@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from bench.contract import CellError, RequestError
 from bench.core.allocator import give_back_free_memory
+from bench.core.errors import CellError, RequestError
 
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 # What torch (on a CPU and on a GPU) and NumPy say; the first alternative is in bytes without a unit.

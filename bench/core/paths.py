@@ -1,11 +1,47 @@
-"""Where everything of the harness lies. Nothing here imports torch: `bench figure` starts quickly."""
+"""Folders of the harness: its home, and configuration files of the user and of the package.
+
+Nothing here imports torch: listing and drawing start quickly.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
+
+from bench.core.errors import RequestError
+
+ConfigKind = Literal["backbones", "datasets", "methods", "suites"]
+PACKAGED_CONFIGS = Path(__file__).resolve().parent.parent / "_configs"
+"""The YAML files that come with the package; in a checkout a link to ``configs/``."""
 
 
 def home() -> Path:
-    """``BENCH_HOME``, by default ``.bench`` in the working directory."""
+    """Return ``BENCH_HOME``, by default ``.bench`` in the working directory."""
     return Path(os.environ.get("BENCH_HOME", ".bench"))
+
+
+def config_folders() -> list[Path]:
+    """Return the folders that hold configuration files: ``BENCH_CONFIGS`` if it is set, then the package's own.
+
+    Raises:
+        RequestError: if ``BENCH_CONFIGS`` names no folder.
+    """
+    own = os.environ.get("BENCH_CONFIGS")
+    if not own:
+        return [PACKAGED_CONFIGS]
+    if not Path(own).is_dir():
+        raise RequestError(f"BENCH_CONFIGS (--config-dir) {own}: no such folder")
+    return [Path(own), PACKAGED_CONFIGS]
+
+
+def config_files(kind: ConfigKind) -> dict[str, Path]:
+    """Return the configuration files of a kind by name, sorted; a user's file replaces the package's of that name."""
+    found = {file.stem: file for folder in reversed(config_folders()) for file in (folder / kind).glob("*.yaml")}
+    return dict(sorted(found.items()))
+
+
+def config_file(kind: ConfigKind, name: str) -> Path:
+    """Return the configuration file of that name; it need not exist."""
+    files = [folder / kind / f"{name}.yaml" for folder in config_folders()]
+    return next((file for file in files if file.is_file()), files[-1])

@@ -10,9 +10,9 @@ from typing import Any
 
 from bench.contract import Dataset, Progress, RequestError
 from bench.core import registry
+from bench.core.work_dir import Folder
 from bench.data import synthetic
 from bench.data.locate import locate
-from bench.results.store import Folder
 
 
 def open_dataset(

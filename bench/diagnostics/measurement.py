@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+import bench
 from bench.core import environment, registry
 from bench.core.memory import Overrun, PeakMemory, is_out_of_memory, limited
 from bench.diagnostics import synthetic
@@ -63,7 +64,7 @@ def apart(measurement: Measurement) -> dict[str, Any]:
     Returns:
         ``status`` (``ok``, ``oom`` or ``failed``), and the numbers or the reason.
     """
-    root = str(Path(__file__).resolve().parent.parent)
+    root = str(Path(bench.__file__).resolve().parent.parent)
     paths = [root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     process = subprocess.run(
         [sys.executable, "-m", "bench.diagnostics.measurement"],

@@ -16,6 +16,7 @@ from bench.config import schema
 from bench.config.plan import black_box_config
 from bench.contract import Method, PartPrototypeModel, RequestError, Task
 from bench.core import registry
+from bench.core.paths import config_file
 from bench.core.seeding import derive
 from bench.diagnostics import synthetic
 from bench.models.classifier import Classifier
@@ -67,7 +68,7 @@ class Subject:
     def __post_init__(self) -> None:
         self.method: Method = registry.load("methods", self.name)()
         section = {f"{self.name}.{key}": value for key, value in self.overrides.items()}
-        file = schema.CONFIGS / "methods" / f"{self.name}.yaml"
+        file = config_file("methods", self.name)
         self.config: Any = schema.from_recipe(file, type(self.method).Config, "published", section, self.name)
         self.device = torch.device(self.sizes.device)
         samples = synthetic.noise(self.sizes.classes, self.images, self.sizes.size, self.sizes.seed)

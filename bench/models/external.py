@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +11,7 @@ from pydantic import PlainSerializer, PlainValidator, ValidationInfo
 
 from bench.contract import Settings
 from bench.core.digest import digest as digest_of_files
+from bench.core.environment import describe_commit
 from bench.models import weights
 
 
@@ -41,21 +41,6 @@ class Given:
         """What a result says of it: path, digest and, where it is a git checkout, the commit."""
         commit = describe_commit(self.path) if (self.path / ".git").exists() else None
         return {"path": str(self.path), "digest": self.digest, **({"commit": commit} if commit else {})}
-
-
-def describe_commit(folder: Path) -> str | None:
-    """The commit that a git checkout stands at, with ``-dirty`` where files differ from it."""
-    try:
-        described = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return described.stdout.strip() or None
 
 
 def _code(root: Path) -> list[Path]:

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from bench.posthoc.wrap.api import decompose
     from bench.posthoc.wrap.classifier import PartPrototypeClassifier
     from bench.posthoc.wrap.serialization import load, save
-    from bench.report.prototypes.decomposition_gallery import draw
 
 __all__ = ["PartPrototypeClassifier", "decompose", "draw", "load", "save"]
 

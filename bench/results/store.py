@@ -26,7 +26,7 @@ _STAMP = "%Y%m%d-%H%M%S-%f"
 
 @dataclass(frozen=True)
 class Row:
-    """One cell and one metric, as ``results --json`` prints it; ``low`` and ``high`` by ``bench.results.stats.intervals``."""
+    """One cell and one metric of ``results --json``; ``low`` and ``high``: :mod:`bench.results.stats.intervals`."""
 
     suite: str
     cell: str

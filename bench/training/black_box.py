@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from bench.contract import CellError, Progress, Samples, Settings
 from bench.core.seeding import derive
+from bench.core.work_dir import Folder, write_json
 from bench.models.classifier import Classifier
-from bench.results.store import Folder, write_json
 from bench.training.schedule import Schedule
 from bench.training.trainer import Learner, Trainer
 

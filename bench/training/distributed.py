@@ -1,7 +1,8 @@
 """The processes that train one cell together, one for each GPU, as torchrun starts them.
 
 Rank 0 owns the cell: it alone claims it, keeps checkpoints, measures and stores. The others wait until it trains
-something, build the same from the same seeds, follow through the training (:mod:`bench.training.sharding`) and wait again.
+something, build the same from the same seeds, follow through the training (:mod:`bench.training.sharding`) and wait
+again.
 """
 
 from __future__ import annotations

@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from bench.contract import Batch, CellError, Progress, Samples
 from bench.core.memory import is_out_of_memory
 from bench.core.seeding import derive
-from bench.core.work_dir import replacing
+from bench.core.work_dir import replacing, write_json
 from bench.data import augmentation
-from bench.results.store import write_json
 from bench.training.distributed import Ranks
 from bench.training.feature_cache import AtRest
 from bench.training.schedule import Phase, Schedule

@@ -9,6 +9,7 @@ from baselines import layers, pool
 from baselines.protopool import ProtoPool, ProtoPoolLearner, ProtoPoolModel
 from bench.config import schema as configuration
 from bench.contract import RequestError, Sizes
+from bench.core.paths import config_file
 from bench.training.schedule import Phase, Schedule
 from bench.training.trainer import Trainer
 
@@ -298,7 +299,7 @@ def test_the_official_bugs_in_a_fit(tmp_path):
 
 
 def test_the_published_recipe_is_the_published_one():
-    file = configuration.CONFIGS / "methods" / "protopool.yaml"
+    file = config_file("methods", "protopool")
     found = configuration.from_recipe(file, ProtoPool.Config, "published", {}, "protopool")
     assert (found.prototypes, found.slots, found.depth, found.mixup, found.gumbel_epochs) == (202, 10, 256, 0.5, 30)
     assert (found.cluster, found.separation, found.l1, found.orthogonality) == (0.8, 0.08, 1e-4, 1.0)

@@ -12,8 +12,9 @@ from torch.utils._pytree import tree_leaves
 
 from baselines import layers
 from baselines.tesnet import TesNet, TesNetLearner, TesNetModel, literal_subspace_separation, subspace_separation
-from bench.config.schema import CONFIGS, from_recipe
+from bench.config.schema import from_recipe
 from bench.contract import RequestError, Sizes
+from bench.core.paths import config_file
 from bench.training.schedule import Phase, Schedule
 
 JOINT = {"backbone": 0.01, "add_on": 0.01, "prototypes": 0.01}
@@ -277,7 +278,7 @@ def test_more_prototypes_than_dimensions_are_refused():
 
 def test_published_schedule_epoch_by_epoch():
     """Section 6: five epochs of warm-up, decays that come an epoch early, one projection, twenty last-layer epochs."""
-    config = from_recipe(CONFIGS / "methods" / "tesnet.yaml", TesNet.Config, "published", {}, "tesnet")
+    config = from_recipe(config_file("methods", "tesnet"), TesNet.Config, "published", {}, "tesnet")
     backbone, actions, counts = [], [], {}
     for phase in config.schedule.phases:
         first = counts.get(phase.name, 0)

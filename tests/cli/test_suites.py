@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-from pathlib import Path
 
 import pytest
 from birds import few_birds
@@ -11,6 +9,7 @@ from click.testing import CliRunner
 
 from bench.cli.main import main
 from bench.config import schema
+from bench.core.paths import config_files
 
 SMALL = [name for name in schema.suites() if name.endswith("_small")]
 FULL = [name for name in schema.suites() if name not in SMALL and name != "demo"]
@@ -50,12 +49,13 @@ def test_weights_that_no_part_of_a_suite_uses_are_refused(tmp_path, monkeypatch)
 
 
 def test_settings_of_the_command_line_hold_in_every_part_of_a_suite(tmp_path, monkeypatch):
-    configs = shutil.copytree(schema.CONFIGS, tmp_path / "configs")
+    configs = tmp_path / "configs"
+    (configs / "suites").mkdir(parents=True)
     common = "methods: [ours]\ndatasets: [cub]\nbackbones: [tiny]\nrecipe: demo\ncontrols: false\n"
     (configs / "suites" / "three.yaml").write_text(common + "grid: {ours.k: [3, 5, 10]}\n")
     (configs / "suites" / "one.yaml").write_text(common + "overrides: {ours.k: 4}\n")
     (configs / "suites" / "both.yaml").write_text("includes: [three, one]\n")
-    monkeypatch.setattr(schema, "CONFIGS", configs)
+    monkeypatch.setenv("BENCH_CONFIGS", str(configs))
     monkeypatch.setenv("BENCH_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "160")
     birds = few_birds(tmp_path)
@@ -77,6 +77,27 @@ def test_listing_says_what_each_suite_is():
     assert all(len(summary) > 20 for summary in listed.values())
 
 
+def test_a_suite_by_its_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_HOME", str(tmp_path / "home"))
+    (tmp_path / "mine.yaml").write_text("methods: [ours]\ndatasets: [cub]\nbackbones: [tiny]\nrecipe: demo\n")
+    birds = few_birds(tmp_path)
+    result = call("run", "--suite", str(tmp_path / "mine.yaml"), "--dry-run", "--data-root", str(birds))
+    assert result.exit_code == 0, result.output
+    assert "ours" in result.output
+    result = call("run", "--suite", str(tmp_path / "yours.yaml"), "--dry-run")
+    assert (result.exit_code, "no such file" in result.output) == (2, True)
+
+
+def test_own_configurations_go_before_the_packaged(tmp_path):
+    (tmp_path / "suites").mkdir()
+    (tmp_path / "suites" / "mine.yaml").write_text("# What this suite of mine is about\nmethods: [ours]\n")
+    listed = json.loads(call("--config-dir", str(tmp_path), "ls", "suites", "--json").output)["suites"]
+    assert {"name": "mine", "summary": "What this suite of mine is about"} in listed
+    assert "demo" in {one["name"] for one in listed}
+    result = call("--config-dir", str(tmp_path / "nowhere"), "ls", "suites")
+    assert (result.exit_code, "no such folder" in result.output) == (2, True)
+
+
 def test_suites_are_short():
-    for file in (Path(schema.CONFIGS) / "suites").glob("*.yaml"):
+    for file in config_files("suites").values():
         assert len(file.read_text().splitlines()) <= 12, file

@@ -2,7 +2,6 @@
 
 import pytest
 
-from bench.config import schema
 from bench.contract import RequestError
 from bench.runner.launchers import subprocess_job
 from bench.runner.launchers.launcher import Launcher
@@ -13,7 +12,7 @@ def configs(tmp_path, monkeypatch):
     (tmp_path / "methods").mkdir()
     (tmp_path / "methods" / "ours.yaml").write_text("gpus: 0.25\n")
     (tmp_path / "methods" / "protopnet.yaml").write_text("gpus: lots\n")
-    monkeypatch.setattr(schema, "CONFIGS", tmp_path)
+    monkeypatch.setenv("BENCH_CONFIGS", str(tmp_path))
 
 
 def test_shares(configs):

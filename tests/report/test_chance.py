@@ -4,7 +4,7 @@ import pytest
 from stores import example_store
 
 import bench.report.chance
-from bench.report import as_markdown, run_table
+from bench.report import as_markdown, comparison
 from bench.report.chance import beyond_chance, chance_corrected
 
 
@@ -17,7 +17,7 @@ def table(maker, *controls):
         refused = {"accuracy": "predicts no class"}
         cells.append(maker.cell(f"c{number}", scores, role="control", backbone=None, not_applicable=refused))
     maker.invocation(cells)
-    (block,) = run_table(maker.store)
+    (block,) = comparison(maker.store)
     return beyond_chance(block)
 
 
@@ -37,7 +37,7 @@ def test_what_controls_are_no_rivals_in_has_no_chance_level(maker):
     cells = [maker.cell("ours", {"contrastivity": 25.0}, metrics=metrics)]
     cells.append(maker.cell("random", {"contrastivity": 55.0}, metrics=metrics, role="control", backbone=None))
     maker.invocation(cells)
-    (block,) = run_table(maker.store)
+    (block,) = comparison(maker.store)
     assert block.warnings == ()
     assert beyond_chance(block) is None
 
@@ -68,7 +68,7 @@ def test_without_controls_there_is_no_such_table(maker):
 
 def test_seeds_and_failures_carry_over(tmp_path):
     store = example_store(tmp_path)[0].store
-    (block,) = run_table(store)
+    (block,) = comparison(store)
     found = beyond_chance(block)
     lines = {line.label: line for line in found.lines}
     assert set(lines) == {"ours", "protopnet", "ours (k=9)", "ours (k=5)", "blackbox"}

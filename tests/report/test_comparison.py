@@ -6,7 +6,7 @@ from stores import METRICS, STAMP, StoreMaker, example_store
 
 from bench.contract import RequestError
 from bench.core.registry import UnknownName
-from bench.report import Block, as_markdown, as_text, report, run_table
+from bench.report import Block, as_markdown, as_text, comparison, report
 from bench.report.provenance import definition, protocol
 from bench.report.table import Entry, Line
 from bench.results.store import Store, write_json
@@ -53,7 +53,7 @@ def both(value: float, other: float = 50.0) -> dict[str, float]:
 
 
 def only(store: Store, stamp: str | None = None) -> Block:
-    (block,) = run_table(store, stamp)
+    (block,) = comparison(store, stamp)
     return block
 
 
@@ -64,12 +64,12 @@ def line(block: Block, name: str, backbone: str | None = None) -> Line:
 
 def printed(store: Store, width: int = 100) -> str:
     stream = io.StringIO()
-    as_text(run_table(store), Console(file=stream, width=width))
+    as_text(comparison(store), Console(file=stream, width=width))
     return stream.getvalue()
 
 
 def test_markdown_is_this_text(example: Store) -> None:
-    assert as_markdown(run_table(example)) == GOLDEN
+    assert as_markdown(comparison(example)) == GOLDEN
 
 
 def test_rows_with_fewer_seeds_are_named(maker: StoreMaker) -> None:
@@ -80,7 +80,7 @@ def test_rows_with_fewer_seeds_are_named(maker: StoreMaker) -> None:
 
 
 def test_markdown_columns_line_up(example: Store) -> None:
-    table = [row for row in as_markdown(run_table(example)).splitlines() if row.startswith("|")]
+    table = [row for row in as_markdown(comparison(example)).splitlines() if row.startswith("|")]
     assert len({tuple(place for place, letter in enumerate(row) if letter == "|") for row in table}) == 1
 
 
@@ -99,7 +99,7 @@ def test_text_has_every_number_mark_and_footnote(example: Store) -> None:
 
 
 def test_columns_are_those_that_were_asked_for(example: Store) -> None:
-    (block,) = run_table(example, metrics=("stability", "accuracy"))
+    (block,) = comparison(example, metrics=("stability", "accuracy"))
     assert [column.metric for column in block.columns] == ["accuracy", "stability"]
     text = " ".join(block.facts)
     assert "stability v2" in text
@@ -107,9 +107,9 @@ def test_columns_are_those_that_were_asked_for(example: Store) -> None:
     with pytest.raises(
         RequestError, match=r"axioms: not measured in this run; it has accuracy, consistency, stability"
     ):
-        run_table(example, metrics=("axioms",))
+        comparison(example, metrics=("axioms",))
     with pytest.raises(UnknownName, match="did you mean 'accuracy'"):
-        run_table(example, metrics=("acuracy",))
+        comparison(example, metrics=("acuracy",))
 
 
 def test_text_lines_up_decimals_and_fits(example: Store) -> None:
@@ -151,7 +151,7 @@ def test_seeds_give_mean_and_sample_deviation(maker: StoreMaker) -> None:
 def test_one_seed_has_no_deviation(maker: StoreMaker) -> None:
     maker.invocation([maker.cell("ours", both(60.0))])
     assert line(only(maker.store), "ours").entries["consistency"] == Entry("ok", 60.0, None, (0,))
-    assert "±" not in as_markdown(run_table(maker.store)).replace("±36 px", "")
+    assert "±" not in as_markdown(comparison(maker.store)).replace("±36 px", "")
 
 
 def test_best_is_among_methods_only_and_follows_the_direction(maker: StoreMaker) -> None:
@@ -250,7 +250,7 @@ def test_two_versions_of_a_metric_never_share_a_table(maker: StoreMaker) -> None
     wide = {**METRICS, "consistency": {"version": "v2", "parameters": {"half_size": 50, "size": 224, "threshold": 0.8}}}
     kinds = (("ours", METRICS), ("old", old), ("wide", wide), ("protopnet", METRICS))
     maker.invocation([maker.cell(name, both(60.0), metrics=metrics) for name, metrics in kinds])
-    blocks = run_table(maker.store)
+    blocks = comparison(maker.store)
     assert [[line.label for line in block.lines] for block in blocks] == [["ours", "protopnet"], ["old"], ["wide"]]
     assert [block.title for block in blocks] == [
         "demo: consistency v2, region ±36 px of 224, threshold 0.8",
@@ -268,7 +268,7 @@ def test_two_states_of_the_data_never_share_a_table(maker: StoreMaker) -> None:
         maker.cell("ours", both(63.0), dataset="cub"),
     ]
     maker.invocation(cells)
-    assert [block.title for block in run_table(maker.store)] == [
+    assert [block.title for block in comparison(maker.store)] == [
         "demo: data 5d41402abc4b2a76; bbox-224-truncated",
         "demo: data ffff; bbox-224-truncated",
         "demo: data 5d41402abc4b2a76; full-224-truncated",
@@ -377,7 +377,7 @@ def test_the_latest_invocation_is_taken(maker: StoreMaker) -> None:
     maker.invocation([second], "20260101-000000-000", "other")
     maker.invocation([first], "20260102-000000-000")
     assert line(only(maker.store), "ours")
-    assert line(run_table(maker.store, suite="other")[0], "protopnet")
+    assert line(comparison(maker.store, suite="other")[0], "protopnet")
     assert line(only(maker.store, "20260101-000000-000"), "protopnet")
 
 
@@ -388,14 +388,14 @@ def test_cells_that_were_deleted_are_counted(maker: StoreMaker) -> None:
 
 def test_wrong_requests_are_one_line(maker: StoreMaker) -> None:
     with pytest.raises(RequestError, match="nothing has been run yet"):
-        run_table(maker.store)
+        comparison(maker.store)
     maker.invocation(["0123456789ab"], suite="table2")
     with pytest.raises(RequestError, match=r"suite 'tabel2' has not been run yet; there are results of: table2$"):
-        run_table(maker.store, suite="tabel2")
+        comparison(maker.store, suite="tabel2")
     with pytest.raises(RequestError, match=f"no run 'x' in .*; the newest is '{STAMP}'"):
-        run_table(maker.store, "x")
+        comparison(maker.store, "x")
     with pytest.raises(RequestError, match=r"no cell of .* is on disk any more"):
-        run_table(maker.store)
+        comparison(maker.store)
     with pytest.raises(RequestError, match="--format 'pdf': write text, md or html"):
         report(maker.store, fmt="pdf")
 
@@ -403,7 +403,7 @@ def test_wrong_requests_are_one_line(maker: StoreMaker) -> None:
 def test_names_with_brackets_and_bars_survive(maker: StoreMaker) -> None:
     maker.invocation([maker.cell("ours", both(60.0), label="ours (a=[bold]|x)")])
     assert "ours (a=[bold]|x)" in printed(maker.store)
-    assert "| ours (a=[bold]\\|x) |" in as_markdown(run_table(maker.store))
+    assert "| ours (a=[bold]\\|x) |" in as_markdown(comparison(maker.store))
 
 
 def test_report_prints_both_formats(example: Store, monkeypatch: pytest.MonkeyPatch) -> None:

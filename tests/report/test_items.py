@@ -12,7 +12,7 @@ from stores import METRICS, example_store
 
 from bench.cli.main import main
 from bench.contract import Aggregate
-from bench.report import as_markdown, as_text, run_table
+from bench.report import as_markdown, as_text, comparison
 from bench.results.stats.bootstrap import NoInterval, interval, sample
 from bench.results.stats.intervals import with_intervals
 from bench.results.stats.units import Items, sample_of
@@ -157,9 +157,9 @@ def test_reports_show_intervals_beside_values_when_asked(maker):
     ]
     cells.append(maker.cell("tesnet", {"accuracy": 60.0, "cost": 2.0}, items=images(60), metrics=metrics))
     maker.invocation(cells)
-    (plain,) = run_table(maker.store)
+    (plain,) = comparison(maker.store)
     assert all(entry.low is None for line in plain.lines for entry in line.entries.values())
-    (block,) = run_table(maker.store, intervals=True)
+    (block,) = comparison(maker.store, intervals=True)
     ours, tesnet = (line.entries["accuracy"] for line in block.lines)
     samples = [sample(range(100), [100.0 * (i < right) for i in range(100)]) for right in (70, 80)]
     expected = interval(samples)

@@ -103,7 +103,8 @@ def test_two_processes_open_a_fresh_mirror_at_once(tmp_path: Path) -> None:
         folder.mkdir()
     example_store(home)
     code = (
-        "import sys; from pathlib import Path; from bench.results.store import Store; from bench.report.mlflow import Mirror\n"
+        "import sys; from pathlib import Path; from bench.results.store import Store\n"
+        "from bench.report.mlflow import Mirror\n"
         "home = Path(sys.argv[1]); print(Mirror(home).sync(Store(home)))"
     )
     command = [sys.executable, "-c", code, str(home)]

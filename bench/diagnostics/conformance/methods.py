@@ -12,9 +12,10 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from bench.config.plan import ALWAYS_PROVIDED
-from bench.config.schema import CONFIGS, from_recipe
+from bench.config.schema import from_recipe
 from bench.contract import Method, NotApplicable, PartPrototypeModel, Settings, Task
 from bench.core import registry
+from bench.core.paths import config_file
 from bench.diagnostics import synthetic
 from bench.diagnostics.conformance.outcome import expect, expect_close
 from bench.models.classifier import Classifier
@@ -58,7 +59,7 @@ def prepare(name: str, folder: Path) -> Fitted:
     expect(bool(preset) or method.name == name, f"its attribute `name` is {method.name!r}, registered is {name!r}")
     expect(issubclass(method.Config, Settings), "its Config is no subclass of bench.contract.Settings")
     expect(method.needs <= KNOWN, f"needs {sorted(method.needs - KNOWN)}; known are {sorted(KNOWN)}")
-    config: Any = from_recipe(CONFIGS / "methods" / f"{name}.yaml", method.Config, "demo", preset, name)
+    config: Any = from_recipe(config_file("methods", name), method.Config, "demo", preset, name)
     if hasattr(config, "schedule"):
         phases = [phase.model_copy(update={"epochs": min(phase.epochs, 1)}) for phase in config.schedule.phases]
         config = config.model_copy(update={"schedule": config.schedule.model_copy(update={"phases": tuple(phases)})})

@@ -135,8 +135,9 @@ class Site:
         )  # fmt: skip
         self._pages.filters.update(breakable=breakable)
         self._pages.globals.update(
-            value=filters.value, ends=filters.ends, verdict=filters.verdict, reach=filters.reach, p_value=filters.p_value,
-            minus=filters.minus, notes_of=filters.notes_of, between=words.between, status=status,
+            value=filters.value, ends=filters.ends, verdict=filters.verdict, reach=filters.reach,
+            p_value=filters.p_value, minus=filters.minus, notes_of=filters.notes_of, between=words.between,
+            status=status,
             commands=Commands(store, cells, stamp, suite, plugins).of,
             addresses=self._addresses(), version=bench.__version__, methods=list(self._methods.values()),
         )  # fmt: skip

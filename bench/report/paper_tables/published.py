@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-FILE = Path(__file__).resolve().parents[2] / "reports" / "published" / "tan2024.csv"
+FILE = Path(__file__).resolve().parent / "tan2024.csv"
+"""In a checkout a link to ``reports/published``."""
 SOURCE = "Tan, Zhou and Chen, Post-hoc Part-prototype Networks, ICML 2024"
 AXIOMS = ("sensitivity", "completeness", "linearity", "symmetry")
 

@@ -15,6 +15,7 @@ from bench.config.spec import PlannedCell
 from bench.contract import RequestError
 from bench.core import environment, registry
 from bench.core.memory import check_limit
+from bench.core.paths import config_file
 from bench.results.store import Store
 from bench.runner.launchers import slurm
 from bench.runner.launchers.callbacks import Events
@@ -161,7 +162,7 @@ class Launcher:
         for name in (method, ""):
             if name in self.gpus:
                 return self.gpus[name]
-        file = schema.CONFIGS / "methods" / f"{method}.yaml"
+        file = config_file("methods", method)
         written = schema.read_yaml(file).get("gpus") if file.is_file() and otherwise else None
         if written is None:
             return otherwise

@@ -1,4 +1,4 @@
-"""torchrun for one cell on one machine: ``python -m bench.runner.launchers.torchrun N FOLDER [options of bench cell]``."""
+"""torchrun for a cell on one machine: ``python -m bench.runner.launchers.torchrun N FOLDER [options of cell]``."""
 
 from __future__ import annotations
 
