@@ -15,6 +15,7 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 import torch
 
 import bench.core.compat  # noqa: F401 - before anything imports torchvision
+from tests.support.stores import StoreMaker
 
 torch.set_num_threads(1)
 
@@ -30,6 +31,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(skip)
+
+
+@pytest.fixture
+def maker(tmp_path: Path) -> StoreMaker:
+    """A store to fill."""
+    return StoreMaker(tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """Names and numbers that renaming and moving code must not change.
 
-``python tests/test_pins.py`` writes ``tests/pins/*.json`` as they are now: after a change that is meant to change them.
+``python -m tests.test_pins`` writes ``tests/pins/*.json`` as they are now: after a change that is meant to change them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from documented import RESULTS, ROOT, TEXTS, documented
 from pydantic import BaseModel
 
 from bench.cli.main import main as bench
@@ -26,6 +25,7 @@ from bench.data.preprocessing import Protocol
 from bench.diagnostics.profiling import Sizes, Subject
 from bench.training.black_box import BlackBoxConfig
 from bench.training.schedule import Phase, Schedule
+from tests.support.documented import RESULTS, ROOT, TEXTS, documented
 
 PINS = Path(__file__).parent / "pins"
 _NUMBER = re.compile(r"(?<![A-Za-z_\d.])-?\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?")

@@ -3,10 +3,8 @@
 import json
 
 import pytest
-import stand_ins
 import torch
 from safetensors.torch import load_file, save_file
-from samples import SmallNet, stripes, task
 
 from baselines import checkpoints, official_files
 from baselines.protopnet import ProtoPNet
@@ -15,6 +13,8 @@ from bench.core import registry
 from bench.models import torchvision
 from bench.models.external import Given
 from bench.training.schedule import Schedule
+from tests.support import official_checkouts as stand_ins
+from tests.support.samples import SmallNet, stripes, task
 
 SIZES = Sizes(classes=3, images_per_class=5, channels=16, cells=16, backbone="resnet18")
 

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from pydantic import ValidationError
-from samples import Silent, SmallNet, stripes, task
 from torch.nn import functional
 
 from baselines.deformable import (
@@ -15,6 +14,7 @@ from baselines.deformable import (
 )
 from baselines.deformable_conv import linear_patches, norm_preserving_conv
 from bench.training.schedule import Phase, Schedule
+from tests.support.samples import Silent, SmallNet, stripes, task
 
 
 def generator(seed=0):

@@ -5,13 +5,13 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-import stand_ins
 import torch
-from samples import stripes, task
 
 from baselines import checkout, checkpoints, official
 from bench.contract import BenchError, CellError, RequestError, Sizes
 from bench.models.external import Given, NetworkSettings
+from tests.support import official_checkouts as stand_ins
+from tests.support.samples import stripes, task
 
 
 class Config(NetworkSettings):

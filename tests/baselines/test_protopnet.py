@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from samples import Silent, SmallNet, Tensors, stripes, task
 
 from baselines import layers
 from baselines.protopnet import ProtoPNet, ProtoPNetLearner, ProtoPNetModel
 from bench.training.schedule import Phase, Schedule
+from tests.support.samples import Silent, SmallNet, Tensors, stripes, task
 
 
 @pytest.fixture

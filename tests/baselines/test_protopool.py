@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from samples import Dying, Killed, Silent, SmallNet, stripes, task
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from baselines import layers, pool
@@ -12,6 +11,7 @@ from bench.contract import RequestError, Sizes
 from bench.core.paths import config_file
 from bench.training.schedule import Phase, Schedule
 from bench.training.trainer import Trainer
+from tests.support.samples import Dying, Killed, Silent, SmallNet, stripes, task
 
 RATES = {"backbone": 0.01, "add_on": 0.01, "presence": 0.01, "prototypes": 0.01}
 SCHEDULE = Schedule(

@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samples import Silent, SmallNet, stripes, task
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -16,6 +15,7 @@ from bench.config.schema import from_recipe
 from bench.contract import RequestError, Sizes
 from bench.core.paths import config_file
 from bench.training.schedule import Phase, Schedule
+from tests.support.samples import Silent, SmallNet, stripes, task
 
 JOINT = {"backbone": 0.01, "add_on": 0.01, "prototypes": 0.01}
 

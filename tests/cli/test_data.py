@@ -4,12 +4,12 @@ import json
 
 import pytest
 from click.testing import CliRunner
-from data.trees import make_cars, make_dogs, make_tree
-from samples import Silent
 
 from bench.cli.main import main
 from bench.config.plan import Context, plan
 from bench.config.schema import Request
+from tests.support.cub_trees import make_cars, make_dogs, make_tree
+from tests.support.samples import Silent
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import resource
 import sqlite3
 
 import pytest
-from birds import QUICK, bench, few_birds, scores
 from click.testing import CliRunner
 
 from bench.cli.main import main
+from tests.support.small_birds import QUICK, bench, few_birds, scores
 
 METHODS = ("--methods", "protopnet", "--no-controls")
 

@@ -5,15 +5,15 @@ import json
 import shutil
 
 import pytest
-import stand_ins
 import torch
-from birds import few_birds
 from click.testing import CliRunner
-from samples import Silent
 
 from bench.cli.main import main
 from bench.results.store import Store
 from bench.runner.cell import Cell
+from tests.support import official_checkouts as stand_ins
+from tests.support.samples import Silent
+from tests.support.small_birds import few_birds
 
 SMALL = ["--datasets", "cub", "--recipe", "demo", "--device", "cpu", "--set", "cub.protocol.size=64"]
 

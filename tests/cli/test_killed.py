@@ -9,14 +9,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from birds import QUICK, bench, environment, few_birds, interruptible
-from killing import STAGES
 
 from bench.report.mlflow import Mirror
 from bench.report.mlflow.mirror import first_calls
 from bench.results.store import Store
+from tests.support.kill_at_moment import STAGES
+from tests.support.small_birds import QUICK, bench, environment, few_birds, interruptible
 
-KILLING = Path(__file__).resolve().parent.parent / "killing.py"
+ROOT = Path(__file__).resolve().parents[2]
 MOMENTS = 30
 
 
@@ -44,9 +44,18 @@ def undisturbed(arguments, tmp_path_factory):
 
 
 def killed(home, arguments, stage="", event=0, delay=0.0):
-    """Exit code of the command line, killed as :mod:`killing` says."""
-    command = [sys.executable, str(KILLING), str(home), stage, str(event), str(delay), *arguments]
-    place = {"PYTHONPATH": str(KILLING.parent.parent)}
+    """Exit code of the command line, killed as :mod:`tests.support.kill_at_moment` says."""
+    command = [
+        sys.executable,
+        "-m",
+        "tests.support.kill_at_moment",
+        str(home),
+        stage,
+        str(event),
+        str(delay),
+        *arguments,
+    ]
+    place = {"PYTHONPATH": str(ROOT)}
     ended = subprocess.run(
         command, env={**environment(home), **place}, capture_output=True, text=True, timeout=300, check=False
     )

@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from birds import QUICK, bench, few_birds
+
+from tests.support.small_birds import QUICK, bench, few_birds
 
 MANY = [
     "--set", "protopnet.per_class=2000", "--set", "protopnet.schedule.phases.0.epochs=1",

@@ -5,14 +5,14 @@ import re
 
 import pytest
 import torch
-from birds import QUICK, few_birds
 from click.testing import CliRunner
-from stores import StoreMaker
 from torchvision import models
 
 from bench.cli.main import main
 from bench.posthoc.intervention import Effects
 from bench.runner.intervene import Intervention
+from tests.support.small_birds import QUICK, few_birds
+from tests.support.stores import StoreMaker
 
 
 @pytest.fixture(scope="module")

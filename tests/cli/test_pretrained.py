@@ -6,8 +6,6 @@ import re
 
 import pytest
 import torch
-from birds import QUICK, bench, few_birds
-from samples import Silent
 
 from bench.config.plan import black_box_config
 from bench.config.schema import dataset_config
@@ -17,6 +15,8 @@ from bench.data.cub import Cub
 from bench.data.preprocessing import Protocol
 from bench.models.classifier import Classifier
 from bench.training.black_box import BlackBoxConfig
+from tests.support.samples import Silent
+from tests.support.small_birds import QUICK, bench, few_birds
 
 PRETRAINED = ("--set", "classifier.head=pretrained")
 

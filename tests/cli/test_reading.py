@@ -5,9 +5,9 @@ import sys
 
 import pytest
 from click.testing import CliRunner
-from stores import StoreMaker
 
 from bench.cli.main import main
+from tests.support.stores import StoreMaker
 
 ACCURACY = {"accuracy": {"version": "1", "parameters": {}, "unit": "%"}}
 

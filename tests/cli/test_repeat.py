@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from birds import QUICK, bench, few_birds
 from click.testing import CliRunner
 
 from bench.cli.main import main
+from tests.support.small_birds import QUICK, bench, few_birds
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

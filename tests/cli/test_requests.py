@@ -5,10 +5,10 @@ import subprocess
 import sys
 
 import pytest
-from birds import QUICK, few_birds, planned
 from click.testing import CliRunner
 
 from bench.cli.main import main
+from tests.support.small_birds import QUICK, few_birds, planned
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import json
 import re
 
 import pytest
-from birds import QUICK, few_birds
 from click.testing import CliRunner
 
 from bench.cli.main import main
 from bench.core import registry
+from tests.support.small_birds import QUICK, few_birds
 
 
 @pytest.fixture(scope="module")

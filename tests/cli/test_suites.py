@@ -4,12 +4,12 @@ import json
 import re
 
 import pytest
-from birds import few_birds
 from click.testing import CliRunner
 
 from bench.cli.main import main
 from bench.config import schema
 from bench.core.paths import config_files
+from tests.support.small_birds import few_birds
 
 SMALL = [name for name in schema.suites() if name.endswith("_small")]
 FULL = [name for name in schema.suites() if name not in SMALL and name != "demo"]

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from birds import QUICK, bench, environment, few_birds, planned, stored
 from safetensors.torch import load_file
 
 from bench.results.store import Store
 from bench.runner.launchers.summary import write_down
+from tests.support.small_birds import QUICK, bench, environment, few_birds, planned, stored
 
 pytestmark = pytest.mark.slow
 FAILING = """

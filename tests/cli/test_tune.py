@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from birds import QUICK, bench, few_birds
 
 from bench.contract import RequestError
 from bench.runner.tune import Remembered, Trial, as_text, check_columns, within_class
+from tests.support.small_birds import QUICK, bench, few_birds
 
 
 @pytest.fixture(scope="module")

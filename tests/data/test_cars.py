@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from data.trees import car_table, make_cars, real
 from scipy.io import savemat
 
 from bench.contract import RequestError
 from bench.data.cars import Cars
+from tests.support.cub_trees import car_table, make_cars, real
 
 
 @pytest.fixture

@@ -1,10 +1,10 @@
 from pathlib import Path
 
 import pytest
-from data.trees import NAMES, PARTS, edit, make_tree, real
 
 from bench.contract import RequestError
 from bench.data.cub import Cub
+from tests.support.cub_trees import NAMES, PARTS, edit, make_tree, real
 
 
 def both(cub: Cub) -> list:

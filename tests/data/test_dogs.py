@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from data.trees import cell_array, make_dogs, real
 from scipy.io import savemat
 
 from bench.contract import RequestError
 from bench.data.dogs import Dogs
+from tests.support.cub_trees import cell_array, make_dogs, real
 
 
 @pytest.mark.parametrize("lists", ["", "lists"])

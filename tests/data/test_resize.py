@@ -6,7 +6,6 @@ import bench.core.compat  # noqa: F401  before anything that imports torchvision
 import numpy as np
 import pytest
 import torch
-from data.trees import Quiet, make_cars, real
 from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -18,6 +17,7 @@ from bench.data.cache import prepare
 from bench.data.cars import Cars
 from bench.data.cub import Cub
 from bench.data.preprocessing import PRESETS, Protocol
+from tests.support.cub_trees import Quiet, make_cars, real
 
 CENTRE = Protocol(**PRESETS["torchvision"])
 

@@ -3,7 +3,6 @@
 import shutil
 
 import pytest
-from data.trees import Quiet, car_table, edit, make_cars, make_dogs, make_tree, real
 from PIL import Image
 
 from bench.data.base import Figures
@@ -11,6 +10,7 @@ from bench.data.cars import Cars
 from bench.data.cub import Cub
 from bench.data.dogs import Dogs
 from bench.data.verify import verify
+from tests.support.cub_trees import Quiet, car_table, edit, make_cars, make_dogs, make_tree, real
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from samples import SmallNet, stripes, task
 
 from bench.contract import Observation
 from bench.models.classifier import Classifier
@@ -10,6 +9,7 @@ from bench.posthoc.method import Ours
 from metrics.consistency import Consistency
 from metrics.noise import gaussian_noise
 from metrics.parts import peaks
+from tests.support.samples import SmallNet, stripes, task
 
 pytestmark = pytest.mark.gpu
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from samples import SmallNet, stripes, task
 
 from baselines.protopool import ProtoPool, ProtoPoolModel
 from bench.training.schedule import Phase, Schedule
 from bench.training.trainer import Trainer
+from tests.support.samples import SmallNet, stripes, task
 
 pytestmark = pytest.mark.gpu
 

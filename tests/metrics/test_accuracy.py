@@ -1,9 +1,9 @@
 import pytest
 import torch
-from oracle.scripted import ScriptedModel, images, same, samples, score
 
 from bench.contract import CellError
 from metrics.accuracy import Accuracy
+from tests.support.scripted_model import ScriptedModel, images, same, samples, score
 
 
 def run(logits, labels, **more):

@@ -5,8 +5,6 @@ import doctest
 import numpy as np
 import pytest
 import torch
-from oracle import axiom_loops
-from samples import Tensors
 from torch import nn
 
 import metrics.features
@@ -15,6 +13,8 @@ from bench.contract import CellError, NotApplicable, Observation
 from bench.posthoc.model import DecomposedClassifier
 from metrics.axioms import Completeness, Linearity, Sensitivity, Symmetry
 from metrics.features import in_double, spread
+from tests.oracle import axiom_loops
+from tests.support.samples import Tensors
 
 ALL = (Sensitivity, Completeness, Linearity, Symmetry)
 CHANNELS, CLASSES = 6, 4

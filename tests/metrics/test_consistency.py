@@ -3,12 +3,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from oracle.scripted import ScriptedModel, images, same, score
 from pydantic import ValidationError
 
 import metrics.consistency
 from bench.contract import CellError, NotApplicable, PrototypeTable
 from metrics.consistency import Consistency, consistent
+from tests.support.scripted_model import ScriptedModel, images, same, score
 
 CENTRE = 24  # the middle cell of a 7 x 7 map; its peak is (111, 111)
 

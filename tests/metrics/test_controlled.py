@@ -2,12 +2,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from oracle.scripted import ScriptedModel, images, observe
 from pydantic import ValidationError
 
 from bench.contract import CellError
 from metrics.controlled import ControlledConsistency
 from metrics.places import best_places, fixed_hits, grid
+from tests.support.scripted_model import ScriptedModel, images, observe
 
 CENTRE, CORNER = 24, 0  # cells of a 7 x 7 map: peaks at (111, 111) and (5, 5)
 

@@ -3,7 +3,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from oracle.scripted import score
 from pydantic import ValidationError
 from safetensors.torch import load, save
 
@@ -13,6 +12,7 @@ from metrics.consistency import Consistency
 from metrics.controls import Center, Constant, Random, fingerprint, train_consistency
 from metrics.parts import peaks
 from metrics.stability import Stability
+from tests.support.scripted_model import score
 
 
 def make_task(method, train=None, seed=0, **settings):

@@ -4,12 +4,12 @@ import doctest
 
 import pytest
 import torch
-from oracle.scripted import ScriptedModel, images, score
 
 import metrics
 from metrics import consistency_score, functional, stability_score
 from metrics.consistency import Consistency
 from metrics.stability import Stability
+from tests.support.scripted_model import ScriptedModel, images, score
 
 CLASSES, PER_CLASS, PARTS, COUNT = 4, 3, 5, 60
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from samples import Tensors
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from bench.contract import IMAGENET_STD, Explanation, NotApplicable, Observation, PartPrototypeModel, PrototypeTable
 from metrics.misalignment import Misalignment, attacked, highest, outside_of
+from tests.support.samples import Tensors
 
 SIDE = 40
 

@@ -2,11 +2,11 @@ import doctest
 
 import pytest
 import torch
-from oracle.scripted import ScriptedModel, images, observe
 
 import metrics.parts
 from bench.contract import NotApplicable
 from metrics.parts import Region, Units, columns, hits, merge_sides, overlaps, own_hits, to_canvas
+from tests.support.scripted_model import ScriptedModel, images, observe
 
 
 def test_examples_in_the_docstrings_hold():

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from oracle.scripted import ScriptedModel, images, same, score
 from pydantic import ValidationError
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d
@@ -8,6 +7,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from bench.contract import CellError, Explanation, NotApplicable, PartPrototypeModel, PrototypeTable
 from metrics.noise import gaussian_noise
 from metrics.stability import Stability
+from tests.support.scripted_model import ScriptedModel, images, same, score
 
 
 def hot(cells):

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from oracle import deformable_loops as loops
-from samples import Silent, Tensors
 
 from baselines.deformable import DeformableProtoPNet, DeformableProtoPNetLearner, DeformableProtoPNetModel
+from tests.oracle import deformable_loops as loops
+from tests.support.samples import Silent, Tensors
 
 CLASSES, PER_CLASS, DEPTH = 3, 2, 4
 COUNT = CLASSES * PER_CLASS

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from oracle.ragged import measure
-from oracle.scripted import ScriptedModel
-from samples import Tensors
 from torch import nn
 
 from metrics.deletion import Deletion, curve
+from tests.support.ragged_model import measure
+from tests.support.samples import Tensors
+from tests.support.scripted_model import ScriptedModel
 
 
 class Mean(nn.Module):

@@ -5,9 +5,6 @@ from math import comb, sqrt
 import numpy as np
 import pytest
 import torch
-from oracle import plain_loops
-from oracle.ragged import CLASSES, COUNT, NAMES, Loud, case, measure
-from samples import Tensors
 from torch import nn
 
 from bench.contract import CellError, NotApplicable
@@ -22,6 +19,9 @@ from metrics.duplication import Duplication
 from metrics.fidelity import Fidelity
 from metrics.localisation import PointingBox
 from metrics.purity import Purity
+from tests.oracle import plain_loops
+from tests.support.ragged_model import CLASSES, COUNT, NAMES, Loud, case, measure
+from tests.support.samples import Tensors
 
 ALL = (
     Calibration, Cancellation, Compactness, Contrastivity, Duplication, PartAgreement, PointingBox, Purity,

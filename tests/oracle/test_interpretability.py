@@ -6,14 +6,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from oracle import plain_loops
-from oracle.scripted import ScriptedModel, images, score
 
 from bench.contract import Task
 from metrics.consistency import Consistency
 from metrics.controls import Constant, ControlModel, FixedPixel, Random
 from metrics.parts import peaks
 from metrics.stability import Stability
+from tests.oracle import plain_loops
+from tests.support.scripted_model import ScriptedModel, images, score
 
 CUB = Path(__file__).resolve().parents[3] / "shared" / "data" / "cub50"
 real = pytest.mark.skipif(not CUB.is_dir(), reason="../shared/data/cub50 is absent: no real CUB annotations")

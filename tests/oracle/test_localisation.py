@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from oracle import plain_loops
-from oracle.ragged import CLASSES, COUNT, Loud, case, measure
-from samples import Tensors
 
 from bench.contract import NotApplicable
 from metrics.localisation import PointingBox, inside
+from tests.oracle import plain_loops
+from tests.support.ragged_model import CLASSES, COUNT, Loud, case, measure
+from tests.support.samples import Tensors
 
 
 def test_pointing_and_energy():

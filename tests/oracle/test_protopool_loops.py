@@ -6,9 +6,6 @@ from math import exp, log, sqrt
 
 import pytest
 import torch
-from oracle import plain_loops
-from oracle.scripted import score
-from samples import Silent, SmallNet, Tensors
 
 from baselines import pool
 from baselines.protopool import ProtoPool, ProtoPoolLearner, ProtoPoolModel
@@ -16,6 +13,9 @@ from bench.training.schedule import Schedule
 from metrics.consistency import Consistency
 from metrics.noise import gaussian_noise
 from metrics.stability import Stability
+from tests.oracle import plain_loops
+from tests.support.samples import Silent, SmallNet, Tensors
+from tests.support.scripted_model import score
 
 CLASSES, PROTOTYPES, SLOTS, DEPTH = 3, 9, 2, 4
 

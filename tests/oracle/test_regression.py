@@ -5,12 +5,12 @@ import doctest
 import numpy as np
 import pytest
 import torch
-from oracle.scripted import ScriptedModel, images
-from samples import Tensors
 
 import metrics.regression
 from bench.contract import NotApplicable, Observation
 from metrics.regression import KeypointRegression, centroids
+from tests.support.samples import Tensors
+from tests.support.scripted_model import ScriptedModel, images
 
 COUNT, CLASSES, PARTS = 24, 3, 4
 

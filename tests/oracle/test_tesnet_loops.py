@@ -6,10 +6,10 @@ from math import exp, log, sqrt
 
 import pytest
 import torch
-from samples import Silent, SmallNet, Tensors
 
 from baselines.tesnet import TesNet, TesNetLearner, TesNetModel
 from bench.training.schedule import Schedule
+from tests.support.samples import Silent, SmallNet, Tensors
 
 CLASSES, PER_CLASS, DEPTH = 3, 2, 5
 OWNER = [0, 0, 1, 1, 2, 2]

@@ -6,12 +6,12 @@ from math import isnan
 import numpy as np
 import pytest
 import torch
-from oracle import plain_loops, variant_loops
-from oracle.scripted import ScriptedModel, images, score
-from oracle.test_interpretability import made_up
 
 from metrics.consistency import Consistency
 from metrics.stability import Stability
+from tests.oracle import plain_loops, variant_loops
+from tests.oracle.test_interpretability import made_up
+from tests.support.scripted_model import ScriptedModel, images, score
 
 NAMES = ["left eye", "beak", "right eye", "tail", "left wing", "right wing", "back"]
 

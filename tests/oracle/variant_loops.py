@@ -6,7 +6,7 @@ A unit is a list of (prototype, class): one pair, or all pairs of a prototype wh
 from fractions import Fraction
 from math import nan
 
-from oracle.plain_loops import hit_vector
+from tests.oracle.plain_loops import hit_vector
 
 
 def units_of(owned, pooled):

@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
-from samples import SmallNet, stripes, task
 
 from bench.models.classifier import Classifier
 from bench.posthoc.checkpoint import Checkpoint
 from bench.posthoc.method import Ours
+from tests.support.samples import SmallNet, stripes, task
 
 TENSORS = {"vectors": torch.ones(2, 3)}
 

@@ -1,11 +1,11 @@
 """Interventions against the model itself with one prototype left out."""
 
 import torch
-from samples import SmallNet, stripes, task
 
 from bench.models.classifier import Classifier
 from bench.posthoc.intervention import effects
 from bench.posthoc.method import Ours
+from tests.support.samples import SmallNet, stripes, task
 
 
 def fitted(tmp_path, k=2):

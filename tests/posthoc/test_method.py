@@ -4,13 +4,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from samples import SmallNet, Tensors, stripes, task
 
 import bench.posthoc.pipeline as classwise
 from bench.contract import CellError, RequestError, Sizes
 from bench.models.classifier import Classifier
 from bench.posthoc.black_box_method import BlackBox
 from bench.posthoc.method import Ours, OursContrast
+from tests.support.samples import SmallNet, Tensors, stripes, task
 
 
 def ragged():

@@ -1,11 +1,11 @@
 import doctest
 
 import pytest
-from stores import example_store
 
 import bench.report.chance
 from bench.report import as_markdown, comparison
 from bench.report.chance import beyond_chance, chance_corrected
+from tests.support.stores import example_store
 
 
 def table(maker, *controls):

@@ -1,0 +1,1 @@
+"""Tests of the harness, its baselines and its metrics."""

@@ -1,0 +1,145 @@
+"""What the report says about methods: against the black box, against the best control, between them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.report.html import words
+from bench.report.html.verdicts import turned, verdicts, winner
+from bench.report.results import results
+from bench.results.select import candidates
+from bench.results.stats.compare import compare
+from bench.results.stats.tests import holm
+from tests.support.stores import StoreMaker
+
+METRICS = {name: {"version": "1", "parameters": {}} for name in ("accuracy", "stability")}
+
+
+def cell(maker: StoreMaker, method: str, share: float, stable: float, seed: int, **more: object) -> str:
+    """A cell with 200 test images and the stability of a prototype in each of 40 classes."""
+    generator = np.random.default_rng(seed)
+    hits = (generator.random(200) < share).astype(int)
+    rates = np.clip(generator.normal(stable, 0.02, 40), 0, 1)
+    items = {
+        "accuracy.image": {"index": range(200), "correct": hits.tolist()},
+        "stability.prototype": {"prototype": range(40), "class": range(40), "stable": rates.tolist()},
+    }
+    scores = {"accuracy": 100 * float(hits.mean()), "stability": 100 * float(rates.mean())}
+    if more.get("role") == "control":
+        items.pop("accuracy.image")
+        scores.pop("accuracy")
+        more = {**more, "backbone": None, "not_applicable": {"accuracy": f"{method} predicts no class"}}
+    return maker.cell(method, scores, metrics=METRICS, items=items, **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def maker(tmp_path: Path) -> StoreMaker:
+    """Two good methods and a bad one, a black box, a weak control and a strong one."""
+    maker = StoreMaker(tmp_path)
+    cells = [
+        cell(maker, "ours", 0.9, 0.6, 1),
+        cell(maker, "protopnet", 0.88, 0.9, 2),
+        cell(maker, "tesnet", 0.3, 0.4, 3),
+        cell(maker, "blackbox", 0.9, 0.5, 4, role="reference"),
+        cell(maker, "random", 0.0, 0.1, 5, role="control"),
+        cell(maker, "constant", 0.0, 0.75, 6, role="control"),
+    ]
+    maker.invocation(cells)
+    return maker
+
+
+def places(maker: StoreMaker, most: int = 100):
+    return verdicts(maker.store, results(maker.store, candidates(maker.store)), most)
+
+
+def test_three_questions_are_answered(maker: StoreMaker) -> None:
+    (place,) = places(maker)
+    assert (place.title, place.backbone, place.methods) == ("demo", "tiny", ["ours", "protopnet", "tesnet"])
+    found = {one.methods[0]: one for one in place.found["black box"]}
+    assert {one.methods[1] for one in found.values()} == {"blackbox"}
+    assert {name: winner(one) for name, one in found.items()} == {"ours": None, "protopnet": None, "tesnet": 1}
+    # The best control stands for chance, and only where a control has a value.
+    chance = {one.methods[0]: one for one in place.found["chance"]}
+    assert {(one.metric, one.methods[1]) for one in chance.values()} == {("stability", "constant")}
+    assert {name: winner(one) for name, one in chance.items()} == {"ours": 1, "protopnet": 0, "tesnet": 1}
+    assert len(place.found["methods"]) == 6
+
+
+def test_numbers_are_those_of_compare_and_holm_goes_over_each_question(maker: StoreMaker) -> None:
+    (place,) = places(maker)
+    single = compare(maker.store, ("ours", "tesnet"), metrics=("accuracy",)).comparisons[0]
+    own = next(one for one in place.found["methods"] if one.methods == ("ours", "tesnet") and one.metric == "accuracy")
+    assert (own.difference, own.low, own.high, own.p) == (single.difference, single.low, single.high, single.p)
+    for found in place.found.values():
+        assert [one.corrected for one in found] == pytest.approx(holm([one.p for one in found]))
+
+
+def test_no_more_tests_than_allowed_and_the_rest_is_counted(maker: StoreMaker) -> None:
+    (place,) = places(maker, most=4)
+    assert {question: len(found) for question, found in place.found.items()} == {
+        "black box": 3, "chance": 1, "methods": 0,
+    }  # fmt: skip
+    assert {question: len(left) for question, left in place.left.items()} == {"black box": 0, "chance": 2, "methods": 6}
+
+
+def test_a_comparison_seen_from_the_other_side(maker: StoreMaker) -> None:
+    (place,) = places(maker)
+    for one in place.found["methods"]:
+        other = turned(one)
+        assert other.methods == one.methods[::-1]
+        assert (other.low, other.difference, other.high) == (-one.high, -one.difference, -one.low)
+        assert turned(other) == one
+        assert winner(other) == {None: None, 0: 1, 1: 0}[winner(one)]
+
+
+def test_sentences_name_who_is_better_and_what_is_not_known(maker: StoreMaker) -> None:
+    (place,) = places(maker)
+    told = dict(words.between(place.found["methods"]))
+    assert told["accuracy"] == (
+        "ours is better than tesnet; protopnet is better than tesnet; "
+        "no difference is shown between ours and protopnet."
+    )
+    assert told["stability"] == "protopnet is better than ours and tesnet; ours is better than tesnet."
+
+
+def test_changed_settings_are_compared_with_chance_but_not_among_each_other(maker: StoreMaker) -> None:
+    extra = cell(maker, "ours", 0.8, 0.7, 7, label="ours (k=5)", settings={"k": 5}, changed=["k"])
+    maker.invocation([extra], stamp="20260305-000000-000")
+    (place,) = places(maker)
+    assert "ours (k=5)" in {one.methods[0] for one in place.found["chance"]}
+    assert not any("ours (k=5)" in one.methods for one in place.found["methods"])
+
+
+def test_changed_settings_are_the_first_to_be_left_out(maker: StoreMaker) -> None:
+    """Twelve tests are about methods as they come; three rows of changed settings ask for six more."""
+    plain = sum(map(len, places(maker)[0].found.values()))
+    extra = [
+        cell(maker, "ours", 0.8, 0.7, k, label=f"ours (k={k})", settings={"k": k}, changed=["k"]) for k in (5, 7, 10)
+    ]
+    maker.invocation(extra, stamp="20260305-000000-000")
+    for most in (plain, plain + 2):
+        (place,) = places(maker, most)
+        assert sum(map(len, place.found.values())) == most
+        assert place.left["methods"] == []
+        assert {one.first.label for own in place.left.values() for one in own} <= {f"ours (k={k})" for k in (5, 7, 10)}
+        for found in place.found.values():
+            assert [one.corrected for one in found] == pytest.approx(holm([one.p for one in found]))
+
+
+def test_pairs_that_were_left_out_of_a_metric_are_told_with_it(maker: StoreMaker) -> None:
+    (place,) = places(maker, most=8)
+    told = dict(words.between(place.found["methods"], place.left["methods"]))
+    assert told["accuracy"].endswith("; 1 more pair left out.")
+    assert told["stability"] == "3 pairs left out."
+
+
+def test_cells_without_tables_are_not_tested_and_say_why(tmp_path: Path) -> None:
+    maker = StoreMaker(tmp_path)
+    metrics = {"accuracy": METRICS["accuracy"]}
+    maker.invocation([maker.cell(name, {"accuracy": 50.0}, metrics=metrics) for name in ("ours", "tesnet")])
+    (place,) = places(maker)
+    (one,) = place.found["methods"]
+    assert (one.verdict, one.p) == ("not tested", None)
+    assert "no column 'correct'" in one.reason
+    assert words.between([one]) == [("accuracy", "not tested: ours and tesnet.")]

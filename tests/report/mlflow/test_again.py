@@ -1,0 +1,146 @@
+"""Mirrored once more: nothing twice, nothing stale, nothing lost."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.contract import RequestError
+from bench.report.mlflow import Counts, Mirror
+from bench.report.mlflow.cell import TrackedCell
+from tests.support.mlflow_runs import SCORES, experiments, one, runs
+from tests.support.stores import FINISHED, STAMP, StoreMaker, epoch, example_store
+
+
+def test_a_second_call_for_the_same_cells_makes_no_second_bars(home: Path) -> None:
+    maker, cell = one(home)
+    other = maker.cell("ours", SCORES, seed=1)
+    maker.invocation([cell, other], "20260305-000000-000")
+    mirror = Mirror(home)
+    assert mirror.sync(maker.store, ["20260305-000000-000"]) == Counts(created=4)
+    found = runs(mirror)
+    parents = {name: run.data.tags.get("mlflow.parentRunId") for name, run in found.items()}
+    assert parents["ours·demo·tiny·s0"] == found[STAMP].info.run_id
+    assert parents["ours·demo·tiny·s1"] == found["20260305-000000-000"].info.run_id
+    assert found["20260305-000000-000"].data.tags["bench.cells"] == "2 of 2 cells done, 0 failed"
+    assert mirror.sync(maker.store) == Counts(unchanged=4)
+
+
+def test_a_second_time_nothing_is_written(home: Path) -> None:
+    maker, _ = example_store(home)
+    Mirror(home).sync(maker.store)
+    before = (home / "mlflow.db").read_bytes()
+    assert Mirror(home).sync(maker.store) == Counts(unchanged=9, waiting=1)
+    assert (home / "mlflow.db").read_bytes() == before
+
+
+def test_what_is_mirrored_is_not_even_read_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    maker = StoreMaker(home)
+    cells = [maker.cell("ours", SCORES, seed=seed) for seed in range(3)]
+    maker.invocation(cells)
+    Mirror(home).sync(maker.store)
+    read: list[str] = []
+    begin = TrackedCell.__init__
+
+    def noted(self: TrackedCell, store: Any, name: str, *rest: Any) -> None:
+        read.append(name)
+        begin(self, store, name, *rest)
+
+    monkeypatch.setattr(TrackedCell, "__init__", noted)
+    assert Mirror(home).sync(maker.store) == Counts(unchanged=4)
+    assert read == []
+    # One is newer than its mirror, of one the mirror was deleted: these two are written, and once only.
+    maker.store.cell(cells[0]).clear()
+    maker.finish(cells[0], {**SCORES, "accuracy": 91.0})
+    mirror = Mirror(home)
+    mirror.client.delete_run(runs(mirror)["ours·demo·tiny·s1"].info.run_id)
+    assert mirror.sync(maker.store) == Counts(created=1, updated=2, unchanged=1)
+    # Another time of the same content is no other content: it is read once more, and nothing is written but that time.
+    os.utime(maker.store.cell(cells[2]).result / "result.json", (FINISHED, FINISHED))
+    read.clear()
+    for again in ([cells[2]], []):
+        assert Mirror(home).sync(maker.store) == Counts(unchanged=4)
+        assert read == again
+        read.clear()
+
+
+def test_a_mirror_that_was_killed_is_mended(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    maker = StoreMaker(home)
+    maker.invocation([maker.cell("ours", SCORES, seed=seed, history=[epoch(0, "all", 0.5)]) for seed in range(3)])
+    write, calls = Mirror.write, []
+
+    def killed(self: Mirror, *content: Any) -> None:
+        calls.append(content)
+        write(self, *content)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Mirror, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Mirror(home).sync(maker.store)
+    monkeypatch.undo()
+    mirror = Mirror(home)
+    assert runs(mirror)["ours·demo·tiny·s1"].info.status == "RUNNING"
+    # The second child and the parent were begun, the third child was not.
+    assert mirror.sync(maker.store) == Counts(created=1, updated=2, unchanged=1)
+    found = runs(mirror)
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    assert len(mirror.client.get_metric_history(found["ours·demo·tiny·s1"].info.run_id, "train/loss")) == 1
+
+
+def test_a_cell_that_failed_and_then_succeeded_is_replaced(home: Path) -> None:
+    maker, cell = one(home, None, failure=("failed", "loss became nan"))
+    mirror = Mirror(home)
+    mirror.sync(maker.store)
+    maker.finish(cell, SCORES)
+    assert mirror.sync(maker.store) == Counts(updated=2)
+    found = runs(mirror)
+    assert set(found) == {STAMP, "ours·demo·tiny·s0"}
+    assert found["ours·demo·tiny·s0"].info.status == found[STAMP].info.status == "FINISHED"
+    assert "bench.reason" not in found["ours·demo·tiny·s0"].data.tags
+
+
+def test_a_result_that_was_run_again_is_replaced(home: Path) -> None:
+    maker, cell = one(home)
+    mirror = Mirror(home)
+    mirror.sync(maker.store)
+    maker.store.cell(cell).clear()
+    maker.finish(cell, {**SCORES, "consistency": 71.0})
+    assert mirror.sync(maker.store) == Counts(updated=2)
+    found = runs(mirror)
+    assert found["ours·demo·tiny·s0"].data.metrics["consistency"] == 71.0
+    assert "71.0" in found[STAMP].data.tags["mlflow.note.content"]
+
+
+def test_runs_that_someone_deleted_come_back(home: Path) -> None:
+    maker, _ = one(home)
+    mirror = Mirror(home)
+    mirror.sync(maker.store)
+    mirror.client.delete_run(runs(mirror)[STAMP].info.run_id)
+    # The child hung on the deleted parent: it is written anew under the new one.
+    assert mirror.sync(maker.store) == Counts(created=1, updated=1)
+    mirror.client.delete_experiment(mirror.experiment("default"))
+    assert mirror.sync(maker.store) == Counts(unchanged=2)
+
+
+def test_invocations_share_cells_but_not_runs(home: Path) -> None:
+    maker, cell = one(home)
+    maker.invocation([cell], "20260305-000000-000", "table2")
+    mirror = Mirror(home)
+    assert mirror.sync(maker.store, [STAMP]) == Counts(created=2)
+    assert mirror.sync(maker.store) == Counts(created=2, unchanged=2)
+    assert set(runs(mirror, "table2")) == {"20260305-000000-000", "ours·demo·tiny·s0"}
+    with pytest.raises(RequestError, match=r"no run 'x' in .*; the newest is '20260305-000000-000'"):
+        mirror.sync(maker.store, ["x"])
+
+
+def test_a_cell_that_is_written_anew_leaves_no_second_model(home: Path) -> None:
+    maker, cell = one(home)
+    Mirror(home).sync(maker.store)
+    maker.store.cell(cell).clear()
+    maker.finish(cell, {**SCORES, "accuracy": 95.0})
+    mirror = Mirror(home)
+    mirror.sync(maker.store)
+    (model,) = mirror.client.search_logged_models(experiments(mirror))
+    assert {metric.key: metric.value for metric in model.metrics}["accuracy"] == 95.0

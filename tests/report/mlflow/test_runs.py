@@ -1,0 +1,169 @@
+"""What a run in MLflow holds."""
+
+import json
+from pathlib import Path
+
+from bench.report.mlflow import Counts, Mirror, address
+from bench.report.mlflow.cell import TrackedCell
+from tests.support.mlflow_runs import SCORES, artifacts, experiments, one, runs
+from tests.support.stores import FINISHED, METRICS, SCHEDULE, STAMP, StoreMaker, example_store
+
+
+def test_every_finished_cell_is_a_run_under_its_invocation(home: Path) -> None:
+    maker, cells = example_store(home)
+    mirror = Mirror(home)
+    assert mirror.sync(maker.store) == Counts(created=9, waiting=1)
+    found = runs(mirror)
+    parent = found.pop(STAMP)
+    assert {run.data.tags["mlflow.parentRunId"] for run in found.values()} == {parent.info.run_id}
+    assert {run.data.tags["bench.runner.cell"] for run in found.values()} == set(cells.values()) - {cells["ours-late"]}
+    assert parent.info.status == "RUNNING"
+    assert parent.data.tags["bench.cells"] == "6 of 9 cells done, 2 failed"
+    assert "| **91.0** ± 1.4 |" in parent.data.tags["mlflow.note.content"]
+    assert artifacts(mirror, parent) == ["figures/scores.png", "plan.yaml", "report.md"]
+
+
+def test_a_run_holds_what_the_cell_is(home: Path) -> None:
+    maker, cell = one(home, settings={"k": 3, "schedule": SCHEDULE, "long": "x" * 900}, backbone="resnet34", seed=7)
+    mirror = Mirror(home)
+    mirror.sync(maker.store)
+    run = runs(mirror)["ours·demo·resnet34·s7"]
+    params, tags = run.data.params, run.data.tags
+    assert (params["settings.k"], params["protocol.crop"], params["black_box"]) == ("3", "bbox", "none")
+    assert params["metrics.consistency.threshold"] == "0.8"
+    assert params["settings.schedule.phases.2 joint"] == (
+        "epochs 2, action project, lr (add_on 0.003, backbone 0.0001), optimizer adam, weight_decay (backbone 0.001)"
+    )
+    assert len(params["settings.long"]) == 500
+    expected = {
+        "method": "ours",
+        "dataset": "demo",
+        "backbone": "resnet34",
+        "seed": "7",
+        "device": "cpu",
+        "status": "ok",
+    }
+    expected |= {"bench.runner.cell": cell, "bench.suite": "default", "bench.version": "0.1.0", "bench.git": "abc123"}
+    expected |= {"mlflow.source.git.commit": "abc123", "version.torch": "2.13.0", "version.python": "3.11.9"}
+    assert expected.items() <= tags.items()
+    assert tags["row"].startswith("ours·demo·resnet34·demo·")
+    assert run.data.metrics["consistency"] == 70.0
+    assert run.data.metrics["fact/worst residual"] == 0.125
+    assert run.data.metrics["seconds/fit"] == 90.0
+    assert (run.info.status, run.info.end_time) == ("FINISHED", 1000 * FINISHED)
+    assert run.info.end_time - run.info.start_time == 100_000
+    note = tags["mlflow.note.content"].splitlines()
+    assert "| consistency | 70 | % | 24 | higher |" in note
+    assert f"`python -m bench show {cell}`" in note[-1]
+
+
+def test_a_metric_that_is_no_percentage_has_its_unit_in_its_name(home: Path) -> None:
+    cost = {"unit": "ms", "higher_is_better": False, "version": "1", "parameters": {}}
+    maker, _ = one(home, {"accuracy": 90.0, "cost": 4.5}, metrics={"accuracy": METRICS["accuracy"], "cost": cost})
+    mirror = Mirror(home)
+    mirror.sync(maker.store)
+    run = runs(mirror)["ours·demo·tiny·s0"]
+    assert (run.data.metrics["accuracy"], run.data.metrics["cost ms"]) == (90.0, 4.5)
+    assert "| cost | 4.5 | ms | 24 | lower |" in run.data.tags["mlflow.note.content"]
+
+
+def test_scores_hang_on_the_images_and_on_the_model(home: Path) -> None:
+    maker, cell = one(home)
+    other = maker.cell("ours", {**SCORES, "accuracy": 50.0}, digest="another tree")
+    refused = dict.fromkeys(("accuracy", "stability"), "predicts no class")
+    control = maker.cell("constant", {"consistency": 1.0}, role="control", backbone=None, not_applicable=refused)
+    maker.invocation([cell, other, control])
+    mirror = Mirror(home)
+    mirror.sync(maker.store)
+    found = {run.data.tags["bench.runner.cell"]: run for run in mirror.client.search_runs(experiments(mirror))
+             if "bench.runner.cell" in run.data.tags}  # fmt: skip
+    inputs = {
+        name: {one.tags[0].value: one.dataset for one in run.inputs.dataset_inputs} for name, run in found.items()
+    }
+    assert {context: data.name for context, data in inputs[cell].items()} == {
+        "training": "demo train",
+        "evaluation": "demo test",
+    }
+    assert json.loads(inputs[cell]["evaluation"].profile) == {"images": 40}
+    assert json.loads(inputs[cell]["evaluation"].source)["data_digest"] == "5d41402abc4b2a76"
+    assert inputs[cell]["evaluation"].digest == inputs[control]["evaluation"].digest
+    assert inputs[cell]["evaluation"].digest != inputs[other]["evaluation"].digest
+    good = mirror.client.search_logged_models(experiments(mirror), "metrics.accuracy > 80")
+    assert [(model.tags["bench.runner.cell"], model.model_type, model.status.value) for model in good] == [
+        (cell, "part-prototype", "READY")
+    ]
+    assert good[0].source_run_id == found[cell].info.run_id
+    assert {metric.dataset_digest for metric in good[0].metrics} == {inputs[cell]["evaluation"].digest}
+    # The model is where its weights are, not a copy of them; a control has none.
+    assert good[0].tags["weights"] == str(maker.store.cell(cell).result / "model.safetensors")
+    assert len(mirror.client.search_logged_models(experiments(mirror))) == 2
+
+
+def test_runs_of_a_row_differ_in_nothing_but_seed_name_and_what_was_measured(tmp_path: Path) -> None:
+    """The page averages over a row, and the tables never average over anything but seeds."""
+    maker = StoreMaker(tmp_path)
+
+    def row(**more: object) -> str:
+        given = {"settings": {"k": 3}, "changed": [], **more}
+        return TrackedCell(maker.store, maker.cell("ours", SCORES, **given), tmp_path).row
+
+    accuracy = {"accuracy": METRICS["accuracy"]}
+    first = row()
+    assert first == row(seed=1) == row(seed=2, label="ours (k=3)") == row(seed=3, metrics=accuracy)
+    others = [
+        row(protocol={"crop": "full", "size": 224}),
+        row(digest="0ther"),
+        row(recipe="published", settings={"k": 3, "schedule": SCHEDULE}),
+        row(black_box_id="feed00000001"),
+        row(backbone="resnet34"),
+    ]
+    assert len({first, *others}) == 6
+
+
+def test_the_page_of_a_suite_explains_itself(home: Path) -> None:
+    maker, _ = one(home)
+    mirror = Mirror(home)
+    mirror.sync(maker.store)
+    tags = mirror.client.get_experiment_by_name("partbench/default").tags
+    assert "| accuracy | top-1 accuracy on the test split |" in tags["mlflow.note.content"]
+    view = json.loads(tags["mlflow.sharedViewState.methods"])
+    assert view["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "row"}]
+    assert view["compareRunSections"][0]["name"] == "scores in %, higher is better"
+    assert view["compareRunCharts"][0]["metricSectionId"] == view["compareRunSections"][0]["uuid"]
+    assert address("http://host:5000/", "3") == (
+        "http://host:5000/#/experiments/3/runs?viewStateShareKey=methods&compareRunsMode=CHART"
+    )
+
+
+def test_tables_per_prototype_are_copied_and_weights_are_not(home: Path) -> None:
+    maker, _ = one(home)
+    mirror = Mirror(home)
+    mirror.sync(maker.store)
+    expected = ["cell.json", "history.json", "items/consistency.prototype.csv", "items/stability.prototype.csv"]
+    expected += ["log.txt", "result.json"]
+    assert sorted(artifacts(mirror, runs(mirror)["ours·demo·tiny·s0"])) == expected
+    assert not list(home.glob("mlartifacts/**/*.safetensors"))
+    assert len(list(home.glob("mlartifacts/default/**/cell.json"))) == 1
+
+
+def test_what_is_not_applicable_or_failed_says_why(home: Path) -> None:
+    maker = StoreMaker(home)
+    control = {"role": "control", "backbone": None}
+    refused = dict.fromkeys(("accuracy", "stability"), "predicts no class")
+    constant = maker.cell("constant", {"consistency": 1.0}, not_applicable=refused, **control)
+    maker.invocation([constant, maker.cell("ours", failure=("oom", "tried 40 GiB"))])
+    mirror = Mirror(home)
+    mirror.sync(maker.store)
+    found = runs(mirror)
+    assert found["constant·demo·s0"].data.tags["n/a.accuracy"] == "predicts no class"
+    failed = found["ours·demo·tiny·s0"]
+    assert (failed.info.status, failed.data.tags["status"]) == ("FAILED", "oom")
+    assert failed.data.tags["bench.reason"] == "tried 40 GiB"
+    assert failed.data.metrics == {}
+    assert found[STAMP].info.status == "FAILED"
+
+
+def test_a_cell_without_result_or_failure_has_not_ended(tmp_path: Path) -> None:
+    maker, cell = one(tmp_path, None)
+    tracked = TrackedCell(maker.store, cell, tmp_path)
+    assert (tracked.ended, tracked.scores(), tracked.facts()) == (None, [], [])

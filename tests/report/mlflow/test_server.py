@@ -1,0 +1,274 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.contract import RequestError
+from bench.report.mlflow import Mirror, serve
+from bench.report.mlflow.live import followed
+from bench.report.mlflow.server import create_database, import_mlflow
+from bench.results.store import write_json
+from tests.support.small_birds import QUICK, bench, few_birds
+from tests.support.stores import METRICS, StoreMaker, epoch, example_store
+
+ROOT = Path(__file__).resolve().parents[3]
+ONE = {"accuracy": METRICS["accuracy"]}
+
+
+def test_without_mlflow_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(RequestError, match=r"MLflow is not installed: pip install 'mlflow>=3.13'"):
+        Mirror(tmp_path)
+    (tmp_path / "mlflow.db").touch()
+    with pytest.raises(RequestError, match="MLflow is not installed"):
+        serve(tmp_path)
+
+
+def test_telemetry_is_off_unless_the_user_said_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    pytest.importorskip("mlflow")
+    import_mlflow()
+    assert (os.environ.pop("MLFLOW_DISABLE_TELEMETRY"), os.environ["DO_NOT_TRACK"]) == ("true", "true")
+    monkeypatch.setenv("DO_NOT_TRACK", "false")
+    import_mlflow()
+    assert "MLFLOW_DISABLE_TELEMETRY" not in os.environ
+
+
+def test_a_half_made_database_is_never_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sqlalchemy_store = pytest.importorskip("mlflow.store.tracking.sqlalchemy_store")
+
+    def killed(uri: str, artifacts: str) -> None:
+        Path(uri.removeprefix("sqlite:///")).write_text("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sqlalchemy_store, "SqlAlchemyStore", killed)
+    with pytest.raises(KeyboardInterrupt):
+        create_database(tmp_path / "mlflow.db", "file:///nowhere")
+    assert not (tmp_path / "mlflow.db").exists()
+
+    class Whole:
+        def __init__(self, uri: str, artifacts: str) -> None:
+            unfinished = Path(uri.removeprefix("sqlite:///"))
+            assert not unfinished.exists(), "the half of the killed one is in the way"
+            unfinished.write_text("whole")
+            self.engine = self
+
+        def dispose(self) -> None: ...
+
+    monkeypatch.setattr(sqlalchemy_store, "SqlAlchemyStore", Whole)
+    create_database(tmp_path / "mlflow.db", "file:///nowhere")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"mlflow.db": "whole"}
+
+
+def test_the_server_needs_a_database_and_a_free_port(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="run something first: python -m bench run"):
+        serve(tmp_path)
+    (tmp_path / "mlflow.db").touch()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(RequestError, match=rf"127.0.0.1:{port} cannot be used .*; try --port {port + 1}"):
+            serve(tmp_path, port=port)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """As a user would have it who never heard of telemetry, with a home directory of their own."""
+    kept = {
+        name: value for name, value in os.environ.items() if name not in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK")
+    }
+    return {**kept, "HOME": str(folder), "XDG_CONFIG_HOME": str(folder / ".config"), "PYTHONPATH": str(ROOT)}
+
+
+@pytest.mark.slow
+def test_two_processes_open_a_fresh_mirror_at_once(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
+    home, cwd, user = (tmp_path / name for name in ("home", "cwd", "user"))
+    for folder in (home, cwd, user):
+        folder.mkdir()
+    example_store(home)
+    code = (
+        "import sys; from pathlib import Path; from bench.results.store import Store\n"
+        "from bench.report.mlflow import Mirror\n"
+        "home = Path(sys.argv[1]); print(Mirror(home).sync(Store(home)))"
+    )
+    command = [sys.executable, "-c", code, str(home)]
+    kept: dict[str, Any] = {"cwd": cwd, "env": environment(user), "text": True}
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kept) for _ in range(2)]
+    said = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sorted(out.split(",")[0] for out, _ in said) == ["MLflow runs: 0 created", "MLflow runs: 9 created"]
+    assert [err for _, err in said] == ["", ""]
+    assert list(cwd.iterdir()) == list(user.iterdir()) == []
+    client = Mirror(home).client
+    experiment = client.get_experiment_by_name("partbench/default")
+    assert len(client.search_runs([experiment.experiment_id])) == 9
+
+
+@pytest.mark.slow
+def test_sixteen_cells_that_are_written_into_a_fresh_database_at_once_all_arrive(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
+    maker = StoreMaker(tmp_path)
+    history = [epoch(number, "all", 0.5**number) for number in range(20)]
+    cells = [
+        maker.cell("ours", {"accuracy": 80.0 + seed}, seed=seed, history=history, metrics=ONE) for seed in range(16)
+    ]
+    stamps = [maker.invocation([cell], f"20260305-000000-{number:03d}") for number, cell in enumerate(cells)]
+    command = [sys.executable, "-m", "bench", "sync", "--run"]
+    kept: dict[str, Any] = {"env": {**environment(tmp_path), "BENCH_HOME": str(tmp_path)}, "text": True}
+    started = [
+        subprocess.Popen([*command, stamp], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kept) for stamp in stamps
+    ]
+    said = [process.communicate(timeout=600) for process in started]
+    assert [process.returncode for process in started] == [0] * 16, said
+    client = Mirror(tmp_path).client
+    experiment = client.get_experiment_by_name("partbench/default").experiment_id
+    found = {run.data.tags.get("bench.runner.cell"): run for run in client.search_runs([experiment])}
+    assert set(found) == {*cells, None}
+    for seed, cell in enumerate(cells):
+        assert (found[cell].info.status, found[cell].data.metrics["accuracy"]) == ("FINISHED", 80.0 + seed)
+        assert len(client.get_metric_history(found[cell].info.run_id, "train/loss")) == 20
+    assert len(client.search_logged_models([experiment])) == 16
+
+
+@pytest.mark.slow
+def test_who_follows_a_run_shows_curves_and_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlflow")
+    monkeypatch.setattr("bench.report.mlflow.live.DELAY", 0.0)
+    home = tmp_path / "my home"
+    maker = StoreMaker(home)
+    cell = maker.cell("ours")
+    stamp = maker.invocation([cell])
+    write_json(maker.store.cell(cell).work / "history.json", [epoch(0, "all", 0.5)])
+    found: list[Any] = []
+    with followed(home, None, None, stamp):
+        until = time.monotonic() + 300
+        while not found and time.monotonic() < until:
+            time.sleep(1)
+            if (home / "mlflow.db").is_file():
+                client = Mirror(home).client
+                experiments = [one.experiment_id for one in client.search_experiments()]
+                found = [run for run in client.search_runs(experiments) if "train/loss" in run.data.metrics]
+    assert [(run.info.run_name, run.info.status) for run in found] == [("ours·demo·tiny·s0", "RUNNING")]
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert f"--run {stamp} --with-parent" not in listed
+
+
+class Server:
+    """MLflow's own tracking server, on SQLite; started again it has what it had."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> "Server":
+        options = ["--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--port", str(self.port)]
+        options += ["--artifacts-destination", str(self.folder / "artifacts"), "--workers", "1"]
+        self.log = (self.folder / "server.txt").open("a")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", *options], cwd=self.folder, stdout=self.log, stderr=self.log,
+            env={**environment(self.folder), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, start_new_session=True,
+        )  # fmt: skip
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"{self.uri}/health", timeout=10)
+            except OSError:
+                assert self.process.poll() is None, (self.folder / "server.txt").read_text()
+                time.sleep(0.5)
+            else:
+                break
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.killpg(self.process.pid, signal.SIGTERM)
+        self.process.wait(30)
+        self.log.close()
+
+
+@pytest.mark.slow
+def test_a_server_gets_everything_and_its_absence_stops_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
+    server = Server(tmp_path)
+    home, place = tmp_path / "home", few_birds(tmp_path)
+    asked = ["run", "--methods", "constant", "--no-controls", *QUICK, "--data-root", str(place)]
+    kept = {"MLFLOW_TRACKING_URI": server.uri, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    # Nobody is there: the cell is done all the same, and the reader is told what to do later.
+    done = bench(home, *asked, env={**environment(tmp_path), "BENCH_HOME": str(home), **kept})
+    assert done.returncode == 0, done.stderr
+    assert "1 of 1 cells done" in done.stdout
+    assert f"MLflow: no answer from {server.uri}" in done.stdout
+    assert "the results are safe, `python -m bench sync` tries again" in done.stdout
+    late = bench(
+        home, "sync", "--tracking-uri", server.uri, env={**environment(tmp_path), "BENCH_HOME": str(home), **kept}
+    )
+    assert (late.returncode, late.stdout) == (1, "")
+    with server:
+        said = bench(home, "sync", "--tracking-uri", server.uri)
+        assert said.stdout.splitlines()[-1].startswith("MLflow runs: 2 created"), said.stdout + said.stderr
+        client = Mirror(home, server.uri).client
+        experiment = client.get_experiment_by_name("partbench/default")
+        (run,) = [one for one in client.search_runs([experiment.experiment_id]) if "bench.runner.cell" in one.data.tags]
+        assert run.info.run_name == "constant·cub·s0"
+        assert {item.path for item in client.list_artifacts(run.info.run_id)} >= {"cell.json", "result.json", "items"}
+        assert list((tmp_path / "artifacts").rglob("report.md"))
+        said = bench(home, "ui", "--tracking-uri", server.uri)
+        assert f"{server.uri}/#/experiments/{experiment.experiment_id}/runs" in said.stdout
+        assert not (home / "mlflow.db").exists()
+
+
+@pytest.mark.slow
+def test_the_server_shows_runs_and_ends_on_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlflow")
+    home, cwd, user = (tmp_path / name for name in ("my home", "cwd", "user"))
+    for folder in (home, cwd, user):
+        folder.mkdir()
+    monkeypatch.chdir(cwd)
+    maker = StoreMaker(home)
+    maker.invocation([maker.cell("ours", {"accuracy": 90.0, "consistency": 70.0, "stability": 80.0})])
+    mirror = Mirror(home)
+    mirror.sync(maker.store)
+    (run,) = (path.parent.parent.name for path in home.glob("mlartifacts/**/report.md"))
+    port = free_port()
+    code = (
+        "import sys; from pathlib import Path; from bench.report.mlflow import serve\n"
+        "sys.exit(serve(Path(sys.argv[1]), port=int(sys.argv[2])))"
+    )
+    log = tmp_path / "log.txt"
+    with log.open("w") as stream:
+        server = subprocess.Popen(
+            [sys.executable, "-c", code, str(home), str(port)], env=environment(user), stdout=stream, stderr=stream
+        )
+    try:
+        address = f"http://127.0.0.1:{port}/get-artifact?path=report.md&run_uuid={run}"
+        for _ in range(900):
+            try:
+                shown = urllib.request.urlopen(address, timeout=10).read().decode()
+                break
+            except OSError:
+                assert server.poll() is None, log.read_text()
+                time.sleep(0.5)
+        assert "### demo" in shown
+        server.send_signal(signal.SIGINT)
+        assert server.wait(120) == 0
+    finally:
+        server.terminate()
+        server.wait(30)
+    assert f"http://127.0.0.1:{port}" in log.read_text()
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(address, timeout=10)
+    assert list(user.iterdir()) == list(cwd.iterdir()) == []

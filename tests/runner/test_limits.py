@@ -1,0 +1,78 @@
+"""A second attempt, with one image at a time, is only for the memory that the first one did not fit into."""
+
+import pytest
+import torch
+
+from bench.core.memory import OutOfMemory
+from bench.runner.limits import SHARED, Attempts
+from tests.support.samples import Killed, Silent
+
+GIB = 2**30
+
+
+class Work:
+    """Does not fit at more than so many images at a time; dies in what would fit, where it is told to."""
+
+    def __init__(self, folder, limit, fits_at=1, dies=False):
+        self.progress = Silent()
+        note = folder / "retry.json"
+        self.attempts = Attempts(torch.device("cpu"), limit, note, {"fit": 32}, self.progress)
+        self.fits_at, self.dies, self.tried, self.started_over = fits_at, dies, [], 0
+
+    def run(self):
+        self.attempts.run(self._work, self._start_over)
+        return self
+
+    def _work(self):
+        self.attempts.stage = "fit"
+        images = self.attempts.most or 32
+        self.tried.append(images)
+        if images > self.fits_at:
+            raise MemoryError
+        if self.dies:
+            raise Killed
+
+    def _start_over(self):
+        self.started_over += 1
+
+
+@pytest.fixture
+def killed(tmp_path):
+    """The folder of a second attempt within 64 GiB that was killed."""
+    with pytest.raises(Killed):
+        Work(tmp_path, 64 * GIB, dies=True).run()
+    assert (tmp_path / "retry.json").is_file()
+    return tmp_path
+
+
+def test_a_killed_second_attempt_goes_on_as_one_within_the_same_limit(killed):
+    again = Work(killed, 64 * GIB).run()
+    assert (again.tried, again.started_over) == ([1], 0)
+    assert again.attempts.record()["retry"]["limit_bytes"] == 64 * GIB
+
+
+@pytest.mark.parametrize("limit", [None, 128 * GIB])
+def test_another_limit_begins_as_planned_and_forgets_what_was_made_of_single_images(killed, limit):
+    again = Work(killed, limit, fits_at=32).run()
+    assert (again.tried, again.started_over) == ([32], 1)
+    assert again.attempts.record()["retry"] is None
+    assert "did not fit into 64.0 GiB of memory before" in again.progress.notes[0]
+
+
+def test_what_does_not_fit_within_another_limit_either_is_tried_twice_again(killed):
+    again = Work(killed, None).run()
+    assert again.tried == [32, 1]
+    assert again.attempts.record()["retry"]["limit_bytes"] is None
+
+
+def test_what_other_cells_use_too_is_tried_once_and_leaves_no_note(tmp_path):
+    shared = Work(tmp_path, None)
+
+    def black_box():
+        shared.attempts.stage = SHARED
+        raise MemoryError
+
+    with pytest.raises(OutOfMemory) as caught:
+        shared.attempts.once(black_box)
+    assert [one.stage for one in caught.value.overruns] == [SHARED]
+    assert not (tmp_path / "retry.json").exists()

@@ -1,0 +1,1 @@
+"""Data sets, models, stores and processes that several tests share."""
