@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bench.backbones.classifier import Classifier
 from bench.contract import CellError, Progress, Samples, Settings
+from bench.digests import Changed, check
 from bench.schedule import Schedule
 from bench.seeding import derive
 from bench.store import Folder, write_json
@@ -123,8 +124,9 @@ def obtain(
             progress.note("black box found, not trained again")
             folder.tidy()
     try:
+        check(folder.result, "model.safetensors")
         classifier.load_state_dict(load_file(folder.result / "model.safetensors"))
-    except (SafetensorError, OSError, RuntimeError) as error:
+    except (SafetensorError, OSError, RuntimeError, Changed) as error:
         # Not trained anew in silence: on a GPU that gives other bits, and finished cells were made with these.
         raise CellError(
             f"the black box in {folder.path} is damaged ({error}); delete that folder and run again to train it anew"

@@ -57,7 +57,7 @@ def cell(
     from bench.progress import ConsoleProgress
     from bench.ranks import Ranks
     from bench.store import Store
-    from bench.turns import persistently
+    from bench.turns import mend, persistently
 
     folder = Store(find_home()).place(folder)
     if not (folder / "cell.json").is_file() or folder.parent.name != "cells":
@@ -76,6 +76,8 @@ def cell(
     picked = environment.pick_device(ranks.device(device))
     ranks.join(picked)
     with ConsoleProgress(Console(quiet=ranks.rank > 0), quiet=ranks.rank > 0) as progress:
+        if not ranks.rank and only is None:
+            mend([folder.name], store, progress)
         more = {"memory_limit": memory_limit, "elsewhere": elsewhere, "ranks": ranks}
         found = Cell(store, folder.name, find_home(), picked, progress, **more)
         try:

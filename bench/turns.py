@@ -11,6 +11,7 @@ from bench.contract import Progress
 from bench.faults import may_pass
 from bench.kept import take
 from bench.progress import ConsoleProgress
+from bench.record import AGAIN
 from bench.specification import PlannedCell
 from bench.store import Store
 
@@ -61,12 +62,14 @@ def mend(names: Sequence[str], store: Store, progress: ConsoleProgress) -> None:
     """Before a run: damaged results count for nothing, and are kept beside; leftovers of killed processes go."""
     for name in names:
         folder = store.cell(name)
-        if not folder.untidy and not (folder.done and folder.failure):
+        if not folder.untidy and not (folder.done and store.record(name).failure):
             continue
         with folder.claim():
-            if folder.done and folder.failure:
+            failure = store.record(name).failure if folder.done else None
+            if failure is not None:
                 place = folder.set_aside()
-                progress.note(f"the result of {name} is damaged: kept as {place}, and made anew")
+                why = failure["reason"].removesuffix(AGAIN)
+                progress.note(f"the result of {name} is damaged: kept as {place}, and made anew ({why})")
                 take(place, folder.work, progress, {})
             else:
                 folder.tidy()

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
-from stores import example_store
+from stores import example_store, reseal
 
 from bench.cli import main
 from bench.report.scatter import cost
@@ -24,6 +24,7 @@ def home(tmp_path, monkeypatch):
     content = json.loads(result.read_text())
     content["environment"]["arguments"] = ["cell", "/scratch/me/cells/1f", "--out=/scratch/me"]
     write_json(result, content)
+    reseal(result.parent)
     monkeypatch.setenv("BENCH_HOME", str(root))
     monkeypatch.setenv("COLUMNS", "120")
     return root, cells

@@ -11,6 +11,9 @@ RANKS = [
     [
         "bench",
         "bench.errors",
+        "bench.digests",
+        "bench.locks",
+        "bench.record",
         "bench.faults",
         "bench.folder",
         "bench.home",
@@ -113,8 +116,11 @@ ALLOWED = {
     },
     "bench.report": {
         "bench.contract",
+        "bench.digests",
         "bench.drawing",
         "bench.errors",
+        "bench.locks",
+        "bench.record",
         "bench.registry",
         "bench.score",
         "bench.style",
@@ -125,6 +131,9 @@ ALLOWED = {
     },
     "bench.tracking": {
         "bench.contract",
+        "bench.errors",
+        "bench.locks",
+        "bench.record",
         "bench.registry",
         "bench.store",
         "bench.report",

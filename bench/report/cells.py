@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.errors import RequestError
 from bench.report import naming
-from bench.report.comparison import Found
+from bench.report.comparison import Found, find_all
 from bench.report.grouping import text_of
 from bench.store import Store
 
@@ -54,12 +54,7 @@ def asked(store: Store, suite: str | None = None, stamp: str | None = None) -> l
         raise RequestError(
             f"there are no cells in {store.root}: python -m bench run --methods ours,protopnet --datasets demo"
         )
-    cells = [
-        Asked(
-            Found(name, store.specification(name), store.outcome(name), store.cell(name).failure), newest.get(name, "")
-        )
-        for name in names
-    ]
+    cells = [Asked(found, newest.get(found.name, "")) for found in find_all(store, names)]
     return sorted(cells, key=lambda cell: (cell.stamp, cell.found.name), reverse=True)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from bench import registry
 from bench.report import naming
 from bench.report.block import Entry
-from bench.report.comparison import Found, as_entry, find, with_interval
+from bench.report.comparison import Found, as_entry, find_all, with_interval
 from bench.report.grouping import text_of, together
 from bench.report.paper import PaperTable
 from bench.report.precedence import precedence
@@ -212,6 +212,7 @@ def select(
             chosen.append(candidate)
         elif reason:
             left_out[reason] += 1
+    left_out.update(f"damaged ({reason})" for reason in store.faults.values())
     return Selection(comparable(chosen, table.metrics, bounds, row), left_out)
 
 
@@ -233,7 +234,8 @@ def candidates(store: Store, stamp: str | None = None, suite: str | None = None)
         for name in content["cells"]:
             suites[name].add(content["suite"])
     wanted = set(known[one_run]["cells"]) if one_run else None
-    every = {name: find(store, name) for name in store.cells() if wanted is None or name in wanted}
+    names = [name for name in store.cells() if wanted is None or name in wanted]
+    every = {found.name: found for found in find_all(store, names)}
     references = {name for name, found in every.items() if found.written["role"] == "reference" and found.outcome}
     placed = precedence(known, references)
     chosen = []

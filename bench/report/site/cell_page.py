@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from bench.errors import RequestError
+from bench.record import read_history
 from bench.report.cell_facts import (
     about_the_fit,
     computed_with,
@@ -126,9 +127,6 @@ class CellPage:
 def _history(file: Path) -> tuple[list[Panel], str]:
     """The curves of a file, or why there are none; one broken file must not cost the whole report."""
     try:
-        rows: Any = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        return [], f"{file.name} cannot be read: {error}"
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        return [], f"{file.name} is not a list of epochs"
-    return panels(rows), ""
+        return panels(read_history(file.parent)), ""
+    except RequestError as error:
+        return [], str(error)
