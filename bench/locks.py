@@ -7,10 +7,6 @@ import errno
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import filelock
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EREMOTEIO}
 """What file systems without locks answer: NFS without its lock daemon, Lustre mounted with ``noflock``, some FUSE."""
@@ -42,14 +38,14 @@ def alone(file: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[No
     import filelock  # here: reading a store needs no lock
 
     lock: filelock.BaseFileLock = filelock.FileLock(file)
-    try:
-        _acquire(lock, waiting)
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
+    if not _has_locks(file):
         _tell(file)
         lock = filelock.SoftFileLock(_beside(file))
-        _acquire(lock, waiting)
+    try:
+        lock.acquire(timeout=_AT_ONCE)
+    except filelock.Timeout:
+        waiting()
+        lock.acquire(poll_interval=_EVERY)
     try:
         yield
     finally:
@@ -61,7 +57,7 @@ def held(file: Path) -> bool:
     if _beside(file).exists():
         return _held_softly(_beside(file))
     try:
-        import fcntl  # not on Windows
+        import fcntl
     except ImportError:
         return file.exists() and _held_softly(file)
     try:
@@ -87,14 +83,22 @@ def _held_softly(file: Path) -> bool:
         return True  # it may not be written by us: believed
 
 
-def _acquire(lock: filelock.BaseFileLock, waiting: Callable[[], None]) -> None:
-    import filelock
-
+def _has_locks(file: Path) -> bool:
     try:
-        lock.acquire(timeout=_AT_ONCE)
-    except filelock.Timeout:
-        waiting()
-        lock.acquire(poll_interval=_EVERY)
+        import fcntl  # not on Windows, which has others
+    except ImportError:
+        return True
+    try:
+        # To read and to write: network file systems take the one for a shared lock, the other for an exclusive one.
+        with file.open("a+b") as opened:
+            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return False
+        raise
+    return True
 
 
 _SUFFIX = ".holder"

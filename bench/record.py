@@ -19,8 +19,8 @@ from bench.digests import Changed, checked, fingerprint, known_digests
 from bench.errors import RequestError
 
 Status = Literal["ok", "n/a", "failed", "oom"]
-Name = Annotated[str, Field(pattern=r"^[^/\\\x00]+$", min_length=1)]
-"""Of a file or folder in the store: no path that leads elsewhere."""
+Name = Annotated[str, Field(pattern=r"^[^/\\\x00.][^/\\\x00]*$")]
+"""Of a folder in the store: no path that leads elsewhere."""
 
 AGAIN = ": `run` computes it again, and keeps what is there beside"
 """After what is wrong with a result."""
@@ -154,7 +154,7 @@ class _Activity(_Record):
 class _Invocation(_Record):
     """``invocations/STAMP.json``: one call of ``run``."""
 
-    suite: Name
+    suite: str
     command: str
     cells: list[Name]
 

@@ -97,7 +97,9 @@ def comparison(
     cells = find_all(store, names)
     damaged = [store.faults[name] for name in names if name in store.faults]
     if not cells:
-        raise RequestError("; ".join(damaged) or f"no cell of {stamp} is on disk any more; call `run` again")
+        if damaged:
+            raise RequestError(f"no cell of {stamp} can be read, of {len(damaged)}; the first: {damaged[0]}")
+        raise RequestError(f"no cell of {stamp} is on disk any more; call `run` again")
     lost = len(known[stamp]["cells"]) - len(names)
     found = together((cell, cell.spec, cell.definitions) for cell in cells)
     groups = [members for _, members in found]
