@@ -21,7 +21,9 @@ ALLOWED = {
     "report": {"core", "contract", "posthoc", "config", "results", "runner"},
     "diagnostics": BELOW_RUNNER | {"runner"},
     "cli": BELOW_RUNNER | {"runner", "report", "diagnostics"},
-    "__main__": {"core", "cli", "contract"},
+    "__main__": {"core", "cli", "runner"},
+    "registry": {"core"},
+    "given": {"models"},
     "baselines": {"core", "contract", "models", "training"},
     "metrics": {"core", "contract"},
 }

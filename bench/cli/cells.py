@@ -56,7 +56,7 @@ def cell(
     from bench.runner.cell import Cell
     from bench.runner.launchers.stages import follow, share
     from bench.runner.progress import ConsoleProgress
-    from bench.runner.queue import persistently
+    from bench.runner.queue import mend, persistently
     from bench.training.distributed import Ranks
 
     folder = Store(find_home()).place(folder)
@@ -76,6 +76,8 @@ def cell(
     picked = environment.pick_device(ranks.device(device))
     ranks.join(picked)
     with ConsoleProgress(Console(quiet=ranks.rank > 0), quiet=ranks.rank > 0) as progress:
+        if not ranks.rank and only is None:
+            mend([folder.name], store, progress)
         more = {"memory_limit": memory_limit, "elsewhere": elsewhere, "ranks": ranks}
         found = Cell(store, folder.name, find_home(), picked, progress, **more)
         try:

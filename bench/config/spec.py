@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import bench
-from bench.contract import Settings
+from pydantic import ValidationError
 
-_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+import bench
+from bench.contract import RequestError, Settings
+from bench.core.file_digests import fingerprint
 
 
 class CellSpec(Settings):
@@ -31,6 +32,23 @@ class CellSpec(Settings):
     precision: str
     split: str
     metrics: dict[str, dict[str, Any]]
+
+    @classmethod
+    def of(cls, written: Mapping[str, Any], file: Path) -> CellSpec:
+        """What the content of a ``cell.json`` says.
+
+        Raises:
+            RequestError: where another version wrote the file, with fields that this one does not know or lacks.
+        """
+        try:
+            return cls.model_validate(written["spec"])
+        except ValidationError as error:
+            about = error.errors()[0]
+            place = ".".join(map(str, about["loc"]))
+            raise RequestError(
+                f"{file} is no cell as this version writes them ({place}: {about['msg']}); its numbers can be read, "
+                "and `run` plans it anew"
+            ) from error
 
     @functools.cached_property
     def content(self) -> dict[str, Any]:
@@ -90,11 +108,6 @@ class PlannedCell:
     recipe: str
     changed: tuple[str, ...]
     not_applicable: dict[str, dict[str, str]]
-
-
-def fingerprint(content: Any) -> str:
-    """Twelve hexadecimal digits of the canonical JSON."""
-    return hashlib.sha256(_CANONICAL.encode(content).encode()).hexdigest()[:12]
 
 
 def describe(cell: PlannedCell, command: str) -> dict[str, Any]:

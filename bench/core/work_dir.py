@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from bench.core import locks
 from bench.core.errors import RequestError
+from bench.core.file_digests import FILE as DIGESTS
+from bench.core.file_digests import digests_of
+from bench.results.records import Status, failed, read_failure, read_result
 
-Status = Literal["ok", "n/a", "failed", "oom"]
 _SPENT = ("failure.json", "anew", "activity.json")
 """Files that say nothing any more when the result is there."""
 
@@ -24,7 +26,7 @@ FIT = "fit.json"
 class Folder:
     """What is known of one piece of work, and how far it is.
 
-    result/        everything that came out; it appears by one rename, when it is complete
+    result/        everything that came out; it appears by one rename, when it is complete, with digests
     work/          what will be the result
     resume/        what only serves to go on after a kill: checkpoints, classes decomposed so far
     failure.json   why the last attempt ended, where it failed
@@ -64,13 +66,14 @@ class Folder:
 
     @property
     def failure(self) -> dict[str, Any] | None:
-        """Status and reason of the last attempt, where it failed; and why a result counts for nothing."""
-        file = self.result / "result.json" if self.done else self.path / "failure.json"
+        """Status and reason of the last attempt, where it failed; and why a cell's result counts for nothing."""
+        if not self.done:
+            return read_failure(self.path / "failure.json")
         try:
-            content = read_json(file) if self.done or file.is_file() else None
+            read_result(self.result)
         except RequestError as error:
-            return {"status": "failed", "reason": f"{error}", "details": ""}
-        return None if self.done else content
+            return failed(str(error))
+        return None
 
     def log_tail(self, lines: int) -> list[str]:
         """The last lines of the log of work that is not finished."""
@@ -97,11 +100,16 @@ class Folder:
         """Turn the work into the result."""
         for leftover in list(self.work.rglob(".*")):
             leftover.unlink()  # half a file, of a process that was killed while writing
+        self.seal()
         for file in self.work.rglob("*"):
             _flush(file)  # else a power cut could leave the name without the content
         self.work.replace(self.result)
         _flush(self.path)
         self.tidy()
+
+    def seal(self) -> None:
+        """Write down the digests of all files of the work, as they are now."""
+        write_json(self.work / DIGESTS, digests_of(self.work))
 
     def tidy(self) -> None:
         """Remove what a finished result does not need; the caller holds the claim."""
@@ -150,27 +158,13 @@ class Folder:
             waiting: called once where there is something to wait for.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                waiting()
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        with locks.alone(self.path / ".lock", waiting):
             yield
 
     @property
     def busy(self) -> bool:
         """Whether a living process works here."""
-        try:
-            lock = (self.path / ".lock").open()
-        except FileNotFoundError:
-            return False
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
+        return locks.held(self.path / ".lock")
 
 
 @contextlib.contextmanager
@@ -211,7 +205,7 @@ def read_json(file: Path) -> dict[str, Any]:
         content: Any = json.loads(file.read_text())
         if not isinstance(content, dict):
             raise ValueError(f"a {type(content).__name__} where names and values were expected")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RequestError(f"{file} cannot be read ({error}); run again to have it made anew") from error
     return content
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
+import hashlib
+import io
 import json
 import os
 import shutil
@@ -22,11 +24,16 @@ from PIL import __version__ as pillow
 from torch import Tensor
 
 from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Augment, Batch, CellError, Dataset, Progress, RequestError
+from bench.core import locks
+from bench.core.file_digests import digests_of, seal_of, sha256_of
 from bench.core.threads import in_order
 from bench.data.preprocessing import Protocol
 
 SPLITS = ("train", "test")
 _FORMAT = 3
+_checked: dict[Path, tuple[str | int | None, ...]] = {}
+"""Large files of which this process knows that they are what was written, and how they looked then."""
+
 _ARRAYS = ("rows", "labels", "keypoints", "visible", "boxes")
 
 
@@ -152,16 +159,17 @@ def prepare(
     with contextlib.suppress(Exception):
         return _open(folder)
     try:
-        with _alone(folder, progress) as locked:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        waiting = f"waiting for another process that prepares {folder.name}"
+        with locks.alone(folder.with_name(f"{folder.name}.lock"), lambda: progress.note(waiting)):
             if folder.exists():
                 try:
                     return _open(folder)
                 except Exception as error:
                     progress.note(f"{folder} is damaged ({error}); it is written anew")
                     shutil.rmtree(folder)
-            if locked:
-                for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
-                    shutil.rmtree(leftover, ignore_errors=True)
+            for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
+                shutil.rmtree(leftover, ignore_errors=True)
             _write(dataset, protocol, folder, progress, on_bad)
         return _open(folder)
     except OSError as error:
@@ -178,15 +186,22 @@ def _open(folder: Path) -> dict[str, PreparedSamples]:
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     if meta["format"] != _FORMAT:
         raise ValueError(f"format {meta['format']}, not {_FORMAT}")
+    # Caches of earlier versions have neither.
+    if "files" in meta and meta.pop("seal", None) != seal_of(meta):
+        raise ValueError("meta.json was changed after it was written")
     return {split: _open_split(folder, split, meta) for split in SPLITS}
 
 
 def _open_split(folder: Path, split: str, meta: Mapping[str, Any]) -> PreparedSamples:
     ids, skipped = meta["splits"][split]["ids"], meta["splits"][split]["skipped"]
     n, p, size, path = len(ids), len(meta["parts"]), meta["protocol"]["size"], folder / f"{split}.images.npy"
+    digests = meta.get("files", {})
+    _check(path, digests.get(path.name))
     images = np.load(path, mmap_mode="r")
-    # numpy would leave a file that it opened itself open where it is damaged.
-    with (folder / f"{split}.npz").open("rb") as opened, np.load(opened) as file:
+    annotations = (folder / f"{split}.npz").read_bytes()
+    if digests and hashlib.sha256(annotations).hexdigest() != digests.get(f"{split}.npz"):
+        raise ValueError(f"{split}.npz was changed after it was written")
+    with np.load(io.BytesIO(annotations)) as file:
         arrays = {name: file[name] for name in _ARRAYS}
     expected = {"rows": (n,), "labels": (n,), "keypoints": (n, p, 2), "visible": (n, p), "boxes": (n, 4)}
     if {name: array.shape for name, array in arrays.items()} != expected:
@@ -206,6 +221,22 @@ def _open_split(folder: Path, split: str, meta: Mapping[str, Any]) -> PreparedSa
     )
 
 
+def _check(path: Path, digest: str | None) -> None:
+    """Read a large file once in each process, and again when it was touched since.
+
+    Raises:
+        ValueError: where it does not have that sha256; ``None``: none is known.
+    """
+    found = path.stat()
+    # A time of change that was set back, or a copy in its place, shows in the time of the inode or in its number.
+    state = (digest, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+    if digest is None or _checked.get(path) == state:
+        return
+    if sha256_of(path) != digest:
+        raise ValueError(f"{path.name} was changed after it was written")
+    _checked[path] = state
+
+
 def _write(dataset: Dataset, protocol: Protocol, folder: Path, progress: Progress, on_bad: str) -> None:
     shared = {record.id for record in dataset.split("train")} & {record.id for record in dataset.split("test")}
     if shared:
@@ -216,7 +247,11 @@ def _write(dataset: Dataset, protocol: Protocol, folder: Path, progress: Progres
         splits = {split: _write_split(dataset, split, protocol, temporary, progress, on_bad) for split in SPLITS}
         meta = {"format": _FORMAT, "digest": dataset.digest, "protocol": protocol.model_dump(), "pillow": pillow}
         meta |= {"classes": list(dataset.classes), "parts": list(dataset.parts), "splits": splits}
-        (temporary / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+        meta["files"] = digests_of(temporary)
+        # As it will be read: what JSON changes (tuples, keys) is changed before it is sealed.
+        meta = json.loads(json.dumps(meta))
+        text = json.dumps({**meta, "seal": seal_of(meta)}, indent=1)
+        (temporary / "meta.json").write_text(text, encoding="utf-8")
         try:
             temporary.rename(folder)
         except OSError:
@@ -274,25 +309,6 @@ def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.
                 if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
                     raise
     return array
-
-
-@contextlib.contextmanager
-def _alone(folder: Path, progress: Progress) -> Iterator[bool]:
-    """Be the only process that writes ``folder``; the lock falls with the process. False where none can be had."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f"{folder.name}.lock").open("a") as file:
-        try:
-            import fcntl  # not on Windows
-
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                progress.note(f"waiting for another process that prepares {folder.name}")
-                fcntl.flock(file, fcntl.LOCK_EX)
-            locked = True
-        except (ImportError, OSError):  # some network file systems know no locks
-            locked = False
-        yield locked
 
 
 def _positions(index: Tensor, n: int) -> Tensor:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.core.file_digests import Changed, checked
 from bench.results.store import Row
 
 SCORES = ("metric", "value", "95 % interval", "unit", "n", "version", "parameters")
@@ -73,10 +74,17 @@ def repeating(folder: Path, outcome: Mapping[str, Any]) -> str:
 
 
 def prototype_tables(result: Path, most: int) -> dict[Path, tuple[list[dict[str, str]], int]]:
-    """The per-prototype tables of a finished cell: file -> its first rows, and how many there are."""
-    found = {}
+    """The per-prototype tables of a finished cell: file -> its first rows, and how many there are.
+
+    One that was changed since it was written has a single row that says so.
+    """
+    found: dict[Path, tuple[list[dict[str, str]], int]] = {}
     for file in sorted((result / "items").glob("*.prototype.csv")):
-        lines = file.read_text().splitlines()
+        try:
+            lines = checked(result, f"items/{file.name}").decode().splitlines()
+        except (OSError, ValueError, Changed) as error:
+            found[file] = ([{"damaged": str(error)}], 1)
+            continue
         found[file] = (list(itertools.islice(csv.DictReader(lines), most)), max(0, len(lines) - 1))
     return found
 

@@ -35,8 +35,12 @@ def show_cell(store: Store, name: str, console: Console) -> None:
         name: its id.
         console: where to print.
     """
-    written, outcome = store.specification(name), store.outcome(name)
-    spec, folder = written["spec"], store.cell(name)
+    record, folder = store.record(name), store.cell(name)
+    written, outcome = record.written, record.result
+    if written is None:
+        console.print(f"{name}: {_state(record.failure)}", style="red", **_AS_IT_IS)
+        return
+    spec = written["spec"]
     backbone = spec["backbone"] or "no backbone"
     console.print(f"[bold]{written['label']} · {spec['dataset']} · {backbone} · seed {spec['seed']}[/bold]  {name}")
     console.print(f"folder   {folder.path}", **_AS_IT_IS)
@@ -49,9 +53,8 @@ def show_cell(store: Store, name: str, console: Console) -> None:
     console.print()
     console.print(_pairs("what it is, under the names that --set takes", settings_of(spec)))
     if outcome is None:
-        failure = folder.failure
-        state = f"{failure['status']}: {failure['reason']}" if failure else "not finished"
-        console.print(state, style="red", markup=False)
+        failure = record.failure
+        console.print(_state(failure), style="red", markup=False)
         if failure and failure["details"]:
             console.print(failure["details"], highlight=False, markup=False)
         log = folder.work / "log.txt"
@@ -72,6 +75,10 @@ def show_cell(store: Store, name: str, console: Console) -> None:
     for file, (rows, count) in prototype_tables(folder.result, _MOST_PROTOTYPES).items():
         console.print(_prototypes(file.name.split(".")[0], rows, count))
         console.print(f"[dim]all of them: {file}[/dim]", soft_wrap=True, highlight=False)
+
+
+def _state(failure: Mapping[str, Any] | None) -> str:
+    return f"{failure['status']}: {failure['reason']}" if failure else "not finished"
 
 
 def _prototypes(metric: str, rows: list[dict[str, str]], count: int) -> Table:

@@ -93,16 +93,21 @@ def comparison(
     """
     known, stamp = store.invocations(), store.chosen_run(stamp, suite)
     there = set(store.cells())
-    cells = [find(store, name) for name in known[stamp]["cells"] if name in there]
+    names = [name for name in known[stamp]["cells"] if name in there]
+    cells = find_all(store, names)
+    damaged = [store.faults[name] for name in names if name in store.faults]
     if not cells:
+        if damaged:
+            raise RequestError(f"no cell of {stamp} can be read, of {len(damaged)}; the first: {damaged[0]}")
         raise RequestError(f"no cell of {stamp} is on disk any more; call `run` again")
-    lost = len(known[stamp]["cells"]) - len(cells)
+    lost = len(known[stamp]["cells"]) - len(names)
     found = together((cell, cell.spec, cell.definitions) for cell in cells)
     groups = [members for _, members in found]
     titles = distinguish([group[0].spec for group in groups], [definitions for definitions, _ in found])
     origin = [f"run: {stamp}, suite {known[stamp]['suite']}"]
     if lost:
         origin.append(f"{lost} cell{'s' * (lost > 1)} of this run {'are' if lost > 1 else 'is'} no longer on disk")
+    origin += [f"failed: {reason}" for reason in damaged]
     where = store if intervals else None
     columns = [_chosen(columns_of(group), metrics) for group in groups]
     if not any(columns):
@@ -118,10 +123,10 @@ def _chosen(columns: tuple[Column, ...], metrics: Sequence[str]) -> tuple[Column
     return tuple(column for column in columns if column.metric in wanted) if metrics else columns
 
 
-def find(store: Store, name: str) -> Found:
-    """A cell with its result or failure."""
-    outcome = store.outcome(name)
-    return Found(name, store.specification(name), outcome, None if outcome else store.cell(name).failure)
+def find_all(store: Store, names: Iterable[str]) -> list[Found]:
+    """Cells with their results or failures; of those whose description is damaged, ``store.faults`` tells."""
+    records = map(store.record, names)
+    return [Found(one.name, one.written, one.result, one.failure) for one in records if one.written is not None]
 
 
 def _definitions(group: Iterable[Found]) -> dict[str, str]:

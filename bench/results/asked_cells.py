@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.core.errors import RequestError
-from bench.report.run_table import Found
+from bench.report.run_table import Found, find_all
 from bench.results import naming
 from bench.results.grouping import text_of
 from bench.results.store import Store
@@ -54,12 +54,7 @@ def asked(store: Store, suite: str | None = None, stamp: str | None = None) -> l
         raise RequestError(
             f"there are no cells in {store.root}: python -m bench run --methods ours,protopnet --datasets demo"
         )
-    cells = [
-        Asked(
-            Found(name, store.specification(name), store.outcome(name), store.cell(name).failure), newest.get(name, "")
-        )
-        for name in names
-    ]
+    cells = [Asked(found, newest.get(found.name, "")) for found in find_all(store, names)]
     return sorted(cells, key=lambda cell: (cell.stamp, cell.found.name), reverse=True)
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import RequestError
+from bench.core.file_digests import FILE as DIGESTS
+from bench.core.file_digests import Changed, checked, digests_of
 from bench.results.store import Folder, Store, write_json
 
 if TYPE_CHECKING:
@@ -23,12 +25,15 @@ class Counts:
 
     cells: int = 0
     failed: int = 0
+    damaged: int = 0
     unfinished: int = 0
     size: int = 0
 
     def __str__(self) -> str:
         failed = f" ({self.failed} of them failed)" if self.failed else ""
-        return f"{self.cells} cells{failed}, {self.unfinished} not finished and left out, {self.size / 2**20:.1f} MiB"
+        damaged = f"{self.damaged} damaged and left out, " if self.damaged else ""
+        left_out = f"{damaged}{self.unfinished} not finished and left out"
+        return f"{self.cells} cells{failed}, {left_out}, {self.size / 2**20:.1f} MiB"
 
 
 def export(store: Store, stamp: str, target: Path, progress: Progress) -> Counts:
@@ -51,16 +56,19 @@ def export(store: Store, stamp: str, target: Path, progress: Progress) -> Counts
     counts, other, names = Counts(), Store(target), []
     _check_target(other)
     for name in progress.track(run["cells"], "cells"):
-        found = store.cell(name)
-        failure = found.failure
-        if not found.done and failure is None:
+        found, record = store.cell(name), store.record(name)
+        written, failure = record.written, record.failure
+        if written is None:
+            counts.damaged += 1
+            progress.note(store.faults[name])
+            continue
+        if record.result is None and failure is None:
             counts.unfinished += 1
             continue
         counts.failed += failure is not None
-        written = store.specification(name)
         if written.get("black_box_id"):
             written = {**written, "black_box_seconds": store.black_box_seconds(written)}
-        counts.size += _write(found, other.cell(name), written, failure)
+        counts.size += _write(found, other.cell(name), written, record.result, failure, progress)
         names.append(name)
     counts.cells = len(names)
     for earlier, content in other.invocations().items():
@@ -103,19 +111,40 @@ def _published(other: Store, name: str) -> bool:
     return not (folder.path / "cell.json").exists() or bool((other.written(name) or {}).get("exported"))
 
 
-def _write(found: Folder, own: Folder, written: dict[str, Any], failure: dict[str, Any] | None) -> int:
+def _write(
+    found: Folder,
+    own: Folder,
+    written: dict[str, Any],
+    result: dict[str, Any] | None,
+    failure: dict[str, Any] | None,
+    progress: Progress,
+) -> int:
     """One cell; how many bytes it takes."""
     shutil.rmtree(own.path, ignore_errors=True)
-    write_json(own.path / "cell.json", nameless({**written, "exported": True}))
-    if failure is not None:
-        write_json(own.path / "failure.json", nameless({**failure, "details": ""}))
+    # The specification is what the id is the hash of; files are in it by their content.
+    write_json(own.path / "cell.json", {**nameless(written), "spec": written["spec"], "exported": True})
+    if result is None:
+        write_json(own.path / "failure.json", nameless({**(failure or {}), "details": ""}))
     else:
-        write_json(own.result / "result.json", nameless(Store.read(found.result / "result.json")))
-        if (found.result / "history.json").is_file():
-            shutil.copy(found.result / "history.json", own.result)
-        if (found.result / "items").is_dir():
-            shutil.copytree(found.result / "items", own.result / "items")
+        tables = sorted(file.name for file in (found.result / "items").glob("*.csv"))
+        for name in ("history.json", *(f"items/{table}" for table in tables)):
+            _copy(found.result, own.result, name, progress)
+        write_json(own.result / "result.json", nameless(result))
+        write_json(own.result / DIGESTS, digests_of(own.result))
     return sum(file.stat().st_size for file in own.path.rglob("*") if file.is_file())
+
+
+def _copy(source: Path, target: Path, name: str, progress: Progress) -> None:
+    """Copy a file as it was written; one that was changed since gets no digest that says otherwise."""
+    try:
+        content = checked(source, name)
+    except FileNotFoundError:
+        return
+    except Changed as error:
+        progress.note(f"{error}: left out")
+        return
+    (target / name).parent.mkdir(parents=True, exist_ok=True)
+    (target / name).write_bytes(content)
 
 
 def nameless(content: Any) -> Any:

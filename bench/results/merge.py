@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +11,9 @@ from safetensors import SafetensorError, safe_open
 
 from bench.config.spec import CellSpec
 from bench.contract import BenchError, Progress, RequestError
-from bench.core.work_dir import Folder, read_json, replacing
+from bench.core.file_digests import check_all
+from bench.core.work_dir import Folder, replacing
+from bench.results.records import AGAIN, read_description, read_history
 from bench.results.store import Store
 
 
@@ -82,7 +83,7 @@ def _taken(found: Folder, own: Folder, check: Callable[[], None], progress: Prog
         shutil.rmtree(unfinished, ignore_errors=True)
         shutil.copytree(found.result, unfinished)
         written = found.path / "cell.json"
-        if written.is_file() and not _readable(own.path / "cell.json"):
+        if written.is_file() and not _readable(own.path):
             with replacing(own.path / "cell.json", rivals=True) as draft:
                 shutil.copyfile(written, draft)
         unfinished.rename(own.result)
@@ -90,9 +91,9 @@ def _taken(found: Folder, own: Folder, check: Callable[[], None], progress: Prog
     return True
 
 
-def _readable(file: Path) -> bool:
+def _readable(cell: Path) -> bool:
     try:
-        read_json(file)
+        read_description(cell / "cell.json", cell.name)
     except RequestError:
         return False
     return True
@@ -104,19 +105,14 @@ def _check(store: Store, name: str) -> None:
     Raises:
         RequestError: naming the file.
     """
-    written = store.specification(name)
-    try:
-        spec = CellSpec.model_validate(written["spec"])
-    except (KeyError, ValueError) as error:
-        raise RequestError(f"{store.cell(name).path / 'cell.json'} is no cell as this version writes them") from error
-    if spec.id != name:
-        raise RequestError(f"{store.cell(name).path / 'cell.json'} is of another cell: its content has another id")
-    outcome = store.outcome(name) or {}
-    missing = set(spec.metrics)
-    missing -= {*outcome.get("scores", {}), *outcome.get("not_applicable", {})}
-    if missing:
-        raise RequestError(f"{store.cell(name).result}: no {', '.join(sorted(missing))}; copy it again")
-    if written.get("exported"):
+    found = store.record(name)
+    if found.written is None:
+        raise RequestError(store.faults[name])
+    CellSpec.of(found.written, store.cell(name).path / "cell.json")
+    if found.failure is not None:
+        raise RequestError(found.failure["reason"].replace(AGAIN, "; copy it again"))
+    _check_digests(store.cell(name))
+    if found.written.get("exported"):
         return  # without its fit
     _check_weights(store.cell(name))
 
@@ -127,13 +123,24 @@ def _check_black_box(folder: Folder) -> None:
     Raises:
         RequestError: naming the file.
     """
+    _check_digests(folder)
     _check_weights(folder)
-    history = folder.result / "history.json"
     try:
-        if history.is_file():
-            json.loads(history.read_text())
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{history}: {error}; copy it again") from error
+        read_history(folder.result)
+    except RequestError as error:
+        raise RequestError(f"{error}; copy it again") from error
+
+
+def _check_digests(folder: Folder) -> None:
+    """All files are those that were written, where it is known what was.
+
+    Raises:
+        RequestError: naming the first that is not.
+    """
+    try:
+        check_all(folder.result)
+    except RequestError as error:
+        raise RequestError(f"{error}; copy it again") from error
 
 
 def _check_weights(folder: Folder) -> None:

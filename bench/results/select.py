@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.core import registry
 from bench.report.paper_tables.published import PaperTable
-from bench.report.run_table import Found, as_entry, find, with_interval
+from bench.report.run_table import Found, as_entry, find_all, with_interval
 from bench.report.table import Entry
 from bench.results import naming
 from bench.results.grouping import text_of, together
@@ -212,6 +212,7 @@ def select(
             chosen.append(candidate)
         elif reason:
             left_out[reason] += 1
+    left_out.update(f"damaged ({reason})" for reason in store.faults.values())
     return Selection(comparable(chosen, table.metrics, bounds, row), left_out)
 
 
@@ -233,7 +234,8 @@ def candidates(store: Store, stamp: str | None = None, suite: str | None = None)
         for name in content["cells"]:
             suites[name].add(content["suite"])
     wanted = set(known[one_run]["cells"]) if one_run else None
-    every = {name: find(store, name) for name in store.cells() if wanted is None or name in wanted}
+    names = [name for name in store.cells() if wanted is None or name in wanted]
+    every = {found.name: found for found in find_all(store, names)}
     references = {name for name, found in every.items() if found.written["role"] == "reference" and found.outcome}
     placed = precedence(known, references)
     chosen = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from bench.core import registry
 from bench.core.errors import RequestError
 from bench.report.provenance import protocol
-from bench.report.run_table import Found
+from bench.report.run_table import Found, find_all
 from bench.results.precedence import precedence
 from bench.results.store import Store
 
@@ -90,27 +90,34 @@ def chosen_cells(
         stamp = store.chosen_run(stamp, suite)
 
     @cache
-    def cell(name: str) -> Found:
-        return Found(name, store.specification(name), store.outcome(name), store.cell(name).failure)
+    def cell(name: str) -> list[Found]:
+        return find_all(store, [name])
+
+    def cells(names: Iterable[str]) -> list[Found]:
+        return [found for name in names if name in there for found in cell(name)]
 
     def of(run: str) -> list[Found]:
-        return [cell(name) for name in known[run]["cells"] if name in there]
+        return cells(known[run]["cells"])
+
+    def told(text: str) -> str:
+        return "; ".join([text, *(f"failed: {reason}" for reason in store.faults.values())])
 
     if stamp is not None:
-        return of(stamp), f"cells: run {stamp}"
+        return of(stamp), told(f"cells: run {stamp}")
     having = [run for run in reversed(known) if all(any(_is(cell, label) for cell in of(run)) for label in labels)]
     if having:
         # The newest of those that have as many.
         measured = {run: _measured(of(run), metrics) for run in having}
         run = max(having, key=measured.__getitem__)
-        return of(run), f"cells: run {run}, the newest that has all of them{' in these metrics' * bool(measured[run])}"
-    every = [cell(name) for name in there]
+        shown = f"cells: run {run}, the newest that has all of them{' in these metrics' * bool(measured[run])}"
+        return of(run), told(shown)
+    every = cells(there)
     placed = precedence(known, {one.name for one in every if one.written["role"] == "reference" and one.outcome})
     every.sort(key=lambda one: placed.get(one.name, (False, "")), reverse=True)
     for label in labels:
         # Before anything is said about names that stand for several settings.
         _require(every, label)
-    return every, "cells: all in the store, for no run has all of them"
+    return every, told("cells: all in the store, for no run has all of them")
 
 
 def sides(cells: Sequence[Found], label: str) -> list[Side]:

@@ -9,7 +9,8 @@ scale/STAMP.json        one call of `scale`: what methods take, measured without
 from __future__ import annotations
 
 import datetime
-import json
+import logging
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,16 +18,29 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import RequestError
-from bench.core.work_dir import Folder, Status, read_json, write_json
+from bench.core.work_dir import Folder, read_json, write_json
+from bench.results.records import (
+    CellRecord,
+    Status,
+    failed,
+    read_description,
+    read_history,
+    read_invocation,
+    read_result,
+)
 
-__all__ = ["Folder", "Row", "Status", "Store", "as_dicts", "new_stamp", "write_json"]
+__all__ = ["CellRecord", "Folder", "Row", "Status", "Store", "as_dicts", "new_stamp", "write_json"]
 
 _STAMP = "%Y%m%d-%H%M%S-%f"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One cell and one metric of ``results --json``; ``low`` and ``high``: :mod:`bench.results.stats.intervals`."""
+    """One cell and one metric of ``results --json``; ``low`` and ``high``: :mod:`bench.results.stats.intervals`.
+
+    A cell whose description is damaged, or a record of a call that is, has one row: its name, ``failed``, and why.
+    """
 
     suite: str
     cell: str
@@ -34,7 +48,7 @@ class Row:
     label: str
     dataset: str
     backbone: str
-    seed: int
+    seed: int | None
     metric: str
     value: float | None
     low: float | None
@@ -55,10 +69,15 @@ class Store:
 
     Args:
         root: ``BENCH_HOME``, or what ``--out`` says.
+
+    Attributes:
+        faults: what could not be read so far, by the cell's id or the record's path in the store: why, and what to do.
+            Each is logged once as a warning, so that no command leaves it out without a word.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.faults: dict[str, str] = {}
         self._folders: dict[str, Folder] = {}
 
     @staticmethod
@@ -123,35 +142,53 @@ class Store:
             return []
         return sorted(path.name for path in folder.iterdir() if (path / "cell.json").is_file())
 
+    def record(self, name: str) -> CellRecord:
+        """All that there is of a cell: what is damaged is its failure, and never an error."""
+        folder, written = self.cell(name), self._written(name)
+        if written is None:
+            return CellRecord(name, None, None, failed(self.faults[name]))
+        if not folder.done:
+            return CellRecord(name, written, None, folder.failure)
+        try:
+            return CellRecord(name, written, read_result(folder.result, written["spec"]["metrics"]), None)
+        except RequestError as error:
+            return CellRecord(name, written, None, failed(str(error)))
+
     def specification(self, name: str) -> dict[str, Any]:
         """What the cell is: the content of its ``cell.json``.
 
         Raises:
-            RequestError: where that is damaged, with the command that writes it anew.
+            RequestError: where that is damaged or not what its id says, with the command that writes it anew.
         """
-        file = self.cell(name).path / "cell.json"
         try:
-            return read_json(file)
+            return read_description(self.cell(name).path / "cell.json", name)
         except RequestError as error:
             runs = [content["command"] for content in self.invocations().values() if name in content["cells"]]
-            raise RequestError(
-                f"{file} is damaged: `{runs[-1]}` writes it anew, and its result stays" if runs else str(error)
-            ) from error
+            again = f"`{runs[-1]}`" if runs else "the `run` that asked for it"
+            raise RequestError(f"{error}: {again} writes it anew, and its result stays") from error
 
     def written(self, name: str) -> dict[str, Any] | None:
         """As :meth:`specification`; ``None`` where there is nothing, or nothing that can be read."""
-        try:
-            return self.specification(name)
-        except RequestError:
-            return None
+        return self._written(name) if (self.cell(name).path / "cell.json").exists() else None
 
     def outcome(self, name: str) -> dict[str, Any] | None:
-        """The content of its ``result.json``, where it is finished; ``None`` also where that is damaged."""
-        file = self.cell(name).result / "result.json"
+        """The content of its ``result.json``, where it is finished; ``None`` also where that or the cell is damaged."""
+        return self.record(name).result
+
+    def _written(self, name: str) -> dict[str, Any] | None:
+        """The content of ``cell.json``, or what is wrong with it among the faults."""
         try:
-            return read_json(file)
-        except RequestError:
-            return None  # the folder's ``failure`` tells
+            written = self.specification(name)
+        except RequestError as error:
+            self._fault(name, str(error))
+            return None
+        self.faults.pop(name, None)  # made anew since
+        return written
+
+    def _fault(self, name: str, reason: str) -> None:
+        if name not in self.faults:
+            self.faults[name] = reason
+            _log.warning("warning: %s", reason)
 
     def record_invocation(self, stamp: str, content: Mapping[str, Any]) -> None:
         """Remember one call of ``run``; nothing makes the file anew: it has to outlive a power cut."""
@@ -161,15 +198,21 @@ class Store:
         """Remember one call of ``run`` under a stamp after all others, also where the clock was set back."""
         with Folder(self.root / "invocations").claim():
             now = new_stamp()
-            last = max((file.stem for file in (self.root / "invocations").glob("[0-9]*-*-*.json")), default="")
+            last = max((file.stem for file in self._files("invocations") if _is_stamp(file.stem)), default="")
             if now <= last:
                 now = _stamp(datetime.datetime.strptime(last, _STAMP) + datetime.timedelta(milliseconds=1))
             self.record_invocation(now, content)
         return now
 
     def invocations(self) -> dict[str, dict[str, Any]]:
-        """All calls of ``run``, oldest first: stamp -> content."""
-        return self._records("invocations")
+        """All calls of ``run`` whose records can be read, oldest first: stamp -> content."""
+        found = {}
+        for file in self._files("invocations"):
+            try:
+                found[file.stem] = read_invocation(file)
+            except RequestError as error:
+                self._fault(f"invocations/{file.name}", _to_delete(file, error))
+        return found
 
     def record_scale(self, stamp: str, content: Mapping[str, Any]) -> None:
         """Remember what one call of ``scale`` measured."""
@@ -177,10 +220,16 @@ class Store:
 
     def scales(self) -> dict[str, dict[str, Any]]:
         """All calls of ``scale``, oldest first: stamp -> what it measured."""
-        return self._records("scale")
+        found = {}
+        for file in self._files("scale"):
+            try:
+                found[file.stem] = read_json(file)
+            except RequestError as error:
+                raise RequestError(_to_delete(file, error)) from error
+        return found
 
-    def _records(self, kind: str) -> dict[str, dict[str, Any]]:
-        return {file.stem: _record(file) for file in sorted((self.root / kind).glob("[!.]*.json"))}
+    def _files(self, kind: str) -> list[Path]:
+        return sorted((self.root / kind).glob("[!.]*.json"))
 
     def chosen_run(self, stamp: str | None = None, suite: str | None = None) -> str:
         """The stamp that is meant: the one given, or that of the newest run of a suite, or of all.
@@ -194,6 +243,9 @@ class Store:
             if suite not in (None, known[stamp]["suite"]):
                 raise RequestError(f"run {stamp} is of suite {known[stamp]['suite']!r}, not of {suite!r}")
             return stamp
+        damaged = {one: why for one, why in self.faults.items() if one.startswith("invocations/")}
+        if f"invocations/{stamp}.json" in damaged or (damaged and not known):
+            raise RequestError(damaged.get(f"invocations/{stamp}.json", next(iter(damaged.values()))))
         if not known:
             raise RequestError(
                 f"nothing has been run yet in {self.root}: python -m bench run --methods ours,protopnet --datasets demo"
@@ -218,13 +270,16 @@ class Store:
         name = written.get("black_box_id")
         if name is None:
             return 0.0
-        file = self.root / "blackboxes" / name / "result" / "history.json"
-        if not file.is_file():
+        place = self.root / "blackboxes" / name / "result"
+        if not (place / "history.json").is_file():
             return written.get("black_box_seconds")
+        rows = read_history(place)
         try:
-            return float(sum(epoch["seconds"] for epoch in json.loads(file.read_text())))
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise RequestError(f"{file} cannot be read ({error}); run again to have it made anew") from error
+            return float(sum(epoch["seconds"] for epoch in rows))
+        except (TypeError, KeyError) as error:
+            raise RequestError(
+                f"{place / 'history.json'} cannot be read (an epoch without its seconds); train that black box anew"
+            ) from error
 
     def rows(self, cells: list[str] | None = None, suite: str | None = None) -> list[Row]:
         """One row per cell and metric, of the given cells or of all, in their order."""
@@ -236,10 +291,18 @@ class Store:
         chosen = self.cells() if cells is None else cells
         if suite is not None:
             chosen = [name for name in chosen if name in suites]
-        return [row for name in chosen for row in self._rows_of(name, suites.get(name, ""))]
+        rows = [row for name in chosen for row in self._rows_of(name, suites.get(name, ""))]
+        if cells is None:
+            records = [name for name in self.faults if name.startswith("invocations/")]
+            rows += [_row(_UNKNOWN, "", "", "failed", self.faults[name]) for name in records]
+        return rows
 
     def _rows_of(self, name: str, suite: str) -> list[Row]:
-        written = self.specification(name)
+        found = self.record(name)
+        written, outcome = found.written, found.result
+        if written is None:
+            assert found.failure is not None
+            return [_row({**_UNKNOWN, "suite": suite, "cell": name}, "", "", "failed", found.failure["reason"])]
         spec = written["spec"]
         common = {
             "suite": suite,
@@ -250,9 +313,7 @@ class Store:
             "backbone": spec["backbone"] or "",
             "seed": spec["seed"],
         }
-        outcome = self.outcome(name)
-        missing: dict[str, Any] = {"status": "failed", "reason": "not finished"}
-        failure = missing if outcome is not None else self.cell(name).failure or missing
+        failure = found.failure or failed("not finished")
         rows = []
         for metric, facts in spec["metrics"].items():
             if outcome is None:
@@ -268,6 +329,11 @@ class Store:
         for metric, facts in written["not_applicable"].items():
             rows.append(_row(common, metric, facts["unit"], "n/a", facts["reason"]))
         return rows
+
+
+_UNKNOWN: dict[str, Any] = {
+    "suite": "", "cell": "", "method": "", "label": "", "dataset": "", "backbone": "", "seed": None
+}  # fmt: skip
 
 
 def as_dicts(rows: list[Row]) -> list[dict[str, Any]]:
@@ -287,12 +353,15 @@ def _row(
     return Row(**common, metric=metric, value=value, low=None, high=None, n=n, unit=unit, status=status, reason=reason)
 
 
-def _record(file: Path) -> dict[str, Any]:
+def _to_delete(file: Path, error: RequestError) -> str:
+    return f"{error}: delete that file, the record of one call; its cells and results stay"
+
+
+def _is_stamp(name: str) -> bool:
     try:
-        return read_json(file)
-    except RequestError as error:
-        found = f"{file} cannot be read ({error.__cause__})"
-        raise RequestError(f"{found}: delete that file, the record of one call; its cells and results stay") from error
+        return bool(re.fullmatch(r"\d{8}-\d{6}-\d{3}", name) and datetime.datetime.strptime(name, _STAMP))
+    except ValueError:
+        return False
 
 
 def _stamp(when: datetime.datetime) -> str:

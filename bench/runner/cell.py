@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bench.config.spec import CellSpec
-from bench.contract import BenchError, PartPrototypeModel, RequestError, Samples, Score, Task
+from bench.contract import BenchError, CellError, PartPrototypeModel, RequestError, Samples, Score, Task
 from bench.core import environment, registry
 from bench.core.faults import storage_error
+from bench.core.file_digests import Changed, check
 from bench.core.memory import OutOfMemory
 from bench.core.resource_usage import Usage
 from bench.core.score import write_table
@@ -68,7 +69,7 @@ class Cell:
         ranks: Ranks | None = None,
     ) -> None:
         written = store.specification(name)
-        self.spec = CellSpec.model_validate(written["spec"])
+        self.spec = CellSpec.of(written, store.cell(name).path / "cell.json")
         self.store, self.folder = store, store.cell(name)
         self.home, self.device, self.progress = home, device, progress
         self.batch_size, self.memory_limit = batch_size, memory_limit
@@ -159,6 +160,7 @@ class Cell:
                 "usage": usage.record(),
                 "seeds": self._seeds(),
                 "environment": environment.record(self.device),
+                "sealed": True,  # `finish` writes the digests
             },
         )
         (self.folder.work / "packages.txt").write_text(environment.packages())
@@ -201,6 +203,10 @@ class Cell:
     def load(self, train: Samples) -> PartPrototypeModel:
         """The fitted model of a finished cell."""
         model = self._built(self.task(train, need_black_box=False))
+        try:
+            check(self.folder.result, "model.safetensors")
+        except Changed as error:
+            raise CellError(f"{error}; `run --existing rerun` fits it again") from error
         model.load_state_dict(load_file(self.folder.result / "model.safetensors"))
         return model.to(self.device).eval()
 
@@ -256,6 +262,7 @@ class Cell:
             "seconds": {"fit": fitting, **({"black box": started - began} if task.black_box is not None else {})},
         }
         write_json(self.folder.work / FIT, notes)
+        self.folder.seal()
         return model, notes
 
     def evaluate(

@@ -70,7 +70,7 @@ def _state(cell: PlannedCell, store: Store) -> str:
     folder = store.cell(cell.spec.id)
     if not cell.spec.metrics:
         return "nothing to measure"
-    failure = folder.failure
+    failure = store.record(cell.spec.id).failure if folder.done else folder.failure
     if folder.done:
         return "done" if failure is None else "damaged, to run"
     activity = activity_of(folder)

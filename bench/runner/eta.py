@@ -29,13 +29,14 @@ class Timings:
 
     def add(self, store: Store, name: str) -> None:
         """Take in a cell, where it is finished."""
-        written, outcome = store.written(name), store.outcome(name)
+        found = store.record(name)
+        written, outcome = found.written, found.result
         if written is None or outcome is None:
             return
         spec, seconds = written["spec"], outcome.get("seconds", {})
         self._own[_kind(spec, written.get("recipe"))].append((seconds.get("fit", 0.0), seconds.get("evaluate", 0.0)))
         if (store.cell(name).result / FIT).is_file():
-            self._fits.add(written.get("fit_id", ""))
+            self._fits.add(found.fit_id)
         if "black box" in seconds:
             self._box[_place(spec, written.get("recipe"))].append(seconds["black box"])
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bench.core.errors import RequestError
+from bench.core.file_digests import check
 from bench.core.work_dir import FIT, Folder, read_json, replacing, write_json
 from bench.results.store import Store
 from bench.runner.progress import ConsoleProgress
@@ -24,6 +25,8 @@ def read_fit(place: Path, progress: ConsoleProgress) -> tuple[dict[str, Tensor],
     if not (place / FIT).is_file():
         return None
     try:
+        for file in (*_FILES, FIT):
+            check(place, file)
         return load_file(place / _FILES[0]), read_json(place / FIT)
     except (SafetensorError, OSError, RequestError) as error:
         progress.note(f"the fit in {place} is damaged ({error}): not used")
@@ -36,9 +39,7 @@ def adopt(store: Store, folder: Folder, fit_id: str, progress: ConsoleProgress) 
         other = store.cell(name)
         if other.path == folder.path or not (other.result / FIT).is_file():
             continue
-        if (store.written(name) or {}).get("fit_id") == fit_id and take(
-            other.result, folder.work, progress, {"of": name}
-        ):
+        if store.record(name).fit_id == fit_id and take(other.result, folder.work, progress, {"of": name}):
             progress.note(f"fitted before by cell {name}, which differs only in what is measured")
             return
 
@@ -58,4 +59,5 @@ def take(source: Path, work: Path, progress: ConsoleProgress, origin: Mapping[st
         with replacing(work / file) as unfinished:
             shutil.copyfile(source / file, unfinished)
     write_json(work / FIT, {**origin, **read_json(source / FIT)})
+    Folder(work.parent).seal()
     return True

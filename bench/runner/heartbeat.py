@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.core.errors import BenchError
-from bench.core.work_dir import Folder, read_json, write_json
+from bench.core.work_dir import Folder, write_json
+from bench.results.records import read_activity
 
 _EVERY = 1.0
 """Seconds between two versions of the file."""
@@ -77,13 +77,9 @@ def activity_of(folder: Folder) -> dict[str, Any] | None:
 
     ``alive`` tells the two apart.
     """
-    file = folder.path / "activity.json"
-    if not file.is_file():
+    found = read_activity(folder.path / "activity.json")
+    if found is None:
         return None
-    try:
-        found = read_json(file)
-    except BenchError:
-        return None  # it has just ended
     # The clock on the wall may be set; where it can be read, the one that only ever counts is asked.
     same = found.get("boot") and found["boot"] == _boot()
     passed = time.monotonic() - found["began_clock"] if same else time.time() - found["began"]

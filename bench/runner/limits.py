@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from bench.contract import Progress, Samples
+from bench.contract import Progress, RequestError, Samples
 from bench.core.allocator import give_back_free_memory
 from bench.core.memory import (
     OutOfMemory,
@@ -97,7 +97,13 @@ class Attempts:
         """What did not fit within this limit before; what did not fit within another one says nothing of this one."""
         if not self.note.is_file():
             return None
-        found = Overrun(**Store.read(self.note))
+        try:
+            found = Overrun(**Store.read(self.note))
+        except (TypeError, RequestError) as error:
+            self.progress.note(f"{self.note} is damaged ({error}): starts over as planned")
+            start_over()
+            self.note.unlink()
+            return None
         if found.limit_bytes == self.limit:
             return found
         limit = f"{said(found.limit_bytes)} of memory" if found.limit_bytes else "all the memory there was"

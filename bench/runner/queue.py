@@ -9,6 +9,7 @@ from typing import Any
 from bench.config.spec import PlannedCell
 from bench.contract import Progress
 from bench.core.faults import may_pass
+from bench.results.records import AGAIN
 from bench.results.store import Store
 from bench.runner.cell import reason_of
 from bench.runner.fit_cache import take
@@ -61,12 +62,14 @@ def mend(names: Sequence[str], store: Store, progress: ConsoleProgress) -> None:
     """Before a run: damaged results count for nothing, and are kept beside; leftovers of killed processes go."""
     for name in names:
         folder = store.cell(name)
-        if not folder.untidy and not (folder.done and folder.failure):
+        if not folder.untidy and not (folder.done and store.record(name).failure):
             continue
         with folder.claim():
-            if folder.done and folder.failure:
+            failure = store.record(name).failure if folder.done else None
+            if failure is not None:
                 place = folder.set_aside()
-                progress.note(f"the result of {name} is damaged: kept as {place}, and made anew")
+                why = failure["reason"].removesuffix(AGAIN)
+                progress.note(f"the result of {name} is damaged: kept as {place}, and made anew ({why})")
                 take(place, folder.work, progress, {})
             else:
                 folder.tidy()

@@ -47,8 +47,10 @@ def repeat(
         RequestError: where there is no finished cell, or ``home`` is the one in which it lies.
     """
     source, name = Store(folder.parent.parent), folder.name
-    if folder.parent.name != "cells" or source.outcome(name) is None:
-        raise RequestError(f"{folder} is not a finished cell: expected .../cells/ID with a result in it")
+    found = source.record(name)
+    if folder.parent.name != "cells" or found.result is None:
+        why = f" ({found.failure['reason']})" if found.failure else ""
+        raise RequestError(f"{folder} is not a finished cell{why}: expected .../cells/ID with a result in it")
     store = Store(home)
     if store.cell(name).path.resolve() == folder:
         raise RequestError(

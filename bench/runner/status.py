@@ -102,7 +102,10 @@ class Overview:
     def _look(self, name: str) -> CellState:
         written, folder = self._written[name], self._store.cell(name)
         title = title_of(written) if written else "cell.json is missing or damaged"
-        activity, failure = (None if folder.done else activity_of(folder)), folder.failure
+        if written is None and name in self._store.faults:
+            return CellState(name, title, "failed", self._store.faults[name])
+        activity = None if folder.done else activity_of(folder)
+        failure = self._store.record(name).failure if folder.done and written else folder.failure
         if folder.done and failure is None:
             self._final[name] = CellState(name, title, "done")
             if self._timings is not None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bench.contract import CellError, Progress, Samples, Settings
+from bench.core.file_digests import Changed, check
 from bench.core.seeding import derive
 from bench.core.work_dir import Folder, write_json
 from bench.models.classifier import Classifier
@@ -123,8 +124,9 @@ def obtain(
             progress.note("black box found, not trained again")
             folder.tidy()
     try:
+        check(folder.result, "model.safetensors")
         classifier.load_state_dict(load_file(folder.result / "model.safetensors"))
-    except (SafetensorError, OSError, RuntimeError) as error:
+    except (SafetensorError, OSError, RuntimeError, Changed) as error:
         # Not trained anew in silence: on a GPU that gives other bits, and finished cells were made with these.
         raise CellError(
             f"the black box in {folder.path} is damaged ({error}); delete that folder and run again to train it anew"

@@ -195,7 +195,7 @@ def test_a_clock_that_was_set_back_changes_nothing(run, home, done):
 
 FLAKY = """
 from pathlib import Path
-from bench import registry
+from bench.core import registry
 from bench.contract import Metric, Score
 
 

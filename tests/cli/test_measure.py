@@ -86,7 +86,7 @@ def test_check_of_a_plugin_that_is_broken(tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "CATALOGUE", {kind: dict(names) for kind, names in registry.CATALOGUE.items()})
     file = tmp_path / "plugin.py"
     file.write_text(
-        "from bench import registry\nfrom metrics.controls import Center\n\n\n"
+        "from bench.core import registry\nfrom metrics.controls import Center\n\n\n"
         "class Odd(Center):\n    name = 'odd'\n    class_specific = True\n\n"
         "    def fit(self, task):\n        return self.build(task).train()\n\n\n"
         "registry.register('methods', 'odd', Odd)\n"

@@ -229,7 +229,7 @@ def test_a_result_is_never_stored_under_an_id_that_means_something_else(call, wh
 
 PLUGIN = """
 import torch
-from bench import registry
+from bench.core import registry
 from bench.contract import Metric, Score
 from bench.data.cub import Cub
 from metrics.controls import Center

@@ -230,23 +230,66 @@ def test_a_second_process_waits_for_the_first(root, home):
     only(home)
 
 
-def test_the_faster_of_two_without_lock_wins(root, home, monkeypatch):
+def test_without_locks_a_second_process_waits_too(root, home, monkeypatch):
     def no_lock(*_):
         raise OSError(errno.ENOLCK, "no locks")
 
     monkeypatch.setattr("fcntl.flock", no_lock)
-    final = home / "prepared" / f"{Cub(root).digest}-{SMALL.name}"
+    test_a_second_process_waits_for_the_first(root, home)
 
-    class Overtaken(Quiet):
-        def track(self, items, what, total=None):
-            if not final.exists():
-                prepare(Cub(root), SMALL, home, Quiet())
-                self.winner = final.stat().st_ino
-            yield from items
 
-    slow = Overtaken()
-    assert len(prepare(Cub(root), SMALL, home, slow)["train"]) == 8
-    assert only(home).stat().st_ino == slow.winner
+def shifted(folder):
+    """Another class for every image: a whole file that says something else."""
+    with np.load(folder / "test.npz") as file:
+        tables = dict(file)
+    np.savez(folder / "test.npz", **{**tables, "labels": (tables["labels"] + 1) % 2})
+
+
+def repainted(folder):
+    """One pixel, in place; size and time of change as before."""
+    file = folder / "train.images.npy"
+    before = file.stat()
+    with file.open("r+b") as opened:
+        opened.seek(-1, os.SEEK_END)
+        opened.write(b"\x07")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def renamed(folder):
+    meta = json.loads((folder / "meta.json").read_text())
+    meta["splits"]["test"]["ids"].reverse()
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+@pytest.mark.parametrize("change", [shifted, repainted, renamed])
+def test_what_was_altered_is_named_and_made_anew(root, home, change):
+    prepare(Cub(root), SMALL, home, Quiet())
+    before = contents(only(home))
+    change(only(home))
+    assert contents(only(home)) != before
+    quiet = Quiet()
+    prepare(Cub(root), SMALL, home, quiet)
+    assert "was changed after it was written); it is written anew" in quiet.notes[0]
+    assert contents(only(home)) == before
+
+
+def test_images_are_hashed_once_in_a_process(root, home, monkeypatch):
+    prepare(Cub(root), SMALL, home, Quiet())
+    hashed = []
+    monkeypatch.setattr("bench.data.cache.sha256_of", hashed.append)
+    prepare(Cub(root), SMALL, home, Quiet())
+    assert hashed == []
+
+
+def test_a_cache_of_an_earlier_version_is_used(root, home):
+    prepare(Cub(root), SMALL, home, Quiet())
+    file = only(home) / "meta.json"
+    meta = {name: value for name, value in json.loads(file.read_text()).items() if name not in ("files", "seal")}
+    file.write_text(json.dumps(meta))
+    quiet = Quiet()
+    assert len(prepare(Cub(root), SMALL, home, quiet)["train"]) == 8
+    assert quiet.notes == []
+    assert json.loads(file.read_text()) == meta
 
 
 def test_first_bad_image_is_named(root, home):

@@ -9,7 +9,7 @@ from bench.report import Block, as_markdown, as_text, comparison, report
 from bench.report.provenance import definition, protocol
 from bench.report.table import Entry, Line
 from bench.results.store import Store, write_json
-from tests.support.stores import METRICS, STAMP, StoreMaker, example_store
+from tests.support.stores import METRICS, STAMP, StoreMaker, example_store, reseal
 
 GOLDEN = """\
 ### demo
@@ -239,6 +239,7 @@ def test_what_was_fitted_one_image_at_a_time_is_marked(maker: StoreMaker) -> Non
     file = maker.store.cell(cells[1]).result / "result.json"
     written = Store.read(file)
     write_json(file, {**written, "facts": {"batch_size_after_out_of_memory": 1}})
+    reseal(file.parent)
     maker.invocation(cells)
     block = only(maker.store)
     assert block.notes == ("seed 1 fitted with one image at a time: more did not fit into memory",)

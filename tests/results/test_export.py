@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from bench.cli.main import main
 from bench.report.plots.scatter import cost
 from bench.results.store import Store, write_json
-from tests.support.stores import example_store
+from tests.support.stores import example_store, reseal
 
 
 @pytest.fixture
@@ -24,6 +24,7 @@ def home(tmp_path, monkeypatch):
     content = json.loads(result.read_text())
     content["environment"]["arguments"] = ["cell", "/scratch/me/cells/1f", "--out=/scratch/me"]
     write_json(result, content)
+    reseal(result.parent)
     monkeypatch.setenv("BENCH_HOME", str(root))
     monkeypatch.setenv("COLUMNS", "120")
     return root, cells

@@ -122,7 +122,7 @@ def test_a_black_box_that_was_copied_in_part_is_not_taken(black_boxes, tmp_path,
     progress, here = Silent(), tmp_path / "here"
     counts = gather(black_boxes, Store(here), here, progress)
     assert (counts.black_boxes, counts.damaged) == (1, 1)
-    assert f"{damaged}: " in progress.notes[0]
+    assert f"{damaged} was changed after it was written; copy it again" in progress.notes[0]
     assert "copy it again" in progress.notes[0]
     assert not (here / "blackboxes" / "one").exists()
     assert (here / "blackboxes" / "two" / "result" / file).is_file()

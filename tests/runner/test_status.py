@@ -15,7 +15,7 @@ from bench.core.work_dir import Folder, write_json
 from bench.runner.eta import Timings, said
 from bench.runner.heartbeat import Activity, activity_of
 from bench.runner.status import Board, Overview
-from tests.support.stores import StoreMaker, example_store
+from tests.support.stores import METRICS, StoreMaker, example_store
 
 WORKER = """
 import pathlib, sys, time
@@ -134,12 +134,12 @@ def test_a_clock_that_jumps_gives_no_negative_times(tmp_path, same_boot):
 
 def test_time_left_from_cells_of_the_same_kind(tmp_path):
     maker = StoreMaker(tmp_path)
-    names = [maker.cell("ours", {"accuracy": 90.0}), *(maker.cell("ours", seed=seed) for seed in (1, 2))]
+    names = [maker.cell("ours", dict.fromkeys(METRICS, 90.0)), *(maker.cell("ours", seed=seed) for seed in (1, 2))]
     names.append(maker.cell("protopnet"))
     overview = Overview(maker.store, names)
     # A finished cell took 90 s to fit and 10 s to measure; of protopnet nothing is known.
     assert overview.seconds_left(overview.look()) == (200.0, 1)
-    maker.finish(names[1], {"accuracy": 90.0})
+    maker.finish(names[1], dict.fromkeys(METRICS, 90.0))
     assert overview.seconds_left(overview.look()) == (100.0, 1)
     timings = Timings.of_store(maker.store)
     spec = maker.store.specification(names[2])["spec"]
@@ -150,13 +150,12 @@ def test_time_left_from_cells_of_the_same_kind(tmp_path):
 
 def test_what_is_fitted_is_only_measured(tmp_path):
     maker = StoreMaker(tmp_path)
-    name = maker.cell("ours", {"accuracy": 90.0})
-    written = maker.store.specification(name)
-    write_json(maker.store.cell(name).path / "cell.json", {**written, "fit_id": "f1"})
-    assert Timings.of_store(maker.store).of(written["spec"], "demo", "f1") == 100.0  # the fit is not kept
+    name = maker.cell("ours", dict.fromkeys(METRICS, 90.0))
+    spec, fit = maker.store.specification(name)["spec"], maker.store.record(name).fit_id
+    assert Timings.of_store(maker.store).of(spec, "demo", fit) == 100.0  # the fit is not kept
     write_json(maker.store.cell(name).result / "fit.json", {})
-    assert Timings.of_store(maker.store).of(written["spec"], "demo", "f1") == 10.0
-    assert Timings.of_store(maker.store).of(written["spec"], "demo", "f2") == 100.0
+    assert Timings.of_store(maker.store).of(spec, "demo", fit) == 10.0
+    assert Timings.of_store(maker.store).of(spec, "demo", "f2") == 100.0
 
 
 @pytest.mark.parametrize(

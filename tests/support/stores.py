@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.core.file_digests import digests_of, fingerprint
 from bench.results.store import Store, write_json
 
 STAMP = "20260304-101500-123"
@@ -33,6 +32,11 @@ SCHEDULE = {
          "optimizer": "adam", "action": "project"},
     ],
 }  # fmt: skip
+
+
+def reseal(folder: Path) -> None:
+    """Give a finished result, into which a test has written, the digests of what it holds now."""
+    write_json(folder / "digests.json", digests_of(folder))
 
 
 class StoreMaker:
@@ -67,6 +71,7 @@ class StoreMaker:
         images: tuple[int, int] = (160, 40),
         recipe: str = "demo",
         changed: Sequence[str] | None = None,
+        weights: str = "random",
     ) -> str:
         """Write one cell and return its id: finished with ``scores``, failed with ``failure``, else unfinished.
 
@@ -84,13 +89,13 @@ class StoreMaker:
             "protocol": dict(protocol or {"crop": "bbox", "size": 224, "coordinates": "truncated"}),
             "on_bad_image": "error",
             "backbone": backbone,
-            "weights_digest": "random" if backbone else "",
+            "weights_digest": weights if backbone else "",
             "black_box": {"version": 1, "schedule": SCHEDULE} if black_box_id else None,
             "seed": seed,
             "precision": "fp32",
             "metrics": measured,
         }
-        name = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:12]
+        name = fingerprint(spec)
         folder = self.store.cell(name)
         where = {"data_root": None, "folder": None, "reader": dataset, "weights": None, "plugins": []}
         write_json(

@@ -151,7 +151,8 @@ class Site:
         tables, unmeasured = self._tables()
         self._page(
             "index.html", "index",
-            cautions=cautions(self._results, self._cells), results=self._results, places=self._places,
+            cautions=cautions(self._results, self._cells, list(self._store.faults.values())),
+            results=self._results, places=self._places,
             beyond=[beyond_chance(result.block) for result in self._results], figures=figures, undrawn=undrawn,
             cells=self._cells, runs=self._runs,
         )  # fmt: skip

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from bench.core.errors import RequestError
 from bench.report.cell_facts import (
     about_the_fit,
     computed_with,
@@ -18,6 +18,7 @@ from bench.report.cell_facts import (
     short,
 )
 from bench.report.html.sparklines import Panel, panels
+from bench.results.records import read_history
 from bench.results.select import Candidate
 from bench.results.stats.intervals import with_intervals
 from bench.results.store import Store
@@ -126,9 +127,6 @@ class CellPage:
 def _history(file: Path) -> tuple[list[Panel], str]:
     """The curves of a file, or why there are none; one broken file must not cost the whole report."""
     try:
-        rows: Any = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        return [], f"{file.name} cannot be read: {error}"
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        return [], f"{file.name} is not a list of epochs"
-    return panels(rows), ""
+        return panels(read_history(file.parent)), ""
+    except RequestError as error:
+        return [], str(error)

@@ -26,18 +26,20 @@ class Caution:
     items: tuple[str, ...]
 
 
-def cautions(results: Sequence[Result], cells: Sequence[Candidate]) -> list[Caution]:
+def cautions(results: Sequence[Result], cells: Sequence[Candidate], damaged: Sequence[str] = ()) -> list[Caution]:
     """All that applies to these results.
 
     Args:
         results: the tables.
         cells: all cells, also those that no table shows.
+        damaged: what the store could not read, and why.
     """
     found = [
         Caution(
             "Content-free controls do as well as methods",
             tuple(f"{one.block.title}, {text}" for one in results for text in one.block.warnings),
         ),
+        Caution("Not everything could be read", tuple(f"failed: {reason}" for reason in damaged)),
         Caution("Not everything has a result", tuple(_unfinished(cells))),
         Caution("Not the paper's conditions", tuple(_conditions(results))),
         Caution("Small data", tuple(_small(results))),

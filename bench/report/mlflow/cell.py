@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from bench.core.errors import RequestError
 from bench.core.resource_usage import FILE as USAGE
 from bench.core.resource_usage import read_usage
 from bench.report.mlflow.fields import cut, digest, flat, named
 from bench.results.naming import name_of
+from bench.results.records import read_history
 from bench.results.stats.intervals import with_intervals
 from bench.results.store import Store
+
+_log = logging.getLogger(__name__)
 
 LAYOUT = 4
 """Raised when a cell is told differently: what was mirrored before is then written anew."""
@@ -58,11 +63,12 @@ class TrackedCell:
 
     def __init__(self, store: Store, name: str, home: Path) -> None:
         self.name, self._store = name, store
-        self.folder = store.cell(name)
-        self.written = store.specification(name)
-        self.spec: dict[str, Any] = self.written["spec"]
-        self.outcome = store.outcome(name)
-        self.failure = self.folder.failure
+        self.folder, found = store.cell(name), store.record(name)
+        if found.written is None:
+            raise RequestError(store.faults[name])
+        self.written: dict[str, Any] = found.written
+        self.spec = found.spec
+        self.outcome, self.failure = found.result, found.failure
         black_box = home / "blackboxes" / str(self.written.get("black_box_id"))
         self.curves = {"train": _history(self.folder.path), "blackbox": _history(black_box)}
         self.usage = read_usage(self.folder.result if self.outcome else self.folder.work)
@@ -276,11 +282,12 @@ def _written(file: Path) -> list[int]:
 def _history(folder: Path) -> list[dict[str, Any]]:
     """Of what is finished, or else of what is being trained there."""
     for place in ("result", "work", "resume"):
-        try:
-            found: list[dict[str, Any]] = json.loads((folder / place / "history.json").read_text())
-        except FileNotFoundError:
-            continue
-        return found
+        if (folder / place / "history.json").is_file():
+            try:
+                return read_history(folder / place)
+            except RequestError as error:
+                _log.warning("warning: %s: no curves of it", error)
+                return []
     return []
 
 

@@ -7,12 +7,12 @@ for it. Nothing is read back from it but the tags that tell what has been copied
 from __future__ import annotations
 
 import contextlib
-import fcntl
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.contract import BenchError, Progress, RequestError
+from bench.core import locks
 from bench.report.mlflow.cell import Point
 from bench.report.mlflow.experiment_note import guide
 from bench.report.mlflow.run import Counts, MirroredInvocation
@@ -93,8 +93,7 @@ class Mirror:
     def _alone(self) -> Iterator[None]:
         """One process writes at a time: two that look for a run and find none would both create it."""
         self.home.mkdir(parents=True, exist_ok=True)
-        with (self.home / ".mlflow.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locks.alone(self.home / ".mlflow.lock"):
             yield
 
     def sync(self, store: Store, stamps: Sequence[str] | None = None, progress: Progress | None = None) -> Counts:

@@ -69,7 +69,8 @@ class MirroredInvocation:
         self.mirror, self.client, self.store = mirror, mirror.client, store
         self.stamp, self.content, self.owned = stamp, content, owned
         there = set(store.cells())
-        self.names = [name for name in content["cells"] if name in there]
+        # What is damaged has no run, and keeps one that it had: the store warns of it.
+        self.names = [name for name in content["cells"] if name in there and store.written(name) is not None]
         self._read: dict[str, TrackedCell] = {}
 
     def sync(self, progress: Progress | None) -> Counts:
@@ -89,8 +90,9 @@ class MirroredInvocation:
         owned = [name for name in self.owned if name in there]
         for name in owned if progress is None else progress.track(owned, "cells mirrored", len(owned)):
             counts += self._child(name, run, children.pop(name, []))
-        for others in children.values():
-            self.mirror.delete(others)
+        for name, others in children.items():
+            if name not in self.store.faults:
+                self.mirror.delete(others)
         return counts + self._parent(run, parent)
 
     def _cell(self, name: str) -> TrackedCell:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bench.core import registry
+from bench.core.file_digests import Changed, checked
 from bench.core.score import Aggregate
 from bench.results.stats.bootstrap import NoInterval, Sample, sample
 
@@ -107,9 +109,11 @@ class Items:
 
             file = self._folder / f"{self._metric}.{name}.csv"
             try:
-                frame = pd.read_csv(file)
+                frame = pd.read_csv(io.BytesIO(checked(self._folder.parent, f"items/{file.name}")))
             except FileNotFoundError as error:
                 raise NoInterval(f"its table {file.name} is not on disk") from error
+            except Changed as error:
+                raise NoInterval(f"{error}; `run --existing rerun` computes it again") from error
             except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
                 raise NoInterval(f"its table {file.name} cannot be read: {str(error).splitlines()[0]}") from error
             if len(frame) and not all(map(pd.api.types.is_numeric_dtype, frame.dtypes)):

@@ -54,7 +54,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     named = {"label": HOSTILE, "dataset": HOSTILE, "backbone": HOSTILE}
     scores = {"accuracy": 50.0, "consistency": 40.0, "stability": 30.0}
     cells = [
-        maker.cell("../../escape", scores, history=curve, black_box_id="../../../secret", **named),
+        maker.cell("../../escape", scores, history=curve, **named),
+        maker.cell("ours", scores, seed=9, black_box_id="../../../secret", **named),
         maker.cell(HOSTILE, failure=("failed", HOSTILE), recipe=HOSTILE, **named),
         maker.cell("/etc/passwd", settings={HOSTILE: HOSTILE}, dataset=HOSTILE),
         maker.cell("Ours", scores),

@@ -136,9 +136,8 @@ def test_each_protocol_is_compared_with_itself(maker):
 
 
 def test_other_starting_weights_are_told(maker, tmp_path):
-    cells = [accuracy(maker, name, drawn(share, 32)) for name, share in (("ours", 0.9), ("tesnet", 0.5))]
-    file = maker.store.cell(cells[1]).path / "cell.json"
-    file.write_text(file.read_text().replace('"weights_digest": "random"', '"weights_digest": "abc"'))
+    rows = (("ours", 0.9, "random"), ("tesnet", 0.5, "abc"))
+    cells = [accuracy(maker, name, drawn(share, 32), weights=weights) for name, share, weights in rows]
     maker.invocation(cells)
     found = only(maker, "ours", "tesnet")
     assert (found.verdict, found.reason) == ("ours better", "they start from different weights")

@@ -15,7 +15,7 @@ from bench.report import as_markdown, as_text, comparison
 from bench.results.stats.bootstrap import NoInterval, interval, sample
 from bench.results.stats.intervals import with_intervals
 from bench.results.stats.units import Items, sample_of
-from tests.support.stores import METRICS, example_store
+from tests.support.stores import METRICS, example_store, reseal
 
 FACTS = METRICS["accuracy"]
 REGION = {"version": "1", "parameters": {"half_size": 36, "size": 224, "threshold": 0.8}}
@@ -91,6 +91,8 @@ def test_a_lost_table_is_named(maker):
     file.unlink()
     assert "accuracy.image.csv is not on disk" in by_metric(maker.store)["accuracy"].reason
     file.write_bytes(b'index,correct\n0,1,2\n0\n"')
+    assert "accuracy.image.csv was changed after it was written" in by_metric(maker.store)["accuracy"].reason
+    reseal(file.parent.parent)
     assert "accuracy.image.csv cannot be read" in by_metric(maker.store)["accuracy"].reason
 
 
@@ -107,6 +109,7 @@ def test_further_numbers_have_intervals_too(maker):
     content = json.loads(file.read_text())
     content["scores"]["stability"]["also"] = {"empty": 100 / 6, "where_hit": 40.0, "soft": 3.0, "new": 1.0}
     file.write_text(json.dumps(content))
+    reseal(file.parent)
     found = by_metric(maker.store)
     for name in ("stability", "stability.empty", "stability.where_hit"):
         assert found[name].low < found[name].value < found[name].high
