@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from bench import (
     __version__,
@@ -33,8 +31,10 @@ from bench import (
     options,
     registry,
 )
+from bench.console import Console, Text, say, settle_streams
 from bench.errors import BenchError, RequestError
 from bench.faults import storage_error
+from bench.plain_text import for_csv, printable
 
 
 @contextlib.contextmanager
@@ -70,18 +70,22 @@ class _Group(click.Group):
 
     def invoke(self, context: click.Context) -> Any:
         asked: list[int] = []
+        settle_streams()
         try:
             with _terminable() as asked:
                 return super().invoke(context)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except click.ClickException as error:
+            error.message = printable(error.message)
+            raise
+        except (click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt as error:
-            click.echo(f"interrupted; {str(error) or 'the same command goes on where it stopped'}", err=True)
+            say(f"interrupted; {str(error) or 'the same command goes on where it stopped'}", err=True)
             sys.exit(143 if asked else 130)
         except Exception as error:
             error = storage_error(error) or error
             if isinstance(error, BenchError | registry.UnknownName):
-                click.echo(f"error: {error}", err=True)
+                say(f"error: {error}", err=True)
                 sys.exit(2 if isinstance(error, RequestError | registry.UnknownName) else 1)
             raise
         finally:
@@ -205,7 +209,7 @@ def run(
         if dry_run:
             print_plan(console, cells, store, home)
             if launcher == "slurm":
-                console.print(how.script(home, cells), highlight=False, markup=False, soft_wrap=True)
+                console.print(how.script(home, cells), soft_wrap=True)
             return
 
         def repeat(name: str) -> str:
@@ -226,7 +230,7 @@ def run(
                 gc.enable()
                 summary = how.run(cells, store, home, progress, lines, rerun=existing == "rerun")
         except KeyboardInterrupt:
-            click.echo(f"\n{overview.told()}", err=True)
+            say(f"\n{overview.told()}", err=True)
             if existing == "rerun":
                 raise KeyboardInterrupt(_RERUN) from None
             raise
@@ -234,7 +238,7 @@ def run(
             cli_tracking.mirror(store, home, stamp, uri, progress)
     console.print()
     render(store, console=console, stamp=stamp)
-    console.print(str(summary), highlight=False)
+    console.print(str(summary))
     for name, reason in summary.failed.items():
         console.print(Text.assemble((name, "red"), f" {reason}\n  again: {repeat(name)}"), soft_wrap=True)
         for line in store.cell(name).log_tail(5):
@@ -267,7 +271,7 @@ def ls(kind: str | None, as_json: bool, plugins: tuple[Path, ...]) -> None:
                 for name, entry in registry.names(one).items()
             ]
     if as_json:
-        click.echo(json.dumps(listing, indent=1))
+        say(json.dumps(listing, indent=1))
         return
     console = Console()
     for one, entries in listing.items():
@@ -276,7 +280,7 @@ def ls(kind: str | None, as_json: bool, plugins: tuple[Path, ...]) -> None:
         table.add_column(no_wrap=True, min_width=max((len(entry["name"]) for entry in entries), default=0))
         for entry in entries:
             rest = [f"{key}: {value}" for key, value in entry.items() if key not in ("name", "summary")]
-            table.add_row(f"[cyan]{entry['name']}[/cyan]", entry["summary"], f"[dim]{', '.join(rest)}[/dim]")
+            table.add_row(Text(entry["name"], style="cyan"), entry["summary"], Text(", ".join(rest), style="dim"))
         console.print(table)
         console.print()
 
@@ -295,7 +299,8 @@ def _first_comment(file: Path) -> str:
 def results(out: Path | None, suite: str | None, fmt: str, plugins: tuple[Path, ...]) -> None:
     """Print one row per cell and metric, for programs.
 
-    low and high are the ends of a 95 % bootstrap interval over test images or classes, from the stored tables.
+    low and high are the ends of a 95 % bootstrap interval over test images or classes, from the stored tables. In CSV a
+    text that a spreadsheet would calculate has an apostrophe before it; JSON has every name exactly.
     """
     import csv
 
@@ -310,9 +315,9 @@ def results(out: Path | None, suite: str | None, fmt: str, plugins: tuple[Path, 
     if fmt == "csv":
         writer = csv.DictWriter(sys.stdout, fieldnames=list(Row.__dataclass_fields__), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: for_csv(value) for name, value in row.items()} for row in rows)
     else:
-        click.echo(json.dumps(rows, indent=1))
+        say(json.dumps(rows, indent=1))
 
 
 @main.command()

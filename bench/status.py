@@ -11,9 +11,9 @@ from typing import Any, Literal
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
 from bench.activity import activity_of
+from bench.console import Text
 from bench.store import Store
 from bench.timings import Timings, said
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from bench import config, drawn, registry
 from bench.backbones.classifier import Classifier
 from bench.blackbox import BlackBoxConfig, ClassifierLearner
+from bench.console import Console
 from bench.contract import Method, PartPrototypeModel, RequestError, Task
 from bench.plan import black_box_config
 from bench.progress import ConsoleProgress

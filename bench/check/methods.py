@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from bench import drawn, registry
 from bench.backbones.classifier import Classifier
 from bench.check.outcome import expect, expect_close
 from bench.config import CONFIGS, from_recipe
+from bench.console import Console
 from bench.contract import Method, NotApplicable, PartPrototypeModel, Settings, Task
 from bench.plan import ALWAYS_PROVIDED
 from bench.progress import ConsoleProgress

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from bench.report.block import Block
+from bench.style import tame
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,4 +54,5 @@ def chart(blocks: Sequence[Block]) -> Iterator[tuple[str, Figure]]:
             panel.spines[["top", "right"]].set_visible(False)
         panels[0].invert_yaxis()
         figure.suptitle(block.title)
+        tame(figure)
         yield (f"scores-{number}" if len(blocks) > 1 else "scores"), figure

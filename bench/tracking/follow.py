@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench.console import say
 from bench.contract import BenchError, Progress
 from bench.store import Store
 from bench.tracking.invocation import Counts
@@ -47,7 +48,7 @@ class Follower:
         store: Store,
         uri: str | None,
         stamps: list[str] | None = None,
-        said: Callable[[str], None] = print,
+        said: Callable[[str], None] = say,
     ) -> None:
         self.home, self.store, self.uri, self.stamps, self._said = home, store, uri, stamps, said
         self._mirror: Mirror | None = None

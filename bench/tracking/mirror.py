@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.contract import BenchError, Progress, RequestError
+from bench.report.site.folder import file_name
 from bench.store import Store
 from bench.tracking.cell import Point
 from bench.tracking.guide import guide
@@ -135,7 +136,7 @@ class Mirror:
         found = self.client.get_experiment_by_name(name)
         if found is None:
             # A tracking server has its own place for artifacts; for a database one has to be named.
-            place = None if self.server else f"{self._artifacts}/{suite}"
+            place = None if self.server else f"{self._artifacts}/{file_name(suite)}"
             return str(self.client.create_experiment(name, place, guide(suite)))
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
