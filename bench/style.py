@@ -85,12 +85,7 @@ def new_figure(width: float, height: float) -> Figure:
 def tame(figure: Figure) -> None:
     """Make every text of a figure plain: no mathematics in names, no control characters, nor in the ids of an SVG."""
     from matplotlib.text import Text
-    from matplotlib.ticker import FixedFormatter
 
-    for axes in figure.axes:
-        for formatter in (axes.xaxis.get_major_formatter(), axes.yaxis.get_major_formatter()):
-            if isinstance(formatter, FixedFormatter):
-                formatter.seq = [printable(str(label)) for label in formatter.seq]
     for artist in figure.findobj():
         if isinstance(artist, Text):
             artist.set_parse_math(False)

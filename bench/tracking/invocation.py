@@ -75,7 +75,7 @@ class MirroredInvocation:
 
     def sync(self, progress: Progress | None) -> Counts:
         """Write what is missing or stale."""
-        self.experiment = self.mirror.experiment(self.content["suite"])
+        self.experiment = self.mirror.experiment(self.content["suite"], progress)
         parents, children = self._there()
         parent = parents[0] if parents else None
         self.mirror.delete(parents[1:])

@@ -44,6 +44,8 @@ def import_mlflow() -> None:
         raise RequestError("MLflow is not installed: pip install 'mlflow>=3.13'; results are in the store") from error
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # Its tracebacks of a database that is locked or gone; the error itself is told in one line.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def create_database(file: Path, artifacts: str) -> None:
