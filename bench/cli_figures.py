@@ -9,6 +9,7 @@ import click
 
 from bench import options
 from bench.console import Console
+from bench.plain_text import one_line
 
 NAMES = ("4", "5", "6", "7", "8", "gallery", "interpretability", "cost")
 _STORED = ("5", "interpretability", "cost")
@@ -143,11 +144,11 @@ def _shown(
 
 
 def _tell(console: Console, drawing: Any, files: list[Path]) -> None:
-    console.print(drawing.title, style="bold", soft_wrap=True)
+    console.print(one_line(drawing.title), style="bold", soft_wrap=True)
     for file in files:
         console.print(f"  {file}", soft_wrap=True)
     for word, text in (("caption", f"{drawing.caption} {drawing.guide}".strip()), ("alt", drawing.alt)):
-        console.print(f"  {word}: {text}", soft_wrap=True)
+        console.print(f"  {word}: {one_line(text)}", soft_wrap=True)
     for missing in drawing.missing:
         for line in (f"  missing: {missing.what}", *([f"    {missing.command}"] if missing.command else [])):
             console.print(line, soft_wrap=True)

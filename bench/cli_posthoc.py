@@ -16,7 +16,9 @@ from bench.console import Console, Text, say
 @click.option("--weights", type=options.PATH, help="State dict or safetensors; default: the library's own, downloaded.")
 @click.option("--data", type=options.PATH, required=True, help="Images as DIR/CLASS/*.jpg or DIR/train/CLASS/*.jpg.")
 @click.option("--k", type=click.IntRange(min=1), default=3, show_default=True, help="Prototypes per class.")
-@click.option("--out", type=options.PATH, required=True, help="Folder for the result and the drawings.")
+@click.option(
+    "--out", type=options.PATH, required=True, callback=options.target, help="Folder for the result and the drawings."
+)
 @options.device
 @options.feature_memory
 @click.option("--classes", type=options.PATH, help="File of class folders, a line each, in the classifier's order.")

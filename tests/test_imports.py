@@ -103,6 +103,7 @@ ALLOWED = {
     "bench.posthoc": {
         "bench.contract",
         "bench.decoding",
+        "bench.home",
         "bench.machine",
         "bench.memory",
         "bench.overlay",
