@@ -8,10 +8,10 @@ from statistics import median
 from typing import Any
 
 import click
-from rich.console import Console
 
 from bench.cli import options
 from bench.cli.posthoc import speed
+from bench.core.console import Console, say
 
 
 @click.command()
@@ -87,7 +87,7 @@ def cell(
                 share(found, only, retries)
             else:
                 if found.folder.done:
-                    click.echo("done before")
+                    say("done before")
                 persistently(found.run, retries, progress)
         finally:
             ranks.leave()
@@ -110,7 +110,7 @@ def gather(homes: tuple[Path, ...], out: Path | None) -> None:
     home = find_home()
     with ConsoleProgress(Console()) as progress:
         for other in homes:
-            click.echo(f"{other}: {take(other, Store(out or home), home, progress)}")
+            say(f"{other}: {take(other, Store(out or home), home, progress)}")
 
 
 @click.command()
@@ -131,7 +131,7 @@ def export(folder: Path, suite: str | None, stamp: str | None, out: Path | None)
 
     store = Store(out or find_home())
     with ConsoleProgress(Console(stderr=True)) as progress:
-        click.echo(f"{folder}: {write(store, store.chosen_run(stamp, suite), folder, progress)}")
+        say(f"{folder}: {write(store, store.chosen_run(stamp, suite), folder, progress)}")
 
 
 @speed.command("grid")
@@ -156,11 +156,11 @@ def speed_grid(
     with ConsoleProgress(Console(stderr=True)) as progress:
         found = measure(request, chosen, rounds, progress)
     if as_json:
-        click.echo(json.dumps(found, indent=1))
+        say(json.dumps(found, indent=1))
         return
     inline, launched = (median(found["seconds"][name]) for name in ("inline", "launched"))
     same = "the same numbers" if found["same_numbers"] else "OTHER NUMBERS"
-    click.echo(
+    say(
         f"{found['cells']} cells, {found['cores']} cores: inline {inline:.1f} s, {' '.join(chosen)} {launched:.1f} s; "
         f"{found['speedup']:.2f} times the throughput, {same}"
     )

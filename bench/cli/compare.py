@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from bench.cli import options
+from bench.core.console import Console, say
 
 
 @click.command()
@@ -58,7 +58,7 @@ def compare(
         contest_text.as_text(found, Console())
     else:
         written = {"md": contest_text.as_markdown, "json": contest_text.as_json, "csv": contest_text.as_csv}[fmt]
-        click.echo(written(found), nl=False)
+        say(written(found), nl=False)
     sys.exit(0 if any(one.p is not None for one in found.comparisons) else 1)
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from bench.cli import options
 from bench.cli.posthoc import speed
 from bench.core import registry
+from bench.core.console import Console, say
 from bench.core.paths import config_files
 
 _SHOWN = 50
@@ -85,17 +85,17 @@ def list_(data_root: Path | None, pairs: tuple[str, ...], as_json: bool, plugins
             }
         )
     if as_json:
-        click.echo(json.dumps(rows, indent=1))
+        say(json.dumps(rows, indent=1))
         return
     console = Console()
     table = Table("data set", "provides", "found", box=None)
     for row in rows:
         table.add_row(row["name"], row["provides"], row["found"] or "no")
     console.print(table)
-    console.print(f"\nlooked in {place} ({source}); to get what is missing:", highlight=False, soft_wrap=True)
+    console.print(f"\nlooked in {place} ({source}); to get what is missing:", soft_wrap=True)
     for row in rows:
         if row["found"] is None:
-            console.print(f"  {row['name']}: {row['get']}", highlight=False, soft_wrap=True, markup=False)
+            console.print(f"  {row['name']}: {row['get']}", soft_wrap=True)
 
 
 @data.command()
@@ -119,13 +119,13 @@ def verify(name: str, data_root: Path | None, pairs: tuple[str, ...], as_json: b
         _, dataset = _opened(name, pairs, data_root, progress)
         report = look(dataset, progress)
     if as_json:
-        click.echo(json.dumps(asdict(report), indent=1))
+        say(json.dumps(asdict(report), indent=1))
     else:
         counted = ", ".join(f"{count} {split}" for split, count in report.images.items())
         console.print(f"{name}: {counted} images of {report.classes} classes, compared with {report.compared}")
         for anomaly in report.anomalies[:_SHOWN]:
             text = f"  {anomaly.kind}: {anomaly.where}: {anomaly.what}"
-            console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+            console.print(text, style="red", soft_wrap=True)
         rest = len(report.anomalies) - _SHOWN
         if rest > 0:
             console.print(f"  and {rest} more; --json has all of them")
@@ -152,8 +152,8 @@ def prepare(name: str, data_root: Path | None, pairs: tuple[str, ...], plugins: 
     folder = cache_folder(dataset.digest, settings.protocol, home, settings.on_bad_image)
     counted = ", ".join(f"{len(samples)} {split}" for split, samples in splits.items())
     size = sum(file.stat().st_size for file in folder.iterdir()) / 2**20
-    console.print(f"{name}: {counted} images, protocol {settings.protocol.name}, {size:.0f} MiB", highlight=False)
-    console.print(f"  {folder}", soft_wrap=True, highlight=False)
+    console.print(f"{name}: {counted} images, protocol {settings.protocol.name}, {size:.0f} MiB")
+    console.print(f"  {folder}", soft_wrap=True)
 
 
 @data.command()
@@ -177,8 +177,8 @@ def fetch(name: str, data_root: Path | None, pairs: tuple[str, ...], plugins: tu
     with ConsoleProgress(console) as progress:
         found = get(settings.source, base(data_root, find_home())[0], progress)
     for path in found:
-        console.print(f"  {path}", soft_wrap=True, highlight=False)
-    console.print(f"check it: python -m bench data verify {name}", highlight=False)
+        console.print(f"  {path}", soft_wrap=True)
+    console.print(f"check it: python -m bench data verify {name}")
 
 
 @speed.command("data")
@@ -237,7 +237,7 @@ def speed_data(
             note=progress.note,
             **arguments,
         )
-    click.echo(json.dumps({"data": name, **result}, indent=1) if as_json else as_text(result))
+    say(json.dumps({"data": name, **result}, indent=1) if as_json else as_text(result))
 
 
 def _opened(name: str, pairs: tuple[str, ...], data_root: Path | None, progress: Any) -> tuple[Any, Any]:

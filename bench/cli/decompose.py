@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 import bench.models  # noqa: F401 - lets torchvision be imported beside a CPU build of torch
 from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Progress, RequestError
+from bench.core.paths import is_text
 from bench.data.class_images import Pictures
 from bench.models.weights import read
 from bench.posthoc.decompose_class import DecompositionConfig
@@ -106,6 +107,11 @@ def run(
     names = None if classes is None else _lines(classes)
     # The classes are counted before the model is built, and images are prepared as the model says.
     pictures = Pictures(data, lambda image: image, names)
+    for name in pictures.classes:
+        if not is_text(name):
+            raise RequestError(
+                f"{data}: class {name!r} cannot be written down, its name is no UTF-8; rename the folder"
+            )
     classifier, preparation = build(model, weights, len(pictures.classes), global_pool)
     pictures = Pictures(data, preparation.transform, names)
     classifier.to(device, torch.bfloat16 if precision == "bf16" else torch.float32)

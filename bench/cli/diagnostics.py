@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from bench.cli import options
 from bench.cli.posthoc import speed
+from bench.core.console import Console, say
 
 _METHODS = click.option(
     "--methods",
@@ -46,7 +46,7 @@ def _ready(backbone: str, size: int) -> None:
 
 
 def _note(message: str) -> None:
-    Console(stderr=True).print(message, highlight=False, soft_wrap=True)
+    Console(stderr=True).print(message, soft_wrap=True)
 
 
 @click.command()
@@ -99,7 +99,7 @@ def scale(
         batch_size=batch, size=size, steps=steps, memory_limit=memory_limit, plugins=files, note=_note,
     )  # fmt: skip
     Store(out or find_home()).record_scale(new_stamp(), result)
-    click.echo(json.dumps(result, indent=1) if as_json else as_text(result))
+    say(json.dumps(result, indent=1) if as_json else as_text(result))
     failed = any(one["status"] == "failed" for row in result["rows"] for one in row.values() if isinstance(one, dict))
     sys.exit(1 if failed else 0)
 
@@ -131,7 +131,7 @@ def speed_train(
     chosen = environment.pick_device(device)
     _ready(backbone, sizes["size"])
     result = training_speed(methods, backbone, chosen, note=_note, **sizes)
-    click.echo(json.dumps(result, indent=1) if as_json else as_text(result))
+    say(json.dumps(result, indent=1) if as_json else as_text(result))
 
 
 @click.command()
@@ -148,7 +148,7 @@ def check(name: str, plugins: tuple[Path, ...]) -> None:
     for outcome in run(name):
         broken += outcome.problem is not None
         state = "ok" if outcome.problem is None else f"WRONG: {outcome.problem}"
-        click.echo(f"{outcome.kind} {name}: {outcome.check}: {state}")
+        say(f"{outcome.kind} {name}: {outcome.check}: {state}")
     sys.exit(1 if broken else 0)
 
 

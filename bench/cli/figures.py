@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from bench.cli import options
+from bench.core.console import Console
+from bench.core.plain_text import one_line
 
 NAMES = ("4", "5", "6", "7", "8", "gallery", "interpretability", "cost")
 _STORED = ("5", "interpretability", "cost")
@@ -88,7 +89,7 @@ def figure(
                 raise
             failed.append((name, error))
     for name, error in failed:
-        console.print(f"figure {name} is not drawn: {error}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"figure {name} is not drawn: {error}", soft_wrap=True)
     if len(failed) == len(NAMES):
         raise RequestError(f"nothing in {store.root} can be drawn")
 
@@ -143,14 +144,14 @@ def _shown(
 
 
 def _tell(console: Console, drawing: Any, files: list[Path]) -> None:
-    console.print(drawing.title, style="bold", soft_wrap=True, highlight=False, markup=False)
+    console.print(one_line(drawing.title), style="bold", soft_wrap=True)
     for file in files:
-        console.print(f"  {file}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"  {file}", soft_wrap=True)
     for word, text in (("caption", f"{drawing.caption} {drawing.guide}".strip()), ("alt", drawing.alt)):
-        console.print(f"  {word}: {text}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"  {word}: {one_line(text)}", soft_wrap=True)
     for missing in drawing.missing:
         for line in (f"  missing: {missing.what}", *([f"    {missing.command}"] if missing.command else [])):
-            console.print(line, soft_wrap=True, highlight=False, markup=False)
+            console.print(line, soft_wrap=True)
 
 
 COMMANDS: list[click.Command] = [figure]

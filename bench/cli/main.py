@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from bench import __version__
 from bench.cli import cells as cli_grid
 from bench.cli import compare, data, diagnostics, figures, models, options, posthoc, report, status
 from bench.cli import tracking as cli_tracking
 from bench.core import registry
+from bench.core.console import Console, Text, say, settle_streams
 from bench.core.errors import BenchError, RequestError
 from bench.core.faults import storage_error
 from bench.core.paths import config_files, config_folders
+from bench.core.plain_text import for_csv, printable
 
 
 @contextlib.contextmanager
@@ -75,18 +75,22 @@ class _Group(click.Group):
 
     def invoke(self, context: click.Context) -> Any:
         asked: list[int] = []
+        settle_streams()
         try:
             with _terminable() as asked:
                 return super().invoke(context)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except click.ClickException as error:
+            error.message = printable(error.message)
+            raise
+        except (click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt as error:
-            click.echo(f"interrupted; {str(error) or 'the same command goes on where it stopped'}", err=True)
+            say(f"interrupted; {str(error) or 'the same command goes on where it stopped'}", err=True)
             sys.exit(143 if asked else 130)
         except Exception as error:
             error = storage_error(error) or error
             if isinstance(error, BenchError | registry.UnknownName):
-                click.echo(f"error: {error}", err=True)
+                say(f"error: {error}", err=True)
                 sys.exit(2 if isinstance(error, RequestError | registry.UnknownName) else 1)
             raise
         finally:
@@ -221,7 +225,7 @@ def run(
         if dry_run:
             print_plan(console, cells, store, home)
             if launcher == "slurm":
-                console.print(how.script(home, cells), highlight=False, markup=False, soft_wrap=True)
+                console.print(how.script(home, cells), soft_wrap=True)
             return
 
         def repeat(name: str) -> str:
@@ -242,7 +246,7 @@ def run(
                 gc.enable()
                 summary = how.run(cells, store, home, progress, lines, rerun=existing == "rerun")
         except KeyboardInterrupt:
-            click.echo(f"\n{overview.told()}", err=True)
+            say(f"\n{overview.told()}", err=True)
             if existing == "rerun":
                 raise KeyboardInterrupt(_RERUN) from None
             raise
@@ -250,7 +254,7 @@ def run(
             cli_tracking.mirror(store, home, stamp, uri, progress)
     console.print()
     render(store, console=console, stamp=stamp)
-    console.print(str(summary), highlight=False)
+    console.print(str(summary))
     for name, reason in summary.failed.items():
         console.print(Text.assemble((name, "red"), f" {reason}\n  again: {repeat(name)}"), soft_wrap=True)
         for line in store.cell(name).log_tail(5):
@@ -281,7 +285,7 @@ def ls(kind: str | None, as_json: bool, plugins: tuple[Path, ...]) -> None:
                 for name, entry in registry.names(one).items()
             ]
     if as_json:
-        click.echo(json.dumps(listing, indent=1))
+        say(json.dumps(listing, indent=1))
         return
     console = Console()
     for one, entries in listing.items():
@@ -290,7 +294,7 @@ def ls(kind: str | None, as_json: bool, plugins: tuple[Path, ...]) -> None:
         table.add_column(no_wrap=True, min_width=max((len(entry["name"]) for entry in entries), default=0))
         for entry in entries:
             rest = [f"{key}: {value}" for key, value in entry.items() if key not in ("name", "summary")]
-            table.add_row(f"[cyan]{entry['name']}[/cyan]", entry["summary"], f"[dim]{', '.join(rest)}[/dim]")
+            table.add_row(Text(entry["name"], style="cyan"), entry["summary"], Text(", ".join(rest), style="dim"))
         console.print(table)
         console.print()
 
@@ -309,7 +313,8 @@ def _first_comment(file: Path) -> str:
 def results(out: Path | None, suite: str | None, fmt: str, plugins: tuple[Path, ...]) -> None:
     """Print one row per cell and metric, for programs.
 
-    low and high are the ends of a 95 % bootstrap interval over test images or classes, from the stored tables.
+    low and high are the ends of a 95 % bootstrap interval over test images or classes, from the stored tables. In CSV a
+    text that a spreadsheet would calculate has an apostrophe before it; JSON has every name exactly.
     """
     import csv
 
@@ -324,9 +329,9 @@ def results(out: Path | None, suite: str | None, fmt: str, plugins: tuple[Path, 
     if fmt == "csv":
         writer = csv.DictWriter(sys.stdout, fieldnames=list(Row.__dataclass_fields__), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: for_csv(value) for name, value in row.items()} for row in rows)
     else:
-        click.echo(json.dumps(rows, indent=1))
+        say(json.dumps(rows, indent=1))
 
 
 @main.command()

@@ -8,6 +8,7 @@ import click
 
 from bench.cli import options
 from bench.core import registry
+from bench.core.console import say
 
 
 @click.command("import")
@@ -31,16 +32,14 @@ def import_checkpoint(method: str, file: Path, out: Path) -> None:
     facts = registry.load("checkpoints", method).convert(method, file, out)
     for name in ("class", "classes", "prototypes", "per_class", "depth", "architecture", "activation", "doubt"):
         if facts.get(name) is not None:
-            click.echo(f"  {name} {facts[name]}")
+            say(f"  {name} {facts[name]}")
     for name, text in (("assumed", "not in the file, assumed as published"), ("inert", "named by the file, not run")):
         if facts[name]:
-            click.echo(f"  {text}: {', '.join(facts[name])}")
+            say(f"  {text}: {', '.join(facts[name])}")
     backbone = f" --backbones {facts['architecture']}" if facts["architecture"] else ""
     written = out if out.suffix == ".safetensors" else f"{out}.safetensors"
-    click.echo(f"written: {written}")
-    click.echo(
-        f"next: python -m bench run --methods {method} --datasets cub{backbone} --set {method}.checkpoint={written}"
-    )
+    say(f"written: {written}")
+    say(f"next: python -m bench run --methods {method} --datasets cub{backbone} --set {method}.checkpoint={written}")
 
 
 COMMANDS: list[click.Command] = [import_checkpoint]

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from bench.core import registry
+from bench.core.paths import decodable
 
 PATH = click.Path(path_type=Path)
 
@@ -88,8 +89,15 @@ def plugins(_context: click.Context, _option: click.Parameter, value: tuple[Path
     return value
 
 
+def target(_context: click.Context, option: click.Parameter, value: Path | None) -> Path | None:
+    """A folder that weights can be written to."""
+    return None if value is None else decodable(value, option.opts[0])
+
+
 FOLDER = click.Path(path_type=Path, file_okay=False)
-home = click.option("--out", type=FOLDER, default=None, help="Where cells are kept; default BENCH_HOME (./.bench).")
+home = click.option(
+    "--out", type=FOLDER, default=None, callback=target, help="Where cells are kept; default BENCH_HOME (./.bench)."
+)
 
 
 def elsewhere(data_root: Path | None) -> dict[str, str]:

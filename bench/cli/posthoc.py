@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from bench.cli import options
+from bench.core.console import Console, Text, say
 
 
 @click.command()
@@ -16,7 +16,9 @@ from bench.cli import options
 @click.option("--weights", type=options.PATH, help="State dict or safetensors; default: the library's own, downloaded.")
 @click.option("--data", type=options.PATH, required=True, help="Images as DIR/CLASS/*.jpg or DIR/train/CLASS/*.jpg.")
 @click.option("--k", type=click.IntRange(min=1), default=3, show_default=True, help="Prototypes per class.")
-@click.option("--out", type=options.PATH, required=True, help="Folder for the result and the drawings.")
+@click.option(
+    "--out", type=options.PATH, required=True, callback=options.target, help="Folder for the result and the drawings."
+)
 @options.device
 @options.feature_memory
 @click.option("--classes", type=options.PATH, help="File of class folders, a line each, in the classifier's order.")
@@ -53,9 +55,9 @@ def decompose(device: str, pairs: tuple[str, ...], **arguments: Any) -> None:
     console = Console()
     with ConsoleProgress(console) as progress:
         outcome = command.run(device=environment.pick_device(device), settings=settings, progress=progress, **arguments)
-    console.print(f"prototypes and pictures: {outcome.folder}", soft_wrap=True, highlight=False)
+    console.print(f"prototypes and pictures: {outcome.folder}", soft_wrap=True)
     for name, value in outcome.facts.items():
-        console.print(f"  {name} {value:.6g}" if isinstance(value, float) else f"  {name} {value}", highlight=False)
+        console.print(f"  {name} {value:.6g}" if isinstance(value, float) else f"  {name} {value}")
 
 
 @click.command()
@@ -70,7 +72,6 @@ def intervene(name: str, out: Path | None, data_root: Path | None, device: str, 
     Prototypes are ranked by their net effect on accuracy; the best one's first case is drawn.
     """
     from rich.table import Table
-    from rich.text import Text
 
     from bench.core import environment
     from bench.core.paths import home as find_home
@@ -106,11 +107,11 @@ def intervene(name: str, out: Path | None, data_root: Path | None, device: str, 
     for image in result.cases(best)[:top]:
         console.print(
             f"  prototype {result.number(best)} of {names[best]} left out corrects {result.image_ids[image]}",
-            soft_wrap=True, highlight=False, markup=False,
+            soft_wrap=True,
         )  # fmt: skip
     drawing = draw_case(result, best, clearest(result, best), found, f"intervention-{found}")
     for file in drawing.save(home / "figures", ("png",)):
-        console.print(f"drawn: {file}", soft_wrap=True, highlight=False)
+        console.print(f"drawn: {file}", soft_wrap=True)
 
 
 @click.command()
@@ -172,7 +173,7 @@ def tune(
         tune.check_columns(cells, columns)
         total = len(cells) * (folds if split == "train" else 1) * len(wanted)
         trials = list(shown.track(tune.tune(cells, wanted, folds, split), "fits measured", total))
-    click.echo(tune.as_text(trials, fmt, columns))
+    say(tune.as_text(trials, fmt, columns))
 
 
 @click.group()
@@ -216,10 +217,10 @@ def speed_decompose(device: str, pairs: tuple[str, ...], as_json: bool, **argume
     result = measure(
         device=environment.pick_device(device),
         settings=settings or None,
-        note=lambda message: console.print(message, highlight=False, soft_wrap=True),
+        note=lambda message: console.print(message, soft_wrap=True),
         **arguments,
     )
-    click.echo(json.dumps(result, indent=1) if as_json else as_text(result))
+    say(json.dumps(result, indent=1) if as_json else as_text(result))
 
 
 @speed.command("metrics")
@@ -252,10 +253,10 @@ def speed_metrics(device: str, as_json: bool, **arguments: Any) -> None:
     console = Console(stderr=True)
     result = measure(
         device=environment.pick_device(device),
-        note=lambda message: console.print(message, highlight=False, soft_wrap=True),
+        note=lambda message: console.print(message, soft_wrap=True),
         **arguments,
     )
-    click.echo(json.dumps(result, indent=1) if as_json else as_text(result))
+    say(json.dumps(result, indent=1) if as_json else as_text(result))
 
 
 COMMANDS: list[click.Command] = [decompose, intervene, tune, speed]

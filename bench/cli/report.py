@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from bench.cli import options
+from bench.core.console import Console
 
 _PAGES_ONLY = ("out_dir", "tests", "galleries", "device")
 
@@ -94,7 +94,7 @@ def _pages(
             store, out_dir or store.root / "report", stamp, suite, intervals, tests,
             draw=_gallery(store, device or "auto") if galleries else None, plugins=plugins,
         )  # fmt: skip
-    console.print(f"written: {page}", soft_wrap=True, highlight=False)
+    console.print(f"written: {page}", soft_wrap=True)
 
 
 def _gallery(store: Any, device: str) -> Any:

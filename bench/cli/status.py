@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from bench.cli import options
+from bench.core.console import Console, say
 
 
 @click.command()
@@ -37,7 +37,7 @@ def status(out: Path | None, suite: str | None, everything: bool, watch: bool, a
     names += [name for name in store.cells() if name not in set(names) and store.cell(name).busy]
     overview = Overview(store, names)
     if as_json:
-        click.echo(json.dumps([asdict(one) for one in overview.look()], indent=1))
+        say(json.dumps([asdict(one) for one in overview.look()], indent=1))
         return
     board = Board(overview, f"run {stamp}" if stamp else "all cells", failures=True)
     console = Console()

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
 from bench.cli import options
+from bench.core.console import Console, say
 
 if TYPE_CHECKING:
     from bench.contract import Progress
@@ -80,7 +80,7 @@ def sync(out: Path | None, uri: str | None, stamp: str | None, follow: bool, wit
         while follow:
             follower.look()
             time.sleep(1)
-        click.echo(str(follower.finish(progress)))
+        say(str(follower.finish(progress)))
 
 
 @click.command()
@@ -111,7 +111,7 @@ def ui(port: int, out: Path | None, uri: str | None) -> None:
             progress.note(str(error))
         experiment = found.experiment(store.invocations()[latest]["suite"])
     if found.server:
-        click.echo(f"MLflow shows the results; to compare methods, open\n  {address(found.uri, experiment)}")
+        say(f"MLflow shows the results; to compare methods, open\n  {address(found.uri, experiment)}")
         return
     code = serve(home, port=port, uri=uri, page=lambda server: address(server, experiment), meanwhile=follower.look)
     sys.exit(code)
@@ -141,15 +141,15 @@ def repeat(folder: Path, device: str, memory_limit: int | None) -> None:
 
 def _tell(found: Any) -> None:
     if not found.numbers:
-        click.echo(f"the same {found.compared} numbers")
+        say(f"the same {found.compared} numbers")
         return
-    click.echo(f"{len(found.numbers)} of {found.compared} numbers are others:")
+    say(f"{len(found.numbers)} of {found.compared} numbers are others:")
     for name, (before, now) in found.numbers.items():
-        click.echo(f"  {name}: {before} before, {now} now")
+        say(f"  {name}: {before} before, {now} now")
     if found.surroundings:
-        click.echo("what else is different:")
+        say("what else is different:")
     for name, (before, now) in found.surroundings.items():
-        click.echo(f"  {name}: {before} before, {now} now")
+        say(f"  {name}: {before} before, {now} now")
 
 
 COMMANDS = (sync, ui, repeat)

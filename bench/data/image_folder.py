@@ -119,7 +119,12 @@ def _divide(found: Mapping[str, list[Path]], root: Path, share: float, seed: int
     for name, paths in found.items():
         if len(paths) < 2:
             raise RequestError(f"{root / name} has one image; a class needs at least two to be divided")
-        ranked = sorted(paths, key=lambda path: hashlib.sha256(f"{seed} {path.relative_to(root)}".encode()).digest())
+        ranked = sorted(
+            paths,
+            key=lambda path: hashlib.sha256(
+                f"{seed} {path.relative_to(root)}".encode(errors="surrogateescape")
+            ).digest(),
+        )
         count = min(max(round(share * len(paths)), 1), len(paths) - 1)
         splits["test"][name], splits["train"][name] = sorted(ranked[:count]), sorted(ranked[count:])
     return splits

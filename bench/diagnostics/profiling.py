@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from bench.config import schema
 from bench.config.plan import black_box_config
 from bench.contract import Method, PartPrototypeModel, RequestError, Task
 from bench.core import registry
+from bench.core.console import Console
 from bench.core.paths import config_file
 from bench.core.seeding import derive
 from bench.diagnostics import synthetic

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from bench.core.console import Console, Text
 from bench.report.cell_facts import (
     SCORES,
     about_the_fit,
@@ -24,7 +24,6 @@ from bench.results.stats.intervals import with_intervals
 from bench.results.store import Store
 
 _MOST_PROTOTYPES = 12
-_AS_IT_IS: dict[str, Any] = {"soft_wrap": True, "highlight": False, "markup": False}
 
 
 def show_cell(store: Store, name: str, console: Console) -> None:
@@ -38,29 +37,29 @@ def show_cell(store: Store, name: str, console: Console) -> None:
     record, folder = store.record(name), store.cell(name)
     written, outcome = record.written, record.result
     if written is None:
-        console.print(f"{name}: {_state(record.failure)}", style="red", **_AS_IT_IS)
+        console.print(f"{name}: {_state(record.failure)}", style="red")
         return
     spec = written["spec"]
     backbone = spec["backbone"] or "no backbone"
-    console.print(f"[bold]{written['label']} · {spec['dataset']} · {backbone} · seed {spec['seed']}[/bold]  {name}")
-    console.print(f"folder   {folder.path}", **_AS_IT_IS)
-    console.print(f"command  {written['command']}", **_AS_IT_IS)
+    title = f"{written['label']} · {spec['dataset']} · {backbone} · seed {spec['seed']}"
+    console.print(Text.assemble((title, "bold"), f"  {name}"))
+    console.print(f"folder   {folder.path}", soft_wrap=True)
+    console.print(f"command  {written['command']}", soft_wrap=True)
     for stamp, content in store.invocations().items():
         if name in content["cells"]:
-            console.print(f"part of  {content['command']}  ({stamp})", **_AS_IT_IS)
+            console.print(f"part of  {content['command']}  ({stamp})", soft_wrap=True)
     if outcome is not None:
-        console.print(f"repeat   {repeating(folder.path.resolve(), outcome)}", **_AS_IT_IS)
+        console.print(f"repeat   {repeating(folder.path.resolve(), outcome)}", soft_wrap=True)
     console.print()
     console.print(_pairs("what it is, under the names that --set takes", settings_of(spec)))
     if outcome is None:
         failure = record.failure
-        console.print(_state(failure), style="red", markup=False)
+        console.print(_state(failure), style="red")
         if failure and failure["details"]:
-            console.print(failure["details"], highlight=False, markup=False)
-        log = folder.work / "log.txt"
-        if log.is_file():
-            console.print("last lines of its log:", highlight=False)
-            console.print("".join(log.read_text().splitlines(keepends=True)[-10:]), highlight=False, markup=False)
+            console.print(failure["details"])
+        if lines := folder.log_tail(10):
+            console.print("last lines of its log:")
+            console.print("\n".join(lines))
         return
     scores = Table(*SCORES, title="scores", title_justify="left")
     for row in score_rows(written, outcome, with_intervals(store, store.rows([name]))):
@@ -71,10 +70,10 @@ def show_cell(store: Store, name: str, console: Console) -> None:
     console.print(_pairs("computed with", computed_with(outcome)))
     versions = folder.result / "packages.txt"
     if versions.is_file():
-        console.print(f"[dim]all installed packages: {versions}[/dim]", soft_wrap=True, highlight=False)
+        console.print(Text(f"all installed packages: {versions}", style="dim"), soft_wrap=True)
     for file, (rows, count) in prototype_tables(folder.result, _MOST_PROTOTYPES).items():
         console.print(_prototypes(file.name.split(".")[0], rows, count))
-        console.print(f"[dim]all of them: {file}[/dim]", soft_wrap=True, highlight=False)
+        console.print(Text(f"all of them: {file}", style="dim"), soft_wrap=True)
 
 
 def _state(failure: Mapping[str, Any] | None) -> str:

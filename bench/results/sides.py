@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -131,10 +132,11 @@ def sides(cells: Sequence[Found], label: str) -> list[Side]:
         RequestError: where no cell has it, or cells of different settings do.
     """
     own = _require(cells, label)
-    if "#" in label:
+    name, prefix = _parted(label)
+    if prefix and not any(cell.written["label"] == label for cell in own):
         # The id names one cell; those that differ from it in seed or metrics only belong to it.
         like = {_settings(cell) for cell in own}
-        own = [cell for cell in cells if cell.written["label"] == label.split("#")[0] and _settings(cell) in like]
+        own = [cell for cell in cells if cell.written["label"] == name and _settings(cell) in like]
     groups: dict[tuple[str, str, tuple[str, ...]], dict[str, list[Found]]] = defaultdict(lambda: defaultdict(list))
     for cell in own:
         spec = cell.spec
@@ -145,7 +147,7 @@ def sides(cells: Sequence[Found], label: str) -> list[Side]:
             # What never came to a result stands for nothing where something else did.
             variants = {key: members for key, members in variants.items() if any(cell.outcome for cell in members)}
         if len(variants) > 1:
-            names = [f"{label.split('#')[0]}#{members[0].name[:6]}" for members in variants.values()]
+            names = [f"{name}#{members[0].name[:6]}" for members in variants.values()]
             where = f"{dataset}, {backbone}" if backbone else dataset
             raise RequestError(
                 f"{label!r} stands for {len(variants)} different settings on {where}: write {' or '.join(names)} "
@@ -180,8 +182,14 @@ def _require(cells: Sequence[Found], label: str) -> list[Found]:
 
 
 def _is(cell: Found, label: str) -> bool:
-    name, _, prefix = label.partition("#")
-    return cell.written["label"] == name and cell.name.startswith(prefix)
+    name, prefix = _parted(label)
+    return cell.written["label"] == label or (cell.written["label"] == name and cell.name.startswith(prefix))
+
+
+def _parted(label: str) -> tuple[str, str]:
+    """Return the name and the beginning of a cell's id; a label may hold the sign too."""
+    name, _, prefix = label.rpartition("#")
+    return (name, prefix) if re.fullmatch("[0-9a-f]+", prefix) and name else (label, "")
 
 
 def view_of(spec: dict[str, Any]) -> tuple[str, ...]:

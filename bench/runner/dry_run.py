@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from bench.config.spec import PlannedCell
+from bench.core.console import Console
 from bench.results.store import Folder, Store
 from bench.runner.eta import Timings, said
 from bench.runner.heartbeat import activity_of
@@ -55,7 +54,7 @@ def print_plan(console: Console, cells: Sequence[PlannedCell], store: Store, hom
     if known:
         line += f"; about {said(known)} one after the other, as earlier cells took"
         line += f", and {unknown} of unknown length" if unknown else ""
-    console.out("\n".join([*lines, "", line]), highlight=False)
+    console.out("\n".join([*lines, "", line]))
 
 
 def _refused(cell: PlannedCell) -> list[str]:

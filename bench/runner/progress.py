@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
+from bench.core.console import Console, Text
+from bench.core.plain_text import one_line
 from bench.runner.heartbeat import Activity
 
 T = TypeVar("T")
@@ -95,11 +96,12 @@ class ConsoleProgress:
 
     def note(self, message: str) -> None:
         """One line on the console and in the log."""
+        message = one_line(message)
         if not self.quiet:
             self._bars.console.print(Text(f"  {message}", style="dim"), soft_wrap=True)
         if self._activity is not None:
             self._activity.noted(message)
         if self._log is not None:
             self._log.parent.mkdir(parents=True, exist_ok=True)
-            with self._log.open("a") as stream:
+            with self._log.open("a", encoding="utf-8") as stream:
                 stream.write(f"{time.strftime('%H:%M:%S')} {message}\n")

@@ -11,8 +11,8 @@ from typing import Any, Literal
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
+from bench.core.console import Text
 from bench.results.store import Store
 from bench.runner.eta import Timings, said
 from bench.runner.heartbeat import activity_of

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from bench.config import schema
 from bench.contract import RequestError, Sizes
 from bench.core import registry
+from bench.core.plain_text import for_markdown
 from bench.models.shapes import remembered_shape
 from bench.results.store import Store
 from bench.runner.cell import Cell
@@ -237,7 +238,7 @@ def as_text(trials: Sequence[Trial], fmt: str, columns: Sequence[str] = ()) -> s
     where = "test split" if trials[0].fold < 0 else "training split only"
     note = f"mean ± standard deviation over {len(next(iter(groups.values())))} fits; {where}"
     if fmt == "md":
-        lines = ["| " + " | ".join(row) + " |" for row in rows]
+        lines = ["| " + " | ".join(map(for_markdown, row)) + " |" for row in rows]
         lines.insert(1, "|---|" + "---:|" * len(columns))
         return "\n".join([*lines, "", note])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from bench.config.plan import ALWAYS_PROVIDED
 from bench.config.schema import from_recipe
 from bench.contract import Method, NotApplicable, PartPrototypeModel, Settings, Task
 from bench.core import registry
+from bench.core.console import Console
 from bench.core.paths import config_file
 from bench.diagnostics import synthetic
 from bench.diagnostics.conformance.outcome import expect, expect_close

@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 import bench
 from bench.core import registry
+from bench.core.plain_text import printable, visible
 from bench.report.chance import beyond_chance
 from bench.report.html import filters, words
 from bench.report.html.cell_page import CellPage
@@ -130,8 +131,8 @@ class Site:
         self._methods = self._method_pages()
         # Names, reasons and settings come from users and plugins: everything is escaped.
         self._pages = Environment(
-            loader=FileSystemLoader(_HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-            undefined=StrictUndefined,
+            loader=FileSystemLoader(_HERE), autoescape=True, finalize=visible, undefined=StrictUndefined,
+            trim_blocks=True, lstrip_blocks=True,
         )  # fmt: skip
         self._pages.filters.update(breakable=breakable)
         self._pages.globals.update(
@@ -242,7 +243,7 @@ def status(one: Candidate) -> tuple[str, str]:
 
 def breakable(name: str) -> Markup:
     """A dotted name that may be broken behind dots and underscores, where a screen is narrow."""
-    return Markup(re.sub(r"([._])", r"\1<wbr>", str(escape(name))))
+    return Markup(re.sub(r"([._])", r"\1<wbr>", str(escape(printable(name)))))
 
 
 def _is_measured(sheet: Sheet) -> bool:

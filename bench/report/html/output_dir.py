@@ -24,7 +24,10 @@ def file_name(text: str) -> str:
     """
     # Lower case: two names must not be one file where the file system does not tell them apart.
     kept = re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-")[:_LONGEST]
-    return kept if kept and kept == text else f"{kept}-{hashlib.sha256(text.encode()).hexdigest()[:8]}".lstrip("-")
+    if kept and kept == text:
+        return kept
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+    return f"{kept}-{digest[:8]}".lstrip("-")
 
 
 class ReportFolder:

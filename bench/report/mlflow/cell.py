@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import RequestError
+from bench.core.plain_text import for_markdown, markdown_prose, one_line
 from bench.core.resource_usage import FILE as USAGE
 from bench.core.resource_usage import read_usage
 from bench.report.mlflow.fields import cut, digest, flat, named
@@ -78,7 +79,7 @@ class TrackedCell:
     @property
     def title(self) -> str:
         """For example ``ours·cub·resnet34·s0``."""
-        return f"{self._name}·s{self.spec['seed']}"
+        return one_line(f"{self._name}·s{self.spec['seed']}")
 
     @property
     def row(self) -> str:
@@ -217,15 +218,16 @@ class TrackedCell:
     def _note(self) -> str:
         """The scores with their units, for who opens the run."""
         if self.outcome is None:
-            return f"{self.failure['status']}: {self.failure['reason']}" if self.failure else ""
+            return markdown_prose(f"{self.failure['status']}: {self.failure['reason']}") if self.failure else ""
         lines = ["| metric | value | unit | measured on | better |", "|---|---:|---|---:|---|"]
         for metric, score in self.outcome["scores"].items():
             facts = self.spec["metrics"].get(metric, {})
             better = "higher" if facts.get("higher_is_better", True) else "lower"
-            lines.append(f"| {metric} | {score['value']:.4g} | {facts.get('unit', '')} | {score['n']} | {better} |")
+            words = (metric, f"{score['value']:.4g}", facts.get("unit", ""), str(score["n"]), better)
+            lines.append(f"| {' | '.join(map(for_markdown, words))} |")
         refused = {name: facts["reason"] for name, facts in self.written["not_applicable"].items()}
         refused |= self.outcome.get("not_applicable", {})
-        lines += [f"| {metric} | n/a | | | {reason} |" for metric, reason in refused.items()]
+        lines += [f"| {for_markdown(name)} | n/a | | | {for_markdown(reason)} |" for name, reason in refused.items()]
         return "\n".join([*lines, "", f"Everything behind these numbers: `python -m bench show {self.name}`"])
 
     def datasets(self) -> dict[str, dict[str, Any]]:
@@ -236,7 +238,7 @@ class TrackedCell:
         where = self.written["where"]
         return {
             context: {
-                "name": f"{spec['dataset']} {split}",
+                "name": one_line(f"{spec['dataset']} {split}"),
                 "digest": digest([view, split]),
                 "source_type": "partbench",
                 "source": json.dumps({**view, "folder": where["folder"], "data_root": where["data_root"]}),

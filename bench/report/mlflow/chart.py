@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from bench.core.plain_text import one_line
+from bench.report.plots.style import tame
 from bench.report.table import Block
 
 if TYPE_CHECKING:
@@ -35,13 +37,14 @@ def chart(blocks: Sequence[Block]) -> Iterator[tuple[str, Figure]]:
             continue
         figure = Figure(figsize=(1.5 + 2.3 * len(columns), 1.2 + 0.32 * len(block.lines)), layout="constrained")
         panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
-        names = [f"{line.name}, {line.backbone}" if line.backbone else line.name for line in block.lines]
+        # Here, for labels of ticks are made again whenever they are drawn.
+        names = [one_line(f"{line.name}, {line.backbone}" if line.backbone else line.name) for line in block.lines]
         for panel, column in zip(panels, columns, strict=True):
             entries = [line.entries[column.metric] for line in block.lines]
             panel.barh(
                 range(len(names)),
-                [math.nan if entry.value is None else entry.value for entry in entries],
-                xerr=[entry.spread or 0.0 for entry in entries],
+                [entry.value if _finite(entry.value) else math.nan for entry in entries],
+                xerr=[entry.spread if _finite(entry.spread) else 0.0 for entry in entries],
                 color=[_COLOURS.get(line.role, "#2b6cb0") for line in block.lines],
                 error_kw={"elinewidth": 1},
             )
@@ -53,4 +56,9 @@ def chart(blocks: Sequence[Block]) -> Iterator[tuple[str, Figure]]:
             panel.spines[["top", "right"]].set_visible(False)
         panels[0].invert_yaxis()
         figure.suptitle(block.title)
+        tame(figure)
         yield (f"scores-{number}" if len(blocks) > 1 else "scores"), figure
+
+
+def _finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from bench.core.plain_text import for_markdown
 from bench.core.registry import load, names
 
 VIEW = "methods"
@@ -41,7 +42,8 @@ def guide(suite: str) -> dict[str, str]:
     Args:
         suite: its name.
     """
-    metrics = "\n".join(f"| {name} | {names('metrics')[name].summary} |" for name in _scores())
+    rows = ((name, names("metrics")[name].summary) for name in _scores())
+    metrics = "\n".join(f"| {for_markdown(name)} | {for_markdown(summary)} |" for name, summary in rows)
     return {
         "bench.suite": suite,
         "mlflow.note.content": _NOTE.format(metrics=metrics),

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from bench.core.plain_text import printable
+
 
 def digest(content: Any) -> str:
     """Sixteen hexadecimal digits of the canonical JSON."""
@@ -52,7 +54,8 @@ def named(text: str) -> str:
 
 
 def cut(text: str, limit: int) -> str:
-    """The text, or its beginning and an ellipsis."""
+    """The printable text, or its beginning and an ellipsis."""
+    text = printable(text)
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.contract import BenchError, Progress
+from bench.core.console import say
 from bench.report.mlflow.mirror import Mirror
 from bench.report.mlflow.run import Counts
 from bench.results.store import Store
@@ -47,7 +48,7 @@ class Follower:
         store: Store,
         uri: str | None,
         stamps: list[str] | None = None,
-        said: Callable[[str], None] = print,
+        said: Callable[[str], None] = say,
     ) -> None:
         self.home, self.store, self.uri, self.stamps, self._said = home, store, uri, stamps, said
         self._mirror: Mirror | None = None

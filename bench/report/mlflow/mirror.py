@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.contract import BenchError, Progress, RequestError
 from bench.core import locks
+from bench.report.html.output_dir import file_name
 from bench.report.mlflow.cell import Point
 from bench.report.mlflow.experiment_note import guide
 from bench.report.mlflow.run import Counts, MirroredInvocation
@@ -78,12 +79,30 @@ class Mirror:
             raise RequestError(f"--tracking-uri {self.uri}: {error}; pip install it, or take an HTTP server") from error
         except (MlflowException, SQLAlchemyError) as error:
             reason = _first_line(error)
+            if _LOCKED in reason:
+                raise BenchError(f"MLflow: {self._held}; {_LATER}") from error
             if not self.uri.startswith(_FILE):
                 raise BenchError(f"MLflow: no answer from {self.uri} ({reason}); {_LATER}") from error
             raise RequestError(
                 f"{self.uri} cannot be used ({reason}); the mirror is only a copy: delete it, and "
                 "`python -m bench sync` makes it anew"
             ) from error
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        """What goes wrong later, in one line."""
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            yield
+        except (MlflowException, SQLAlchemyError) as error:
+            reason = _first_line(error)
+            raise BenchError(f"MLflow: {self._held if _LOCKED in reason else reason}; {_LATER}") from error
+
+    @property
+    def _held(self) -> str:
+        return f"another process has held {self.uri} for longer than we wait (database is locked)"
 
     @property
     def _artifacts(self) -> str:
@@ -108,9 +127,6 @@ class Mirror:
             RequestError: for a stamp that the store does not know.
             BenchError: where MLflow fails; the store has everything still.
         """
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
-
         known = store.invocations()
         for stamp in set(stamps or ()) - known.keys():
             store.chosen_run(stamp)  # which says what there is
@@ -118,29 +134,37 @@ class Mirror:
         asked = {(known[stamp]["suite"], name) for stamp in stamps or () for name in known[stamp]["cells"]}
         counts = Counts()
         self.current.clear()
-        try:
-            for stamp, content in known.items():
-                shown_here = {(content["suite"], name) for name in owned[stamp]}
-                if stamps is None or stamp in stamps or asked & shown_here:
-                    with self._alone():
-                        counts += MirroredInvocation(self, store, stamp, content, owned[stamp]).sync(progress)
-        except (MlflowException, SQLAlchemyError) as error:
-            raise BenchError(f"MLflow: {_first_line(error)}; {_LATER}") from error
+        for stamp, content in known.items():
+            shown_here = {(content["suite"], name) for name in owned[stamp]}
+            if stamps is None or stamp in stamps or asked & shown_here:
+                with self._telling(), self._alone():
+                    counts += MirroredInvocation(self, store, stamp, content, owned[stamp]).sync(progress)
         return counts
 
-    def experiment(self, suite: str) -> str:
-        """Id of the suite's experiment, which is created where there is none."""
+    def experiment(self, suite: str, progress: Progress | None = None) -> str:
+        """Return the id of the suite's experiment, which is created where there is none.
+
+        Args:
+            suite: its name.
+            progress: told where the experiment lay in MLflow's trash and was taken out of it.
+
+        Raises:
+            BenchError: where MLflow fails.
+        """
         name = f"partbench/{suite}"
-        found = self.client.get_experiment_by_name(name)
-        if found is None:
-            # A tracking server has its own place for artifacts; for a database one has to be named.
-            place = None if self.server else f"{self._artifacts}/{suite}"
-            return str(self.client.create_experiment(name, place, guide(suite)))
-        if found.lifecycle_stage == "deleted":
-            self.client.restore_experiment(found.experiment_id)
-        for tag, text in guide(suite).items():
-            if found.tags.get(tag) != text:
-                self.client.set_experiment_tag(found.experiment_id, tag, text)
+        with self._telling():
+            found = self.client.get_experiment_by_name(name)
+            if found is None:
+                # A tracking server has its own place for artifacts; for a database one has to be named.
+                place = None if self.server else f"{self._artifacts}/{file_name(suite)}"
+                return str(self.client.create_experiment(name, place, guide(suite)))
+            if found.lifecycle_stage == "deleted":
+                self.client.restore_experiment(found.experiment_id)
+                if progress is not None:
+                    progress.note(f"MLflow: experiment {name} had been deleted there; it is restored, with its runs")
+            for tag, text in guide(suite).items():
+                if found.tags.get(tag) != text:
+                    self.client.set_experiment_tag(found.experiment_id, tag, text)
         return str(found.experiment_id)
 
     def write(
@@ -188,6 +212,7 @@ def first_calls(known: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
     return found
 
 
+_LOCKED = "database is locked"
 _LATER = "the results are safe, `python -m bench sync` tries again"
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bench.contract import Progress
+from bench.core.plain_text import markdown_code, printable
 from bench.report.mlflow.cell import TrackedCell, files_state
 from bench.report.mlflow.chart import chart
 from bench.report.mlflow.fields import digest, model_name
@@ -75,7 +76,7 @@ class MirroredInvocation:
 
     def sync(self, progress: Progress | None) -> Counts:
         """Write what is missing or stale."""
-        self.experiment = self.mirror.experiment(self.content["suite"])
+        self.experiment = self.mirror.experiment(self.content["suite"], progress)
         parents, children = self._there()
         parent = parents[0] if parents else None
         self.mirror.delete(parents[1:])
@@ -227,10 +228,11 @@ class MirroredInvocation:
         failed = sum(cell.outcome is None for cell in cells if cell.ended)
         blocks = comparison(self.store, self.stamp) if cells else []
         done = f"{len(ended) - failed} of {len(self.content['cells'])} cells done, {failed} failed"
-        note = f"`{self.content.get('command', '')}`\n\n{done}\n\n{as_markdown(blocks) if cells else ''}"
+        command = str(self.content.get("command", ""))
+        note = f"{markdown_code(command)}\n\n{done}\n\n{as_markdown(blocks) if cells else ''}"
         tags = {
             "bench.cells": done,
-            "command": _cut(self.content.get("command", ""), _LONGEST_TAG),
+            "command": _cut(command, _LONGEST_TAG),
             "device": str(self.content.get("device", "")),
             "mlflow.note.content": _cut(note, _LONGEST_TAG),
         }
@@ -253,8 +255,10 @@ class MirroredInvocation:
 
         cells = {cell.name: {"label": cell.written["label"], **cell.spec} for cell in self._cells()}
         plan = {"invocation": self.stamp, **self.content, "cells": cells}
-        # The C writer is ten times as fast; it is not in every build of PyYAML.
-        return str(yaml.dump(plan, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False))
+        # The C writer is ten times as fast; it is not in every build of PyYAML, and takes no undecodable file names.
+        dumper: Any = type("Dumper", (getattr(yaml, "CSafeDumper", yaml.SafeDumper),), {})
+        dumper.add_representer(str, lambda writer, text: writer.represent_str(printable(text)))
+        return str(yaml.dump(plan, Dumper=dumper, sort_keys=False))
 
 
 def _whole(run: Run, state: str) -> bool:
@@ -262,7 +266,8 @@ def _whole(run: Run, state: str) -> bool:
 
 
 def _cut(text: str, limit: int) -> str:
-    """The text, or its beginning up to the last whole line that fits."""
+    """The printable text, or its beginning up to the last whole line that fits."""
+    text = printable(text)
     if len(text) <= limit:
         return text
     return f"{text[:limit].rpartition(chr(10))[0] or text[:limit]}\n…"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.contract import RequestError
+from bench.core.console import say
 
 _PATIENCE = 10.0
 """Seconds that a server which is asked to end may take."""
@@ -43,6 +44,8 @@ def import_mlflow() -> None:
         raise RequestError("MLflow is not installed: pip install 'mlflow>=3.13'; results are in the store") from error
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # Its tracebacks of a database that is locked or gone; the error itself is told in one line.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def create_database(file: Path, artifacts: str) -> None:
@@ -87,8 +90,6 @@ def serve(
     Raises:
         RequestError: where there is no mirror yet, or the port is taken.
     """
-    import click
-
     file = database(home)
     if uri is None and not file.is_file():
         raise RequestError(f"no {file} yet; run something first: python -m bench run --methods ours --datasets demo")
@@ -98,11 +99,16 @@ def serve(
     options = ["--backend-store-uri", uri or f"sqlite:///{file}"]
     options += ["--default-artifact-root", artifacts, "--no-serve-artifacts"]
     options += ["--host", host, "--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning"]
+    # A page elsewhere must not read results by giving this address a name of its own (DNS rebinding). Other ports are
+    # for tunnels, which end here under a name of this machine.
+    names = dict.fromkeys((host, "127.0.0.1", "localhost"))
+    options += ["--allowed-hosts", ",".join(f"{name}{port}" for name in names for port in ("", ":*"))]
+    options += ["--cors-allowed-origins", ",".join(f"http://{name}:{port}" for name in names)]
     # Job runners are for MLflow's judges of language models: seven processes that a viewer does not need.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
-    click.echo(
-        f"MLflow shows the results (Ctrl-C ends it); to compare methods, open\n  {page(f'http://{host}:{port}')}"
-    )
+    # What was set for a server behind a proxy must not open this one.
+    environment |= {"MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false", "MLFLOW_SERVER_X_FRAME_OPTIONS": "SAMEORIGIN"}
+    say(f"MLflow shows the results (Ctrl-C ends it); to compare methods, open\n  {page(f'http://{host}:{port}')}")
     # A group of its own: a signal then reaches all the server's processes, and each of them once.
     server = subprocess.Popen(
         [sys.executable, "-m", "mlflow", "server", *options],

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.core.errors import RequestError
-from bench.report.plots.style import styled
+from bench.report.plots.style import styled, tame
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,6 +68,7 @@ class Drawing:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with styled():
+                tame(self.figure)
                 # The layout is worked out once; it is the same in every format.
                 self.figure.draw_without_rendering()
                 self.figure.set_layout_engine("none")

@@ -11,6 +11,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from bench.core.plain_text import printable
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -31,6 +33,7 @@ _SETTINGS: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "text.color": TEXT,
+    "text.parse_math": False,  # a dollar in a name is a dollar
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "xtick.labelcolor": TEXT,
@@ -77,6 +80,18 @@ def new_figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def tame(figure: Figure) -> None:
+    """Make every text of a figure plain: no mathematics in names, no control characters, nor in the ids of an SVG."""
+    from matplotlib.text import Text
+
+    for artist in figure.findobj():
+        if isinstance(artist, Text):
+            artist.set_parse_math(False)
+            artist.set_text(printable(artist.get_text()))
+        if artist.get_gid() is not None:
+            artist.set_gid(printable(artist.get_gid()))
 
 
 def picture_only(axes: Axes) -> None:

@@ -153,6 +153,7 @@ def _draw_class(
             whole.set_title(f"{example.strength:.2f}", fontsize=7, pad=2)
         if examples:
             axes[j, 0].set_ylabel(f"prototype {j + 1}", fontsize=8)
+    style.tame(figure)
     figure.savefig(file, dpi=110)
 
 

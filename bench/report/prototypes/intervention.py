@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from bench.core.plain_text import one_line
 from bench.report.plots import style
 from bench.report.plots.figure import Drawing
 from bench.report.plots.overlay import heat, pictures, rgb, tinted
@@ -106,7 +107,7 @@ def _logits(axes: Axes, before: Tensor, after: Tensor, names: list[str], classes
                       label=label if place == 0 else None)  # fmt: skip
             axes.annotate(f"{value:.2f}", (value, place + offset), xytext=(3 if value >= 0 else -3, 0), fontsize=6.5,
                           textcoords="offset points", va="center", ha="left" if value >= 0 else "right")  # fmt: skip
-    axes.set_yticks(range(len(classes)), ["\n".join(_folded(names[one])) for one in classes], fontsize=7)
+    axes.set_yticks(range(len(classes)), ["\n".join(_folded(one_line(names[one]))) for one in classes], fontsize=7)
     axes.invert_yaxis()
     axes.margins(x=0.22)
     axes.axvline(0, color=style.MUTED, linewidth=0.8)

@@ -13,10 +13,10 @@ from typing import Any
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from bench.core.console import Console, Text
+from bench.core.plain_text import for_csv, for_markdown, markdown_prose
 from bench.results.stats.contest import Comparison, Contest, Tally
 
 _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -143,18 +143,18 @@ def as_markdown(contest: Contest) -> str:
     """The tables as GitHub Markdown; columns line up in plain text too."""
     lines: list[str] = []
     for grid in grids(contest):
-        rows = [[text.replace("|", "\\|") for text in row] for row in (grid.header, *grid.rows)]
+        rows = [[for_markdown(text) for text in row] for row in (grid.header, *grid.rows)]
         widths = [max(3, *map(len, texts)) for texts in zip(*rows, strict=True)]
         rule = ["-" * width if place in grid.words else "-" * (width - 1) + ":" for place, width in enumerate(widths)]
-        lines += [f"### {grid.title}", ""]
+        lines += [f"### {for_markdown(grid.title)}", ""]
         for row in (rows[0], rule, *rows[1:]):
             padded = [
                 text.ljust(width) if place in grid.words else text.rjust(width)
                 for place, (text, width) in enumerate(zip(row, widths, strict=True))
             ]
             lines.append(f"| {' | '.join(padded)} |")
-        lines += ["", *(f"- {note}" for note in grid.notes), *([""] if grid.notes else [])]
-    return "\n".join([*lines, *(f"- {fact}" for fact in contest.facts), ""])
+        lines += ["", *(f"- {markdown_prose(note)}" for note in grid.notes), *([""] if grid.notes else [])]
+    return "\n".join([*lines, *(f"- {markdown_prose(fact)}" for fact in contest.facts), ""])
 
 
 def as_json(contest: Contest) -> str:
@@ -183,7 +183,7 @@ def as_csv(contest: Contest) -> str:
                 row += [" ".join(map(str, seeds)) for seeds in value]
             else:
                 row += value if field.name in doubled else [value]
-        writer.writerow(row)
+        writer.writerow(map(for_csv, row))
     return stream.getvalue()
 
 

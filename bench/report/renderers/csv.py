@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from bench.core.plain_text import for_csv
 from bench.report.sheet import Sheet
 
 COLUMNS = (
@@ -16,7 +17,10 @@ COLUMNS = (
 
 
 def sheets_as_csv(sheets: Sequence[Sheet]) -> str:
-    """Numbers in full precision; ``value`` and ``published`` are empty where there is none, and ``status`` says why."""
+    """Numbers in full precision; ``value`` and ``published`` are empty where there is none, and ``status`` says why.
+
+    A text that a spreadsheet would calculate has an apostrophe before it.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -36,5 +40,5 @@ def sheets_as_csv(sheets: Sequence[Sheet]) -> str:
                     line |= {"seeds": " ".join(map(str, entry.seeds)), "best": entry.best}
                 if said is not None:
                     line |= {"published": said.value, "published_status": said.status}
-                writer.writerow(line)
+                writer.writerow({name: for_csv(value) for name, value in line.items()})
     return text.getvalue()

@@ -8,12 +8,17 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
+from bench.core.plain_text import visible
 from bench.report.format import has_best, printed, sections
 from bench.report.sheet import Sheet
 
 # Names, reasons and settings come from users and plugins: everything is escaped.
 _TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    finalize=visible,
+    trim_blocks=True,
+    lstrip_blocks=True,
 )
 
 

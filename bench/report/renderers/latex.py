@@ -6,32 +6,13 @@ import re
 from collections.abc import Sequence
 from itertools import count, groupby
 
+from bench.core.plain_text import for_latex, one_line
 from bench.report.format import Printed, Shown, has_best, parts, printed, sections
 from bench.report.sheet import Sheet
 
 PREAMBLE = ("booktabs", "amssymb")
 """The packages that the tables need."""
 
-_ESCAPED = {
-    **{letter: f"\\{letter}" for letter in "{}$&#%_"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': "''",
-    "±": r"$\pm$",
-    "−": "$-$",
-    "×": r"$\times$",
-    "≥": r"$\geq$",
-    "≤": r"$\leq$",
-    "✓": r"$\checkmark$",
-    "–": r"\textendash{}",
-    "…": r"\ldots{}",
-}
-_LATIN = 0x17F
-"""The last letter that LaTeX's usual fonts have."""
 _COLUMN, _PAGE, _GAP = 52, 120, 2
 """Letters of small print that fit into a column of a two-column page and across it, and between two of its columns."""
 
@@ -40,17 +21,6 @@ def sheets_as_latex(sheets: Sequence[Sheet]) -> str:
     """One ``table`` environment for each sheet; ``table*``, and several of them, where it is too wide for one."""
     packages = " ".join(f"\\usepackage{{{name}}}" for name in PREAMBLE)
     return "\n".join([f"% needs {packages}", "", *map(_tables, sheets, count())])
-
-
-def escape(text: str) -> str:
-    r"""Plain text as LaTeX; what LaTeX's fonts do not have becomes a question mark.
-
-    >>> escape("ours (k=3) & 50 % of _x_")
-    'ours (k=3) \\& 50 \\% of \\_x\\_'
-    """
-    letters = (_ESCAPED.get(letter) or (letter if ord(letter) <= _LATIN else "?") for letter in text)
-    # Two hyphens would become a dash.
-    return "".join(letters).replace("--", "-{}-")
 
 
 def _tables(sheet: Sheet, place: int) -> str:
@@ -68,7 +38,7 @@ def _tables(sheet: Sheet, place: int) -> str:
         lines += [
             f"\\begin{{{environment}}}[t]",
             "\\centering\\small\\setlength{\\tabcolsep}{3pt}",
-            f"\\caption{{{escape(caption + which)}}}",
+            f"\\caption{{{for_latex(caption + which)}}}",
             f"\\label{{{label}{chr(96 + number) if which else ''}}}",
             *_tabular(sheet, rows, columns),
         ]
@@ -76,7 +46,7 @@ def _tables(sheet: Sheet, place: int) -> str:
             lines += _said(sheet)
         lines += [f"\\end{{{environment}}}", ""]
     # What has yet to be run is for the author, not for the reader.
-    lines += [f"% {line}" for text in sheet.missing for line in text.splitlines()]
+    lines += [f"% {one_line(text)}" for text in sheet.missing]
     return "\n".join([*lines, ""])
 
 
@@ -93,7 +63,7 @@ def _tabular(sheet: Sheet, rows: Sequence[Printed], columns: Sequence[int]) -> l
         for row in section:
             if not any(row.places[column].text for column in columns):
                 continue  # the paper has nothing in these columns
-            name = f"\\quad {escape(row.name)}" if row.below else escape(row.name)
+            name = f"\\quad {for_latex(row.name)}" if row.below else _first(row.name)
             lines.append(" & ".join([name, *(_place(row.places[column]) for column in columns)]) + " \\\\")
         bodies += ["\n".join(lines)] if lines else []
     return [
@@ -108,9 +78,9 @@ def _tabular(sheet: Sheet, rows: Sequence[Printed], columns: Sequence[int]) -> l
 
 
 def _said(sheet: Sheet) -> list[str]:
-    said = [f"\\textsuperscript{{{number}}} {escape(note)}" for number, note in enumerate(sheet.notes, 1)]
+    said = [f"\\textsuperscript{{{number}}} {for_latex(note)}" for number, note in enumerate(sheet.notes, 1)]
     said += ["\\textbf{bold}: best of the methods"] * has_best(sheet)
-    said += [escape(text) for text in (*sheet.warnings, *sheet.facts)]
+    said += [for_latex(text) for text in (*sheet.warnings, *sheet.facts)]
     return [
         "\\par\\smallskip",
         "\\begin{minipage}{\\linewidth}\\footnotesize\\raggedright",
@@ -126,23 +96,29 @@ def _head(sheet: Sheet, columns: Sequence[int]) -> list[str]:
         cells, rules, place = [""], [], 2
         for name, members in groupby(headings, lambda one: one.group):
             width = len(list(members))
-            cells.append(f"\\multicolumn{{{width}}}{{c}}{{{escape(name)}}}")
+            cells.append(f"\\multicolumn{{{width}}}{{c}}{{{for_latex(name)}}}")
             if name:
                 rules.append(f"\\cmidrule(lr){{{place}-{place + width - 1}}}")
             place += width
         lines += [" & ".join(cells) + " \\\\", " ".join(rules)]
-    names = [escape(sheet.stub), *(f"{escape(one.name)}{_unit(one.unit)}" for one in headings)]
+    names = [_first(sheet.stub), *(f"{for_latex(one.name)}{_unit(one.unit)}" for one in headings)]
     return [*lines, " & ".join(names) + " \\\\"]
 
 
 def _unit(unit: str) -> str:
-    return f" ({escape(unit)})" if unit else ""
+    return f" ({for_latex(unit)})" if unit else ""
 
 
 def _place(place: Shown) -> str:
-    head = f"\\textbf{{{escape(place.head)}}}" if place.best else escape(place.head)
+    head = f"\\textbf{{{for_latex(place.head)}}}" if place.best else for_latex(place.head)
     notes = f"\\textsuperscript{{{','.join(map(str, place.notes))}}}" if place.notes else ""
-    return f"{head}{escape(place.tail)}{notes}"
+    return f"{head}{for_latex(place.tail)}{notes}"
+
+
+def _first(text: str) -> str:
+    """What begins a line of a table: behind the end of the line before, a bracket or star would be an option of it."""
+    shown = for_latex(text)
+    return f"{{{shown[0]}}}{shown[1:]}" if shown[:1] in ("[", "*") else shown
 
 
 def _breakable(text: str) -> str:

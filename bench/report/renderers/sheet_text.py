@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from bench.core.console import Console, Text
+from bench.core.plain_text import for_markdown, markdown_code, markdown_prose
 from bench.report.format import Printed, Shown, has_best, parts, printed
 from bench.report.sheet import Sheet
 
@@ -55,17 +55,16 @@ def sheets_as_markdown(sheets: Sequence[Sheet]) -> str:
 
 def _markdown(sheet: Sheet) -> list[str]:
     rows = printed(sheet)
-    names = [sheet.stub, *(f"↳ {row.name}" if row.below else row.name for row in rows)]
-    columns = [names]
+    names = [f"↳ {row.name}" if row.below else row.name for row in rows]
+    columns = [[for_markdown(name) for name in (sheet.stub, *names)]]
     for place, heading in enumerate(sheet.headings):
         title = " ".join(
             part for part in (heading.group, heading.name, f"({heading.unit})" * bool(heading.unit)) if part
         )
-        columns.append([title, *_aligned([row.places[place] for row in rows], ("**", "**"))])
-    columns = [[text.replace("|", "\\|") for text in column] for column in columns]
+        columns.append([for_markdown(title), *_aligned([row.places[place] for row in rows], ("**", "**"))])
     widths = [max(3, *map(cell_len, column)) for column in columns]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines = [f"### {sheet.title}", ""]
+    lines = [f"### {for_markdown(sheet.title)}", ""]
     cells = list(zip(*columns, strict=True))
     for row in [cells[0], rule, *cells[1:]]:
         padded = [
@@ -74,10 +73,10 @@ def _markdown(sheet: Sheet) -> list[str]:
         lines.append(f"| {' | '.join(padded)} |")
     lines.append("")
     for warning in sheet.warnings:
-        lines += [f"> {warning}", ""]
+        lines += [f"> {markdown_prose(warning)}", ""]
     said = [f"{_raised((number,))} {note}" for number, note in enumerate(sheet.notes, 1)]
     said += ["**bold**: best of the methods"] * has_best(sheet)
-    lines += [f"- {text}" for text in [*said, *sheet.facts]]
+    lines += [f"- {markdown_prose(text)}" for text in [*said, *sheet.facts]]
     lines += [_as_code(text) for text in sheet.missing]
     return [*lines, ""]
 
@@ -85,12 +84,14 @@ def _markdown(sheet: Sheet) -> list[str]:
 def _as_code(text: str) -> str:
     """A line about what is missing, its command as code."""
     reason, command, rest = text.partition(": python -m ")
-    return f"- {reason}: `python -m {rest}`" if command else f"- {text}"
+    if not command:
+        return f"- {markdown_prose(text)}"
+    return f"- {markdown_prose(reason)}: {markdown_code(f'python -m {rest}')}"
 
 
 def _table(sheet: Sheet, rows: Sequence[Printed], names: list[str], columns: list[tuple[str, list[str]]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(sheet.stub, vertical="bottom", no_wrap=True)
+    table.add_column(Text(sheet.stub), vertical="bottom", no_wrap=True)
     for head, _ in columns:
         table.add_column(Text(head), no_wrap=True, vertical="bottom")
     for place, (row, name) in enumerate(zip(rows, names, strict=True)):

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from bench.core.console import Console, Text
 from bench.core.errors import RequestError
+from bench.core.plain_text import for_markdown, markdown_prose
 from bench.report.chance import beyond_chance
 from bench.report.fold import fold
 from bench.report.paper_tables.build import paper_table
@@ -62,7 +62,7 @@ def report(
         as_text(blocks, console)
     else:
         # Untouched by the console: no wrapping, no colours, no markup.
-        console.out(as_markdown(blocks), highlight=False, end="")
+        console.out(as_markdown(blocks), end="")
 
 
 def report_table(
@@ -101,7 +101,7 @@ def report_table(
     }
     if fmt not in forms:
         raise RequestError(f"--format {fmt!r}: write text, {', '.join(forms)}")
-    console.out(forms[fmt](sheets), highlight=False, end="")
+    console.out(forms[fmt](sheets), end="")
 
 
 def as_text(blocks: Sequence[Block], console: Console) -> None:
@@ -164,22 +164,21 @@ def as_markdown(blocks: Sequence[Block]) -> str:
 
 def _markdown(block: Block) -> list[str]:
     columns = [_texts(block, column, ("**", "**")) for column in block.columns]
-    rows = [["method", "backbone", *(_title(column) for column in block.columns)]]
+    rows = [["method", "backbone", *(for_markdown(_title(column)) for column in block.columns)]]
     for line, *numbers in zip(block.lines, *columns, strict=True):
-        rows.append([line.name, line.backbone or "-", *numbers])
-    rows = [[text.replace("|", "\\|") for text in row] for row in rows]
+        rows.append([for_markdown(line.name), for_markdown(line.backbone or "-"), *numbers])
     widths = [max(3, *map(cell_len, texts)) for texts in zip(*rows, strict=True)]
     rule = ["-" * widths[0], "-" * widths[1], *("-" * (width - 1) + ":" for width in widths[2:])]
-    lines = [f"### {block.title}", ""]
+    lines = [f"### {for_markdown(block.title)}", ""]
     for row in [rows[0], rule, *rows[1:]]:
         padded = [_fill(row[place], width, right=place > 1) for place, width in enumerate(widths)]
         lines.append(f"| {' | '.join(padded)} |")
     lines.append("")
     for warning in block.warnings:
-        lines += [f"> **Chance level,** {warning}", ""]
+        lines += [f"> **Chance level,** {markdown_prose(warning)}", ""]
     said = [f"{_raised((number,))} {note}" for number, note in enumerate(block.notes, 1)]
     said += ["**bold**: best of the methods"] if _has_best(block) else []
-    lines += [f"- {text}" for text in [*said, *block.facts]]
+    lines += [f"- {markdown_prose(text)}" for text in [*said, *block.facts]]
     return [*lines, ""]
 
 

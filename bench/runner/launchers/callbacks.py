@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from rich.console import Console
-from rich.markup import escape
-
 from bench.config.spec import PlannedCell
+from bench.core.console import Console, Text
+from bench.core.plain_text import one_line
 from bench.runner.launchers.tasks import Unit, title_of
 
 
@@ -48,25 +47,26 @@ class Lines(Events):
     def skipped(self, unit: Unit, why: str) -> None:
         """The reason, dimmed; what was settled before the run is only counted."""
         if why == "done by another run":
-            self._print(f"{self._title(unit)}  [dim]{why}[/dim]")
+            self._print(self._title(unit), "  ", (why, "dim"))
         else:
             self._skipped[why] += 1
 
     def started(self, unit: Unit) -> None:
         """The cell in bold."""
-        self._print(f"[bold]{self._title(unit)}[/bold]" + ("  started" if self.several else ""))
+        self._print((self._title(unit), "bold"), "  started" if self.several else "")
 
     def finished(self, unit: Unit, seconds: float) -> None:
         """How long it took."""
-        self._print(f"{self._begin(unit)}done in {seconds:.1f} s")
+        self._print(self._begin(unit), f"done in {seconds:.1f} s")
 
     def failed(self, unit: Unit, reason: str, out_of_memory: bool) -> None:
         """The reason."""
-        self._print(f"{self._begin(unit)}[red]{'out of memory' if out_of_memory else 'failed'}:[/red] {escape(reason)}")
+        word = "out of memory:" if out_of_memory else "failed:"
+        self._print(self._begin(unit), (word, "red"), f" {one_line(reason)}")
 
     def again(self, unit: Unit, reason: str) -> None:
         """Why it goes back into the queue."""
-        self._print(f"{self._begin(unit)}[yellow]once more:[/yellow] {escape(reason)}")
+        self._print(self._begin(unit), ("once more:", "yellow"), f" {one_line(reason)}")
 
     def _begin(self, unit: Unit) -> str:
         return f"{self._title(unit)}  " if self.several else "  "
@@ -77,10 +77,10 @@ class Lines(Events):
         if unit.stage == "black-box":
             own = unit.cell.spec
             return f"for several cells: black box · {own.dataset} · {own.backbone} · seed {own.seed}"
-        return f"[{self.position[unit.name]}/{self.total}] {escape(title_of(unit.cell))}"
+        return f"[{self.position[unit.name]}/{self.total}] {title_of(unit.cell)}"
 
-    def _print(self, line: str) -> None:
+    def _print(self, *parts: str | tuple[str, str]) -> None:
         for why, count in self._skipped.items():
-            self.console.print(f"[dim]{why}: {count} of {self.total} cells[/dim]", highlight=False)
+            self.console.print(Text(f"{why}: {count} of {self.total} cells", style="dim"))
         self._skipped.clear()
-        self.console.print(line, highlight=False, soft_wrap=True)
+        self.console.print(Text.assemble(*parts), soft_wrap=True)

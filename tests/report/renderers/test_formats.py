@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-import bench.report.renderers.latex
+import bench.core.plain_text
 import bench.results.naming
 from bench.contract import RequestError
+from bench.core.plain_text import for_latex
 from bench.report import paper_table, report_table
 from bench.report.paper_tables.published import TABLES
 from bench.report.renderers.csv import sheets_as_csv
 from bench.report.renderers.html import sheets_as_html
-from bench.report.renderers.latex import PREAMBLE, escape, sheets_as_latex
+from bench.report.renderers.latex import PREAMBLE, sheets_as_latex
 from bench.results.store import Store
 from tests.support.paper_cells import on_cub, paper_store, scores
 from tests.support.stores import StoreMaker
@@ -202,9 +203,9 @@ def test_unknown_formats_are_refused(store: Store) -> None:
 
 
 def test_latex_escapes_are_ascii_and_pages_carry_their_title(store: Store) -> None:
-    assert escape("a\u2713\u2212\u00b1\u2026é") == "a$\\checkmark$$-$$\\pm$\\ldots{}é"
+    assert for_latex("a\u2713\u2212\u00b1\u2026é") == "a$\\checkmark$$-$$\\pm$\\ldots{}é"
     assert "<title>Table 2</title>" in sheets_as_html(paper_table(store, 2), "Table 2")
-    assert escape("--run") == "-{}-run"
+    assert for_latex("--run") == "-{}-run"
 
 
 def test_latex_is_folded_where_a_page_is_too_narrow(store: Store) -> None:
@@ -216,5 +217,5 @@ def test_latex_is_folded_where_a_page_is_too_narrow(store: Store) -> None:
 
 
 def test_examples() -> None:
-    assert doctest.testmod(bench.report.renderers.latex) == (0, 1)
+    assert doctest.testmod(bench.core.plain_text) == (0, 7)
     assert doctest.testmod(bench.results.naming) == (0, 1)
