@@ -81,7 +81,9 @@ class TorchFile:
         # A broken archive fails in many ways: names that are no text (ValueError), dates, versions, encryption.
         except (OSError, zipfile.BadZipFile, struct.error, RuntimeError, ValueError, LookupError) as error:
             raise RequestError(f"{path} cannot be read as a file of torch.save ({error})") from error
-        self.names = list(self._machine.names)
+        self.names, self._tensors = list(self._machine.names), self._machine.tensors
+        # It knows this file, and would keep it in memory until somebody looks for such rings.
+        del self._machine
 
     def shape(self, data: TensorData) -> tuple[int, ...]:
         """The sizes of a tensor.
@@ -125,7 +127,7 @@ class TorchFile:
         for storage in self._storages.values():
             if storage.count * storage.kind.itemsize > self._places.get(storage.key, (0, -1))[1]:
                 raise self._broken(f"storage {storage.key} is shorter than it says")
-        for data in self._machine.tensors:
+        for data in self._tensors:
             self._window(data)
 
     def _window(self, data: TensorData) -> tuple[tuple[int, ...], tuple[int, ...], int, int]:

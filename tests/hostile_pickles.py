@@ -52,7 +52,7 @@ def hostile(size: int) -> dict[str, bytes]:
         "colliding members": b"\x80\x04\x8f(" + colliding(keys, b"") + b"\x90.",
         "colliding members of a frozen set": b"\x80\x04(" + colliding(keys, b"") + b"\x91.",
         "colliding members of a call": g("builtins set") + b"(" + colliding(keys, b"") + b"l\x85R.",
-        "colliding places in the memo": b"N" + b"".join(b"p%d\n" % (MODULUS * (i + 5)) for i in range(size // 22)) + b".",
+        "colliding places in the memo": b"N" + b"".join(b"p%d\n" % (MODULUS * i) for i in range(5, size // 22)) + b".",
         "a long number": b"\x8b" + struct.pack("<i", half) + b"\x01" * half + b"q\x000}" + again(b"h\x00Ns"),
         "attributes again and again": g("m C") + b")\x81}("
         + b"".join(b"X\x06\x00\x00\x00%06xN" % i for i in range(half // 12)) + b"uq\x000" + again(b"h\x00b"),
