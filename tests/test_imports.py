@@ -115,6 +115,7 @@ ALLOWED = {
         "bench.contract",
         "bench.drawing",
         "bench.errors",
+        "bench.home",
         "bench.registry",
         "bench.score",
         "bench.style",
