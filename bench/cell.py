@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -20,7 +21,7 @@ from bench import environment, registry
 from bench.activity import Activity
 from bench.attempts import SHARED, Attempts
 from bench.blackbox import BlackBoxConfig, obtain
-from bench.contract import BenchError, PartPrototypeModel, RequestError, Samples, Score, Task
+from bench.contract import BenchError, CellError, PartPrototypeModel, RequestError, Samples, Score, Task
 from bench.evaluation import compares_black_box, evaluate
 from bench.faults import storage_error
 from bench.folder import FIT, read_json
@@ -199,9 +200,18 @@ class Cell:
         )
 
     def load(self, train: Samples) -> PartPrototypeModel:
-        """The fitted model of a finished cell."""
+        """The fitted model of a finished cell.
+
+        Raises:
+            CellError: where its weights are not on disk, damaged, or those of another network.
+        """
         model = self._built(self.task(train, need_black_box=False))
-        model.load_state_dict(load_file(self.folder.result / "model.safetensors"))
+        file = self.folder.result / "model.safetensors"
+        try:
+            model.load_state_dict(load_file(file))
+        except (SafetensorError, OSError, RuntimeError) as error:
+            seen = str(error).splitlines()[0]
+            raise CellError(f"{file} cannot be used ({seen}); `run --existing rerun` fits it again") from error
         return model.to(self.device).eval()
 
     def _built(self, task: Task) -> PartPrototypeModel:
