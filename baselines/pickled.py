@@ -120,7 +120,9 @@ CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_parameter": _FIRST,
     "torch._utils._rebuild_parameter_with_state": _FIRST,
     # Tensors without numbers of their own in the file: none of ours, and nothing that takes memory.
-    **{f"torch._utils._rebuild_{name}": _inert(f"torch.{name}") for name in ("sparse_tensor", "meta_tensor_no_storage")},
+    **{
+        f"torch._utils._rebuild_{name}": _inert(f"torch.{name}") for name in ("sparse_tensor", "meta_tensor_no_storage")
+    },
     # What training scripts write beside the weights: times, folders, milestones.
     **{name: _inert(name) for name in _BESIDE},
     # Modules of torch before 1.3 kept the answer of this function.
