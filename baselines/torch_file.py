@@ -19,6 +19,8 @@ from bench.contract import RequestError
 
 _LONGEST_ID = 8
 _LONGEST_KEY = 100
+# Length of the record at the end of an archive, and of the two before it where offsets take 64 bits.
+_END, _END_64 = 22, 76
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _TYPES = {
     "DoubleStorage": torch.float64,
@@ -156,6 +158,8 @@ class TorchFile:
             entries = {entry.filename: entry for entry in archive.infolist()}
             if len(entries) < len(archive.infolist()):
                 raise Refused("has two entries of one name, which torch.save does not write")
+            if _directory(stream) != archive.start_dir:
+                raise Refused("has something around its archive, which torch.save does not write")
             pickles = [name for name in entries if name.endswith("/data.pkl")]
             if len(pickles) != 1:
                 raise Refused("is a zip archive, but none of torch.save (it has no one data.pkl)")
@@ -217,6 +221,19 @@ class TorchFile:
             case ("module", Name() as kind, *_):
                 return kind
         raise Refused("has a persistent id that torch.save does not write")
+
+
+def _directory(stream: IO[bytes]) -> int:
+    """Where the end of the file says that its directory begins; Python goes by the directory's length instead.
+
+    Where the two differ, other readers see another archive than the one that is checked here.
+    """
+    stream.seek(-_END, io.SEEK_END)
+    (offset,) = struct.unpack("<L", stream.read(_END)[16:20])
+    if offset == 2**32 - 1:
+        stream.seek(-_END - _END_64, io.SEEK_END)
+        (offset,) = struct.unpack("<Q", stream.read(_END_64)[48:56])
+    return int(offset)
 
 
 def _begin(stream: IO[bytes], entry: zipfile.ZipInfo) -> int:

@@ -236,6 +236,16 @@ def test_an_entry_twice_is_refused(tmp_path):
         TorchFile(file)
 
 
+def test_an_archive_behind_another_is_refused(tmp_path):
+    # Python reads the second; other readers take the offsets at its end for those of the whole file: the first.
+    file = zipped(described(), tmp_path / "w.pth", {"0": bytes(16)})
+    raw = file.read_bytes()
+    file.write_bytes(raw + raw)
+    for reader in (TorchFile, weights.read):
+        with pytest.raises(RequestError, match=r"w\.pth"):
+            reader(file)
+
+
 def test_parts_of_one_long_storage_are_read_once_each(tmp_path):
     base = torch.randn(200_000)
     torch.save({str(i): base[1000 * i : 1000 * (i + 1)] for i in range(200)}, tmp_path / "w.pth")
