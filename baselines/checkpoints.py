@@ -112,17 +112,41 @@ def facts_of(file: Path) -> dict[str, Any]:
         raise RequestError(f"{file} cannot be read ({error})") from error
     if header is None:
         raise RequestError(f"{file} is not an imported checkpoint: {advice}")
-    facts: dict[str, Any] = json.loads(header)
-    return facts
+    try:
+        facts = json.loads(header)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"{file} says nothing readable about itself ({error}): {advice}") from error
+    wrong = _wrong_facts(facts)
+    if wrong:
+        raise RequestError(f"{file} says nothing usable about itself ({wrong}): {advice}")
+    return dict(facts)
 
 
 def read(file: Path) -> Checkpoint:
     """A converted file.
 
     Raises:
-        RequestError: where it is none.
+        RequestError: where it is none, or its tensors have other sizes than it says.
     """
-    return Checkpoint(facts_of(file), load_file(file))
+    facts = facts_of(file)
+    try:
+        state = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise RequestError(f"{file} cannot be read ({error})") from error
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items() if name != _IDENTITY}
+    measured = official_files.sizes_of(facts["method"], shapes, file)
+    if _IDENTITY in state:
+        identity = state[_IDENTITY]
+        if identity.shape != (measured["P"], measured["C"]):
+            raise RequestError(f"{file} is broken: its class identity is {tuple(identity.shape)}")
+        measured["K"] = max(int(n) for n in identity.bool().sum(0))
+    # A network is built with the sizes that the header says: they are to be those of tensors that are there.
+    measured["add_on"] = sum(name.startswith("add_on_layers.") for name in shapes) // 2
+    said = {**facts["sizes"], "add_on": facts.get("add_on")} if isinstance(facts.get("sizes"), dict) else {}
+    unlike = [f"{name}={size}" for name, size in measured.items() if said.get(name) != size]
+    if unlike:
+        raise RequestError(f"{file} is broken: it does not say the sizes of its tensors ({', '.join(unlike)})")
+    return Checkpoint(facts, state)
 
 
 def check(method: str, config: NetworkSettings, sizes: Sizes) -> None:
@@ -197,6 +221,27 @@ def build(method: Method, task: Task) -> PartPrototypeModel:
     model.load_state_dict(given, strict=False)
     _FINISH.get(method.name, lambda model: None)(model)
     return model.eval()
+
+
+_FACTS: dict[str, Any] = {
+    "method": str,
+    "classes": int,
+    "architecture": str | None,
+    "channels": int,
+    "activation": str,
+    "epsilon": float | None,
+}
+"""What a header has to say, and as what."""
+
+
+def _wrong_facts(facts: Any) -> str:
+    """Which of the facts are missing, or none; empty where all are there."""
+    if not isinstance(facts, dict):
+        return f"a {type(facts).__name__}"
+    wrong = [name for name, kind in _FACTS.items() if name not in facts or not isinstance(facts[name], kind)]
+    if not wrong and (facts["method"] not in SETTINGS or not isinstance(facts.get("attributes", {}), dict)):
+        wrong = ["method" if facts["method"] not in SETTINGS else "attributes"]
+    return ", ".join(wrong)
 
 
 def _write(out: Path, state: dict[str, Tensor], facts: dict[str, Any]) -> None:

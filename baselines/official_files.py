@@ -57,6 +57,7 @@ _FAMILIES = (
     ("features.0.", tuple(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn"))),
 )
 _MOST_TENSORS = 20_000
+_LONGEST_NAME = 1_000
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,11 @@ def measure(method: str, found: Official) -> dict[str, int]:
     Raises:
         RequestError: naming what is missing, unknown or of a shape that does not fit the rest.
     """
-    path, shapes = found.file.path, found.shapes
+    return sizes_of(method, found.shapes, found.file.path)
+
+
+def sizes_of(method: str, shapes: Mapping[str, Shape], path: Path) -> dict[str, int]:
+    """As :func:`measure`, of the tensors with these shapes in the file ``path``."""
     wanted = SHAPES[method]
     add_on = sorted((name for name in shapes if re.fullmatch(r"add_on_layers\.\d+\.weight", name)), key=_place)
     biases = [name.replace(".weight", ".bias") for name in add_on]
@@ -162,6 +167,9 @@ def measure(method: str, found: Official) -> dict[str, int]:
         _agree(path, name, shapes[name], f"{width} {before} 1 1", sizes)
         _agree(path, bias, shapes[bias], f"{width}", sizes)
     sizes.setdefault("B", sizes["D"])
+    # Without prototypes a file of a few bytes could speak of any number of classes.
+    if not all(sizes.values()):
+        raise RequestError(f"{path} is broken: it has tensors without numbers ({', '.join(_none(sizes))})")
     if widths and widths[-1] != sizes["D"]:
         raise RequestError(f"{path} is broken: prototypes of {sizes['D']} channels after add-on layers of {widths[-1]}")
     return sizes
@@ -215,6 +223,10 @@ def _value(word: str, sizes: Mapping[str, int]) -> int:
     return total
 
 
+def _none(sizes: Mapping[str, int]) -> list[str]:
+    return [f"{name}=0" for name, size in sizes.items() if not size]
+
+
 def _place(name: str) -> int:
     return int(name.split(".")[1])
 
@@ -230,15 +242,20 @@ def _tensors_of(root: Object, path: Path) -> Iterator[tuple[str, TensorData]]:
     waiting, seen = [("", root)], 0
     while waiting:
         prefix, module = waiting.pop()
-        seen += 1
-        if seen > _MOST_TENSORS or prefix.count(".") > 100:
+        parts = [_dict(module, name) for name in ("_parameters", "_buffers", "_modules")]
+        # Modules may hold one another, or one module very often.
+        seen += 1 + sum(map(len, parts))
+        if seen > _MOST_TENSORS or len(prefix) > _LONGEST_NAME:
             raise RequestError(f"{path} is broken: its modules contain one another")
-        fleeting = module.state.get("_non_persistent_buffers_set") or ()
-        for name, data in {**_dict(module, "_parameters"), **_dict(module, "_buffers")}.items():
+        for name in (name for part in parts for name in part):
+            if not isinstance(name, str) or len(name) > _LONGEST_NAME:
+                raise RequestError(f"{path} is broken: it has a tensor or module without a name")
+        fleeting = module.state.get("_non_persistent_buffers_set")
+        fleeting = fleeting if isinstance(fleeting, set) else set()
+        for name, data in {**parts[0], **parts[1]}.items():
             if isinstance(data, TensorData) and name not in fleeting:
                 yield f"{prefix}{name}", data
-        children = _dict(module, "_modules").items()
-        waiting += [(f"{prefix}{name}.", child) for name, child in children if isinstance(child, Object)]
+        waiting += [(f"{prefix}{name}.", child) for name, child in parts[2].items() if isinstance(child, Object)]
 
 
 def _dict(module: Object, name: str) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+_LONGEST_KEY = 16
+
 
 class Refused(Exception):
     """The pickle wants what no weights need; nothing of it was run."""
@@ -24,7 +26,8 @@ class Name:
         return f"{self.module}.{self.name}"
 
 
-@dataclass(eq=False)
+# No generated representation: a few bytes of a pickle describe a thing that would take for ever to write out.
+@dataclass(eq=False, repr=False)
 class Object:
     """An instance of a class that was not imported: its attributes, and what was appended or set on it."""
 
@@ -33,7 +36,7 @@ class Object:
     items: list[Any] = field(default_factory=list)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TensorData:
     """A tensor as its pickle describes it: a window on a storage that lies elsewhere in the file."""
 
@@ -50,7 +53,11 @@ def key_of(value: Any) -> Any:
         Refused: for any other.
     """
     # Hashing a tuple of tuples of tuples may take for ever; keys of weights are names and numbers.
-    if isinstance(value, tuple) and all(isinstance(item, str | int | float | bytes | None) for item in value):
+    if (
+        isinstance(value, tuple)
+        and len(value) <= _LONGEST_KEY
+        and all(isinstance(item, str | int | float | bytes | None) for item in value)
+    ):
         return value
     if isinstance(value, str | int | float | bytes | Name | Object | None):
         return value
@@ -71,7 +78,7 @@ def _encode(text: str, encoding: str = "utf-8") -> bytes:
 def _number(dtype: Any, raw: bytes) -> int | float | bool:
     code = dtype.state["code"]
     if not re.fullmatch(r"[fiub][1248]", code):
-        raise Refused(f"holds a NumPy number of type {code!r}")
+        raise Refused(f"holds a NumPy number of type {code[:20]!r}")
     letter = {"f": {2: "e", 4: "f", 8: "d"}, "b": {1: "?"}}.get(code[0], {1: "b", 2: "h", 4: "i", 8: "q"})[int(code[1])]
     order = ">" if dtype.state.get("order") == ">" else "<"
     number: int | float | bool = struct.unpack(order + (letter.upper() if code[0] == "u" else letter), raw)[0]
@@ -88,9 +95,19 @@ def set_of(items: Any = ()) -> set[Any]:
     return {key_of(item) for item in items}
 
 
+def dict_of(pairs: Any = ()) -> dict[Any, Any]:
+    """The items whose keys :func:`key_of` lets pass."""
+    return {key_of(key): value for key, value in pairs}
+
+
 _FIRST: Callable[..., Any] = lambda value, *_: value  # noqa: E731 - one of a table of small stand-ins
+_BESIDE = (
+    *(f"datetime.{kind}" for kind in ("datetime", "date", "time", "timedelta", "timezone")),
+    *(f"pathlib{module}.{kind}Path" for module in ("", "._local") for kind in ("Posix", "Windows", "PurePosix")),
+    *("collections.Counter", "builtins.complex", "torch.serialization._get_layout"),
+)
 CALLS: dict[str, Callable[..., Any]] = {
-    "collections.OrderedDict": lambda pairs=(): {key_of(key): value for key, value in pairs},
+    "collections.OrderedDict": dict_of,
     "collections.defaultdict": lambda *_: {},
     "builtins.set": set_of,
     "builtins.frozenset": set_of,
@@ -102,6 +119,12 @@ CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": _FIRST,
     "torch._utils._rebuild_parameter_with_state": _FIRST,
+    # Tensors without numbers of their own in the file: none of ours, and nothing that takes memory.
+    **{
+        f"torch._utils._rebuild_{name}": _inert(f"torch.{name}") for name in ("sparse_tensor", "meta_tensor_no_storage")
+    },
+    # What training scripts write beside the weights: times, folders, milestones.
+    **{name: _inert(name) for name in _BESIDE},
     # Modules of torch before 1.3 kept the answer of this function.
     "torch.nn.backends.thnn._get_thnn_function_backend": _inert("torch.nn.backends.thnn.THNNFunctionBackend"),
     "numpy.dtype": lambda code, *_: Object(Name("numpy", "dtype"), {"code": code}),

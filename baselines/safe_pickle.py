@@ -3,6 +3,9 @@
 A global that a pickle names stays a :class:`Name`; an instance of any class becomes an inert :class:`Object` that holds
 its state. The few functions that PyTorch and NumPy need to rebuild tensors and numbers have stand-ins here that only
 note their arguments. Whatever else a pickle wants called is refused, and so is every other name of Python's library.
+
+Memory and time are paid for from a budget in proportion to the file's size. Every opcode has a price in bytes, what
+copies a container pays for each item, and numbers as keys pay for the collisions that a pickle may choose them for.
 """
 
 from __future__ import annotations
@@ -10,10 +13,10 @@ from __future__ import annotations
 import pickletools
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import IO, Any
 
-from baselines.pickled import CALLS, Name, Object, Refused, TensorData, key_of, set_of
+from baselines.pickled import CALLS, Name, Object, Refused, TensorData, dict_of, key_of, set_of
 
 _HARMLESS = {f"builtins.{name}" for name in ("object", "bool", "int", "float", "complex", "str", "bytes", "list")}
 _HARMLESS |= {"builtins.dict", "builtins.tuple", "builtins.set", "argparse.Namespace"}
@@ -27,37 +30,63 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
     **{"NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False, "EMPTY_TUPLE": tuple},
     **{"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set},
 }
-_MARK = object()
+_LEAST_BUDGET = 2**26
+_BUDGET_PER_BYTE = 8
+# What CPython takes for what an opcode makes, in bytes, with its place on the stack.
+_PRICE = 48
+_PRICES = {
+    **{"EMPTY_LIST": 64, "EMPTY_DICT": 72, "EMPTY_SET": 224, "MARK": 96, "LIST": 64, "DICT": 256, "FROZENSET": 224},
+    **dict.fromkeys(("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"), 96),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), 128),
+    **dict.fromkeys(("REDUCE", "NEWOBJ", "NEWOBJ_EX", "OBJ", "INST", "PERSID", "BINPERSID"), 400),
+    **dict.fromkeys(("GLOBAL", "STACK_GLOBAL"), 250),
+}
+_PRICE_OF_ITEM = 100
+"""Of an item of a dict, the dearest container."""
+_MOST_BITS = 512
+_LONGEST_NAME = 200
+_MOST_ARGUMENTS = 16
+_ASIDE = 2**16
 
 
 class Machine:
-    """Reads one pickle.
+    """Reads the pickles of one file.
 
     Args:
         persistent: what a persistent id stands for.
+        size: of the file in bytes, to which memory and time are in proportion.
 
     Attributes:
-        names: every global that the pickle names, in order.
+        names: every global that the pickles name, in order.
+        tensors: all that they describe.
+        budget: what is left of the price of all opcodes, in bytes.
     """
 
-    def __init__(self, persistent: Callable[[Any], Any]) -> None:
+    def __init__(self, persistent: Callable[[Any], Any], size: int) -> None:
         self.persistent = persistent
         self.names: dict[str, None] = {}
+        self.tensors: list[TensorData] = []
+        self.budget = _LEAST_BUDGET + _BUDGET_PER_BYTE * size
         self.stack: list[Any] = []
-        self.memo: dict[int, Any] = {}
+        self.below: list[list[Any]] = []
+        """The stacks beneath each mark, as in Python's own reader: nobody has to look for the last mark."""
+        self.memo: list[Any] = []
+        self._size = size
 
     def load(self, stream: IO[bytes]) -> Any:
         """The content of the pickle that begins here; the stream is left behind its end.
 
         Raises:
-            Refused: naming what it wants called, or saying that it is broken.
+            Refused: naming what it wants called, or saying that it is broken or asks for more than its budget.
         """
-        self.stack, self.memo = [], {}
+        self.stack, self.below, self.memo = [], [], []
         try:
-            for opcode, argument, _ in pickletools.genops(stream):
-                if opcode.name == "STOP":
+            for opcode, argument, _ in pickletools.genops(_Bounded(stream, self._size)):  # type: ignore[arg-type]
+                name = opcode.name
+                self._pay(_PRICES.get(name, _PRICE))
+                if name == "STOP":
                     return self.stack.pop()
-                self._step(opcode.name, argument)
+                self._step(name, argument)
         except Refused:
             raise
         # A broken pickle fails in as many ways as there are opcodes.
@@ -65,24 +94,42 @@ class Machine:
             raise Refused(f"is broken ({type(error).__name__}: {str(error)[:100]})") from error
         raise Refused("ends in the middle")
 
+    def _pay(self, price: int) -> None:
+        self.budget -= price
+        if self.budget < 0:
+            raise Refused("asks for more memory and time than a file of its size needs")
+
+    def _pay_keys(self, keys: Iterable[Any], others: int = 0) -> None:
+        # Hashes of text are salted. Those of numbers are known: n keys can be chosen so that each is compared with all
+        # others in the dict or set that it comes into.
+        numbers = sum(not isinstance(key, str | bytes | Name | Object) for key in keys)
+        self._pay(numbers * (numbers + others))
+
     def _step(self, name: str, argument: Any) -> None:
         stack = self.stack
         if name in _LITERALS:
+            # The hash of a number is worked out each time, over all its digits.
+            if isinstance(argument, int) and argument.bit_length() > _MOST_BITS:
+                raise Refused(f"holds a number of {argument.bit_length():,} bits, which no weights need")
             stack.append(argument)
         elif name in _CONSTANTS:
             stack.append(_CONSTANTS[name]())
         elif name in ("PROTO", "FRAME"):
             pass
         elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            self.memo[argument] = stack[-1]
+            self._remember(argument, stack[-1])
         elif name == "MEMOIZE":
-            self.memo[len(self.memo)] = stack[-1]
+            self.memo.append(stack[-1])
         elif name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(self.memo[argument])
+            stack.append(self.memo[_place(argument)])
         elif name == "MARK":
-            stack.append(_MARK)
+            self.below.append(stack)
+            self.stack = []
         elif name == "POP":
-            stack.pop()
+            if stack:
+                stack.pop()
+            else:
+                self._marked()
         elif name == "POP_MARK":
             self._marked()
         elif name == "DUP":
@@ -99,6 +146,15 @@ class Machine:
                 raise Refused(f"uses the pickle opcode {name}, which no weights need")
             handler(argument)
 
+    def _remember(self, place: int, value: Any) -> None:
+        # Python numbers them as they come. Numbers of the pickle's own choice could be made to collide in a dict.
+        if place == 1 and not self.memo:
+            self.memo.append(None)  # Python 2 counts from 1
+        if place == len(self.memo):
+            self.memo.append(value)
+        else:
+            self.memo[_place(place)] = value
+
     def _popped(self, count: int) -> list[Any]:
         if count > len(self.stack):
             raise IndexError("stack is empty")
@@ -107,12 +163,12 @@ class Machine:
         return taken
 
     def _marked(self) -> list[Any]:
-        place = max(place for place, item in enumerate(self.stack) if item is _MARK)
-        taken = self.stack[place + 1 :]
-        del self.stack[place:]
+        taken, self.stack = self.stack, self.below.pop()
         return taken
 
     def _name(self, module: str, name: str) -> Name:
+        if len(module) + len(name) > _LONGEST_NAME:
+            raise Refused("has a name that is too long for one")
         found = Name(_RENAMED.get(module, module), name)
         if not str(found).isprintable():
             raise Refused("names something that cannot be printed")
@@ -138,12 +194,23 @@ class Machine:
     def _called(self, function: Any, arguments: Any) -> Any:
         if function == Name("torch._tensor", "_rebuild_from_type_v2"):
             # A tensor with attributes of its own: the function that rebuilds it, and what with.
-            function, _, arguments, *_ = arguments
+            function, _, arguments, *_ = _arguments(arguments)
         stand_in = CALLS.get(str(function)) if isinstance(function, Name) else None
         if stand_in is None:
             said = str(function) if isinstance(function, Name) else f"a {type(function).__name__}"
             raise Refused(f"wants {said} called, which no weights need")
-        return stand_in(*arguments)
+        for argument in _arguments(arguments):
+            # The same argument may be used again and again, and copied each time.
+            if isinstance(argument, str | bytes | bytearray):
+                self._pay(len(argument))
+            elif isinstance(argument, list | tuple | dict | set):
+                self._pay(_PRICE_OF_ITEM * len(argument))
+                pairs = (item[0] for item in argument if isinstance(item, list | tuple) and item)
+                self._pay_keys(pairs if stand_in is dict_of else argument)
+        made = stand_in(*arguments)
+        if isinstance(made, TensorData):
+            self.tensors.append(made)
+        return made
 
     def _newobj(self, _: Any) -> None:
         kind, _arguments = self._popped(2)
@@ -159,10 +226,13 @@ class Machine:
 
     def _inst(self, argument: str) -> None:
         module, _, name = argument.partition(" ")
-        self.stack.append(_instance(self._name(module, name), self._marked()))
+        arguments = self._marked()
+        self.stack.append(_instance(self._name(module, name), arguments))
 
     def _build(self, _: Any) -> None:
         target, state = self.stack[-2], self.stack.pop()
+        for part in (state, *(state if isinstance(state, tuple) and len(state) == 2 else ())):
+            self._pay(_PRICE_OF_ITEM * len(part) if isinstance(part, dict | tuple | list) else 0)
         if isinstance(target, dict | TensorData):
             return  # attributes of an ordered dict or a tensor: weights are what counts
         if not isinstance(target, Object):
@@ -171,10 +241,10 @@ class Machine:
         if target.kind == Name("numpy", "dtype"):
             target.state["order"] = state[1]
         elif isinstance(state, dict):
-            target.state.update({_text(key): value for key, value in state.items()})
+            _update(target, state)
         elif isinstance(state, tuple) and len(state) == 2 and all(isinstance(part, dict | None) for part in state):
             for part in state:
-                target.state.update({_text(key): value for key, value in (part or {}).items()})
+                _update(target, part or {})
         else:
             # A class's own way to keep its state; its code would be needed to read it.
             target.items.append(state)
@@ -198,28 +268,51 @@ class Machine:
     def _assign(self, items: list[Any]) -> None:
         pairs = [(key_of(key), value) for key, value in zip(items[::2], items[1::2], strict=True)]
         target = self.stack[-1]
-        if isinstance(target, Object):
-            target.items.extend(pairs)
-        else:
-            _a(dict, target).update(pairs)
+        self._pay(_PRICE_OF_ITEM * len(pairs))
+        held = target.items if isinstance(target, Object) else _a(dict, target)
+        self._pay_keys((key for key, _ in pairs), len(held))
+        (held.extend if isinstance(target, Object) else held.update)(pairs)
 
     def _additems(self, _: Any) -> None:
-        items = self._marked()
-        _a(set, self.stack[-1]).update(set_of(items))
+        items, target = self._marked(), self.stack[-1]
+        self._pay_keys(items, len(_a(set, target)))
+        target.update(set_of(items))
 
     def _frozenset(self, _: Any) -> None:
-        self.stack.append(set_of(self._marked()))
+        items = self._marked()
+        self._pay_keys(items)
+        self.stack.append(set_of(items))
 
     def _tuple(self, _: Any) -> None:
-        self.stack.append(tuple(self._marked()))
+        items = self._marked()
+        self.stack.append(tuple(items))
 
     def _list(self, _: Any) -> None:
-        self.stack.append(self._marked())
+        items = self._marked()
+        self.stack.append(items)
 
     def _dict(self, _: Any) -> None:
         items = self._marked()
         self.stack.append({})
         self._assign(items)
+
+
+class _Bounded:
+    """A stream that is asked for no more than the file holds: Python sets memory aside for all that is asked for."""
+
+    def __init__(self, stream: IO[bytes], size: int) -> None:
+        self._stream, self._size = stream, size
+        self.readline, self.tell = stream.readline, stream.tell
+
+    def read(self, count: int) -> bytes:
+        """Up to ``count`` bytes."""
+        return self._stream.read(count if count < _ASIDE else min(count, self._size))
+
+
+def _arguments(value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, tuple) or len(value) > _MOST_ARGUMENTS:
+        raise Refused("calls something with what no weights need")
+    return value
 
 
 def _instance(kind: Any, arguments: Any = ()) -> Any:
@@ -230,6 +323,16 @@ def _instance(kind: Any, arguments: Any = ()) -> Any:
     if str(kind) in CALLS or arguments:
         raise Refused(f"wants {kind} called, which no weights need")
     return Object(kind)
+
+
+def _update(target: Object, state: dict[Any, Any]) -> None:
+    target.state.update({_text(key): value for key, value in state.items()})
+
+
+def _place(number: int) -> int:
+    if number < 0:
+        raise Refused("is broken (it counts from the end)")
+    return number
 
 
 def _text(value: Any) -> str:

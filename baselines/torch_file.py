@@ -17,6 +17,10 @@ from baselines.pickled import Name, Refused, TensorData
 from baselines.safe_pickle import Machine
 from bench.contract import RequestError
 
+_LONGEST_ID = 8
+_LONGEST_KEY = 100
+# Length of the record at the end of an archive, and of the two before it where offsets take 64 bits.
+_END, _END_64 = 22, 76
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _TYPES = {
     "DoubleStorage": torch.float64,
@@ -29,6 +33,8 @@ _TYPES = {
     "CharStorage": torch.int8,
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
+    "ComplexFloatStorage": torch.complex64,
+    "ComplexDoubleStorage": torch.complex128,
 }
 
 
@@ -61,8 +67,9 @@ class TorchFile:
         if not path.is_file():
             raise RequestError(f"no file {path}")
         # A small file may describe many large tensors on one storage; an honest one has each number read about once.
-        self._budget = 2 * path.stat().st_size + 2**20
-        self._machine = Machine(self._persistent)
+        self._size = path.stat().st_size
+        self._budget = 2 * self._size + 2**20
+        self._machine = Machine(self._persistent, self._size)
         self._storages: dict[str, Storage] = {}
         self._places: dict[str, tuple[int, int]] = {}
         try:
@@ -73,9 +80,12 @@ class TorchFile:
                 self.content: Any = self._open_zip(stream) if zipped else self._open_legacy(stream)
         except Refused as error:
             raise RequestError(f"{path} {error}: refused, nothing in it was run") from error
-        except (OSError, zipfile.BadZipFile, struct.error, RuntimeError, NotImplementedError) as error:
+        # A broken archive fails in many ways: names that are no text (ValueError), dates, versions, encryption.
+        except (OSError, zipfile.BadZipFile, struct.error, RuntimeError, ValueError, LookupError) as error:
             raise RequestError(f"{path} cannot be read as a file of torch.save ({error})") from error
-        self.names = list(self._machine.names)
+        self.names, self._tensors = list(self._machine.names), self._machine.tensors
+        # It knows this file, and would keep it in memory until somebody looks for such rings.
+        del self._machine
 
     def shape(self, data: TensorData) -> tuple[int, ...]:
         """The sizes of a tensor.
@@ -84,7 +94,8 @@ class TorchFile:
             RequestError: where they are no sizes.
         """
         size = _whole(data.size)
-        if size is None:
+        # Their product is counted by torch in 64 bits, also where a zero among them makes nothing of it.
+        if size is None or math.prod(n or 1 for n in size) >= 2**62:
             raise self._broken("a tensor's sizes are no sizes")
         return size
 
@@ -94,6 +105,35 @@ class TorchFile:
         Raises:
             RequestError: where the description does not fit the file.
         """
+        size, stride, begin, span = self._window(data)
+        if not span:
+            return torch.empty(size, dtype=data.storage.kind)
+        # Of the storage only what the tensor spans: parts of one long storage are read once each.
+        self._budget -= span
+        if self._budget < 0:
+            raise self._broken("its tensors share storages many times over")
+        raw = bytearray(span)
+        with self.path.open("rb") as stream:
+            stream.seek(begin)
+            if stream.readinto(raw) < span:  # type: ignore[attr-defined]
+                raise self._broken(f"it ends within storage {data.storage.key}")
+        tensor = torch.frombuffer(raw, dtype=data.storage.kind).as_strided(size, stride)
+        return tensor.clone(memory_format=torch.contiguous_format)
+
+    def check(self) -> None:
+        """Hold every storage and tensor against the file, before a reader without such checks gets it.
+
+        Raises:
+            RequestError: where a description does not fit.
+        """
+        for storage in self._storages.values():
+            if storage.count * storage.kind.itemsize > self._places.get(storage.key, (0, -1))[1]:
+                raise self._broken(f"storage {storage.key} is shorter than it says")
+        for data in self._tensors:
+            self._window(data)
+
+    def _window(self, data: TensorData) -> tuple[tuple[int, ...], tuple[int, ...], int, int]:
+        """Sizes and strides of a tensor, and in the file the place of its first number and the bytes that it spans."""
         storage = data.storage
         if not isinstance(storage, Storage) or storage.key not in self._places:
             raise self._broken("a tensor's numbers are not in the file")
@@ -107,17 +147,8 @@ class TorchFile:
         width = storage.kind.itemsize
         if storage.count * width > length:
             raise self._broken(f"storage {storage.key} is shorter than it says")
-        self._budget -= storage.count * width
-        if self._budget < 0:
-            raise self._broken("its tensors share storages many times over")
-        with self.path.open("rb") as stream:
-            stream.seek(begin)
-            raw = bytearray(stream.read(storage.count * width))
-        if len(raw) < storage.count * width:
-            raise self._broken(f"it ends within storage {storage.key}")
-        if not raw:
-            return torch.empty(size, dtype=storage.kind)
-        return torch.frombuffer(raw, dtype=storage.kind).as_strided(size, stride, data.offset).contiguous().clone()
+        span = (last - data.offset + 1) * width if math.prod(size) else 0
+        return size, stride, begin + data.offset * width, span
 
     def _broken(self, why: str) -> RequestError:
         return RequestError(f"{self.path} is broken: {why}")
@@ -125,12 +156,23 @@ class TorchFile:
     def _open_zip(self, stream: IO[bytes]) -> Any:
         with zipfile.ZipFile(stream) as archive:
             entries = {entry.filename: entry for entry in archive.infolist()}
+            if len(entries) < len(archive.infolist()):
+                raise Refused("has two entries of one name, which torch.save does not write")
+            if _directory(stream) != archive.start_dir:
+                raise Refused("has something around its archive, which torch.save does not write")
             pickles = [name for name in entries if name.endswith("/data.pkl")]
             if len(pickles) != 1:
                 raise Refused("is a zip archive, but none of torch.save (it has no one data.pkl)")
             prefix = pickles[0].removesuffix("data.pkl")
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
                 raise Refused("has compressed entries, which torch.save does not write")
+            # Python sets memory aside for what an entry says of its size.
+            if any(
+                entry.file_size != entry.compress_size or entry.file_size > self._size for entry in entries.values()
+            ):
+                raise Refused("has entries that are larger than the file")
+            if sum(entry.file_size for entry in entries.values()) > self._size:
+                raise Refused("has entries that lie over one another")
             order = entries.get(f"{prefix}byteorder")
             if order is not None and archive.read(order) != b"little":
                 raise Refused("was written on a big-endian machine, which is not supported")
@@ -150,25 +192,48 @@ class TorchFile:
         if not isinstance(system, dict) or system.get("little_endian") is not True:
             raise Refused("was written on a big-endian machine, which is not supported")
         content = self._machine.load(stream)
-        for key in self._machine.load(stream):
-            (count,) = struct.unpack("<q", stream.read(8))
-            if count < 0 or not isinstance(key, str) or key not in self._storages:
+        keys = self._machine.load(stream)
+        for key in keys if isinstance(keys, list) else [None]:
+            if not isinstance(key, str) or key not in self._storages or key in self._places:
                 raise Refused("is broken (its list of storages is not that of its tensors)")
-            length = count * self._storages[key].kind.itemsize
-            self._places[key] = (stream.tell(), length)
+            (count,) = struct.unpack("<q", stream.read(8))
+            begin, length = stream.tell(), count * self._storages[key].kind.itemsize
+            if not 0 <= length <= self._size - begin:
+                raise Refused(f"is broken (it ends within storage {key})")
+            self._places[key] = (begin, length)
             stream.seek(length, 1)
         return content
 
     def _persistent(self, name: Any) -> Any:
+        if not isinstance(name, tuple) or len(name) > _LONGEST_ID:
+            raise Refused("has a persistent id that torch.save does not write")
         match name:
             case ("storage", Name(module=module, name=kind), str(key), _, int(count), *rest) if (
-                kind in _TYPES and module in ("torch", "torch.cuda") and count >= 0 and rest in ([], [None])
+                kind in _TYPES
+                and module in ("torch", "torch.cuda")
+                and len(key) <= _LONGEST_KEY
+                and key.isprintable()
+                and count >= 0
+                and rest in ([], [None])
             ):
                 return self._storages.setdefault(key, Storage(_TYPES[kind], key, count))
             # The legacy format keeps the source of classes beside them; it is not looked at.
             case ("module", Name() as kind, *_):
                 return kind
         raise Refused("has a persistent id that torch.save does not write")
+
+
+def _directory(stream: IO[bytes]) -> int:
+    """Where the end of the file says that its directory begins; Python goes by the directory's length instead.
+
+    Where the two differ, other readers see another archive than the one that is checked here.
+    """
+    stream.seek(-_END, io.SEEK_END)
+    (offset,) = struct.unpack("<L", stream.read(_END)[16:20])
+    if offset == 2**32 - 1:
+        stream.seek(-_END - _END_64, io.SEEK_END)
+        (offset,) = struct.unpack("<Q", stream.read(_END_64)[48:56])
+    return int(offset)
 
 
 def _begin(stream: IO[bytes], entry: zipfile.ZipInfo) -> int:
@@ -180,5 +245,5 @@ def _begin(stream: IO[bytes], entry: zipfile.ZipInfo) -> int:
 
 
 def _whole(sizes: Any) -> tuple[int, ...] | None:
-    fine = isinstance(sizes, tuple | list) and all(type(n) is int and n >= 0 for n in sizes) and len(sizes) < 16
+    fine = isinstance(sizes, tuple | list) and len(sizes) < 16 and all(type(n) is int and n >= 0 for n in sizes)
     return tuple(sizes) if fine else None

@@ -309,8 +309,9 @@ def _first_comment(file: Path) -> str:
 @click.option("--suite", help="Only cells of this suite's runs.")
 @click.option("--json", "fmt", flag_value="json", default=True, help="The default.")
 @click.option("--csv", "fmt", flag_value="csv")
+@click.option("--intervals/--no-intervals", default=True, show_default=True, help="Fill low and high.")
 @options.plugin
-def results(out: Path | None, suite: str | None, fmt: str, plugins: tuple[Path, ...]) -> None:
+def results(out: Path | None, suite: str | None, fmt: str, intervals: bool, plugins: tuple[Path, ...]) -> None:
     """Print one row per cell and metric, for programs.
 
     low and high are the ends of a 95 % bootstrap interval over test images or classes, from the stored tables. In CSV a
@@ -325,7 +326,8 @@ def results(out: Path | None, suite: str | None, fmt: str, plugins: tuple[Path, 
     store = Store(out or find_home())
     if suite or not store.root.is_dir():
         store.chosen_run(suite=suite)  # says what is wrong
-    rows = as_dicts(with_intervals(store, store.rows(suite=suite)))
+    measured = store.rows(suite=suite)
+    rows = as_dicts(with_intervals(store, measured) if intervals else measured)
     if fmt == "csv":
         writer = csv.DictWriter(sys.stdout, fieldnames=list(Row.__dataclass_fields__), lineterminator="\n")
         writer.writeheader()

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bench.contract import RequestError
+from bench.core.builtins import TORCH_FILE
 from bench.core.memory import is_out_of_memory, tried_bytes
 
 HEADS = ("fc.", "classifier.", "head.", "heads.")
@@ -22,7 +23,8 @@ HEADS = ("fc.", "classifier.", "head.", "heads.")
 
 _PLAIN = "give a state dict, written by torch.save(model.state_dict(), FILE), or a .safetensors file"
 _AGAIN = "copy or download it again"
-_NAMED = re.compile(r"GLOBAL ([\w.]+) ")
+_NAMED = re.compile(r"(?:GLOBAL|names|wants) ([\w.]+)")
+_DAMAGED = re.compile(r" (?:is broken|cannot be read|ends in the middle|has entries|was written) ?")
 
 
 def read(file: Path) -> dict[str, Tensor]:
@@ -36,6 +38,8 @@ def read(file: Path) -> dict[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
+        # torch's own reader has no bounds: a few bytes could keep it busy for hours, or have it ask for any memory.
+        TORCH_FILE.load()(file).check()
         # timm's checkpoints carry their options in a namespace: attributes, nothing that runs.
         with torch.serialization.safe_globals([argparse.Namespace]):
             state = torch.load(file, map_location="cpu", weights_only=True)
@@ -69,11 +73,13 @@ def _wrong(file: Path, error: Exception) -> str:
         return f"is a program of torch.jit: refused, nothing in it was run; {_PLAIN}"
     if inside and "data.pkl" not in inside:
         return f"is a zip archive, but none of torch.save: refused, nothing in it was run; {_PLAIN}"
-    if "magic number" in str(error):
+    if "magic number" in str(error) or "not one of torch.save" in str(error):
         return f"is a pickle, but not one of torch.save: refused, nothing in it was run; {_PLAIN}"
     named = _NAMED.search(str(error))
-    if isinstance(error, pickle.UnpicklingError) and named:
+    if isinstance(error, pickle.UnpicklingError | RequestError) and named:
         return f"names {named[1]}, which is no tensor: refused, nothing in it was run; {_PLAIN}"
+    if isinstance(error, RequestError) and not _DAMAGED.search(str(error)):
+        return f"{str(error).removeprefix(f'{file} ')}; {_PLAIN}"
     return f"is damaged or cut off ({file.stat().st_size:,} bytes): {_AGAIN}"
 
 

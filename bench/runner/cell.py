@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -201,13 +202,21 @@ class Cell:
         )
 
     def load(self, train: Samples) -> PartPrototypeModel:
-        """The fitted model of a finished cell."""
+        """The fitted model of a finished cell.
+
+        Raises:
+            CellError: where its weights are not on disk, damaged, or those of another network.
+        """
         model = self._built(self.task(train, need_black_box=False))
+        file = self.folder.result / "model.safetensors"
         try:
-            check(self.folder.result, "model.safetensors")
+            check(self.folder.result, file.name)
+            model.load_state_dict(load_file(file))
         except Changed as error:
             raise CellError(f"{error}; `run --existing rerun` fits it again") from error
-        model.load_state_dict(load_file(self.folder.result / "model.safetensors"))
+        except (SafetensorError, OSError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise CellError(f"{file} cannot be used ({reason}); `run --existing rerun` fits it again") from error
         return model.to(self.device).eval()
 
     def _built(self, task: Task) -> PartPrototypeModel:

@@ -16,7 +16,7 @@ from bench.contract import RequestError
 
 
 def read(raw, persistent=lambda name: name):
-    return Machine(persistent).load(io.BytesIO(raw))
+    return Machine(persistent, len(raw)).load(io.BytesIO(raw))
 
 
 def g(text):

@@ -1,13 +1,15 @@
-"""Intervals for rows of results, worked out when they are read: from stored tables, for cells of any age."""
+"""Intervals for rows of results, worked out when they are first read: from stored tables, for cells of any age."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench.results.stats.bootstrap import Interval, NoInterval, interval
+from bench.results.stats.interval_cache import IntervalCache
 from bench.results.stats.units import Items
 from bench.results.store import Row, Store
 
@@ -25,8 +27,6 @@ def with_intervals(store: Store, rows: Iterable[Row]) -> list[Row]:
     tables: dict[tuple[str, str], Items] = {}
 
     def filled(row: Row) -> Row:
-        if row.status != "ok" or row.value is None:
-            return row
         if row.cell not in specs:
             # One cell at a time: what its tables hold is not needed for the next one.
             specs.clear()
@@ -38,12 +38,23 @@ def with_intervals(store: Store, rows: Iterable[Row]) -> list[Row]:
         if key not in tables:
             tables[key] = Items(store.cell(row.cell).result, metric, metrics[metric])
         try:
-            found = interval([tables[key].sample(row.value, number)])
+            assert row.value is not None
+            ends = interval([tables[key].sample(row.value, number)])
         except NoInterval as error:
             return replace(row, reason=f"no interval: {error}")
-        return replace(row, low=found.low, high=found.high)
+        return replace(row, low=ends.low, high=ends.high)
 
-    return [filled(row) for row in rows]
+    cache, found = IntervalCache(store), []
+    for _, cell in itertools.groupby(rows, lambda row: row.cell):
+        measured = list(cell)
+        asked = [row for row in measured if row.status == "ok" and row.value is not None]
+        kept = cache.read(asked) if asked else []
+        if kept is None:
+            kept = [filled(row) for row in asked]
+            cache.write(kept)
+        by_metric = {row.metric: row for row in kept}
+        found += [by_metric.get(row.metric, row) for row in measured]
+    return found
 
 
 def over_seeds(metric: str, facts: Mapping[str, Any], values: Iterable[tuple[Path, float]]) -> Interval:

@@ -1,0 +1,116 @@
+"""Intervals that were worked out before: kept beside the store's work, under everything that they follow from.
+
+Making them imports torch and pandas and takes tens of milliseconds a cell; a store of thousands of cells is read often.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from bench.core import registry
+from bench.core.errors import RequestError
+from bench.core.paths import home
+from bench.results.store import Row, Store, write_json
+
+_OURS = "metrics."
+
+
+class IntervalCache:
+    """Rows with intervals by cell, in ``BENCH_HOME/intervals``; nothing is kept where there is no such home.
+
+    An entry counts only while the code that makes intervals, the cell's specification, and the size, times and inode
+    of its result and of each table are those that it was made from.
+
+    Args:
+        store: where the cells are.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._folder = home() / "intervals" if home().is_dir() else None
+
+    def read(self, rows: Sequence[Row]) -> list[Row] | None:
+        """Return the rows of one cell with their intervals, or ``None`` where they have to be worked out."""
+        file = self._file(rows)
+        if file is None or not file.is_file():
+            return None
+        try:
+            kept = Store.read(file)
+            if kept["key"] != self._key(rows[0].cell):
+                return None
+            found = []
+            for row in rows:
+                value, low, high, reason = kept["rows"][row.metric]
+                if value != row.value:
+                    return None
+                found.append(replace(row, low=low, high=high, reason=reason))
+        except (RequestError, KeyError, TypeError, ValueError):
+            return None  # a damaged entry is made again
+        return found
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Keep the rows of one cell, with their intervals."""
+        file = self._file(rows)
+        if file is None:
+            return
+        held = {row.metric: [row.value, row.low, row.high, row.reason] for row in rows}
+        try:
+            write_json(file, {"key": self._key(rows[0].cell), "rows": held})
+        except OSError:
+            self._folder = None  # a home that is full or read-only: the rows are worked out each time
+
+    def _file(self, rows: Sequence[Row]) -> Path | None:
+        # What a plugin says about its numbers may follow from anything.
+        if self._folder is None or not all(_is_ours(row.metric) for row in rows):
+            return None
+        place = hashlib.sha256(str(self._store.cell(rows[0].cell).path.resolve()).encode()).hexdigest()
+        return self._folder / place[:2] / f"{place[:16]}.json"
+
+    def _key(self, cell: str) -> str:
+        result = self._store.cell(cell).result
+        parts = [
+            _code(),
+            json.dumps(self._store.specification(cell)["spec"]["metrics"], sort_keys=True),
+            *(f"{entry.name} {_stat(entry.stat())}" for entry in _entries(result / "items")),
+            _stat((result / "result.json").stat()),
+        ]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _is_ours(metric: str) -> bool:
+    entry = registry.CATALOGUE["metrics"].get(metric) or registry.CATALOGUE["metrics"].get(metric.rsplit(".", 1)[0])
+    return entry is not None and entry.target.startswith(_OURS)
+
+
+def _entries(folder: Path) -> Iterable[Any]:
+    return sorted(os.scandir(folder), key=lambda entry: entry.name) if folder.is_dir() else []
+
+
+def _stat(found: os.stat_result) -> str:
+    return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
+
+
+@functools.cache
+def _code() -> str:
+    """Return a digest of the code that makes intervals: ours, all metrics and the libraries by version."""
+    root = Path(__file__).resolve().parents[2]
+    ours = (
+        "bench/results/stats/bootstrap.py",
+        "bench/core/score.py",
+        "bench/core/seeding.py",
+        "bench/results/stats/units.py",
+    )
+    files = [*(root / name for name in ours), Path(__file__).with_name("intervals.py")]
+    digest = hashlib.sha256()
+    for file in [*files, *sorted((root / "metrics").glob("*.py"))]:
+        digest.update(file.read_bytes())
+    digest.update(" ".join(version(name) for name in ("numpy", "scipy", "pandas", "pydantic")).encode())
+    return digest.hexdigest()
