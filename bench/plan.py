@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from bench.contract import Dataset, Method, Progress, RequestError, Sizes
 from bench.data.source import open_dataset
 from bench.given import NetworkSettings
 from bench.shapes import remembered_shape
+from bench.source_code import Code
 from bench.specification import CellSpec, PlannedCell, Where
 
 ALWAYS_PROVIDED = frozenset({"noise", "gradient", "prediction", "black_box"})
@@ -61,6 +62,7 @@ def plan(request: Request, context: Context) -> list[PlannedCell]:
         for name, metric in metrics.items()
     }
     cells: list[PlannedCell] = []
+    code = functools.cache(registry.code)  # of an installed plugin it is read from disk
     for dataset_name in request.datasets:
         overrides = dict(request.overrides)
         if "pretrained" in overrides:
@@ -76,7 +78,9 @@ def plan(request: Request, context: Context) -> list[PlannedCell]:
             settings.options,
         )
         seen: set[str] = set()
-        for cell in _cells_of(request, context, dataset_name, settings, dataset, methods, metrics, metric_configs):
+        for cell in _cells_of(
+            request, context, dataset_name, settings, dataset, methods, metrics, metric_configs, code
+        ):
             # A control does not look at the backbone: it is one cell, however many backbones are asked for.
             if cell.spec.id not in seen:
                 seen.add(cell.spec.id)
@@ -157,6 +161,7 @@ def _cells_of(
     methods: dict[str, registry.Entry],
     metrics: dict[str, Any],
     metric_configs: dict[str, Any],
+    code: Callable[[str, str], Code | None],
 ) -> Iterator[PlannedCell]:
     recipe = request.recipe or settings.recipe
     own = settings.recipes.get(recipe, {})
@@ -190,6 +195,15 @@ def _cells_of(
             if method.needs_black_box and box.head == "pretrained":
                 check_head(file, backbone, sizes)
             applicable, not_applicable = _applicable(metrics, metric_configs, dataset_name, dataset, name, method)
+            used = {"method": code("methods", name), "dataset": code("datasets", settings.reader or dataset_name)}
+            if method.needs_backbone:
+                used["backbone"] = code("backbones", backbone)
+            if given:
+                used["checkpoint"] = code("checkpoints", name)
+            foreign = {what: one for what, one in used.items() if one is not None}
+            measuring = {metric: one for metric in applicable if (one := code("metrics", metric)) is not None}
+            for metric, one in measuring.items():
+                applicable[metric]["code"] = one.digest
             unseeded.append(
                 PlannedCell(
                     spec=CellSpec(
@@ -207,6 +221,7 @@ def _cells_of(
                         precision=request.precision if method.needs_backbone else "fp32",
                         split=request.split,
                         metrics=applicable,
+                        code={what: one.digest for what, one in foreign.items()},
                     ),
                     where=Where(
                         data_root=str(context.data_root.resolve()) if context.data_root else None,
@@ -216,6 +231,10 @@ def _cells_of(
                         weights=str(file.resolve()) if file else None,
                         plugins=context.plugins,
                         given={one.digest: str(one.path) for one in given.values()},
+                        code={
+                            **{what: one.file for what, one in foreign.items()},
+                            **{f"metrics.{metric}": one.file for metric, one in measuring.items()},
+                        },
                     ),
                     label=_label(
                         name, {**overrides, **{f"{name}.{key}": value.path.name for key, value in given.items()}}
