@@ -25,6 +25,7 @@ from bench.evaluation import compares_black_box, evaluate
 from bench.faults import storage_error
 from bench.folder import FIT, read_json
 from bench.inputs import Inputs
+from bench.interrupts import contained
 from bench.kept import adopt, read_fit
 from bench.memory import OutOfMemory
 from bench.progress import ConsoleProgress
@@ -93,7 +94,7 @@ class Cell:
                 return
             self.inputs.check()
             try:
-                with self.told():
+                with self.told(), contained():
                     self.attempts.run(self._run, self.start_over)
             except Exception as error:
                 self.record(error)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import json
 import shlex
 import signal
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,34 +27,12 @@ from bench import (
     cli_report,
     cli_status,
     cli_tracking,
+    interrupts,
     options,
     registry,
 )
 from bench.errors import BenchError, RequestError
 from bench.faults import storage_error
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[list[int]]:
-    """SIGTERM, what a batch system sends first, ends the work as Ctrl-C does; the list then tells that it came.
-
-    The exception cannot tell: libraries turn a subclass of KeyboardInterrupt into a plain one.
-    """
-    asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-
-    def stop(number: int, _frame: Any) -> None:
-        asked.append(number)
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
 
 _RERUN = (
     "the same command goes on in the cell where it stopped, and makes finished ones anew; without --existing rerun it "
@@ -71,13 +46,22 @@ class _Group(click.Group):
     def invoke(self, context: click.Context) -> Any:
         asked: list[int] = []
         try:
-            with _terminable() as asked:
+            with interrupts.terminable() as asked:
                 return super().invoke(context)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except SystemExit as error:
+            # Our own commands end by it; where a plugin does, nobody would know what was not done.
+            if place := interrupts.origin(error):
+                click.echo(f"error: {error!r} was raised by {place}: the command did not come to its end", err=True)
+                sys.exit(1)
+            raise
         except KeyboardInterrupt as error:
+            if not asked and (place := interrupts.origin(error)):
+                click.echo(f"error: KeyboardInterrupt was raised by {place}, not by Ctrl-C", err=True)
+                sys.exit(1)
             click.echo(f"interrupted; {str(error) or 'the same command goes on where it stopped'}", err=True)
-            sys.exit(143 if asked else 130)
+            sys.exit(143 if signal.SIGTERM in asked else 130)
         except Exception as error:
             error = storage_error(error) or error
             if isinstance(error, BenchError | registry.UnknownName):

@@ -72,6 +72,12 @@ class Folder:
             return {"status": "failed", "reason": f"{error}", "details": ""}
         return None if self.done else content
 
+    @property
+    def failed_at(self) -> int:
+        """When the failure was recorded, in nanoseconds; 0 where there is none."""
+        file = self.path / "failure.json"
+        return file.stat().st_mtime_ns if file.is_file() else 0
+
     def log_tail(self, lines: int) -> list[str]:
         """The last lines of the log of work that is not finished."""
         log = self.work / "log.txt"

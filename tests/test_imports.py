@@ -19,6 +19,7 @@ RANKS = [
         "bench.overlay",
         "bench.prototypes",
         "bench.source_code",
+        "bench.interrupts",
         "bench.catalogue",
         "bench.score",
         "bench.contract",
