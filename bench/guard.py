@@ -126,9 +126,9 @@ class Guard:
         self._batch: list[_Watched] = []
         self._random: dict[str, tuple[Any, ...]] = {}
 
-    def batch(self, seen: Observation) -> None:
-        """From now on it is this batch that metrics look at."""
-        self._batch = []
+    def batch(self, seen: Observation, keep: bool = False) -> None:
+        """From now on it is this batch that metrics look at; ``keep``: and none before may change either."""
+        self._batch = self._batch if keep else []
         for name in ("images", "labels", "index", "keypoints", "visible", "boxes"):
             self._watch(self._batch, f"the {name} of its batch", getattr(seen, name))
         seen.made = self._made
@@ -192,7 +192,7 @@ class Guard:
     @contextlib.contextmanager
     def _own_numbers(self, name: str) -> Iterator[None]:
         """Draws from the global generators go on where this metric left them, and others' are as they were."""
-        outside = _generators()
+        outside = generators()
         try:
             if name in self._random:
                 _set_generators(self._random[name])
@@ -202,7 +202,7 @@ class Guard:
                 np.random.seed(seed % 2**32)  # noqa: NPY002 (whatever a plugin draws from)
                 random.seed(seed)
             yield
-            self._random[name] = _generators()
+            self._random[name] = generators()
         finally:
             _set_generators(outside)
 
@@ -265,7 +265,8 @@ def _set_cudnn(flags: list[bool]) -> None:
         setattr(torch.backends.cudnn, name, flag)
 
 
-def _generators() -> tuple[Any, ...]:
+def generators() -> tuple[Any, ...]:
+    """Return the states of the global generators: torch's on the CPU and on GPUs, numpy's and Python's."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     return torch.get_rng_state(), cuda, np.random.get_state(), random.getstate()  # noqa: NPY002
 
