@@ -53,7 +53,7 @@ def contained() -> Iterator[None]:
     """
     try:
         yield
-    except (Exception, GeneratorExit):
+    except Exception:
         raise
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt) and not raised_by_code():
