@@ -381,11 +381,13 @@ class Observation:
         self.keypoints, self.visible, self.boxes = keypoints, visible, boxes
         self.size = images.shape[-1]
         self._memo: dict[object, Any] = {}
+        self.made: Callable[[object, Any], None] = lambda key, value: None  # told of every value of `once`
 
     def once(self, key: object, compute: Callable[[], T]) -> T:
         """The value of ``compute()``, shared by all metrics that name the same key."""
         if key not in self._memo:
             self._memo[key] = compute()
+            self.made(key, self._memo[key])
         found: T = self._memo[key]
         return found
 
@@ -404,6 +406,7 @@ class Observation:
 class Metric(ABC):
     """A number about a fitted model on the test split. State lives in the instance; one instance per cell.
 
+    It changes nothing of what it is shown (batch, splits, model, settings of the process): then its cell has failed.
     Where it means nothing for the model or the data, any of its methods raises :class:`NotApplicable`.
 
     Attributes:

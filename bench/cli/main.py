@@ -9,7 +9,6 @@ import os
 import shlex
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,34 +20,12 @@ from bench import __version__
 from bench.cli import cells as cli_grid
 from bench.cli import compare, data, diagnostics, figures, models, options, posthoc, report, status
 from bench.cli import tracking as cli_tracking
-from bench.core import registry
+from bench.core import interrupts, registry
 from bench.core.console import Console, Text, say, settle_streams
 from bench.core.errors import BenchError, RequestError
 from bench.core.faults import storage_error
 from bench.core.paths import config_files, config_folders
 from bench.core.plain_text import for_csv, printable
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[list[int]]:
-    """SIGTERM, what a batch system sends first, ends the work as Ctrl-C does; the list then tells that it came.
-
-    The exception cannot tell: libraries turn a subclass of KeyboardInterrupt into a plain one.
-    """
-    asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-
-    def stop(number: int, _frame: Any) -> None:
-        asked.append(number)
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
@@ -77,16 +54,25 @@ class _Group(click.Group):
         asked: list[int] = []
         settle_streams()
         try:
-            with _terminable() as asked:
+            with interrupts.terminable() as asked:
                 return super().invoke(context)
         except click.ClickException as error:
             error.message = printable(error.message)
             raise
         except (click.exceptions.Exit, click.Abort):
             raise
+        except SystemExit as error:
+            # Our own commands end by it; where a plugin does, nobody would know what was not done.
+            if place := interrupts.origin(error):
+                click.echo(f"error: {error!r} was raised by {place}: the command did not come to its end", err=True)
+                sys.exit(1)
+            raise
         except KeyboardInterrupt as error:
+            if not asked and (place := interrupts.origin(error)):
+                say(f"error: KeyboardInterrupt was raised by {place}, not by Ctrl-C", err=True)
+                sys.exit(1)
             say(f"interrupted; {str(error) or 'the same command goes on where it stopped'}", err=True)
-            sys.exit(143 if asked else 130)
+            sys.exit(143 if signal.SIGTERM in asked else 130)
         except Exception as error:
             error = storage_error(error) or error
             if isinstance(error, BenchError | registry.UnknownName):

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from bench.core import registry
+from bench.core.interrupts import contained
 from bench.core.paths import decodable
 
 PATH = click.Path(path_type=Path)
@@ -82,7 +83,8 @@ def plugins(_context: click.Context, _option: click.Parameter, value: tuple[Path
     """Load the files, so that the names in them are known to the other options."""
     for file in value:
         try:
-            registry.load_plugin(file)
+            with contained():
+                registry.load_plugin(file)
         except Exception as error:
             # Whatever a plugin does when it is loaded, the user hears which one and why.
             raise click.BadParameter(f"{file}: {type(error).__name__}: {error}") from error

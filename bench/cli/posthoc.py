@@ -43,10 +43,10 @@ def decompose(device: str, pairs: tuple[str, ...], **arguments: Any) -> None:
     your images, or refused with the reason. The result (safetensors, JSON and pictures) is written to --out; an
     interrupted command goes on where it stopped.
     """
+    from bench.cli import decompose as command
     from bench.config import schema
     from bench.contract import RequestError
     from bench.core import environment
-    from bench.posthoc.wrap import command
     from bench.runner.progress import ConsoleProgress
 
     settings, grid = schema.parse_overrides(pairs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from bench.config.spec import CellSpec, PlannedCell, Where
 from bench.contract import Dataset, Method, Progress, RequestError, Sizes
 from bench.core import registry
 from bench.core.paths import config_file
+from bench.core.source_code import Code
 from bench.data.datasets import open_dataset
 from bench.models import weights as weight_files
 from bench.models.external import NetworkSettings
@@ -63,6 +64,7 @@ def plan(request: Request, context: Context) -> list[PlannedCell]:
         for name, metric in metrics.items()
     }
     cells: list[PlannedCell] = []
+    code = functools.cache(registry.code)  # of an installed plugin it is read from disk
     for dataset_name in request.datasets:
         overrides = dict(request.overrides)
         if "pretrained" in overrides:
@@ -78,7 +80,9 @@ def plan(request: Request, context: Context) -> list[PlannedCell]:
             settings.options,
         )
         seen: set[str] = set()
-        for cell in _cells_of(request, context, dataset_name, settings, dataset, methods, metrics, metric_configs):
+        for cell in _cells_of(
+            request, context, dataset_name, settings, dataset, methods, metrics, metric_configs, code
+        ):
             # A control does not look at the backbone: it is one cell, however many backbones are asked for.
             if cell.spec.id not in seen:
                 seen.add(cell.spec.id)
@@ -159,6 +163,7 @@ def _cells_of(
     methods: dict[str, registry.Entry],
     metrics: dict[str, Any],
     metric_configs: dict[str, Any],
+    code: Callable[[str, str], Code | None],
 ) -> Iterator[PlannedCell]:
     recipe = request.recipe or settings.recipe
     own = settings.recipes.get(recipe, {})
@@ -192,6 +197,15 @@ def _cells_of(
             if method.needs_black_box and box.head == "pretrained":
                 check_head(file, backbone, sizes)
             applicable, not_applicable = _applicable(metrics, metric_configs, dataset_name, dataset, name, method)
+            used = {"method": code("methods", name), "dataset": code("datasets", settings.reader or dataset_name)}
+            if method.needs_backbone:
+                used["backbone"] = code("backbones", backbone)
+            if given:
+                used["checkpoint"] = code("checkpoints", name)
+            foreign = {what: one for what, one in used.items() if one is not None}
+            measuring = {metric: one for metric in applicable if (one := code("metrics", metric)) is not None}
+            for metric, one in measuring.items():
+                applicable[metric]["code"] = one.digest
             unseeded.append(
                 PlannedCell(
                     spec=CellSpec(
@@ -209,6 +223,7 @@ def _cells_of(
                         precision=request.precision if method.needs_backbone else "fp32",
                         split=request.split,
                         metrics=applicable,
+                        code={what: one.digest for what, one in foreign.items()},
                     ),
                     where=Where(
                         data_root=str(context.data_root.resolve()) if context.data_root else None,
@@ -218,6 +233,10 @@ def _cells_of(
                         weights=str(file.resolve()) if file else None,
                         plugins=context.plugins,
                         given={one.digest: str(one.path) for one in given.values()},
+                        code={
+                            **{what: one.file for what, one in foreign.items()},
+                            **{f"metrics.{metric}": one.file for metric, one in measuring.items()},
+                        },
                     ),
                     label=_label(
                         name, {**overrides, **{f"{name}.{key}": value.path.name for key, value in given.items()}}

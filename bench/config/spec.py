@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 import bench
 from bench.contract import RequestError, Settings
 from bench.core.file_digests import fingerprint
+
+_OF_BLACK_BOX = ("dataset", "backbone")
 
 
 class CellSpec(Settings):
@@ -32,6 +34,9 @@ class CellSpec(Settings):
     precision: str
     split: str
     metrics: dict[str, dict[str, Any]]
+    code: dict[str, str] = Field(default_factory=dict)
+    """Of what plugins provide (``method``, ``dataset``, ``backbone``, ``checkpoint``), the digest of its source code;
+    that of a metric is in its own facts."""
 
     @classmethod
     def of(cls, written: Mapping[str, Any], file: Path) -> CellSpec:
@@ -53,7 +58,10 @@ class CellSpec(Settings):
     @functools.cached_property
     def content(self) -> dict[str, Any]:
         """All of it, ready for JSON; not to be changed."""
-        return self.model_dump(mode="json")
+        content = self.model_dump(mode="json")
+        if not self.code:
+            del content["code"]  # cells of nothing but our own code have the ids that they had before there was this
+        return content
 
     @functools.cached_property
     def id(self) -> str:
@@ -68,7 +76,9 @@ class CellSpec(Settings):
     @functools.cached_property
     def black_box_id(self) -> str:
         """The id of the classifier that this cell decomposes or shows: the same for all cells that can share it."""
-        return self._without("method", "method_version", "settings", "split", "metrics")
+        left = {**self.content, "code": {name: one for name, one in self.code.items() if name in _OF_BLACK_BOX}}
+        names = ("method", "method_version", "settings", "split", "metrics", *([] if left["code"] else ["code"]))
+        return fingerprint({name: value for name, value in left.items() if name not in names})
 
     @property
     def trains_black_box(self) -> bool:
@@ -90,6 +100,8 @@ class Where:
     weights: str | None
     plugins: tuple[str, ...]
     given: dict[str, str]
+    code: dict[str, str]
+    """Of what plugins provide, as in :attr:`CellSpec.code` and ``metrics.NAME``: the file that its digest is of."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +124,12 @@ class PlannedCell:
 
 def describe(cell: PlannedCell, command: str) -> dict[str, Any]:
     """What ``cell.json`` holds."""
+    where = {**cell.where.__dict__, "plugins": list(cell.where.plugins)}
+    if not where["code"]:
+        del where["code"]
     return {
         "spec": cell.spec.content,
-        "where": {**cell.where.__dict__, "plugins": list(cell.where.plugins)},
+        "where": where,
         "black_box_id": cell.spec.black_box_id if cell.spec.black_box else None,
         "fit_id": cell.spec.fit_id,
         "label": cell.label,

@@ -10,6 +10,8 @@ import importlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from bench.core.source_code import Code
+
 Role = Literal["method", "reference", "control"]
 Measured = Literal["always", "shared", "asked"]
 
@@ -29,6 +31,8 @@ class Entry:
         group: for metrics, a name that stands for all of the group in ``--metrics``.
         chance: for metrics, whether what a content-free control scores is the chance level of methods. It is not where
             the number says nothing about what a map shows: a control is always cheap.
+        code: of the plugin file that registered it; ``None``: it is ours, or installed.
+        distribution: name and version of the installed distribution that it comes from; empty: of none.
     """
 
     target: str
@@ -39,6 +43,8 @@ class Entry:
     measured: Measured = "always"
     group: str = ""
     chance: bool = True
+    code: Code | None = None
+    distribution: str = ""
 
     def load(self) -> Any:
         """Import the module and return the attribute."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib.util
+import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,14 @@ from typing import Any
 from bench.core.builtins import CATALOGUE as CATALOGUE
 from bench.core.builtins import Entry as Entry
 from bench.core.builtins import Role as Role
+from bench.core.source_code import Code, code_of_module, is_ours, read_with_imports
 
 KINDS = ("methods", "datasets", "backbones", "metrics", "checkpoints")
+
+# Names are typed, printed, and part of file names.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_contents: dict[Path, Mapping[Path, bytes]] = {}
+"""Of the plugin files that were loaded: what they consisted of then."""
 
 
 class UnknownName(LookupError):
@@ -25,7 +33,14 @@ class UnknownName(LookupError):
 @functools.cache
 def _from_entry_points(kind: str) -> dict[str, Entry]:
     found = entry_points(group=f"bench.{kind}")
-    return {point.name: Entry(point.value, f"plugin of {point.dist.name if point.dist else '?'}") for point in found}
+    return {
+        point.name: Entry(
+            point.value,
+            f"plugin of {point.dist.name if point.dist else '?'}",
+            distribution=f"{point.dist.name} {point.dist.version}" if point.dist else "?",
+        )
+        for point in found
+    }
 
 
 def names(kind: str) -> dict[str, Entry]:
@@ -91,8 +106,21 @@ def load(kind: str, name: str) -> Any:
     return entry(kind, name).load()
 
 
+def code(kind: str, name: str) -> Code | None:
+    """Return the code behind a name: of its plugin file as it was loaded, or of its installed package as it is now.
+
+    Returns:
+        ``None`` for what is ours.
+
+    Raises:
+        UnknownName: naming the nearest known names.
+    """
+    found = entry(kind, name)
+    return code_of_module(found.target.partition(":")[0], found.distribution) if found.distribution else found.code
+
+
 def load_plugin(file: Path) -> None:
-    """Run a plugin file, which calls :func:`register`.
+    """Run a plugin file, which calls :func:`register`; the content that runs is the one that its digest is of.
 
     Raises:
         FileNotFoundError: where there is no such file.
@@ -105,20 +133,55 @@ def load_plugin(file: Path) -> None:
     if spec is None or spec.loader is None:
         raise FileNotFoundError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
+    contents = read_with_imports(file)
+    if _contents.get(file.resolve(), contents) != contents:
+        _forget(contents)
+    _contents[file.resolve()] = contents
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    before = {kind: dict(entries) for kind, entries in CATALOGUE.items()}
+    # Not by the loader: its bytecode counts as current where a file changed within a second and kept its size.
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        exec(compile(contents[file.resolve()], file, "exec", dont_inherit=True), module.__dict__)
+    finally:
+        sys.dont_write_bytecode = writes
+    for kind, entries in CATALOGUE.items():
+        for key, one in entries.items():
+            if one is not before[kind].get(key):
+                defined = _contents_of(one)
+                entries[key] = replace(one, code=Code.of(file.resolve(), {**defined, **contents}))
+
+
+def _forget(contents: Mapping[Path, bytes]) -> None:
+    """Have modules of a plugin that changed imported again."""
+    for name, module in list(sys.modules.items()):
+        place = getattr(module, "__file__", None)
+        if place and Path(place).resolve() in contents:
+            del sys.modules[name]
+
+
+def _contents_of(one: Entry) -> dict[Path, bytes]:
+    """The files that define what an entry stands for; none where that is ours, or has no file."""
+    place = getattr(sys.modules.get(one.target.partition(":")[0]), "__file__", None)
+    if not place or not Path(place).is_file() or is_ours(Path(place)):
+        return {}
+    return read_with_imports(Path(place))
 
 
 def register(kind: str, name: str, plugin: type, summary: str = "", role: Role = "method", chance: bool = True) -> None:
     """Add a plugin class under a name, for ``--plugin file.py``; ``chance`` is for metrics, see :class:`Entry`.
 
     Raises:
-        ValueError: for an unknown kind or a name that is taken by another plugin.
+        ValueError: for an unknown kind, a name that is none, or one that is taken by another plugin.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}{nearest(kind, KINDS)}")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(f"{kind[:-1]} {name!r}: a name has up to 64 letters, digits, and . _ - between them")
     target = f"{plugin.__module__}:{plugin.__qualname__}"
     taken = CATALOGUE[kind].get(name)
     if taken is not None and taken.target != target:
         raise ValueError(f"{kind[:-1]} {name!r} is taken by {taken.target}")
-    CATALOGUE[kind][name] = Entry(target, summary or (plugin.__doc__ or "").strip().split("\n")[0], role, chance=chance)
+    one = Entry(target, summary or (plugin.__doc__ or "").strip().split("\n")[0], role, chance=chance)
+    contents = _contents_of(one)
+    CATALOGUE[kind][name] = replace(one, code=Code.of(next(iter(contents)), contents) if contents else None)

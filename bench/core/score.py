@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
+
+from bench.core.errors import CellError
+
+# A part of file names and of rows `METRIC.NAME`; hidden files are leftovers of writing, which a result has none of.
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
+_SHARE = (0.0, 100.0)
+_ROUNDING = 1e-6
 
 Column = str | Callable[[Mapping[str, Any]], Any]
 """A column of a table, by its name or worked out from all of them: a number per row, or several ``(rows, M)``."""
@@ -61,6 +71,108 @@ class Aggregate:
 def share(table: str, column: Column, by: str, **more: Any) -> Aggregate:
     """A mean of numbers between 0 and 1 in percent, for example of a column that says yes or no."""
     return Aggregate(table, column, by, scale=100.0, limits=(0.0, 100.0), **more)
+
+
+def checked(metric: str, score: Any, unit: str, declared: Mapping[str, Aggregate | str]) -> Score:
+    """Return the score with plain numbers, where it is one.
+
+    Args:
+        metric: its name.
+        score: what ``compute`` returned.
+        unit: of the metric; a value in ``%`` is a share (0 to 100) where its aggregate does not say otherwise.
+        declared: what the metric's ``aggregates`` says, of which the ``limits`` count here.
+
+    Raises:
+        CellError: naming the metric and the rule that is broken.
+    """
+    if not isinstance(score, Score):
+        raise CellError(f"{metric}: compute returns a {type(score).__name__}, no bench.contract.Score")
+    if not isinstance(score.n, Integral) or isinstance(score.n, bool) or score.n < 0:
+        raise CellError(f"{metric}: n is {score.n!r}; it says how many items were averaged: a whole number, 0 or more")
+    for what, names in (("table", score.items), ("further number", score.also)):
+        if not isinstance(names, Mapping):
+            raise CellError(f"{metric}: its {what}s are a {type(names).__name__}, no mapping from names")
+        _check_names(metric, what, names)
+    for table, columns in score.items.items():
+        _check_table(f"{metric}: table {table!r}", columns)
+    numbers = {}
+    for name, value in {"": score.value, **score.also}.items():
+        what, said = f"{metric}{'.' if name else ''}{name}", declared.get(name)
+        numbers[name] = _number(what, value)
+        limits = said.limits if isinstance(said, Aggregate) else _SHARE if unit == "%" and not name else None
+        if limits is not None and not (limits[0] - _ROUNDING <= numbers[name] <= limits[1] + _ROUNDING):
+            hint = "" if isinstance(said, Aggregate) else (
+                "; what is in % but no share is declared as an Aggregate without limits, in `aggregates`"
+            )  # fmt: skip
+            raise CellError(f"{what} is {numbers[name]:g} {unit}, outside {limits[0]:g} to {limits[1]:g}{hint}")
+    return Score(numbers.pop(""), int(score.n), dict(score.items), numbers)
+
+
+def check_apart(scores: Mapping[str, Score]) -> None:
+    """Refuse scores that would be written under one name: as rows of results, or as files where case does not count.
+
+    Raises:
+        CellError: naming it.
+    """
+    rows = [*scores, *(f"{metric}.{name}" for metric, score in scores.items() for name in score.also)]
+    files = [f"{metric}.{table}.csv" for metric, score in scores.items() for table in score.items]
+    for kind, names in (("number", rows), ("table", files)):
+        known: dict[str, str] = {}
+        for name in names:
+            if name.lower() in known:
+                raise CellError(f"two metrics have a {kind} of the name {name}: rename one of them")
+            known[name.lower()] = name
+
+
+def _check_names(metric: str, what: str, names: Iterable[Any]) -> None:
+    known: set[str] = set()
+    for name in names:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise CellError(
+                f"{metric}: {what} {str(name)[:80]!r}: names are up to 64 letters, digits, and . _ -, with no dot first"
+            )
+        if name.lower() in known:
+            raise CellError(f"{metric}: two {what}s are called {name!r}, where upper and lower case are one")
+        known.add(name.lower())
+
+
+def _check_table(what: str, columns: Any) -> None:
+    if not isinstance(columns, Mapping):
+        raise CellError(f"{what} is a {type(columns).__name__}, no mapping from columns to values")
+    lengths: dict[str, int] = {}
+    for name, values in columns.items():
+        if not isinstance(name, str) or not name.isprintable() or not name:
+            raise CellError(f"{what} has a column {str(name)[:80]!r}: names are printable text")
+        if not _is_column(values):
+            raise CellError(f"{what}, column {name!r}: one number or text for each row is expected")
+        lengths[name] = len(values)
+    if len(set(lengths.values())) > 1:
+        raise CellError(f"{what} has columns of different lengths: {lengths}")
+
+
+def _is_column(values: Any) -> bool:
+    """Whether these are numbers or texts in one dimension; arrays and tensors say so without a look at each."""
+    if isinstance(values, str | bytes | Mapping) or getattr(values, "ndim", 1) != 1 or not hasattr(values, "__len__"):
+        return False
+    kind = getattr(getattr(values, "dtype", None), "kind", None)
+    if kind is not None and kind != "O":
+        return bool(kind in "biufU")
+    if hasattr(values, "is_complex"):
+        return not values.is_complex()
+    return all(isinstance(value, str | Real) or getattr(getattr(value, "dtype", None), "kind", "") == "b"
+               for value in values)  # fmt: skip
+
+
+def _number(what: str, value: Any) -> float:
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise CellError(f"{what} is a {type(value).__name__}; a plain number is expected")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise CellError(f"{what} is {number}")
+    return number
 
 
 def write_table(file: Path, columns: Mapping[str, Any]) -> None:

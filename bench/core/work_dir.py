@@ -75,6 +75,12 @@ class Folder:
             return failed(str(error))
         return None
 
+    @property
+    def failed_at(self) -> int:
+        """When the failure was recorded, in nanoseconds; 0 where there is none."""
+        file = self.path / "failure.json"
+        return file.stat().st_mtime_ns if file.is_file() else 0
+
     def log_tail(self, lines: int) -> list[str]:
         """The last lines of the log of work that is not finished."""
         log = self.work / "log.txt"

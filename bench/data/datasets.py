@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import shutil
 from collections.abc import Mapping
@@ -50,7 +51,25 @@ def open_dataset(
     markers = getattr(kind, "markers", ())
     root = drawn(home, progress) if folder is None else locate(folder, data_root, home, markers, name)
     dataset: Dataset = kind(root, cache=home / "digests", **options)
-    return dataset
+    code = registry.code("datasets", reader)
+    return dataset if code is None else ReadByPlugin(dataset, code.digest)
+
+
+class ReadByPlugin:
+    """A data set whose content follows from its files and from the code of the plugin that reads them.
+
+    Attributes:
+        digest: of both: what was prepared from other code is not this data.
+    """
+
+    def __init__(self, dataset: Dataset, code: str) -> None:
+        self.dataset = dataset
+        self.digest = hashlib.sha256(f"{dataset.digest} {code}".encode()).hexdigest()[:16]
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "dataset":  # not there yet while a copy is being made
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
 
 
 def drawn(home: Path, progress: Progress) -> Path:

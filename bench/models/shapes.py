@@ -34,7 +34,9 @@ def feature_shape(backbone: str, side: int) -> tuple[int, int, int]:
 def remembered_shape(backbone: str, side: int, home: Path) -> tuple[int, int, int]:
     """As :func:`feature_shape`, for which torch imports its compiler: that takes longer than planning a whole grid."""
     source = Path(str(sys.modules[registry.load("backbones", backbone).__module__].__file__))
-    facts = [backbone, side, str(source), source.stat().st_mtime_ns, torch.__version__, bench.__version__]
+    code = registry.code("backbones", backbone)
+    changed = code.digest if code else source.stat().st_mtime_ns
+    facts = [backbone, side, str(source), changed, torch.__version__, bench.__version__]
     known = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
     file = home / "shapes" / f"{known}.json"
     try:

@@ -31,6 +31,9 @@ def definition(metric: str, facts: Mapping[str, Any]) -> str:
     if {"half_size", "size"} <= parameters.keys():
         said.append(f"region ±{parameters.pop('half_size')} px of {parameters.pop('size')}")
     said += [f"{name} {_value(value)}" for name, value in sorted(parameters.items())]
+    if "code" in facts:
+        # A plugin's version is whatever its author says; numbers of two states of its code never meet.
+        said.append(f"plugin code {facts['code']}")
     return ", ".join([f"{metric} {'v' if version[:1].isdigit() else ''}{version}", *said])
 
 

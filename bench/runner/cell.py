@@ -22,6 +22,7 @@ from bench.contract import BenchError, CellError, PartPrototypeModel, RequestErr
 from bench.core import environment, registry
 from bench.core.faults import storage_error
 from bench.core.file_digests import Changed, check
+from bench.core.interrupts import contained
 from bench.core.memory import OutOfMemory
 from bench.core.resource_usage import Usage
 from bench.core.score import write_table
@@ -95,7 +96,7 @@ class Cell:
                 return
             self.inputs.check()
             try:
-                with self.told():
+                with self.told(), contained():
                     self.attempts.run(self._run, self.start_over)
             except Exception as error:
                 self.record(error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -10,8 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.contract import CellError, Metric, NotApplicable, Observation, PartPrototypeModel, Progress, Samples, Score
+from bench.contract import Metric, NotApplicable, Observation, PartPrototypeModel, Progress, Samples, Score
 from bench.core import registry
+from bench.core.score import check_apart, checked
+from bench.runner.metric_guard import Apart, Guard
 
 
 def compares_black_box(metrics: Mapping[str, Mapping[str, Any]]) -> bool:
@@ -47,15 +48,20 @@ def evaluate(
         fit_seconds: what the fit took.
 
     Raises:
-        CellError: where a metric has no finite value.
+        CellError: where a metric has no finite value, keeps the contract of scores not, or changes what others see.
     """
+    foreign = {metric: code.digest for metric in wanted if (code := registry.code("metrics", metric)) is not None}
+    guard = Guard(
+        {"the model": model, "the black box": black_box}, {"training": train, name: split}, exact=bool(foreign)
+    )
     metrics: dict[str, Metric] = {}
     scores: dict[str, Score] = {}
     refused: dict[str, str] = {}
 
     def attempt(name: str, step: Callable[[], None]) -> None:
         try:
-            step()
+            with guard.turn(name, name in foreign):
+                step()
         except NotApplicable as error:
             refused[name] = str(error)
             metrics.pop(name, None)
@@ -66,7 +72,8 @@ def evaluate(
         metrics[name].prepare(train)
 
     def end(name: str) -> None:
-        scores[name] = metrics[name].compute()
+        metric = metrics[name]
+        scores[name] = checked(name, metric.compute(), metric.unit, metric.aggregates(metric.config))
 
     for metric, facts in wanted.items():
         attempt(metric, partial(begin, metric, facts["parameters"]))
@@ -84,12 +91,13 @@ def evaluate(
             black_box,
             fit_seconds,
         )
+        guard.batch(seen)
+        memos: dict[str, dict[object, Any]] = {}
         for metric in list(metrics):
-            attempt(metric, partial(metrics[metric].update, seen))
+            # A plugin shares what it has worked out only with itself: it may call other things by our names.
+            shown = Apart(seen, memos.setdefault(foreign[metric], {})) if metric in foreign else seen
+            attempt(metric, partial(metrics[metric].update, shown))
     for metric in list(metrics):
         attempt(metric, partial(end, metric))
-    for metric, score in scores.items():
-        for key, value in {"": score.value, **score.also}.items():
-            if not math.isfinite(value):
-                raise CellError(f"{metric}{'.' if key else ''}{key} is {value}")
+    check_apart(scores)
     return scores, refused

@@ -50,6 +50,12 @@ class Inputs:
         for name, facts in self.spec.metrics.items():
             if registry.load("metrics", name).version != facts["version"]:
                 changed.append(f"{name} is version {registry.load('metrics', name).version} now")
+        for what, planned in self._planned_code().items():
+            kind, name = self._place_of(what)
+            found = registry.code(kind, name)
+            if found is None or found.digest != planned:
+                file = (self.where.get("code") or {}).get(what) or (found.file if found else "?")
+                changed.append(f"the code of {name}, {file}, has digest {found.digest if found else 'none'} now")
         if self.spec.black_box is not None and self.spec.black_box["version"] != BLACK_BOX_VERSION:
             changed.append(f"the black box is version {BLACK_BOX_VERSION} now")
         if self.where["weights"] is not None:
@@ -59,6 +65,18 @@ class Inputs:
         changed += [f"{given.path} is gone or has other content" for given in self.given.values() if given.changed()]
         if changed:
             raise CellError(f"this cell was planned for something else ({'; '.join(changed)}): call `run` again")
+
+    def _planned_code(self) -> dict[str, str]:
+        """The digests of the plugins' code that the cell was planned with."""
+        metrics = {f"metrics.{name}": facts["code"] for name, facts in self.spec.metrics.items() if "code" in facts}
+        return {**self.spec.code, **metrics}
+
+    def _place_of(self, what: str) -> tuple[str, str]:
+        """Kind and name of what code is planned for."""
+        if what.startswith("metrics."):
+            return "metrics", what.removeprefix("metrics.")
+        names = {"dataset": self.where["reader"], "backbone": self.spec.backbone or ""}
+        return f"{what}s", names.get(what, self.spec.method)
 
     def data(self) -> dict[str, Samples]:
         """The prepared splits.

@@ -29,7 +29,7 @@ class Turns:
 
     def __init__(self, cells: Sequence[PlannedCell], store: Store, progress: Progress) -> None:
         self._cells, self._store, self._progress = list(cells), store, progress
-        self._failures = {cell.spec.id: self._failed_at(cell) for cell in cells}
+        self._failures = {cell.spec.id: store.cell(cell.spec.id).failed_at for cell in cells}
 
     def __iter__(self) -> Turns:
         return self
@@ -49,13 +49,8 @@ class Turns:
 
     def failed_elsewhere(self, cell: PlannedCell) -> dict[str, Any] | None:
         """What is recorded, where the cell has failed in another run since this one began: it would only fail again."""
-        if self._failed_at(cell) == self._failures[cell.spec.id]:
-            return None
-        return self._store.cell(cell.spec.id).failure
-
-    def _failed_at(self, cell: PlannedCell) -> int:
-        file = self._store.cell(cell.spec.id).path / "failure.json"
-        return file.stat().st_mtime_ns if file.is_file() else 0
+        folder = self._store.cell(cell.spec.id)
+        return None if folder.failed_at == self._failures[cell.spec.id] else folder.failure
 
 
 def mend(names: Sequence[str], store: Store, progress: ConsoleProgress) -> None:

@@ -149,7 +149,7 @@ class Ragged(Level):
     ("metric", "title", "message"),
     [
         (PerBatch, "batches and their order do not matter", "1 in one batch, 8 in small batches"),
-        (Undefined, "a finite score, tables in order", "the score is nan"),
+        (Undefined, "a finite score, tables in order", "undefined is nan"),
         (Ragged, "a finite score, tables in order", "columns of different lengths"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ from safetensors.torch import load_file, save_file
 
 from bench.config.plan import ALWAYS_PROVIDED
 from bench.config.schema import from_recipe
-from bench.contract import Method, NotApplicable, PartPrototypeModel, Settings, Task
+from bench.contract import CellError, Method, NotApplicable, Observation, PartPrototypeModel, Settings, Task
 from bench.core import registry
 from bench.core.console import Console
 from bench.core.paths import config_file
 from bench.diagnostics import synthetic
-from bench.diagnostics.conformance.outcome import expect, expect_close
+from bench.diagnostics.conformance.outcome import Broken, expect, expect_close
 from bench.models.classifier import Classifier
+from bench.runner.metric_guard import Guard
 from bench.runner.progress import ConsoleProgress
 
 KNOWN = frozenset({"image", "label", "bbox", "keypoints", "mask"}) | ALWAYS_PROVIDED
@@ -182,7 +184,12 @@ def survives_saving(fitted: Fitted) -> None:
 def same_seed_same_model(fitted: Fitted) -> None:
     """Fitted again with the same seed, every number of the state is the same."""
     torch.rand(7)  # whatever was drawn before
+    samples = fitted.samples
+    names = ("images", "labels", "keypoints", "visible", "boxes")
+    before = {name: getattr(samples, name).clone() for name in names}
     again = fitted.method().fit(fitted.another_task()).state_dict()
+    written = [name for name in names if not torch.equal(getattr(samples, name), before[name])]
+    expect(not written, f"fitting writes into the training split's {', '.join(written)}: work on copies")
     differ = [name for name, value in fitted.model.state_dict().items() if not torch.equal(value, again[name])]
     expect(not differ, f"fitted twice with one seed, these differ: {', '.join(differ[:4])} (seed draws with `derive`)")
 
@@ -196,6 +203,38 @@ def explaining_changes_nothing(fitted: Fitted) -> None:
     expect(torch.equal(one, two), "the same images are explained differently the second time")
     changed = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
     expect(not changed, f"explaining changes {', '.join(changed[:4])}")
+
+
+@torch.no_grad()
+def looking_changes_nothing(fitted: Fitted) -> None:
+    """What a model is shown is as before, whichever way it is looked through, and so is the process."""
+    model, samples, index = fitted.model, fitted.samples, torch.arange(4)
+    seen = Observation(
+        model,
+        samples.images[index],
+        samples.labels[index],
+        index,
+        samples.keypoints[index],
+        samples.visible[index],
+        samples.boxes[index],
+    )
+    guard = Guard({"the model": model}, {"test": samples}, exact=True)
+    guard.batch(seen)
+    ways: dict[str, Callable[[], object]] = {
+        "backbone and head": lambda: seen.own,
+        "head": lambda: model.head(seen.features),
+        "attribute": lambda: model.attribute(seen.features, seen.labels),
+        "logits": lambda: model.logits(seen.features),
+        "explain": lambda: model.explain(seen.images, seen.labels),
+        "contributions": lambda: model.contributions(seen.features, seen.labels),
+        "offset": lambda: model.offset(seen.labels),
+    }
+    for name, look in ways.items():
+        try:
+            with guard.turn(f"its {name}", foreign=True), suppress(NotApplicable):
+                look()
+        except CellError as error:
+            raise Broken(str(error)) from error
 
 
 def steps_can_be_measured(fitted: Fitted) -> None:
@@ -237,6 +276,7 @@ CHECKS: dict[str, Callable[[Fitted], None]] = {
     "saved and loaded, it is the same": survives_saving,
     "the same seed fits the same model": same_seed_same_model,
     "explaining changes nothing": explaining_changes_nothing,
+    "looking through it changes nothing": looking_changes_nothing,
     "its training steps can be measured": steps_can_be_measured,
     "published forms give the same loss": published_forms_are_equal,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.contract import Explanation, Metric, Observation, PartPrototypeModel, PrototypeTable, Score, Settings
+from bench.contract import (
+    CellError,
+    Explanation,
+    Metric,
+    NotApplicable,
+    Observation,
+    PartPrototypeModel,
+    PrototypeTable,
+    Score,
+    Settings,
+)
 from bench.core import registry
+from bench.core.score import checked
 from bench.diagnostics import synthetic
 from bench.diagnostics.conformance.methods import KNOWN
 from bench.diagnostics.conformance.outcome import Broken, expect
 from bench.models.classifier import Classifier
 from bench.results.stats.bootstrap import NoInterval
 from bench.results.stats.units import sample_of
+from bench.runner.metric_guard import Guard, generators
 
 FIRST = "says what it is and what it needs"
 
@@ -66,26 +79,34 @@ class Measured:
     model: nn.Module
     black_box: nn.Module
 
-    def score(self, batches: Iterable[Tensor]) -> Score:
-        """The score of the images at these positions, batch by batch."""
-        samples = self.samples
-        metric = self.metric(self.config, samples, self.model.prototypes)
-        metric.prepare(samples)
+    def score(self, batches: Iterable[Tensor], guard: Guard | None = None) -> Score:
+        """The score of the images at these positions, batch by batch; the guard sees whether anything else changes."""
+        samples, name = self.samples, self.metric.name
+
+        def turn() -> AbstractContextManager[None]:
+            return guard.turn(name, foreign=True) if guard is not None else nullcontext()
+
+        with turn():
+            metric = self.metric(self.config, samples, self.model.prototypes)
+            metric.prepare(samples)
         for index in batches:
-            metric.update(
-                Observation(
-                    self.model,  # type: ignore[arg-type]
-                    samples.images[index],
-                    samples.labels[index],
-                    index,
-                    samples.keypoints[index],
-                    samples.visible[index],
-                    samples.boxes[index],
-                    self.black_box,
-                    1.0,
-                )
+            seen = Observation(
+                self.model,  # type: ignore[arg-type]
+                samples.images[index],
+                samples.labels[index],
+                index,
+                samples.keypoints[index],
+                samples.visible[index],
+                samples.boxes[index],
+                self.black_box,
+                1.0,
             )
-        return metric.compute()
+            if guard is not None:
+                guard.batch(seen, keep=True)
+            with turn():
+                metric.update(seen)
+        with turn():
+            return metric.compute()
 
 
 def prepare(name: str, folder: Path) -> Measured:
@@ -116,11 +137,11 @@ def a_score(measured: Measured) -> None:
     """A finite value of some items, and tables whose columns are equally long."""
     score = measured.score(torch.arange(len(measured.samples)).split(16))
     expect(isinstance(score, Score), f"compute returns a {type(score).__name__}, no bench.contract.Score")
-    expect(math.isfinite(score.value), f"the score is {score.value}")
+    try:
+        checked(measured.metric.name, score, measured.metric.unit, measured.metric.aggregates(measured.config))
+    except CellError as error:
+        raise Broken(str(error)) from error
     expect(score.n > 0, f"n is {score.n}: how many items were averaged")
-    for table, columns in score.items.items():
-        lengths = {name: len(values) for name, values in columns.items()}
-        expect(len(set(lengths.values())) <= 1, f"table {table!r} has columns of different lengths: {lengths}")
 
 
 @torch.no_grad()
@@ -139,13 +160,34 @@ def batches_do_not_matter(measured: Measured) -> None:
 
 @torch.no_grad()
 def measuring_changes_nothing(measured: Measured) -> None:
-    """The model's state is as before, and a second measurement gives the same."""
-    before = {name: value.clone() for name, value in measured.model.state_dict().items()}
+    """Batches, splits, models and the process are as before, and a second measurement gives the same."""
+    models = {"the model": measured.model, "the black box": measured.black_box}
+    guard = Guard(models, {"test": measured.samples}, exact=True)
     batches = torch.arange(len(measured.samples)).split(16)
-    one, two = measured.score(batches).value, measured.score(batches).value
+    try:
+        one = measured.score(batches, guard).value
+    except NotApplicable:
+        raise
+    except CellError as error:
+        raise Broken(str(error)) from error
+    two = measured.score(batches).value
     expect(one == two or not measured.metric.repeatable, f"measured twice: {one:.6g} and {two:.6g}")
-    changed = [name for name, value in measured.model.state_dict().items() if not torch.equal(value, before[name])]
-    expect(not changed, f"measuring changes the model: {', '.join(changed[:4])}")
+
+
+@torch.no_grad()
+def draws_from_no_global_generator(measured: Measured) -> None:
+    """The global generators are as before: else the number depends on what was drawn earlier in the process."""
+    before = generators()
+    measured.score(torch.arange(len(measured.samples)).split(16))
+    drawn_from = [
+        name
+        for name, one, two in zip(("torch's", "a GPU's", "numpy's", "Python's"), before, generators(), strict=True)
+        if str(one) != str(two) or (isinstance(one, Tensor) and not torch.equal(one, two))
+    ]
+    expect(
+        not drawn_from,
+        f"it draws from {' and '.join(drawn_from)} global generator: make one, seeded by `seeding.derive`",
+    )
 
 
 @torch.no_grad()
@@ -172,5 +214,6 @@ CHECKS: dict[str, Callable[[Measured], None]] = {
     "a finite score, tables in order": a_score,
     "batches and their order do not matter": batches_do_not_matter,
     "measuring changes nothing": measuring_changes_nothing,
+    "it draws from no global generator": draws_from_no_global_generator,
     "numbers follow from tables, where it says so": numbers_follow_from_tables,
 }

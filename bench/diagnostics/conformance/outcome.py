@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.contract import NotApplicable
+from bench.core.interrupts import contained
 
 T = TypeVar("T")
 
@@ -36,7 +37,8 @@ class Outcome:
 def attempt(kind: str, title: str, check: Callable[..., T], *arguments: Any) -> tuple[Outcome, T | None]:
     """Run one check, and pass on what it returns; what it raises is a problem of what is checked: anyone's code."""
     try:
-        return Outcome(kind, title, None), check(*arguments)
+        with contained():
+            return Outcome(kind, title, None), check(*arguments)
     except Broken as error:
         return Outcome(kind, title, str(error)), None
     except NotApplicable as error:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from bench.config.spec import PlannedCell
+from bench.core import registry
 from bench.core.faults import storage_error
+from bench.core.interrupts import contained
 from bench.core.memory import OutOfMemory
-from bench.results.store import Store
+from bench.results.store import Folder, Store
 from bench.runner.cell import Cell, reason_of
 from bench.runner.launchers.callbacks import Events
+from bench.runner.launchers.subprocess_job import Job, execute
 from bench.runner.launchers.summary import Summary
 from bench.runner.launchers.tasks import Unit
 from bench.runner.progress import ConsoleProgress
@@ -31,6 +34,7 @@ def inline(
     rerun: bool = False,
     memory_limit: int | None = None,
     retries: int = 0,
+    job: Callable[[Unit], Job] | None = None,
 ) -> Summary:
     """Run the cells that are not finished; one that fails is recorded and the others go on.
 
@@ -44,6 +48,8 @@ def inline(
         rerun: forget earlier results of these cells.
         memory_limit: bytes for each cell.
         retries: how often a cell is tried again where what went wrong may pass.
+        job: makes the process of its own in which a cell with foreign code runs, which may end its process at any
+            moment, without an error and with exit code 0; ``None``: such cells, too, run in this process.
 
     Raises:
         StorageError: where the disk takes nothing more; what has been done is safe.
@@ -79,7 +85,15 @@ def inline(
         events.started(unit)
         began = time.perf_counter()
         try:
-            persistently(Cell(store, name, home, device, progress, memory_limit=memory_limit).run, retries, progress)
+            if job is not None and has_foreign_code(cell):
+                _apart(job(unit), folder)
+            else:
+                with contained():
+                    made = Cell(store, name, home, device, progress, memory_limit=memory_limit)
+                    persistently(made.run, retries, progress)
+        except _Ended as error:
+            summary.failed[name] = str(error)
+            events.failed(unit, str(error), error.out_of_memory)
         except Exception as error:
             refused = storage_error(error)
             if refused is not None:
@@ -91,3 +105,36 @@ def inline(
             summary.done.append(name)
             events.finished(unit, time.perf_counter() - began)
     return summary
+
+
+class _Ended(Exception):
+    """A cell's own process ended without a result; the message is the reason, which is recorded."""
+
+    def __init__(self, reason: str, out_of_memory: bool) -> None:
+        super().__init__(reason)
+        self.out_of_memory = out_of_memory
+
+
+def has_foreign_code(cell: PlannedCell) -> bool:
+    """Whether a cell uses code of a plugin or an official checkout that another process finds, too."""
+    names = {"methods": [cell.spec.method], "metrics": [*cell.spec.metrics], "datasets": [cell.where.reader]}
+    names["backbones"] = [cell.spec.backbone] if cell.spec.backbone else []
+    installed = any(registry.entry(kind, name).distribution for kind, those in names.items() for name in those)
+    return bool(cell.where.code and (cell.where.plugins or installed)) or bool(cell.spec.settings.get("source"))
+
+
+def _apart(job: Job, folder: Folder) -> None:
+    """Run a cell in a process of its own.
+
+    Raises:
+        _Ended: where there is no result at its end.
+    """
+    before = folder.failed_at
+    found = execute(job)
+    if folder.done:
+        return
+    failure = folder.failure if folder.failed_at != before else None
+    if failure is None:  # the process had no chance to record it
+        folder.fail("failed", found.told, found.said)
+        failure = {"status": "failed", "reason": found.told}
+    raise _Ended(failure["reason"], failure["status"] == "oom")

@@ -109,7 +109,12 @@ class Launcher:
         """
         if not self.several:
             device = environment.pick_device(self.device)
-            own = {"memory_limit": self.memory_limit, "retries": self.retries}
+
+            def apart(unit: Unit) -> Job:
+                place = str(store.cell(unit.name).path.resolve())
+                return Job(unit.name, place, self._options(unit), self._environment(home, None))
+
+            own = {"memory_limit": self.memory_limit, "retries": self.retries, "job": apart}
             return inline(cells, store, home, device, progress, events, rerun=rerun, **own)
         with self.workers(home) as workers:
             shares = {cell.spec.method: self.share(cell.spec.method, workers.default_gpus) for cell in cells}
@@ -186,7 +191,7 @@ class Launcher:
             options += ["--only", unit.stage]
         return tuple(options)
 
-    def _environment(self, home: Path, cpus: int) -> dict[str, str]:
+    def _environment(self, home: Path, cpus: int | None) -> dict[str, str]:
         """What a cell's process needs wherever it starts: the home, this code, as many threads as it has CPUs."""
         code = str(Path(bench.__file__).resolve().parent.parent)
         others = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part and part != code]
@@ -194,5 +199,5 @@ class Launcher:
             "BENCH_HOME": str(home.resolve()),
             "PYTHONPATH": os.pathsep.join([code, *others]),
             # Sums over other numbers of threads differ in the last bits.
-            THREADS: os.environ.get(THREADS, str(cpus)),
+            **({} if cpus is None else {THREADS: os.environ.get(THREADS, str(cpus))}),
         }

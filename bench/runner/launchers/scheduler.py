@@ -155,10 +155,10 @@ class Grid:
         if found.lost and self.lost[name] < LOST:
             self.lost[name] += 1
             self.waiting.insert(0, unit)
-            self.events.again(unit, f"lost ({_told(found)})")
+            self.events.again(unit, f"lost ({found.told})")
             return
         failure = self.store.cell(unit.cell.spec.id).failure if self._recorded(unit) != recorded else None
-        status, reason = (failure["status"], failure["reason"]) if failure else ("failed", _told(found))
+        status, reason = (failure["status"], failure["reason"]) if failure else ("failed", found.told)
         details = failure["details"] if failure else found.said
         self.open.discard(name)
         self.events.failed(unit, reason, status == "oom")
@@ -193,13 +193,4 @@ class Grid:
 
     def _recorded(self, unit: Unit) -> int:
         """When the cell's failure was recorded: one of an earlier attempt says nothing of this one."""
-        file = self.store.cell(unit.cell.spec.id).path / "failure.json"
-        return file.stat().st_mtime_ns if file.is_file() else 0
-
-
-def _told(found: Exit) -> str:
-    """One line about an end that recorded nothing."""
-    lines = [line.strip() for line in found.said.splitlines() if line.strip()]
-    how = f"ended by signal {-found.code}" if found.code < 0 else f"exit code {found.code}"
-    where = f" on {found.host}" if found.host else ""
-    return f"{how}{where}" + (f": {lines[-1]}" if lines else "")
+        return self.store.cell(unit.cell.spec.id).failed_at

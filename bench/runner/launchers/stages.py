@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from bench.core import environment
+from bench.core.interrupts import contained
 from bench.runner.cell import Cell
 from bench.runner.launchers.tasks import Stage
 from bench.runner.queue import persistently
@@ -23,7 +24,8 @@ def share(cell: Cell, stage: Stage, retries: int = 0) -> None:
         Exception: whatever went wrong, after it was recorded in the cell's folder.
     """
     try:
-        persistently(lambda: _done(cell, stage), retries, cell.progress)
+        with contained():
+            persistently(lambda: _done(cell, stage), retries, cell.progress)
     except Exception as error:
         cell.record(error)
         raise
@@ -55,7 +57,7 @@ def follow(cell: Cell) -> None:
         for order in cell.ranks.orders():
             cell.attempts.most = order["most"]
             # To the training of the black box, or of the method where the black box is there.
-            with suppress(Followed):
+            with suppress(Followed), contained():
                 cell.fit(cell.task(cell.inputs.data()["train"]))
     except Exception as error:
         cell.record(error)

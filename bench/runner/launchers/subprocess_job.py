@@ -66,6 +66,16 @@ class Exit:
         """Whether it was ended from outside, so that the same again may well succeed."""
         return self.code < 0 or self.code in (128 + signal.SIGINT, 128 + signal.SIGKILL, 128 + signal.SIGTERM)
 
+    @property
+    def told(self) -> str:
+        """One line about an end that recorded nothing."""
+        lines = [line.strip() for line in self.said.splitlines() if line.strip()]
+        how = f"ended by signal {-self.code}" if self.code < 0 else f"exit code {self.code}"
+        if self.code == 0:
+            how = "ended without a result (exit code 0)"
+        where = f" on {self.host}" if self.host else ""
+        return f"{how}{where}" + (f": {lines[-1]}" if lines else "")
+
 
 def start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """The running process, in a session of its own: Ctrl-C reaches the launcher, which then ends what it started."""
