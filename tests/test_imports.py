@@ -22,6 +22,7 @@ RANKS = [
         "bench.score",
         "bench.contract",
         "bench.decoding",
+        "bench.signatures",
         "bench.seeding",
         "bench.torchvision_ops",
         "bench.machine",

@@ -9,7 +9,6 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -17,6 +16,7 @@ import bench.torchvision_ops  # noqa: F401  before torchvision
 from bench.backbones.classifier import Classifier
 from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Record, Samples
 from bench.data.augment import draw
+from bench.decoding import decode
 
 _PASSES = 5
 """So often the prepared images are gone through in a round: one pass takes a quarter of a second, too short to tell."""
@@ -48,8 +48,7 @@ class Files(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         record = self.records[index]
-        with Image.open(record.path) as image:
-            return self.transform(image.convert("RGB")), record.label
+        return self.transform(decode(record.path)), record.label
 
 
 def measure(
