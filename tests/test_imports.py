@@ -101,6 +101,7 @@ ALLOWED = {
     },
     "bench.posthoc": {
         "bench.contract",
+        "bench.data",
         "bench.decoding",
         "bench.machine",
         "bench.memory",

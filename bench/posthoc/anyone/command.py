@@ -18,12 +18,14 @@ from torch.utils.data import DataLoader
 import bench.backbones  # noqa: F401 - lets torchvision be imported beside a CPU build of torch
 from bench.backbones.weights import read
 from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Progress, RequestError
+from bench.data.text import read_text
 from bench.posthoc.anyone.decompose import decompose
 from bench.posthoc.anyone.gallery import draw
 from bench.posthoc.anyone.pictures import Pictures
 from bench.posthoc.anyone.saved import load, save
 from bench.posthoc.anyone.storage import Precision
 from bench.posthoc.decomposition import DecompositionConfig
+from bench.posthoc.telling import Telling
 
 
 @dataclass(frozen=True)
@@ -107,12 +109,13 @@ def run(
     # The classes are counted before the model is built, and images are prepared as the model says.
     pictures = Pictures(data, lambda image: image, names)
     classifier, preparation = build(model, weights, len(pictures.classes), global_pool)
-    pictures = Pictures(data, preparation.transform, names)
+    pictures.transform = preparation.transform
     classifier.to(device, torch.bfloat16 if precision == "bf16" else torch.float32)
 
     def loader(dataset: Any) -> DataLoader[Any]:
         return DataLoader(dataset, batch_size, num_workers=workers, pin_memory=torch.device(device).type == "cuda")
 
+    Telling(progress).note(pictures.summary())
     work = out / "work"
     decomposed = decompose(
         classifier,
@@ -128,6 +131,7 @@ def run(
         missing=missing,
         progress=progress,
     )
+    decomposed.left_out = pictures.left_out
     save(decomposed, out)
     load(out, classifier)  # What was written can be read.
     shutil.rmtree(work)
@@ -254,8 +258,8 @@ def _load(classifier: nn.Module, file: Path, name: str) -> None:
 
 def _lines(file: Path) -> list[str]:
     try:
-        found = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+        found = [line.strip() for line in read_text(file).splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
         raise RequestError(f"{file} is no list of classes, one name per line ({error})") from error
     if not found:
         raise RequestError(f"{file} names no classes")
