@@ -80,7 +80,8 @@ def read(root: Path) -> ClassFolders:
         if chosen["train"] is not top:
             left_out.take(top.left_out)
             left_out.extend("outside class folders", top.images)
-        splits = {split: classes_of(folder, left_out) for split, folder in chosen.items()}
+        owners: dict[tuple[int, int], Path] = {}
+        splits = {split: _classes(folder, left_out, owners) for split, folder in chosen.items()}
     except OSError as error:
         raise RequestError(f"{error.filename or root}: cannot be read ({error.strerror or error})") from error
     return ClassFolders(root, splits, {split: folder.path for split, folder in chosen.items()}, left_out)
@@ -93,7 +94,7 @@ def classes_in(folder: Path, left_out: LeftOut) -> dict[str, list[Path]]:
         RequestError: as :func:`read` does, except that any folder may be a class.
     """
     try:
-        return classes_of(_Folder(folder, _above(folder)), left_out)
+        return _classes(_Folder(folder, _above(folder)), left_out, {})
     except OSError as error:
         raise RequestError(f"{error.filename or folder}: cannot be read ({error.strerror or error})") from error
 
@@ -199,19 +200,14 @@ class _Folder:
         return sorted(images), folders
 
 
-def classes_of(folder: _Folder, left_out: LeftOut) -> dict[str, list[Path]]:
-    """Return the images of each class folder in a folder, sorted by path, by the class's name in NFC.
-
-    Raises:
-        RequestError: for a link that leads nowhere, two classes of one name, or a folder that is in two classes.
-    """
+def _classes(folder: _Folder, left_out: LeftOut, owners: dict[tuple[int, int], Path]) -> dict[str, list[Path]]:
+    """The images of each class folder in a folder; ``owners`` learns the folders, each of which is in one class."""
     children = folder.folders
     if folder.dead:
         raise RequestError(f"{folder.dead[0]}: cannot be read (a link that leads nowhere); mend or delete it")
     left_out.take(folder.left_out)
     left_out.extend("outside class folders", folder.images)
     classes: dict[str, list[Path]] = {}
-    owners: dict[tuple[int, int], Path] = {}
     for child in children:
         name = same(child.name)
         if name in classes:
@@ -223,7 +219,7 @@ def classes_of(folder: _Folder, left_out: LeftOut) -> dict[str, list[Path]]:
         for identity, path in inside.items():
             if identity in owners:
                 raise RequestError(
-                    f"{owners[identity]} and {path} are the same folder (one is a link), which belongs to two classes: "
+                    f"{owners[identity]} and {path} are the same folder (one is a link) in two classes or splits: "
                     "delete one of them"
                 )
             owners[identity] = path
@@ -246,7 +242,8 @@ def _choose(top: _Folder) -> tuple[dict[str, _Folder], list[tuple[_Folder, str]]
         raise RequestError(f"{lost[0]}: cannot be read (a link that leads nowhere); mend or delete it")
     test = named["test"] or named["val"]
     splits = [*named["train"], *named["test"], *named["val"]]
-    beside = [folder for folder in top.folders if folder not in splits and folder.holds]
+    read = {folder.identity for folder in splits}  # a split may be a link to another folder here
+    beside = [folder for folder in top.folders if folder.identity not in read and folder.holds]
     classes = [folder for folder in beside if folder.name.lower() not in SPLITS]
     if not named["train"] or (classes and not test):
         what = "no folder train/ with class folders" if not named["train"] else f"images in {classes[0].name}/ too"
@@ -265,6 +262,8 @@ def _choose(top: _Folder) -> tuple[dict[str, _Folder], list[tuple[_Folder, str]]
     for folder in beside:
         apart = folder in classes
         reasons.append((folder, "beside the splits" if apart else "split without class folders"))
+    bare = [folder for folder in top.folders if folder.name.lower() in SPLITS and not folder.holds]
+    reasons += [(folder, "split without images") for folder in bare if folder not in chosen.values()]
     for folder in chosen.values():
         _check_level(folder)
     return chosen, reasons

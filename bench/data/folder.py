@@ -57,9 +57,10 @@ class Folder(Tree):
             ]
             for split, classes in found.items()
         }
-        file = root / TABLE
+        # In capitals or not, and also where it is a link that leads nowhere: a table is never passed over.
+        file = min((path for path in root.iterdir() if path.name.lower() == TABLE), default=None)
         table = None
-        if file.exists():
+        if file is not None:
             table = Table(file, [name for rows in images.values() for name, _, _ in rows], faults)
             self.parts = table.parts
             self.provides = table.provides | {"image", "label"}
@@ -70,7 +71,7 @@ class Folder(Tree):
             for split, rows in images.items()
         }
         chosen = "" if divided else f"test_share={test_share:g} seed={seed}"
-        super().__init__(root, cache, splits, [] if table is None else [file], chosen)
+        super().__init__(root, cache, splits, [] if file is None else [file], chosen)
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
@@ -128,10 +129,15 @@ def _splits(
 def _divide(found: Classes, root: Path, share: float, seed: int, faults: Faults) -> dict[str, dict[str, list[Path]]]:
     """A stratified split: of each class the images whose hashes come first are test images, at least one."""
     splits: dict[str, dict[str, list[Path]]] = {"train": {}, "test": {}}
+
+    def rank(path: Path) -> bytes:
+        text = f"{seed} {path.relative_to(root)}"
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+
     for name, paths in found.items():
         if len(paths) == 1:
             faults.tell(RequestError(f"{root / name} has one image; a class needs at least two to be divided"))
-        ranked = sorted(paths, key=lambda path: hashlib.sha256(f"{seed} {path.relative_to(root)}".encode()).digest())
+        ranked = sorted(paths, key=rank)
         count = min(max(round(share * len(paths)), 1), max(len(paths) - 1, 0))
         splits["test"][name], splits["train"][name] = sorted(ranked[:count]), sorted(ranked[count:])
     return splits

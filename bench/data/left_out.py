@@ -14,6 +14,10 @@ Record = Mapping[str, Mapping[str, Any]]
 NOTHING: Record = MappingProxyType({})
 
 
+_LONGEST = 200
+"""Characters of an example; of a longer path the end is told."""
+
+
 class LeftOut:
     """A count for each reason, in the order in which they came up.
 
@@ -61,4 +65,5 @@ def _name(path: Path, root: Path) -> str:
     """A path in ``root`` that can be printed and written; bytes that are no UTF-8 are escaped."""
     with contextlib.suppress(ValueError):  # it lies elsewhere
         path = path.relative_to(root)
-    return path.as_posix().encode("utf-8", "backslashreplace").decode()
+    name = path.as_posix().encode("utf-8", "backslashreplace").decode()
+    return name if len(name) <= _LONGEST else f"...{name[-_LONGEST:]}"

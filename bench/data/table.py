@@ -120,24 +120,27 @@ class Table:
         """Read all lines below the header."""
         names, strangers, count = Names(self.file, CURE), list[tuple[int, str]](), 0
         numbers: dict[str, int] = {}
+        place = header.index("image")
         for line, row in lines:
             count += 1
             with self._faults:
                 while len(row) > len(header) and not row[-1].strip():
                     row.pop()
+                written = row[place] if place < len(row) else ""
+                name = self._image(written)
+                if name is not None:
+                    numbers.setdefault(name, line)
                 if len(row) != len(header):
                     raise self._fault(line, f"{len(header)} fields belong here")
                 fields = dict(zip(header, row, strict=True))
-                name = self._image(fields["image"])
                 if name is None:
-                    written = fields["image"].strip().replace("\\", "/")
-                    names.check(written, line)
+                    path = written.strip().replace("\\", "/")
+                    names.check(path, line)
                     # Images that the folder's reader leaves out, such as those of a third split, may have a line.
-                    if not os.path.isfile(self.file.parent / written):  # noqa: PTH113 (names may be too long for a file)
-                        strangers.append((line, fields["image"]))
+                    if not os.path.isfile(self.file.parent / path):  # noqa: PTH113 (names may be too long for a file)
+                        strangers.append((line, written))
                     continue
                 names.check(name, line)
-                numbers[name] = line
                 self.rows[name] = self._annotation(line, fields, boxed)
         self._seen = set(numbers)
         if strangers and not self._faults.collecting:
