@@ -16,8 +16,8 @@ from bench.core import registry
 from bench.core.console import Console, say
 from bench.core.paths import config_files
 
-_SHOWN = 50
-"""Anomalies that are printed; ``--json`` has all of them."""
+_SHOWN = 10
+"""Anomalies of each kind that are printed; ``--json`` has all of them."""
 
 _root = click.option("--data-root", type=options.PATH, help="Folder that holds the data sets, or one of them.")
 _pairs = click.option(
@@ -107,30 +107,36 @@ def list_(data_root: Path | None, pairs: tuple[str, ...], as_json: bool, plugins
 def verify(name: str, data_root: Path | None, pairs: tuple[str, ...], as_json: bool, plugins: tuple[Path, ...]) -> None:
     """Check NAME: counts, every image, boxes, key-points, masks, no file in both splits.
 
-    Exit code 0: nothing is wrong; 1: something is, and is named; 2: its annotation files cannot be read at all.
+    All that is wrong is told, up to 10 of each kind (--json: all). Exit code 0: nothing is wrong; 1: something is; 2:
+    something for which `run` refuses the data set.
     """
     from dataclasses import asdict
 
+    from bench.data.faults import Faults
     from bench.data.verify import verify as look
     from bench.runner.progress import ConsoleProgress
 
-    console = Console(stderr=as_json)
+    console, faults = Console(stderr=as_json), Faults(collecting=True)
     with ConsoleProgress(console) as progress:
-        _, dataset = _opened(name, pairs, data_root, progress)
-        report = look(dataset, progress)
+        _, dataset = _opened(name, pairs, data_root, progress, faults)
+        report = look(dataset, progress, faults)
     if as_json:
         say(json.dumps(asdict(report), indent=1))
     else:
         counted = ", ".join(f"{count} {split}" for split, count in report.images.items())
         console.print(f"{name}: {counted} images of {report.classes} classes, compared with {report.compared}")
-        for anomaly in report.anomalies[:_SHOWN]:
-            text = f"  {anomaly.kind}: {anomaly.where}: {anomaly.what}"
-            console.print(text, style="red", soft_wrap=True)
-        rest = len(report.anomalies) - _SHOWN
-        if rest > 0:
-            console.print(f"  and {rest} more; --json has all of them")
-        console.print(f"{len(report.anomalies)} anomalies" if report.anomalies else "nothing is wrong")
-    sys.exit(1 if report.anomalies else 0)
+        kinds: dict[str, list[str]] = {}
+        for anomaly in report.anomalies:
+            place = f"{anomaly.where}: " if anomaly.where else ""
+            kinds.setdefault(anomaly.kind, []).append(f"  {anomaly.kind}: {place}{anomaly.what}")
+        for kind, lines in kinds.items():
+            rest = [f"  {kind}: ... and {len(lines) - _SHOWN} more; --json has all of them"] if lines[_SHOWN:] else []
+            for text in lines[:_SHOWN] + rest:
+                console.print(text, style="red", soft_wrap=True)
+        counts = ", ".join(f"{len(lines)} {kind}" for kind, lines in kinds.items())
+        total = f"{len(report.anomalies)} anomalies: {counts}" if kinds else "nothing is wrong"
+        console.print(total, soft_wrap=True)
+    sys.exit(2 if report.refused else 1 if report.anomalies else 0)
 
 
 @data.command()
@@ -240,14 +246,16 @@ def speed_data(
     say(json.dumps({"data": name, **result}, indent=1) if as_json else as_text(result))
 
 
-def _opened(name: str, pairs: tuple[str, ...], data_root: Path | None, progress: Any) -> tuple[Any, Any]:
-    """The data set's configuration, and the data set."""
+def _opened(
+    name: str, pairs: tuple[str, ...], data_root: Path | None, progress: Any, faults: Any = None
+) -> tuple[Any, Any]:
+    """The data set's configuration, and the data set; its faults are collected where there is something to do so."""
     from bench.core.paths import home as find_home
     from bench.data.datasets import open_dataset
 
     settings = _settings(name, pairs)
     dataset = open_dataset(
-        name, settings.reader or name, settings.folder, data_root, find_home(), progress, settings.options
+        name, settings.reader or name, settings.folder, data_root, find_home(), progress, settings.options, faults
     )
     return settings, dataset
 

@@ -19,8 +19,10 @@ import bench.models  # noqa: F401 - lets torchvision be imported beside a CPU bu
 from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Progress, RequestError
 from bench.core.paths import is_text
 from bench.data.class_images import Pictures
+from bench.data.text_files import read_text
 from bench.models.weights import read
 from bench.posthoc.decompose_class import DecompositionConfig
+from bench.posthoc.progress import Telling
 from bench.posthoc.wrap.api import decompose
 from bench.posthoc.wrap.feature_store import Precision
 from bench.posthoc.wrap.serialization import load, save
@@ -113,12 +115,13 @@ def run(
                 f"{data}: class {name!r} cannot be written down, its name is no UTF-8; rename the folder"
             )
     classifier, preparation = build(model, weights, len(pictures.classes), global_pool)
-    pictures = Pictures(data, preparation.transform, names)
+    pictures.transform = preparation.transform
     classifier.to(device, torch.bfloat16 if precision == "bf16" else torch.float32)
 
     def loader(dataset: Any) -> DataLoader[Any]:
         return DataLoader(dataset, batch_size, num_workers=workers, pin_memory=torch.device(device).type == "cuda")
 
+    Telling(progress).note(pictures.summary())
     work = out / "work"
     decomposed = decompose(
         classifier,
@@ -134,6 +137,7 @@ def run(
         missing=missing,
         progress=progress,
     )
+    decomposed.left_out = pictures.left_out
     save(decomposed, out)
     load(out, classifier)  # What was written can be read.
     shutil.rmtree(work)
@@ -260,8 +264,8 @@ def _load(classifier: nn.Module, file: Path, name: str) -> None:
 
 def _lines(file: Path) -> list[str]:
     try:
-        found = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+        found = [line.strip() for line in read_text(file).splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
         raise RequestError(f"{file} is no list of classes, one name per line ({error})") from error
     if not found:
         raise RequestError(f"{file} names no classes")

@@ -13,6 +13,9 @@ from typing import ClassVar, TypeVar
 
 from bench.contract import Record, RequestError
 from bench.core.digest import digest
+from bench.data.faults import OFFICIAL, Faults, fault
+from bench.data.left_out import NOTHING
+from bench.data.left_out import Record as LeftOut
 
 K = TypeVar("K")
 Box = tuple[float, float, float, float]
@@ -43,6 +46,7 @@ class Tree:
         provides: what its records have.
         classes: class names in the order of the labels.
         parts: names of the parts in the order of :attr:`bench.contract.Record.keypoints`.
+        left_out: what lies in the folder and was not read, by reason.
     """
 
     markers: ClassVar[tuple[str, ...]] = ()
@@ -50,6 +54,7 @@ class Tree:
     provides: frozenset[str] = frozenset({"image", "label"})
     classes: Sequence[str]
     parts: Sequence[str] = ()
+    left_out: LeftOut = NOTHING
 
     def __init__(
         self,
@@ -85,17 +90,11 @@ class Tree:
         return hashlib.sha256(f"{content} {self._chosen}".encode()).hexdigest()[:16] if self._chosen else content
 
 
-def fault(file: Path, place: int | str | None, what: str) -> RequestError:
-    """One line that names the file and the line or entry in it."""
-    where = f"{file}:{place}" if place else f"{file}"
-    return RequestError(f"{where}: {what}; mend it, or unpack the official archive again")
-
-
 class Names:
     """Image names of an annotation file, checked as they come: relative, inside the tree, and each one once."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, file: Path, cure: str = OFFICIAL) -> None:
+        self.file, self.cure = file, cure
         self.seen: dict[Path, int | str] = {}
 
     def check(self, name: str, place: int | str) -> str:
@@ -106,32 +105,38 @@ class Names:
         """
         path = Path(name)
         if path.is_absolute() or ".." in path.parts or not path.name:
-            raise fault(self.file, place, f"{name!r} leaves the images folder")
+            raise fault(self.file, place, f"{name!r} leaves the images folder", self.cure)
         if path in self.seen:
             before = self.seen[path]
-            raise fault(self.file, place, f"{name!r} was already named on {'line ' * isinstance(before, int)}{before}")
+            stood = f"{'line ' * isinstance(before, int)}{before}"
+            raise fault(self.file, place, f"{name!r} was already named on {stood}", self.cure)
         self.seen[path] = place
         return name
 
 
-def corners(file: Path, place: str, x1: float, y1: float, x2: float, y2: float) -> Box:
+def corners(file: Path, place: str, x1: float, y1: float, x2: float, y2: float, cure: str = OFFICIAL) -> Box:
     """A box given by its left, top, right and bottom edges, as ``(x, y, width, height)``.
 
     Raises:
         RequestError: where it has no area.
     """
     if not all(math.isfinite(value) for value in (x1, y1, x2, y2)) or x2 <= x1 or y2 <= y1:
-        raise fault(file, place, f"the box from ({x1:g}, {y1:g}) to ({x2:g}, {y2:g}) holds no pixel")
+        raise fault(file, place, f"the box from ({x1:g}, {y1:g}) to ({x2:g}, {y2:g}) holds no pixel", cure)
     return x1, y1, x2 - x1, y2 - y1
 
 
-def absent(paths: Mapping[K, Path]) -> list[K]:
+def nested(root: Path, name: str) -> Path:
+    """``root/name``, or the folder of the same name inside it, as archives unpacked twice over leave it."""
+    return root / name / name if (root / name / name).is_dir() else root / name
+
+
+def absent(paths: Mapping[K, Path], faults: Faults) -> list[K]:
     """The keys whose file is not on disk, found with one listing per folder instead of one look-up per file.
 
     Raises:
         RequestError: naming a folder that cannot be listed.
     """
-    listed: dict[Path, set[str]] = {}
+    listed: dict[Path, set[str] | None] = {}
     missing = []
     for key, path in paths.items():
         if path.parent not in listed:
@@ -141,14 +146,10 @@ def absent(paths: Mapping[K, Path]) -> list[K]:
             except (FileNotFoundError, NotADirectoryError):
                 listed[path.parent] = set()
             except OSError as error:
-                raise RequestError(
-                    f"{path.parent}: cannot be read ({error.strerror or error}); mend its permissions or restore it"
-                ) from error
-        if path.name not in listed[path.parent]:
+                problem = f"cannot be read ({error.strerror or error})"
+                faults.tell(fault(path.parent, None, problem, "mend its permissions or restore it"), "missing")
+                listed[path.parent] = None
+        names = listed[path.parent]
+        if names is not None and path.name not in names:
             missing.append(key)
     return missing
-
-
-def more(missing: Sequence[object]) -> str:
-    """`` (nor 3 more)``, for a list of which the first is named."""
-    return f" (nor {len(missing) - 1} more)" if len(missing) > 1 else ""

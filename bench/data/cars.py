@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.contract import Record
-from bench.data.base import Figures, Names, Tree, absent, corners, fault, more
+from bench.data.base import Figures, Names, Tree, absent, corners, nested
+from bench.data.faults import Faults, fault, gone
 from bench.data.matlab import column, entries, whole
 
 _FIELDS = ("fname", "class", "bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
@@ -14,43 +15,72 @@ _FIELDS = ("fname", "class", "bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
 class Cars(Tree):
     """Car models with boxes: ``devkit/*.mat``, ``cars_train``, ``cars_test``, ``cars_test_annos_withlabels.mat``.
 
+    The copy on Kaggle has the same files with a folder more around each (``car_devkit/devkit``,
+    ``cars_train/cars_train``, ``cars_test/cars_test``); it is read too.
+
     Args:
         root: the folder with ``devkit``.
         cache: as in :class:`bench.data.base.Tree`.
+        faults: where they are collected instead of raised.
 
     Raises:
         RequestError: one line with the file, the entry and what is wrong there.
     """
 
-    markers = ("devkit/cars_meta.mat",)
+    markers = ("devkit/cars_meta.mat", "car_devkit/devkit/cars_meta.mat", "devkit/devkit/cars_meta.mat")
     official = Figures(classes=196, train=8144, test=8041)
     provides = frozenset({"image", "label", "bbox"})
 
-    def __init__(self, root: Path, cache: Path | None = None) -> None:
-        meta = root / "devkit" / "cars_meta.mat"
-        self.classes = [str(name) for name in column(meta, "class_names")]
-        labelled = [root / "cars_test_annos_withlabels.mat", root / "devkit" / "cars_test_annos_withlabels.mat"]
-        tables = {
-            "train": root / "devkit" / "cars_train_annos.mat",
-            "test": next((file for file in labelled if file.exists()), labelled[0]),
+    def __init__(self, root: Path, cache: Path | None = None, faults: Faults | None = None) -> None:
+        self._faults = faults or Faults()
+        meta = next((root / marker for marker in self.markers if (root / marker).exists()), root / self.markers[0])
+        devkit = meta.parent
+        self.classes: list[str] = []
+        with self._faults:
+            self.classes = [str(name) for name in column(meta, "class_names")]
+        tables = {"train": devkit / "cars_train_annos.mat", "test": _labelled(root, devkit, self._faults)}
+        splits = {
+            split: self._records(file, nested(root, f"cars_{split}")) if file is not None else []
+            for split, file in tables.items()
         }
-        splits = {split: self._records(file, root / f"cars_{split}") for split, file in tables.items()}
-        super().__init__(root, cache, splits, [meta, *tables.values()])
+        super().__init__(root, cache, splits, [meta, *(file for file in tables.values() if file is not None)])
 
     def _records(self, file: Path, folder: Path) -> list[Record]:
-        records, names = [], Names(file)
-        for place, (name, label, *edges) in entries(file, "annotations", _FIELDS):
-            index = whole(file, place, label, "class", len(self.classes)) - 1
-            name = names.check(str(name), place)
-            try:
-                left, top, right, bottom = (float(edge) for edge in edges)
-            except (TypeError, ValueError):
-                raise fault(file, place, f"the box {edges} is not four numbers") from None
-            # Pixels are counted from 1, and the last one belongs to the box.
-            box = corners(file, place, left - 1, top - 1, right, bottom)
-            records.append(Record(f"{folder.name}/{name}", folder / name, index, box))
-        missing = absent({place: folder / name for name, place in names.seen.items()})
-        if missing:
-            path = next(folder / name for name, place in names.seen.items() if place == missing[0])
-            raise fault(file, missing[0], f"{path} is not on disk{more(missing)}")
-        return records
+        faults, names = self._faults, Names(file)
+        records: dict[str, Record] = {}
+        with faults:
+            for place, (name, label, *edges) in entries(file, "annotations", _FIELDS):
+                with faults:
+                    # Without the classes' names any number is possible.
+                    index = whole(file, place, label, "class", len(self.classes) or 10**6) - 1
+                    name = names.check(str(name), place)
+                    try:
+                        left, top, right, bottom = (float(edge) for edge in edges)
+                    except (TypeError, ValueError):
+                        raise fault(file, place, f"the box {edges} is not four numbers") from None
+                    # Pixels are counted from 1, and the last one belongs to the box.
+                    box = corners(file, place, left - 1, top - 1, right, bottom)
+                    records[place] = Record(f"{folder.name}/{name}", folder / name, index, box)
+        missing = absent({place: record.path for place, record in records.items()}, faults)
+        faults.missing(missing, lambda place, more: fault(file, place, f"{records[place].path} is not on disk{more}"))
+        lost = set(missing)
+        return [record for place, record in records.items() if place not in lost]
+
+
+def _labelled(root: Path, devkit: Path, faults: Faults) -> Path | None:
+    """The test annotations with labels: beside the images or in the devkit."""
+    usual = [root / "cars_test_annos_withlabels.mat", devkit / "cars_test_annos_withlabels.mat"]
+    if devkit.parent != root:
+        usual.append(devkit.parent / "cars_test_annos_withlabels.mat")
+    named = next((file for file in usual if file.exists()), None)
+    # As browsers name a second download, and Kaggle's copy has it.
+    copies = sorted(root.glob("cars_test_annos_withlabels*.mat")) if named is None else []
+    if named is not None or len(copies) == 1:
+        return named or copies[0]
+    if copies:
+        more = f" ({copies[0].name} and {copies[1].name} are there: keep one)"
+    else:
+        unlabelled = devkit / "cars_test_annos.mat"
+        more = f" ({unlabelled} has no labels)" if unlabelled.exists() else ""
+    faults.tell(gone(usual[0], "the folder passed must be the data set's whole tree", more))
+    return None

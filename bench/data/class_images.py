@@ -6,27 +6,29 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from bench.contract import CellError, RequestError
+from bench.data.class_folders import numbers_of, read
 from bench.data.decoding import decode
-
-ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff"}
+from bench.data.left_out import as_text
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
-    """Images with the number of their class.
+    """Images with the number of their class, found by :mod:`bench.data.class_folders`.
+
+    Of a folder that is divided these are the training images.
 
     Args:
         folder: see above.
-        transform: from a PIL image in RGB to a tensor ``(3, H, W)``.
+        transform: from a PIL image in RGB to a tensor ``(3, H, W)``; it may be set later.
         classes: names of the classes in the order of the classifier's rows; default: the folders' names, sorted.
 
     Attributes:
-        classes: the names.
+        classes: the names; a class folder without images is a class too.
         files: path and label of each image, class by class.
+        left_out: what lies in the folder and was not read: see :data:`bench.data.left_out.Record`.
 
     Raises:
         RequestError: where there is no folder, no image, or a folder that is no class.
@@ -35,26 +37,27 @@ class Pictures(Dataset[tuple[Tensor, int]]):
     def __init__(self, folder: Path, transform: Callable[[Any], Tensor], classes: Sequence[str] | None = None) -> None:
         if not folder.is_dir():
             raise RequestError(f"no folder {folder}")
-        root = folder / "train" if (folder / "train").is_dir() else folder
-        found = sorted(child.name for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
-        if not found:
+        found = read(folder)
+        root, images = found.places["train"], found.splits["train"]
+        if not images:
             raise RequestError(f"no class folders in {root}: expected {root}/CLASS/*.jpg")
-        self.classes = list(found if classes is None else classes)
-        strangers = sorted(set(found) - set(self.classes))
+        self.classes = list(images if classes is None else classes)
+        labels = numbers_of(self.classes)
+        strangers = [name for name in images if name not in labels]
         if strangers:
             raise RequestError(f"{root / strangers[0]} is no class of the list of {len(self.classes)} classes")
-        if len(set(self.classes)) < len(self.classes):
-            raise RequestError("the list of classes names one twice")
-        self.files = [
-            (file, label)
-            for label, name in enumerate(self.classes)
-            if (root / name).is_dir()
-            for file in sorted((root / name).rglob("*"))
-            if file.suffix.lower() in ENDINGS and not file.name.startswith(".")
-        ]
+        self.files = [(file, label) for name, label in labels.items() if name in images for file in images[name]]
         if not self.files:
             raise RequestError(f"no images in {root}: expected {root}/CLASS/*.jpg")
-        self._transform = transform
+        self.root, self.left_out, self.transform = root, found.left_out.record(), transform
+        self._tested = sum(map(len, found.splits.get("test", {}).values()))
+
+    def summary(self) -> str:
+        """Return how many images and classes were read from where, and what was not read, in a line."""
+        text = f"{len(self.files)} images of {len(self.classes)} classes in {self.root}"
+        if self._tested:
+            text += f"; {self._tested} test images beside it are not used"
+        return "; ".join(filter(None, [text, as_text(self.left_out)]))
 
     def __len__(self) -> int:
         return len(self.files)
@@ -62,11 +65,11 @@ class Pictures(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         file, label = self.files[index]
         try:
-            return self._transform(decode(file)), label
+            return self.transform(decode(file)), label
         except CellError as error:
             raise RequestError(str(error)) from error
 
-    def of(self, labels: Sequence[int]) -> torch.utils.data.Subset[tuple[Tensor, int]]:
+    def of(self, labels: Sequence[int]) -> Subset[tuple[Tensor, int]]:
         """The images of some classes only."""
         wanted = set(labels)
-        return torch.utils.data.Subset(self, [i for i, (_, label) in enumerate(self.files) if label in wanted])
+        return Subset(self, [i for i, (_, label) in enumerate(self.files) if label in wanted])

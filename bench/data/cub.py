@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from bench.contract import Record, RequestError
-from bench.data.base import Figures, Names, Tree, absent, fault, more
+from bench.contract import Record
+from bench.data.base import Figures, Names, Tree, absent
+from bench.data.faults import Fault, Faults, fault, gone
 
 T = TypeVar("T")
 Keypoint = tuple[float, float, bool]
@@ -32,6 +33,7 @@ class Cub(Tree):
         root: the folder with ``images.txt``. Masks (a download of their own) lie in ``segmentations`` inside it or
             beside it; the folder counts if it has the mask of any image, and must then have those of all.
         cache: as in :class:`bench.data.base.Tree`.
+        faults: where they are collected instead of raised. Then labels that are not known are -1.
 
     Attributes:
         provides: ``image, label, bbox, keypoints`` and, with masks, ``mask``.
@@ -45,8 +47,9 @@ class Cub(Tree):
     markers = ("images.txt",)
     official = Figures(classes=200, train=5994, test=5794)
 
-    def __init__(self, root: Path, cache: Path | None = None) -> None:
-        files = {name: _File(root / name) for name in _ANNOTATIONS}
+    def __init__(self, root: Path, cache: Path | None = None, faults: Faults | None = None) -> None:
+        faults = faults or Faults()
+        files = {name: _File(root / name, faults) for name in _ANNOTATIONS}
         self.classes: Sequence[str] = files["classes.txt"].names()
         self.parts: Sequence[str] = files["parts/parts.txt"].names()
         images = files["images.txt"].images()
@@ -58,32 +61,39 @@ class Cub(Tree):
         points = _keypoints(files["parts/part_locs.txt"], lines, len(self.parts))
 
         paths = {image: root / "images" / name for image, (_, name) in images.items()}
-        missing = absent(paths)
-        if missing:
-            raise files["images.txt"].fault(lines[missing[0]], f"{paths[missing[0]]} is not on disk{more(missing)}")
+        missing = absent(paths, faults)
+        faults.missing(
+            missing, lambda image, more: files["images.txt"].fault(lines[image], f"{paths[image]} is not on disk{more}")
+        )
         masks = _masks(root, files["images.txt"], images)
 
         self.provides = frozenset({"image", "label", "bbox", "keypoints"} | ({"mask"} if masks else set()))
         splits: dict[str, list[Record]] = {"train": [], "test": []}
+        lost = set(missing)
         for image, path in paths.items():
-            splits["train" if train[image] else "test"].append(
-                Record(images[image][1], path, labels[image], boxes[image], points[image], masks.get(image))
-            )
+            if image not in lost:
+                label, box = labels.get(image, -1), boxes.get(image)
+                record = Record(images[image][1], path, label, box, points.get(image, ()), masks.get(image))
+                splits["train" if train.get(image, True) else "test"].append(record)
         super().__init__(root, cache, splits, [root / name for name in _ANNOTATIONS])
 
 
 def _masks(root: Path, file: _File, images: Mapping[int, tuple[int, str]]) -> dict[int, Path]:
     """The mask of each image, from the first folder that has any; it must then have all."""
-    for folder in (root / "segmentations", root.parent / "segmentations"):
+    beside = [root.parent, *([root.parent.parent] if root.parent.name == root.name else [])]
+    for folder in (place / "segmentations" for place in (root, *beside)):
         if not folder.is_dir():
             continue
         masks = {image: (folder / name).with_suffix(".png") for image, (_, name) in images.items()}
-        missing = absent(masks)
-        if missing and len(missing) < len(masks):
-            line = images[missing[0]][0]
-            raise file.fault(line, f"its mask {masks[missing[0]]} is not on disk{more(missing)}")
-        if not missing:
-            return masks
+        missing = absent(masks, file.faults)
+        if len(missing) < len(masks):
+            file.faults.missing(
+                missing,
+                lambda image, more, masks=masks: file.fault(  # type: ignore[misc]
+                    images[image][0], f"its mask {masks[image]} is not on disk{more}"
+                ),
+            )
+            return {image: masks[image] for image in masks.keys() - set(missing)}
     return {}
 
 
@@ -92,8 +102,9 @@ class _File:
     """One annotation file, read line by line; what is wrong with it is said with the line number."""
 
     path: Path
+    faults: Faults
 
-    def fault(self, line: int | None, what: str) -> RequestError:
+    def fault(self, line: int | None, what: str) -> Fault:
         return fault(self.path, line, what)
 
     def rows(self, fields: int, *, free: bool = False) -> Iterator[tuple[int, list[str]]]:
@@ -101,13 +112,16 @@ class _File:
         try:
             text = self.path.read_text(encoding="utf-8-sig")
         except FileNotFoundError:
-            raise RequestError(f"{self.path} is missing; the folder passed must be a whole CUB_200_2011 tree") from None
+            self.faults.tell(gone(self.path, "the folder passed must be a whole CUB_200_2011 tree"))
+            return
         except (OSError, UnicodeDecodeError) as error:
-            raise self.fault(None, f"cannot be read as text ({error})") from error
+            self.faults.tell(self.fault(None, f"cannot be read as text ({error})"))
+            return
         for number, line in enumerate(text.rstrip().split("\n"), 1):
             row = line.strip().split(maxsplit=fields - 1) if free else line.split()
             if len(row) != fields:
-                raise self.fault(number, f"{len(row)} fields where {fields} belong")
+                self.faults.tell(self.fault(number, f"{len(row)} fields where {fields} belong"))
+                continue
             yield number, row
 
     def integer(self, line: int, text: str, what: str) -> int:
@@ -129,8 +143,11 @@ class _File:
         """Names with ids 1, 2, 3, ..."""
         names: list[str] = []
         for line, (number, name) in self.rows(2, free=True):
-            if self.integer(line, number, "id") != len(names) + 1:
-                raise self.fault(line, f"id {number} where {len(names) + 1} belongs (ids are 1, 2, 3, ... in order)")
+            with self.faults:
+                if self.integer(line, number, "id") != len(names) + 1:
+                    raise self.fault(
+                        line, f"id {number} where {len(names) + 1} belongs (ids are 1, 2, 3, ... in order)"
+                    )
             names.append(name)
         return names
 
@@ -139,10 +156,11 @@ class _File:
         images: dict[int, tuple[int, str]] = {}
         names = Names(self.path)
         for line, (text, name) in self.rows(2, free=True):
-            image = self.integer(line, text, "image id")
-            if image in images:
-                raise self.fault(line, f"image id {image} was already used on line {images[image][0]}")
-            images[image] = line, names.check(name, line)
+            with self.faults:
+                image = self.integer(line, text, "image id")
+                if image in images:
+                    raise self.fault(line, f"image id {image} was already used on line {images[image][0]}")
+                images[image] = line, names.check(name, line)
         return images
 
     def per_image(
@@ -150,16 +168,19 @@ class _File:
     ) -> dict[int, T]:
         """The parsed rest of the one line that each image of ``lines`` (id -> line of images.txt) must have."""
         found: dict[int, T] = {}
+        seen: set[int] = set()
         for line, row in self.rows(fields):
-            image = self.integer(line, row[0], "image id")
-            if image not in lines:
-                raise self.fault(line, f"image {image} is not in images.txt")
-            if image in found:
-                raise self.fault(line, f"image {image} has a line already")
-            found[image] = parse(self, line, row[1:])
+            with self.faults:
+                image = self.integer(line, row[0], "image id")
+                seen.add(image)
+                if image not in lines:
+                    raise self.fault(line, f"image {image} is not in images.txt")
+                if image in found:
+                    raise self.fault(line, f"image {image} has a line already")
+                found[image] = parse(self, line, row[1:])
         for image, line in lines.items():
-            if image not in found:
-                raise self.fault(None, f"no line for image {image} (images.txt:{line})")
+            if image not in seen and seen:  # of a file without a line enough has been told
+                self.faults.tell(self.fault(None, f"no line for image {image} (images.txt:{line})"))
         return found
 
 
@@ -189,31 +210,38 @@ def _box(file: _File, line: int, row: list[str]) -> tuple[float, float, float, f
 def _keypoints(file: _File, lines: Mapping[int, int], parts: int) -> dict[int, tuple[Keypoint, ...]]:
     """Key-points of each image in the order of parts.txt. Long (15 lines per image), so written for speed."""
     found: dict[int, list[Keypoint | None]] = {image: [None] * parts for image in lines}
+    any_line, told, spoilt = False, len(file.faults.collected), set[str]()
     for line, (image_text, part_text, x_text, y_text, flag) in file.rows(5):
-        try:
-            image, part, x, y = int(image_text), int(part_text), float(x_text), float(y_text)
-        except ValueError:
-            image, part, x, y = 0, 0, math.nan, math.nan
-        if not (math.isfinite(x) and math.isfinite(y)):
-            for text, what in ((image_text, "image id"), (part_text, "part id")):
-                file.integer(line, text, what)
-            for text, what in ((x_text, "x"), (y_text, "y")):
-                file.number(line, text, what)
-        row = found.get(image)
-        if row is None:
-            raise file.fault(line, f"image {image} is not in images.txt")
-        if not 1 <= part <= parts:
-            raise file.fault(line, f"part id {part} is not in parts.txt (1 to {parts})")
-        if row[part - 1] is not None:
-            raise file.fault(line, f"image {image} has a line for part {part} already")
-        if flag not in ("0", "1"):
-            raise file.fault(line, f"visible flag {flag!r} where 0 or 1 belongs")
-        row[part - 1] = (x, y, flag == "1")
+        any_line = True
+        with file.faults:
+            try:
+                image, part, x, y = int(image_text), int(part_text), float(x_text), float(y_text)
+            except ValueError:
+                image, part, x, y = 0, 0, math.nan, math.nan
+            if not (math.isfinite(x) and math.isfinite(y)):
+                for text, what in ((image_text, "image id"), (part_text, "part id")):
+                    file.integer(line, text, what)
+                for text, what in ((x_text, "x"), (y_text, "y")):
+                    file.number(line, text, what)
+            row = found.get(image)
+            if row is None:
+                raise file.fault(line, f"image {image} is not in images.txt")
+            if not 1 <= part <= parts:
+                raise file.fault(line, f"part id {part} is not in parts.txt (1 to {parts})")
+            if row[part - 1] is not None:
+                raise file.fault(line, f"image {image} has a line for part {part} already")
+            if flag not in ("0", "1"):
+                raise file.fault(line, f"visible flag {flag!r} where 0 or 1 belongs")
+            row[part - 1] = (x, y, flag == "1")
+        if len(file.faults.collected) > told:
+            told = len(file.faults.collected)
+            spoilt.add(image_text)
     whole: dict[int, tuple[Keypoint, ...]] = {}
     for image, row in found.items():
         # An absent row could mean "not visible", but in the official files it never does: it is lost data.
-        whole[image] = tuple(point for point in row if point is not None)
-        if len(whole[image]) != parts:
-            missing = row.index(None) + 1
-            raise file.fault(None, f"no line for image {image} (images.txt:{lines[image]}), part {missing}")
+        whole[image] = tuple(point or (0.0, 0.0, False) for point in row)
+        for part, point in enumerate(row, 1):
+            if point is None and any_line and str(image) not in spoilt:
+                line = lines[image]
+                file.faults.tell(file.fault(None, f"no line for image {image} (images.txt:{line}), part {part}"))
     return whole

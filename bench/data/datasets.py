@@ -13,6 +13,8 @@ from bench.contract import Dataset, Progress, RequestError
 from bench.core import registry
 from bench.core.work_dir import Folder
 from bench.data import synthetic
+from bench.data.faults import Faults
+from bench.data.left_out import NOTHING, as_text
 from bench.data.locate import locate
 
 
@@ -24,8 +26,11 @@ def open_dataset(
     home: Path,
     progress: Progress,
     options: Mapping[str, Any] | None = None,
+    faults: Faults | None = None,
 ) -> Any:
     """The data set, read from where it lies; where it has no folder it is drawn first.
+
+    What its reader left out is noted.
 
     Args:
         name: as the user said it.
@@ -35,13 +40,14 @@ def open_dataset(
         home: ``BENCH_HOME``.
         progress: where drawing is counted.
         options: settings of the reader.
+        faults: where they are collected instead of raised, by readers that can.
 
     Raises:
         RequestError: where it is not found, or its annotation files are broken.
     """
     kind, options = registry.load("datasets", reader), options or {}
     signature = inspect.signature(kind).parameters
-    known = signature.keys() - {"root", "cache"}
+    known = signature.keys() - {"root", "cache", "faults"}
     open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.values())
     for option in options:
         if option not in known and not open_ended:
@@ -50,7 +56,11 @@ def open_dataset(
             )
     markers = getattr(kind, "markers", ())
     root = drawn(home, progress) if folder is None else locate(folder, data_root, home, markers, name)
-    dataset: Dataset = kind(root, cache=home / "digests", **options)
+    collected = {"faults": faults} if faults is not None and "faults" in signature else {}
+    dataset: Dataset = kind(root, cache=home / "digests", **options, **collected)
+    left_out = as_text(getattr(dataset, "left_out", NOTHING))
+    if left_out:
+        progress.note(f"{name}: {left_out}")
     code = registry.code("datasets", reader)
     return dataset if code is None else ReadByPlugin(dataset, code.digest)
 

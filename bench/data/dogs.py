@@ -6,8 +6,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from bench.contract import Record
-from bench.data.base import Box, Figures, Names, Tree, absent, corners, fault, more
+from bench.data.base import Box, Figures, Names, Tree, absent, corners
+from bench.data.faults import Fault, Faults, fault
 from bench.data.matlab import column, whole
+
+_NESTED = {"Images": "images", "Annotation": "annotations"}
 
 
 class Dogs(Tree):
@@ -18,6 +21,7 @@ class Dogs(Tree):
     Args:
         root: the folder with ``Images``; the lists lie in it or in ``lists`` inside it.
         cache: as in :class:`bench.data.base.Tree`.
+        faults: where they are collected instead of raised.
 
     Raises:
         RequestError: one line with the file, the entry and what is wrong there.
@@ -26,48 +30,61 @@ class Dogs(Tree):
     markers = ("train_list.mat", "lists/train_list.mat")
     official = Figures(classes=120, train=12000, test=8580)
 
-    def __init__(self, root: Path, cache: Path | None = None) -> None:
+    def __init__(self, root: Path, cache: Path | None = None, faults: Faults | None = None) -> None:
+        faults = faults or Faults()
         lists = root if (root / "train_list.mat").exists() else root / "lists"
         files = {split: lists / f"{split}_list.mat" for split in ("train", "test")}
-        annotated = (root / "Annotation").is_dir()
+        # Kaggle's copy has a folder more around each.
+        images, boxes = (_first(root / name, root / around / name) for name, around in _NESTED.items())
+        annotated = boxes.is_dir()
         if annotated:
             self.provides = frozenset({"image", "label", "bbox"})
         breeds: dict[int, str] = {}
-        names = {split: _names(file, root / "Images", breeds) for split, file in files.items()}
+        names = {split: _names(file, images, breeds, faults) for split, file in files.items()}
         unused = sorted(set(range(1, max(breeds, default=0) + 1)) - set(breeds))
         if unused:
-            raise fault(files["train"], None, f"class {unused[0]} has no image in either list")
+            faults.tell(fault(files["train"], None, f"class {unused[0]} has no image in either list"))
         self.classes = [breeds[label] for label in sorted(breeds)]
         splits: dict[str, list[Record]] = {"train": [], "test": []}
         annotations = []
         for split, rows in names.items():
             for name, label in rows:
-                annotation = (root / "Annotation" / name).with_suffix("")
+                annotation = (boxes / name).with_suffix("")
                 annotations.append(annotation)
-                box = _box(annotation) if annotated else None
-                splits[split].append(Record(name, root / "Images" / name, label - 1, box))
+                box = None
+                try:
+                    box = _box(annotation) if annotated else None
+                except Fault as error:
+                    faults.tell(error, "annotation")
+                splits[split].append(Record(name, images / name, label - 1, box))
         super().__init__(root, cache, splits, [*files.values(), *(annotations if annotated else [])])
 
 
-def _names(file: Path, folder: Path, breeds: dict[int, str]) -> list[tuple[str, int]]:
+def _first(usual: Path, nested: Path) -> Path:
+    return nested if nested.is_dir() and not usual.is_dir() else usual
+
+
+def _names(file: Path, folder: Path, breeds: dict[int, str], faults: Faults) -> list[tuple[str, int]]:
     """Image names and labels from 1 of one list; ``breeds`` learns the folder of each label."""
-    listed, labels = column(file, "file_list"), column(file, "labels")
-    if len(listed) != len(labels):
-        raise fault(file, None, f"{len(listed)} names and {len(labels)} labels")
-    names, rows = Names(file), []
-    for number, (text, given) in enumerate(zip(listed, labels, strict=True), 1):
-        place = f"entry {number}"
-        name = names.check(str(text), place)
-        label = whole(file, place, given, "class", 10**6)
-        breed = Path(name).parent.as_posix()
-        if breeds.setdefault(label, breed) != breed:
-            raise fault(file, place, f"class {label} is {breed!r} here and {breeds[label]!r} before")
-        rows.append((name, label))
-    missing = absent({position: folder / name for position, (name, _) in enumerate(rows)})
-    if missing:
-        path = folder / rows[missing[0]][0]
-        raise fault(file, f"entry {missing[0] + 1}", f"{path} is not on disk{more(missing)}")
-    return rows
+    names = Names(file)
+    rows: dict[str, tuple[str, int]] = {}
+    with faults:
+        listed, labels = column(file, "file_list"), column(file, "labels")
+        if len(listed) != len(labels):
+            raise fault(file, None, f"{len(listed)} names and {len(labels)} labels")
+        for number, (text, given) in enumerate(zip(listed, labels, strict=True), 1):
+            place = f"entry {number}"
+            with faults:
+                name = names.check(str(text), place)
+                label = whole(file, place, given, "class", 10**6)
+                breed = Path(name).parent.as_posix()
+                if breeds.setdefault(label, breed) != breed:
+                    raise fault(file, place, f"class {label} is {breed!r} here and {breeds[label]!r} before")
+                rows[place] = (name, label)
+    missing = absent({place: folder / name for place, (name, _) in rows.items()}, faults)
+    faults.missing(missing, lambda place, more: fault(file, place, f"{folder / rows[place][0]} is not on disk{more}"))
+    lost = set(missing)
+    return [row for place, row in rows.items() if place not in lost]
 
 
 def _box(file: Path) -> Box:

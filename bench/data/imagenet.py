@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.contract import Record, RequestError
-from bench.data.base import Figures, Tree, fault
-from bench.data.image_folder import check_classes, class_folders
+from bench.data.base import Figures, Tree
+from bench.data.class_folders import classes_in
+from bench.data.faults import Faults, fault
+from bench.data.image_folder import check_classes
+from bench.data.left_out import LeftOut
 from bench.data.matlab import entries, whole
 
 _DEVKIT = Path("ILSVRC2012_devkit_t12") / "data"
@@ -20,6 +23,7 @@ class ImageNet(Tree):
     Args:
         root: the folder with ``train`` and ``val``.
         cache: as in :class:`bench.data.base.Tree`.
+        faults: where they are collected instead of raised.
 
     Raises:
         RequestError: one line that says what is missing or wrong, and where.
@@ -28,13 +32,16 @@ class ImageNet(Tree):
     markers = ("val",)  # folders of one's own have train too
     official = Figures(classes=1000, train=1_281_167, test=50_000)
 
-    def __init__(self, root: Path, cache: Path | None = None) -> None:
-        validation, files = class_folders(root / "val"), []
-        if not validation:
+    def __init__(self, root: Path, cache: Path | None = None, faults: Faults | None = None) -> None:
+        faults, left_out, files = faults or Faults(), LeftOut(root), []
+        validation = classes_in(root / "val", left_out)
+        if not any(validation.values()):
+            left_out = LeftOut(root)  # its images lie right in it
             files = [root / _DEVKIT / "meta.mat", root / _DEVKIT / "ILSVRC2012_validation_ground_truth.txt"]
-            validation = _by_devkit(root / "val", *files)
-        found = {"train": class_folders(root / "train"), "test": validation}
-        self.classes = check_classes(found, root)
+            validation = _by_devkit(root / "val", *files, faults)
+        found = {"train": classes_in(root / "train", left_out), "test": validation}
+        self.classes, found = check_classes(found, root, left_out, faults)
+        self.left_out = left_out.record()
         labels = {name: label for label, name in enumerate(self.classes)}
         splits = {
             split: [
@@ -47,20 +54,23 @@ class ImageNet(Tree):
         super().__init__(root, cache, splits, files)
 
 
-def _by_devkit(folder: Path, meta: Path, truth: Path) -> dict[str, list[Path]]:
+def _by_devkit(folder: Path, meta: Path, truth: Path, faults: Faults) -> dict[str, list[Path]]:
     """The validation images of each class: line n of the ground truth belongs to the n-th name."""
     if not truth.is_file():
         raise RequestError(f"{folder} has no class folders, and {truth} is missing; unpack the devkit beside it")
     wnids = {}
     for place, (number, wnid) in entries(meta, "synsets", ("ILSVRC2012_ID", "WNID")):
         wnids[whole(meta, place, number, "ILSVRC2012_ID", 10**5)] = str(wnid)
-    images = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpeg", ".jpg"))
+    images = sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in (".jpeg", ".jpg") and path.name[0] != "."
+    )
     lines = truth.read_text().split()
     if len(lines) != len(images):
         raise fault(truth, None, f"{len(lines)} lines for the {len(images)} images in {folder}")
     found: dict[str, list[Path]] = {}
     for line, (text, path) in enumerate(zip(lines, images, strict=True), 1):
-        if not text.isdecimal() or int(text) not in wnids:
-            raise fault(truth, line, f"class {text!r} is not in {meta.name}")
-        found.setdefault(wnids[int(text)], []).append(path)
+        with faults:
+            if not text.isdecimal() or int(text) not in wnids:
+                raise fault(truth, line, f"class {text!r} is not in {meta.name}")
+            found.setdefault(wnids[int(text)], []).append(path)
     return dict(sorted(found.items()))

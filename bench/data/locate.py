@@ -37,7 +37,8 @@ def locate(
 ) -> Path:
     """The tree of a data set.
 
-    The place of :func:`base` either holds ``folder`` or is such a tree itself.
+    The place of :func:`base` either holds ``folder`` or is such a tree itself. Where ``folder`` is no such tree but
+    holds exactly one, as archives unpacked twice over leave it, it is that one.
 
     Args:
         folder: the data set's usual folder name, for example ``CUB_200_2011``.
@@ -54,8 +55,13 @@ def locate(
     for tree, fits in ((place / folder, True), (place, bool(markers) or place.name == folder)):
         if fits and any((tree / marker).exists() for marker in markers or [""]):
             return tree
+    inside = [place / folder / name for name in nearby(place / folder, markers)]
+    if len(inside) == 1:
+        return inside[0]
     missing = (place / folder / (markers[0] if markers else "")).relative_to(place)
     problem = f"has no {missing}" if place.is_dir() else "is not a folder"
+    if len(inside) > 1:
+        problem += f" itself but in {inside[0].name}/ and {inside[1].name}/ (name one: --data-root {inside[0]})"
     name = "the data set" if folder == "." else folder
     others = nearby(place, markers) if dataset else []
     if dataset and others:

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.contract import RequestError
-from bench.data.base import fault
+from bench.data.faults import fault, gone
 
 
 def column(file: Path, variable: str) -> NDArray[Any]:
@@ -26,7 +25,7 @@ def column(file: Path, variable: str) -> NDArray[Any]:
         with file.open("rb") as stream:
             content = loadmat(stream, squeeze_me=True, chars_as_strings=True, variable_names=[variable])
     except FileNotFoundError:
-        raise RequestError(f"{file} is missing; the folder passed must be the data set's whole tree") from None
+        raise gone(file, "the folder passed must be the data set's whole tree") from None
     except Exception as error:  # broken bytes lead the reader into any error
         raise fault(file, None, f"cannot be read as a MATLAB file ({type(error).__name__}: {error})") from error
     if variable not in content:

@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bench.contract import CellError, Dataset, Progress, Record
 from bench.core.threads import in_order
 from bench.data.base import Figures
 from bench.data.cache import SPLITS
 from bench.data.decoding import decode
-
-
-@dataclass(frozen=True)
-class Anomaly:
-    """One thing that is wrong.
-
-    Attributes:
-        kind: ``count``, ``class``, ``image``, ``box``, ``keypoint``, ``mask`` or ``leak``.
-        where: the record's id, or what else it is about.
-        what: in words.
-    """
-
-    kind: str
-    where: str
-    what: str
+from bench.data.faults import Anomaly, Faults
+from bench.data.left_out import NOTHING
 
 
 @dataclass(frozen=True)
@@ -39,15 +27,19 @@ class Report:
         classes: how many.
         compared: what the counts were compared with.
         anomalies: all that is wrong.
+        refused: whether `run` refuses the data set as it is: its annotations or files do not fit together.
+        left_out: what lies in the folder and is not read: see :data:`bench.data.left_out.Record`.
     """
 
     images: dict[str, int]
     classes: int
     compared: str
     anomalies: list[Anomaly] = field(default_factory=list)
+    refused: bool = False
+    left_out: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-def verify(dataset: Dataset, progress: Progress) -> Report:
+def verify(dataset: Dataset, progress: Progress, faults: Faults | None = None) -> Report:
     """Look at every record and every file.
 
     Counts are compared with the published figures where the tree has as many classes as the whole data set, else only
@@ -55,13 +47,15 @@ def verify(dataset: Dataset, progress: Progress) -> Report:
     key-points and masks must fit it; no image of the test split may have the content of a training image.
 
     Args:
-        dataset: read already: what its reader refuses does not come here.
+        dataset: read already.
         progress: is told about each image.
+        faults: what its reader has collected; without it, what the reader refuses does not come here.
     """
+    told = [] if faults is None else list(faults.collected)
     records = {split: dataset.split(split) for split in SPLITS}
     counts = {split: len(found) for split, found in records.items()}
     official: Figures | None = getattr(dataset, "official", None)
-    anomalies: list[Anomaly] = []
+    anomalies = list(told)
     if official is None:
         compared = "the tree's own lists"
     elif len(dataset.classes) != official.classes:
@@ -77,7 +71,7 @@ def verify(dataset: Dataset, progress: Progress) -> Report:
     for split, found in records.items():
         there = Counter(record.label for record in found)
         for label, name in enumerate(dataset.classes):
-            if not there[label]:
+            if not there[label] and not any(anomaly.kind == "class" for anomaly in told):
                 anomalies.append(Anomaly("class", name, f"has no {split} image"))
     flat = [(split, record) for split in SPLITS for record in records[split]]
     first: dict[str, tuple[str, str]] = {}
@@ -87,7 +81,8 @@ def verify(dataset: Dataset, progress: Progress) -> Report:
         before, twin = first.setdefault(content, (split, record.id))
         if content and before != split:
             anomalies.append(Anomaly("leak", record.id, f"the same file is {twin} of the {before} split"))
-    return Report(counts, len(dataset.classes), compared, anomalies)
+    left_out = {reason: dict(entry) for reason, entry in getattr(dataset, "left_out", NOTHING).items()}
+    return Report(counts, len(dataset.classes), compared, anomalies, bool(told), left_out)
 
 
 def look(record: Record) -> tuple[str, list[Anomaly]]:

@@ -9,13 +9,13 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import bench.core.compat  # noqa: F401  before torchvision
 from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Record, Samples
 from bench.data.augmentation import draw
+from bench.data.decoding import decode
 from bench.models.classifier import Classifier
 
 _PASSES = 5
@@ -48,8 +48,7 @@ class Files(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         record = self.records[index]
-        with Image.open(record.path) as image:
-            return self.transform(image.convert("RGB")), record.label
+        return self.transform(decode(record.path)), record.label
 
 
 def measure(

@@ -158,6 +158,7 @@ class Cell:
                 "prototypes": len(model.prototypes),
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
                 "images": {name: len(split) for name, split in splits.items()},
+                **({"left_out": self.inputs.left_out} if self.inputs.left_out else {}),
                 "seconds": {**fit["seconds"], "evaluate": evaluating},
                 "usage": usage.record(),
                 "seeds": self._seeds(),

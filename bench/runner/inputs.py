@@ -30,6 +30,9 @@ class Inputs:
         where: the places of files, by what they are: see :class:`bench.config.spec.Where`.
         home: ``BENCH_HOME``: prepared data.
         progress: where the preparing of data is told.
+
+    Attributes:
+        left_out: what the data set's folder holds and its reader did not read, once :meth:`data` was called.
     """
 
     def __init__(self, spec: CellSpec, where: Mapping[str, Any], home: Path, progress: ConsoleProgress) -> None:
@@ -37,6 +40,7 @@ class Inputs:
         for file in where["plugins"]:
             registry.load_plugin(Path(file))
         self.method: Method = registry.load("methods", spec.method)()
+        self.left_out: dict[str, Any] = {}
 
     def check(self) -> None:
         """A result may only stand under an id that still means what will be computed.
@@ -94,6 +98,7 @@ class Inputs:
             self.progress,
             self.where.get("options"),
         )
+        self.left_out = dict(getattr(dataset, "left_out", {}))
         if dataset.digest != self.spec.data_digest:
             raise CellError(
                 f"{self.spec.dataset} has changed since this cell was planned "

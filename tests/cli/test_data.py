@@ -6,9 +6,11 @@ import pytest
 from click.testing import CliRunner
 
 from bench.cli.main import main
+from bench.config import schema
 from bench.config.plan import Context, plan
 from bench.config.schema import Request
-from tests.support.cub_trees import make_cars, make_dogs, make_tree
+from bench.data.datasets import open_dataset
+from tests.support.cub_trees import make_cars, make_dogs, make_tree, picture
 from tests.support.samples import Silent
 
 
@@ -162,3 +164,118 @@ def test_black_boxes_are_trained_as_the_paper_trains_them_on_each_data_set(place
 
     assert planned() == {"cub": "flip", "cars": "prototree2021", "dogs": "resized_crop"}
     assert set(planned(("classifier.schedule.augment", "none")).values()) == {"none"}
+
+
+def test_verify_caps_each_kind_and_counts_the_rest(place):
+    root = place / "CUB_200_2011"
+    locations = root / "parts/part_locs.txt"
+    lines = locations.read_text().splitlines()
+    locations.write_text("\n".join(line.rpartition(" ")[0] + " 7" if n < 14 else line for n, line in enumerate(lines)))
+    broken = root / "images/002.Wren/bird_3.png"
+    broken.write_bytes(broken.read_bytes()[:99])
+    (root / "images/002.Wren/bird_1.png").unlink()
+    result = call("data", "verify", "cub", "--data-root", place)
+    assert result.exit_code == 2, result.output  # `run` refuses it
+    assert result.output.count("visible flag '7'") == 10
+    assert "  part_locs.txt: ... and 4 more; --json has all of them" in result.output
+    assert "image: 002.Wren/bird_3.png: cannot be decoded" in result.output
+    assert "16 anomalies: 14 part_locs.txt, 1 missing, 1 image" in result.output
+    report = json.loads(call("data", "verify", "cub", "--data-root", place, "--json").stdout)
+    assert len(report["anomalies"]) == 16
+    assert report["refused"] is True
+
+
+def test_trees_unpacked_twice_over_and_as_on_kaggle(place, tmp_path):
+    def images(name):
+        result = call("data", "verify", name, "--data-root", place, "--json")
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)["images"]
+
+    before = {name: images(name) for name in ("cub", "cars", "dogs")}
+    digests = {name: opened(name, place, tmp_path).digest for name in before}
+    (place / "CUB_200_2011").rename(place / "x")
+    (place / "CUB_200_2011").mkdir()
+    (place / "x").rename(place / "CUB_200_2011/CUB_200_2011")
+    for name, around in (("cars_train", "cars_train"), ("cars_test", "cars_test"), ("devkit", "car_devkit")):
+        (place / "stanford_cars" / name).rename(place / "x")
+        (place / "stanford_cars" / around).mkdir()
+        (place / "x").rename(place / "stanford_cars" / around / name)
+    annotations = place / "stanford_cars/cars_test_annos_withlabels.mat"
+    annotations.rename(annotations.with_stem("cars_test_annos_withlabels (1)"))
+    (place / "stanford_dogs/Images").rename(place / "x")
+    (place / "stanford_dogs/images").mkdir()
+    (place / "x").rename(place / "stanford_dogs/images/Images")
+    assert {name: images(name) for name in before} == before
+    assert opened("cub", place, tmp_path).digest == digests["cub"]
+    # Two of them: which one is meant is asked.
+    (place / "CUB_200_2011/again").mkdir()
+    (place / "CUB_200_2011/again/images.txt").write_text("")
+    result = call("data", "verify", "cub", "--data-root", place)
+    assert result.exit_code == 2
+    assert "in CUB_200_2011/ and again/ (name one: --data-root " in result.stderr
+
+
+def opened(name, place, home):
+    settings = schema.dataset_config(name, {})
+    return open_dataset(name, settings.reader or name, settings.folder, place, home, Silent())
+
+
+def test_unlabelled_test_cars_are_named(place):
+    file = place / "stanford_cars/cars_test_annos_withlabels.mat"
+    file.rename(file.parent / "devkit/cars_test_annos.mat")
+    result = call("run", "--methods", "ours", "--datasets", "cars", "--data-root", place)
+    assert result.exit_code == 2
+    assert "cars_test_annos_withlabels.mat is missing (" in result.stderr
+    assert "devkit/cars_test_annos.mat has no labels)" in result.stderr
+
+
+def test_verify_run_and_decompose_say_the_same_numbers(tmp_path, monkeypatch):
+    """Of one folder with all kinds of things in it; what was left out is in the log and in the results."""
+    import timm
+    import torch
+
+    monkeypatch.setenv("BENCH_HOME", str(tmp_path / "home"))
+    root = tmp_path / "set"
+    for number in range(6):
+        picture(root / f"cat/{number}.png", number)
+        picture(root / f"dog/husky/{number}.png", 100 + number)
+        picture(root / f"dog/.ipynb_checkpoints/{number}.png", 200 + number)
+        picture(root / f"@eaDir/{number}.png", 300 + number)
+    (root / "cat/notes.txt").write_text("no image")
+    note = "left out: of the system: 6 (@eaDir), not an image: 1 (cat/notes.txt), hidden: 6 (dog/.ipynb_checkpoints)"
+
+    looked = call("data", "verify", "folder", "--data-root", root)
+    assert looked.exit_code == 0, looked.output
+    assert "folder: 8 train, 4 test images of 2 classes" in looked.output.replace("\n", " ")
+    assert note in looked.output
+    verified = json.loads(call("data", "verify", "folder", "--data-root", root, "--json").stdout)
+    assert verified["images"] == {"train": 8, "test": 4}
+    assert {reason: entry["files"] for reason, entry in verified["left_out"].items()} == {
+        "of the system": 6, "not an image": 1, "hidden": 6
+    }  # fmt: skip
+
+    settings = ("folder.protocol.size=32", "pretrained=false", "classifier.schedule.phases.0.epochs=1")
+    ran = call(
+        "run", "--methods", "blackbox", "--datasets", "folder", "--data-root", root, "--backbones", "tiny", "--recipe",
+        "demo", "--metrics", "accuracy", "--no-controls", "--no-tracking", "--device", "cpu",
+        *[part for setting in settings for part in ("--set", setting)],
+    )  # fmt: skip
+    assert ran.exit_code == 0, ran.output
+    assert note in ran.output
+    (result,) = (tmp_path / "home").glob("cells/*/result/result.json")
+    stored = json.loads(result.read_text())
+    assert stored["images"] == verified["images"]
+    assert stored["left_out"] == verified["left_out"]
+    assert note in (result.parent / "log.txt").read_text()
+
+    torch.manual_seed(0)
+    torch.save(timm.create_model("resnet10t", num_classes=2).state_dict(), tmp_path / "w.pth")
+    decomposed = call(
+        "decompose", "--model", "timm:resnet10t", "--weights", tmp_path / "w.pth", "--data", root, "--k", "2", "--out",
+        tmp_path / "out", "--draw", "0", "--device", "cpu",
+    )  # fmt: skip
+    assert decomposed.exit_code == 0, decomposed.output
+    assert f"12 images of 2 classes in {root}; {note}" in decomposed.output
+    facts = json.loads((tmp_path / "out/prototypes.json").read_text())
+    assert facts["facts"]["images"] == sum(verified["images"].values())
+    assert facts["left_out"] == verified["left_out"]

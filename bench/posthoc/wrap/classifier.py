@@ -144,6 +144,7 @@ class PartPrototypeClassifier(PartPrototypeModel):
 
     Attributes:
         facts: numbers about the decomposition, such as the completeness residual.
+        left_out: what was not read of a folder of images: reason -> ``files`` (how many) and ``example``.
     """
 
     bias: Tensor
@@ -159,6 +160,7 @@ class PartPrototypeClassifier(PartPrototypeModel):
         self.register_buffer("bias", bias.double())
         self.class_names = tuple(class_names) if class_names else tuple(str(i) for i in range(classes))
         self.facts: dict[str, float] = {}
+        self.left_out: dict[str, dict[str, Any]] = {}
 
     @property
     def classifier(self) -> nn.Module:

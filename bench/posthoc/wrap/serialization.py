@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -34,6 +34,7 @@ class _Description(Settings):
     class_names: tuple[str, ...]
     split: Split
     facts: dict[str, float | None]
+    left_out: dict[str, dict[str, int | str]] = Field(default_factory=dict)
 
 
 def save(model: PartPrototypeClassifier, folder: Path | str) -> Path:
@@ -62,6 +63,7 @@ def save(model: PartPrototypeClassifier, folder: Path | str) -> Path:
         class_names=model.class_names,
         split=model.features.split,
         facts={name: value if value == value else None for name, value in model.facts.items()},
+        left_out=model.left_out,
     )
     write(folder / _FACTS, json.dumps(description.model_dump(mode="json"), indent=1) + "\n")
     return folder
@@ -114,6 +116,7 @@ def load(folder: Path | str, classifier: nn.Module, images: Tensor | None = None
     model = PartPrototypeClassifier(features, vectors, bias, description.class_names).eval()
     model.prototypes.source_image.copy_(tensors["source_image"])
     model.prototypes.source_patch.copy_(tensors["source_patch"])
+    model.left_out = {reason: dict(entry) for reason, entry in description.left_out.items()}
     model.facts = {name: float("nan") if value is None else value for name, value in description.facts.items()}
     return model
 
