@@ -105,7 +105,8 @@ def list_(data_root: Path | None, pairs: tuple[str, ...], as_json: bool, plugins
 def verify(name: str, data_root: Path | None, pairs: tuple[str, ...], as_json: bool, plugins: tuple[Path, ...]) -> None:
     """Check NAME: counts, every image, boxes, key-points, masks, no file in both splits.
 
-    Exit code 0: nothing is wrong; 1: something is, and is named; 2: its annotation files cannot be read at all.
+    Exit code 0: nothing is wrong (a warning may be printed); 1: something is, and is named; 2: its annotation files
+    cannot be read at all.
     """
     from dataclasses import asdict
 
@@ -127,6 +128,11 @@ def verify(name: str, data_root: Path | None, pairs: tuple[str, ...], as_json: b
         rest = len(report.anomalies) - _SHOWN
         if rest > 0:
             console.print(f"  and {rest} more; --json has all of them")
+        for warning in report.warnings[:_SHOWN]:
+            text = f"  warning: {warning.where}: {warning.what}"
+            console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        if len(report.warnings) > _SHOWN:
+            console.print(f"  and {len(report.warnings) - _SHOWN} more warnings; --json has all of them")
         console.print(f"{len(report.anomalies)} anomalies" if report.anomalies else "nothing is wrong")
     sys.exit(1 if report.anomalies else 0)
 

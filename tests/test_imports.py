@@ -23,6 +23,8 @@ RANKS = [
         "bench.contract",
         "bench.decoding",
         "bench.signatures",
+        "bench.whole",
+        "bench.depth",
         "bench.seeding",
         "bench.torchvision_ops",
         "bench.machine",

@@ -26,7 +26,7 @@ from bench.data.protocol import Protocol
 from bench.data.threads import in_order
 
 SPLITS = ("train", "test")
-_FORMAT = 3
+_FORMAT = 4
 _ARRAYS = ("rows", "labels", "keypoints", "visible", "boxes")
 
 

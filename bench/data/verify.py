@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from PIL import Image
+
 from bench.contract import CellError, Dataset, Progress, Record
 from bench.data.prepared import SPLITS
 from bench.data.threads import in_order
@@ -20,7 +22,7 @@ class Anomaly:
     """One thing that is wrong.
 
     Attributes:
-        kind: ``count``, ``class``, ``image``, ``box``, ``keypoint``, ``mask`` or ``leak``.
+        kind: ``count``, ``class``, ``image``, ``box``, ``keypoint``, ``mask`` or ``leak``; of a warning, ``range``.
         where: the record's id, or what else it is about.
         what: in words.
     """
@@ -39,12 +41,14 @@ class Report:
         classes: how many.
         compared: what the counts were compared with.
         anomalies: all that is wrong.
+        warnings: what may be wrong, and is used as it is.
     """
 
     images: dict[str, int]
     classes: int
     compared: str
     anomalies: list[Anomaly] = field(default_factory=list)
+    warnings: list[Anomaly] = field(default_factory=list)
 
 
 def verify(dataset: Dataset, progress: Progress) -> Report:
@@ -62,6 +66,7 @@ def verify(dataset: Dataset, progress: Progress) -> Report:
     counts = {split: len(found) for split, found in records.items()}
     official: Figures | None = getattr(dataset, "official", None)
     anomalies: list[Anomaly] = []
+    warnings: list[Anomaly] = []
     if official is None:
         compared = "the tree's own lists"
     elif len(dataset.classes) != official.classes:
@@ -83,23 +88,33 @@ def verify(dataset: Dataset, progress: Progress) -> Report:
     first: dict[str, tuple[str, str]] = {}
     looks = in_order(look, [record for _, record in flat])
     for (split, record), (content, wrong) in zip(flat, progress.track(looks, "verify", len(flat)), strict=True):
-        anomalies += wrong
+        for anomaly in wrong:
+            (warnings if anomaly.kind == "range" else anomalies).append(anomaly)
         before, twin = first.setdefault(content, (split, record.id))
         if content and before != split:
             anomalies.append(Anomaly("leak", record.id, f"the same file is {twin} of the {before} split"))
-    return Report(counts, len(dataset.classes), compared, anomalies)
+    return Report(counts, len(dataset.classes), compared, anomalies, warnings)
 
 
 def look(record: Record) -> tuple[str, list[Anomaly]]:
     """A hash of the file's content (empty where it cannot be read), and what is wrong with the record."""
     try:
         content = hashlib.sha256(record.path.read_bytes()).hexdigest()
-        width, height = decode(record.path).size
+        image = decode(record.path)
     except OSError as error:
         return "", [Anomaly("image", record.id, f"cannot be read ({error.strerror or error})")]
     except CellError as error:
         return content, [Anomaly("image", record.id, str(error).removeprefix(f"{record.path}: "))]
-    return content, [*_box(record, width, height), *_keypoints(record, width, height), *_mask(record, width, height)]
+    found = [*_range(record, image), *_box(record, *image.size), *_keypoints(record, *image.size)]
+    return content, [*found, *_mask(record, *image.size)]
+
+
+def _range(record: Record, image: Image.Image) -> Iterator[Anomaly]:
+    """A picture of 16 bits a sample in which none uses the upper two: likely 10, 12 or 14 bits, stored as they are."""
+    largest = max(high for _, high in image.getextrema())
+    if image.info["bits"] == 16 and largest < 64:
+        dark = f"its brightest value is {largest} of 255: of 16 bits a sample the upper ones are not used"
+        yield Anomaly("range", record.id, f"{dark}; scale it, or state its bits in the file (PNG: sBIT)")
 
 
 def _box(record: Record, width: int, height: int) -> Iterator[Anomaly]:
