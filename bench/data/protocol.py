@@ -62,7 +62,8 @@ class Protocol(Settings):
         interpolation: ``bilinear`` or ``bicubic``.
         antialias: whether the filter widens where the image shrinks, as PIL's does.
         order: of the product and the division where a truncated key-point is scaled: ``ratio`` divides first, as the
-            official code does, and then loses a pixel at a few places where the product is whole; ``product`` does not.
+            official code does, and loses a pixel at a few places where the product is whole; ``product`` does not. At
+            the published 224 pixels it is ``ratio`` unless told otherwise, at other sizes ``product``.
         outside: whether a key-point outside the prepared image counts as visible: ``kept``, as published, or
             ``hidden``, which is what a centre crop has unless told otherwise.
     """
@@ -78,28 +79,20 @@ class Protocol(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _cut_off_is_hidden(cls, given: Any) -> Any:
+    def _depending_defaults(cls, given: Any) -> Any:
         """What a centre crop cuts off no network sees; a key-point outside its own box is still one of the bird."""
-        if isinstance(given, Mapping) and given.get("resize", "squash") != "squash":
-            return {"outside": "hidden", **given}
-        return given
+        if not isinstance(given, Mapping):
+            return given
+        outside = "hidden" if given.get("resize", "squash") != "squash" else "kept"
+        return {"outside": outside, "order": _order(given.get("size", 224)), **given}
 
     @model_serializer(mode="wrap")
     def _identity(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """The later settings are left out where they say what was always done: results keep their ids."""
-        late = {"resize": "squash", "interpolation": "bilinear", "antialias": True, "order": self._unsaid_order}
+        late = {"resize": "squash", "interpolation": "bilinear", "antialias": True, "order": _order(self.size)}
         if self.resize == "squash":
             late["outside"] = "kept"
         return {name: value for name, value in handler(self).items() if late.get(name) != value}
-
-    @property
-    def _unsaid_order(self) -> str | None:
-        """The order of results that name none, ``None``: those are of another version.
-
-        They multiplied first. At 224 pixels that gives the same for all the key-points of the data sets at hand; at
-        others it does not, so that results there name the order.
-        """
-        return "ratio" if self.size == 224 or self.coordinates == "exact" else None
 
     @property
     def name(self) -> str:
@@ -108,7 +101,7 @@ class Protocol(Settings):
             "centre" if self.resize != "squash" else "",
             self.interpolation if self.interpolation != "bilinear" else "",
             "" if self.antialias else "aliased",
-            self.order if self.order != self._unsaid_order else "",
+            self.order if self.order != _order(self.size) else "",
             self.outside if (self.outside == "hidden") != (self.resize != "squash") else "",
         ]
         return "-".join([self.crop, str(self.size), self.coordinates, *filter(None, others)])
@@ -205,6 +198,13 @@ class Protocol(Settings):
         left, top, w, h = (float(int(value)) if truncated else value for value in record.box)
         box = np.array([*scale(left, top), *scale(left + w, top + h)])
         return keypoints, visible, box - (top_cut, left_cut, top_cut, left_cut)
+
+
+def _order(size: object) -> str:
+    """The order where none is named. All results multiplied first; at 224 pixels, where both orders agree on all
+    key-points of the data sets at hand, the official one has taken its place, and at others it has a name of its own.
+    """
+    return "ratio" if str(size) == "224" else "product"
 
 
 def flipped(
