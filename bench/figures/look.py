@@ -11,7 +11,7 @@ from torch import Tensor
 from bench import registry
 from bench.cell import Cell
 from bench.contract import Metric, NotApplicable, Observation, RequestError, Samples
-from bench.overlay import pictures, upsampled
+from bench.overlay import pictures, present, upsampled
 from bench.store import Store
 
 _BATCH = 64
@@ -85,6 +85,11 @@ class Look:
     def strengths(self) -> Tensor:
         """``(n, K)`` the largest value of each map."""
         return self.maps.amax((2, 3))
+
+    @property
+    def present(self) -> Tensor:
+        """Bool ``(n, K)``: which prototypes have a positive cell in each image; the others are absent from it."""
+        return present(self.maps)
 
     def top(self, count: int) -> Tensor:
         """For each prototype the images where it is strongest ``(K, count)``, of equals the first in the split."""
