@@ -107,8 +107,8 @@ def list_(data_root: Path | None, pairs: tuple[str, ...], as_json: bool, plugins
 def verify(name: str, data_root: Path | None, pairs: tuple[str, ...], as_json: bool, plugins: tuple[Path, ...]) -> None:
     """Check NAME: counts, every image, boxes, key-points, masks, no file in both splits.
 
-    All that is wrong is told, up to 10 of each kind (--json: all). Exit code 0: nothing is wrong; 1: something is; 2:
-    something for which `run` refuses the data set.
+    All that is wrong is named, up to 10 of each kind (--json: all). Exit code 0: nothing is wrong (a warning may be
+    printed); 1: something is; 2: something for which `run` refuses the data set.
     """
     from dataclasses import asdict
 
@@ -133,6 +133,11 @@ def verify(name: str, data_root: Path | None, pairs: tuple[str, ...], as_json: b
             rest = [f"  {kind}: ... and {len(lines) - _SHOWN} more; --json has all of them"] if lines[_SHOWN:] else []
             for text in lines[:_SHOWN] + rest:
                 console.print(text, style="red", soft_wrap=True)
+        for warning in report.warnings[:_SHOWN]:
+            text = f"  warning: {warning.where}: {warning.what}"
+            console.print(text, style="yellow", soft_wrap=True)
+        if len(report.warnings) > _SHOWN:
+            console.print(f"  and {len(report.warnings) - _SHOWN} more warnings; --json has all of them")
         counts = ", ".join(f"{len(lines)} {kind}" for kind, lines in kinds.items())
         total = f"{len(report.anomalies)} anomalies: {counts}" if kinds else "nothing is wrong"
         console.print(total, soft_wrap=True)

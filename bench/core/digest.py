@@ -18,8 +18,13 @@ from bench.core.threads import in_order
 # and time; its hash is used but not remembered (git calls such entries "racily clean"). FAT has the coarsest tick.
 _TICK = 2 * 10**9
 
-Entry = tuple[int, int, str]
-"""Size in bytes, time of the last change in nanoseconds, sha256 in hex."""
+State = tuple[int, int, int, int]
+"""Size in bytes, time of the last change of the content and of the inode in nanoseconds, number of the inode.
+
+Anyone can set the first time, and ``cp -p`` or ``rsync -t`` do; the other two follow when content or file are replaced.
+"""
+Entry = tuple[int, int, int, int, str]
+"""The state, and the sha256 in hex."""
 
 
 def digest(root: Path, files: Sequence[Path], cache: Path | None) -> str:
@@ -28,7 +33,7 @@ def digest(root: Path, files: Sequence[Path], cache: Path | None) -> str:
     Args:
         root: the folder that the names are relative to, so that a moved tree keeps its digest.
         files: annotation files, images, masks.
-        cache: JSON file with the hash of each file; one unchanged in size and time is then not read again.
+        cache: JSON file with the hash of each file; one whose :data:`State` is unchanged is then not read again.
 
     Returns:
         The first 16 hex digits of a sha256.
@@ -39,25 +44,19 @@ def digest(root: Path, files: Sequence[Path], cache: Path | None) -> str:
     paths = {_relative(file, root): file for file in files}
     known = _load(cache)
     try:
-        stats = {name: path.stat() for name, path in paths.items()}
-        stale = [
-            name for name, stat in stats.items() if known.get(name, (0, 0, ""))[:2] != (stat.st_size, stat.st_mtime_ns)
-        ]
+        states = {name: _state(path) for name, path in paths.items()}
+        stale = [name for name, state in states.items() if known.get(name, ())[:4] != state]
         fresh = dict(zip(stale, in_order(_sha256, [paths[name] for name in stale]), strict=True))
     except OSError as error:
         raise RequestError(
             f"{error.filename or root}: cannot be read ({error.strerror or error}); mend its permissions or restore it"
         ) from error
-    hashes = {name: fresh[name] if name in fresh else known[name][2] for name in sorted(paths)}
+    hashes = {name: fresh[name] if name in fresh else known[name][4] for name in sorted(paths)}
     if cache is not None and (stale or known.keys() != paths.keys()):
         settled = time.time_ns() - _TICK
         _save(
             cache,
-            {
-                name: (stats[name].st_size, stats[name].st_mtime_ns, value)
-                for name, value in hashes.items()
-                if stats[name].st_mtime_ns < settled
-            },
+            {name: (*states[name], value) for name, value in hashes.items() if max(states[name][1:3]) < settled},
         )
     listing = "".join(f"{name}\0{value}\n" for name, value in hashes.items())
     return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()[:16]
@@ -68,6 +67,11 @@ def _relative(file: Path, root: Path) -> str:
         return file.relative_to(root).as_posix()
     except ValueError:  # a folder beside the tree, as CUB's segmentations: relative_to cannot walk up before 3.12
         return Path(os.path.relpath(file, root)).as_posix()
+
+
+def _state(path: Path) -> State:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
 def _sha256(path: Path) -> str:
@@ -81,7 +85,10 @@ def _load(cache: Path | None) -> dict[str, Entry]:
         return {}
     try:
         found = json.loads(cache.read_text(encoding="utf-8"))
-        return {name: (int(size), int(changed), str(value)) for name, (size, changed, value) in found.items()}
+        return {
+            name: (int(size), int(changed), int(inode_changed), int(inode), str(value))
+            for name, (size, changed, inode_changed, inode, value) in found.items()
+        }
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 

@@ -30,7 +30,7 @@ from bench.core.threads import in_order
 from bench.data.preprocessing import Protocol
 
 SPLITS = ("train", "test")
-_FORMAT = 3
+_FORMAT = 4
 _checked: dict[Path, tuple[str | int | None, ...]] = {}
 """Large files of which this process knows that they are what was written, and how they looked then."""
 

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
 from PIL import Image, ImageFile
 
 from bench.contract import CellError
+from bench.data.image_depth import eight_bits, sample_bits
 from bench.data.image_formats import HEAD, described, format_of
+from bench.data.image_truncation import refuse_early_end, refuse_gaps
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "PPM", "TIFF", "AVIF", "JPEG2000", "TGA")
 """Formats that are read, as PIL names them. None of them runs another program (EPS does) or reads another file."""
@@ -35,7 +36,9 @@ def image_format(path: Path) -> str | None:
 def decode(path: Path) -> Image.Image:
     """The whole image as RGB, without its orientation tag, alpha or later frames.
 
-    Grey images of 16 bits keep their upper 8; wider pixels have no known range and are refused.
+    Of grey images of more than 8 bits the upper 8 that they use are kept
+    (:func:`bench.data.image_depth.eight_bits`); wider pixels have no known range and are refused. ``info["bits"]`` of the result: how many bits of a sample were taken for
+    used; 16 may be what a file says that holds less.
 
     Raises:
         CellError: naming the file, for whatever keeps it from being decoded to the last row: it is none of
@@ -44,34 +47,44 @@ def decode(path: Path) -> Image.Image:
     try:
         if path.exists() and not path.is_file():
             raise ValueError("it is no regular file")
-        with path.open("rb") as file, _strict(), _opened(file) as image:
-            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                raise ValueError(f"{image.width} by {image.height} pixels are too many")
-            image.load()
-            if image.mode in ("I", "F"):
-                raise ValueError("32-bit pixels have no known range")
-            if image.mode.startswith("I;16"):
-                return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-            return image.convert("RGB")
+        with path.open("rb") as file, _strict():
+            head = file.read(HEAD)
+            name = _readable(head)
+            with Image.open(file, formats=(name,)) as image:  # no name: no reader opens or maps the file by itself
+                return _loaded(name, image, head, file)
     except Exception as error:  # PIL's readers raise whatever broken bytes lead them into
         problem = " ".join(str(error).replace(str(path), "it").split()) or type(error).__name__
         raise CellError(f"{path}: cannot be decoded ({problem}); restore the file") from error
 
 
-def _opened(file: BinaryIO) -> Image.Image:
-    """The image with its header read, by the reader of the one format that its content says.
-
-    PIL gets the open file instead of its name: no reader can then open it again, or map memory that goes where the
-    file is cut.
-    """
-    head = file.read(HEAD)
+def _readable(head: bytes) -> str:
+    """The one format that a file's first bytes say."""
     name = format_of(head)
     if name not in FORMATS:
         raise ValueError(f"it is {described(head)}, not an image format that is read: {', '.join(FORMATS)}")
     Image.init()
     if name not in Image.OPEN:
         raise ValueError(f"this installation of Pillow cannot read {name}")
-    return Image.open(file, formats=(name,))
+    return name
+
+
+def _loaded(name: str, image: Image.Image, head: bytes, file: BinaryIO) -> Image.Image:
+    """The pixels of an opened image as RGB."""
+    if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        raise ValueError(f"{image.width} by {image.height} pixels are too many")
+    bits = sample_bits(name, image, head)
+    refuse_gaps(image)
+    image.load()
+    refuse_early_end(name, image, file)
+    if image.mode == "F" or (image.mode == "I" and name != "PPM"):
+        raise ValueError("32-bit pixels have no known range")
+    if image.mode.startswith("I"):
+        file.seek(0)
+        grey, bits = eight_bits(name, image, bits, file.read())
+        image = Image.fromarray(grey)
+    colour = image.convert("RGB")
+    colour.info["bits"] = bits
+    return colour
 
 
 _lock = threading.Lock()

@@ -13,7 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import (
+    HTTPDefaultErrorHandler,
+    HTTPErrorProcessor,
+    HTTPHandler,
+    HTTPRedirectHandler,
+    HTTPSHandler,
+    OpenerDirector,
+    ProxyHandler,
+    Request,
+)
 
 from bench.contract import BenchError, Progress, RequestError, Settings
 
@@ -118,7 +127,8 @@ def download(url: str, md5: str, file: Path, progress: Progress) -> None:
                 pass
             break
         except HTTPError as error:
-            raise FetchError(f"{url}: the server answers {error.code} {error.reason}; download it by hand") from error
+            reason = " ".join(str(error.reason).split())
+            raise FetchError(f"{url}: the server answers {error.code} {reason}; download it by hand") from error
         except (URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
             # An attempt that brought nothing counts; one that got further may be followed by as many as it takes.
             barren = 0 if part.exists() and part.stat().st_size > before else barren + 1
@@ -126,6 +136,8 @@ def download(url: str, md5: str, file: Path, progress: Progress) -> None:
                 reason = getattr(error, "reason", error)
                 raise FetchError(f"{url}: the connection fails ({reason}); call `fetch` again to go on") from error
             progress.note(f"{file.name}: connection cut, going on")
+        except ValueError as error:  # an address that the server redirects to, or a header, is none
+            raise FetchError(f"{url}: the server's answer makes no sense ({error}); download it by hand") from error
     found = _md5(part)
     if found != md5:
         part.unlink()
@@ -137,7 +149,7 @@ def _received(url: str, part: Path, start: int) -> Iterator[None]:
     """Append what the server sends after the first ``start`` bytes; gives one item for each MiB."""
     request = Request(url, headers={"Range": f"bytes={start}-", "User-Agent": "partbench"} if start else {})
     try:
-        response = urlopen(request, timeout=TIMEOUT)
+        response = _opener().open(request, timeout=TIMEOUT)
     except HTTPError as error:
         if error.code == 416 and start:  # nothing is left to send: the checksum will tell whether that is so
             return
@@ -146,15 +158,31 @@ def _received(url: str, part: Path, start: int) -> Iterator[None]:
         if start:
             sent = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
             start = start if response.status == 206 and sent and int(sent[1]) == start else 0
-        expected = response.headers.get("Content-Length")
+        said = response.headers.get("Content-Length", "")
+        expected = int(said) if said.isdecimal() else 0  # one that is no number says nothing: the checksum tells
         received = 0
         with part.open("ab" if start else "wb") as stream:
             while chunk := response.read(_CHUNK):
                 stream.write(chunk)
                 received += len(chunk)
                 yield
-        if expected is not None and received < int(expected):
+        if received < expected:
             raise ConnectionError(f"{received} of {expected} bytes came")
+
+
+def _opener() -> OpenerDirector:
+    """Follows redirects to http and https alone: ``urlopen`` also follows those to ftp."""
+    opener = OpenerDirector()
+    for handler in (
+        ProxyHandler,
+        HTTPHandler,
+        HTTPSHandler,
+        HTTPDefaultErrorHandler,
+        HTTPRedirectHandler,
+        HTTPErrorProcessor,
+    ):
+        opener.add_handler(handler())
+    return opener
 
 
 def unpack(file: Path, folder: Path, members: tuple[str, ...], progress: Progress) -> None:

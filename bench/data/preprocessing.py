@@ -61,6 +61,9 @@ class Protocol(Settings):
             (256 for 224) and cuts the middle, as torchvision does.
         interpolation: ``bilinear`` or ``bicubic``.
         antialias: whether the filter widens where the image shrinks, as PIL's does.
+        order: of the product and the division where a truncated key-point is scaled: ``ratio`` divides first, as the
+            official code does, and loses a pixel at a few positions at which the product is whole; ``product``, the
+            default and the order of all earlier results, does not.
         outside: whether a key-point outside the prepared image counts as visible: ``kept``, as published, or
             ``hidden``, which is what a centre crop has unless told otherwise.
     """
@@ -71,20 +74,22 @@ class Protocol(Settings):
     resize: Literal["squash", "resize-centre-crop"] = "squash"
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     antialias: bool = True
+    order: Literal["ratio", "product"] = "product"
     outside: Literal["kept", "hidden"] = "kept"
 
     @model_validator(mode="before")
     @classmethod
-    def _cut_off_is_hidden(cls, given: Any) -> Any:
+    def _depending_defaults(cls, given: Any) -> Any:
         """What a centre crop cuts off no network sees; a key-point outside its own box is still one of the bird."""
-        if isinstance(given, Mapping) and given.get("resize", "squash") != "squash":
-            return {"outside": "hidden", **given}
-        return given
+        if not isinstance(given, Mapping):
+            return given
+        outside = "hidden" if given.get("resize", "squash") != "squash" else "kept"
+        return {"outside": outside, **given}
 
     @model_serializer(mode="wrap")
     def _identity(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """The later settings are left out where they say what was always done: results keep their ids."""
-        late = {"resize": "squash", "interpolation": "bilinear", "antialias": True}
+        late = {"resize": "squash", "interpolation": "bilinear", "antialias": True, "order": "product"}
         if self.resize == "squash":
             late["outside"] = "kept"
         return {name: value for name, value in handler(self).items() if late.get(name) != value}
@@ -96,6 +101,7 @@ class Protocol(Settings):
             "centre" if self.resize != "squash" else "",
             self.interpolation if self.interpolation != "bilinear" else "",
             "" if self.antialias else "aliased",
+            self.order if self.order != "product" else "",
             self.outside if (self.outside == "hidden") != (self.resize != "squash") else "",
         ]
         return "-".join([self.crop, str(self.size), self.coordinates, *filter(None, others)])
@@ -168,16 +174,21 @@ class Protocol(Settings):
         (wide, high), (left_cut, top_cut) = self._scaled(x2 - x1, y2 - y1)
 
         def scale(x: float, y: float) -> tuple[float, float]:
-            # Huang et al. 2023, util/local_parts.py: product first, then one division, as Python does it.
             return high * (y - y1) / (y2 - y1), wide * (x - x1) / (x2 - x1)
+
+        def truncate(x: int, y: int) -> tuple[int, int]:
+            # Huang et al. 2023, util/eval_interpretability.py: ratio = loc / (x2 - x1), then int(img_size * ratio).
+            if self.order == "ratio":
+                return int(high * ((y - y1) / (y2 - y1))), int(wide * ((x - x1) / (x2 - x1)))
+            row, column = scale(x, y)
+            return int(row), int(column)
 
         truncated = self.coordinates == "truncated"
         keypoints = np.zeros((len(record.keypoints), 2))
         visible = np.array([seen for _, _, seen in record.keypoints], dtype=bool)
         for part, (x, y, seen) in enumerate(record.keypoints):
             if seen:
-                row, column = scale(int(x), int(y)) if truncated else scale(x, y)
-                keypoints[part] = (int(row), int(column)) if truncated else (row, column)
+                keypoints[part] = truncate(int(x), int(y)) if truncated else scale(x, y)
         keypoints[visible] -= (top_cut, left_cut)
         if self.outside == "hidden":
             visible &= ((keypoints >= 0) & (keypoints < self.size)).all(1)

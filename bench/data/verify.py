@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from bench.contract import CellError, Dataset, Progress, Record
 from bench.core.threads import in_order
 from bench.data.base import Figures
@@ -27,6 +29,7 @@ class Report:
         classes: how many.
         compared: what the counts were compared with.
         anomalies: all that is wrong.
+        warnings: what may be wrong, and is used as it is.
         refused: whether `run` refuses the data set as it is: its annotations or files do not fit together.
         left_out: what lies in the folder and is not read: see :data:`bench.data.left_out.Record`.
     """
@@ -35,6 +38,7 @@ class Report:
     classes: int
     compared: str
     anomalies: list[Anomaly] = field(default_factory=list)
+    warnings: list[Anomaly] = field(default_factory=list)
     refused: bool = False
     left_out: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -56,6 +60,7 @@ def verify(dataset: Dataset, progress: Progress, faults: Faults | None = None) -
     counts = {split: len(found) for split, found in records.items()}
     official: Figures | None = getattr(dataset, "official", None)
     anomalies = list(told)
+    warnings: list[Anomaly] = []
     if official is None:
         compared = "the tree's own lists"
     elif len(dataset.classes) != official.classes:
@@ -77,24 +82,34 @@ def verify(dataset: Dataset, progress: Progress, faults: Faults | None = None) -
     first: dict[str, tuple[str, str]] = {}
     looks = in_order(look, [record for _, record in flat])
     for (split, record), (content, wrong) in zip(flat, progress.track(looks, "verify", len(flat)), strict=True):
-        anomalies += wrong
+        for anomaly in wrong:
+            (warnings if anomaly.kind == "range" else anomalies).append(anomaly)
         before, twin = first.setdefault(content, (split, record.id))
         if content and before != split:
             anomalies.append(Anomaly("leak", record.id, f"the same file is {twin} of the {before} split"))
     left_out = {reason: dict(entry) for reason, entry in getattr(dataset, "left_out", NOTHING).items()}
-    return Report(counts, len(dataset.classes), compared, anomalies, bool(told), left_out)
+    return Report(counts, len(dataset.classes), compared, anomalies, warnings, bool(told), left_out)
 
 
 def look(record: Record) -> tuple[str, list[Anomaly]]:
     """A hash of the file's content (empty where it cannot be read), and what is wrong with the record."""
     try:
         content = hashlib.sha256(record.path.read_bytes()).hexdigest()
-        width, height = decode(record.path).size
+        image = decode(record.path)
     except OSError as error:
         return "", [Anomaly("image", record.id, f"cannot be read ({error.strerror or error})")]
     except CellError as error:
         return content, [Anomaly("image", record.id, str(error).removeprefix(f"{record.path}: "))]
-    return content, [*_box(record, width, height), *_keypoints(record, width, height), *_mask(record, width, height)]
+    found = [*_range(record, image), *_box(record, *image.size), *_keypoints(record, *image.size)]
+    return content, [*found, *_mask(record, *image.size)]
+
+
+def _range(record: Record, image: Image.Image) -> Iterator[Anomaly]:
+    """A picture of 16 bits a sample in which none uses the upper two: likely 10, 12 or 14 bits, stored as they are."""
+    largest = max(high for _, high in image.getextrema())
+    if image.info["bits"] == 16 and largest < 64:
+        dark = f"its brightest value is {largest} of 255: of 16 bits a sample the upper ones are not used"
+        yield Anomaly("range", record.id, f"{dark}; scale it, or state its bits in the file (PNG: sBIT)")
 
 
 def _box(record: Record, width: int, height: int) -> Iterator[Anomaly]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import bench.core.digest as module
 from bench.contract import RequestError
 from bench.core.digest import digest
 
@@ -20,6 +21,12 @@ def write(root, **texts):
         os.utime(file, ns=(LONG_AGO, LONG_AGO))
         files.append(file)
     return files
+
+
+@pytest.fixture
+def settled(monkeypatch):
+    """All files count as changed long ago: the time of an inode's change cannot be set."""
+    monkeypatch.setattr(module, "_TICK", -(10**10))
 
 
 def test_depends_on_names_and_contents_only(tmp_path):
@@ -47,17 +54,40 @@ def test_files_beside_the_root(tmp_path):
     assert first == second
 
 
-def test_an_unchanged_file_is_not_read_again(tmp_path):
+def test_an_unchanged_file_is_not_read_again(tmp_path, monkeypatch, settled):
     files, cache = write(tmp_path, one="1", two="2"), tmp_path / "cache/tree.json"
     first = digest(tmp_path, files, cache)
     assert [path.name for path in cache.parent.iterdir()] == ["tree.json"]
-    # The same size and time: only a second reading could tell, and there is none.
     write(tmp_path, one="7")
-    assert digest(tmp_path, files, cache) == first
-    assert digest(tmp_path, files, None) != first
+    read = []
+    monkeypatch.setattr(module, "_sha256", lambda path: read.append(path.name) or "0" * 64)
+    assert digest(tmp_path, files, cache) != first
+    assert read == ["one.txt"]
+    digest(tmp_path, files, cache)
+    assert read == ["one.txt"]
 
 
-def test_a_file_changed_in_time_or_size_is_read_again(tmp_path):
+@pytest.mark.parametrize("replaced", [False, True], ids=["written", "replaced"])
+def test_equal_size_and_time_hide_no_change(tmp_path, settled, replaced):
+    files, cache = write(tmp_path, one="1", two="2"), tmp_path / "cache.json"
+    first, before = digest(tmp_path, files, cache), files[0].stat()
+    if replaced:  # as cp -p and rsync -t leave it
+        (tmp_path / "new").write_text("7")
+        (tmp_path / "new").replace(files[0])
+    else:
+        files[0].write_text("7")
+    os.utime(files[0], ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert digest(tmp_path, files, cache) == digest(tmp_path, files, None) != first
+
+
+def test_cache_of_an_earlier_version_is_replaced(tmp_path, settled):
+    files, cache = write(tmp_path, one="1"), tmp_path / "cache.json"
+    cache.write_text(json.dumps({"sub/one.txt": [1, LONG_AGO, "0" * 64]}))
+    assert digest(tmp_path, files, cache) == digest(tmp_path, files, None)
+    assert len(json.loads(cache.read_text())["sub/one.txt"]) == 5
+
+
+def test_a_file_changed_in_time_or_size_is_read_again(tmp_path, settled):
     files, cache = write(tmp_path, one="1", two="2"), tmp_path / "cache.json"
     first = digest(tmp_path, files, cache)
     write(tmp_path, one="7")
@@ -72,12 +102,11 @@ def test_a_file_changed_in_time_or_size_is_read_again(tmp_path):
 
 def test_a_file_changed_just_now_is_not_remembered(tmp_path):
     files, cache = write(tmp_path, one="1", two="2"), tmp_path / "cache.json"
-    os.utime(files[0])
     digest(tmp_path, files, cache)
-    assert list(json.loads(cache.read_text())) == ["sub/two.txt"]
+    assert json.loads(cache.read_text()) == {}
 
 
-def test_removed_files_leave_the_cache(tmp_path):
+def test_removed_files_leave_the_cache(tmp_path, settled):
     files, cache = write(tmp_path, one="1", two="2"), tmp_path / "cache.json"
     digest(tmp_path, files, cache)
     digest(tmp_path, files[:1], cache)
@@ -85,7 +114,7 @@ def test_removed_files_leave_the_cache(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"sub/one.txt": 3}', '{"sub/one.txt": ["a", 1, ""]}', "null"])
-def test_a_damaged_cache_is_replaced(tmp_path, text):
+def test_a_damaged_cache_is_replaced(tmp_path, text, settled):
     files, cache = write(tmp_path, one="1"), tmp_path / "cache.json"
     cache.write_text(text)
     assert digest(tmp_path, files, cache) == digest(tmp_path, files, None)

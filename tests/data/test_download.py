@@ -22,6 +22,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         server = self.server
         server.asked.append(self.headers.get("Range"))
+        if self.path in server.redirects:
+            self.send_response(302)
+            self.send_header("Location", server.redirects[self.path])
+            self.end_headers()
+            return
         body = server.files.get(self.path)
         if body is None:
             self.send_error(404, "Not Found")
@@ -36,7 +41,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
         else:
             self.send_response(200)
-        self.send_header("Content-Length", str(len(body) - start))
+        self.send_header("Content-Length", server.length or str(len(body) - start))
         self.end_headers()
         self.wfile.write(body[start : start + server.cut])
 
@@ -48,6 +53,7 @@ class Handler(BaseHTTPRequestHandler):
 def server():
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as found:
         found.files, found.asked, found.ranges, found.cut = {}, [], True, 10**9
+        found.redirects, found.length = {}, ""
         found.url = f"http://127.0.0.1:{found.server_port}"
         thread = threading.Thread(target=found.serve_forever, daemon=True)
         thread.start()
@@ -129,6 +135,55 @@ def test_wrong_content_is_deleted(server, tmp_path, start):
     with pytest.raises(FetchError, match=rf"wrong content \(md5 [0-9a-f]+, expected {MD5}\); it was deleted"):
         download(f"{server.url}/a", MD5, tmp_path / "a", Quiet())
     assert not list(tmp_path.iterdir())
+
+
+ELSEWHERE = {
+    "file": "file:///etc/hosts",
+    "ftp": "ftp://127.0.0.1:9/a",
+    "data": "data:,content",
+    "no address": "http://[::1",
+    "no host": f"http://{'a' * 70}.example/",
+    "itself": "/a",
+}
+
+
+@pytest.mark.parametrize("where", ELSEWHERE)
+def test_redirects_to_other_than_http_are_refused(server, tmp_path, where):
+    server.redirects["/a"] = ELSEWHERE[where]
+    with pytest.raises(FetchError, match="download it by hand") as caught:
+        download(f"{server.url}/a", MD5, tmp_path / "a", Quiet())
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_redirects_to_http_are_followed(server, tmp_path):
+    server.redirects["/a"], server.files["/b"] = "/b", BODY
+    download(f"{server.url}/a", MD5, tmp_path / "a", Quiet())
+    assert (tmp_path / "a").read_bytes() == BODY
+
+
+@pytest.mark.parametrize("length", ["abc", "-5", "1e3", "\u00b2"])
+def test_a_length_that_is_no_number_says_nothing(server, tmp_path, length):
+    server.files["/a"], server.length = BODY, length
+    download(f"{server.url}/a", MD5, tmp_path / "a", Quiet())
+    assert (tmp_path / "a").read_bytes() == BODY
+
+
+def test_wrong_lengths(server, tmp_path):
+    server.files["/a"], server.length = BODY, str(len(BODY) - 9)
+    with pytest.raises(FetchError, match="wrong content"):
+        download(f"{server.url}/a", MD5, tmp_path / "a", Quiet())
+    server.length, server.ranges = str(len(BODY) + 9), False
+    with pytest.raises(FetchError, match="the connection fails"):
+        download(f"{server.url}/a", MD5, tmp_path / "a", Quiet())
+
+
+def test_special_bits_of_an_archive_are_not_set(tmp_path):
+    special = tarfile.TarInfo("birds/tool")
+    special.mode = 0o7777
+    (tmp_path / "a.tar").write_bytes(packed(("birds/a", b"x"), special))
+    unpack(tmp_path / "a.tar", tmp_path / "to", ("birds",), Quiet())
+    assert (tmp_path / "to/birds/tool").stat().st_mode & 0o7022 == 0
 
 
 def test_servers_that_do_not_answer(server, tmp_path):

@@ -162,7 +162,38 @@ def test_truncation_is_exact_where_the_result_is_whole(tmp_path):
     assert (115, 224) in cases
     for k, side in cases:
         record = Record("a", tmp_path, 0, (7, 9, side, side), ((7.0 + k, 9.0 + k, True),))
-        assert Protocol().place(record, 1, 1)[0].tolist() == [[224 * k // side] * 2]
+        assert Protocol(order="product").place(record, 1, 1)[0].tolist() == [[224 * k // side] * 2]
+
+
+def test_official_order_loses_a_pixel_at_eight_places(tmp_path):
+    # ratio = loc / (x2 - x1) and int(img_size * ratio), as in the official util/eval_interpretability.py
+    lost = [(61, 112), (61, 224), (115, 224), (122, 224), (183, 336), (122, 448), (230, 448), (244, 448)]
+    pairs = [(k, side) for side in range(1, 501) for k in range(side)]
+    assert [(k, side) for k, side in pairs if int(224 * k / side) != int(224 * (k / side))] == lost
+    for k, side in [*lost, *pairs[::97]]:
+        record = Record("a", tmp_path, 0, (7, 9, side, side), ((7.0 + k, 9.0 + k, True),))
+        ratio = k / side
+        assert Protocol(order="ratio").place(record, 1, 1)[0].tolist() == [[int(224 * ratio)] * 2]
+        assert int(224 * ratio) == 224 * k // side - ((k, side) in lost)
+
+
+def test_order_is_named_where_it_changes_real_key_points(full):
+    changed = set()
+    for size in (112, 224, 336, 448):
+        one, other = (Protocol(size=size, order=order) for order in ("ratio", "product"))
+        assert Protocol(size=size) == other
+        assert one.name != other.name
+        assert one.model_dump() != other.model_dump()
+        assert Protocol(**one.model_dump()) == one
+        assert Protocol(**other.model_dump()) == other
+        for record in full:
+            if (one.place(record, 1, 1)[0] != other.place(record, 1, 1)[0]).any():
+                changed.add(size)
+    assert changed == {336, 448}
+    names = [Protocol(size=size, order=order).name for size in (224, 336) for order in ("ratio", "product")]
+    end = "-truncated"
+    assert names == [f"bbox-224{end}-ratio", f"bbox-224{end}", f"bbox-336{end}-ratio", f"bbox-336{end}"]
+    assert Protocol().model_dump() == {"crop": "bbox", "size": 224, "coordinates": "truncated"}
 
 
 def test_visible_real_key_points_lie_in_the_image(both):

@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -31,6 +32,19 @@ def test_nothing_is_wrong(birds, tmp_path):
     report = verify(Cub(birds), Quiet())
     assert report.images == {"train": 8, "test": 4}
     assert report.compared == "the tree's own lists (2 of 200 classes: a subset)"
+
+
+def test_dark_16_bit_image_is_a_warning(birds):
+    file = birds / "images/001.Auk/bird_4.png"
+    with Image.open(file) as image:
+        grey = np.asarray(image.convert("L")).astype(np.uint16)
+    for bits, expected in ((12, ["001.Auk/bird_4.png"]), (14, ["001.Auk/bird_4.png"]), (16, [])):
+        Image.fromarray(grey << (bits - 8) | 255 >> (16 - bits)).save(file)
+        report = verify(Cub(birds), Quiet())
+        assert [(warning.kind, warning.where) for warning in report.warnings] == [("range", name) for name in expected]
+        assert report.anomalies == []
+    Image.fromarray((grey >> 4).astype(np.uint8)).save(file)  # 8 bits, and dark: as it was taken
+    assert verify(Cub(birds), Quiet()).warnings == []
 
 
 def test_a_broken_image(birds):

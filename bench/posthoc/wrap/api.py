@@ -95,6 +95,9 @@ def decompose(
     first_parameter = next(classifier.parameters(), None)
     if first_parameter is None:
         raise RequestError(f"{type(classifier).__name__} has no parameters: nothing to decompose")
+    wanted = first_parameter.device if device is None else torch.device(device)
+    if wanted.type not in ("cpu", "cuda"):  # MPS has no double precision, which residuals are taken in
+        raise RequestError(f"device {wanted}: only cpu and cuda are supported; pass device='cpu'")
     if device is not None:
         classifier.to(device)
     place, dtype = first_parameter.device, first_parameter.dtype

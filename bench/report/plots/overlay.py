@@ -35,13 +35,22 @@ def upsampled(maps: Tensor, size: int | tuple[int, int]) -> Tensor:
 
 
 def heat(maps: Tensor, size: int | tuple[int, int]) -> Tensor:
-    """Upsampled maps, each stretched from 0 at its lowest pixel to 1 at its highest; a constant map is 0."""
+    """Upsampled maps, each stretched from 0 at its lowest pixel to 1 at its highest.
+
+    A constant map is 0, and so is one that is nowhere positive: the prototype is absent, and its least absent place is
+    none where it is.
+    """
     large = upsampled(maps, size)
     low, high = large.amin((2, 3), keepdim=True), large.amax((2, 3), keepdim=True)
     span = high - low
     # Rounding of a constant map must not look like content.
     flat = span <= 1e-12 * large.abs().amax((2, 3), keepdim=True)
-    return torch.where(flat, 0.0, (large - low) / span.clamp(min=1e-300))
+    return torch.where(flat | ~present(maps)[..., None, None], 0.0, (large - low) / span.clamp(min=1e-300))
+
+
+def present(maps: Tensor) -> Tensor:
+    """Return which prototypes are present at all, by their maps ``(..., h, w)``: bool ``(...)``, a positive cell."""
+    return maps.amax((-2, -1)) > 0
 
 
 def tinted(plain: Tensor, warmth: Tensor, colours: Tensor) -> Tensor:

@@ -133,17 +133,23 @@ def _draw_class(
     width = min(top, max(len(examples) for examples in prototypes))
     figure = style.new_figure(2.6 * width + 0.5, 1.75 * len(prototypes) + 0.5)
     axes = figure.subplots(len(prototypes), 2 * width, squeeze=False, gridspec_kw={"width_ratios": [0.55, 1.0] * width})
-    figure.suptitle(f"{model.class_names[label]}: {len(prototypes)} prototypes, patch and heatmap where strongest")
+    title = f"{model.class_names[label]}: {len(prototypes)} prototypes, patch and heatmap where strongest"
+    if any(example.strength <= 0 for examples in prototypes for example in examples):
+        title += "\nabsent: the map is nowhere positive in that image"
+    figure.suptitle(title)
     for axis in axes.flat:
         axis.set_axis_off()
     for j, examples in enumerate(prototypes):
         colour = style.colour(j)
         for column, example in enumerate(examples):
             patch, whole = axes[j, 2 * column], axes[j, 2 * column + 1]
-            top_, left, height, wide = _window(example)
-            patch.imshow(example.image[top_ : top_ + height, left : left + wide])
             whole.imshow(_tinted(example, colour))
-            whole.add_patch(Rectangle((left - 0.5, top_ - 0.5), wide, height, fill=False, edgecolor=colour, lw=2))
+            if example.strength > 0:
+                top_, left, height, wide = _window(example)
+                patch.imshow(example.image[top_ : top_ + height, left : left + wide])
+                whole.add_patch(Rectangle((left - 0.5, top_ - 0.5), wide, height, fill=False, edgecolor=colour, lw=2))
+            else:
+                patch.text(0.5, 0.5, "absent", fontsize=7, ha="center", va="center", transform=patch.transAxes)
             for axis in (patch, whole):
                 axis.set_axis_on()
                 axis.set_xticks([])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from bench.report.plots import style
 from bench.report.plots.figure import Drawing
@@ -17,7 +18,7 @@ from bench.report.prototypes.panels import (
     tints_together,
     training_patch,
 )
-from bench.report.prototypes.rows import how, rates_text
+from bench.report.prototypes.rows import absences, how, rates_text
 from bench.report.prototypes.viewer import Look, Source, Viewer
 
 if TYPE_CHECKING:
@@ -72,13 +73,13 @@ def draw_class(viewer: Viewer, label: int, columns: int = 6, shown: Sequence[str
                 own.set_title(f"{float(look.strengths[image, slot]):.3g}", fontsize=6.5, pad=2, color=style.MUTED)
     guide = (
         "Rows below the first: the test images of the class where one prototype is strongest, the strongest first, "
-        f"with the largest value of its map. {_origin(sources)}{how(look, shown)}"
+        f"with the largest value of its map. {_origin(sources)}{how(look, shown, _any_absent(look, width, top))}"
     )
     return Drawing(
         name or f"gallery-{label:03d}",
         title,
         f"{len(look.index)} test images.",
-        _alt(look, rows, width, sources),
+        _alt(look, rows, width, sources, top),
         figure,
         (viewer.name,),
         guide=guide,
@@ -140,10 +141,21 @@ def _origin(sources: Sequence[Source | None]) -> str:
     return f"Framed on the left: the training patch that the method names as the prototype's source{few}. "
 
 
-def _alt(look: Look, rows: Sequence[int], width: int, sources: Sequence[Source | None]) -> str:
+def _any_absent(look: Look, width: int, top: Tensor) -> bool:
+    """Whether a prototype is absent from an image of the first row, or of its own ``(K, width)``."""
+    return not (look.present[:width].all() and look.present.T.gather(1, top).all())
+
+
+def _alt(look: Look, rows: Sequence[int], width: int, sources: Sequence[Source | None], top: Tensor) -> str:
     told = "; ".join(f"prototype {slot + 1}: {rates_text(look, slot, 3)}" for slot in range(len(rows)))
+    gone = [absences(look, width)] if absences(look, width) else []
+    gone += [
+        f"prototype {slot + 1} is absent from {int(count)} of its own {width}"
+        for slot, count in enumerate((~look.present.T.gather(1, top)).sum(1))
+        if count
+    ]
     patches = ", with the training patch it comes from" if any(sources) else ""
     return (
         f"{look.class_name}: {width} images with all {len(rows)} prototypes in colours, then for each prototype the "
         f"{width} images where it is strongest{patches}. {told if look.regions else ''}"
-    ).strip()
+    ).strip() + "".join(f" {text[0].upper()}{text[1:]}." for text in gone)

@@ -10,8 +10,8 @@ from torch import Tensor
 from bench.core.plain_text import one_line
 from bench.report.plots import style
 from bench.report.plots.figure import Drawing
-from bench.report.plots.overlay import heat, pictures, rgb, tinted
-from bench.report.prototypes.panels import picture
+from bench.report.plots.overlay import heat, pictures, present, rgb, tinted
+from bench.report.prototypes.panels import absent, picture
 from bench.report.prototypes.viewer import readable
 from bench.runner.intervene import Intervention
 
@@ -48,6 +48,7 @@ def draw_case(result: Intervention, prototype: int, image: int, cell: str = "", 
     plain = pictures(batch.images, size).cpu()
     colours = rgb([style.colour(one) for one in range(result.k)])
     tints = tinted(plain.expand(result.k, -1, -1, -1), heat(maps.movedim(1, 0), size), colours[:, None])
+    gone = (~present(maps[0])).nonzero()[:, 0].tolist()
     first, second = int(before.argmax()), int(after.argmax())
     title = f"Taken for {names[first]}; without prototype {slot + 1}, {names[second]}"
     with style.styled():
@@ -59,11 +60,11 @@ def draw_case(result: Intervention, prototype: int, image: int, cell: str = "", 
         picture(grid[0], plain[0])
         grid[0].set_title(f"true class\n{names[true]}", fontsize=7.5)
         for one in range(result.k):
-            _prototype(grid[1 + one], tints[one], one, float(scores[one]), one == slot)
+            _prototype(grid[1 + one], tints[one], one, float(scores[one]), one == slot, one in gone)
         _logits(grid[-1], before, after, names, list(dict.fromkeys((first, second, true))))
     told = [
-        f"prototype {one + 1} of {names[owner]} contributes {float(scores[one]):+.2f}"
-        + (" and is left out" if one == slot else "")
+        f"prototype {one + 1} of {names[owner]}{' is absent and' if one in gone else ''} contributes "
+        f"{float(scores[one]):+.2f}" + (" and is left out" if one == slot else "")
         for one in range(result.k)
     ]
     change = int(result.effects.corrected[prototype]), int(result.effects.broken[prototype])
@@ -73,6 +74,9 @@ def draw_case(result: Intervention, prototype: int, image: int, cell: str = "", 
         f"split that corrects {change[0]} images and breaks {change[1]} (accuracy {result.accuracy:.2f} % before, "
         f"{result.without(prototype):.2f} % after). Coloured: the upper half of each prototype's map."
     )
+    if gone:
+        numbers = ", ".join(str(one + 1) for one in gone)
+        caption += f" Absent, because its map is nowhere positive in this image: prototype {numbers}."
     alt = (
         f"A test image of {names[true]}, then the same with the prototypes of {names[owner]} in colour: "
         f"{', '.join(told)}."
@@ -84,10 +88,12 @@ def draw_case(result: Intervention, prototype: int, image: int, cell: str = "", 
     return Drawing(name, title, caption, f"{alt}.", figure, (cell,) if cell else ())
 
 
-def _prototype(axes: Axes, tint: Tensor, slot: int, score: float, out: bool) -> None:
+def _prototype(axes: Axes, tint: Tensor, slot: int, score: float, out: bool, gone: bool) -> None:
     faint = tint if not out else (2 * tint + 1) / 3
     picture(axes, faint)
     style.numbered(axes, 0.08 * tint.shape[0], 0.08 * tint.shape[0], slot, 7.0)
+    if gone:
+        absent(axes, "absent")
     words = f"contribution {score:+.2f}\n{'LEFT OUT' if out else 'kept'}"
     axes.set_title(words, fontsize=7.5, fontweight="bold" if out else "normal")
     if out:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bench.contract import RequestError
 from bench.report.plots import style
-from bench.report.plots.overlay import heat, rgb, tinted
+from bench.report.plots.overlay import heat, present, rgb, tinted
 from bench.report.prototypes.viewer import Look, Source
 
 if TYPE_CHECKING:
@@ -48,24 +48,31 @@ def tints_apart(look: Look, images: Tensor) -> Tensor:
 
 
 def all_prototypes(axes: Axes, tint: Tensor, look: Look, image: int, shown: Sequence[str] = ()) -> None:
-    """A picture from :func:`tints_together`, the number of each prototype on its peak."""
+    """A picture from :func:`tints_together`, the number of each prototype that is present on its peak."""
     picture(axes, tint)
     for slot in range(len(look.prototypes)):
         if "region" in shown:
             _region(axes, look, image, slot)
     if "keypoints" in shown:
         _keypoints(axes, look, image, None)
-    for slot, (x, y) in enumerate(_apart(look.peaks[image], look.size)):
+    there = look.present[image].nonzero()[:, 0].tolist()
+    for slot, (x, y) in zip(there, _apart(look.peaks[image][there], look.size), strict=True):
         style.numbered(axes, x, y, slot, 5.5)
+    gone = [str(slot + 1) for slot in range(len(look.prototypes)) if slot not in there]
+    if gone:
+        absent(axes, f"absent: {', '.join(gone)}")
 
 
 def one_prototype(axes: Axes, tint: Tensor, look: Look, image: int, slot: int, shown: Sequence[str] = ()) -> None:
-    """A picture from :func:`tints_apart`, a cross on the prototype's peak."""
+    """A picture from :func:`tints_apart`, a cross on the prototype's peak where it is present."""
     picture(axes, tint)
     if "region" in shown:
         _region(axes, look, image, slot)
     if "keypoints" in shown:
         _keypoints(axes, look, image, slot)
+    if not look.present[image, slot]:
+        absent(axes, "absent")
+        return
     row, column = look.peaks[image, slot].tolist()
     axes.plot(column, row, "+", color="white", markersize=6, markeredgewidth=2.2)
     axes.plot(column, row, "+", color="black", markersize=5, markeredgewidth=0.9)
@@ -81,6 +88,8 @@ def training_patch(axes: Axes, source: Source, slot: int) -> None:
     top, left, bottom, right = (edge - 0.5 for edge in source.box)
     for colour, width in (("white", 2.6), (style.colour(slot), 1.5)):
         axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour, lw=width))
+    if not present(source.map):
+        absent(axes, "absent")
 
 
 def picture(axes: Axes, pixels: Tensor) -> None:
@@ -89,6 +98,14 @@ def picture(axes: Axes, pixels: Tensor) -> None:
     axes.set_xlim(-0.5, pixels.shape[1] - 0.5)
     axes.set_ylim(pixels.shape[0] - 0.5, -0.5)
     style.picture_only(axes)
+
+
+def absent(axes: Axes, text: str) -> None:
+    """Say at the lower edge of a picture which prototypes are not in it."""
+    axes.text(
+        0.5, 0.03, text, fontsize=5.5, color=style.TEXT, ha="center", va="bottom", transform=axes.transAxes,
+        gid="absent", bbox={"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
+    )  # fmt: skip
 
 
 def _colours(look: Look) -> Tensor:

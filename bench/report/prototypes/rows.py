@@ -71,16 +71,19 @@ def draw_rows(
                 all_prototypes(own, tints[image], row.look, image, shown)
             for own in axes[1 + there :]:
                 own.set_axis_off()
-    return Drawing(name, title, f"{caption} {how(rows[0].look, shown)}", _alt(rows, width), figure,
+    explained = how(rows[0].look, shown, any(absences(row.look, width) for row in rows))
+    return Drawing(name, title, f"{caption} {explained}", _alt(rows, width), figure,
                    tuple(cells), tuple(missing))  # fmt: skip
 
 
-def how(look: Look, shown: Sequence[str]) -> str:
-    """What the tints and marks of a picture mean."""
+def how(look: Look, shown: Sequence[str], absences: bool = False) -> str:
+    """What the tints and marks of a picture mean; ``absences``: whether a prototype is absent from one of them."""
     said = [
         "Coloured: where a prototype's map, upsampled bicubically to the metric's canvas, is in the upper half of its "
         "range in that image; the number is on its highest pixel, or beside it where peaks crowd."
     ]
+    if absences:
+        said.append("Absent: the map is nowhere positive in that image; it has neither colour nor peak there.")
     if look.regions is not None:
         said.append(
             "Percentages: in how many of the test images that show a part it lies within "
@@ -88,10 +91,22 @@ def how(look: Look, shown: Sequence[str]) -> str:
             f"{100 * look.regions.threshold:g} % or more make a prototype consistent, marked with a tick)."
         )
     if "region" in shown:
-        said.append("Squares: that region.")
+        said.append(
+            "Squares: that region." + " The metric takes it around the highest pixel, absent or not." * absences
+        )
     if "keypoints" in shown:
         said.append("Rings: visible key-points; white discs: those in the region of the one prototype that is shown.")
     return " ".join(said)
+
+
+def absences(look: Look, count: int) -> str:
+    """Which prototypes are absent from which of the first ``count`` images, counted from 1; empty where none is."""
+    gone = ~look.present[:count]
+    return "; ".join(
+        f"prototype {slot + 1} is absent from image {', '.join(str(i + 1) for i in images)}"
+        for slot in range(gone.shape[1])
+        if (images := gone[:, slot].nonzero()[:, 0].tolist())
+    )
 
 
 def rates_text(look: Look, slot: int, count: int = 1) -> str:
@@ -133,6 +148,7 @@ def _alt(rows: Sequence[Row], width: int) -> str:
             if row.look.regions
             else ""
         )
+        + (f"; {gone}" if (gone := absences(row.look, width)) else "")
         for row in rows
     ]
     return "Rows of images in which coloured areas show where each prototype is present. " + ". ".join(told) + "."

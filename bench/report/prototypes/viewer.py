@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bench.contract import Metric, NotApplicable, Observation, RequestError, Samples
 from bench.core import registry
-from bench.report.plots.overlay import pictures, upsampled
+from bench.report.plots.overlay import pictures, present, upsampled
 from bench.results.store import Store
 from bench.runner.cell import Cell
 
@@ -85,6 +85,11 @@ class Look:
     def strengths(self) -> Tensor:
         """``(n, K)`` the largest value of each map."""
         return self.maps.amax((2, 3))
+
+    @property
+    def present(self) -> Tensor:
+        """Bool ``(n, K)``: which prototypes have a positive cell in each image; the others are absent from it."""
+        return present(self.maps)
 
     def top(self, count: int) -> Tensor:
         """For each prototype the images where it is strongest ``(K, count)``, of equals the first in the split."""

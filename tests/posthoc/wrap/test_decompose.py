@@ -347,3 +347,13 @@ def test_on_cuda(precision):
     x, labels = images()
     model = decompose(classifier, loader(x, labels), 2, device="cuda")
     check(model, classifier, x.to("cuda", precision), rtol=1e-3 if precision == torch.float32 else 5e-2)
+
+
+@pytest.mark.parametrize("where", ["mps", "meta"])
+def test_devices_without_double_precision_are_refused(where):
+    classifier = net()
+    x, labels = images()
+    with pytest.raises(RequestError, match=f"device {where}: only cpu and cuda are supported"):
+        decompose(classifier, loader(x, labels), 2, config=QUICK, device=where)
+    with pytest.raises(RequestError, match="device meta: only cpu and cuda are supported"):
+        decompose(classifier.to("meta"), loader(x, labels), 2, config=QUICK)

@@ -2,7 +2,7 @@
 
 import torch
 
-from bench.report.plots.overlay import heat, pictures, rgb, tinted, upsampled
+from bench.report.plots.overlay import heat, pictures, present, rgb, tinted, upsampled
 from metrics.peaks import interpolation_matrix, peaks
 
 
@@ -19,6 +19,16 @@ def test_heat_runs_from_zero_to_one_and_a_constant_map_has_none():
     found = heat(maps, 30)
     assert (float(found[0, 0].min()), float(found[0, 0].max())) == (0, 1)
     assert not found[0, 1].any()
+
+
+def test_a_map_that_is_nowhere_positive_has_no_heat():
+    falling = -torch.arange(1.0, 10.0).view(3, 3)
+    edge = falling + 1  # 0 at its highest
+    maps = torch.stack((falling, edge, edge + 1e-6))[None]
+    found = heat(maps, 30)
+    assert present(maps).tolist() == [[False, False, True]]
+    assert not found[0, :2].any()
+    assert float(found[0, 2].max()) == 1
 
 
 def test_a_pixel_has_the_colour_of_the_prototype_that_is_nearest_to_its_peak():

@@ -31,6 +31,27 @@ def test_drawings_are_of_plausible_size(tmp_path):
         assert 10_000 < file.stat().st_size < 2_000_000
 
 
+def test_absent_prototypes_have_no_patch_and_no_heat(tmp_path, monkeypatch):
+    classifier = net()
+    x, labels = images(size=34)
+    model = decompose(classifier, loader(x, labels), 2, config=QUICK)
+    kept = strongest(model, loader(x, labels), [1], top=2)
+    for example in kept[1][1]:
+        example.heatmap = -1 - example.heatmap.abs()
+        example.strength = float(example.heatmap.max())
+    drawn = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *args, **how: drawn.append(figure))
+    monkeypatch.setattr("bench.report.prototypes.decomposition_gallery.strongest", lambda *args: kept)
+    draw(model, loader(x, labels), tmp_path, classes=[1], top=2)
+    (figure,) = drawn
+    axes = np.array(figure.axes).reshape(2, 4)
+    assert "absent: the map is nowhere positive" in figure.get_suptitle()
+    for row, absent in zip(axes, (False, True), strict=True):
+        for patch, whole in zip(row[::2], row[1::2], strict=True):
+            assert len(patch.images) == len(whole.patches) == (not absent)
+            assert [text.get_text() for text in patch.texts] == ["absent"] * absent
+
+
 def test_the_strongest_images_are_taken_in_any_order():
     classifier = net()
     x, labels = images(per_class=5)

@@ -2,7 +2,9 @@
 
 import csv
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -14,11 +16,14 @@ from bench.contract import RequestError
 from bench.report.plots import style
 from bench.report.prototypes import paper_figures
 from bench.report.prototypes.gallery import draw_class
+from bench.report.prototypes.intervention import draw_case
 from bench.report.prototypes.panels import _apart
+from bench.report.prototypes.rows import Row, draw_rows
 from bench.report.prototypes.viewer import Viewer, chosen_classes
 from bench.results.asked_cells import asked
 from bench.results.store import Store
 from bench.runner.cell import Cell
+from bench.runner.intervene import intervene
 from bench.runner.progress import ConsoleProgress
 from metrics.parts import hits
 from metrics.peaks import peaks
@@ -131,6 +136,65 @@ def test_a_page_shows_regions_and_keypoints_where_the_metric_sees_them(ours):
             assert dots["inside"] == sorted(points[inside].tolist())
             assert dots["outside"] == sorted(points[look.visible[image] & ~inside].tolist())
             assert axes.get_title() == f"{float(look.strengths[image, slot]):.3g}"
+
+
+def texts(axes, gid="absent"):
+    return [text.get_text() for text in axes.texts if text.get_gid() == gid]
+
+
+def without(look, absent):
+    """The same look with some ``(image, slot)`` turned negative everywhere."""
+    maps = look.maps.clone()
+    for image, slot in absent:
+        maps[image, slot] = -1 - maps[image, slot].abs()
+    return replace(look, maps=maps)
+
+
+def test_absent_prototypes_are_drawn_as_absent(ours, monkeypatch):
+    before = ours.look(2)
+    before = replace(before, maps=before.maps.abs() + 1e-3)
+    monkeypatch.setattr(ours, "look", lambda label: before)
+    assert "absent" not in draw_class(ours, 2, columns=2).alt.lower()
+    every = [(image, 1) for image in range(len(before.index))]
+    look = without(before, [(0, 0), *every])
+    monkeypatch.setattr(ours, "look", lambda label: look)
+    width = 2
+    drawing = draw_class(ours, 2, columns=width, shown=("region", "keypoints"))
+    axes = [one for one in drawing.figure.axes if one.images and one.get_title() != "training patch"]
+    together, own = axes[:width], axes[width:]
+    assert [texts(one) for one in together] == [["absent: 1, 2"], ["absent: 2"]]
+    assert [len(texts(one, None)) for one in together] == [1, 2]  # the numbers of those that are there
+    for slot in range(3):
+        for one in own[width * slot :][:width]:
+            assert texts(one) == (["absent"] if slot == 1 else [])
+            crosses = [line for line in one.lines if line.get_marker() == "+"]
+            assert len(crosses) == (0 if slot == 1 else 2)
+    plain = (look.pictures + look.pictures.mean(-1, keepdim=True)) / 2  # as drawn where no prototype is
+    for image, one in zip(look.top(width)[1].tolist(), own[width:], strict=False):
+        np.testing.assert_allclose(one.images[0].get_array(), plain[image], atol=1e-6)
+    assert "Absent: the map is nowhere positive in that image" in drawing.guide
+    assert "Prototype 1 is absent from image 1; prototype 2 is absent from image 1, 2." in drawing.alt
+    assert "Prototype 2 is absent from 2 of its own 2." in drawing.alt
+    rows = draw_rows("figure8", "t", [Row("r", "", look)], width, (), "c", [])
+    assert "prototype 1 is absent from image 1; prototype 2 is absent from image 1, 2" in rows.alt
+    assert "nowhere positive" in rows.caption
+
+
+def test_figure_7_says_which_prototypes_are_absent(ours, monkeypatch):
+    result = intervene(ours.cell)
+    explain = result.model.explain
+
+    def negative(images, classes=None):
+        seen = explain(images, classes)
+        maps = seen.maps.clone()
+        maps[:, 2] = -1 - maps[:, 2].abs()
+        return replace(seen, maps=maps)
+
+    monkeypatch.setattr(result.model, "explain", negative)
+    drawing = draw_case(result, 0, 0)
+    assert [texts(axes) for axes in drawing.figure.axes[1:4]] == [[], [], ["absent"]]
+    assert drawing.caption.endswith("nowhere positive in this image: prototype 3.")
+    assert "is absent and contributes" in drawing.alt
 
 
 def test_the_strongest_images_come_first(ours):
