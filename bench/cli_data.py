@@ -11,8 +11,9 @@ from typing import Any
 import click
 from rich.console import Console
 
-from bench import options, registry
+from bench import options, registry, suites
 from bench.cli_posthoc import speed
+from bench.overrides import for_datasets
 
 _SHOWN = 50
 """Anomalies that are printed; ``--json`` has all of them."""
@@ -44,6 +45,7 @@ def list_(data_root: Path | None, pairs: tuple[str, ...], as_json: bool, plugins
     """Show which data sets are known, what they provide and where they were looked for."""
     from rich.table import Table
 
+    overrides = for_datasets(pairs, suites.datasets())
     from bench import config
     from bench.contract import RequestError
     from bench.data import demo
@@ -52,8 +54,7 @@ def list_(data_root: Path | None, pairs: tuple[str, ...], as_json: bool, plugins
 
     home = find_home()
     place, source = base(data_root, home)
-    overrides, _ = config.parse_overrides(pairs)
-    names = sorted({file.stem for file in (config.CONFIGS / "datasets").glob("*.yaml")} | {*registry.names("datasets")})
+    names = suites.datasets()
     rows: list[dict[str, Any]] = []
     for name in names:
         settings = config.dataset_config(name, overrides)
@@ -109,6 +110,7 @@ def verify(name: str, data_root: Path | None, pairs: tuple[str, ...], as_json: b
     """
     from dataclasses import asdict
 
+    _check_names(name, pairs)
     from bench.data.verify import verify as look
     from bench.progress import ConsoleProgress
 
@@ -138,6 +140,7 @@ def verify(name: str, data_root: Path | None, pairs: tuple[str, ...], as_json: b
 @options.plugin
 def prepare(name: str, data_root: Path | None, pairs: tuple[str, ...], plugins: tuple[Path, ...]) -> None:
     """Decode and resize all images of NAME once; `run` does it by itself where it was not done before."""
+    _check_names(name, pairs)
     from bench.data.prepared import cache_folder
     from bench.data.prepared import prepare as write
     from bench.home import home as find_home
@@ -164,14 +167,13 @@ def fetch(name: str, data_root: Path | None, pairs: tuple[str, ...], plugins: tu
 
     An interrupted download goes on where it stopped. The licences of the data sets are their authors'.
     """
-    from bench import config
+    _check_names(name, pairs)
     from bench.data.fetch import fetch as get
     from bench.data.locate import base
     from bench.home import home as find_home
     from bench.progress import ConsoleProgress
 
-    overrides, _ = config.parse_overrides(pairs)
-    settings, console = config.dataset_config(name, overrides), Console()
+    settings, console = _settings(name, pairs), Console()
     with ConsoleProgress(console) as progress:
         found = get(settings.source, base(data_root, find_home())[0], progress)
     for path in found:
@@ -207,6 +209,9 @@ def speed_data(
     """The prepared images of NAME beside a plain DataLoader on its files; does a training step wait for them?"""
     import os
 
+    _check_names(name, pairs)
+    if backbone != "none":
+        registry.entry("backbones", backbone)
     from bench import environment
     from bench.contract import RequestError
     from bench.data.augment import POLICIES
@@ -254,7 +259,13 @@ def _settings(name: str, pairs: tuple[str, ...]) -> Any:
     """The data set's configuration with what ``--set`` says."""
     from bench import config
 
-    return config.dataset_config(name, config.parse_overrides(pairs)[0])
+    return config.dataset_config(name, for_datasets(pairs, [name]))
+
+
+def _check_names(name: str, pairs: tuple[str, ...]) -> None:
+    """Refuse an unknown data set, and settings of others, before torch is imported."""
+    suites.check_dataset(name)
+    for_datasets(pairs, [name])
 
 
 COMMANDS: list[click.Command] = [data]

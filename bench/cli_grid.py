@@ -54,6 +54,7 @@ def cell(
     from bench.contract import RequestError
     from bench.home import home as find_home
     from bench.launch.stages import follow, share
+    from bench.memory import check_limit
     from bench.progress import ConsoleProgress
     from bench.ranks import Ranks
     from bench.store import Store
@@ -79,6 +80,11 @@ def cell(
         more = {"memory_limit": memory_limit, "elsewhere": elsewhere, "ranks": ranks}
         found = Cell(store, folder.name, find_home(), picked, progress, **more)
         try:
+            if not (ranks.rank or found.folder.done):
+                # What the call itself got wrong is told, and no failure of the cell.
+                check_limit(picked, memory_limit)
+                if data_root is not None:
+                    found.inputs.dataset()
             if ranks.rank:
                 follow(found)
             elif only is not None:

@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 
 from bench import options
+from bench.overrides import parse_single
 
 
 @click.command()
@@ -41,14 +42,11 @@ def decompose(device: str, pairs: tuple[str, ...], **arguments: Any) -> None:
     your images, or refused with the reason. The result (safetensors, JSON and pictures) is written to --out; an
     interrupted command goes on where it stopped.
     """
-    from bench import config, environment
-    from bench.contract import RequestError
+    settings = parse_single(pairs)
+    from bench import environment
     from bench.posthoc.anyone import command
     from bench.progress import ConsoleProgress
 
-    settings, grid = config.parse_overrides(pairs)
-    if grid:
-        raise RequestError(f"--set {next(iter(grid))}: one value at a time")
     console = Console()
     with ConsoleProgress(console) as progress:
         outcome = command.run(device=environment.pick_device(device), settings=settings, progress=progress, **arguments)
@@ -198,14 +196,12 @@ def speed_decompose(device: str, pairs: tuple[str, ...], as_json: bool, **argume
     """
     import json
 
+    settings = parse_single(pairs)
     from bench import config, environment
     from bench.contract import RequestError
     from bench.posthoc.decomposition import DecompositionConfig
     from bench.posthoc.speed import COMPARABLE, as_text, measure
 
-    settings, grid = config.parse_overrides(pairs)
-    if grid:
-        raise RequestError(f"--set {next(iter(grid))}: one value at a time")
     config.validate(DecompositionConfig, {**COMPARABLE, "k": arguments["k"], **settings}, "")
     if "k" in settings:
         raise RequestError(f"--set k={settings['k']}: write --k {settings['k']}")
@@ -238,14 +234,12 @@ def speed_metrics(device: str, as_json: bool, **arguments: Any) -> None:
     """
     import json
 
-    from bench import environment, registry
-    from bench.contract import RequestError
+    from bench import registry
+
+    registry.entry("backbones", arguments["backbone"])  # before torch is imported
+    from bench import environment
     from bench.metric_speed import as_text, measure
 
-    try:
-        registry.entry("backbones", arguments["backbone"])
-    except registry.UnknownName as error:
-        raise RequestError(str(error)) from error
     console = Console(stderr=True)
     result = measure(
         device=environment.pick_device(device),

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from bench.errors import BenchError as BenchError
@@ -27,6 +26,7 @@ from bench.prototypes import PrototypeTable as PrototypeTable
 from bench.score import Aggregate as Aggregate
 from bench.score import Score as Score
 from bench.score import share as share
+from bench.settings import Settings as Settings
 
 if TYPE_CHECKING:
     from bench.train import Learner, Trainer
@@ -37,12 +37,6 @@ Augment = Callable[[Tensor, Tensor], Tensor]
 
 # Of the pixels in [0, 1], per channel: what every ImageNet weight of torchvision expects, and so every batch here has.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-class Settings(BaseModel):
-    """Base of every plugin's ``Config``: unknown names are errors, values are checked, nothing changes later."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bench import registry
 from bench.backbones import weights
 from bench.blackbox import VERSION as BLACK_BOX_VERSION
-from bench.contract import CellError, Method, Samples
+from bench.contract import CellError, Dataset, Method, Samples
 from bench.data.prepared import prepare
 from bench.data.protocol import Protocol
 from bench.data.source import open_dataset
@@ -60,14 +60,15 @@ class Inputs:
         if changed:
             raise CellError(f"this cell was planned for something else ({'; '.join(changed)}): call `run` again")
 
-    def data(self) -> dict[str, Samples]:
-        """The prepared splits.
+    def dataset(self) -> Dataset:
+        """The data set, as it lies here.
 
         Raises:
-            CellError: where the data is no longer what the cell was planned for.
+            RequestError: where it is not there.
+            CellError: where it is no longer what the cell was planned for.
         """
         root = self.where["data_root"]
-        dataset = open_dataset(
+        dataset: Dataset = open_dataset(
             self.spec.dataset,
             self.where["reader"],
             self.where["folder"],
@@ -81,6 +82,15 @@ class Inputs:
                 f"{self.spec.dataset} has changed since this cell was planned "
                 f"(digest {dataset.digest}, planned {self.spec.data_digest}): call `run` again"
             )
+        return dataset
+
+    def data(self) -> dict[str, Samples]:
+        """The prepared splits.
+
+        Raises:
+            CellError: where the data is no longer what the cell was planned for.
+        """
+        dataset = self.dataset()
         protocol = Protocol.model_validate(self.spec.protocol)
         return dict(prepare(dataset, protocol, self.home, self.progress, on_bad=self.spec.on_bad_image))  # type: ignore[arg-type]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench import config
+from bench import config, suites
 from bench.blackbox import BlackBoxConfig
 from bench.contract import RequestError
 from bench.plan import black_box_config
@@ -13,7 +13,7 @@ def test_values_are_read_as_yaml():
         ("ours.k=5", "ours.refinement=naive,lbfgs", "pretrained=false", "x.y=[1, 2]", "ours.nmf_tol=1e-3, 0.1")
     )
     assert single == {"ours.k": 5, "pretrained": False, "x.y": [1, 2]}
-    assert several == {"ours.refinement": ("naive", "lbfgs"), "ours.nmf_tol": ("1e-3", 0.1)}
+    assert several == {"ours.refinement": ("naive", "lbfgs"), "ours.nmf_tol": (0.001, 0.1)}
 
 
 def test_the_last_word_on_a_setting_counts():
@@ -105,7 +105,7 @@ def test_overrides_of_what_a_suite_extends_stay(tmp_path, monkeypatch):
     (tmp_path / "suites").mkdir()
     (tmp_path / "suites" / "base.yaml").write_text("overrides: {ours.k: 5, ours.norm: l2}\ndatasets: [cub]\n")
     (tmp_path / "suites" / "more.yaml").write_text("extends: base\noverrides: {ours.k: 7}\n")
-    monkeypatch.setattr(config, "CONFIGS", tmp_path)
+    monkeypatch.setattr(suites, "CONFIGS", tmp_path)
     expected = {"suite": "more", "datasets": ["cub"], "overrides": {"ours.k": 7, "ours.norm": "l2"}}
     assert config.read_suites("more") == [expected]
 
@@ -122,7 +122,7 @@ def test_a_suite_that_includes_itself_is_refused(tmp_path, monkeypatch):
     (tmp_path / "suites").mkdir()
     (tmp_path / "suites" / "round.yaml").write_text("includes: [about]\n")
     (tmp_path / "suites" / "about.yaml").write_text("extends: round\n")
-    monkeypatch.setattr(config, "CONFIGS", tmp_path)
+    monkeypatch.setattr(suites, "CONFIGS", tmp_path)
     with pytest.raises(RequestError, match="round extends or includes itself: round > about > round"):
         config.read_suites("round")
 

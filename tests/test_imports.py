@@ -11,6 +11,8 @@ RANKS = [
     [
         "bench",
         "bench.errors",
+        "bench.yaml12",
+        "bench.overrides",
         "bench.faults",
         "bench.folder",
         "bench.home",
@@ -20,6 +22,7 @@ RANKS = [
         "bench.prototypes",
         "bench.catalogue",
         "bench.score",
+        "bench.settings",
         "bench.contract",
         "bench.decoding",
         "bench.seeding",
@@ -31,7 +34,7 @@ RANKS = [
         "bench.energy",
         "bench.usage",
     ],
-    ["bench.registry", "bench.schedule"],
+    ["bench.registry", "bench.suites", "bench.named", "bench.schedule"],
     ["bench.data", "bench.backbones", "bench.store", "bench.given", "bench.bootstrap"],
     [
         "bench.at_rest",

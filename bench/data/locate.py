@@ -9,9 +9,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from bench.contract import RequestError
+from bench.overrides import parse_single
 
 VARIABLE = "BENCH_DATA"
 _MOST = 3
@@ -96,7 +95,7 @@ def _exists(path: Path) -> bool:
 def _written(folder: str) -> str:
     """The name as ``--set`` reads it: 2011 alone would be a number, a comma would part two values."""
     try:
-        plain = yaml.safe_load(folder) == folder and "," not in folder
-    except yaml.YAMLError:
+        plain = parse_single([f"name={folder}"])["name"] == folder
+    except RequestError:
         plain = False
     return folder if plain else json.dumps(folder)

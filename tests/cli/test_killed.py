@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from birds import QUICK, bench, environment, few_birds, interruptible
+from birds import PROTOPNET, QUICK, bench, environment, few_birds, interruptible
 from killing import STAGES
 
 from bench.store import Store
@@ -31,7 +31,7 @@ def moments():
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory):
     data = few_birds(tmp_path_factory.mktemp("killed"))
-    return ["run", "--methods", "ours,protopnet", "--no-controls", *QUICK, "--data-root", str(data)]
+    return ["run", "--methods", "ours,protopnet", "--no-controls", *QUICK, *PROTOPNET, "--data-root", str(data)]
 
 
 @pytest.fixture(scope="module")

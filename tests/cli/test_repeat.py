@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from birds import QUICK, bench, few_birds
+from birds import PROTOPNET, QUICK, bench, few_birds
 from click.testing import CliRunner
 
 from bench.cli import main
@@ -22,7 +22,7 @@ def cell(tmp_path_factory):
     folder = tmp_path_factory.mktemp("repeat")
     home = folder / "my home"
     done = bench(
-        home, "run", "--methods", "protopnet", "--no-controls", "--no-tracking", *QUICK,
+        home, "run", "--methods", "protopnet", "--no-controls", "--no-tracking", *QUICK, *PROTOPNET,
         "--data-root", str(few_birds(folder)),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

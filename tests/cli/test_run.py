@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from birds import QUICK, few_birds
+from birds import few_birds, quick
 from click.testing import CliRunner
 
 from bench import registry
@@ -28,7 +28,7 @@ def call(place, monkeypatch):
 
     def run(*arguments):
         if arguments[0] == "run":
-            arguments = (*arguments, *QUICK, "--data-root", str(data), "--no-tracking")
+            arguments = (*arguments, *quick(arguments), "--data-root", str(data), "--no-tracking")
         return CliRunner().invoke(main, list(arguments))
 
     return run

@@ -9,7 +9,7 @@ import pytest
 from birds import few_birds
 from click.testing import CliRunner
 
-from bench import config
+from bench import config, suites
 from bench.cli import main
 
 SMALL = [name for name in config.suites() if name.endswith("_small")]
@@ -56,6 +56,7 @@ def test_settings_of_the_command_line_hold_in_every_part_of_a_suite(tmp_path, mo
     (configs / "suites" / "one.yaml").write_text(common + "overrides: {ours.k: 4}\n")
     (configs / "suites" / "both.yaml").write_text("includes: [three, one]\n")
     monkeypatch.setattr(config, "CONFIGS", configs)
+    monkeypatch.setattr(suites, "CONFIGS", configs)
     monkeypatch.setenv("BENCH_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "160")
     birds = few_birds(tmp_path)

@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from birds import QUICK, few_birds
+from birds import few_birds, quick
 from click.testing import CliRunner
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
@@ -26,7 +26,7 @@ from metrics.peaks import peaks
 
 
 def run(home, birds, *arguments):
-    command = ["run", "--no-tracking", *QUICK, "--data-root", str(birds), "--out", str(home), *arguments]
+    command = ["run", "--no-tracking", *quick(arguments), "--data-root", str(birds), "--out", str(home), *arguments]
     result = CliRunner().invoke(main, command, env={"BENCH_HOME": str(home)})
     assert result.exit_code == 0, result.output
 

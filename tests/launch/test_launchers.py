@@ -15,7 +15,7 @@ import tempfile
 import time
 
 import pytest
-from birds import QUICK, bench, cell_processes, environment, few_birds, interruptible, stored
+from birds import PROTOPNET, QUICK, bench, cell_processes, environment, few_birds, interruptible, stored
 from click.testing import CliRunner
 
 from bench.cli import main
@@ -40,7 +40,7 @@ def data(tmp_path_factory):
 def arguments(data):
     methods = ["run", "--methods", "ours,protopnet", "--no-controls", "--seeds", "0,1", "--no-tracking"]
     slow = ["--set", "protopnet.schedule.phases.0.epochs=40"]
-    return [*methods, *QUICK, *slow, "--data-root", str(data)]
+    return [*methods, *QUICK, *PROTOPNET, *slow, "--data-root", str(data)]
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,8 @@ def test_a_cell_of_two_gpus_is_trained_by_two_processes(launcher, data, tmp_path
     """GPUs in name only: the cell computes on the CPU, as it is told."""
     if not has(launcher):
         pytest.skip(f"{launcher} is not installed")
-    request = ["run", "--methods", "protopnet", "--no-controls", "--no-tracking", *QUICK, "--data-root", str(data)]
+    request = ["run", "--methods", "protopnet", "--no-controls", "--no-tracking", *QUICK, *PROTOPNET]
+    request += ["--data-root", str(data)]
     one = bench(tmp_path / "one", *request)
     assert one.returncode == 0, one.stdout + one.stderr
     with contextlib.ExitStack() as stack:
@@ -244,7 +245,7 @@ def ray_machine(*options):
 @pytest.mark.slow
 def test_a_failing_cell_ends_as_inline(data, tmp_path):
     wrong = ["--set", "protopnet.schedule.phases.0.lr.add_on=1e30", "--data-root", str(data)]
-    request = ["run", "--methods", "ours,protopnet", "--no-controls", "--no-tracking", *QUICK, *wrong]
+    request = ["run", "--methods", "ours,protopnet", "--no-controls", "--no-tracking", *QUICK, *PROTOPNET, *wrong]
     results = {}
     for name, chosen in {"inline": [], "processes": LAUNCHERS["processes"]}.items():
         found = bench(tmp_path / name, *request, *chosen)
