@@ -180,7 +180,7 @@ def run(
                 known = "ours,protopnet" if name == "methods" else "demo"
                 raise RequestError(f"no {name} given: --{name} {known}, or --suite NAME; `bench ls suites` lists them")
         asked.append(overrides.with_settings(values, single, several))
-    named.check_requests(asked, gpus)
+    named.check_requests(asked, gpus, weights)
     # With torch from here on: it takes seconds.
     from bench import config
     from bench.dry_run import print_plan

@@ -77,7 +77,9 @@ def with_controls(wanted: Iterable[str], controls: bool) -> list[str]:
     return list(dict.fromkeys([*wanted, *(added if controls else [])]))
 
 
-def check_requests(requests: Sequence[Mapping[str, Any]], gpus: Iterable[str] = ()) -> None:
+def check_requests(
+    requests: Sequence[Mapping[str, Any]], gpus: Iterable[str] = (), weights: Iterable[str] = ()
+) -> None:
     """Refuse unknown names in the fields of requests, and settings of what is in none of them.
 
     What has the wrong type is left to :class:`bench.config.Request`; metrics that only some methods have count as
@@ -86,12 +88,15 @@ def check_requests(requests: Sequence[Mapping[str, Any]], gpus: Iterable[str] = 
     Args:
         requests: their fields.
         gpus: methods that ``--gpus-per-cell`` names; empty stands for all others.
+        weights: backbones that ``--weights`` names.
 
     Raises:
         RequestError: one line about the first that is wrong.
         UnknownName: likewise.
     """
     every = functools.reduce(operator.or_, map(_named, requests))
+    for name in weights:
+        registry.entry("backbones", name)
     for name in filter(None, gpus):
         registry.entry("methods", name)
         if name not in every.methods:

@@ -44,7 +44,7 @@ def names(_context: click.Context, _option: click.Parameter, value: str | None) 
         return ()
     parts = tuple(part.strip() for part in value.split(","))
     if not all(parts):
-        raise click.BadParameter(f"{registry.quoted(value)}: a name is missing; write names with commas, such as a,b")
+        raise click.BadParameter(f"{registry.quoted(value)}: nothing between two commas, or beside one; write a,b")
     twice = next((part for place, part in enumerate(parts) if part in parts[:place]), None)
     if twice is not None:
         raise click.BadParameter(f"{registry.quoted(twice)} is there twice")

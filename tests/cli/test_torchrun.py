@@ -116,16 +116,6 @@ def test_a_killed_rank_ends_all_and_the_same_command_goes_on(data, undisturbed, 
     # Goes on by way of the launcher, from the epoch that was finished, to the same bits.
     arguments = ["run", "--methods", "protopnet", "--no-controls", *QUICK, *PROTOPNET, "--no-tracking"]
     arguments += ["--data-root", str(data)]
-        "run",
-        "--methods",
-        "protopnet",
-        "--no-controls",
-        *QUICK,
-        *PROTOPNET,
-        "--data-root",
-        str(data),
-        "--no-tracking",
-    ]
     again = bench(tmp_path, *arguments, "--gpus-per-cell", "2")
     assert again.returncode == 0, again.stdout + again.stderr
     assert "training goes on after" in (folder / "result" / "log.txt").read_text()
