@@ -68,7 +68,7 @@ def weights(_context: click.Context, _option: click.Parameter, value: tuple[str,
     for pair in value:
         name, separator, path = pair.partition("=")
         if not separator:
-            raise click.BadParameter(f"{pair!r}: write BACKBONE=PATH, for example resnet34=resnet34.pth")
+            raise click.BadParameter(f"{registry.quoted(pair)}: write BACKBONE=PATH, for example resnet34=resnet34.pth")
         _once(name, found)
         found[name] = Path(path)
     return found
@@ -82,7 +82,7 @@ def shares(_context: click.Context, _option: click.Parameter, value: tuple[str, 
         _once(name, found)
         found[name] = _amount(amount)
         if not 0 <= found[name] <= _MOST_GPUS:
-            raise click.BadParameter(f"{one!r}: write a number such as 1 or 0.5, or METHOD=NUMBER")
+            raise click.BadParameter(f"{registry.quoted(one)}: write a number such as 1 or 0.5, or METHOD=NUMBER")
     return found
 
 
@@ -92,7 +92,7 @@ def pairs(_context: click.Context, option: click.Parameter, value: tuple[str, ..
     for one in value:
         name, separator, rest = one.partition("=")
         if not separator or not name:
-            raise click.BadParameter(f"{one!r}: write {option.metavar}, for example partition=gpu")
+            raise click.BadParameter(f"{registry.quoted(one)}: write {option.metavar}, for example partition=gpu")
         _once(name, found)
         found[name] = rest
     return found

@@ -42,11 +42,14 @@ def parse_overrides(pairs: Iterable[str]) -> tuple[dict[str, Any], dict[str, tup
 
 
 def _value(pair: str, text: str) -> Any:
-    if not text:
-        raise RequestError(f"--set {_cut(pair)}: a value is missing; write null for none")
-    if text[0] not in "[{\"'" and _COMMENT.search(text):
+    value = None
+    if text and text[0] not in "[{\"'" and _COMMENT.search(text):
         raise RequestError(f"--set {_cut(pair)}: # begins a comment; write the value in quotes")
-    return parse(text, f"--set {_cut(pair)}")
+    if text:
+        value = parse(text, f"--set {_cut(pair)}")
+    if value is None and text not in ("~", "null", "Null", "NULL"):
+        raise RequestError(f"--set {_cut(pair)}: a value is missing; write null for none")
+    return value
 
 
 def check_name(name: str) -> None:

@@ -266,7 +266,7 @@ def test_a_failing_cell_ends_as_inline(data, tmp_path):
         (["--launcher", "ray", "--gpus-per-cell", "our=1"], "did you mean 'ours'"),
         (["--launcher", "ray", "--gpus-per-cell", "half"], "write a number such as 1 or 0.5"),
         (["--launcher", "ray", "--device", "cuda:1"], "ray chooses the GPU of each cell; write cuda"),
-        (["--launcher", "ray", "--device", "gpu"], "write auto, cpu or cuda"),
+        (["--launcher", "ray", "--device", "gpu"], "write auto, cpu, cuda or cuda:1"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(chosen, said, data, tmp_path, monkeypatch):
