@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,6 @@ def weights(_context: click.Context, _option: click.Parameter, value: tuple[str,
         name, separator, path = pair.partition("=")
         if not separator:
             raise click.BadParameter(f"{registry.quoted(pair)}: write BACKBONE=PATH, for example resnet34=resnet34.pth")
-        _once(name, found)
         found[name] = Path(path)
     return found
 
@@ -79,7 +78,6 @@ def shares(_context: click.Context, _option: click.Parameter, value: tuple[str, 
     found: dict[str, float] = {}
     for one in value:
         name, _, amount = one.rpartition("=")
-        _once(name, found)
         found[name] = _amount(amount)
         if not 0 <= found[name] <= _MOST_GPUS:
             raise click.BadParameter(f"{registry.quoted(one)}: write a number such as 1 or 0.5, or METHOD=NUMBER")
@@ -93,7 +91,6 @@ def pairs(_context: click.Context, option: click.Parameter, value: tuple[str, ..
         name, separator, rest = one.partition("=")
         if not separator or not name:
             raise click.BadParameter(f"{registry.quoted(one)}: write {option.metavar}, for example partition=gpu")
-        _once(name, found)
         found[name] = rest
     return found
 
@@ -115,11 +112,6 @@ def _amount(text: str) -> float:
     """Return a number in ASCII digits; -1 where it is none, or not finite."""
     amount = float(text) if re.fullmatch(r"[0-9]{1,18}(\.[0-9]*)?([eE][-+]?[0-9]{1,3})?|\.[0-9]+", text) else -1.0
     return amount if math.isfinite(amount) else -1.0
-
-
-def _once(name: str, known: Container[str]) -> None:
-    if name in known:
-        raise click.BadParameter(f"{registry.quoted(name) if name else 'a number for all'} is there twice")
 
 
 def _device(_context: click.Context, _option: click.Parameter, value: str) -> str:
