@@ -64,7 +64,7 @@ def seeds(context: click.Context, option: click.Parameter, value: str | None) ->
 
 def weights(_context: click.Context, _option: click.Parameter, value: tuple[str, ...]) -> dict[str, Path]:
     """``resnet34=FILE`` pairs -> name and file."""
-    found = {}
+    found: dict[str, Path] = {}
     for pair in value:
         name, separator, path = pair.partition("=")
         if not separator:
@@ -86,7 +86,7 @@ def shares(_context: click.Context, _option: click.Parameter, value: tuple[str, 
 
 def pairs(_context: click.Context, option: click.Parameter, value: tuple[str, ...]) -> dict[str, str]:
     """``KEY=VALUE`` pairs."""
-    found = {}
+    found: dict[str, str] = {}
     for one in value:
         name, separator, rest = one.partition("=")
         if not separator or not name:

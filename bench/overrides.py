@@ -126,7 +126,7 @@ def merge(base: dict[str, Any], overrides: Mapping[str, Any], what: str) -> dict
     Raises:
         RequestError: where a dotted name leads nowhere.
     """
-    result = copied(base)
+    result: dict[str, Any] = copied(base)
     for dotted, value in overrides.items():
         check_name(f"{what}.{dotted}")
         *path, last = dotted.split(".")

@@ -100,7 +100,7 @@ def _wrong(problem: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
 
 def _shown(node: yaml.Node) -> str:
     """A scalar as it was written, cut; another node by its kind."""
-    return repr(node.value[:40]) if isinstance(node, yaml.ScalarNode) else f"a {node.id}"
+    return repr(node.value[:40]) if isinstance(node, yaml.ScalarNode) else "a list or mapping"
 
 
 def _text(loader: _Loader, node: Any) -> str:

@@ -72,7 +72,9 @@ class Launcher:
                 raise RequestError(f"{option} belongs to --launcher {' or '.join(owner)}; this is {self.name}")
         for name, number in self.gpus.items():
             if name and name not in registry.names("methods"):
-                raise RequestError(f"--gpus-per-cell {name}=...{registry.nearest(name, registry.names('methods'))}")
+                raise RequestError(
+                    f"--gpus-per-cell {name}=...{registry.nearest(name, registry.names('methods'), 'methods')}"
+                )
             if number > 1 and number != int(number):
                 raise RequestError(f"--gpus-per-cell {number}: a share of one GPU, or whole ones; write {int(number)}")
         if self.name == "inline" and not (self.gpus and self.device.startswith("cuda:")):

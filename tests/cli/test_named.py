@@ -10,6 +10,8 @@ from click.testing import CliRunner
 from bench import config, named, registry, suites
 from bench.cli import main
 from bench.contract import RequestError
+from bench.launch.summary import write_down
+from bench.store import Store
 
 OURS = ("run", "--methods", "ours", "--datasets", "demo")
 WITHOUT_TORCH = [
@@ -161,3 +163,26 @@ def test_nearest_names_are_few_and_lists_short():
     assert registry.nearest("zzz", many, "methods") == "; `python -m bench ls methods` lists all 200"
     assert len(registry.nearest("x" * 10**6, many)) < 200
     assert len(registry.quoted("x" * 10**6)) < 80
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--data-root", "nowhere"), "nowhere (--data-root) is not a folder"),
+        (("--memory-limit", "1MiB"), "the process takes"),
+        (("--device", "cuda:99"), "CUDA devices here"),
+        (("--weights", "tiny=x"), "this cell has the backbone None"),
+    ],
+)
+def test_a_refused_call_is_no_failure_of_its_cell(words, expected, tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (cell,) = planned(few_birds(tmp_path), tmp_path, methods=("center",), controls=False, overrides={})
+    store = Store(tmp_path)
+    write_down([cell], store, lambda _: "")
+    before = sorted(store.cell(cell.spec.id).path.iterdir())
+    result = CliRunner().invoke(main, ["cell", cell.spec.id, "--device", "cpu", *words])
+    assert result.exit_code == 2, result.output
+    assert expected in result.stderr
+    assert sorted(path for path in store.cell(cell.spec.id).path.iterdir() if path.is_file()) == before
+    assert store.cell(cell.spec.id).failure is None
