@@ -51,6 +51,7 @@ def cell(
     """  # noqa: D301 (click reads the character itself)
     from bench.contract import RequestError
     from bench.core import environment
+    from bench.core.memory import check_limit
     from bench.core.paths import home as find_home
     from bench.results.store import Store
     from bench.runner.cell import Cell
@@ -81,6 +82,11 @@ def cell(
         more = {"memory_limit": memory_limit, "elsewhere": elsewhere, "ranks": ranks}
         found = Cell(store, folder.name, find_home(), picked, progress, **more)
         try:
+            if not (ranks.rank or found.folder.done):
+                # What the call itself got wrong is told, and no failure of the cell.
+                check_limit(picked, memory_limit)
+                if data_root is not None:
+                    found.inputs.dataset()
             if ranks.rank:
                 follow(found)
             elif only is not None:

@@ -12,9 +12,10 @@ import click
 
 from bench.cli import options
 from bench.cli.posthoc import speed
+from bench.config import suites
+from bench.config.overrides import for_datasets
 from bench.core import registry
 from bench.core.console import Console, say
-from bench.core.paths import config_files
 
 _SHOWN = 10
 """Anomalies of each kind that are printed; ``--json`` has all of them."""
@@ -46,6 +47,7 @@ def list_(data_root: Path | None, pairs: tuple[str, ...], as_json: bool, plugins
     """Show which data sets are known, what they provide and where they were looked for."""
     from rich.table import Table
 
+    overrides = for_datasets(pairs, suites.datasets())
     from bench.config import schema
     from bench.contract import RequestError
     from bench.core.paths import home as find_home
@@ -55,7 +57,7 @@ def list_(data_root: Path | None, pairs: tuple[str, ...], as_json: bool, plugins
     home = find_home()
     place, source = base(data_root, home)
     overrides, _ = schema.parse_overrides(pairs)
-    names = sorted({*config_files("datasets"), *registry.names("datasets")})
+    names = suites.datasets()
     rows: list[dict[str, Any]] = []
     for name in names:
         settings = schema.dataset_config(name, overrides)
@@ -112,6 +114,7 @@ def verify(name: str, data_root: Path | None, pairs: tuple[str, ...], as_json: b
     """
     from dataclasses import asdict
 
+    _check_names(name, pairs)
     from bench.data.faults import Faults
     from bench.data.verify import verify as look
     from bench.runner.progress import ConsoleProgress
@@ -151,6 +154,7 @@ def verify(name: str, data_root: Path | None, pairs: tuple[str, ...], as_json: b
 @options.plugin
 def prepare(name: str, data_root: Path | None, pairs: tuple[str, ...], plugins: tuple[Path, ...]) -> None:
     """Decode and resize all images of NAME once; `run` does it by itself where it was not done before."""
+    _check_names(name, pairs)
     from bench.core.paths import home as find_home
     from bench.data.cache import cache_folder
     from bench.data.cache import prepare as write
@@ -177,14 +181,13 @@ def fetch(name: str, data_root: Path | None, pairs: tuple[str, ...], plugins: tu
 
     An interrupted download goes on where it stopped. The licences of the data sets are their authors'.
     """
-    from bench.config import schema
+    _check_names(name, pairs)
     from bench.core.paths import home as find_home
     from bench.data.download import fetch as get
     from bench.data.locate import base
     from bench.runner.progress import ConsoleProgress
 
-    overrides, _ = schema.parse_overrides(pairs)
-    settings, console = schema.dataset_config(name, overrides), Console()
+    settings, console = _settings(name, pairs), Console()
     with ConsoleProgress(console) as progress:
         found = get(settings.source, base(data_root, find_home())[0], progress)
     for path in found:
@@ -220,6 +223,9 @@ def speed_data(
     """The prepared images of NAME beside a plain DataLoader on its files; does a training step wait for them?"""
     import os
 
+    _check_names(name, pairs)
+    if backbone != "none":
+        registry.entry("backbones", backbone)
     from bench.contract import RequestError
     from bench.core import environment
     from bench.core.paths import home as find_home
@@ -269,7 +275,13 @@ def _settings(name: str, pairs: tuple[str, ...]) -> Any:
     """The data set's configuration with what ``--set`` says."""
     from bench.config import schema
 
-    return schema.dataset_config(name, schema.parse_overrides(pairs)[0])
+    return schema.dataset_config(name, for_datasets(pairs, [name]))
+
+
+def _check_names(name: str, pairs: tuple[str, ...]) -> None:
+    """Refuse an unknown data set, and settings of others, before torch is imported."""
+    suites.check_dataset(name)
+    for_datasets(pairs, [name])
 
 
 COMMANDS: list[click.Command] = [data]

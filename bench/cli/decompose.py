@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -91,7 +92,7 @@ def run(
         workers: processes that read images.
         memory_limit: bytes that features may take at a time.
         storage: precision of features in a file.
-        images_per_class: most images used of each class.
+        images_per_class: most images used of each class, its first ones; the others are not read.
         missing: what happens to classes without images.
         drawn: how many classes are drawn; 0: none.
         top: images per prototype in a drawing.
@@ -116,6 +117,10 @@ def run(
             )
     classifier, preparation = build(model, weights, len(pictures.classes), global_pool)
     pictures.transform = preparation.transform
+    if images_per_class is not None:
+        # Nothing is wanted of the others: they are neither decoded nor sent through the network.
+        by_class = groupby(pictures.files, key=lambda file: file[1])
+        pictures.files = [file for _, files in by_class for file in islice(files, images_per_class)]
     classifier.to(device, torch.bfloat16 if precision == "bf16" else torch.float32)
 
     def loader(dataset: Any) -> DataLoader[Any]:

@@ -11,7 +11,9 @@ import click
 
 from bench.cli import options
 from bench.cli.posthoc import speed
+from bench.core import registry
 from bench.core.console import Console, say
+from bench.core.errors import RequestError
 
 _METHODS = click.option(
     "--methods",
@@ -33,10 +35,15 @@ def _counts(context: click.Context, option: click.Parameter, value: str) -> tupl
     return numbers
 
 
+def _check_names(methods: tuple[str, ...], backbone: str) -> None:
+    """Refuse unknown names, before torch is imported."""
+    for name in registry.chosen_methods(methods):
+        registry.entry("methods", name)
+    registry.entry("backbones", backbone)
+
+
 def _ready(backbone: str, size: int) -> None:
     """Say at once what would end every measurement."""
-    from bench.contract import RequestError
-    from bench.core import registry
     from bench.models.shapes import feature_shape
 
     try:
@@ -85,6 +92,7 @@ def scale(
     its own. What does not fit is measured again with one image at a time. Where a method also has the form of its
     published code, that is a row of its own. The results are kept; `bench report --table 3` shows the newest.
     """
+    _check_names(methods, backbone)
     from bench.core import environment
     from bench.core.paths import home as find_home
     from bench.diagnostics.scale import as_text
@@ -125,6 +133,7 @@ def speed_train(
     The share is of the images per second that the plain classifier trains; the projection is in forward passes of the
     plain classifier over the same images.
     """
+    _check_names(methods, backbone)
     from bench.core import environment
     from bench.diagnostics.speed_train import as_text, training_speed
 
@@ -142,6 +151,10 @@ def check(name: str, plugins: tuple[Path, ...]) -> None:
 
     One line per check. Exit code 0: all are kept; 1: some are not; 2: there is no such method or metric.
     """
+    known = {*registry.names("methods"), *registry.names("metrics")}
+    if name not in known:
+        # Here too: what comes next imports torch.
+        raise RequestError(f"no method or metric {registry.quoted(name)}{registry.nearest(name, known, 'metrics')}")
     from bench.diagnostics.conformance import check as run
 
     broken = 0

@@ -175,6 +175,19 @@ def run(
     recorded) or the disk is full; 2: the request is wrong; 130: interrupted by Ctrl-C.
     """
     gc.disable()  # what is imported and planned stays: looking for garbage in it, again and again, takes a fifth
+    from bench.config import named_settings, overrides, suites
+
+    single, several = overrides.parse_overrides(pairs)
+    asked = []
+    for values in suites.read_suites(suite) if suite is not None else [{}]:
+        values.update({name: value for name, value in fields.items() if value not in (None, ())})
+        for name in ("methods", "datasets"):
+            if not values.get(name):
+                known = "ours,protopnet" if name == "methods" else "demo"
+                raise RequestError(f"no {name} given: --{name} {known}, or --suite NAME; `bench ls suites` lists them")
+        asked.append(overrides.with_settings(values, single, several))
+    named_settings.check_requests(asked, gpus, weights)
+    # With torch from here on: it takes seconds.
     from bench.config import schema
     from bench.config.plan import Context, plan_all
     from bench.core.paths import home as find_home
@@ -188,15 +201,7 @@ def run(
     from bench.runner.queue import mend
     from bench.runner.status import Board, Overview
 
-    single, several = schema.parse_overrides(pairs)
-    requests = []
-    for values in schema.read_suites(suite) if suite else [{}]:
-        values.update({name: value for name, value in fields.items() if value not in (None, ())})
-        for name in ("methods", "datasets"):
-            if not values.get(name):
-                known = "ours,protopnet" if name == "methods" else "demo"
-                raise RequestError(f"no {name} given: --{name} {known}, or --suite NAME ({', '.join(schema.suites())})")
-        requests.append(schema.validate(schema.Request, schema.with_settings(values, single, several), "run"))
+    requests = [schema.validate(schema.Request, values, "run") for values in asked]
     how = Launcher(launcher, device, memory_limit, jobs, gpus, cpus, ray_address, slurm, retries)  # type: ignore[arg-type]
     how.check()
     home = find_home()
@@ -217,25 +222,27 @@ def run(
         def repeat(name: str) -> str:
             return f"BENCH_HOME={shlex.quote(str(home))} python -m bench cell {shlex.quote(str(store.cell(name).path))}"
 
-        write_down(cells, store, lambda cell: repeat(cell.spec.id))
         command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
         names = [cell.spec.id for cell in cells]
         content = {"suite": requests[0].suite, "command": command, "cells": names}
-        stamp = store.new_invocation({**content, "launcher": launcher, "device": how.where})
-        mend(names, store, progress)
-        overview = Overview(store, names, from_now=True)
-        lines = Lines(console, cells, how.several)
-        try:
-            board = progress.above(Board(overview, requests[0].suite))
-            with board, cli_tracking.live(home, out, uri, stamp, tracking):
-                gc.freeze()
-                gc.enable()
-                summary = how.run(cells, store, home, progress, lines, rerun=existing == "rerun")
-        except KeyboardInterrupt:
-            say(f"\n{overview.told()}", err=True)
-            if existing == "rerun":
-                raise KeyboardInterrupt(_RERUN) from None
-            raise
+        # All that can refuse the call comes before the first word about it is written.
+        with how.ready(cells, home) as places:
+            write_down(cells, store, lambda cell: repeat(cell.spec.id))
+            stamp = store.new_invocation({**content, "launcher": launcher, "device": how.where})
+            mend(names, store, progress)
+            overview = Overview(store, names, from_now=True)
+            lines = Lines(console, cells, how.several)
+            try:
+                board = progress.above(Board(overview, requests[0].suite))
+                with board, cli_tracking.live(home, out, uri, stamp, tracking):
+                    gc.freeze()
+                    gc.enable()
+                    summary = how.run(cells, store, home, progress, lines, places, rerun=existing == "rerun")
+            except KeyboardInterrupt:
+                say(f"\n{overview.told()}", err=True)
+                if existing == "rerun":
+                    raise KeyboardInterrupt(_RERUN) from None
+                raise
         if tracking:
             cli_tracking.mirror(store, home, stamp, uri, progress)
     console.print()
@@ -341,3 +348,4 @@ _ELSEWHERE = (
 )  # fmt: skip
 for _command in (command for module in _ELSEWHERE for command in module.COMMANDS):
     main.add_command(_command)
+options.strictly(main)

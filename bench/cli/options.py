@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,53 +15,84 @@ from bench.core.interrupts import contained
 from bench.core.paths import decodable
 
 PATH = click.Path(path_type=Path)
+_MOST_BYTES = 2**50
+_MOST_GPUS = 1024
+
+
+class Whole(click.IntRange):
+    """A whole number in ASCII digits, as people write one: Python also takes ``1_000`` and digits of any script."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number."""
+        if isinstance(value, str) and not re.fullmatch(r"-?[0-9]{1,18}", value):
+            # Eighteen digits fit into the 64 bits of any number that is made of it.
+            self.fail(f"{registry.quoted(value)} is no whole number of at most 18 digits", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def strictly(command: click.Command) -> None:
+    """Read the whole numbers of a command and of those below it as :class:`Whole`, so that none can be forgotten."""
+    for parameter in command.params:
+        kind = parameter.type
+        if type(kind) is click.IntRange:
+            parameter.type = Whole(kind.min, kind.max, kind.min_open, kind.max_open, kind.clamp)
+    for inner in command.commands.values() if isinstance(command, click.Group) else ():
+        strictly(inner)
 
 
 def names(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[str, ...]:
     """``a,b`` -> ``("a", "b")``."""
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if value else ()
+    if value is None:
+        return ()
+    parts = tuple(part.strip() for part in value.split(","))
+    if not all(parts):
+        raise click.BadParameter(f"{registry.quoted(value)}: nothing between two commas, or beside one; write a,b")
+    twice = next((part for place, part in enumerate(parts) if part in parts[:place]), None)
+    if twice is not None:
+        raise click.BadParameter(f"{registry.quoted(twice)} is there twice")
+    return parts
 
 
 def seeds(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...]:
     """``0,1`` -> ``(0, 1)``."""
-    try:
-        return tuple(int(part) for part in names(context, option, value))
-    except ValueError as error:
-        raise click.BadParameter(f"{value!r}: write whole numbers with commas, for example 0,1,2") from error
+    parts = names(context, option, value)
+    if not all(re.fullmatch(r"-?[0-9]{1,18}", part) for part in parts):
+        raise click.BadParameter(f"{registry.quoted(value or '')}: write whole numbers with commas, for example 0,1,2")
+    found = tuple(map(int, parts))
+    if len(set(found)) < len(found):
+        raise click.BadParameter(f"{registry.quoted(value or '')}: a number is there twice")
+    return found
 
 
 def weights(_context: click.Context, _option: click.Parameter, value: tuple[str, ...]) -> dict[str, Path]:
     """``resnet34=FILE`` pairs -> name and file."""
-    found = {}
+    found: dict[str, Path] = {}
     for pair in value:
         name, separator, path = pair.partition("=")
         if not separator:
-            raise click.BadParameter(f"{pair!r}: write BACKBONE=PATH, for example resnet34=resnet34.pth")
+            raise click.BadParameter(f"{registry.quoted(pair)}: write BACKBONE=PATH, for example resnet34=resnet34.pth")
         found[name] = Path(path)
     return found
 
 
 def shares(_context: click.Context, _option: click.Parameter, value: tuple[str, ...]) -> dict[str, float]:
     """``0.5`` or ``ours=0.5`` -> method and GPUs; the name ``""`` stands for all others."""
-    found = {}
+    found: dict[str, float] = {}
     for one in value:
         name, _, amount = one.rpartition("=")
-        try:
-            found[name] = float(amount)
-        except ValueError:
-            found[name] = -1.0
-        if not 0 <= found[name] < float("inf"):
-            raise click.BadParameter(f"{one!r}: write a number such as 1 or 0.5, or METHOD=NUMBER")
+        found[name] = _amount(amount)
+        if not 0 <= found[name] <= _MOST_GPUS:
+            raise click.BadParameter(f"{registry.quoted(one)}: write a number such as 1 or 0.5, or METHOD=NUMBER")
     return found
 
 
 def pairs(_context: click.Context, option: click.Parameter, value: tuple[str, ...]) -> dict[str, str]:
     """``KEY=VALUE`` pairs."""
-    found = {}
+    found: dict[str, str] = {}
     for one in value:
         name, separator, rest = one.partition("=")
         if not separator or not name:
-            raise click.BadParameter(f"{one!r}: write {option.metavar}, for example partition=gpu")
+            raise click.BadParameter(f"{registry.quoted(one)}: write {option.metavar}, for example partition=gpu")
         found[name] = rest
     return found
 
@@ -70,13 +104,25 @@ def size(_context: click.Context, _option: click.Parameter, value: str | None) -
     units = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
     for unit, factor in units.items():
         if value.endswith(unit):
-            try:
-                amount = float(value.removesuffix(unit))
-            except ValueError:
-                break
-            if amount > 0:
-                return int(amount * factor)
-    raise click.BadParameter(f"{value!r}: write a size such as 24GiB or 512MiB")
+            amount = _amount(value.removesuffix(unit).strip(" ")) * factor
+            if 1 <= amount <= _MOST_BYTES:
+                return int(amount)
+    raise click.BadParameter(f"{registry.quoted(value)}: write a size such as 24GiB or 512MiB, of at most 1024TiB")
+
+
+def _amount(text: str) -> float:
+    """Return a number in ASCII digits; -1 where it is none, or not finite."""
+    amount = float(text) if re.fullmatch(r"[0-9]{1,18}(\.[0-9]*)?([eE][-+]?[0-9]{1,3})?|\.[0-9]+", text) else -1.0
+    return amount if math.isfinite(amount) else -1.0
+
+
+def _device(_context: click.Context, _option: click.Parameter, value: str) -> str:
+    """``cuda:1`` as it is; whether there is one, torch knows."""
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", value):
+        raise click.BadParameter(
+            f"{registry.quoted(value)}: only cpu and cuda are supported; write auto, cpu, cuda or cuda:1"
+        )
+    return value
 
 
 def plugins(_context: click.Context, _option: click.Parameter, value: tuple[Path, ...]) -> tuple[Path, ...]:
@@ -119,7 +165,9 @@ plugin = click.option(
     is_eager=True,
     help="A Python file that registers methods, metrics or data sets; may be repeated.",
 )
-device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
+device = click.option(
+    "--device", default="auto", show_default=True, callback=_device, help="auto, cpu, cuda or cuda:1."
+)
 feature_memory = click.option(
     "--memory-limit",
     default="1GiB",

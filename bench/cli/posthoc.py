@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from bench.cli import options
+from bench.config.overrides import parse_single
 from bench.core.console import Console, Text, say
 
 
@@ -43,15 +44,11 @@ def decompose(device: str, pairs: tuple[str, ...], **arguments: Any) -> None:
     your images, or refused with the reason. The result (safetensors, JSON and pictures) is written to --out; an
     interrupted command goes on where it stopped.
     """
+    settings = parse_single(pairs)
     from bench.cli import decompose as command
-    from bench.config import schema
-    from bench.contract import RequestError
     from bench.core import environment
     from bench.runner.progress import ConsoleProgress
 
-    settings, grid = schema.parse_overrides(pairs)
-    if grid:
-        raise RequestError(f"--set {next(iter(grid))}: one value at a time")
     console = Console()
     with ConsoleProgress(console) as progress:
         outcome = command.run(device=environment.pick_device(device), settings=settings, progress=progress, **arguments)
@@ -201,15 +198,13 @@ def speed_decompose(device: str, pairs: tuple[str, ...], as_json: bool, **argume
     """
     import json
 
+    settings = parse_single(pairs)
     from bench.config import schema
     from bench.contract import RequestError
     from bench.core import environment
     from bench.diagnostics.speed_decompose import COMPARABLE, as_text, measure
     from bench.posthoc.decompose_class import DecompositionConfig
 
-    settings, grid = schema.parse_overrides(pairs)
-    if grid:
-        raise RequestError(f"--set {next(iter(grid))}: one value at a time")
     schema.validate(DecompositionConfig, {**COMPARABLE, "k": arguments["k"], **settings}, "")
     if "k" in settings:
         raise RequestError(f"--set k={settings['k']}: write --k {settings['k']}")
@@ -242,14 +237,12 @@ def speed_metrics(device: str, as_json: bool, **arguments: Any) -> None:
     """
     import json
 
-    from bench.contract import RequestError
-    from bench.core import environment, registry
+    from bench.core import registry
+
+    registry.entry("backbones", arguments["backbone"])  # before torch is imported
+    from bench.core import environment
     from bench.diagnostics.speed_metrics import as_text, measure
 
-    try:
-        registry.entry("backbones", arguments["backbone"])
-    except registry.UnknownName as error:
-        raise RequestError(str(error)) from error
     console = Console(stderr=True)
     result = measure(
         device=environment.pick_device(device),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import itertools
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bench.config import schema
+from bench.config.named_settings import Named, with_controls
 from bench.config.schema import DatasetConfig, Request
 from bench.config.spec import CellSpec, PlannedCell, Where
 from bench.contract import Dataset, Method, Progress, RequestError, Sizes
@@ -40,23 +42,29 @@ class Context:
     plugins: tuple[str, ...] = ()
 
 
-def plan(request: Request, context: Context) -> list[PlannedCell]:
+def plan(request: Request, context: Context, beside: Sequence[Request] = ()) -> list[PlannedCell]:
     """All cells of a request, those that share a black box one after the other.
+
+    Args:
+        request: what is asked for.
+        context: its surroundings.
+        beside: requests of the same run, this one among them: a setting may be about what only another of them has.
 
     Raises:
         RequestError: one line about the first thing that is wrong with the request.
     """
     try:
-        wanted = registry.chosen_methods(request.methods)
-        methods = {name: registry.entry("methods", name) for name in _with_controls(wanted, request.controls)}
-        shared = any(not registry.load("methods", name).class_specific for name in wanted)
-        chosen = registry.chosen_metrics(request.metrics, shared)
-        metrics = {name: registry.load("metrics", name) for name in chosen}
+        methods = {name: registry.entry("methods", name) for name in _methods(request)}
+        metrics = {name: registry.load("metrics", name) for name in _metrics(request)}
         for name in request.backbones:
             registry.entry("backbones", name)
+        named = functools.reduce(operator.or_, map(_named, beside or [request]))
     except registry.UnknownName as error:
         raise RequestError(str(error)) from error
-    _check_sections(request)
+    named.check_settings(request.overrides, request.grid)
+    if not any(registry.load("methods", name).needs_black_box for name in methods):
+        for name in schema.for_section(request.overrides, "classifier"):
+            context.progress.note(f"--set classifier.{name} has no effect: no method here starts from a black box")
     metric_configs = {
         name: schema.validate(
             metric.Config, _preset("metrics", name) | schema.for_section(request.overrides, name), name
@@ -104,7 +112,7 @@ def plan_all(requests: Sequence[Request], context: Context) -> list[PlannedCell]
     problems: list[str] = []
     for request in requests:
         try:
-            for cell in plan(request, context):
+            for cell in plan(request, context, requests):
                 cells.setdefault(cell.spec.id, cell)
         except RequestError as error:
             problems.append(str(error))
@@ -131,27 +139,22 @@ def _check_weights(requests: Sequence[Request], given: Mapping[str, Path]) -> No
         raise RequestError(f"--weights {name}=...: this run uses {', '.join(sorted(used))}; add --backbones {name}")
 
 
-def _with_controls(wanted: list[str], controls: bool) -> list[str]:
-    added = [name for name, entry in registry.names("methods").items() if entry.role != "method"]
-    return list(dict.fromkeys([*wanted, *(added if controls else [])]))
+def _methods(request: Request) -> list[str]:
+    return with_controls(registry.chosen_methods(request.methods), request.controls)
+
+
+def _metrics(request: Request) -> list[str]:
+    wanted = registry.chosen_methods(request.methods)
+    shared = any(not registry.load("methods", name).class_specific for name in wanted)
+    return registry.chosen_metrics(request.metrics, shared)
+
+
+def _named(request: Request) -> Named:
+    return Named(set(_methods(request)), set(request.datasets), set(_metrics(request)))
 
 
 def _preset(kind: str, name: str) -> dict[str, Any]:
     return dict(registry.entry(kind, name).preset)
-
-
-def _check_sections(request: Request) -> None:
-    """Settings of what this run does not use are harmless; those of what does not exist are mistakes."""
-    known = {name for kind in ("methods", "datasets", "metrics") for name in registry.names(kind)}
-    known |= {*request.datasets, "classifier", "pretrained"}
-    for name in [*request.overrides, *request.grid]:
-        section, dot, _ = name.partition(".")
-        if not dot and name != "pretrained":
-            raise RequestError(f"--set {name}: write SECTION.NAME=VALUE, for example ours.k=5")
-        if section not in known:
-            raise RequestError(f"--set {name}: unknown section{registry.nearest(section, known)}")
-        if name in request.grid and section not in registry.names("methods"):
-            raise RequestError(f"--set {name}: only a method's settings can take several values at once")
 
 
 def _cells_of(

@@ -19,6 +19,10 @@ from bench.core.builtins import Role as Role
 from bench.core.source_code import Code, code_of_module, is_ours, read_with_imports
 
 KINDS = ("methods", "datasets", "backbones", "metrics", "checkpoints")
+_MOST = 8
+"""Names that an error lists."""
+_LONGEST = 60
+"""Characters of a name in an error."""
 
 # Names are typed, printed, and part of file names.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -58,14 +62,44 @@ def entry(kind: str, name: str) -> Entry:
     known = {name: CATALOGUE[kind][name]} if name in CATALOGUE[kind] else names(kind)
     if name in known:
         return known[name]
-    raise UnknownName(f"unknown {kind[:-1]} {name!r}{nearest(name, known)}")
+    raise UnknownName(f"unknown {kind[:-1]} {quoted(name)}{nearest(name, known, kind)}")
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` or the whole list where nothing is near."""
+def nearest(name: str, known: Iterable[str], kind: str = "") -> str:
+    """Return ``; did you mean 'x'?``, or what there is where nothing is near: in one line, however much that is.
+
+    Args:
+        name: that is not known.
+        known: all that are.
+        kind: what ``python -m bench ls`` lists them under, where it does.
+    """
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+    name = name[:_LONGEST]
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    ratios = [difflib.SequenceMatcher(None, one, name).ratio() for one in close]
+    # Others beside the nearest only where they are about as near.
+    close = [repr(one[:_LONGEST]) for one, ratio in zip(close, ratios, strict=True) if ratio >= ratios[0] - 0.05]
+    if close:
+        return f"; did you mean {' or '.join([', '.join(close[:-1]), close[-1]] if close[1:] else close)}?"
+    if kind and len(known) > _MOST:
+        return f"; `python -m bench ls {kind}` lists all {len(known)}"
+    return f"; {some(known, 'known: ')}" if known else ""
+
+
+def some(names: Iterable[str], before: str = "") -> str:
+    """Return names with commas, the first few where there are many.
+
+    >>> some("abcdefghij")
+    'a, b, c, d, e, f, g, h and 2 more'
+    """
+    names = [name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..." for name in names]
+    rest = len(names) - _MOST
+    return before + ", ".join(names[:_MOST]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def quoted(name: str) -> str:
+    """Return a name from outside in quotes, escaped and of bounded length."""
+    return repr(name) if len(name) <= _LONGEST else f"{name[:_LONGEST]!r}..."
 
 
 def chosen_methods(wanted: Iterable[str]) -> list[str]:
@@ -96,7 +130,7 @@ def chosen_metrics(wanted: Iterable[str], shared: bool) -> list[str]:
     chosen: list[str] = []
     for name in wanted:
         if name not in known and name not in groups:
-            raise UnknownName(f"unknown metric {name!r}{nearest(name, {**known, **groups})}")
+            raise UnknownName(f"unknown metric {quoted(name)}{nearest(name, {**known, **groups}, 'metrics')}")
         chosen += [name] if name in known else groups[name]
     return list(dict.fromkeys(chosen))
 

@@ -37,8 +37,8 @@ def decode(path: Path) -> Image.Image:
     """The whole image as RGB, without its orientation tag, alpha or later frames.
 
     Of grey images of more than 8 bits the upper 8 that they use are kept
-    (:func:`bench.data.image_depth.eight_bits`); wider pixels have no known range and are refused. ``info["bits"]`` of the result: how many bits of a sample were taken for
-    used; 16 may be what a file says that holds less.
+    (:func:`bench.data.image_depth.eight_bits`); wider pixels have no known range and are refused. ``info["bits"]`` of
+    the result is the number of bits of a sample that were taken for used; 16 may be stated by a file that holds less.
 
     Raises:
         CellError: naming the file, for whatever keeps it from being decoded to the last row: it is none of

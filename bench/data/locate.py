@@ -9,9 +9,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from bench.contract import RequestError
+from bench.core.yaml12 import parse
 
 VARIABLE = "BENCH_DATA"
 _MOST = 3
@@ -100,9 +99,9 @@ def _exists(path: Path) -> bool:
 
 
 def _written(folder: str) -> str:
-    """The name as ``--set`` reads it: 2011 alone would be a number, a comma would part two values."""
+    """Return the name as ``--set`` reads it: 2011 alone would be a number, a comma would separate two values."""
     try:
-        plain = yaml.safe_load(folder) == folder and "," not in folder
-    except yaml.YAMLError:
+        plain = not set(",#") & set(folder) and parse(folder, "folder") == folder
+    except RequestError:
         plain = False
     return folder if plain else json.dumps(folder)

@@ -104,6 +104,8 @@ def chosen_cells(
         return "; ".join([text, *(f"failed: {reason}" for reason in store.faults.values())])
 
     if stamp is not None:
+        for label in labels:
+            _require(of(stamp), label, f"in run {stamp}")
         return of(stamp), told(f"cells: run {stamp}")
     having = [run for run in reversed(known) if all(any(_is(cell, label) for cell in of(run)) for label in labels)]
     if having:
@@ -117,7 +119,7 @@ def chosen_cells(
     every.sort(key=lambda one: placed.get(one.name, (False, "")), reverse=True)
     for label in labels:
         # Before anything is said about names that stand for several settings.
-        _require(every, label)
+        _require(every, label, f"in {store.root}")
     return every, told("cells: all in the store, for no run has all of them")
 
 
@@ -171,13 +173,16 @@ def _measured(cells: Sequence[Found], metrics: Sequence[str]) -> int:
     return sum(bool(meant(name) & there) for name in metrics)
 
 
-def _require(cells: Sequence[Found], label: str) -> list[Found]:
+def _require(cells: Sequence[Found], label: str, where: str = "here") -> list[Found]:
     """The cells of that label."""
     own = [cell for cell in cells if _is(cell, label)]
     if not own:
         known = sorted({cell.written["label"] for cell in cells})
         same = [name for name in known if name.split(" (")[0] == label.split(" (")[0]]
-        raise RequestError(f"no result of {label!r}{registry.nearest(label, same or known)}")
+        if label in registry.names("methods") and not same:
+            # A method that exists is no misspelling of another.
+            raise RequestError(f"{label} has no results {where}; there are results of: {registry.some(known)}")
+        raise RequestError(f"no result of {registry.quoted(label)}{registry.nearest(label, same or known)}")
     return own
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.config.spec import CellSpec
-from bench.contract import CellError, Method, Samples
+from bench.contract import CellError, Dataset, Method, Samples
 from bench.core import registry
 from bench.core.seeding import derive
 from bench.data.cache import prepare
@@ -82,14 +82,15 @@ class Inputs:
         names = {"dataset": self.where["reader"], "backbone": self.spec.backbone or ""}
         return f"{what}s", names.get(what, self.spec.method)
 
-    def data(self) -> dict[str, Samples]:
-        """The prepared splits.
+    def dataset(self) -> Dataset:
+        """The data set, as it lies here.
 
         Raises:
-            CellError: where the data is no longer what the cell was planned for.
+            RequestError: where it is not there.
+            CellError: where it is no longer what the cell was planned for.
         """
         root = self.where["data_root"]
-        dataset = open_dataset(
+        dataset: Dataset = open_dataset(
             self.spec.dataset,
             self.where["reader"],
             self.where["folder"],
@@ -104,6 +105,15 @@ class Inputs:
                 f"{self.spec.dataset} has changed since this cell was planned "
                 f"(digest {dataset.digest}, planned {self.spec.data_digest}): call `run` again"
             )
+        return dataset
+
+    def data(self) -> dict[str, Samples]:
+        """The prepared splits.
+
+        Raises:
+            CellError: where the data is no longer what the cell was planned for.
+        """
+        dataset = self.dataset()
         protocol = Protocol.model_validate(self.spec.protocol)
         return dict(prepare(dataset, protocol, self.home, self.progress, on_bad=self.spec.on_bad_image))  # type: ignore[arg-type]
 

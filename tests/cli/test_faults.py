@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench.cli.main import main
-from tests.support.small_birds import QUICK, bench, few_birds, scores
+from tests.support.small_birds import PROTOPNET, QUICK, bench, few_birds, quick, scores
 
 METHODS = ("--methods", "protopnet", "--no-controls")
 
@@ -27,7 +27,7 @@ def run(data, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
 
     def call(*arguments, tracking="--no-tracking"):
-        whole = ["run", *(arguments or METHODS), *QUICK, "--data-root", str(data), tracking]
+        whole = ["run", *(arguments or METHODS), *quick(arguments or METHODS), "--data-root", str(data), tracking]
         return CliRunner().invoke(main, whole)
 
     return call
@@ -94,7 +94,7 @@ def test_a_limit_on_file_size_is_told_like_a_full_disk(data, tmp_path):
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, 2**18))
 
-    arguments = ["run", *METHODS, *QUICK, "--data-root", str(data), "--no-tracking"]
+    arguments = ["run", *METHODS, *QUICK, *PROTOPNET, "--data-root", str(data), "--no-tracking"]
     assert bench(tmp_path, *arguments, "--set", "protopnet.schedule.phases.0.epochs=1").returncode == 0
     ended = bench(tmp_path, *arguments, preexec_fn=limit)
     assert ended.returncode == 1
@@ -107,7 +107,7 @@ def test_a_home_that_cannot_be_written_is_a_wrong_request(data, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
     home.chmod(0o555)
-    arguments = ["run", *METHODS, *QUICK, "--data-root", str(data)]
+    arguments = ["run", *METHODS, *QUICK, *PROTOPNET, "--data-root", str(data)]
     ended = bench(home, *arguments, preexec_fn=like_anybody)
     assert ended.returncode == 2, ended.stderr
     (line,) = ended.stderr.splitlines()

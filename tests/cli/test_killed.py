@@ -14,7 +14,7 @@ from bench.report.mlflow import Mirror
 from bench.report.mlflow.mirror import first_calls
 from bench.results.store import Store
 from tests.support.kill_at_moment import STAGES
-from tests.support.small_birds import QUICK, bench, environment, few_birds, interruptible
+from tests.support.small_birds import PROTOPNET, QUICK, bench, environment, few_birds, interruptible
 
 ROOT = Path(__file__).resolve().parents[2]
 MOMENTS = 30
@@ -31,7 +31,7 @@ def moments():
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory):
     data = few_birds(tmp_path_factory.mktemp("killed"))
-    return ["run", "--methods", "ours,protopnet", "--no-controls", *QUICK, "--data-root", str(data)]
+    return ["run", "--methods", "ours,protopnet", "--no-controls", *QUICK, *PROTOPNET, "--data-root", str(data)]
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.support.small_birds import QUICK, bench, few_birds
+from tests.support.small_birds import PROTOPNET, QUICK, bench, few_birds
 
 MANY = [
     "--set", "protopnet.per_class=2000", "--set", "protopnet.schedule.phases.0.epochs=1",
@@ -21,7 +21,7 @@ def run(tmp_path_factory):
     def call(*extra):
         home = tmp_path_factory.mktemp("home")
         arguments = ["run", "--methods", "protopnet,center", "--no-controls", "--no-tracking", "--data-root", str(data)]
-        finished = bench(home, *arguments, *QUICK, *extra)
+        finished = bench(home, *arguments, *QUICK, *PROTOPNET, *extra)
         cells = [json.loads(file.read_text())["spec"]["method"] for file in sorted(home.glob("cells/*/cell.json"))]
         folders = dict(zip(cells, sorted(home.glob("cells/*")), strict=True))
         return (

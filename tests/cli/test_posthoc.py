@@ -11,7 +11,7 @@ from torchvision import models
 from bench.cli.main import main
 from bench.posthoc.intervention import Effects
 from bench.runner.intervene import Intervention
-from tests.support.small_birds import QUICK, few_birds
+from tests.support.small_birds import PROTOPNET, QUICK, few_birds
 from tests.support.stores import StoreMaker
 
 
@@ -50,7 +50,8 @@ def test_wrong_requests(birds, tmp_path, monkeypatch, arguments, message):
 
 def test_interventions_of_a_cell(birds, tmp_path, monkeypatch):
     monkeypatch.setenv("BENCH_HOME", str(tmp_path))
-    run = ["run", "--methods", "ours,protopnet", "--no-controls", "--no-tracking", *QUICK, "--data-root", str(birds)]
+    run = ["run", "--methods", "ours,protopnet", "--no-controls", "--no-tracking", *QUICK, *PROTOPNET]
+    run += ["--data-root", str(birds)]
     assert CliRunner().invoke(main, run).exit_code == 0
     rows = json.loads(CliRunner().invoke(main, ["results"]).stdout)
     cells = {row["method"]: row["cell"] for row in rows}

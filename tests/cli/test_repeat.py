@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench.cli.main import main
-from tests.support.small_birds import QUICK, bench, few_birds
+from tests.support.small_birds import PROTOPNET, QUICK, bench, few_birds
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -22,7 +22,7 @@ def cell(tmp_path_factory):
     folder = tmp_path_factory.mktemp("repeat")
     home = folder / "my home"
     done = bench(
-        home, "run", "--methods", "protopnet", "--no-controls", "--no-tracking", *QUICK,
+        home, "run", "--methods", "protopnet", "--no-controls", "--no-tracking", *QUICK, *PROTOPNET,
         "--data-root", str(few_birds(folder)),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

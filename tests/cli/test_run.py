@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from bench.cli.main import main
 from bench.core import registry
-from tests.support.small_birds import QUICK, few_birds
+from tests.support.small_birds import few_birds, quick
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def call(place, monkeypatch):
 
     def run(*arguments):
         if arguments[0] == "run":
-            arguments = (*arguments, *QUICK, "--data-root", str(data), "--no-tracking")
+            arguments = (*arguments, *quick(arguments), "--data-root", str(data), "--no-tracking")
         return CliRunner().invoke(main, list(arguments))
 
     return run

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from bench.results.store import Store
 from bench.runner.launchers.summary import write_down
-from tests.support.small_birds import QUICK, bench, environment, few_birds, planned, stored
+from tests.support.small_birds import PROTOPNET, QUICK, bench, environment, few_birds, planned, stored
 
 pytestmark = pytest.mark.slow
 FAILING = """
@@ -114,7 +114,8 @@ def test_a_killed_rank_ends_all_and_the_same_command_goes_on(data, undisturbed, 
     assert not cell.busy
     assert "another of the 2 processes was lost" in cell.failure["reason"], output
     # Goes on by way of the launcher, from the epoch that was finished, to the same bits.
-    arguments = ["run", "--methods", "protopnet", "--no-controls", *QUICK, "--data-root", str(data), "--no-tracking"]
+    arguments = ["run", "--methods", "protopnet", "--no-controls", *QUICK, *PROTOPNET, "--no-tracking"]
+    arguments += ["--data-root", str(data)]
     again = bench(tmp_path, *arguments, "--gpus-per-cell", "2")
     assert again.returncode == 0, again.stdout + again.stderr
     assert "training goes on after" in (folder / "result" / "log.txt").read_text()

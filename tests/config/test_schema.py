@@ -1,7 +1,10 @@
 """Settings from three layers, and one helpful line for each way to get them wrong."""
 
+import re
+
 import pytest
 
+from baselines.protopnet import ProtoPNet
 from bench.config import schema
 from bench.config.plan import black_box_config
 from bench.contract import RequestError
@@ -14,7 +17,7 @@ def test_values_are_read_as_yaml():
         ("ours.k=5", "ours.refinement=naive,lbfgs", "pretrained=false", "x.y=[1, 2]", "ours.nmf_tol=1e-3, 0.1")
     )
     assert single == {"ours.k": 5, "pretrained": False, "x.y": [1, 2]}
-    assert several == {"ours.refinement": ("naive", "lbfgs"), "ours.nmf_tol": ("1e-3", 0.1)}
+    assert several == {"ours.refinement": ("naive", "lbfgs"), "ours.nmf_tol": (0.001, 0.1)}
 
 
 def test_the_last_word_on_a_setting_counts():
@@ -50,10 +53,20 @@ def test_a_grid_is_every_combination_of_its_section():
     assert schema.combinations(grid, "blackbox") == [{}]
 
 
-@pytest.mark.parametrize("pair", ["ours.k", "=5", "ours.k={"])
+@pytest.mark.parametrize(
+    "pair",
+    [
+        "ours.k", "=5", "ours.k={", "ours.k=", "ours.k=3,,5", "ours.k=,", "ours..k=1", ".k=1", "ours.=1", "ours.k=&x",
+        "ours.k=5 # five", "ours.k=#5", "ours.k=[3", "ours.k={a: 1, a: 2}", "ours.k=1e999", "ours.k=1,.nan",
+        "ours.k=" + "9" * 6000, "ours.k=" + "[" * 5000, "ours.k=*x", "ours.k=!!python/name:os.system", "ours.k\x07=5",
+        ".".join("k" * 1000) + "=5", "k" * 1000 + ".k=5",
+    ],
+)  # fmt: skip
 def test_a_pair_that_is_none(pair):
-    with pytest.raises(RequestError, match="--set"):
+    with pytest.raises(RequestError, match="--set") as caught:
         schema.parse_overrides((pair,))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 250
 
 
 def test_merge_reaches_into_lists_and_leaves_the_base_alone():
@@ -63,10 +76,61 @@ def test_merge_reaches_into_lists_and_leaves_the_base_alone():
     assert base["a"]["phases"][1]["lr"]["x"] == 2
 
 
-@pytest.mark.parametrize("name", ["a.phases.7.epochs", "a.phases.x.epochs", "a.n.deeper"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.phases.7.epochs", "a.phases.x.epochs", "a.n.deeper", "a.phases.-1.epochs", "a.phases.-1",
+        "a.phases.+0.epochs", "a.phases.0_0.epochs", "a.phases. 0.epochs", "a.phases.\u0660.epochs",
+        "a.phases.1e0", "a.phases.0x0.epochs", "a.phases." + "0" * 5000, "a..n",
+        "a." + ".".join("b" * 40),
+    ],
+)  # fmt: skip
 def test_merge_to_nowhere(name):
-    with pytest.raises(RequestError, match=f"--set m.{name}"):
+    with pytest.raises(RequestError, match=re.escape(f"--set m.{name[:40]}")):
         schema.merge({"a": {"phases": [{}], "n": 3}}, {name: 1}, "m")
+
+
+def test_a_value_that_serves_several_is_not_changed():
+    shared = {"a.x": {}, "a.x.y": 1}
+    assert schema.merge({}, shared, "m") == {"a": {"x": {"y": 1}}}
+    assert shared["a.x"] == {}
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("per_class", "true"), ("per_class", "yes"), ("per_class", "1:30"), ("l1", "nan"), ("l1", "'-inf'"),
+        ("l1", "true"), ("schedule.phases.0.lr.add_on", "false"), ("per_class", "٣"), ("per_class", "null"),
+        ("per_class", "x" * 5000), ("schedule.phases", "5"), ("schedule.batch_size", "[true]"),
+    ],
+)  # fmt: skip
+def test_what_is_no_number_is_refused(setting, said):
+    single, _ = schema.parse_overrides((f"protopnet.{setting}={said}",))
+    file = config_file("methods", "protopnet")
+    with pytest.raises(RequestError, match=rf"^protopnet\.{setting.split('.')[0]}") as caught:
+        schema.from_recipe(file, ProtoPNet.Config, "demo", single, "protopnet")
+    assert len(str(caught.value)) < 250
+
+
+def test_truth_values_stay_where_they_belong():
+    assert BlackBoxConfig.model_validate(black_box_config("tiny", "demo", {}).model_dump())
+    settings = schema.dataset_config("demo", {"demo.pretrained": True, "demo.options": {"deep": [True]}})
+    assert (settings.pretrained, settings.options) == (True, {"deep": [True]})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("includes: 5", "includes is a list"), ("extends: [a]", "extends is one"), ("overrides: [1]", "expected names"),
+        ("grid: 5", "expected names"), ("methods: [ours]\nmethods: [tesnet]", "'methods' is there twice"),
+    ],
+)  # fmt: skip
+def test_suites_of_the_wrong_shape_are_named(text, expected, tmp_path, monkeypatch):
+    (tmp_path / "suites").mkdir()
+    (tmp_path / "suites" / "odd.yaml").write_text(f"{text}\n")
+    monkeypatch.setenv("BENCH_CONFIGS", str(tmp_path))
+    with pytest.raises(RequestError, match=r"odd\.yaml.*: .*" + expected):
+        schema.read_suites("odd")
 
 
 def test_an_unknown_field_suggests_the_nearest():

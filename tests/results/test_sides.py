@@ -56,8 +56,24 @@ def test_the_newest_run_that_has_all_methods_is_taken(maker):
     found = compare(maker.store, ("ours", "tesnet"))
     assert found.comparisons[0].verdict == "ours better"
     assert found.facts[-1] == "cells: run 1, the newest that has all of them"
-    with pytest.raises(RequestError, match=r"no result of 'tesnet'"):
+    with pytest.raises(RequestError, match=r"^tesnet has no results in run 2; there are results of: ours$"):
         compare(maker.store, ("ours", "tesnet"), stamp="2")
+
+
+def test_a_method_without_results_is_no_misspelling(maker):
+    maker.invocation([accuracy(maker, name, drawn(0.5, 1)) for name in ("ours", "protopnet")])
+    with pytest.raises(RequestError) as caught:
+        compare(maker.store, ("ours", "tesnet"))
+    assert str(caught.value) == f"tesnet has no results in {maker.store.root}; there are results of: ours, protopnet"
+    with pytest.raises(RequestError, match=r"no result of 'protopnett'; did you mean 'protopnet'\?"):
+        compare(maker.store, ("ours", "protopnett"))
+
+
+def test_a_long_list_of_labels_is_cut(maker):
+    maker.invocation([accuracy(maker, "ours", drawn(0.5, k), settings={"k": k}, label=f"ours (k={k})")
+                      for k in range(20)])  # fmt: skip
+    with pytest.raises(RequestError, match=r"there are results of: .* and 12 more$"):
+        compare(maker.store, ("tesnet", "protopnet"))
     with pytest.raises(RequestError, match="no run '3'"):
         compare(maker.store, ("ours", "tesnet"), stamp="3")
     with pytest.raises(RequestError, match="suite 'x' has not been run"):

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
@@ -20,9 +21,14 @@ from bench.runner.progress import ConsoleProgress
 QUICK = [
     "--datasets", "cub", "--backbones", "tiny", "--recipe", "demo", "--device", "cpu",
     "--set", "classifier.schedule.phases.0.epochs=2",
-    "--set", "protopnet.schedule.phases.0.epochs=2",
-    "--set", "protopnet.schedule.phases.1.epochs=1",
 ]  # fmt: skip
+PROTOPNET = ["--set", "protopnet.schedule.phases.0.epochs=2", "--set", "protopnet.schedule.phases.1.epochs=1"]
+"""Beside QUICK where protopnet runs: settings of what is not in a run are refused."""
+
+
+def quick(words: Iterable[str]) -> list[str]:
+    """QUICK, for a command line of these words."""
+    return [*QUICK, *(PROTOPNET if any("protopnet" in word.split(",") for word in words) else [])]
 
 
 def few_birds(folder: Path) -> Path:
@@ -34,7 +40,7 @@ def few_birds(folder: Path) -> Path:
 
 def planned(data: Path, home: Path, **request: object) -> list[PlannedCell]:
     """The cells of a request like QUICK."""
-    overrides, _ = parse_overrides(tuple(word for word in QUICK if "=" in word))
+    overrides, _ = parse_overrides(word for word in quick(request.get("methods", ())) if "=" in word)
     given = {"datasets": ("cub",), "backbones": ("tiny",), "recipe": "demo", "overrides": overrides, **request}
     progress = ConsoleProgress(Console(quiet=True), quiet=True)
     return plan(Request.model_validate(given), Context(home, progress, data_root=data))

@@ -24,7 +24,7 @@ def check(name: str) -> Iterator[Outcome]:
     found = [kind for kind in ("methods", "metrics") if name in registry.names(kind)]
     if not found:
         known = {*registry.names("methods"), *registry.names("metrics")}
-        raise RequestError(f"no method or metric {name!r}{registry.nearest(name, known)}")
+        raise RequestError(f"no method or metric {registry.quoted(name)}{registry.nearest(name, known)}")
     with tempfile.TemporaryDirectory(prefix="bench-check-") as folder:
         for kind, module in _KINDS:
             if f"{kind}s" not in found:

@@ -74,7 +74,9 @@ class Launcher:
                 raise RequestError(f"{option} belongs to --launcher {' or '.join(owner)}; this is {self.name}")
         for name, number in self.gpus.items():
             if name and name not in registry.names("methods"):
-                raise RequestError(f"--gpus-per-cell {name}=...{registry.nearest(name, registry.names('methods'))}")
+                raise RequestError(
+                    f"--gpus-per-cell {name}=...{registry.nearest(name, registry.names('methods'), 'methods')}"
+                )
             if number > 1 and number != int(number):
                 raise RequestError(f"--gpus-per-cell {number}: a share of one GPU, or whole ones; write {int(number)}")
         if self.name == "inline" and not (self.gpus and self.device.startswith("cuda:")):
@@ -91,6 +93,7 @@ class Launcher:
         home: Path,
         progress: ConsoleProgress,
         events: Events,
+        places: Any,
         *,
         rerun: bool = False,
     ) -> Summary:
@@ -102,10 +105,8 @@ class Launcher:
             home: ``BENCH_HOME``.
             progress: where what happens inside a cell of this process is told.
             events: told what becomes of each cell.
+            places: from :meth:`ready`.
             rerun: forget earlier results of these cells.
-
-        Raises:
-            RequestError: where the launcher cannot be used here.
         """
         if not self.several:
             device = environment.pick_device(self.device)
@@ -116,24 +117,39 @@ class Launcher:
 
             own = {"memory_limit": self.memory_limit, "retries": self.retries, "job": apart}
             return inline(cells, store, home, device, progress, events, rerun=rerun, **own)
+        shares = self._shares(cells, places)
+
+        def job(unit: Unit) -> Job:
+            own = unit.cell.spec
+            ranks = 1 if unit.stage == "data" else max(1, int(shares[own.method]))
+            return Job(
+                name=unit.name,
+                folder=str(store.cell(own.id).path.resolve()),
+                options=self._options(unit),
+                environment=self._environment(home, max(1, places.cpus // ranks)),
+                gpus=shares[own.method],
+                ranks=ranks,
+            )
+
+        return Grid(cells, store, home, places, events, job, rerun=rerun).run()
+
+    @contextmanager
+    def ready(self, cells: Sequence[PlannedCell], home: Path) -> Iterator[Any]:
+        """The places where :meth:`run` runs cells, started and asked whether they could; ``None``: this process.
+
+        Raises:
+            RequestError: where the launcher cannot be used here, or has no place for some cell.
+        """
+        if not self.several:
+            yield None
+            return
         with self.workers(home) as workers:
-            shares = {cell.spec.method: self.share(cell.spec.method, workers.default_gpus) for cell in cells}
-            for gpus in set(shares.values()):
+            for gpus in set(self._shares(cells, workers).values()):
                 workers.check(gpus)
+            yield workers
 
-            def job(unit: Unit) -> Job:
-                own = unit.cell.spec
-                ranks = 1 if unit.stage == "data" else max(1, int(shares[own.method]))
-                return Job(
-                    name=unit.name,
-                    folder=str(store.cell(own.id).path.resolve()),
-                    options=self._options(unit),
-                    environment=self._environment(home, max(1, workers.cpus // ranks)),
-                    gpus=shares[own.method],
-                    ranks=ranks,
-                )
-
-            return Grid(cells, store, home, workers, events, job, rerun=rerun).run()
+    def _shares(self, cells: Sequence[PlannedCell], workers: Any) -> dict[str, float]:
+        return {cell.spec.method: self.share(cell.spec.method, workers.default_gpus) for cell in cells}
 
     @property
     def where(self) -> str:

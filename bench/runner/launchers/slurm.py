@@ -195,7 +195,7 @@ def read_options(options: Mapping[str, str]) -> dict[str, Any]:
         elif name in ("setup", "teardown", "srun_args"):
             found[name] = [value]
         elif name in known:
-            found[name] = int(value) if value.isdigit() else value
+            found[name] = int(value) if re.fullmatch("[0-9]{1,9}", value) else value
         elif near := difflib.get_close_matches(name, known, 1, cutoff=0.8):
             raise RequestError(f"--slurm {name}={value}: unknown option; did you mean {near[0]!r}?")
         else:
@@ -205,7 +205,7 @@ def read_options(options: Mapping[str, str]) -> dict[str, Any]:
 
 def _minutes(text: str) -> int:
     """Slurm's ways to write a time: minutes, hours:minutes:seconds, days-hours:minutes:seconds."""
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
+    found = re.fullmatch(r"(?:([0-9]{1,6})-)?([0-9]{1,9})(?::([0-9]{1,9}))?(?::([0-9]{1,9}))?", text)
     if found is None:
         raise RequestError(f"--slurm time={text}: write minutes, 8:00:00 or 2-00:00:00")
     days, first, second, third = (int(part) if part else 0 for part in found.groups())

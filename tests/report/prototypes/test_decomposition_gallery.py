@@ -111,6 +111,15 @@ def test_from_an_image_folder_to_files(folder, weights, tmp_path):
     assert any("classes/s" in note for note in progress.notes)
 
 
+def test_images_beyond_those_per_class_are_not_read(folder, weights, tmp_path):
+    last = folder / "train/red/2.jpg"
+    last.write_bytes(last.read_bytes()[:300])
+    with pytest.raises(RequestError, match=r"2\.jpg"):
+        run("timm:resnet10t", weights, folder, 2, tmp_path / "all", settings=QUICK.model_dump())
+    cut = run("timm:resnet10t", weights, folder, 2, tmp_path / "cut", settings=QUICK.model_dump(), images_per_class=2)
+    assert cut.facts["images"] == 4
+
+
 def test_requests_that_cannot_work_say_why(folder, weights, tmp_path):
     out = tmp_path / "out"
 

@@ -27,11 +27,11 @@ from bench.runner.intervene import intervene
 from bench.runner.progress import ConsoleProgress
 from metrics.parts import hits
 from metrics.peaks import peaks
-from tests.support.small_birds import QUICK, few_birds
+from tests.support.small_birds import few_birds, quick
 
 
 def run(home, birds, *arguments):
-    command = ["run", "--no-tracking", *QUICK, "--data-root", str(birds), "--out", str(home), *arguments]
+    command = ["run", "--no-tracking", *quick(arguments), "--data-root", str(birds), "--out", str(home), *arguments]
     result = CliRunner().invoke(main, command, env={"BENCH_HOME": str(home)})
     assert result.exit_code == 0, result.output
 

@@ -18,7 +18,16 @@ import pytest
 from click.testing import CliRunner
 
 from bench.cli.main import main
-from tests.support.small_birds import QUICK, bench, cell_processes, environment, few_birds, interruptible, stored
+from tests.support.small_birds import (
+    PROTOPNET,
+    QUICK,
+    bench,
+    cell_processes,
+    environment,
+    few_birds,
+    interruptible,
+    stored,
+)
 
 LAUNCHERS = {
     "processes": ["--jobs", "2"],
@@ -40,7 +49,7 @@ def data(tmp_path_factory):
 def arguments(data):
     methods = ["run", "--methods", "ours,protopnet", "--no-controls", "--seeds", "0,1", "--no-tracking"]
     slow = ["--set", "protopnet.schedule.phases.0.epochs=40"]
-    return [*methods, *QUICK, *slow, "--data-root", str(data)]
+    return [*methods, *QUICK, *PROTOPNET, *slow, "--data-root", str(data)]
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +180,8 @@ def test_a_cell_of_two_gpus_is_trained_by_two_processes(launcher, data, tmp_path
     """GPUs in name only: the cell computes on the CPU, as it is told."""
     if not has(launcher):
         pytest.skip(f"{launcher} is not installed")
-    request = ["run", "--methods", "protopnet", "--no-controls", "--no-tracking", *QUICK, "--data-root", str(data)]
+    request = ["run", "--methods", "protopnet", "--no-controls", "--no-tracking", *QUICK, *PROTOPNET]
+    request += ["--data-root", str(data)]
     one = bench(tmp_path / "one", *request)
     assert one.returncode == 0, one.stdout + one.stderr
     with contextlib.ExitStack() as stack:
@@ -244,7 +254,7 @@ def ray_machine(*options):
 @pytest.mark.slow
 def test_a_failing_cell_ends_as_inline(data, tmp_path):
     wrong = ["--set", "protopnet.schedule.phases.0.lr.add_on=1e30", "--data-root", str(data)]
-    request = ["run", "--methods", "ours,protopnet", "--no-controls", "--no-tracking", *QUICK, *wrong]
+    request = ["run", "--methods", "ours,protopnet", "--no-controls", "--no-tracking", *QUICK, *PROTOPNET, *wrong]
     results = {}
     for name, chosen in {"inline": [], "processes": LAUNCHERS["processes"]}.items():
         found = bench(tmp_path / name, *request, *chosen)
@@ -265,7 +275,7 @@ def test_a_failing_cell_ends_as_inline(data, tmp_path):
         (["--launcher", "ray", "--gpus-per-cell", "our=1"], "did you mean 'ours'"),
         (["--launcher", "ray", "--gpus-per-cell", "half"], "write a number such as 1 or 0.5"),
         (["--launcher", "ray", "--device", "cuda:1"], "ray chooses the GPU of each cell; write cuda"),
-        (["--launcher", "ray", "--device", "gpu"], "write auto, cpu or cuda"),
+        (["--launcher", "ray", "--device", "gpu"], "write auto, cpu, cuda or cuda:1"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(chosen, said, data, tmp_path, monkeypatch):

@@ -105,6 +105,8 @@ def test_without_slurm_it_says_so(arguments, tmp_path, monkeypatch):
     result = CliRunner().invoke(main, [*arguments, "--launcher", "slurm"])
     assert result.exit_code == 2
     assert "cluster=local" in result.output
+    assert not (tmp_path / "cells").exists()
+    assert not (tmp_path / "invocations").exists()
 
 
 @pytest.mark.slow

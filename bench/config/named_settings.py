@@ -1,0 +1,122 @@
+"""The names in a request, compared with what there is. Nothing here imports torch: a wrong name is refused at once."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.config.overrides import check_name
+from bench.config.suites import check_dataset
+from bench.core import registry
+from bench.core.errors import RequestError
+from bench.core.registry import some
+
+EVERYWHERE = ("classifier", "pretrained")
+"""Sections of no method, metric or data set: how black boxes are trained, whether backbones start from ImageNet."""
+
+
+@dataclass
+class Named:
+    """What a run, or several together, consist of: sections that settings can be about.
+
+    Attributes:
+        methods: with controls.
+        datasets: their names.
+        metrics: that are measured.
+    """
+
+    methods: set[str] = field(default_factory=set)
+    datasets: set[str] = field(default_factory=set)
+    metrics: set[str] = field(default_factory=set)
+
+    def __or__(self, other: Named) -> Named:
+        return Named(self.methods | other.methods, self.datasets | other.datasets, self.metrics | other.metrics)
+
+    def check_settings(self, single: Iterable[str], several: Iterable[str]) -> None:
+        """Refuse settings of what is not in the run: they would have no effect.
+
+        Args:
+            single: dotted names of settings.
+            several: those given several values at once.
+
+        Raises:
+            RequestError: naming what is in the run, or the nearest names.
+        """
+        several = set(several)
+        for name in [*several, *single]:
+            check_name(name)
+            section, dot, _ = name.partition(".")
+            if not dot and name != "pretrained":
+                raise RequestError(f"--set {name}: write SECTION.NAME=VALUE, for example ours.k=5")
+            self._check_section(name, section)
+            if name in several and section not in self.methods:
+                raise RequestError(f"--set {name}: only a method's settings can take several values at once")
+
+    def _check_section(self, name: str, section: str) -> None:
+        kinds = ("methods", "datasets", "metrics")
+        if section in EVERYWHERE or any(section in getattr(self, kind) for kind in kinds):
+            return
+        for kind in kinds:
+            if section in registry.names(kind):
+                raise RequestError(
+                    f"--set {name}: {section} is not in this run, whose {kind} are "
+                    f"{some(sorted(getattr(self, kind)))}; leave the setting out, or add {section} to --{kind}"
+                )
+        known = {*EVERYWHERE, *self.datasets, *(one for kind in kinds for one in registry.names(kind))}
+        near = registry.nearest(section, known)
+        listed = near if "did you mean" in near else "; a section is a method, a metric, a data set or classifier"
+        raise RequestError(f"--set {name}: unknown section{listed}")
+
+
+def with_controls(wanted: Iterable[str], controls: bool) -> list[str]:
+    """Return methods, and the black box and the content-free controls behind them."""
+    added = [name for name, entry in registry.names("methods").items() if entry.role != "method"]
+    return list(dict.fromkeys([*wanted, *(added if controls else [])]))
+
+
+def check_requests(
+    requests: Sequence[Mapping[str, Any]], gpus: Iterable[str] = (), weights: Iterable[str] = ()
+) -> None:
+    """Refuse unknown names in the fields of requests, and settings of what is in none of them.
+
+    Values of a wrong type are left to :class:`bench.config.schema.Request`; metrics that only some methods have count
+    as measured, for those methods are not imported here.
+
+    Args:
+        requests: their fields.
+        gpus: methods that ``--gpus-per-cell`` names; empty stands for all others.
+        weights: backbones that ``--weights`` names.
+
+    Raises:
+        RequestError: one line about the first that is wrong.
+        UnknownName: likewise.
+    """
+    every = functools.reduce(operator.or_, map(_named, requests))
+    for name in weights:
+        registry.entry("backbones", name)
+    for name in filter(None, gpus):
+        registry.entry("methods", name)
+        if name not in every.methods:
+            raise RequestError(f"--gpus-per-cell {name}=...: the methods of this run are {some(sorted(every.methods))}")
+    for values in requests:
+        every.check_settings(_texts(values.get("overrides")), _texts(values.get("grid")))
+
+
+def _named(values: Mapping[str, Any]) -> Named:
+    wanted = registry.chosen_methods(_texts(values.get("methods")))
+    for name in wanted:
+        registry.entry("methods", name)
+    for name in _texts(values.get("backbones")):
+        registry.entry("backbones", name)
+    datasets = _texts(values.get("datasets"))
+    for name in datasets:
+        check_dataset(name)
+    metrics = registry.chosen_metrics(_texts(values.get("metrics")), shared=True)
+    return Named(set(with_controls(wanted, values.get("controls") is not False)), set(datasets), set(metrics))
+
+
+def _texts(values: Any) -> list[str]:
+    return [value for value in values if isinstance(value, str)] if isinstance(values, list | tuple | dict) else []
