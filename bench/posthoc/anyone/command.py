@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import bench.backbones  # noqa: F401 - lets torchvision be imported beside a CPU build of torch
-from bench.backbones.weights import read
+from bench.backbones.weights import fitting
 from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Progress, RequestError
 from bench.posthoc.anyone.decompose import decompose
 from bench.posthoc.anyone.gallery import draw
@@ -226,30 +225,10 @@ def _torchvision(name: str, classes: int, pretrained: bool) -> tuple[nn.Module, 
     return classifier, Preparation(transform, tuple(mean), tuple(std))
 
 
-def _load(classifier: nn.Module, file: Path, name: str) -> None:
-    given = read(file)
-    if all(key.startswith("module.") for key in given):
-        given = {key.removeprefix("module."): value for key, value in given.items()}
-    # torchvision's DenseNet files still carry names like norm.1 from before dots were reserved.
-    given = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", key): value for key, value in given.items()}
+def _load(classifier: nn.Module, file: Path, name: str, note: Callable[[str], None] = lambda _: None) -> None:
     wanted = classifier.state_dict()
-    missing = [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")]
-    unknown = [key for key in given if key not in wanted]
-    wrong = [
-        f"{key} {tuple(given[key].shape)} instead of {tuple(wanted[key].shape)}"
-        for key in wanted
-        if key in given and given[key].shape != wanted[key].shape
-    ]
-    problems = [
-        f"{title}: {', '.join(keys[:3])}" + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
-        for title, keys in (("missing", missing), ("unknown", unknown), ("wrong shape", wrong))
-        if keys
-    ]
-    if problems:
-        raise RequestError(
-            f"{file} does not fit {name}: {'; '.join(problems)}; the number of class folders must be the classifier's"
-        )
-    classifier.load_state_dict(given, strict=False)
+    advice = "; the number of class folders must be the classifier's"
+    classifier.load_state_dict(fitting(file, wanted, name, note=note, heads=(), advice=advice), strict=False)
 
 
 def _lines(file: Path) -> list[str]:
