@@ -19,7 +19,7 @@ from torch import nn
 from bench import environment, registry
 from bench.activity import Activity
 from bench.attempts import SHARED, Attempts
-from bench.blackbox import BlackBoxConfig, obtain
+from bench.blackbox import BlackBoxConfig, agreement, obtain
 from bench.contract import BenchError, PartPrototypeModel, RequestError, Samples, Score, Task
 from bench.evaluation import compares_black_box, evaluate
 from bench.faults import storage_error
@@ -244,6 +244,9 @@ class Cell:
         model = self.fit(task).to(self.device).eval()
         # What earlier, killed attempts spent on the epochs that were found is part of the cost.
         fitting = time.perf_counter() - started + task.trainer.earlier_seconds
+        known = model if self.inputs.given else task.black_box
+        if known is not None:
+            task.facts.update(agreement(known, task.train, self.device, self.progress, self.attempts.most or 64))
         if self.attempts.most:
             task.facts[REDUCED] = self.attempts.most
         if self.ranks.count > 1 and task.trainer.history:

@@ -20,6 +20,7 @@ RANKS = [
         "bench.prototypes",
         "bench.catalogue",
         "bench.score",
+        "bench.confusion",
         "bench.contract",
         "bench.decoding",
         "bench.seeding",
@@ -99,6 +100,7 @@ ALLOWED = {
         "baselines",
     },
     "bench.posthoc": {
+        "bench.confusion",
         "bench.contract",
         "bench.decoding",
         "bench.machine",

@@ -1,4 +1,4 @@
-"""Weights inside what training scripts write: containers, prefixes of wrappers, averaged copies, numbers beside them."""
+"""Weights inside what training scripts write: containers, prefixes of wrappers, averaged copies, numbers beside."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def choose(
     readings = [
         _read(path, holder, prefix, wanted, prepare)
         for path, holder in held.items()
-        for prefix in ([asked] if asked else _prefixes(_tensors(holder), wanted))
+        for prefix in _prefixes(_tensors(holder), wanted, asked)
     ]
     most = max(reading.fit for reading in readings)
     best = sorted((r for r in readings if r.fit == most), key=lambda r: (r.averaged, len(r.prefix), -len(r.tensors)))
@@ -160,18 +160,22 @@ def _part(held: dict[str, Mapping[Any, Any]], part: str, file: Path) -> tuple[di
     )
 
 
-def _prefixes(tensors: Tensors, wanted: Mapping[str, Tensor], most: int = 8) -> list[str]:
-    """What may stand before the network's names: nothing, what precedes names that are wanted, known wrappers."""
+def _prefixes(tensors: Tensors, wanted: Mapping[str, Tensor], asked: str, most: int = 8) -> list[str]:
+    """What may stand before the network's names: nothing, what precedes names that are wanted, known wrappers.
+
+    All of it begins with what was asked for.
+    """
     counted: Counter[str] = Counter()
-    for key in tensors:
+    names = [key.removeprefix(asked) for key in tensors if key.startswith(asked)]
+    for key in names:
         steps = key.split(".")
         counted.update(".".join(steps[:i]) + "." for i in range(1, len(steps)) if ".".join(steps[i:]) in wanted)
-    wrapped, rest = "", list(tensors)
+    wrapped, rest = "", names
     while wrapper := next((w for w in _WRAPPERS if 2 * sum(key.startswith(w) for key in rest) > len(rest)), None):
         wrapped += wrapper
         rest = [key.removeprefix(wrapper) for key in rest if key.startswith(wrapper)]
     found = [prefix for prefix, _ in counted.most_common(most)]
-    return list(dict.fromkeys(["", *found, *([wrapped] if wrapped else [])]))
+    return [asked + prefix for prefix in dict.fromkeys(["", *found, wrapped])]
 
 
 def _read(

@@ -45,8 +45,8 @@ PLAIN = {
     "ema_beside": {"state_dict": STATE, "state_dict_ema": RAISED},
     "model_ema": {"model": STATE, "model_ema": {**behind("module.", RAISED), "n_averaged": torch.tensor(3)}},
     "teacher": {"student": behind("backbone."), "teacher": behind("backbone.", RAISED)},
-    "ema_among_names": {**behind("model."), **behind("ema_model.", RAISED)},
-    "head_outside": {**behind("backbone.", {k: v for k, v in STATE.items() if k[:3] != "fc."}), "fc.weight": STATE["fc.weight"], "fc.bias": STATE["fc.bias"]},
+    "ema_among_names": {**behind("model."), **behind("ema_model.module.", RAISED)},
+    "head_outside": {key if key.startswith("fc.") else f"backbone.{key}": value for key, value in STATE.items()},
     "twice_the_same": {"state_dict": STATE, "model": STATE},
     "parameters": {key: nn.Parameter(value) if value.is_floating_point() else value for key, value in STATE.items()},
 }  # fmt: skip
@@ -89,10 +89,15 @@ def test_what_was_undone_is_said(written):
     assert notes == ["w.pth: left out, as no weights of the network: bn1.total_ops, best_acc"]
 
 
-@pytest.mark.parametrize(
-    ("form", "part"),
-    [("ema_beside", "state_dict_ema"), ("model_ema", "model_ema"), ("teacher", "teacher"), ("ema_among_names", "ema_model")],
-)  # fmt: skip
+AVERAGES = {
+    "ema_beside": "state_dict_ema",
+    "model_ema": "model_ema",
+    "teacher": "teacher",
+    "ema_among_names": "ema_model",
+}
+
+
+@pytest.mark.parametrize(("form", "part"), AVERAGES.items())
 def test_an_average_is_named_and_can_be_taken(written, form, part):
     file, notes = written(PLAIN[form]), []
     read(file, notes)
@@ -154,7 +159,7 @@ def test_what_does_not_fit_is_named_behind_its_prefix(written):
         read(written({**STATE, "neck.weight": torch.zeros(1)}))
     with pytest.raises(RequestError, match=r"wrong shape: fc.weight \(3, 4\) instead of \(2, 4\), fc.bias"):
         read(written({"state_dict": behind("module.", network(3).state_dict())}))
-    with pytest.raises(RequestError, match="no state dict|not a state dict: .* it holds epoch, acc"):
+    with pytest.raises(RequestError, match=r"not a state dict: .* it holds epoch, acc"):
         read(written({"epoch": 3, "acc": 0.5}))
 
 
