@@ -89,7 +89,10 @@ def test_labels_in_another_librarys_order_are_refused(known):
     assert any(note.startswith("WARNING: the classifier gives the labels of 8.3 %") for note in progress.notes)
 
 
-@pytest.mark.parametrize(("change", "way"), [(1, "less 1"), (-1, "plus 1")])
+SHIFTS = {1: "1 is taken from every label: give label - 1", -1: "1 is added to every label: give label"}
+
+
+@pytest.mark.parametrize(("change", "way"), SHIFTS.items())
 def test_labels_that_count_from_another_number(known, change, way):
     x, labels, _ = known
     inside = (labels + change >= 0) & (labels + change < 12)

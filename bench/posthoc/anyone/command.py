@@ -270,7 +270,9 @@ def _identity(files: Sequence[tuple[Path, int]], preparation: str) -> str:
 
 def _refused(error: WrongLabels, out: Path) -> RequestError:
     """The same in the words of the command line; an order that only the images tell is written to a file."""
-    if not error.order:
+    if not error.order and error.way:
+        cure = "give the folders of its rows, one a line, as --class-order FILE"
+    elif not error.order:
         cure = "check --weights, --model and how its images are prepared"
     elif error.way in (TIMM, TORCHVISION):
         cure = f"pass --class-order {error.way}"

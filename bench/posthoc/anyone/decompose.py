@@ -221,8 +221,8 @@ def _check_classes(storage: Storage, names: Sequence[str], k: int, missing: str)
     if empty and missing == "refuse":
         more = f" and {len(empty) - 1} other classes have" if len(empty) > 1 else " has"
         raise CellError(
-            f"{called(empty[0], names)}{more} no image to be decomposed from; add some, or pass missing='keep' to "
-            "leave such classes undivided"
+            f"{called(empty[0], names)}{more} no image to be decomposed from; add some, or pass missing='keep' "
+            "(--missing keep) to leave such classes undivided"
         )
     for label in range(len(names)):
         most = min(storage.channels, storage.count(label) * storage.cells)

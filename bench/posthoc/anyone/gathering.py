@@ -52,6 +52,7 @@ def gather(
         if wrong:
             last = len(names) - 1
             why = "; where labels count from 1, give label - 1" if wrong[0] == len(names) else ""
+            why = "; it has one logit: give it a row for each class" if last == 0 else why
             raise RequestError(f"label {wrong[0]} in the loader: the classifier has classes 0 to {last}{why}")
         if images_key is None and storage.folder is not None:
             seen.add(batch)

@@ -10,11 +10,11 @@ from bench.posthoc.anyone.class_order import TIMM, TORCHVISION, rows
 from bench.posthoc.telling import Telling
 
 _HOW = {
-    TIMM: "timm numbers class folders (natural sort, lower case)",
-    TORCHVISION: "torchvision numbers class folders (by code points)",
-    "from 1": "labels that count from 1 would be, less 1",
-    "from 0": "labels plus 1 would be",
-    "best": "the images themselves say",
+    TIMM: "its rows are numbered as timm numbers class folders (natural sort, lower case)",
+    TORCHVISION: "its rows are numbered as torchvision numbers class folders (by code points)",
+    "from 1": "1 is taken from every label",
+    "from 0": "1 is added to every label",
+    "best": "its rows are numbered as the images themselves say",
 }
 
 
@@ -30,9 +30,9 @@ class WrongLabels(RequestError):
     def __init__(self, reason: str, way: str, order: Sequence[str]) -> None:
         self.reason, self.way, self.order = reason, way, tuple(order)
         first = ", ".join(self.order[:5]) + (", ..." if len(self.order) > 5 else "")
-        cure = (
-            f"number the labels in that order ({first})" if order else "check its weights and how images are prepared"
-        )
+        shifted = {"from 1": "give label - 1", "from 0": "give label + 1"}
+        plain = "check its weights and how images are prepared"
+        cure = f"number the labels in that order ({first})" if order else shifted.get(way, plain)
         super().__init__(f"{reason}: {cure}, or pass check_labels=False if the labels are meant")
 
 
@@ -77,7 +77,7 @@ def _wrong(fit: Fit, names: Sequence[str]) -> WrongLabels | None:
             if row >= 0:
                 order[row] = names[label]
         named = order if all(order) else []
-        reason = f"{seen}, but of {100 * fit.reached:.1f} % if its rows are numbered as {_HOW[fit.order]}"
+        reason = f"{seen}, but of {100 * fit.reached:.1f} % if {_HOW[fit.order]}"
         return WrongLabels(reason, fit.order, named)
     if fit.at_chance:
         return WrongLabels(f"{seen}, which is chance ({100 * fit.chance:.1f} %), in any order of the classes", "", [])
