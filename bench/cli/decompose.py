@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import re
-import shutil
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
@@ -21,22 +20,28 @@ from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Progress, RequestError
 from bench.core.paths import is_text
 from bench.data.class_images import Pictures
 from bench.data.text_files import read_text
-from bench.models.weights import read
+from bench.models.weights import fitting
 from bench.posthoc.decompose_class import DecompositionConfig
 from bench.posthoc.progress import Telling
 from bench.posthoc.wrap.api import decompose
-from bench.posthoc.wrap.feature_store import Precision
+from bench.posthoc.wrap.class_order import TIMM, TORCHVISION, arranged, spelled
+from bench.posthoc.wrap.feature_store import Precision, forget
+from bench.posthoc.wrap.labels import WrongLabels
 from bench.posthoc.wrap.serialization import load, save
 from bench.report.prototypes.decomposition_gallery import draw
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """How a model wants its images: ``transform`` from PIL to ``(3, H, W)``, normalised with ``mean`` and ``std``."""
+    """How a model wants its images: ``transform`` from PIL to ``(3, H, W)``, normalised with ``mean`` and ``std``.
+
+    ``name`` says the same in words that change with any of it.
+    """
 
     transform: Callable[[Any], Any]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    name: str
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ def run(
     device: str | torch.device = "cpu",
     *,
     classes: Path | None = None,
+    class_order: str | Path | None = None,
+    any_accuracy: bool = False,
     global_pool: str | None = None,
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -75,15 +82,18 @@ def run(
 
     Args:
         model: ``timm:NAME`` or ``torchvision:NAME``.
-        weights: safetensors file or state dict; nothing in it is executed. ``None``: the library's own pretrained
-            weights, downloaded.
+        weights: safetensors file, state dict or checkpoint of a training, ``FILE#PART`` where it holds several;
+            nothing in it is executed. ``None``: the library's own pretrained weights, downloaded.
         data: ``FOLDER/{train/,}CLASS/*.jpg``.
         k: prototypes per class.
         out: gets ``prototypes.safetensors``, ``prototypes.json``, ``gallery/*.png``; and ``work/`` until it is done, so
-            that the same command goes on where it was interrupted.
+            that the same command goes on where it was interrupted, or another makes use of what still holds.
         device: where to compute.
-        classes: a text file, one class folder's name per line, in the order of the classifier's rows; default: the
-            folders in alphabetical order.
+        classes: a text file, one class folder's name per line, in the order of the classifier's rows; the same as
+            ``class_order`` with a file.
+        class_order: how the training numbered the class folders: ``timm``, ``torchvision`` (the default) or a file; see
+            ``class_order.arranged``.
+        any_accuracy: go on where the classifier's answers speak against the labels.
         global_pool: passed to timm, e.g. ``avg`` for a vision transformer trained with averaged tokens.
         settings: of :class:`DecompositionConfig`, other than k.
         seed: of the starting points.
@@ -107,15 +117,22 @@ def run(
     except ValidationError as error:
         first = error.errors()[0]
         raise RequestError(f"{'.'.join(str(x) for x in first['loc'])}: {first['msg']}") from None
-    names = None if classes is None else _lines(classes)
+    telling = Telling(progress)
+    if classes is not None and class_order is not None:
+        raise RequestError("--classes and --class-order both say the order of the classes: give one of them")
     # The classes are counted before the model is built, and images are prepared as the model says.
-    pictures = Pictures(data, lambda image: image, names)
+    pictures = Pictures(data, lambda image: image)
     for name in pictures.classes:
         if not is_text(name):
             raise RequestError(
                 f"{data}: class {name!r} cannot be written down, its name is no UTF-8; rename the folder"
             )
-    classifier, preparation = build(model, weights, len(pictures.classes), global_pool)
+    order = class_order or classes or TORCHVISION
+    named = str(order) in (TIMM, TORCHVISION)
+    names = arranged(pictures.classes, str(order)) if named else spelled(_lines(Path(order)), pictures.classes)
+    classifier, preparation = build(model, weights, len(names), global_pool, telling.note)
+    if names != pictures.classes:
+        pictures = Pictures(data, lambda image: image, names)
     pictures.transform = preparation.transform
     if images_per_class is not None:
         # Nothing is wanted of the others: they are neither decoded nor sent through the network.
@@ -128,24 +145,29 @@ def run(
 
     Telling(progress).note(pictures.summary())
     work = out / "work"
-    decomposed = decompose(
-        classifier,
-        loader(pictures),
-        k,
-        config=config,
-        seed=seed,
-        class_names=pictures.classes,
-        folder=work,
-        memory_limit=memory_limit,
-        precision=storage,
-        images_per_class=images_per_class,
-        missing=missing,
-        progress=progress,
-    )
+    try:
+        decomposed = decompose(
+            classifier,
+            loader(pictures),
+            k,
+            config=config,
+            seed=seed,
+            class_names=pictures.classes,
+            folder=work,
+            memory_limit=memory_limit,
+            precision=storage,
+            images_per_class=images_per_class,
+            missing=missing,
+            check_labels=not any_accuracy,
+            images_key=_identity(pictures.files, preparation.name),
+            progress=progress,
+        )
+    except WrongLabels as error:
+        raise _refused(error, out) from error
     decomposed.left_out = pictures.left_out
     save(decomposed, out)
     load(out, classifier)  # What was written can be read.
-    shutil.rmtree(work)
+    forget(work)
     drawings = []
     present = sorted({label for _, label in pictures.files})[:drawn]
     if present:
@@ -163,13 +185,18 @@ def run(
 
 
 def build(
-    model: str, weights: Path | None, classes: int, global_pool: str | None = None
+    model: str,
+    weights: Path | None,
+    classes: int,
+    global_pool: str | None = None,
+    note: Callable[[str], None] = lambda _: None,
 ) -> tuple[nn.Module, Preparation]:
     """A classifier by name with its weights, and how it wants its images.
 
     Raises:
         RequestError: for an unknown name, or weights that do not fit or cannot be downloaded.
     """
+    # A checkpoint's wrappers are undone, and ``note`` is told.
     library, _, name = model.partition(":")
     if library == "timm" and name:
         classifier, preparation = _timm(name, classes, weights is None, global_pool)
@@ -180,7 +207,7 @@ def build(
     else:
         raise RequestError(f"unknown model {model!r}: write timm:NAME or torchvision:NAME, for example timm:resnet50")
     if weights is not None:
-        _load(classifier, weights, model)
+        _load(classifier, weights, model, note)
     return classifier.eval(), preparation
 
 
@@ -207,9 +234,8 @@ def _timm(name: str, classes: int, pretrained: bool, global_pool: str | None) ->
     except (OSError, RuntimeError) as error:
         raise _no_download(name, error) from error
     found = resolve_data_config({}, model=classifier)
-    return classifier, Preparation(
-        create_transform(**found, is_training=False), tuple(found["mean"]), tuple(found["std"])
-    )
+    transform = create_transform(**found, is_training=False)
+    return classifier, Preparation(transform, tuple(found["mean"]), tuple(found["std"]), f"timm {found}")
 
 
 def _torchvision(name: str, classes: int, pretrained: bool) -> tuple[nn.Module, Preparation]:
@@ -238,43 +264,54 @@ def _torchvision(name: str, classes: int, pretrained: bool) -> tuple[nn.Module, 
         _load(classifier, file, name)
     transform = best.transforms()
     mean, std = getattr(transform, "mean", IMAGENET_MEAN), getattr(transform, "std", IMAGENET_STD)
-    return classifier, Preparation(transform, tuple(mean), tuple(std))
+    return classifier, Preparation(transform, tuple(mean), tuple(std), f"torchvision {transform}")
 
 
-def _load(classifier: nn.Module, file: Path, name: str) -> None:
-    given = read(file)
-    if all(key.startswith("module.") for key in given):
-        given = {key.removeprefix("module."): value for key, value in given.items()}
-    # torchvision's DenseNet files still carry names like norm.1 from before dots were reserved.
-    given = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", key): value for key, value in given.items()}
+def _load(classifier: nn.Module, file: Path, name: str, note: Callable[[str], None] = lambda _: None) -> None:
     wanted = classifier.state_dict()
-    missing = [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")]
-    unknown = [key for key in given if key not in wanted]
-    wrong = [
-        f"{key} {tuple(given[key].shape)} instead of {tuple(wanted[key].shape)}"
-        for key in wanted
-        if key in given and given[key].shape != wanted[key].shape
-    ]
-    problems = [
-        f"{title}: {', '.join(keys[:3])}" + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
-        for title, keys in (("missing", missing), ("unknown", unknown), ("wrong shape", wrong))
-        if keys
-    ]
-    if problems:
-        raise RequestError(
-            f"{file} does not fit {name}: {'; '.join(problems)}; the number of class folders must be the classifier's"
-        )
-    classifier.load_state_dict(given, strict=False)
+    advice = "; the number of class folders must be the classifier's"
+    classifier.load_state_dict(fitting(file, wanted, name, note=note, heads=(), advice=advice), strict=False)
+
+
+def _identity(files: Sequence[tuple[Path, int]], preparation: str) -> str:
+    """A word that changes with any image, its label, or how images are prepared; nothing but their status is read."""
+    found = hashlib.sha256(preparation.encode())
+    for file, label in files:
+        stat = file.stat()
+        # A file put in another's place keeps size and time where someone wants it to, but not all of these.
+        facts = (label, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+        found.update(f"{file}\x1f{facts}\x1f".encode("utf-8", "surrogateescape"))
+    return found.hexdigest()[:32]
+
+
+def _refused(error: WrongLabels, out: Path) -> RequestError:
+    """The same in the words of the command line; an order that only the images tell is written to a file."""
+    if not error.order and error.way:
+        cure = "give the folders of its rows, one a line, as --class-order FILE"
+    elif not error.order:
+        cure = "check --weights, --model and how its images are prepared"
+    elif error.way in (TIMM, TORCHVISION):
+        cure = f"pass --class-order {error.way}"
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        file = out / "class_order.txt"
+        file.write_text("\n".join(error.order) + "\n", encoding="utf-8")
+        cure = f"if the order in {file} is the classifier's, pass --class-order {file}"
+    return RequestError(f"{error.reason}: {cure}; or --any-accuracy if the labels are meant")
 
 
 def _lines(file: Path) -> list[str]:
+    """The names in a list of classes, one a line."""
     try:
-        found = [line.strip() for line in read_text(file).splitlines() if line.strip()]
+        lines = [line.strip() for line in read_text(file).splitlines()]
+    except FileNotFoundError as error:
+        raise RequestError(f"no file {file}, and no order of that name: write timm, torchvision or a FILE") from error
     except (OSError, ValueError) as error:
         raise RequestError(f"{file} is no list of classes, one name per line ({error})") from error
-    if not found:
+    names = [line for line in lines if line]
+    if not names:
         raise RequestError(f"{file} names no classes")
-    return found
+    return names
 
 
 def _no_download(name: str, error: Exception) -> RequestError:

@@ -14,7 +14,7 @@ from bench.core.console import Console, Text, say
 
 @click.command()
 @click.option("--model", required=True, help="timm:NAME or torchvision:NAME.")
-@click.option("--weights", type=options.PATH, help="State dict or safetensors; default: the library's own, downloaded.")
+@click.option("--weights", type=options.PATH, help="FILE or FILE#PART; default: the library's own, downloaded.")
 @click.option("--data", type=options.PATH, required=True, help="Images as DIR/CLASS/*.jpg or DIR/train/CLASS/*.jpg.")
 @click.option("--k", type=click.IntRange(min=1), default=3, show_default=True, help="Prototypes per class.")
 @click.option(
@@ -22,7 +22,13 @@ from bench.core.console import Console, Text, say
 )
 @options.device
 @options.feature_memory
-@click.option("--classes", type=options.PATH, help="File of class folders, a line each, in the classifier's order.")
+@click.option(
+    "--class-order",
+    metavar="timm|torchvision|FILE",
+    help="How training numbered the folders; FILE: one per line. [default: torchvision]",
+)
+@click.option("--classes", type=options.PATH, help="The same as --class-order FILE.")
+@click.option("--any-accuracy", is_flag=True, help="Go on where the classifier's answers speak against the labels.")
 @click.option("--global-pool", help="For timm, such as avg for a vision transformer with averaged tokens.")
 @click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="Such as refinement=naive (repeatable).")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)

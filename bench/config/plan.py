@@ -293,7 +293,7 @@ def _weights(backbone: str, settings: DatasetConfig, context: Context) -> tuple[
     """The file of starting weights and its digest; ``random`` where there is none on purpose."""
     given = context.weights.get(backbone)
     if given is not None:
-        if not given.is_file():
+        if not weight_files.split(given)[0].is_file():
             raise RequestError(f"--weights {backbone}={given}: no such file")
         file = given
     else:
@@ -302,7 +302,7 @@ def _weights(backbone: str, settings: DatasetConfig, context: Context) -> tuple[
             return None, "random"
         file = source.fetch(context.home / "weights")
     # Loading it once here turns a wrong file into an error of the request, before anything is trained.
-    weight_files.load(registry.load("backbones", backbone)(), file, backbone)
+    weight_files.load(registry.load("backbones", backbone)(), file, backbone, context.progress.note)
     return file, weight_files.digest(file)
 
 
@@ -312,7 +312,7 @@ def _check_head(file: Path | None, backbone: str, sizes: Sizes) -> None:
             f"{backbone} has no weights with a head that could be used: pass --weights {backbone}=FILE, or train a "
             "head: --set classifier.head=trained"
         )
-    weight_files.head(file, sizes.classes, sizes.channels)
+    weight_files.head(registry.load("backbones", backbone)(), file, backbone, sizes.classes, sizes.channels)
 
 
 def _sizes(backbone: str, settings: DatasetConfig, dataset: Dataset, home: Path) -> Sizes:

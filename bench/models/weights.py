@@ -1,4 +1,4 @@
-"""Weight files in: safetensors or ``torch.save`` state dicts. Nothing in them is executed."""
+"""Weight files in: safetensors, state dicts and checkpoints of ``torch.save``. Nothing in them is executed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import hashlib
 import pickle
 import re
 import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -17,9 +20,7 @@ from torch import Tensor, nn
 from bench.contract import RequestError
 from bench.core.builtins import TORCH_FILE
 from bench.core.memory import is_out_of_memory, tried_bytes
-
-HEADS = ("fc.", "classifier.", "head.", "heads.")
-"""Prefixes of classification heads, which are left out of a backbone on purpose."""
+from bench.models.checkpoint_forms import HEADS, Tensors, choose, few
 
 _PLAIN = "give a state dict, written by torch.save(model.state_dict(), FILE), or a .safetensors file"
 _AGAIN = "copy or download it again"
@@ -27,11 +28,63 @@ _NAMED = re.compile(r"(?:GLOBAL|names|wants) ([\w.]+)")
 _DAMAGED = re.compile(r" (?:is broken|cannot be read|ends in the middle|has entries|was written) ?")
 
 
+class _Aside:
+    """Stands in for a number, path or date beside the weights, of which nothing is kept."""
+
+    def __new__(cls, *_arguments: object) -> _Aside:
+        """Take whatever the file says it was made from."""
+        return super().__new__(cls)
+
+    def __setstate__(self, _state: object) -> None:
+        """Forget it."""
+
+
+_NUMPY = ("scalar", "_reconstruct")
+_ASIDE = (
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in _NUMPY),
+    *("numpy.dtype", "numpy.ndarray", "datetime.datetime", "datetime.date", "datetime.timedelta"),
+    *(f"pathlib{module}.{kind}Path" for module in ("", "._local") for kind in ("Posix", "Windows", "PurePosix")),
+)
+_HYPERPARAMETERS = (
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+    "lightning.pytorch.utilities.parsing.AttributeDict",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "lightning.fabric.utilities.data.AttributeDict",
+)
+_HARMLESS: list[Any] = [
+    # timm's checkpoints carry their options in a namespace: attributes, nothing that runs.
+    argparse.Namespace,
+    *((_Aside, name) for name in _ASIDE),
+    *((OrderedDict, name) for name in _HYPERPARAMETERS),
+]
+"""What may be named beside tensors. Nothing of numpy, pathlib or Lightning itself is called for a file."""
+
+
+def split(given: Path) -> tuple[Path, str]:
+    """Return the file and the part of it that ``FILE#PART`` names; a file whose own name has that sign is itself."""
+    name, _, part = given.name.partition("#")
+    return (given, "") if not part or not name or given.exists() else (given.with_name(name), part)
+
+
 def read(file: Path) -> dict[str, Tensor]:
-    """The tensors of a weight file.
+    """The tensors of a weight file that holds nothing else.
 
     Raises:
         RequestError: where there is no such file, or it holds anything but tensors.
+    """
+    state = content(file)
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise RequestError(f"{file} is not a state dict: expected names and tensors, nothing else")
+    return state
+
+
+def content(file: Path) -> Any:
+    """What a weight file holds: tensors, and numbers, words and dictionaries around them.
+
+    Raises:
+        RequestError: where there is no such file, it is damaged, or names anything that would have to be run.
     """
     if not file.is_file():
         raise RequestError(f"no weight file {file}")
@@ -40,9 +93,8 @@ def read(file: Path) -> dict[str, Tensor]:
             return load_file(file)
         # torch's own reader has no bounds: a few bytes could keep it busy for hours, or have it ask for any memory.
         TORCH_FILE.load()(file).check()
-        # timm's checkpoints carry their options in a namespace: attributes, nothing that runs.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            state = torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_HARMLESS):
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         # A damaged file makes the readers raise almost anything: seek before its start, ask for memory it cannot fill.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
@@ -50,11 +102,6 @@ def read(file: Path) -> dict[str, Tensor]:
         if is_out_of_memory(error) and (tried_bytes(error) or 0) <= file.stat().st_size:
             raise
         raise RequestError(f"{file} {_wrong(file, error)}") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise RequestError(f"{file} is not a state dict: expected names and tensors, nothing else")
-    return state
 
 
 def _wrong(file: Path, error: Exception) -> str:
@@ -92,38 +139,77 @@ def _entries(file: Path) -> set[str]:
         return set()
 
 
-def load(backbone: nn.Module, file: Path, name: str) -> None:
+def fitting(
+    given: Path,
+    wanted: Mapping[str, Tensor],
+    name: str,
+    prepare: Callable[[Tensors], Tensors] = dict,
+    note: Callable[[str], None] = lambda _: None,
+    heads: tuple[str, ...] = HEADS,
+    advice: str = "",
+) -> Tensors:
+    """Return the tensors of a weight file for a network, in its own names, and those of a head behind them.
+
+    Args:
+        given: ``FILE``, or ``FILE#PART`` where the file holds several.
+        wanted: the network's state dict.
+        name: of the network, for messages.
+        prepare: translates older layouts of the network's own files.
+        note: told what was undone and left out, a line each.
+        heads: prefixes of names that the file may have beyond the network's.
+        advice: the end of the message where something does not fit.
+
+    Raises:
+        RequestError: listing missing and unknown names, wrong shapes and tensors whose numbers are none.
+    """
+    file, part = split(given)
+    tensors, notes = choose(content(file), part, wanted, file, lambda raw: prepare(_modern(raw)), heads)
+    # Counters of batches seen: absent from files of torch before 0.4.1, and without influence in evaluation.
+    missing = [key for key in wanted if key not in tensors and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in tensors if key not in wanted and not key.startswith(heads)]
+    wrong = [
+        f"{key} {tuple(tensors[key].shape)} instead of {tuple(value.shape)}"
+        for key, value in wanted.items()
+        if key in tensors and tensors[key].shape != value.shape
+    ]
+    if missing or unknown or wrong:
+        listed = {"missing": missing, "unknown": unknown, "wrong shape": wrong}
+        parts = [f"{title}: {few(keys)}" for title, keys in listed.items() if keys]
+        undone = f" ({'; '.join(notes)})" if notes else ""
+        raise RequestError(f"{file} does not fit {name}: {'; '.join(parts)}{undone}{advice}")
+    broken = [key for key, value in tensors.items() if _is_broken(value, wanted.get(key))]
+    if broken:
+        raise RequestError(
+            f"{file} holds no usable numbers in {few(broken)} (not finite, or no floating point): the training "
+            "that wrote it has failed, or it was converted for a device; take an earlier or a plain one"
+        )
+    if narrow := {str(value.dtype).removeprefix("torch.") for value in tensors.values() if _is_narrow(value)}:
+        notes.append(f"{file.name}: its {' and '.join(sorted(narrow))} numbers are read in single precision")
+    for line in notes:
+        note(line)
+    return {key: value.float() if _is_narrow(value) else value for key, value in tensors.items()}
+
+
+def load(backbone: nn.Module, file: Path, name: str, note: Callable[[str], None] = lambda _: None) -> None:
     """Load a file into a backbone; the file's classification head, if any, is left out.
 
     Raises:
-        RequestError: listing missing keys, unknown keys and wrong shapes.
+        RequestError: as :func:`fitting`.
     """
-    given = {_modern(key): value for key, value in read(file).items()}
-    # A backbone may know older layouts of its own files.
-    translate = getattr(backbone, "translate", None)
-    given = translate(given) if translate else given
     wanted = backbone.state_dict()
-    # Counters of batches seen: absent from files of torch before 0.4.1, and without influence in evaluation.
-    missing = [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")]
-    unknown = [key for key in given if key not in wanted and not key.startswith(HEADS)]
-    wrong = [
-        f"{key} {tuple(given[key].shape)} instead of {tuple(value.shape)}"
-        for key, value in wanted.items()
-        if key in given and given[key].shape != value.shape
-    ]
-    if missing or unknown or wrong:
-        parts = [_listing("missing", missing), _listing("unknown", unknown), _listing("wrong shape", wrong)]
-        raise RequestError(f"{file} does not fit {name}: " + "; ".join(part for part in parts if part))
+    given = fitting(file, wanted, name, _layouts(backbone), note)
     backbone.load_state_dict({key: value for key, value in given.items() if key in wanted}, strict=False)
 
 
-def head(file: Path, classes: int, channels: int) -> tuple[Tensor, Tensor]:
+def head(backbone: nn.Module, file: Path, name: str, classes: int, channels: int) -> tuple[Tensor, Tensor]:
     """Weight ``(classes, channels)`` and bias ``(classes,)`` of the linear head that a file has behind its backbone.
 
     Raises:
         RequestError: where it has none of that size, or more than one layer behind the backbone.
     """
-    given = {key: value for key, value in read(file).items() if key.startswith(HEADS)}
+    wanted = backbone.state_dict()
+    tensors = fitting(file, wanted, name, _layouts(backbone))
+    given = {key: value for key, value in tensors.items() if key.startswith(HEADS) and key not in wanted}
     matrices = [key for key in given if given[key].ndim > 1]
     if len(matrices) == 1 and given[matrices[0]].shape == (classes, channels):
         bias = given.get(matrices[0].removesuffix("weight") + "bias")
@@ -135,19 +221,34 @@ def head(file: Path, classes: int, channels: int) -> tuple[Tensor, Tensor]:
     )
 
 
-def digest(file: Path) -> str:
-    """The first 16 hexadecimal digits of the file's SHA-256."""
+def digest(given: Path) -> str:
+    """The first 16 hexadecimal digits of the file's SHA-256; with ``FILE#PART``, of that and the part."""
+    file, part = split(given)
     with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+        whole = hashlib.file_digest(stream, "sha256")
+    if part:
+        whole.update(f"#{part}".encode())
+    return whole.hexdigest()[:16]
 
 
-def _modern(key: str) -> str:
+def _modern(tensors: Tensors) -> Tensors:
     # torchvision's DenseNet files still carry names like norm.1 from before dots were reserved.
-    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", key)
+    return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", key): value for key, value in tensors.items()}
 
 
-def _listing(title: str, keys: list[str], most: int = 4) -> str:
-    if not keys:
-        return ""
-    rest = f" and {len(keys) - most} more" if len(keys) > most else ""
-    return f"{title}: {', '.join(keys[:most])}{rest}"
+def _layouts(backbone: nn.Module) -> Callable[[Tensors], Tensors]:
+    """How a backbone reads older layouts of its own files, if it knows any."""
+    translate: Callable[[Tensors], Tensors] = getattr(backbone, "translate", None) or dict
+    return translate
+
+
+def _is_narrow(value: Tensor) -> bool:
+    return value.is_floating_point() and value.dtype.itemsize < 4
+
+
+def _is_broken(value: Tensor, wanted: Tensor | None) -> bool:
+    if value.is_meta or value.is_quantized or value.is_complex() or value.layout != torch.strided:
+        return True
+    if wanted is not None and wanted.is_floating_point() and not value.is_floating_point():
+        return True
+    return value.is_floating_point() and not bool(torch.isfinite(value.float() if _is_narrow(value) else value).all())

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from bench.contract import RequestError
-
-_SECONDS = "seconds"
+_SECONDS, _DIGEST = "seconds", "digest"
 """Beside a class's numbers in its file, and none of them: they must not depend on how often it was interrupted."""
 
 
@@ -23,50 +21,54 @@ class Checkpoint:
 
     Args:
         folder: ``None``: nothing is kept.
-        key: everything that changes the result, apart from the images.
-        own: the folder belongs to one decomposition alone, so that what is left of another may go.
+        key: everything that changes the result; what is left of another key goes.
 
     Attributes:
         earlier_seconds: what the classes that were found have taken.
-
-    Raises:
-        RequestError: where the folder holds another decomposition and is not ``own``.
+        faults: classes whose files are damaged, or other than they were written; they count as not finished.
     """
 
-    def __init__(self, folder: Path | None, key: str, own: bool = False) -> None:
+    def __init__(self, folder: Path | None, key: str) -> None:
         self._folder = folder
         self.earlier_seconds = 0.0
+        self.faults: list[int] = []
         self._numbers: dict[int, dict[str, float]] = {}
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
         marker, digest = folder / "decomposition.json", hashlib.sha256(key.encode()).hexdigest()[:16]
-        if _key(marker) is None or (own and _key(marker) != digest):
+        if _key(marker) != digest:
             for file in folder.glob("class-*"):
                 file.unlink()  # of something else, or of what is not known
             write(marker, json.dumps({"key": digest}))
-        elif _key(marker) != digest:
-            raise RequestError(
-                f"{folder} holds the decomposition of another classifier, or with other settings; give another "
-                "folder or delete it"
-            )
 
     def covers(self, classes: int) -> bool:
         """Whether every class is finished."""
-        return self._folder is not None and all(self._file(label).is_file() for label in range(classes))
+        return self._folder is not None and all(self._kept(label) is not None for label in range(classes))
 
     def read(self, label: int) -> dict[str, Tensor] | None:
         """What :meth:`write` was given for a class; None where it is not finished."""
+        kept = self._kept(label)
+        if kept is None:
+            if self._folder is not None and self._file(label).is_file():
+                self.faults.append(label)
+            return None
+        tensors, numbers, seconds = kept
+        self.earlier_seconds += seconds
+        self._numbers[label] = numbers
+        return tensors
+
+    def _kept(self, label: int) -> tuple[dict[str, Tensor], dict[str, float], float] | None:
+        """Tensors, numbers and seconds of a class, if its files are as they were written."""
         if self._folder is None or not self._file(label).is_file():
             return None
         try:
-            found = load_file(self._file(label))
+            content = self._file(label).read_bytes()
             numbers = json.loads(self._file(label).with_suffix(".json").read_text())
-        except (SafetensorError, OSError, ValueError):
+            seconds, digest = numbers.pop(_SECONDS, 0.0), numbers.pop(_DIGEST)
+            return None if digest != _sealed(content, numbers) else (load(content), numbers, float(seconds))
+        except (SafetensorError, OSError, ValueError, KeyError, AttributeError, TypeError):
             return None
-        self.earlier_seconds += numbers.pop(_SECONDS, 0.0)
-        self._numbers[label] = numbers
-        return found
 
     def write(self, label: int, tensors: dict[str, Tensor], numbers: dict[str, float], seconds: float) -> None:
         """A class is finished, after so many seconds."""
@@ -74,9 +76,11 @@ class Checkpoint:
         if self._folder is None:
             return
         file = self._file(label)
-        write(file.with_suffix(".json"), json.dumps({**numbers, _SECONDS: seconds}))
+        content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+        more = {_SECONDS: seconds, _DIGEST: _sealed(content, numbers)}
+        write(file.with_suffix(".json"), json.dumps({**numbers, **more}))
         draft = file.with_suffix(".new")
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft)
+        draft.write_bytes(content)
         # The file gets its name when it is whole: a class is finished or it is not.
         draft.replace(file)
 
@@ -95,6 +99,11 @@ class Checkpoint:
     def _file(self, label: int) -> Path:
         assert self._folder is not None
         return self._folder / f"class-{label:05d}.safetensors"
+
+
+def _sealed(content: bytes, numbers: dict[str, float]) -> str:
+    """A digest of a class's tensors and numbers: what was altered on the disk is not used."""
+    return hashlib.sha256(content + json.dumps(numbers, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _key(marker: Path) -> str | None:

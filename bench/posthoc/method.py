@@ -107,7 +107,7 @@ def decomposed(task: Task) -> DecomposedClassifier:
         raise CellError(f"class {empty[0]} has no training image to decompose it from")
     v = box.head.weight.detach()
     key = f"{fingerprint(box)} {task.config.model_dump_json()} {task.seed}"
-    checkpoint = Checkpoint(task.trainer.folder / "classes", key, own=True)
+    checkpoint = Checkpoint(task.trainer.folder / "classes", key)
     names = [str(label) for label in range(len(v))]
     vectors, strongest = decompose_all(
         task.config, v, source, checkpoint, task.seed, task.memory_limit, names, Telling(task.progress), task.device

@@ -76,6 +76,8 @@ def decompose_all(
             todo.append(label)
     if len(todo) < C and todo:
         telling.note(f"{C - len(todo)} of {C} classes need no work: decomposed before, or without images")
+    for label in checkpoint.faults:
+        telling.note(f"{called(label, names)}: what was kept of it is damaged or was altered: decomposed again")
     began = last = time.perf_counter()
     chunks = _chunks(todo, C, source, memory_limit, names, settings)
     found = _decomposed(chunks, settings, rows, source, seed, names, telling, device)

@@ -35,7 +35,7 @@ from bench.runner.heartbeat import Activity
 from bench.runner.inputs import Inputs
 from bench.runner.limits import SHARED, Attempts
 from bench.runner.progress import ConsoleProgress
-from bench.training.black_box import BlackBoxConfig, obtain
+from bench.training.black_box import BlackBoxConfig, agreement, obtain
 from bench.training.distributed import Ranks
 from bench.training.trainer import Trainer
 
@@ -261,6 +261,9 @@ class Cell:
         model = self.fit(task).to(self.device).eval()
         # What earlier, killed attempts spent on the epochs that were found is part of the cost.
         fitting = time.perf_counter() - started + task.trainer.earlier_seconds
+        known = model if self.inputs.given else task.black_box
+        if known is not None:
+            task.facts.update(agreement(known, task.train, self.device, self.progress, self.attempts.most or 64))
         if self.attempts.most:
             task.facts[REDUCED] = self.attempts.most
         if self.ranks.count > 1 and task.trainer.history:

@@ -64,7 +64,7 @@ class Inputs:
             changed.append(f"the black box is version {BLACK_BOX_VERSION} now")
         if self.where["weights"] is not None:
             file = Path(self.where["weights"])
-            if not file.is_file() or weights.digest(file) != self.spec.weights_digest:
+            if not weights.split(file)[0].is_file() or weights.digest(file) != self.spec.weights_digest:
                 changed.append(f"{file} is gone or has other content")
         changed += [f"{given.path} is gone or has other content" for given in self.given.values() if given.changed()]
         if changed:
@@ -129,7 +129,9 @@ class Inputs:
 
     def head(self, classes: int, channels: int) -> tuple[Tensor, Tensor]:
         """Weight and bias of the head that the starting weights were trained with; see :func:`weights.head`."""
-        return weights.head(Path(self.where["weights"]), classes, channels)
+        assert self.spec.backbone is not None
+        net = registry.load("backbones", self.spec.backbone)()
+        return weights.head(net, Path(self.where["weights"]), self.spec.backbone, classes, channels)
 
     def backbone(self) -> nn.Module:
         """A fresh feature extractor with its starting weights."""

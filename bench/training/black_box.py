@@ -17,11 +17,15 @@ from bench.core.file_digests import Changed, check
 from bench.core.seeding import derive
 from bench.core.work_dir import Folder, write_json
 from bench.models.classifier import Classifier
+from bench.models.confusion import judge
 from bench.training.schedule import Schedule
 from bench.training.trainer import Learner, Trainer
 
 VERSION = 1
 """Raised when the same settings would train another classifier."""
+
+_LOOKED_AT = 500
+"""Training images that a classifier's answers are compared on with the labels: enough to tell chance from knowledge."""
 
 
 class BlackBoxConfig(Settings):
@@ -132,3 +136,42 @@ def obtain(
             f"the black box in {folder.path} is damaged ({error}); delete that folder and run again to train it anew"
         ) from error
     return classifier.eval()
+
+
+@torch.no_grad()
+def agreement(
+    model: nn.Module, train: Samples, device: torch.device, progress: Progress, batch_size: int = 64
+) -> dict[str, float]:
+    """Say and return how often a classifier's answers on training images are their labels.
+
+    A classifier that came with its weights may number its classes in another way than the data set does. It is warned
+    about where :func:`bench.models.confusion.judge` finds the accuracy near chance, or another order far better.
+
+    Args:
+        model: images ``(N, 3, H, W)`` -> logits ``(N, C)``, in eval mode.
+        train: the training split; some images from all over it are looked at.
+        device: where the model is.
+        progress: told the warning.
+        batch_size: images at a time.
+
+    Returns:
+        ``label_accuracy`` in % and ``label_images``, how many were looked at.
+    """
+    index = torch.linspace(0, len(train) - 1, min(len(train), _LOOKED_AT)).long()
+    labels, answers = [], []
+    for batch in train.batches(batch_size, device, index=index):
+        labels += batch.labels.tolist()
+        answers += model(batch.images).argmax(1).tolist()
+    rows = range(train.classes)
+    shifted = {"less 1": [row - 1 for row in rows], "plus 1": [row + 1 for row in rows]}
+    fit = judge(labels, answers, train.classes, shifted)
+    seen = f"the classifier gives the labels of {100 * fit.accuracy:.1f} % of {fit.images} training images"
+    if fit.rows is not None:
+        progress.note(
+            f"WARNING: {seen}, but of {100 * fit.reached:.1f} % with its classes in another order: its rows are not "
+            "numbered as the data set's classes, and every number of this cell is of wrong classes"
+        )
+    elif fit.near_chance:
+        chance = f"near chance ({100 * fit.chance:.1f} %)"
+        progress.note(f"WARNING: {seen}, which is {chance}: check the weights, the classes and the images")
+    return {"label_accuracy": 100 * fit.accuracy, "label_images": float(fit.images)}

@@ -15,7 +15,7 @@ BACKBONES = {"cub": "squeezenet1_1", "demo": "tiny"}
 """Of each data set, where none is asked for."""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def files(tmp_path_factory):
     """Weights of both backbones: name -> file."""
     folder = tmp_path_factory.mktemp("weights")
@@ -53,6 +53,20 @@ def test_each_data_set_starts_its_own_backbone_from_what_is_given(started, files
 def test_a_part_of_a_suite_may_leave_its_backbone_to_the_data_set(started, files, given):
     parts = {"datasets": ("cub",)}, {"datasets": ("demo",), "backbones": ("tiny",)}
     assert started(given, *parts) == expected(files, *given)
+
+
+def test_a_part_of_a_checkpoint_is_other_weights(started, files, tmp_path):
+    state = torch.load(files["tiny"])
+    held = {"model": state, "model_ema": {f"module.{key}": value + 1 for key, value in state.items()}}
+    torch.save(held, tmp_path / "training.pth")
+    files["tiny"] = tmp_path / "training.pth"
+    whole = started(("tiny",), {"datasets": ("cub", "demo")})["tiny"]
+    files["tiny"] = tmp_path / "training.pth#model_ema"
+    part = started(("tiny",), {"datasets": ("cub", "demo")})["tiny"]
+    assert len({whole, part, "random"}) == 3
+    files["tiny"] = tmp_path / "training.pth#nothing"
+    with pytest.raises(RequestError, match=r"has no part 'nothing' with weights; it has model, model_ema"):
+        started(("tiny",), {"datasets": ("cub", "demo")})
 
 
 def test_weights_that_nothing_starts_from_are_a_mistake(started, files):

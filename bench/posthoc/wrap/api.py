@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence, Sized
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
 from bench.contract import CellError, Progress, RequestError
+from bench.core.memory import is_out_of_memory
 from bench.posthoc.checkpoint import Checkpoint, fingerprint
 from bench.posthoc.decompose_class import DecompositionConfig
 from bench.posthoc.pipeline import called, decompose_all
 from bench.posthoc.progress import Telling
+from bench.posthoc.wrap.batches import opening, running
 from bench.posthoc.wrap.classifier import Features, PartPrototypeClassifier, fold
 from bench.posthoc.wrap.feature_store import Precision, Storage
-from bench.posthoc.wrap.gathering import batch_of, gather
+from bench.posthoc.wrap.gathering import gather
+from bench.posthoc.wrap.labels import check
+from bench.posthoc.wrap.seen import seen_in
 from bench.posthoc.wrap.split import find
 from bench.posthoc.wrap.verify import verify
 
@@ -40,6 +45,8 @@ def decompose(
     precision: Precision = "single",
     images_per_class: int | None = None,
     missing: Literal["refuse", "keep"] = "refuse",
+    check_labels: bool = True,
+    images_key: str | None = None,
     progress: Progress | None = None,
 ) -> PartPrototypeClassifier:
     """Write each class's row of a trained classifier as a sum of k part-prototypes (Tan et al., ICML 2024).
@@ -57,22 +64,30 @@ def decompose(
         seed: of the starting points.
         device: where to compute; default: where the classifier is.
         class_names: for messages and drawings; default: the loader's ``dataset.classes``.
-        folder: keeps features and finished classes there, so that the same call goes on where it was interrupted; a
-            folder made with another classifier or other settings is refused (the images are not compared).
+        folder: keeps features and finished classes there, so that the same call goes on where it was interrupted.
+            What was made with another classifier, other images, labels or settings is not used: it is made again, and
+            the log says so.
         memory_limit: bytes that features may take at a time; more go to a file.
         precision: of the features in that file.
         images_per_class: most images used of each class, the first ones that come.
         missing: what happens to a class without images: refused, or its row shared out equally.
+        check_labels: whether labels are refused where the classifier's answers speak against them for sure (another
+            order of the classes fits far better, or they are right by chance only); ``False`` only says so.
+        images_key: a word that changes with any image, label or transform, where the caller knows one. Otherwise the
+            pixels and labels themselves are compared, for which the loader is read once more where ``folder`` has
+            features.
         progress: told about batches and classes; default: the log ``bench.posthoc``.
 
     Returns:
         A module with the classifier's logits (to the bit), ``explain(images)`` for the maps of the prototypes,
         ``vectors (C, k, D)``, and ``facts``: ``completeness_residual`` (largest difference of recomposed logits,
         relative), ``maps_residual`` (the same for sums of maps in single precision, on a few images),
-        ``row_residual`` (of the prototypes' sums, absolute), ``top1_changed``, ``images``.
+        ``row_residual`` (of the prototypes' sums, absolute), ``accuracy`` (of the classifier on the given labels, in
+        %), ``top1_changed``, ``images``.
 
     Raises:
-        RequestError: the classifier cannot be split, with the reason and what to do; wrong settings or labels.
+        RequestError: the classifier cannot be split or run, with the reason and what to do; wrong settings or labels.
+            :class:`bench.posthoc.wrap.labels.WrongLabels` names the order of the classes that fits.
         CellError: naming the class, where it has no image, fewer features than k, or features that are not finite
             or all zero.
 
@@ -91,49 +106,71 @@ def decompose(
         (6, 4, 6, 6)
     """
     settings = _settings(config, k)
+    where = None if folder is None else Path(folder)
+    _check_options(classifier, loader, where, class_names, memory_limit, precision, images_per_class, missing, seed)
     classifier = _plain(classifier).eval()
     first_parameter = next(classifier.parameters(), None)
     if first_parameter is None:
         raise RequestError(f"{type(classifier).__name__} has no parameters: nothing to decompose")
-    wanted = first_parameter.device if device is None else torch.device(device)
+    try:
+        wanted = first_parameter.device if device is None else torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        reason = str(error).split("\n")[0]
+        raise RequestError(f"the classifier cannot go to device {device!r} ({reason})") from error
     if wanted.type not in ("cpu", "cuda"):  # MPS has no double precision, which residuals are taken in
         raise RequestError(f"device {wanted}: only cpu and cuda are supported; pass device='cpu'")
     if device is not None:
-        classifier.to(device)
+        try:
+            classifier.to(device)
+        except (RuntimeError, AssertionError, TypeError) as error:
+            if is_out_of_memory(error):
+                raise
+            reason = str(error).split("\n")[0]
+            raise RequestError(f"the classifier cannot go to device {device!r} ({reason})") from error
     place, dtype = first_parameter.device, first_parameter.dtype
     telling = Telling(progress)
 
     # One pass over the loader, which may be a generator: the first batch is looked at and put back.
     batches = iter(loader)
-    opening = next(batches, None)
-    first = batch_of(opening, place, dtype)[0][:_FIRST]
-    split = find(classifier, first)
-    features = Features(classifier, split).eval()
-    verify(features, first)
+    head, first = opening(batches, place, dtype)
+    first = first[:_FIRST]
+    with running(classifier, first):
+        split = find(classifier, first)
+        features = Features(classifier, split).eval()
+        verify(features, first)
     telling.note(f"split: {split.summary()}")
     with torch.no_grad():
         rows, bias = features.rows()
     names = _names(class_names, loader, split.classes)
 
-    features_key = f"{fingerprint(classifier)} {split.model_dump_json()} {precision} {images_per_class}"
-    where = None if folder is None else Path(folder)
-    checkpoint = Checkpoint(where, f"{features_key} {settings.model_dump_json()} {seed} {missing}")
+    made_with = f"{fingerprint(classifier)} {split.model_dump_json()} {precision} {images_per_class} {names}"
     expected = len(getattr(loader, "dataset", ())) or None
-    storage = Storage(where, features_key, precision, memory_limit // 4, expected)
+    storage = Storage(where, _digest(made_with), precision, memory_limit // 4, expected)
+
+    def finished() -> Checkpoint:
+        """What is kept of classes with these features and settings; others in the folder stay what they are."""
+        key = f"{made_with} {storage.images} {settings.model_dump_json()} {seed}"
+        return Checkpoint(None if where is None else where / f"classes-{_digest(key)}", key)
+
     try:
-        if not storage.complete or (not storage.readable and not checkpoint.covers(split.classes)):
+        good, read = _still_good(storage, loader, batches, images_key, place, dtype, telling)
+        if good and not finished().covers(split.classes) and not storage.readable:
+            telling.note(f"features in {where} are incomplete, damaged or were altered: gathered again")
+            good = False
+        if not good:
             storage.begin()
             total = len(loader) if isinstance(loader, Sized) else None
-            whole = telling.track(chain([opening], batches), "batches of features", total)
-            gather(features, rows, bias, whole, storage, names, images_per_class, telling)
+            whole = telling.track(loader if read else chain([head], batches), "batches of features", total)
+            gather(features, rows, bias, whole, storage, names, images_per_class, telling, images_key)
+        facts = dict(storage.facts) | check(*storage.seen, names, check_labels, telling)
         _check_classes(storage, names, settings.k, missing)
+        checkpoint = finished()
         vectors, sources = decompose_all(
             settings, rows, storage, checkpoint, seed, memory_limit - memory_limit // 4, names, telling, place
         )
     except BaseException:
         storage.close(keep=True)
         raise
-    facts = dict(storage.facts)
     grid = storage.grid
     storage.close()
 
@@ -147,6 +184,34 @@ def decompose(
     facts["maps_residual"] = _maps_residual(model, first)
     model.facts = {**facts, **checkpoint.means()}
     return model
+
+
+def _still_good(
+    storage: Storage,
+    loader: Iterable[Any],
+    batches: Iterable[Any],
+    images_key: str | None,
+    place: torch.device,
+    dtype: torch.dtype,
+    telling: Telling,
+) -> tuple[bool, bool]:
+    """Whether kept features are of this classifier and these images, and whether the loader was read to find out."""
+    if storage.folder is None or not (storage.folder / "features.json").exists():
+        return False, False
+    if not storage.complete:
+        telling.note(
+            f"features in {storage.folder} are of another classifier, other classes or settings, or damaged: gathered "
+            "again"
+        )
+        return False, False
+    read = images_key is None
+    if read and batches is loader:
+        # A generator cannot be read twice; what it gives goes through the classifier instead.
+        return False, False
+    if storage.images == (images_key or seen_in(telling.track(loader, "batches compared"), place, dtype)):
+        return True, read
+    telling.note(f"images, labels or transforms are not those of the features in {storage.folder}: gathered again")
+    return False, read
 
 
 @torch.no_grad()
@@ -163,8 +228,8 @@ def _check_classes(storage: Storage, names: Sequence[str], k: int, missing: str)
     if empty and missing == "refuse":
         more = f" and {len(empty) - 1} other classes have" if len(empty) > 1 else " has"
         raise CellError(
-            f"{called(empty[0], names)}{more} no image to be decomposed from; add some, or pass missing='keep' to "
-            "leave such classes undivided"
+            f"{called(empty[0], names)}{more} no image to be decomposed from; add some, or pass missing='keep' "
+            "(--missing keep) to leave such classes undivided"
         )
     for label in range(len(names)):
         most = min(storage.channels, storage.count(label) * storage.cells)
@@ -173,6 +238,45 @@ def _check_classes(storage: Storage, names: Sequence[str], k: int, missing: str)
                 f"{called(label, names)}: k={k} exceeds the rank of its features, at most {most} "
                 f"({storage.channels} channels, {storage.count(label)} images x {storage.cells} cells)"
             )
+
+
+def _check_options(
+    classifier: Any,
+    loader: Any,
+    folder: Path | None,
+    class_names: Any,
+    memory_limit: Any,
+    precision: Any,
+    images_per_class: Any,
+    missing: Any,
+    seed: Any,
+) -> None:
+    """Refuse what would end in an error of another kind further on, or be taken for something else."""
+    if not isinstance(classifier, nn.Module):
+        raise RequestError(f"the classifier must be a torch.nn.Module, not {type(classifier).__name__}")
+    if not isinstance(loader, Iterable):
+        raise RequestError(f"the loader must give batches (images, labels), not be a {type(loader).__name__}")
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise RequestError(f"{folder} is a file, no folder")
+    if isinstance(class_names, str):
+        raise RequestError("class_names must be a list of names, not one word")
+    for name, value, known in (
+        ("precision", precision, get_args(Precision)),
+        ("missing", missing, ("refuse", "keep")),
+    ):
+        if value not in known:
+            raise RequestError(f"{name}={value!r}: write one of {', '.join(known)}")
+    for name, value, least in (
+        ("memory_limit", memory_limit, 1),
+        ("images_per_class", 1 if images_per_class is None else images_per_class, 1),
+        ("seed", seed, 0),
+    ):
+        if not isinstance(value, int) or value < least:
+            raise RequestError(f"{name}={value!r}: write a whole number from {least}")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _names(given: Sequence[str] | None, loader: Any, classes: int) -> tuple[str, ...]:
@@ -198,6 +302,8 @@ def _plain(classifier: nn.Module) -> nn.Module:
 
 
 def _settings(config: DecompositionConfig | None, k: int) -> DecompositionConfig:
+    if config is not None and not isinstance(config, DecompositionConfig):
+        raise RequestError(f"config must be a DecompositionConfig, not {type(config).__name__}")
     try:
         settings = DecompositionConfig(**{**(config.model_dump() if config else {}), "k": k})
     except ValidationError as error:

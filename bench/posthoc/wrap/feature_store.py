@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -11,7 +12,8 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from bench.contract import CellError, RequestError
@@ -24,15 +26,37 @@ _TYPES: dict[str, tuple[Any, torch.dtype]] = {
 }
 
 
+def forget(folder: Path) -> None:
+    """Remove what a decomposition kept in a folder, and the folder where nothing else is in it."""
+    for name in ("features.*", "classes-*/class-*", "classes-*/decomposition.json", "class-*", "decomposition.json"):
+        for file in folder.glob(name):
+            file.unlink()
+    for empty in (*folder.glob("classes-*"), folder):
+        if empty.is_dir() and not any(empty.iterdir()):
+            empty.rmdir()
+
+
+def _sealed(described: dict[str, Any], content: bytes) -> str:
+    """A digest of what is said of features beside them: what was altered on the disk is not used."""
+    text = json.dumps(described, sort_keys=True)
+    return hashlib.sha256(text.encode() + content).hexdigest()
+
+
 class Storage:
     """Features ``(n, cells, D)`` with their labels: in memory while they are few, otherwise in a file.
 
     Args:
         folder: where the file stays for a later run; ``None``: in memory, or in a temporary file that goes away.
-        key: what a kept file must have been made with.
+        key: what a kept file must have been made with, but for the images.
         precision: in which they are kept. Half takes half the space and rounds to three digits.
         memory: bytes that may be held before they go to a file.
         expected: images that will come, if known, to tell a full disk beforehand.
+
+    Attributes:
+        images: what the images were that the features are of; set before :meth:`finish`.
+        complete: whether all that is kept was made with this key; whether of these images is for the caller to say.
+        seen: labels of all images that came by, also of those that are not kept, and the classifier's answers.
+        facts: numbers about them.
     """
 
     def __init__(
@@ -40,7 +64,10 @@ class Storage:
     ) -> None:
         self.folder, self.key, self.precision, self.memory, self.expected = folder, key, precision, memory, expected
         self.facts: dict[str, float] = {}
+        self.images = ""
+        self.seen: tuple[list[int], list[int]] = ([], [])
         self.grid = (0, 0)
+        self._content, self._digest = hashlib.sha256(), ""
         self._numpy, self._torch = _TYPES[precision]
         self._held: list[Tensor] = []
         self._labels: list[int] = []
@@ -53,10 +80,16 @@ class Storage:
 
     def begin(self) -> None:
         """Forget what an earlier run left, and take in features."""
-        self._labels, self._positions, self._by_class = [], [], {}
+        self._labels, self._positions, self._by_class, self.seen = [], [], {}, ([], [])
+        self._content, self.images = hashlib.sha256(), ""
         self._shape, self.grid, self.facts, self.complete = (), (0, 0), {}, False
         if self.folder is not None:
             (self.folder / "features.json").unlink(missing_ok=True)
+
+    def saw(self, labels: list[int], answers: list[int]) -> None:
+        """Take down what images were said to show and what the classifier sees in them."""
+        self.seen[0].extend(labels)
+        self.seen[1].extend(answers)
 
     def add(self, features: Tensor, labels: list[int], positions: list[int]) -> None:
         """Take in features ``(n, D, h, w)`` of n images, their labels and their places in the loader's order.
@@ -81,7 +114,7 @@ class Storage:
         if self._stream is None:
             self._held.extend(kept)
         else:
-            self._stream.write(kept.numpy().tobytes())
+            self._write(kept)
         self._labels += labels
         self._positions += positions
 
@@ -91,11 +124,26 @@ class Storage:
             self._stream.close()
             self._stream = None
         if self.folder is not None:
-            table = {"labels": torch.tensor(self._labels), "positions": torch.tensor(self._positions)}
-            save_file(table, self.folder / "features.safetensors")
-            facts = {"key": self.key, "shape": self._shape, "grid": self.grid, "facts": self.facts}
+            self.folder.mkdir(parents=True, exist_ok=True)
+            table = {
+                "labels": self._labels,
+                "positions": self._positions,
+                "said": self.seen[0],
+                "answers": self.seen[1],
+            }
+            content = save({name: torch.tensor(values, dtype=torch.long) for name, values in table.items()})
+            (self.folder / "features.safetensors").write_bytes(content)
+            self._digest = self._content.hexdigest()
+            described = {
+                "key": self.key,
+                "images": self.images,
+                "shape": self._shape,
+                "grid": self.grid,
+                "facts": self.facts,
+                "features": self._digest,
+            }
             # Written last and in one piece: where it is there, the features are whole.
-            write(self.folder / "features.json", json.dumps(facts))
+            write(self.folder / "features.json", json.dumps({**described, "digest": _sealed(described, content)}))
         self._index()
 
     def count(self, label: int) -> int:
@@ -153,28 +201,41 @@ class Storage:
             )
         self._stream = self._file.open("wb")
         for x in self._held:
-            self._stream.write(x.numpy().tobytes())
+            self._write(x)
         self._held = []
+
+    def _write(self, x: Tensor) -> None:
+        assert self._stream is not None
+        content = x.numpy().tobytes()
+        self._stream.write(content)
+        if self.folder is not None:
+            self._content.update(content)
 
     def _reopen(self, folder: Path) -> bool:
         try:
-            facts = json.loads((folder / "features.json").read_text())
-            table = load_file(folder / "features.safetensors")
-        except (OSError, ValueError, RuntimeError):
+            described = json.loads((folder / "features.json").read_text())
+            content = (folder / "features.safetensors").read_bytes()
+            if described.pop("digest") != _sealed(described, content) or described["key"] != self.key:
+                return False
+            table = {name: values.tolist() for name, values in load(content).items()}
+        except (OSError, ValueError, RuntimeError, KeyError, AttributeError, SafetensorError):
             return False
-        if facts["key"] != self.key:
-            return False
-        self._shape, self.grid, self.facts = tuple(facts["shape"]), tuple(facts["grid"]), facts["facts"]
-        self._labels, self._positions = table["labels"].tolist(), table["positions"].tolist()
+        self._shape, self.grid, self.facts = tuple(described["shape"]), tuple(described["grid"]), described["facts"]
+        self.images, self._digest = described["images"], described["features"]
+        self._labels, self._positions = table["labels"], table["positions"]
+        self.seen = (table["said"], table["answers"])
         self._index()
         return True
 
     @property
     def readable(self) -> bool:
-        """Whether the features themselves are still there, and whole."""
+        """Whether the features themselves are still there, and as they were written; the file is read for it."""
         if self._held:
             return True
-        return self._file.is_file() and self._file.stat().st_size == self._bytes(len(self._labels))
+        if not self._file.is_file() or self._file.stat().st_size != self._bytes(len(self._labels)):
+            return False
+        with self._file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest() == self._digest
 
     def _index(self) -> None:
         self._by_class = {}

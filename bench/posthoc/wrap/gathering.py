@@ -13,31 +13,11 @@ from torch import Tensor
 from bench.contract import CellError, RequestError
 from bench.posthoc.pipeline import called
 from bench.posthoc.progress import Telling
+from bench.posthoc.wrap.batches import batch_of, running
 from bench.posthoc.wrap.classifier import Features
 from bench.posthoc.wrap.feature_store import Storage
+from bench.posthoc.wrap.seen import Seen
 from bench.posthoc.wrap.verify import Residual
-
-
-def batch_of(batch: Any, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, list[int]]:
-    """Images ``(N, 3, H, W)`` on the device in the classifier's precision, and their labels.
-
-    Raises:
-        RequestError: where a batch is something else.
-    """
-    if batch is None:
-        raise RequestError("the loader gave no images")
-    if hasattr(batch, "images") and hasattr(batch, "labels"):
-        images, labels = batch.images, batch.labels
-    elif isinstance(batch, list | tuple) and len(batch) >= 2:
-        images, labels = batch[0], batch[1]
-    else:
-        raise RequestError(f"the loader must give batches (images, labels), not {type(batch).__name__}")
-    if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
-        raise RequestError("the loader must give images as float tensors (N, 3, H, W), normalised for the classifier")
-    labels = torch.as_tensor(labels)
-    if labels.ndim != 1 or len(labels) != len(images) or labels.is_floating_point():
-        raise RequestError(f"the loader must give one whole number per image as labels, not {tuple(labels.shape)}")
-    return images.to(device, dtype, non_blocking=True), labels.tolist()
 
 
 @torch.no_grad()
@@ -50,23 +30,35 @@ def gather(
     names: Sequence[str],
     images_per_class: int | None,
     telling: Telling,
+    images_key: str | None,
 ) -> None:
     """Fill the storage; its ``facts`` then hold the completeness residual over all images.
+
+    Its ``images`` is ``images_key``, or else a digest of all pixels and labels where it is kept in a folder.
 
     Raises:
         CellError: naming the class, where features are not finite.
         RequestError: where a label is no class, or the split does not hold for an image.
     """
-    residual, taken, position = Residual(), Counter[int](), 0
+    residual, taken, position, seen = Residual(), Counter[int](), 0, Seen()
     first = next(features.classifier.parameters())
     device, dtype = first.device, first.dtype
     began = time.perf_counter()
     for batch in batches:
         images, labels = batch_of(batch, device, dtype)
+        if not labels:
+            continue
         wrong = [label for label in labels if not 0 <= label < len(names)]
         if wrong:
-            raise RequestError(f"label {wrong[0]} in the loader: the classifier has classes 0 to {len(names) - 1}")
-        x, logits = features.both(images)
+            last = len(names) - 1
+            why = "; where labels count from 1, give label - 1" if wrong[0] == len(names) else ""
+            why = "; it has one logit: give it a row for each class" if last == 0 else why
+            raise RequestError(f"label {wrong[0]} in the loader: the classifier has classes 0 to {last}{why}")
+        if images_key is None and storage.folder is not None:
+            seen.add(batch)
+        with running(features.classifier, images):
+            x, logits = features.both(images)
+        storage.saw(labels, logits.argmax(1).tolist())
         finite = torch.isfinite(x.flatten(1)).all(1).tolist()
         if not all(finite):
             where = finite.index(False)
@@ -87,4 +79,5 @@ def gather(
         "top1_changed": float(residual.changed),
         "images": float(position),
     }
+    storage.images = images_key or seen.hexdigest()
     storage.finish()

@@ -5,6 +5,7 @@ The classifier itself is not in them: it is given again when they are loaded, an
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Literal
@@ -35,6 +36,7 @@ class _Description(Settings):
     split: Split
     facts: dict[str, float | None]
     left_out: dict[str, dict[str, int | str]] = Field(default_factory=dict)
+    tensors: str | None = None  # SHA-256 of the file with the numbers; older folders have none
 
 
 def save(model: PartPrototypeClassifier, folder: Path | str) -> Path:
@@ -64,6 +66,7 @@ def save(model: PartPrototypeClassifier, folder: Path | str) -> Path:
         split=model.features.split,
         facts={name: value if value == value else None for name, value in model.facts.items()},
         left_out=model.left_out,
+        tensors=hashlib.sha256((folder / _TENSORS).read_bytes()).hexdigest(),
     )
     write(folder / _FACTS, json.dumps(description.model_dump(mode="json"), indent=1) + "\n")
     return folder
@@ -95,6 +98,7 @@ def load(folder: Path | str, classifier: nn.Module, images: Tensor | None = None
         raise RequestError(f"{folder / _TENSORS} does not fit {_FACTS} beside it: {found} instead of {shapes}")
     if not all(bool(torch.isfinite(tensors[name]).all()) for name in ("vectors", "bias")):
         raise RequestError(f"{folder / _TENSORS} holds numbers that are not finite")
+    content = hashlib.sha256((folder / _TENSORS).read_bytes()).hexdigest()
     if fingerprint(classifier) != description.fingerprint:
         raise RequestError(
             f"{folder} was made for another {description.classifier}: architecture, weights or precision differ from "
@@ -111,6 +115,8 @@ def load(folder: Path | str, classifier: nn.Module, images: Tensor | None = None
     # The last bits of the sum depend on the order of the additions on another device.
     if rows.shape != vectors.sum(1).shape or not torch.allclose(vectors.sum(1), rows, rtol=1e-9, atol=1e-12):
         raise RequestError(f"{folder}: the prototypes do not sum to this classifier's rows")
+    if description.tensors not in (None, content):
+        raise RequestError(f"{folder / _TENSORS} was altered after it was written: copy it again, or decompose again")
     if images is not None:
         verify(features, images)
     model = PartPrototypeClassifier(features, vectors, bias, description.class_names).eval()

@@ -178,7 +178,7 @@ def test_an_interrupted_decomposition_goes_on_where_it_stopped(tmp_path, monkeyp
     progress = Silent()
     model = decompose(classifier, data, 2, config=QUICK, memory_limit=11000, folder=tmp_path, progress=progress)
     assert seen == [0, 1, 2, "broken", 3, 4]
-    assert len(passes) == 5  # one batch to verify the split; features are not computed again
+    assert len(passes) == 9  # one batch to verify the split, and all to compare them; features are not computed again
     assert any("3 of 5 classes need no work" in note for note in progress.notes)
     assert torch.equal(model.vectors, whole.vectors)
     assert model.facts == whole.facts
@@ -186,10 +186,6 @@ def test_an_interrupted_decomposition_goes_on_where_it_stopped(tmp_path, monkeyp
     again = decompose(classifier, data, 2, config=QUICK, memory_limit=11000, folder=tmp_path)
     assert torch.equal(again.vectors, whole.vectors)
     assert seen == [0, 1, 2, "broken", 3, 4]
-    with pytest.raises(RequestError, match="holds the decomposition of another classifier"):
-        decompose(classifier, data, 3, folder=tmp_path)
-    with pytest.raises(RequestError, match="holds the decomposition of another classifier"):
-        decompose(net(seed=1), data, 2, folder=tmp_path)
 
 
 def test_interrupted_while_features_were_gathered(tmp_path):
@@ -218,6 +214,22 @@ def test_loaders_of_any_kind():
     assert torch.equal(decompose(wrapped, pairs, 2, config=QUICK).vectors, expected)
 
 
+def test_empty_batches_say_nothing():
+    classifier = net()
+    x, labels = images()
+    none = (x[:0], labels[:0])
+    expected = decompose(classifier, [(x, labels)], 2, config=QUICK).vectors
+    for batches in ([none, (x, labels)], [(x[:7], labels[:7]), none, (x[7:], labels[7:]), none]):
+        torch.testing.assert_close(decompose(classifier, batches, 2, config=QUICK).vectors, expected)
+
+
+def test_a_classifier_that_cannot_run_is_named():
+    classifier = timm.create_model("resnet10t", num_classes=2, global_pool="")
+    x, labels = images(2, 3, size=64)
+    with pytest.raises(RequestError, match=r"ResNet does not run on images \(6, 3, 64, 64\): mat1 and mat2"):
+        decompose(classifier, loader(x, labels), 2)
+
+
 def test_errors_name_the_class_and_say_what_to_do():
     classifier = net()
     x, labels = images()
@@ -240,7 +252,16 @@ def test_errors_name_the_class_and_say_what_to_do():
     with pytest.raises(CellError, match=r"class 2 \(cat\): all its features are zero or below"):
         decompose(dark, loader(zero, labels), 2, class_names=names)
     for bad, message in (
-        ([(x, labels + 1)], "label 5 in the loader: the classifier has classes 0 to 4"),
+        ([(x, labels + 1)], "label 5 in the loader: the classifier has classes 0 to 4; where labels count from 1"),
+        ([(x, ["cat"] * len(x))], "one whole number per image as labels, not list of str"),
+        ([(x, [None] * len(x))], "one whole number per image"),
+        ([(x, labels[:3])], r"not int64 \(3,\) for 20 images"),
+        ([(x, torch.nn.functional.one_hot(labels))], r"not int64 \(20, 5\) for 20 images"),
+        ([(x[:0], labels[:0])], "gave no images"),
+        ([(x[:, :1], labels)], r"Sequential does not run on images \(8, 1, 18, 18\)"),
+        ([(x[:, :, :2, :2], labels)], r"does not run on images"),
+        (["abc"], "must give batches .* not str"),
+        (5, r"must give batches \(images, labels\), not be a int"),
         ([x], "must give batches"),
         ([(x, labels.float())], "one whole number per image"),
         ([((x * 255).byte(), labels)], "float tensors"),
@@ -253,6 +274,20 @@ def test_errors_name_the_class_and_say_what_to_do():
         decompose(classifier, loader(x, labels), 0)
     with pytest.raises(RequestError, match="refinement='none' leaves a rest"):
         decompose(classifier, loader(x, labels), 2, config=DecompositionConfig(refinement="none"))
+    for options, message in (
+        ({"device": "nonsense"}, "cannot go to device 'nonsense'"),
+        ({"precision": "double"}, "write one of single, half"),
+        ({"missing": "Keep"}, "write one of refuse, keep"),
+        ({"images_per_class": 0}, "write a whole number from 1"),
+        ({"memory_limit": -1}, "write a whole number from 1"),
+        ({"seed": "a"}, "write a whole number from 0"),
+        ({"class_names": "abcde"}, "a list of names, not one word"),
+        ({"config": {"k": 2}}, "must be a DecompositionConfig, not dict"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            decompose(classifier, loader(x, labels), 2, **options)
+    with pytest.raises(RequestError, match=r"must be a torch\.nn\.Module, not function"):
+        decompose(lambda x: x, loader(x, labels), 2)
     with pytest.raises(RequestError, match="2 class_names for a classifier of 5"):
         decompose(classifier, loader(x, labels), 2, class_names=["a", "b"])
 

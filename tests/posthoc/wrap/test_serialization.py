@@ -72,12 +72,17 @@ def test_hostile_and_damaged_files_are_refused(made, capsys):
         ({"more": torch.zeros(1)}, "does not fit"),
         ({"vectors": own["vectors"] * float("nan")}, "not finite"),
         ({"vectors": own["vectors"] * 2}, "do not sum to this classifier's rows"),
+        ({"vectors": own["vectors"].flip(1).contiguous()}, "was altered after it was written"),
+        ({"source_image": own["source_image"] + 1}, "was altered after it was written"),
     ):
         save_file({**own, **change}, tensors)
         with pytest.raises(RequestError, match=message):
             load(folder, classifier)
     tensors.write_bytes(good)
 
+    del described["tensors"]  # as older ones are
+    facts.write_text(json.dumps(described))
+    load(folder, classifier)
     for change, message in (
         ({"format": "something"}, "no description of prototypes"),
         ({"version": 2}, "version"),
