@@ -262,9 +262,14 @@ def test_the_server_shows_runs_and_ends_on_interrupt(tmp_path: Path, monkeypatch
     with log.open("w") as stream:
         server = subprocess.Popen(
             [sys.executable, "-c", code, str(home), str(port)],
-            env={**environment(user), "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "true",
-                 "MLFLOW_SERVER_ALLOWED_HOSTS": "*", "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": "*"},
-            stdout=stream, stderr=stream,
+            env={
+                **environment(user),
+                "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "true",
+                "MLFLOW_SERVER_ALLOWED_HOSTS": "*",
+                "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": "*",
+            },
+            stdout=stream,
+            stderr=stream,
         )
     try:
         address = f"http://127.0.0.1:{port}/get-artifact?path=report.md&run_uuid={run}"
