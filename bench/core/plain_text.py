@@ -48,7 +48,8 @@ _LATIN = 0x17F
 _FORMULA = "=+-@\t\r\uff1d\uff0b\uff0d\uff20"
 """How a cell begins that a spreadsheet calculates; the wide signs count in East Asian ones."""
 _HTML = re.compile(r"<(?=[A-Za-z/!?])|&(?=#?\w+;)")
-_LINK = re.compile(r"\](?=[(\[:])")
+_LINK = re.compile(r"\](?=[(\[]|:\s*\S*:)")
+"""Of a link, or of the definition of one that names a scheme."""
 _MARKED = re.compile(r"\\(?=[!-/:-@\[-`{-~]|$)|[*`$]|~(?=~)|:(?=[a-z0-9_+-]+:)|_(?![^\W_])|(?<![^\W_])_|\](?=[(\[:])")
 
 

@@ -75,6 +75,16 @@ def test_markdown_shows_a_name_letter_by_letter(name: str) -> None:
     assert (table.count("<tr>"), table.count("<td>")) == (2, 2)
 
 
+@pytest.mark.parametrize(
+    "target", ["javascript:x", "javascript\\:x", "<javascript:x>", "javascript&colon;x", " data:x"]
+)
+def test_markdown_defines_no_link(target: str) -> None:
+    made = html_of(f"- {markdown_prose(f'[y]:{target}')}\n\n[y]\n")
+    assert "javascript:" not in re.sub(r">[^<]*<", "><", made)
+    assert "<a" not in made or 'href="javascript&amp;' in made
+    assert markdown_prose("[low, high]: 95 % interval") == "[low, high]: 95 % interval"
+
+
 def test_markdown_code_in_our_sentences_stays_code() -> None:
     assert html_of(markdown_prose("run `python -m bench`, **now**")).startswith(
         "<p>run <code>python -m bench</code>, <strong>now</strong>"

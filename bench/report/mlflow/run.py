@@ -12,7 +12,7 @@ from bench.contract import Progress
 from bench.core.plain_text import markdown_code, printable
 from bench.report.mlflow.cell import TrackedCell, files_state
 from bench.report.mlflow.chart import chart
-from bench.report.mlflow.fields import digest, model_name
+from bench.report.mlflow.fields import cut, digest, model_name
 from bench.report.renderers.text import as_markdown
 from bench.report.run_table import comparison
 from bench.results.store import Store
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from bench.report.mlflow.mirror import Mirror
 
 _LONGEST_TAG = 7500
+_LONGEST_COMMAND = 4000
+"""In a note, so that the end of its code is not cut off."""
 _SHOWN = "bench.shown"
 """Tag of a run whose cell is not finished: how much of its curves is there."""
 _FILES = "bench.files"
@@ -229,7 +231,7 @@ class MirroredInvocation:
         blocks = comparison(self.store, self.stamp) if cells else []
         done = f"{len(ended) - failed} of {len(self.content['cells'])} cells done, {failed} failed"
         command = str(self.content.get("command", ""))
-        note = f"{markdown_code(command)}\n\n{done}\n\n{as_markdown(blocks) if cells else ''}"
+        note = f"{markdown_code(cut(command, _LONGEST_COMMAND))}\n\n{done}\n\n{as_markdown(blocks) if cells else ''}"
         tags = {
             "bench.cells": done,
             "command": _cut(command, _LONGEST_TAG),

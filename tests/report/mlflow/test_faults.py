@@ -1,5 +1,9 @@
 """Servers, databases and folders that are not as they should be."""
 
+import contextlib
+import json
+import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +11,7 @@ import pytest
 
 from bench.contract import BenchError, RequestError
 from bench.report.mlflow import Mirror
-from tests.support.mlflow_runs import one
+from tests.support.mlflow_runs import SCORES, experiments, one, runs
 
 
 @pytest.mark.parametrize("uri", ["mlruns", "file:///mlruns", "localhost:5000"])
@@ -52,3 +56,77 @@ def test_nothing_appears_in_the_working_directory(home: Path) -> None:
     Mirror(home).sync(maker.store)
     assert list(Path.cwd().iterdir()) == []
     assert {path.name for path in home.iterdir()} - before == {"mlartifacts", ".mlflow.lock"}
+
+
+class Notes:
+    """A progress that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+    def track(self, items: Any, what: str, total: int | None = None) -> Any:
+        return items
+
+
+def test_a_deleted_experiment_is_restored_and_said(home: Path) -> None:
+    maker, cell = one(home)
+    mirror = Mirror(home)
+    mirror.sync(maker.store)
+    (number,) = [found for found in experiments(mirror) if found != "0"]
+    mirror.client.delete_experiment(number)
+    told = Notes()
+    counts = Mirror(home).sync(maker.store, progress=told)
+    assert told.notes == ["MLflow: experiment partbench/default had been deleted there; it is restored, with its runs"]
+    assert counts.unchanged == 2
+    assert {run.data.tags.get("bench.runner.cell") for run in runs(mirror).values()} == {cell, None}
+    assert Mirror(home).sync(maker.store, progress=told).unchanged == 2
+    assert len(told.notes) == 1
+
+
+def test_a_deleted_run_is_made_again(home: Path) -> None:
+    maker, _ = one(home)
+    mirror = Mirror(home)
+    mirror.sync(maker.store)
+    mirror.client.delete_run(runs(mirror)["ours·demo·tiny·s0"].info.run_id)
+    assert mirror.sync(maker.store).created == 1
+    assert runs(mirror)["ours·demo·tiny·s0"].data.metrics["accuracy"] == 90.0
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_numbers_that_are_none_stop_nothing(home: Path, value: float) -> None:
+    maker, cell = one(home)
+    file = maker.store.cell(cell).result / "result.json"
+    content = json.loads(file.read_text())
+    content["scores"]["accuracy"]["value"] = value
+    file.write_text(json.dumps(content))
+    mirror = Mirror(home)
+    assert mirror.sync(maker.store).created == 2
+    run = runs(mirror)["ours·demo·tiny·s0"]
+    assert run.data.metrics["consistency"] == 70.0
+    assert f"| accuracy | {value:.4g} |" in run.data.tags["mlflow.note.content"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("early", [True, False], ids=["at the first contact", "in between"])
+def test_a_locked_database_is_one_line_and_loses_nothing(
+    home: Path, capfd: pytest.CaptureFixture[str], early: bool
+) -> None:
+    import sqlite3
+
+    maker, cell = one(home)
+    mirror = Mirror(home)
+    mirror.sync(maker.store)
+    shutil.rmtree(maker.store.cell(cell).result)
+    maker.finish(cell, {**SCORES, "accuracy": 91.0})
+    with contextlib.closing(sqlite3.connect(home / "mlflow.db", isolation_level=None)) as other:
+        other.execute("begin exclusive")
+        with pytest.raises(BenchError, match=r"^MLflow: another process has held .* is locked\); the results are safe"):
+            (Mirror(home) if early else mirror).sync(maker.store)
+        other.execute("rollback")
+    assert capfd.readouterr().err == ""
+    assert mirror.sync(maker.store).updated == 2
+    assert runs(mirror)["ours·demo·tiny·s0"].data.metrics["accuracy"] == 91.0

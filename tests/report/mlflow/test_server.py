@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,16 @@ def test_who_follows_a_run_shows_curves_and_ends_with_it(tmp_path: Path, monkeyp
     assert f"--run {stamp} --with-parent" not in listed
 
 
+def answers(address: str, host: str | int, origin: str = "") -> int:
+    """The status of an answer to a request under another name; with an origin it is one that changes something."""
+    host = f"127.0.0.1:{host}" if isinstance(host, int) else host
+    headers = {"Host": host, **({"Origin": origin, "Content-Type": "application/json"} if origin else {})}
+    try:
+        return int(urllib.request.urlopen(urllib.request.Request(address, b"{}" if origin else None, headers)).status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
 class Server:
     """MLflow's own tracking server, on SQLite; started again it has what it had."""
 
@@ -251,7 +262,15 @@ def test_the_server_shows_runs_and_ends_on_interrupt(tmp_path: Path, monkeypatch
     log = tmp_path / "log.txt"
     with log.open("w") as stream:
         server = subprocess.Popen(
-            [sys.executable, "-c", code, str(home), str(port)], env=environment(user), stdout=stream, stderr=stream
+            [sys.executable, "-c", code, str(home), str(port)],
+            env={
+                **environment(user),
+                "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "true",
+                "MLFLOW_SERVER_ALLOWED_HOSTS": "*",
+                "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": "*",
+            },
+            stdout=stream,
+            stderr=stream,
         )
     try:
         address = f"http://127.0.0.1:{port}/get-artifact?path=report.md&run_uuid={run}"
@@ -263,6 +282,13 @@ def test_the_server_shows_runs_and_ends_on_interrupt(tmp_path: Path, monkeypatch
                 assert server.poll() is None, log.read_text()
                 time.sleep(0.5)
         assert "### demo" in shown
+        assert answers(address, f"localhost:{port}") == answers(address, "127.0.0.1:6006") == 200
+        # Names that lead here by DNS, and addresses of the network.
+        for name in ("evil.example", f"evil.example:{port}", "localhost.evil.example", f"192.168.0.7:{port}"):
+            assert answers(address, name) == 403, name
+        assert answers(f"http://127.0.0.1:{port}/", "evil.example") == 403
+        assert answers(api := f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/create", port, "http://x.y") == 403
+        assert answers(api, port, f"http://127.0.0.1:{port}") != 403
         server.send_signal(signal.SIGINT)
         assert server.wait(120) == 0
     finally:

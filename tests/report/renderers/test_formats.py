@@ -217,5 +217,5 @@ def test_latex_is_folded_where_a_page_is_too_narrow(store: Store) -> None:
 
 
 def test_examples() -> None:
-    assert doctest.testmod(bench.core.plain_text) == (0, 7)
+    assert doctest.testmod(bench.core.plain_text) == (0, 5)
     assert doctest.testmod(bench.results.naming) == (0, 1)
