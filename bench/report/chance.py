@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bench.core import registry
-from bench.report.table import Block, Column, Entry, Line
+from bench.report.table import Block, Line
+from bench.results.aggregate import Column, Entry
 
 _PERFECT = 100.0
 _FEW = 2

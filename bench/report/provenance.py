@@ -6,47 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from bench.results.grouping import text_of
-
-
-def definition(metric: str, facts: Mapping[str, Any]) -> str:
-    """A metric's version and parameters, for people.
-
-    Example:
-        >>> definition("consistency", {"version": "v2", "parameters": {"half_size": 36, "size": 224, "threshold": 0.8}})
-        'consistency v2, region ±36 px of 224, threshold 0.8'
-        >>> definition("accuracy", {"version": "1", "parameters": {}})
-        'accuracy v1'
-        >>> definition("stability_v1", {"version": "1", "parameters": {"variant": "v1", "clip": None}})
-        'stability_v1 v1, clip none'
-    """
-    parameters = dict(facts["parameters"])
-    version, said = str(facts["version"]), []
-    if "variant" in parameters:
-        # Where others have defined a metric in several ways, the variant is what a reader knows; ours may follow it.
-        said = [f"definition {version}"] if version != "1" else []
-        version = str(parameters.pop("variant"))
-    if parameters.get("pooled") is False:
-        del parameters["pooled"]
-    if {"half_size", "size"} <= parameters.keys():
-        said.append(f"region ±{parameters.pop('half_size')} px of {parameters.pop('size')}")
-    said += [f"{name} {_value(value)}" for name, value in sorted(parameters.items())]
-    if "code" in facts:
-        # A plugin's version is whatever its author says; numbers of two states of its code never meet.
-        said.append(f"plugin code {facts['code']}")
-    return ", ".join([f"{metric} {'v' if version[:1].isdigit() else ''}{version}", *said])
-
-
-def protocol(content: Mapping[str, Any]) -> str:
-    """How images are cut and scaled: the protocol's own name where it has the usual three parts.
-
-    Example:
-        >>> protocol({"coordinates": "truncated", "crop": "bbox", "size": 224})
-        'bbox-224-truncated'
-    """
-    usual = [str(content[name]) for name in ("crop", "size", "coordinates") if name in content]
-    others = [f"{name}={_value(content[name])}" for name in sorted(content.keys() - {"crop", "size", "coordinates"})]
-    return "-".join([*usual, *others])
+from bench.results.labels import protocol
 
 
 def distinguish(specs: Sequence[Mapping[str, Any]], definitions: Sequence[Mapping[str, str]]) -> list[str]:
@@ -137,7 +97,3 @@ def _commit(git: str | None) -> str:
 
 def _distinct(values: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(values))
-
-
-def _value(value: Any) -> str:
-    return "none" if value is None else value if isinstance(value, str) else text_of(value)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from bench.report.chance import chance_warnings
 from bench.report.provenance import describe_block, distinguish
-from bench.report.run_table import about_intervals, columns_of, mark_best
+from bench.report.run_table import columns_of, mark_best
 from bench.report.table import Block, Line
+from bench.results.aggregate import about_intervals
 from bench.results.select import Bounds, Candidate, Comparable, Fit, comparable
 from bench.results.store import Store
 

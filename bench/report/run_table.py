@@ -6,69 +6,22 @@ controls; its columns are metrics of one definition each. What does not fit into
 
 from __future__ import annotations
 
-import functools
-import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from bench.core import registry
 from bench.core.errors import RequestError
 from bench.report.chance import chance_warnings
-from bench.report.provenance import definition, describe_block, distinguish, fewer_seeds
-from bench.report.table import Block, Column, Entry, Line, Status
-from bench.results.grouping import text_of, together
-from bench.results.stats.bootstrap import NoInterval
-from bench.results.stats.intervals import over_seeds
+from bench.report.provenance import describe_block, distinguish, fewer_seeds
+from bench.report.table import Block, Line
+from bench.results.aggregate import Column, Entry, about_intervals, as_entry, with_interval
+from bench.results.grouping import together
+from bench.results.labels import FIRST_METRICS, text_of
+from bench.results.records import CellRecord
 from bench.results.store import Store
 
-FIRST = ("accuracy", "consistency", "consistency_pooled", "consistency_controlled", "stability", "stability_pooled")
 _ROLES = ("method", "reference", "control")
-_PLAIN = {"n/a": "n/a", "failed": "failed", "oom": "out of memory", "missing": "not finished"}
-_GRAVEST: tuple[Status, ...] = ("oom", "failed", "missing", "n/a")
-_LONGEST_REASON = 240
-
-
-@dataclass(frozen=True)
-class Found:
-    """One cell as the store has it."""
-
-    name: str
-    written: dict[str, Any]
-    outcome: dict[str, Any] | None
-    failure: dict[str, Any] | None
-
-    @functools.cached_property
-    def spec(self) -> dict[str, Any]:
-        """Everything that changes its result."""
-        return dict(self.written["spec"])
-
-    @functools.cached_property
-    def definitions(self) -> dict[str, str]:
-        """Metric -> version and parameters."""
-        return {metric: definition(metric, facts) for metric, facts in self.spec["metrics"].items()}
-
-    @property
-    def one_by_one(self) -> bool:
-        """Whether it was fitted in batches of one image, which is not what its settings say."""
-        return self.outcome is not None and "batch_size_after_out_of_memory" in self.outcome["facts"]
-
-    def score(self, metric: str) -> tuple[Status, float | None, str]:
-        """Status, value, and the reason where there is no value."""
-        refused = self.written["not_applicable"].get(metric)
-        if refused is not None:
-            # "random predicts no class" and "center predicts no class" are one footnote, not two.
-            return "n/a", None, str(refused["reason"]).removeprefix(f"{self.spec['method']} ")
-        if metric not in self.spec["metrics"]:
-            return "missing", None, "not measured in this cell"
-        if self.outcome is not None and metric in self.outcome.get("not_applicable", {}):
-            return "n/a", None, str(self.outcome["not_applicable"][metric])
-        if self.outcome is not None:
-            return "ok", float(self.outcome["scores"][metric]["value"]), ""
-        if self.failure is not None:
-            return self.failure["status"], None, str(self.failure["reason"])
-        return "missing", None, ""
 
 
 def comparison(
@@ -94,7 +47,7 @@ def comparison(
     known, stamp = store.invocations(), store.chosen_run(stamp, suite)
     there = set(store.cells())
     names = [name for name in known[stamp]["cells"] if name in there]
-    cells = find_all(store, names)
+    cells = store.records(names)
     damaged = [store.faults[name] for name in names if name in store.faults]
     if not cells:
         if damaged:
@@ -123,18 +76,12 @@ def _chosen(columns: tuple[Column, ...], metrics: Sequence[str]) -> tuple[Column
     return tuple(column for column in columns if column.metric in wanted) if metrics else columns
 
 
-def find_all(store: Store, names: Iterable[str]) -> list[Found]:
-    """Cells with their results or failures; of those whose description is damaged, ``store.faults`` tells."""
-    records = map(store.record, names)
-    return [Found(one.name, one.written, one.result, one.failure) for one in records if one.written is not None]
-
-
-def _definitions(group: Iterable[Found]) -> dict[str, str]:
+def _definitions(group: Iterable[CellRecord]) -> dict[str, str]:
     return {metric: text for cell in group for metric, text in cell.definitions.items()}
 
 
 def _block(
-    title: str, group: list[Found], columns: tuple[Column, ...], origin: list[str], store: Store | None
+    title: str, group: list[CellRecord], columns: tuple[Column, ...], origin: list[str], store: Store | None
 ) -> Block:
     notes: list[str] = []
     rows = _rows(group)
@@ -147,7 +94,7 @@ def _block(
     facts = describe_block(
         [column.definition for column in columns if column.definition],
         [cell.spec for cell in group],
-        [cell.outcome for cell in group if cell.outcome is not None],
+        [cell.result for cell in group if cell.result is not None],
         fewer=fewer_seeds(
             [
                 (line.label, line.backbone, [cell.spec["seed"] for cell in row])
@@ -158,128 +105,37 @@ def _block(
     return Block(title, columns, tuple(lines), tuple(notes), tuple(chance_warnings(lines, columns)), (*facts, *origin))
 
 
-def columns_of(group: Sequence[Found]) -> tuple[Column, ...]:
+def columns_of(group: Sequence[CellRecord]) -> tuple[Column, ...]:
     """The metrics that were asked for in some cell, the usual ones first."""
     refused = {metric: facts for cell in group for metric, facts in cell.written["not_applicable"].items()}
     measured = {metric: facts for cell in group for metric, facts in cell.spec["metrics"].items()}
     facts, texts = {**refused, **measured}, _definitions(group)
-    names = sorted(facts, key=lambda name: (_place(name, FIRST), name))
+    names = sorted(facts, key=lambda name: (_place(name, FIRST_METRICS), name))
     return tuple(Column.of(name, facts[name], texts.get(name, "")) for name in names)
 
 
-def _rows(group: list[Found]) -> list[list[Found]]:
+def _rows(group: list[CellRecord]) -> list[list[CellRecord]]:
     """Cells that differ in nothing but the seed, in the order of the plan within each role."""
-    rows: dict[str, list[Found]] = defaultdict(list)
+    rows: dict[str, list[CellRecord]] = defaultdict(list)
     for cell in group:
         rows[text_of([{**cell.spec, "seed": None}, cell.written["label"]])].append(cell)
     ordered = sorted(rows.values(), key=lambda row: _place(row[0].written["role"], _ROLES))
     return [sorted(row, key=lambda cell: cell.spec["seed"]) for row in ordered]
 
 
-def _line(row: list[Found], columns: Sequence[Column], notes: list[str]) -> Line:
+def _line(row: list[CellRecord], columns: Sequence[Column], notes: list[str]) -> Line:
     first = row[0]
     entries = {column.metric: as_entry(row, column.metric, notes) for column in columns}
     return Line(first.written["label"], first.written["role"], first.spec["backbone"] or "", entries)
 
 
-def as_entry(row: Sequence[Found], metric: str, notes: list[str]) -> Entry:
-    """One place of a table: mean and spread over the seeds of a row, or why there is none.
-
-    Footnotes that are new are added to ``notes``.
-    """
-    values: dict[int, float] = {}
-    without: dict[tuple[Status, str], list[int]] = defaultdict(list)
-    for cell in row:
-        status, value, reason = cell.score(metric)
-        if value is None:
-            without[status, reason].append(cell.spec["seed"])
-        else:
-            values[cell.spec["seed"]] = value
-    told = [_note(status, reason, _some(seeds, row)) for (status, reason), seeds in without.items()]
-    one_by_one = [cell.spec["seed"] for cell in row if cell.spec["seed"] in values and cell.one_by_one]
-    if one_by_one:
-        told.append(f"{_seeds(_some(one_by_one, row))}fitted with one image at a time: more did not fit into memory")
-    numbers = []
-    for note in told:
-        if note not in notes:
-            notes.append(note)
-        numbers.append(notes.index(note) + 1)
-    if not values:
-        gravest = min((status for status, _ in without), key=_GRAVEST.index)
-        return Entry(gravest, notes=tuple(numbers))
-    spread = statistics.stdev(values.values()) if len(values) > 1 else None
-    return Entry("ok", statistics.fmean(values.values()), spread, tuple(values), tuple(numbers))
-
-
-def _bounded(line: Line, row: list[Found], store: Store, notes: list[str], kinds: dict[str, str]) -> Line:
+def _bounded(line: Line, row: list[CellRecord], store: Store, notes: list[str], kinds: dict[str, str]) -> Line:
     """The row with intervals; ``kinds`` learns over which units those of each metric are."""
     entries = {metric: with_interval(entry, row, metric, store, notes, kinds) for metric, entry in line.entries.items()}
     return replace(line, entries=entries)
 
 
-def with_interval(
-    entry: Entry, row: Sequence[Found], metric: str, store: Store, notes: list[str], kinds: dict[str, str]
-) -> Entry:
-    """The place of a table with its interval, or with a footnote why it has none.
-
-    Args:
-        entry: of these cells.
-        row: cells that differ in the seed.
-        metric: whose place it is.
-        store: where the cells' tables lie.
-        notes: footnotes; new ones are added.
-        kinds: learns over which units the interval is: metric -> ``images``, ``classes``, ...
-    """
-    scored = [(cell, cell.score(metric)[1]) for cell in row]
-    values = [(cell, value) for cell, value in scored if value is not None]
-    if not values:
-        return entry
-    facts = values[0][0].spec["metrics"][metric]
-    try:
-        found = over_seeds(metric, facts, [(store.cell(cell.name).result, value) for cell, value in values])
-    except NoInterval as error:
-        note = f"no interval: {error}"
-        if note not in notes:
-            notes.append(note)
-        return replace(entry, notes=(*entry.notes, notes.index(note) + 1))
-    kinds[metric] = found.kind
-    return replace(entry, low=found.low, high=found.high)
-
-
-def about_intervals(kinds: Mapping[str, str]) -> list[str]:
-    """The line that says what the intervals of a table are, where it has some."""
-    if not kinds:
-        return []
-    units = [
-        f"{kind} ({', '.join(metric for metric, own in kinds.items() if own == kind)})"
-        for kind in dict.fromkeys(kinds.values())
-    ]
-    return [
-        f"[low, high]: 95 % interval, BCa bootstrap over {' and '.join(units)}, and over seeds where there are several"
-    ]
-
-
-def _note(status: Status, reason: str, seeds: list[int]) -> str:
-    """The footnote's text; seeds are named where the others have a value or another reason."""
-    which = _seeds(seeds)
-    reason = " ".join(reason.split())
-    if len(reason) > _LONGEST_REASON:
-        reason = f"{reason[: _LONGEST_REASON - 1]}…"
-    if status == "missing" and reason:
-        return f"{which}{reason}"
-    return f"{which}{_PLAIN[status]}{f': {reason}' if reason else ''}"
-
-
-def _some(seeds: list[int], row: list[Found]) -> list[int]:
-    """Seeds that have to be named, because they are not all of the row."""
-    return seeds if len(seeds) < len(row) else []
-
-
-def _seeds(seeds: list[int]) -> str:
-    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))} " if seeds else ""
-
-
-def _told_apart(lines: list[Line], rows: list[list[Found]]) -> list[Line]:
+def _told_apart(lines: list[Line], rows: list[list[CellRecord]]) -> list[Line]:
     """Rows of the same name get the id of their first cell, so that a table never shows two of one name."""
     count = Counter((line.label, line.backbone) for line in lines)
     return [

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from bench.report.paper_tables.published import Published
-from bench.report.table import Entry
+from bench.results.aggregate import Entry
 
 Role = Literal["method", "summary", "reference", "control"]
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.core.errors import RequestError
-from bench.report.run_table import Found, find_all
-from bench.results import naming
-from bench.results.grouping import text_of
+from bench.results import labels
+from bench.results.labels import text_of
+from bench.results.records import CellRecord
 from bench.results.store import Store
 
 
@@ -19,7 +19,7 @@ from bench.results.store import Store
 class Asked:
     """A cell and the newest run that asked for it; ``stamp`` is empty where no run is known any more."""
 
-    found: Found
+    found: CellRecord
     stamp: str
 
     @property
@@ -30,12 +30,12 @@ class Asked:
     @property
     def label(self) -> str:
         """Name of its row in tables, whatever the run called it."""
-        return naming.name_of(self.found.written)
+        return labels.name_of(self.found.written)
 
     @property
     def done(self) -> bool:
         """Whether it is finished."""
-        return self.found.outcome is not None
+        return self.found.result is not None
 
 
 def asked(store: Store, suite: str | None = None, stamp: str | None = None) -> list[Asked]:
@@ -54,7 +54,7 @@ def asked(store: Store, suite: str | None = None, stamp: str | None = None) -> l
         raise RequestError(
             f"there are no cells in {store.root}: python -m bench run --methods ours,protopnet --datasets demo"
         )
-    cells = [Asked(found, newest.get(found.name, "")) for found in find_all(store, names)]
+    cells = [Asked(found, newest.get(found.name, "")) for found in store.records(names)]
     return sorted(cells, key=lambda cell: (cell.stamp, cell.found.name), reverse=True)
 
 

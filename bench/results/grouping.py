@@ -1,18 +1,23 @@
-"""Which cells may share a table or a plot."""
+"""Cells that may share a table or a plot, and the measurement that counts for a row of it."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
+from bench.results.labels import text_of
+
 C = TypeVar("C")
-_CANONICAL = json.JSONEncoder(sort_keys=True)
 
 
-def text_of(content: Any) -> str:
-    """Canonical JSON: equal contents have equal texts."""
-    return _CANONICAL.encode(content)
+def comparability_key(spec: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the data and the way it is looked at: cells that differ in it never share a table.
+
+    Cells written before the split could be chosen were measured on ``test``.
+    """
+    return (
+        spec["dataset"], spec["data_digest"], spec["protocol"], spec["on_bad_image"], spec.get("split", "test"),
+    )  # fmt: skip
 
 
 def together(
@@ -28,9 +33,7 @@ def together(
     """
     groups: list[tuple[str, dict[str, str], list[C]]] = []
     for cell, spec, own in cells:
-        view = text_of(
-            [spec["dataset"], spec["data_digest"], spec["protocol"], spec["on_bad_image"], spec.get("split")]
-        )
+        view = text_of(comparability_key(spec))
         for other, definitions, members in groups:
             if other == view and all(definitions.get(metric, text) == text for metric, text in own.items()):
                 definitions.update(own)
@@ -39,3 +42,21 @@ def together(
         else:
             groups.append((view, dict(own), [cell]))
     return [(definitions, members) for _, definitions, members in groups]
+
+
+def precedence(runs: Mapping[str, Mapping[str, Any]], references: Collection[str]) -> dict[str, tuple[bool, str]]:
+    """For each cell that a run asked for: whether one of its runs has the black box too, and its newest run.
+
+    The larger speaks: on another machine the same seed may have trained another black box, and a method is to stand
+    beside its own.
+
+    Args:
+        runs: by their stamps.
+        references: ids of finished cells of black boxes.
+    """
+    found: dict[str, tuple[bool, str]] = {}
+    for stamp, run in sorted(runs.items()):
+        beside = any(name in references for name in run["cells"])
+        for name in run["cells"]:
+            found[name] = (beside or (name in found and found[name][0]), stamp)
+    return found

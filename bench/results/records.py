@@ -17,8 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from bench.core.errors import RequestError
 from bench.core.file_digests import FILE as DIGESTS
 from bench.core.file_digests import Changed, checked, fingerprint, known_digests
+from bench.results.labels import definition
 
 Status = Literal["ok", "n/a", "failed", "oom"]
+ScoreStatus = Literal["ok", "n/a", "failed", "oom", "missing"]
+"""Of one metric of a cell; ``missing``: the cell is not finished, or the metric was not asked for."""
 Name = Annotated[str, Field(pattern=r"^[^/\\\x00.][^/\\\x00]*$")]
 """Of a folder in the store: no path that leads elsewhere."""
 
@@ -196,6 +199,32 @@ class CellRecord:
     def fit_id(self) -> str:
         """The id of what was fitted, by the specification itself: the same for cells that differ in metrics only."""
         return fingerprint({name: value for name, value in self.spec.items() if name not in ("split", "metrics")})
+
+    @functools.cached_property
+    def definitions(self) -> dict[str, str]:
+        """Version and parameters of each metric, as text."""
+        return {metric: definition(metric, facts) for metric, facts in self.spec["metrics"].items()}
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether it was fitted in batches of one image, unlike its settings."""
+        return self.result is not None and "batch_size_after_out_of_memory" in self.result["facts"]
+
+    def score(self, metric: str) -> tuple[ScoreStatus, float | None, str]:
+        """Return the status of a metric, its value, and the reason if there is no value."""
+        refused = self.written["not_applicable"].get(metric)
+        if refused is not None:
+            # "random predicts no class" and "center predicts no class" are one footnote, not two.
+            return "n/a", None, str(refused["reason"]).removeprefix(f"{self.spec['method']} ")
+        if metric not in self.spec["metrics"]:
+            return "missing", None, "not measured in this cell"
+        if self.result is not None and metric in self.result.get("not_applicable", {}):
+            return "n/a", None, str(self.result["not_applicable"][metric])
+        if self.result is not None:
+            return "ok", float(self.result["scores"][metric]["value"]), ""
+        if self.failure is not None:
+            return self.failure["status"], None, str(self.failure["reason"])
+        return "missing", None, ""
 
 
 def failed(reason: str) -> dict[str, Any]:

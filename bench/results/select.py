@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from bench.core import registry
-from bench.report.paper_tables.published import PaperTable
-from bench.report.run_table import Found, as_entry, find_all, with_interval
-from bench.report.table import Entry
-from bench.results import naming
-from bench.results.grouping import text_of, together
-from bench.results.precedence import precedence
+from bench.results import labels
+from bench.results.aggregate import Entry, as_entry, with_interval
+from bench.results.grouping import precedence, together
+from bench.results.labels import text_of
+from bench.results.records import CellRecord
 from bench.results.store import Store
 
 _OWN_IDENTITY = ("seed", "metrics")
@@ -29,10 +28,10 @@ class Candidate:
         stamp: of the newest run that asked for it; empty where no run is known any more.
         command: of that run.
         suites: of all runs that asked for it.
-        referenced: whether one of those runs has the black box too, see :func:`bench.results.precedence.precedence`.
+        referenced: whether one of those runs has the black box too, see :func:`bench.results.grouping.precedence`.
     """
 
-    found: Found
+    found: CellRecord
     stamp: str
     command: str
     suites: frozenset[str] = frozenset()
@@ -41,17 +40,17 @@ class Candidate:
     @property
     def changed(self) -> set[str]:
         """Names of the settings that are not those of the recipe."""
-        return naming.changed(self.found.written)
+        return labels.changed(self.found.written)
 
     @property
     def plain(self) -> bool:
         """Whether it is the method as it comes, or a given network of that method."""
-        return naming.is_plain(self.found.written)
+        return labels.is_plain(self.found.written)
 
     @property
     def label(self) -> str:
         """Name of the row."""
-        return naming.name_of(self.found.written)
+        return labels.name_of(self.found.written)
 
 
 Row = Callable[[Candidate], tuple[str, ...]]
@@ -150,7 +149,7 @@ class Comparable:
     @property
     def outcomes(self) -> list[dict[str, Any]]:
         """Of those that are finished, in the rows."""
-        found = [one.found.outcome for fit in self.fits for one in fit.candidates]
+        found = [one.found.result for fit in self.fits for one in fit.candidates]
         return [outcome for outcome in found if outcome is not None]
 
     @property
@@ -159,61 +158,6 @@ class Comparable:
         for outcome in self.outcomes:
             return outcome["images"].get("train", 0), outcome["images"].get("test", 0)
         return None
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What a store has for one table.
-
-    Attributes:
-        groups: newest first.
-        left_out: why cells of this data set are not in the table -> how many.
-    """
-
-    groups: list[Comparable]
-    left_out: Counter[str]
-
-
-def select(
-    store: Store,
-    table: PaperTable,
-    stamp: str | None = None,
-    suite: str | None = None,
-    bounds: Bounds | None = None,
-    row: Row | None = None,
-) -> Selection:
-    """The cells of a table: of one run, or the newest of the whole store.
-
-    Over the whole store a cell belongs into a table where it is about the paper's data set, or was asked for by one of
-    the table's suites. Methods with changed settings are left out there (table 4 is about such changes): they would be
-    rows that nobody asked to see.
-
-    Args:
-        store: where the results lie.
-        table: of the paper.
-        stamp: of one run.
-        suite: of which the newest run is taken.
-        bounds: given where places are to have intervals.
-        row: what cells of one row have in common, by default role, name and backbone.
-
-    Raises:
-        RequestError: where that run is not known.
-    """
-    own_suites = {f"table{table.number}", f"table{table.number}_small"}
-    one_run = bool(stamp or suite)
-    left_out: Counter[str] = Counter()
-    chosen = []
-    for candidate in candidates(store, stamp, suite):
-        own = one_run or bool(candidate.suites & own_suites)
-        if not own and table.dataset and candidate.found.spec["dataset"] != table.dataset:
-            continue
-        reason = _unfit(candidate, table, one_run)
-        if reason == "":
-            chosen.append(candidate)
-        elif reason:
-            left_out[reason] += 1
-    left_out.update(f"damaged ({reason})" for reason in store.faults.values())
-    return Selection(comparable(chosen, table.metrics, bounds, row), left_out)
 
 
 def candidates(store: Store, stamp: str | None = None, suite: str | None = None) -> list[Candidate]:
@@ -235,8 +179,8 @@ def candidates(store: Store, stamp: str | None = None, suite: str | None = None)
             suites[name].add(content["suite"])
     wanted = set(known[one_run]["cells"]) if one_run else None
     names = [name for name in store.cells() if wanted is None or name in wanted]
-    every = {found.name: found for found in find_all(store, names)}
-    references = {name for name, found in every.items() if found.written["role"] == "reference" and found.outcome}
+    every = {found.name: found for found in store.records(names)}
+    references = {name for name, found in every.items() if found.written["role"] == "reference" and found.result}
     placed = precedence(known, references)
     chosen = []
     for name, found in every.items():
@@ -269,20 +213,6 @@ def _named(one: Candidate) -> tuple[str, ...]:
     return one.found.written["role"], one.label, one.found.spec["backbone"] or ""
 
 
-def _unfit(candidate: Candidate, table: PaperTable, one_run: bool) -> str | None:
-    """Why a cell has no place in the table; empty where it has one, ``None`` where nobody would expect it there."""
-    spec = candidate.found.spec
-    if not any(metric in spec["metrics"] or metric in candidate.found.written["not_applicable"]
-               for metric in table.metrics):  # fmt: skip
-        return None
-    if spec.get("split", "test") != "test":
-        return f"measured on {spec['split']}"
-    if table.number == 4:
-        fits = spec["method"] == "ours" and candidate.changed <= {"k", "refinement"}
-        return "" if fits or candidate.found.written["role"] == "reference" else None
-    return "" if candidate.plain or one_run else "with changed settings"
-
-
 def _groups(chosen: Sequence[Candidate], metrics: Sequence[str]) -> list[Comparable]:
     own = [{name: text for name, text in one.found.definitions.items() if name in metrics} for one in chosen]
     # Cells that were written before there was a choice of the split were measured on `test`.
@@ -311,8 +241,8 @@ def _with_fits(group: Comparable, metrics: Sequence[str], bounds: Bounds | None,
 
 def _without_abandoned(cells: list[Candidate]) -> list[Candidate]:
     """Newest first, without those that never ran to an end in runs older than the newest result."""
-    newest = max((_age(one) for one in cells if one.found.outcome is not None), default=0)
-    return [one for one in cells if one.found.outcome or one.found.failure or _age(one) >= newest]
+    newest = max((_age(one) for one in cells if one.found.result is not None), default=0)
+    return [one for one in cells if one.found.result or one.found.failure or _age(one) >= newest]
 
 
 def _place(name: str, order: Sequence[str]) -> int:
@@ -323,7 +253,7 @@ def _measured(fit: Fit, metrics: Sequence[str]) -> int:
     return sum(any(_rank(one.found, metric) == 0 for one in fit.candidates) for metric in metrics)
 
 
-def _rank(found: Found, metric: str) -> int:
+def _rank(found: CellRecord, metric: str) -> int:
     if metric not in found.spec["metrics"] and metric not in found.written["not_applicable"]:
         return _NOT_ASKED
     return _RANK[found.score(metric)[0]]

@@ -12,9 +12,9 @@ from typing import Any
 
 from bench.core import registry
 from bench.core.errors import RequestError
-from bench.report.provenance import protocol
-from bench.report.run_table import Found, find_all
-from bench.results.precedence import precedence
+from bench.results.grouping import precedence
+from bench.results.labels import protocol
+from bench.results.records import CellRecord
 from bench.results.store import Store
 
 
@@ -26,16 +26,16 @@ class Side:
     dataset: str
     backbone: str
     view: tuple[str, ...]
-    cells: tuple[Found, ...]
+    cells: tuple[CellRecord, ...]
 
     @property
     def protocol(self) -> str:
         """How images were cut and scaled."""
         return protocol(self.cells[0].spec["protocol"])
 
-    def definitions(self, metric: str) -> dict[str, dict[int, Found]]:
+    def definitions(self, metric: str) -> dict[str, dict[int, CellRecord]]:
         """Version and parameters -> seed -> the cell that has the metric in that definition, or best says why not."""
-        found: dict[str, dict[int, Found]] = defaultdict(dict)
+        found: dict[str, dict[int, CellRecord]] = defaultdict(dict)
         for cell in self.cells:
             text = cell.definitions.get(metric)
             seed = cell.spec["seed"]
@@ -73,7 +73,7 @@ def conditions(one: Side, two: Side) -> str:
 
 def chosen_cells(
     store: Store, labels: Sequence[str], stamp: str | None, suite: str | None, metrics: Sequence[str] = ()
-) -> tuple[list[Found], str]:
+) -> tuple[list[CellRecord], str]:
     """The cells to look at, and in words where they are from.
 
     Args:
@@ -91,13 +91,13 @@ def chosen_cells(
         stamp = store.chosen_run(stamp, suite)
 
     @cache
-    def cell(name: str) -> list[Found]:
-        return find_all(store, [name])
+    def cell(name: str) -> list[CellRecord]:
+        return store.records([name])
 
-    def cells(names: Iterable[str]) -> list[Found]:
+    def cells(names: Iterable[str]) -> list[CellRecord]:
         return [found for name in names if name in there for found in cell(name)]
 
-    def of(run: str) -> list[Found]:
+    def of(run: str) -> list[CellRecord]:
         return cells(known[run]["cells"])
 
     def told(text: str) -> str:
@@ -115,7 +115,7 @@ def chosen_cells(
         shown = f"cells: run {run}, the newest that has all of them{' in these metrics' * bool(measured[run])}"
         return of(run), told(shown)
     every = cells(there)
-    placed = precedence(known, {one.name for one in every if one.written["role"] == "reference" and one.outcome})
+    placed = precedence(known, {one.name for one in every if one.written["role"] == "reference" and one.result})
     every.sort(key=lambda one: placed.get(one.name, (False, "")), reverse=True)
     for label in labels:
         # Before anything is said about names that stand for several settings.
@@ -123,7 +123,7 @@ def chosen_cells(
     return every, told("cells: all in the store, for no run has all of them")
 
 
-def sides(cells: Sequence[Found], label: str) -> list[Side]:
+def sides(cells: Sequence[CellRecord], label: str) -> list[Side]:
     """The sides of one method, in the order of data sets and backbones.
 
     Args:
@@ -139,15 +139,15 @@ def sides(cells: Sequence[Found], label: str) -> list[Side]:
         # The id names one cell; those that differ from it in seed or metrics only belong to it.
         like = {_settings(cell) for cell in own}
         own = [cell for cell in cells if cell.written["label"] == name and _settings(cell) in like]
-    groups: dict[tuple[str, str, tuple[str, ...]], dict[str, list[Found]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[tuple[str, str, tuple[str, ...]], dict[str, list[CellRecord]]] = defaultdict(lambda: defaultdict(list))
     for cell in own:
         spec = cell.spec
         groups[spec["dataset"], spec["backbone"] or "", view_of(spec)][_settings(cell)].append(cell)
     found = []
     for (dataset, backbone, view), variants in groups.items():
-        if any(cell.outcome for members in variants.values() for cell in members):
+        if any(cell.result for members in variants.values() for cell in members):
             # What never came to a result stands for nothing where something else did.
-            variants = {key: members for key, members in variants.items() if any(cell.outcome for cell in members)}
+            variants = {key: members for key, members in variants.items() if any(cell.result for cell in members)}
         if len(variants) > 1:
             names = [f"{name}#{members[0].name[:6]}" for members in variants.values()]
             where = f"{dataset}, {backbone}" if backbone else dataset
@@ -160,7 +160,7 @@ def sides(cells: Sequence[Found], label: str) -> list[Side]:
     return sorted(found, key=lambda side: (side.dataset, side.backbone, side.view))
 
 
-def _measured(cells: Sequence[Found], metrics: Sequence[str]) -> int:
+def _measured(cells: Sequence[CellRecord], metrics: Sequence[str]) -> int:
     """How many of these metrics and groups some cell has."""
     there = {metric for cell in cells for metric in cell.spec["metrics"]}
 
@@ -173,7 +173,7 @@ def _measured(cells: Sequence[Found], metrics: Sequence[str]) -> int:
     return sum(bool(meant(name) & there) for name in metrics)
 
 
-def _require(cells: Sequence[Found], label: str, where: str = "here") -> list[Found]:
+def _require(cells: Sequence[CellRecord], label: str, where: str = "here") -> list[CellRecord]:
     """The cells of that label."""
     own = [cell for cell in cells if _is(cell, label)]
     if not own:
@@ -186,7 +186,7 @@ def _require(cells: Sequence[Found], label: str, where: str = "here") -> list[Fo
     return own
 
 
-def _is(cell: Found, label: str) -> bool:
+def _is(cell: CellRecord, label: str) -> bool:
     name, prefix = _parted(label)
     return cell.written["label"] == label or (cell.written["label"] == name and cell.name.startswith(prefix))
 
@@ -207,5 +207,5 @@ def view_of(spec: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _settings(cell: Found) -> str:
+def _settings(cell: CellRecord) -> str:
     return json.dumps({**cell.spec, "seed": None, "metrics": None}, sort_keys=True)

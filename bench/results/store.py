@@ -12,7 +12,7 @@ import datetime
 import logging
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -153,6 +153,11 @@ class Store:
             return CellRecord(name, written, read_result(folder.result, written["spec"]["metrics"]), None)
         except RequestError as error:
             return CellRecord(name, written, None, failed(str(error)))
+
+    def records(self, names: Iterable[str]) -> list[CellRecord]:
+        """Return the cells whose descriptions are whole; :attr:`faults` has the reason of each other one."""
+        records = map(self.record, names)
+        return [record for record in records if record.written is not None]
 
     def specification(self, name: str) -> dict[str, Any]:
         """What the cell is: the content of its ``cell.json``.

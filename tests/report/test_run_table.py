@@ -6,8 +6,9 @@ from rich.console import Console
 from bench.contract import RequestError
 from bench.core.registry import UnknownName
 from bench.report import Block, as_markdown, as_text, comparison, report
-from bench.report.provenance import definition, protocol
-from bench.report.table import Entry, Line
+from bench.report.table import Line
+from bench.results.aggregate import Entry
+from bench.results.labels import definition, protocol
 from bench.results.store import Store, write_json
 from tests.support.stores import METRICS, STAMP, StoreMaker, example_store, reseal
 

@@ -180,7 +180,7 @@ class Site:
 
     def _draw_gallery(self, page: MethodPage, draw: Callable[[str], Iterable[Picture]]) -> None:
         """A finished cell on each data set: one that has its model, as the method comes, most measured, the newest."""
-        done = [one for one in page.cells if one.found.outcome is not None]
+        done = [one for one in page.cells if one.found.result is not None]
         done.sort(key=lambda one: ("exported" in one.found.written, not one.plain, -len(one.found.spec["metrics"])))
         chosen: dict[str, Candidate] = {}
         for one in done:
@@ -233,7 +233,7 @@ class Site:
 
 def status(one: Candidate) -> tuple[str, str]:
     """What became of a cell: a word for style, and words for people."""
-    if one.found.outcome is not None:
+    if one.found.result is not None:
         return "done", "done"
     failure = one.found.failure
     if failure is None:

@@ -58,10 +58,10 @@ class CellPage:
     @property
     def scores(self) -> list[tuple[str, ...]]:
         """Rows under ``cell_facts.SCORES``."""
-        if self.cell.found.outcome is None:
+        if self.cell.found.result is None:
             return []
         rows = with_intervals(self._store, self._store.rows([self.name])) if self._intervals else []
-        return score_rows(self.written, self.cell.found.outcome, rows)
+        return score_rows(self.written, self.cell.found.result, rows)
 
     @property
     def settings(self) -> list[tuple[str, str]]:
@@ -71,25 +71,25 @@ class CellPage:
     @property
     def facts(self) -> list[tuple[str, str]]:
         """About the fit."""
-        outcome = self.cell.found.outcome
+        outcome = self.cell.found.result
         return [(name, plain(value)) for name, value in about_the_fit(outcome).items()] if outcome else []
 
     @property
     def environment(self) -> list[tuple[str, str]]:
         """What it was computed with."""
-        outcome = self.cell.found.outcome
+        outcome = self.cell.found.result
         return [(name, plain(value)) for name, value in computed_with(outcome).items()] if outcome else []
 
     @property
     def usage(self) -> list[tuple[str, str]]:
         """What it took of the machine, all attempts together."""
-        outcome = self.cell.found.outcome or {}
+        outcome = self.cell.found.result or {}
         return [(name, plain(value)) for name, value in flatten(outcome.get("usage", {})).items()]
 
     @property
     def repeat(self) -> str:
         """The command that computes it again, from nothing."""
-        outcome = self.cell.found.outcome
+        outcome = self.cell.found.result
         return repeating(self._folder.path.resolve(), outcome) if outcome else ""
 
     @property
@@ -118,7 +118,7 @@ class CellPage:
     def log(self) -> str:
         """The last lines of an unfinished cell's log."""
         file = self._folder.work / "log.txt"
-        if self.cell.found.outcome is not None or not file.is_file():
+        if self.cell.found.result is not None or not file.is_file():
             return ""
         lines = file.read_text(errors="replace").splitlines()
         return "\n".join(lines[-_LAST_LINES:])[-_LONGEST:]

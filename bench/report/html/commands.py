@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.core.errors import RequestError
 from bench.report.html.verdicts import Place
-from bench.report.run_table import Found
+from bench.results.records import CellRecord
 from bench.results.select import Candidate, Fit
 from bench.results.sides import sides
 from bench.results.store import Store
@@ -36,12 +36,12 @@ class Commands:
         known, there = store.invocations(), {one.found.name: one.found for one in cells}
         chosen = store.chosen_run(stamp, suite) if stamp or suite else None
         # Newest first; the empty stamp stands for all cells, where no run has both sides.
-        self._runs: dict[str, dict[str, Found]] = {
+        self._runs: dict[str, dict[str, CellRecord]] = {
             run: {name: there[name] for name in known[run]["cells"] if name in there}
             for run in ([chosen] if chosen else reversed(known))
         }
         self._runs[""] = there
-        self._fitting: dict[tuple[int, str, str], list[Found]] = {}
+        self._fitting: dict[tuple[int, str, str], list[CellRecord]] = {}
         self._names: dict[tuple[str, str], str] = {}
 
     def of(self, place: Place) -> list[str]:
@@ -88,7 +88,7 @@ class Commands:
         seeds = [{cell.spec["seed"] for cell in self._measured(fit, metric, run)} for fit in (first, second)]
         return len(seeds[0] & seeds[1]) + 1 if all(seeds) else 0
 
-    def _measured(self, fit: Fit, metric: str, run: str) -> list[Found]:
+    def _measured(self, fit: Fit, metric: str, run: str) -> list[CellRecord]:
         """The cells that have the metric, all under the label that most of them have."""
         key = (id(fit), metric, run)
         if key not in self._fitting:
@@ -98,7 +98,7 @@ class Commands:
             self._fitting[key] = [cell for cell in own if cell.written["label"] == label[0][0]]
         return self._fitting[key]
 
-    def _called(self, cell: Found, run: str, elsewhere: bool) -> str:
+    def _called(self, cell: CellRecord, run: str, elsewhere: bool) -> str:
         """The label, with the beginning of a cell's id where the label alone stands for something else too."""
         label = str(cell.written["label"])
         if elsewhere:

@@ -7,7 +7,8 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from bench.report.html.verdicts import QUESTIONS, Place, Question, turned, winner
-from bench.report.table import Block, Column, Entry, Line
+from bench.report.table import Block, Line
+from bench.results.aggregate import Column, Entry
 from bench.results.stats.compare import explained
 from bench.results.stats.contest import Comparison
 

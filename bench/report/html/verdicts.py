@@ -8,8 +8,8 @@ from itertools import combinations
 from typing import Literal
 
 from bench.report.results import Result
-from bench.report.run_table import FIRST
-from bench.report.table import Column, Entry
+from bench.results.aggregate import Column, Entry
+from bench.results.labels import FIRST_METRICS
 from bench.results.select import Fit
 from bench.results.sides import Side, view_of
 from bench.results.stats.compare import corrected_over_all
@@ -122,7 +122,7 @@ def verdicts(store: Store, results: Sequence[Result], most: int | None = None) -
 
 
 def _places(result: Result) -> Iterator[tuple[Place, list[tuple[Question, Fit, Fit, str]]]]:
-    columns = [column for column in result.block.columns if column.metric in FIRST]
+    columns = [column for column in result.block.columns if column.metric in FIRST_METRICS]
     controls = [(line.entries, fit) for line, fit in result.rows if line.role == "control"]
     for backbone in dict.fromkeys(line.backbone for line in result.block.lines if line.backbone):
         rows = [(line, fit) for line, fit in result.rows if line.backbone == backbone]

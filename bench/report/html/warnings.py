@@ -52,7 +52,7 @@ def cautions(results: Sequence[Result], cells: Sequence[Candidate], damaged: Seq
 def _unfinished(cells: Sequence[Candidate]) -> list[str]:
     states: dict[str, list[str]] = defaultdict(list)
     for one in cells:
-        if one.found.outcome is None:
+        if one.found.result is None:
             failure = one.found.failure
             state = "not finished" if failure is None else {"oom": "out of memory"}.get(failure["status"], "failed")
             states[state].append(one.label)
@@ -88,8 +88,8 @@ def _small(results: Sequence[Result]) -> list[str]:
             if rough > _ROUGH:
                 found.append(f"{result.block.title}: with {images[1]} test images an accuracy near 50 % is known to "
                              f"± {rough:.1f} points at best.")  # fmt: skip
-        units = [(score["n"], line.label) for line, fit in result.rows for one in fit.candidates if one.found.outcome
-                 for name, score in one.found.outcome["scores"].items()
+        units = [(score["n"], line.label) for line, fit in result.rows for one in fit.candidates if one.found.result
+                 for name, score in one.found.result["scores"].items()
                  if name == "consistency" and line.role == "method"]  # fmt: skip
         few = [count for count, _ in units if 0 < count < _FEW_UNITS]
         if few:

@@ -15,7 +15,7 @@ from bench.core.plain_text import for_markdown, markdown_prose, one_line
 from bench.core.resource_usage import FILE as USAGE
 from bench.core.resource_usage import read_usage
 from bench.report.mlflow.fields import cut, digest, flat, named
-from bench.results.naming import name_of
+from bench.results.labels import name_of
 from bench.results.records import read_history
 from bench.results.stats.intervals import with_intervals
 from bench.results.store import Store
@@ -69,12 +69,12 @@ class TrackedCell:
             raise RequestError(store.faults[name])
         self.written: dict[str, Any] = found.written
         self.spec = found.spec
-        self.outcome, self.failure = found.result, found.failure
+        self.result, self.failure = found.result, found.failure
         black_box = home / "blackboxes" / str(self.written.get("black_box_id"))
         self.curves = {"train": _history(self.folder.path), "blackbox": _history(black_box)}
-        self.usage = read_usage(self.folder.result if self.outcome else self.folder.work)
+        self.usage = read_usage(self.folder.result if self.result else self.folder.work)
         self.began, self.ended = self._times()
-        self.digest = digest([LAYOUT, self.written, self.outcome, self.failure, self.curves])
+        self.digest = digest([LAYOUT, self.written, self.result, self.failure, self.curves])
 
     @property
     def title(self) -> str:
@@ -104,12 +104,12 @@ class TrackedCell:
         return not self.ended and self.folder.work.is_dir() and any(self.curves.values())
 
     def _times(self) -> tuple[int, int | None]:
-        file = self.folder.result / "result.json" if self.outcome else self.folder.path / "failure.json"
+        file = self.folder.result / "result.json" if self.result else self.folder.path / "failure.json"
         if not file.is_file():
             return 0, None
         ended = file.stat().st_mtime
         # What a resumed cell did before it was killed is not known: it counts from where it went on.
-        seconds = sum(self.outcome["seconds"].values()) if self.outcome else 0.0
+        seconds = sum(self.result["seconds"].values()) if self.result else 0.0
         return self._began(ended - seconds), round(1000 * ended)
 
     @property
@@ -134,7 +134,7 @@ class TrackedCell:
 
         What a metric tells besides its value stands under ``details/``.
         """
-        if self.outcome is None or self.ended is None:
+        if self.result is None or self.ended is None:
             return []
         single: dict[str, float] = {}
         for row in with_intervals(self._store, self._store.rows([self.name])):
@@ -150,14 +150,14 @@ class TrackedCell:
 
     def facts(self) -> list[Point]:
         """Facts of the fit, and what the cell took of the machine, each under a prefix."""
-        if self.outcome is None:
+        if self.result is None:
             return []
-        facts = {**self.outcome["facts"], **{name: self.outcome[name] for name in ("prototypes", "parameters")}}
-        facts |= {f"{split} images": count for split, count in self.outcome["images"].items()}
+        facts = {**self.result["facts"], **{name: self.result[name] for name in ("prototypes", "parameters")}}
+        facts |= {f"{split} images": count for split, count in self.result["images"].items()}
         single = {f"fact/{name}": value for name, value in facts.items()}
-        single |= {f"seconds/{name}": value for name, value in self.outcome["seconds"].items()}
-        usage = {name: value for name, value in self.outcome.get("usage", {}).items() if name != "not_measured"}
-        peak = self.outcome.get("memory", {}).get("peak_bytes")
+        single |= {f"seconds/{name}": value for name, value in self.result["seconds"].items()}
+        usage = {name: value for name, value in self.result.get("usage", {}).items() if name != "not_measured"}
+        peak = self.result.get("memory", {}).get("peak_bytes")
         usage["peak_memory_megabytes"] = peak and peak / 1e6
         single |= {f"usage/{name}": value for name, value in usage.items() if value is not None}
         return self._single(single)
@@ -191,7 +191,7 @@ class TrackedCell:
     def tags(self) -> dict[str, str]:
         """What runs are searched and grouped by."""
         spec = self.spec
-        environment = self.outcome["environment"] if self.outcome else {}
+        environment = self.result["environment"] if self.result else {}
         git = environment.get("git")
         tags = {
             "bench.version": environment.get("bench") or self.written["bench_version"],
@@ -217,16 +217,16 @@ class TrackedCell:
 
     def _note(self) -> str:
         """The scores with their units, for who opens the run."""
-        if self.outcome is None:
+        if self.result is None:
             return markdown_prose(f"{self.failure['status']}: {self.failure['reason']}") if self.failure else ""
         lines = ["| metric | value | unit | measured on | better |", "|---|---:|---|---:|---|"]
-        for metric, score in self.outcome["scores"].items():
+        for metric, score in self.result["scores"].items():
             facts = self.spec["metrics"].get(metric, {})
             better = "higher" if facts.get("higher_is_better", True) else "lower"
             words = (metric, f"{score['value']:.4g}", facts.get("unit", ""), str(score["n"]), better)
             lines.append(f"| {' | '.join(map(for_markdown, words))} |")
         refused = {name: facts["reason"] for name, facts in self.written["not_applicable"].items()}
-        refused |= self.outcome.get("not_applicable", {})
+        refused |= self.result.get("not_applicable", {})
         lines += [f"| {for_markdown(name)} | n/a | | | {for_markdown(reason)} |" for name, reason in refused.items()]
         return "\n".join([*lines, "", f"Everything behind these numbers: `python -m bench show {self.name}`"])
 
@@ -234,7 +234,7 @@ class TrackedCell:
         """The images that it was fitted to and measured on, by MLflow's context: name, digest, source, profile."""
         spec = self.spec
         view = {name: spec[name] for name in ("dataset", "data_digest", "protocol", "on_bad_image")}
-        counts = self.outcome["images"] if self.outcome else {}
+        counts = self.result["images"] if self.result else {}
         where = self.written["where"]
         return {
             context: {
@@ -250,14 +250,14 @@ class TrackedCell:
     @property
     def fitted(self) -> bool:
         """Whether there is a model to speak of: controls have none."""
-        return self.outcome is not None and self.written["role"] != "control"
+        return self.result is not None and self.written["role"] != "control"
 
     def artifacts(self) -> Iterator[tuple[Path, str | None]]:
         """Files to copy, each with the folder it goes to; never weights, never tables with a row per image."""
         folder, result = self.folder.path, self.folder.result
         files = [folder / "cell.json", folder / "failure.json", result / "result.json", result / "history.json"]
         files += [result / USAGE, result / "packages.txt"]
-        files.append((result if self.outcome else self.folder.work) / "log.txt")
+        files.append((result if self.result else self.folder.work) / "log.txt")
         yield from ((file, None) for file in files if file.is_file())
         yield from ((file, "items") for file in sorted((result / "items").glob("*prototype*.csv")))
         yield from ((file, "figures") for file in sorted((result / "figures").glob("*.[ps][nv]g")))

@@ -165,7 +165,7 @@ class MirroredInvocation:
         self.mirror.write(run, cell.params(), cell.facts() + cell.curve_points(cell.began), cell.tags())
         for file, folder in cell.artifacts():
             self.client.log_artifact(run, str(file), folder)
-        self.client.set_terminated(run, "FINISHED" if cell.outcome else "FAILED", cell.ended)
+        self.client.set_terminated(run, "FINISHED" if cell.result else "FAILED", cell.ended)
         self.client.set_tag(run, _FILES, files)
         self.client.set_tag(run, "bench.complete", cell.digest)
         return counts
@@ -227,7 +227,7 @@ class MirroredInvocation:
             return Counts(unchanged=1)
         cells = self._cells()
         ended = [cell.ended for cell in cells if cell.ended]
-        failed = sum(cell.outcome is None for cell in cells if cell.ended)
+        failed = sum(cell.result is None for cell in cells if cell.ended)
         blocks = comparison(self.store, self.stamp) if cells else []
         done = f"{len(ended) - failed} of {len(self.content['cells'])} cells done, {failed} failed"
         command = str(self.content.get("command", ""))

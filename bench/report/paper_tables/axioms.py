@@ -7,7 +7,7 @@ from dataclasses import replace
 from bench.report.paper_tables.methods import is_prior
 from bench.report.paper_tables.published import AXIOMS, PaperTable, Published, published
 from bench.report.sheet import Field, Heading, Row
-from bench.report.table import Entry
+from bench.results.aggregate import Entry
 from bench.results.select import Comparable, Fit
 
 _DISPLAYED, _EXACT = "displayed maps", "exact contributions"

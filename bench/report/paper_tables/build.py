@@ -16,10 +16,11 @@ from bench.report.paper_tables.methods import by_backbone, is_prior
 from bench.report.paper_tables.published import SOURCE, TABLES, PaperTable, published
 from bench.report.paper_tables.refinement import place, refinement, stage
 from bench.report.paper_tables.scale import accuracies, memory
+from bench.report.paper_tables.select import Selection, select
 from bench.report.provenance import describe_block, distinguish, fewer_seeds
-from bench.report.run_table import about_intervals
 from bench.report.sheet import Field, Row, Sheet
-from bench.results.select import Bounds, Comparable, Selection, select
+from bench.results.aggregate import about_intervals
+from bench.results.select import Bounds, Comparable
 from bench.results.store import Store
 
 
@@ -167,7 +168,7 @@ def _missing(store: Store, table: PaperTable, group: Comparable | None) -> list[
             failure = one.found.failure
             # Out of memory is a result, as in the paper.
             nothing_to_do = not one.found.spec["metrics"] or (failure is not None and failure["status"] == "oom")
-            if one.found.outcome is None and not nothing_to_do:
+            if one.found.result is None and not nothing_to_do:
                 spec, state = one.found.spec, "failed" if failure else "not finished"
                 where = f", {fit.backbone}" if fit.backbone else ""
                 again[state, one.command].append(f"{fit.label}{where}, seed {spec['seed']}")

@@ -8,7 +8,8 @@ from dataclasses import replace
 from bench.report.chance import chance_warnings
 from bench.report.paper_tables.published import PaperTable, Published, published
 from bench.report.sheet import Field, Heading, Row, marked
-from bench.report.table import Column, Entry, Line
+from bench.report.table import Line
+from bench.results.aggregate import Column, Entry
 from bench.results.select import Comparable, Fit
 
 OURS = "ours"

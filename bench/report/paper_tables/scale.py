@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.report.paper_tables.published import PaperTable, published
 from bench.report.sheet import Field, Heading, Row, Sheet, marked
-from bench.report.table import Entry
+from bench.results.aggregate import Entry
 from bench.results.select import Comparable
 from bench.results.store import Store
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.report.provenance import distinguish
-from bench.results import naming
+from bench.results import labels
 from bench.results.asked_cells import Asked
-from bench.results.grouping import text_of, together
+from bench.results.grouping import together
+from bench.results.labels import text_of
 from bench.results.store import Store
 
 
@@ -111,7 +112,7 @@ def _group(store: Store, title: str, members: list[Asked], metrics: Sequence[str
     units = {
         metric: facts["unit"] for cell in members for metric, facts in cell.spec["metrics"].items() if metric in metrics
     }
-    hardware = dict.fromkeys(cell.found.outcome["environment"]["hardware"] for cell in members if cell.found.outcome)
+    hardware = dict.fromkeys(cell.found.result["environment"]["hardware"] for cell in members if cell.found.result)
     points = tuple(_point(store, own, metrics) for own in newest.values())
     return Group(title, members[0].spec["dataset"], units, points, older, tuple(hardware))
 
@@ -120,7 +121,7 @@ def _point(store: Store, cells: list[Asked], metrics: Sequence[str]) -> Point:
     values: dict[int, dict[str, float]] = defaultdict(dict)
     seconds: dict[int, float] = {}
     for cell in cells:
-        seed, outcome = cell.spec["seed"], cell.found.outcome
+        seed, outcome = cell.spec["seed"], cell.found.result
         assert outcome is not None
         for metric in metrics:
             status, value, _ = cell.found.score(metric)
@@ -134,7 +135,7 @@ def _point(store: Store, cells: list[Asked], metrics: Sequence[str]) -> Point:
     seeds = [seed for seed in sorted(values) if len(values[seed]) == most]
     measured = [metric for metric in metrics if all(metric in values[seed] for seed in seeds)] if seeds else []
     first = cells[0]
-    outcome = first.found.outcome
+    outcome = first.found.result
     assert outcome is not None
     return Point(
         first.label,
@@ -142,7 +143,7 @@ def _point(store: Store, cells: list[Asked], metrics: Sequence[str]) -> Point:
         first.found.written["role"],
         first.spec["backbone"] or "",
         first.spec["settings"],
-        not naming.is_plain(first.found.written),
+        not labels.is_plain(first.found.written),
         {metric: _value([values[seed][metric] for seed in seeds]) for metric in measured},
         {seed: values[seed] for seed in seeds},
         _value(known) if (known := [seconds[seed] for seed in seeds if seed in seconds]) else None,

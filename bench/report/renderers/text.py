@@ -21,7 +21,8 @@ from bench.report.renderers.html import sheets_as_html
 from bench.report.renderers.latex import sheets_as_latex
 from bench.report.renderers.sheet_text import sheets_as_markdown, sheets_as_text
 from bench.report.run_table import comparison
-from bench.report.table import Block, Column, Entry
+from bench.report.table import Block
+from bench.results.aggregate import Column, Entry
 from bench.results.store import Store
 
 _SUPERSCRIPT = str.maketrans("0123456789,", "⁰¹²³⁴⁵⁶⁷⁸⁹˒")

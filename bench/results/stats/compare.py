@@ -11,7 +11,8 @@ import numpy as np
 
 from bench.core import registry
 from bench.core.errors import RequestError
-from bench.report.run_table import FIRST, Found
+from bench.results.labels import FIRST_METRICS
+from bench.results.records import CellRecord
 from bench.results.sides import Side, chosen_cells, sides
 from bench.results.stats.bootstrap import RESAMPLES
 from bench.results.stats.contest import Comparison, Contest, Ranking, Tally
@@ -66,7 +67,9 @@ def _wanted(metrics: Sequence[str], every: Sequence[Side], origin: str) -> list[
     cells = [cell for side in every for cell in side.cells]
     measured = {name for cell in cells for name in cell.spec["metrics"]}
     refused = {name for cell in cells for name in cell.written["not_applicable"]}
-    order = sorted(measured, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
+    order = sorted(
+        measured, key=lambda name: (FIRST_METRICS.index(name) if name in FIRST_METRICS else len(FIRST_METRICS), name)
+    )
     if not metrics:
         return order
     numbers = {f"{metric}.{name}" for cell in cells for metric, name in _numbers(cell)}
@@ -86,8 +89,8 @@ def _wanted(metrics: Sequence[str], every: Sequence[Side], origin: str) -> list[
     return list(dict.fromkeys(found))
 
 
-def _numbers(cell: Found) -> Iterator[tuple[str, str]]:
-    for metric, score in (cell.outcome or {}).get("scores", {}).items():
+def _numbers(cell: CellRecord) -> Iterator[tuple[str, str]]:
+    for metric, score in (cell.result or {}).get("scores", {}).items():
         for name in score.get("also", {}):
             yield metric, name
 

@@ -101,7 +101,7 @@ def _stat(found: os.stat_result) -> str:
 @functools.cache
 def _code() -> str:
     """Return a digest of the code that makes intervals: ours, all metrics and the libraries by version."""
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     ours = (
         "bench/results/stats/bootstrap.py",
         "bench/core/score.py",

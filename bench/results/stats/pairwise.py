@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.report.run_table import Found
+from bench.results.records import CellRecord
 from bench.results.sides import Side, apart, conditions
 from bench.results.stats.bootstrap import NoInterval, Sample, difference
 from bench.results.stats.contest import Comparison
@@ -67,14 +67,16 @@ class Judge:
             yield self._judged(replace(blank, definition=definition), pair, metric, number)
 
     @staticmethod
-    def _split(name: str, cells: Sequence[Found]) -> tuple[str, str]:
+    def _split(name: str, cells: Sequence[CellRecord]) -> tuple[str, str]:
         metrics = {known for cell in cells for known in (*cell.spec["metrics"], *cell.written["not_applicable"])}
         if name in metrics or "." not in name:
             return name, ""
         metric, number = name.rsplit(".", 1)
         return metric, number
 
-    def _judged(self, blank: Comparison, pair: Sequence[Mapping[int, Found]], metric: str, number: str) -> Comparison:
+    def _judged(
+        self, blank: Comparison, pair: Sequence[Mapping[int, CellRecord]], metric: str, number: str
+    ) -> Comparison:
         values: list[dict[int, float]] = []
         for label, cells in zip(blank.methods, pair, strict=True):
             own = {seed: _value(cell, metric, number) for seed, cell in sorted(cells.items())}
@@ -117,7 +119,7 @@ class Judge:
         except NoInterval as error:
             return replace(found, verdict="not tested", reason=_joined(found.reason, str(error)))
 
-    def _items_of(self, cell: Found, metric: str) -> Items:
+    def _items_of(self, cell: CellRecord, metric: str) -> Items:
         key = (cell.name, metric)
         if key not in self._items:
             self._items[key] = Items(self._store.cell(cell.name).result, metric, cell.spec["metrics"][metric])
@@ -155,19 +157,19 @@ def _same_place(one: Side, two: Side) -> bool:
     return one.dataset == two.dataset and same
 
 
-def _facts(metric: str, cells: Sequence[Found]) -> dict[str, Any]:
+def _facts(metric: str, cells: Sequence[CellRecord]) -> dict[str, Any]:
     """Unit and direction of a metric, from a cell that was to measure it."""
     known = ({**cell.written["not_applicable"], **cell.spec["metrics"]}.get(metric) for cell in cells)
     found = [facts for facts in known if facts is not None]
     return max(found, key=len, default={})
 
 
-def _value(cell: Found, metric: str, number: str) -> float | None:
+def _value(cell: CellRecord, metric: str, number: str) -> float | None:
     status, value, _ = cell.score(metric)
     if status != "ok" or not number:
         return value
-    assert cell.outcome is not None
-    found: float | None = cell.outcome["scores"][metric].get("also", {}).get(number)
+    assert cell.result is not None
+    found: float | None = cell.result["scores"][metric].get("also", {}).get(number)
     return found
 
 
@@ -180,7 +182,7 @@ def _refused(comparison: Comparison, reason: str) -> Comparison:
     return replace(comparison, verdict="cannot compare", reason=reason)
 
 
-def _lacking(cell: Found, metric: str, label: str) -> str:
+def _lacking(cell: CellRecord, metric: str, label: str) -> str:
     """Why a cell that was to measure something has no value of it."""
     status, _, reason = cell.score(metric)
     words = {"oom": "out of memory", "missing": "not finished", "ok": "no such number"}.get(status, status)

@@ -1,0 +1,94 @@
+"""Names of stored cells, metrics and protocols, as tables and plots print them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+FIRST_METRICS = (
+    "accuracy",
+    "consistency",
+    "consistency_pooled",
+    "consistency_controlled",
+    "stability",
+    "stability_pooled",
+)
+"""Order of the usual columns; the others follow by name."""
+
+_CANONICAL = json.JSONEncoder(sort_keys=True)
+
+
+def text_of(content: Any) -> str:
+    """Return the canonical JSON: equal contents have equal texts."""
+    return _CANONICAL.encode(content)
+
+
+def definition(metric: str, facts: Mapping[str, Any]) -> str:
+    """A metric's version and parameters, for people.
+
+    Example:
+        >>> definition("consistency", {"version": "v2", "parameters": {"half_size": 36, "size": 224, "threshold": 0.8}})
+        'consistency v2, region ±36 px of 224, threshold 0.8'
+        >>> definition("accuracy", {"version": "1", "parameters": {}})
+        'accuracy v1'
+        >>> definition("stability_v1", {"version": "1", "parameters": {"variant": "v1", "clip": None}})
+        'stability_v1 v1, clip none'
+    """
+    parameters = dict(facts["parameters"])
+    version, said = str(facts["version"]), []
+    if "variant" in parameters:
+        # Where others have defined a metric in several ways, the variant is what a reader knows; ours may follow it.
+        said = [f"definition {version}"] if version != "1" else []
+        version = str(parameters.pop("variant"))
+    if parameters.get("pooled") is False:
+        del parameters["pooled"]
+    if {"half_size", "size"} <= parameters.keys():
+        said.append(f"region ±{parameters.pop('half_size')} px of {parameters.pop('size')}")
+    said += [f"{name} {_value(value)}" for name, value in sorted(parameters.items())]
+    if "code" in facts:
+        # A plugin's version is whatever its author says; numbers of two states of its code never meet.
+        said.append(f"plugin code {facts['code']}")
+    return ", ".join([f"{metric} {'v' if version[:1].isdigit() else ''}{version}", *said])
+
+
+def protocol(content: Mapping[str, Any]) -> str:
+    """How images are cut and scaled: the protocol's own name where it has the usual three parts.
+
+    Example:
+        >>> protocol({"coordinates": "truncated", "crop": "bbox", "size": 224})
+        'bbox-224-truncated'
+    """
+    usual = [str(content[name]) for name in ("crop", "size", "coordinates") if name in content]
+    others = [f"{name}={_value(content[name])}" for name in sorted(content.keys() - {"crop", "size", "coordinates"})]
+    return "-".join([*usual, *others])
+
+
+def changed(written: Mapping[str, Any]) -> set[str]:
+    """Names of the settings that are not those of the recipe; in older stores what the label says."""
+    known = written.get("changed")
+    return varied(written["label"]) if known is None else set(known)
+
+
+def is_plain(written: Mapping[str, Any]) -> bool:
+    """Whether it is the method as it comes, or a given network of that method."""
+    return not changed(written) or bool(written["where"].get("given"))
+
+
+def name_of(written: Mapping[str, Any]) -> str:
+    """Name of the row. A cell's label is what the newest request called it; without changes it is the method."""
+    return str(written["label"] if changed(written) else written["spec"]["method"])
+
+
+def varied(label: str) -> set[str]:
+    """Names of the settings that a label says were changed.
+
+    >>> sorted(varied("ours (k=3, refinement=none)"))
+    ['k', 'refinement']
+    """
+    inner = label.partition(" (")[2].removesuffix(")")
+    return {part.partition("=")[0] for part in inner.split(", ") if part}
+
+
+def _value(value: Any) -> str:
+    return "none" if value is None else value if isinstance(value, str) else text_of(value)
