@@ -76,7 +76,7 @@ class _Description(_Record):
 
     spec: _Spec
     where: _Where
-    black_box_id: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")] | None = None
+    black_box_id: Name | None = None
     fit_id: str | None = None
     label: str
     role: str

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from birds import QUICK, bench, few_birds
 from click.testing import CliRunner
+from stores import reseal
 
 from bench.cli import main
 
@@ -78,6 +79,7 @@ def test_the_command_that_show_prints_makes_the_same_numbers(cell, tmp_path):
     changed["scores"]["accuracy"]["value"] += 1
     changed["environment"]["threads"] = 7
     (copy / "result" / "result.json").write_text(json.dumps(changed))
+    reseal(copy / "result")
     again = repeated(command, tmp_path)
     assert again.returncode == 1
     assert re.search(r"1 of \d+ numbers are others:\n  accuracy: \S+ before, \S+ now\n", again.stdout)
