@@ -21,7 +21,7 @@ from bench.activity import Activity
 from bench.attempts import SHARED, Attempts
 from bench.blackbox import BlackBoxConfig, obtain
 from bench.contract import BenchError, CellError, PartPrototypeModel, RequestError, Samples, Score, Task
-from bench.digests import Changed, check
+from bench.digests import Changed, check, known_digests
 from bench.evaluation import compares_black_box, evaluate
 from bench.faults import storage_error
 from bench.folder import FIT, read_json
@@ -151,6 +151,7 @@ class Cell:
                 "not_applicable": refused,
                 "facts": fit["facts"],
                 **({"fit_of": fit["of"]} if "of" in fit else {}),
+                **({"black_box": fit["black_box"]} if fit.get("black_box") else {}),
                 "given": {name: given.record() for name, given in self.inputs.given.items()},
                 "memory": self.attempts.record(),
                 "prototypes": len(model.prototypes),
@@ -199,6 +200,11 @@ class Cell:
             memory_limit=self.attempts.part,
             backbone_name=self.spec.backbone or "",
         )
+
+    def _black_box_digest(self) -> str | None:
+        """Of its weights: one that was deleted and trained again on a GPU has others under the same id."""
+        known = known_digests(self.home / "blackboxes" / self.spec.black_box_id / "result")
+        return (known or {}).get("model.safetensors")
 
     def load(self, train: Samples) -> PartPrototypeModel:
         """The fitted model of a finished cell."""
@@ -260,6 +266,7 @@ class Cell:
         notes = {
             "facts": {name: value for name, value in task.facts.items() if math.isfinite(value)},
             "seconds": {"fit": fitting, **({"black box": started - began} if task.black_box is not None else {})},
+            **({"black_box": self._black_box_digest()} if task.black_box is not None else {}),
         }
         write_json(self.folder.work / FIT, notes)
         self.folder.seal()

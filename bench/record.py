@@ -117,6 +117,7 @@ class _Result(_Record):
     not_applicable: dict[str, str] = {}
     facts: dict[str, float]
     fit_of: str | None = None
+    black_box: str | None = None
     given: dict[str, dict[str, Any]] = {}
     memory: _Memory = _Memory()
     prototypes: int

@@ -7,6 +7,7 @@ from click.testing import CliRunner
 from stores import example_store, reseal
 
 from bench.cli import main
+from bench.digests import check_all, known_digests
 from bench.report.scatter import cost
 from bench.store import Store, write_json
 
@@ -145,3 +146,17 @@ def test_what_is_refused(home, tmp_path):
     assert "no run '2020'" in call("export", tmp_path / "new", "--run", "2020").stderr
     assert (tmp_path / "else" / "letter.txt").read_text() == "dear"
     assert not (tmp_path / "new").exists()
+
+
+def test_an_altered_table_is_not_published(home, tmp_path):
+    """Its copy would have a digest that says it was computed."""
+    root, cells = home
+    table = Store(root).cell(cells["ours-0"]).result / "items" / "consistency.image.csv"
+    table.write_text("index,label\n0,1\n")
+    result = call("export", tmp_path / "published")
+    assert result.exit_code == 0, result.output
+    assert f"{table.name} was changed after it was written: left out" in " ".join(result.stderr.split())
+    published = Store(tmp_path / "published").cell(cells["ours-0"]).result
+    assert not (published / "items" / table.name).exists()
+    assert known_digests(published).keys() >= {"result.json", "items/stability.image.csv"}
+    check_all(published)
