@@ -91,6 +91,7 @@ def _block(
         lines = [_bounded(line, row, store, notes, kinds) for line, row in zip(lines, rows, strict=True)]
         origin = [*about_intervals(kinds), *origin]
     lines = mark_best(_told_apart(lines, rows), columns)
+    origin = [*_black_boxes(group), *origin]
     facts = describe_block(
         [column.definition for column in columns if column.definition],
         [cell.spec for cell in group],
@@ -103,6 +104,21 @@ def _block(
         ),
     )
     return Block(title, columns, tuple(lines), tuple(notes), tuple(chance_warnings(lines, columns)), (*facts, *origin))
+
+
+def _black_boxes(group: Iterable[CellRecord]) -> list[str]:
+    """Lines about cells that should have decomposed one classifier and did not: it was trained again in between."""
+    labels: dict[tuple[int, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for cell in group:
+        digest = (cell.result or {}).get("black_box")
+        if digest:
+            labels[cell.spec["seed"], cell.written["black_box_id"]][digest].append(cell.written["label"])
+    return [
+        f"seed {seed}: the black box was trained again in between, and came out with other weights: "
+        + " | ".join(", ".join(own) for own in digests.values())
+        for (seed, _), digests in labels.items()
+        if len(digests) > 1
+    ]
 
 
 def columns_of(group: Sequence[CellRecord]) -> tuple[Column, ...]:

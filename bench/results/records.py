@@ -79,7 +79,7 @@ class _Description(_Record):
 
     spec: _Spec
     where: _Where
-    black_box_id: Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")] | None = None
+    black_box_id: Name | None = None
     fit_id: str | None = None
     label: str
     role: str
@@ -120,6 +120,7 @@ class _Result(_Record):
     not_applicable: dict[str, str] = {}
     facts: dict[str, float]
     fit_of: str | None = None
+    black_box: str | None = None
     given: dict[str, dict[str, Any]] = {}
     memory: _Memory = _Memory()
     prototypes: int

@@ -21,7 +21,7 @@ from bench.config.spec import CellSpec
 from bench.contract import BenchError, CellError, PartPrototypeModel, RequestError, Samples, Score, Task
 from bench.core import environment, registry
 from bench.core.faults import storage_error
-from bench.core.file_digests import Changed, check
+from bench.core.file_digests import Changed, check, known_digests
 from bench.core.interrupts import contained
 from bench.core.memory import OutOfMemory
 from bench.core.resource_usage import Usage
@@ -153,6 +153,7 @@ class Cell:
                 "not_applicable": refused,
                 "facts": fit["facts"],
                 **({"fit_of": fit["of"]} if "of" in fit else {}),
+                **({"black_box": fit["black_box"]} if fit.get("black_box") else {}),
                 "given": {name: given.record() for name, given in self.inputs.given.items()},
                 "memory": self.attempts.record(),
                 "prototypes": len(model.prototypes),
@@ -202,6 +203,11 @@ class Cell:
             memory_limit=self.attempts.part,
             backbone_name=self.spec.backbone or "",
         )
+
+    def _black_box_digest(self) -> str | None:
+        """Of its weights: one that was deleted and trained again on a GPU has others under the same id."""
+        known = known_digests(self.home / "blackboxes" / self.spec.black_box_id / "result")
+        return (known or {}).get("model.safetensors")
 
     def load(self, train: Samples) -> PartPrototypeModel:
         """The fitted model of a finished cell.
@@ -274,6 +280,7 @@ class Cell:
         notes = {
             "facts": {name: value for name, value in task.facts.items() if math.isfinite(value)},
             "seconds": {"fit": fitting, **({"black box": started - began} if task.black_box is not None else {})},
+            **({"black_box": self._black_box_digest()} if task.black_box is not None else {}),
         }
         write_json(self.folder.work / FIT, notes)
         self.folder.seal()

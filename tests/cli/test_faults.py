@@ -116,7 +116,7 @@ def test_a_home_that_cannot_be_written_is_a_wrong_request(data, tmp_path):
 
 def test_a_damaged_result_is_kept_aside_and_made_anew(run, home, done):
     cut(only(home) / "result" / "result.json")
-    assert "cannot be read" in results()["accuracy"]
+    assert "result.json was changed after it was written" in results()["accuracy"]
     again = run()
     assert again.exit_code == 0, again.output
     assert "is damaged: kept as" in again.output

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from bench.cli.main import main
 from tests.support.small_birds import PROTOPNET, QUICK, bench, few_birds
+from tests.support.stores import reseal
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -78,6 +79,7 @@ def test_the_command_that_show_prints_makes_the_same_numbers(cell, tmp_path):
     changed["scores"]["accuracy"]["value"] += 1
     changed["environment"]["threads"] = 7
     (copy / "result" / "result.json").write_text(json.dumps(changed))
+    reseal(copy / "result")
     again = repeated(command, tmp_path)
     assert again.returncode == 1
     assert re.search(r"1 of \d+ numbers are others:\n  accuracy: \S+ before, \S+ now\n", again.stdout)

@@ -247,6 +247,19 @@ def test_what_was_fitted_one_image_at_a_time_is_marked(maker: StoreMaker) -> Non
     assert {entry.notes for entry in block.lines[0].entries.values()} == {(1,)}
 
 
+@pytest.mark.parametrize(("others", "lines"), [("abc", 0), ("def", 1)])
+def test_a_black_box_that_was_trained_again_is_told(maker: StoreMaker, others: str, lines: int) -> None:
+    cells = [maker.cell(name, both(60.0), black_box_id="feed00000001") for name in ("ours", "blackbox")]
+    for name, digest in zip(cells, ("abc", others), strict=True):
+        file = maker.store.cell(name).result / "result.json"
+        write_json(file, {**Store.read(file), "black_box": digest})
+        reseal(file.parent)
+    maker.invocation(cells)
+    told = [text for text in only(maker.store).facts if "the black box was trained again" in text]
+    assert len(told) == lines
+    assert all(text.endswith(": ours | blackbox") for text in told)
+
+
 def test_two_versions_of_a_metric_never_share_a_table(maker: StoreMaker) -> None:
     old = {**METRICS, "consistency": {"version": "v1", "parameters": METRICS["consistency"]["parameters"]}}
     wide = {**METRICS, "consistency": {"version": "v2", "parameters": {"half_size": 50, "size": 224, "threshold": 0.8}}}

@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench.cli.main import main
+from bench.core.file_digests import check_all, known_digests
 from bench.report.plots.scatter import cost
 from bench.results.store import Store, write_json
 from tests.support.stores import example_store, reseal
@@ -145,3 +146,17 @@ def test_what_is_refused(home, tmp_path):
     assert "no run '2020'" in call("export", tmp_path / "new", "--run", "2020").stderr
     assert (tmp_path / "else" / "letter.txt").read_text() == "dear"
     assert not (tmp_path / "new").exists()
+
+
+def test_an_altered_table_is_not_published(home, tmp_path):
+    """Its copy would have a digest that says it was computed."""
+    root, cells = home
+    table = Store(root).cell(cells["ours-0"]).result / "items" / "consistency.image.csv"
+    table.write_text("index,label\n0,1\n")
+    result = call("export", tmp_path / "published")
+    assert result.exit_code == 0, result.output
+    assert f"{table.name} was changed after it was written: left out" in " ".join(result.stderr.split())
+    published = Store(tmp_path / "published").cell(cells["ours-0"]).result
+    assert not (published / "items" / table.name).exists()
+    assert known_digests(published).keys() >= {"result.json", "items/stability.image.csv"}
+    check_all(published)

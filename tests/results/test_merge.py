@@ -13,8 +13,10 @@ from safetensors.torch import save_file
 from bench.cli.main import main
 from bench.results.merge import gather
 from bench.results.store import Folder, Store, write_json
+from tests.support.documented import RESULTS, ROOT
 from tests.support.samples import Silent
 from tests.support.small_birds import QUICK, few_birds, stored
+from tests.support.stores import reseal
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +171,19 @@ def test_a_shared_home_under_another_path_and_data_elsewhere(call, data, tmp_pat
     wrong = call(mounted, "cell", str(mounted / "cells" / folder.name), "--weights", "resnet34=x.pth")
     assert wrong.exit_code == 2
     assert "this cell has the backbone tiny" in wrong.output
+
+
+@pytest.mark.parametrize("file", ["result/items/accuracy.image.csv", "result/history.json", "result/result.json"])
+def test_an_altered_cell_is_not_taken(tmp_path, file):
+    source = sorted(path for path in (ROOT / RESULTS / "cells").iterdir() if (path / file).is_file())[0]
+    there = tmp_path / "there" / "cells" / source.name
+    shutil.copytree(source, there)
+    reseal(there / "result")
+    for home, altered in (("one", False), ("two", True)):
+        if altered:
+            (there / file).write_bytes((there / file).read_bytes() + b"\n")
+        progress = Silent()
+        counts = gather(tmp_path / "there", Store(tmp_path / home), tmp_path / home, progress)
+        assert (counts.taken, counts.damaged) == (1 - altered, altered)
+        assert all(f"{there / file} was changed after it was written; copy it again" in note for note in progress.notes)
+        assert len(progress.notes) == altered
