@@ -5,65 +5,34 @@ from __future__ import annotations
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from bench.core.errors import RequestError
-from bench.results import labels
 from bench.results.labels import text_of
-from bench.results.records import CellRecord
+from bench.results.select import Candidate, candidates
 from bench.results.store import Store
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A cell and the newest run that asked for it; ``stamp`` is empty where no run is known any more."""
-
-    found: CellRecord
-    stamp: str
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        """Everything that changes its result."""
-        return self.found.spec
-
-    @property
-    def label(self) -> str:
-        """Name of its row in tables, whatever the run called it."""
-        return labels.name_of(self.found.written)
-
-    @property
-    def done(self) -> bool:
-        """Whether it is finished."""
-        return self.found.result is not None
-
-
-def asked(store: Store, suite: str | None = None, stamp: str | None = None) -> list[Asked]:
-    """The cells of a store, of the newest run of a suite, or of one run; the newest first.
+def asked(store: Store, suite: str | None = None, stamp: str | None = None) -> list[Candidate]:
+    """Return the cells of a store, of the newest run of a suite, or of one run; the newest first.
 
     Raises:
-        RequestError: where there is no such run, or nothing at all.
+        RequestError: if there is no such run, or no cell.
     """
-    known = store.invocations()
-    newest = {name: when for when, content in known.items() for name in content["cells"]}
-    wanted = None
-    if stamp or suite:
-        wanted = set(known[store.chosen_run(stamp, suite)]["cells"])
-    names = [name for name in store.cells() if wanted is None or name in wanted]
-    if not names:
+    cells = candidates(store, stamp, suite)
+    if not cells:
         raise RequestError(
             f"there are no cells in {store.root}: python -m bench run --methods ours,protopnet --datasets demo"
         )
-    cells = [Asked(found, newest.get(found.name, "")) for found in store.records(names)]
-    return sorted(cells, key=lambda cell: (cell.stamp, cell.found.name), reverse=True)
+    return cells
 
 
-def families(cells: Iterable[Asked], *varying: str) -> list[list[Asked]]:
+def families(cells: Iterable[Candidate], *varying: str) -> list[list[Candidate]]:
     """Cells that differ in nothing but what is named, such as ``settings.k`` or ``backbone``.
 
     What is measured never tells cells apart. A family with more different members comes first, then the newer one.
     """
-    found: dict[str, list[Asked]] = defaultdict(list)
+    found: dict[str, list[Candidate]] = defaultdict(list)
     for cell in cells:
         rest = {key: value for key, value in cell.spec.items() if key != "metrics"}
         for name in varying:
@@ -77,7 +46,7 @@ def families(cells: Iterable[Asked], *varying: str) -> list[list[Asked]]:
     return sorted(found.values(), key=lambda family: -len({text_of(cell.spec) for cell in family}))
 
 
-def repeated(cell: Asked, settings: Mapping[str, Any], backbones: str | None = None) -> str:
+def repeated(cell: Candidate, settings: Mapping[str, Any], backbones: str | None = None) -> str:
     """The command that runs a cell's method on the same data with other settings.
 
     Args:
@@ -102,7 +71,7 @@ def repeated(cell: Asked, settings: Mapping[str, Any], backbones: str | None = N
     return shlex.join(words)
 
 
-def state_of(cells: Sequence[Asked]) -> str:
+def state_of(cells: Sequence[Candidate]) -> str:
     """What became of unfinished cells of one kind: failed and why, not finished, or never asked for."""
     failures = [cell.found.failure for cell in cells if cell.found.failure is not None]
     if failures:

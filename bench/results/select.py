@@ -38,6 +38,16 @@ class Candidate:
     referenced: bool = False
 
     @property
+    def spec(self) -> dict[str, Any]:
+        """Everything that changes its result."""
+        return self.found.spec
+
+    @property
+    def done(self) -> bool:
+        """Whether it is finished."""
+        return self.found.result is not None
+
+    @property
     def changed(self) -> set[str]:
         """Names of the settings that are not those of the recipe."""
         return labels.changed(self.found.written)

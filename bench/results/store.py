@@ -21,6 +21,7 @@ from bench.core.errors import RequestError
 from bench.core.work_dir import Folder, read_json, write_json
 from bench.results.records import (
     CellRecord,
+    ScoreStatus,
     Status,
     failed,
     read_description,
@@ -55,7 +56,7 @@ class Row:
     high: float | None
     n: int | None
     unit: str
-    status: Status
+    status: ScoreStatus
     reason: str
 
 
@@ -318,7 +319,7 @@ class Store:
             "backbone": spec["backbone"] or "",
             "seed": spec["seed"],
         }
-        failure = found.failure or failed("not finished")
+        failure = found.failure or {**failed("not finished"), "status": "missing"}
         rows = []
         for metric, facts in spec["metrics"].items():
             if outcome is None:
@@ -350,7 +351,7 @@ def _row(
     common: dict[str, Any],
     metric: str,
     unit: str,
-    status: Status,
+    status: ScoreStatus,
     reason: str,
     value: float | None = None,
     n: int | None = None,

@@ -1,13 +1,18 @@
 """Every table of the study and of the front page is what its command prints from the published results."""
 
 import json
+import re
 from importlib.metadata import version
 
 import pytest
 from click.testing import CliRunner
 
 from bench.cli.main import main
+from bench.report.plots.scatter import interpretability
+from bench.report.results import results
 from bench.results.export import nameless
+from bench.results.select import candidates
+from bench.results.store import Store
 from tests.support.documented import RESULTS, ROOT, TEXTS, documented
 from tests.support.published_beside import beside
 
@@ -52,3 +57,22 @@ def test_nothing_in_the_results_names_a_machine():
         assert not any(f'"{root}' in text or f" {root}" in text for root in ("/home", "/work", "/tmp", "/root"))
         content = json.loads(text)
         assert nameless(content) == content
+
+
+def test_figures_show_the_numbers_of_the_tables():
+    store = Store(ROOT / RESULTS)
+    tables = results(store, candidates(store))
+    lines = [line for table in tables for line in table.block.lines]
+    compared = 0
+    for drawing in interpretability(store):
+        for name, scores in re.findall(r"(?<=[.;] )([^;:.]+): (.+?)(?=; |\. |$)", drawing.alt):
+            label, _, backbone = name.partition(" on ")
+            controls = name == "Content-free controls"
+            rows = [line for line in lines if (line.role == "control" if controls else
+                                               (line.label, line.backbone) == (label, backbone))]  # fmt: skip
+            for metric, printed in re.findall(r"(\w+)(?: \(%\))? (\d+(?:\.\d+)?)(?=[,;.]|$)", scores):
+                values = [line.entries[metric].value for line in rows if metric in line.entries]
+                texts = [format(value, form) for value in values if value is not None for form in (".1f", ".3g", ".0f")]
+                assert printed in texts, (name, metric, printed, values)
+                compared += 1
+    assert compared > 50

@@ -139,7 +139,7 @@ def test_rows_tell_done_failed_unfinished_and_not_applicable(tmp_path):
         (done, "s", "consistency"): refused,
         (failed, "s", "accuracy"): (None, "oom", "out of memory"),
         (failed, "s", "consistency"): refused,
-        (unfinished, "", "accuracy"): (None, "failed", "not finished"),
+        (unfinished, "", "accuracy"): (None, "missing", "not finished"),
         (unfinished, "", "consistency"): refused,
     }
     assert {row.cell for row in maker.store.rows(suite="s")} == {done, failed}

@@ -10,7 +10,8 @@ from bench.report.plots import style
 from bench.report.plots.axes import about_controls, control_lines, file_part
 from bench.report.plots.figure import Drawing, Missing
 from bench.report.plots.points import Group, Point, groups
-from bench.results.asked_cells import Asked, asked, repeated, state_of
+from bench.results.asked_cells import asked, repeated, state_of
+from bench.results.select import Candidate
 from bench.results.store import Store
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _draw(
     backbone: str,
     curves: dict[str, dict[int, Point]],
     seeds: str,
-    cells: Sequence[Asked],
+    cells: Sequence[Candidate],
     metrics: Sequence[str],
     number: int,
 ) -> Drawing:
@@ -152,7 +153,9 @@ def _panel(axes: Axes, group: Group, curves: dict[str, dict[int, Point]], metric
     control_lines(axes, group.points, metric)
 
 
-def _missing(curves: dict[str, dict[int, Point]], cells: Sequence[Asked], group: Group, backbone: str) -> list[Missing]:
+def _missing(
+    curves: dict[str, dict[int, Point]], cells: Sequence[Candidate], group: Group, backbone: str
+) -> list[Missing]:
     """The places of the paper's figure that have no point, why, and one command for all of them."""
     own = [
         cell

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.report.provenance import distinguish
 from bench.results import labels
-from bench.results.asked_cells import Asked
-from bench.results.grouping import together
-from bench.results.labels import text_of
+from bench.results.select import Candidate, Comparable, Fit, comparable
 from bench.results.store import Store
 
 
@@ -82,54 +80,48 @@ class Group:
     hardware: tuple[str, ...]
 
 
-def groups(store: Store, cells: Iterable[Asked], metrics: Sequence[str]) -> list[Group]:
-    """The finished cells that have one of the metrics; the group with most points first."""
-    chosen = []
-    for cell in cells:
-        own = {metric: text for metric, text in cell.found.definitions.items() if metric in metrics}
-        if cell.done and own:
-            chosen.append((cell, cell.spec, own))
-    found = together(chosen)
-    titles = distinguish([members[0].spec for _, members in found], [definitions for definitions, _ in found])
-    made = [_group(store, title, members, metrics) for title, (_, members) in zip(titles, found, strict=True)]
+def groups(store: Store, cells: Sequence[Candidate], metrics: Sequence[str]) -> list[Group]:
+    """Return the finished cells that have one of the metrics as points; the group with most points first.
+
+    Rows, and the cell that counts for each seed of a row, are those of the tables
+    (:func:`bench.results.select.comparable`): a plot never shows another number than the table beside it.
+    """
+    tables = [table for table in comparable(cells) if any(_shown(fit, metrics) for fit in table.fits)]
+    own = [{name: text for name, text in table.definitions.items() if name in metrics} for table in tables]
+    titles = distinguish([table.spec for table in tables], own)
+    made = [_group(store, title, table, metrics) for title, table in zip(titles, tables, strict=True)]
     return sorted(made, key=lambda group: -len(group.points))
 
 
-def _group(store: Store, title: str, members: list[Asked], metrics: Sequence[str]) -> Group:
-    same: dict[str, list[Asked]] = defaultdict(list)
-    for cell in members:
-        rest = {key: value for key, value in cell.spec.items() if key not in ("seed", "metrics")}
-        same[text_of(rest)].append(cell)
-    newest: dict[tuple[str, str, str], list[Asked]] = {}
-    older = 0
-    for own in same.values():
-        # They come newest first, so a row of the same name that is there already is the newer one.
-        name = (own[0].found.written["role"], own[0].label, own[0].spec["backbone"] or "")
-        if name in newest:
-            older += len(own)
-        else:
-            newest[name] = own
+def _shown(fit: Fit, metrics: Sequence[str]) -> bool:
+    return any(cell.found.score(metric)[0] == "ok" for metric in metrics for cell in fit.candidates)
+
+
+def _group(store: Store, title: str, table: Comparable, metrics: Sequence[str]) -> Group:
     units = {
-        metric: facts["unit"] for cell in members for metric, facts in cell.spec["metrics"].items() if metric in metrics
+        metric: facts["unit"]
+        for cell in table.candidates
+        for metric, facts in cell.spec["metrics"].items()
+        if metric in metrics
     }
-    hardware = dict.fromkeys(cell.found.result["environment"]["hardware"] for cell in members if cell.found.result)
-    points = tuple(_point(store, own, metrics) for own in newest.values())
-    return Group(title, members[0].spec["dataset"], units, points, older, tuple(hardware))
+    hardware = dict.fromkeys(result["environment"]["hardware"] for result in table.outcomes)
+    points = tuple(_point(store, fit, metrics) for fit in table.fits if _shown(fit, metrics))
+    return Group(title, table.spec["dataset"], units, points, table.older, tuple(hardware))
 
 
-def _point(store: Store, cells: list[Asked], metrics: Sequence[str]) -> Point:
+def _point(store: Store, fit: Fit, metrics: Sequence[str]) -> Point:
     values: dict[int, dict[str, float]] = defaultdict(dict)
     seconds: dict[int, float] = {}
-    for cell in cells:
-        seed, outcome = cell.spec["seed"], cell.found.result
-        assert outcome is not None
-        for metric in metrics:
+    for metric in metrics:
+        for cell in fit.deciding(metric):
             status, value, _ = cell.found.score(metric)
             if status == "ok" and value is not None:
-                values[seed].setdefault(metric, value)
+                values[cell.spec["seed"]][metric] = value
+    for cell in fit.speaking:
         before = store.black_box_seconds(cell.found.written)
-        if before is not None and "fit" in outcome["seconds"]:
-            seconds.setdefault(seed, outcome["seconds"]["fit"] + before)
+        if before is not None and cell.found.result is not None and "fit" in cell.found.result["seconds"]:
+            seconds.setdefault(cell.spec["seed"], cell.found.result["seconds"]["fit"] + before)
+    cells = fit.candidates
     # Coordinates of one point are means over the same seeds: those with most of the metrics.
     most = max(map(len, values.values()), default=0)
     seeds = [seed for seed in sorted(values) if len(values[seed]) == most]

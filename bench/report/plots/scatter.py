@@ -10,7 +10,8 @@ from bench.report.plots.axes import file_part
 from bench.report.plots.figure import Drawing, Missing
 from bench.report.plots.plot import Horizontal, Plot
 from bench.report.plots.points import Group, Point, groups
-from bench.results.asked_cells import Asked, asked, state_of
+from bench.results.asked_cells import asked, state_of
+from bench.results.select import Candidate
 from bench.results.store import Store
 
 METRICS = ("accuracy", "consistency", "consistency_controlled", "stability")
@@ -112,10 +113,10 @@ def _name(point: Point) -> str:
     return f"{point.label} ({point.backbone})"
 
 
-def _missing(cells: Sequence[Asked], group: Group, shown: Sequence[Point]) -> list[_Lost]:
+def _missing(cells: Sequence[Candidate], group: Group, shown: Sequence[Point]) -> list[_Lost]:
     """Methods that were asked for on this data and have no point, once each."""
     there = {(point.label, point.backbone) for point in shown}
-    lost: dict[tuple[str, str], list[Asked]] = {}
+    lost: dict[tuple[str, str], list[Candidate]] = {}
     for cell in cells:
         key = (cell.label, cell.spec["backbone"] or "")
         if cell.spec["dataset"] == group.dataset and cell.found.written["role"] == "method" and key not in there:

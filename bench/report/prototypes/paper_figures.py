@@ -14,7 +14,8 @@ from bench.report.prototypes.gallery import draw_class
 from bench.report.prototypes.intervention import clearest, draw_case
 from bench.report.prototypes.rows import Row, draw_rows
 from bench.report.prototypes.viewer import Viewer, chosen_classes
-from bench.results.asked_cells import Asked, families, repeated
+from bench.results.asked_cells import families, repeated
+from bench.results.select import Candidate
 from bench.runner.intervene import intervene
 
 Open = Callable[[str], Viewer]
@@ -23,7 +24,7 @@ _ARCHITECTURES = ("resnet34", "vit_b_32", "coc_tiny")
 
 
 def architectures(
-    cells: Sequence[Asked], opened: Open, classes: Sequence[str] = (), columns: int = 3, shown: Sequence[str] = ()
+    cells: Sequence[Candidate], opened: Open, classes: Sequence[str] = (), columns: int = 3, shown: Sequence[str] = ()
 ) -> Drawing:
     """Figure 4: the prototypes of one class in each backbone, with what sets the backbones apart.
 
@@ -60,7 +61,7 @@ def architectures(
 
 
 def sizes(
-    cells: Sequence[Asked], opened: Open, classes: Sequence[str] = (), columns: int = 6, shown: Sequence[str] = ()
+    cells: Sequence[Candidate], opened: Open, classes: Sequence[str] = (), columns: int = 6, shown: Sequence[str] = ()
 ) -> Drawing:
     """Figure 6: the prototypes of one class for each number k of them. Arguments as for :func:`architectures`."""
     family = _different(families(_ours(cells), "settings.k")[0], lambda cell: cell.spec["settings"]["k"])
@@ -77,7 +78,7 @@ def sizes(
     return draw_rows("figure6", title, rows, columns, shown, caption, [v.name for v in viewers.values()], missing)
 
 
-def intervention(cells: Sequence[Asked], opened: Open) -> Drawing:
+def intervention(cells: Sequence[Candidate], opened: Open) -> Drawing:
     """Figure 7: the case of the prototype whose absence corrects most, net of what it breaks.
 
     Raises:
@@ -124,7 +125,7 @@ def pages(
     ]
 
 
-def usual(cells: Sequence[Asked]) -> Asked:
+def usual(cells: Sequence[Candidate]) -> Candidate:
     """The cell to show where none is named: the paper's method as it comes, else the newest of any method.
 
     Raises:
@@ -136,7 +137,7 @@ def usual(cells: Sequence[Asked]) -> Asked:
     return _ours(done)[0] if any(cell.spec["method"] == _METHOD for cell in done) else done[0]
 
 
-def _ours(cells: Sequence[Asked]) -> list[Asked]:
+def _ours(cells: Sequence[Candidate]) -> list[Candidate]:
     """Finished cells of the method that can vary k and take prototypes out; refined ones, and the plain one, first.
 
     Raises:
@@ -149,9 +150,9 @@ def _ours(cells: Sequence[Asked]) -> list[Asked]:
     return sorted(found, key=lambda cell: (cell.spec["settings"]["refinement"] in unrefined, cell.label != _METHOD))
 
 
-def _different(family: Sequence[Asked], key: Callable[[Asked], object]) -> dict[object, Asked]:
+def _different(family: Sequence[Candidate], key: Callable[[Candidate], object]) -> dict[object, Candidate]:
     """The newest cell for each value of the key."""
-    found: dict[object, Asked] = {}
+    found: dict[object, Candidate] = {}
     for cell in family:
         found.setdefault(key(cell), cell)
     return found
