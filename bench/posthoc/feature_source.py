@@ -10,7 +10,7 @@ from bench.contract import Samples
 _BATCH = 64
 
 
-class Streamed:
+class BackboneFeatures:
     """A :class:`bench.posthoc.pipeline.FeatureSource` that runs the backbone over a class's images when asked.
 
     No batch holds images of two classes: what a class gets does not depend on which others are asked for.

@@ -9,15 +9,15 @@ import torch
 from bench.contract import CellError, Method, RequestError, Sizes, Task
 from bench.posthoc.checkpoint import Checkpoint, fingerprint
 from bench.posthoc.decompose_class import NUMBERS, DecompositionConfig
-from bench.posthoc.feature_source import Streamed
+from bench.posthoc.feature_source import BackboneFeatures
 from bench.posthoc.model import DecomposedClassifier
 from bench.posthoc.pipeline import decompose_all
-from bench.posthoc.progress import Telling
+from bench.posthoc.progress import LoggingProgress
 from bench.posthoc.solvers.init import Init
 from bench.posthoc.solvers.nmf import Solver
 
 
-class Ours(Method):
+class PostHocPPN(Method):
     """NMF of each class's features, scaling, residual distribution, exact reconstruction of the classifier."""
 
     name = "ours"
@@ -41,7 +41,7 @@ class Ours(Method):
         return decomposed(task)
 
 
-class OursContrast(Method):
+class PostHocPPNContrast(Method):
     """The same exact sum, from prototypes that peak at one recurring place each; see ``contrast.py``."""
 
     name = "ours-contrast"
@@ -101,7 +101,7 @@ def decomposed(task: Task) -> DecomposedClassifier:
     """
     box: Any = task.black_box
     box.eval()
-    source = Streamed(box.backbone, task.train, task.device)
+    source = BackboneFeatures(box.backbone, task.train, task.device)
     empty = [label for label in range(task.train.classes) if not source.count(label)]
     if empty:
         raise CellError(f"class {empty[0]} has no training image to decompose it from")
@@ -110,7 +110,15 @@ def decomposed(task: Task) -> DecomposedClassifier:
     checkpoint = Checkpoint(task.trainer.folder / "classes", key, own=True)
     names = [str(label) for label in range(len(v))]
     vectors, strongest = decompose_all(
-        task.config, v, source, checkpoint, task.seed, task.memory_limit, names, Telling(task.progress), task.device
+        task.config,
+        v,
+        source,
+        checkpoint,
+        task.seed,
+        task.memory_limit,
+        names,
+        LoggingProgress(task.progress),
+        task.device,
     )
     task.trainer.earlier_seconds += checkpoint.earlier_seconds
     model = DecomposedClassifier(box.backbone, vectors, box.head.bias).eval()

@@ -13,7 +13,7 @@ from torch import Tensor
 from bench.contract import CellError, RequestError
 from bench.posthoc.checkpoint import Checkpoint
 from bench.posthoc.decompose_class import DecompositionConfig, decompose_classes
-from bench.posthoc.progress import Telling
+from bench.posthoc.progress import LoggingProgress
 
 WILD = 1e3
 """Prototypes whose maps are this much larger than their sum cancel each other and explain nothing."""
@@ -45,7 +45,7 @@ def decompose_all(
     seed: int,
     memory_limit: int,
     names: Sequence[str],
-    telling: Telling,
+    telling: LoggingProgress,
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
     """Prototypes ``(C, k, D)``, float64, and their strongest images and cells ``(C k, 2)``.
@@ -96,7 +96,7 @@ def _decomposed(
     source: FeatureSource,
     seed: int,
     names: Sequence[str],
-    telling: Telling,
+    telling: LoggingProgress,
     device: torch.device,
 ) -> Iterator[tuple[int, Tensor, Tensor, dict[str, float]]]:
     """Each class with its prototypes ``(k, D)``, their strongest images and cells ``(k, 2)``, and what was measured."""

@@ -14,7 +14,7 @@ _EVERY = 2.0
 """Seconds between two lines of progress."""
 
 
-class Telling:
+class LoggingProgress:
     """Progress for a caller who may have none: then lines go to the log ``bench.posthoc``."""
 
     def __init__(self, progress: Progress | None) -> None:

@@ -75,7 +75,7 @@ class ClassifierLearner(Learner):
         return {"loss": nn.functional.cross_entropy(logits, labels), "train_accuracy": correct}
 
 
-def obtain(
+def train_or_load(
     folder: Folder,
     config: BlackBoxConfig,
     backbone: Callable[[], nn.Module],
@@ -111,7 +111,9 @@ def obtain(
         return classifier.eval()
     loop = trainer(folder.resume)
     if loop.ranks.rank and not folder.done:
-        loop.fit(ClassifierLearner(classifier), config.schedule, train)  # rank 0 has the claim; this ends in `Followed`
+        loop.fit(
+            ClassifierLearner(classifier), config.schedule, train
+        )  # raises `FollowerDone`; rank 0 claims
     with folder.claim(lambda: progress.note("another process trains the black box: waiting for it")):
         if not folder.done:
             progress.note("training the black box")

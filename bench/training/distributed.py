@@ -26,11 +26,11 @@ _WITHIN_A_FIT = timedelta(minutes=30)
 _LOST = re.compile(r"gloo|NCCL|[Cc]onnection (closed|reset|refused)|Broken pipe|ProcessGroup")
 
 
-class Followed(Exception):
+class FollowerDone(Exception):
     """Ends a fit on all ranks but 0: what the method does after its training is for rank 0 alone."""
 
 
-class Ranks:
+class ProcessGroup:
     """This process among those of one cell; without torchrun it is the only one.
 
     Args:
@@ -50,7 +50,7 @@ class Ranks:
         self._trained, self._apart = 0, False
 
     @classmethod
-    def of_torchrun(cls) -> Ranks:
+    def of_torchrun(cls) -> ProcessGroup:
         """What torchrun says in the environment; the only one where it has not started this process."""
         if "TORCHELASTIC_RUN_ID" not in os.environ:
             return cls()
@@ -113,7 +113,7 @@ class Ranks:
         """A fit, to which rank 0 calls the others.
 
         Raises:
-            Followed: at its end, on all others.
+            FollowerDone: at its end, on all others.
             CellError: where another process is gone.
         """
         if self.count == 1:
@@ -134,7 +134,7 @@ class Ranks:
         self._apart = False
         self._trained += 1
         if self.rank:
-            raise Followed
+            raise FollowerDone
 
     def wait(self) -> None:
         """In a fit: until all have come as far as this."""

@@ -22,7 +22,7 @@ VERSIONS = {"none": 1, "flip": 2}
 """Of an image, under the augmentations that have few."""
 
 
-class AtRest:
+class FrozenFeatureCache:
     """While it is entered, a backbone that does not learn looks at each version of an image once.
 
     Args:
@@ -55,7 +55,7 @@ class AtRest:
         self._features: Tensor | None = None
         self._undo = contextlib.ExitStack()
 
-    def __enter__(self) -> AtRest:
+    def __enter__(self) -> FrozenFeatureCache:
         if self.backbone is not None:
             self._undo.enter_context(replaced(self.backbone, partial(self._forward, self.backbone.forward)))
         return self

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.seeding import derive
-from bench.training.distributed import Ranks
+from bench.training.distributed import ProcessGroup
 
 
 class _Sum(torch.autograd.Function):
@@ -57,7 +57,7 @@ def together(own: Tensor, before: int, after: int) -> Tensor:
     return summed.to(own.dtype)
 
 
-class Shares:
+class ShardedBackbone:
     """While it is entered, a learner's backbone computes each rank's share.
 
     The backbone is whatever module the learner or its model has under that name; a learner without one is trained
@@ -68,12 +68,12 @@ class Shares:
         ranks: who shares.
     """
 
-    def __init__(self, learner: nn.Module, ranks: Ranks) -> None:
+    def __init__(self, learner: nn.Module, ranks: ProcessGroup) -> None:
         self.learner, self.ranks = learner, ranks
         self.calls, self.apart = 0, False
         self._undo = contextlib.ExitStack()
 
-    def __enter__(self) -> Shares:
+    def __enter__(self) -> ShardedBackbone:
         if self.ranks.count == 1:
             return self
         # DDP waits for the gradients of all that it is given, and only the loss has any.

@@ -22,10 +22,10 @@ from bench.core.memory import is_out_of_memory
 from bench.core.seeding import derive
 from bench.core.work_dir import replacing, write_json
 from bench.data import augmentation
-from bench.training.distributed import Ranks
-from bench.training.feature_cache import AtRest
+from bench.training.distributed import ProcessGroup
+from bench.training.feature_cache import FrozenFeatureCache
 from bench.training.schedule import Phase, Schedule
-from bench.training.sharding import Shares
+from bench.training.sharding import ShardedBackbone
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -76,10 +76,10 @@ class Trainer:
         precision: Precision,
         seed: int,
         progress: Progress,
-        ranks: Ranks | None = None,
+        ranks: ProcessGroup | None = None,
         kept: int = 2**30,
     ) -> None:
-        self.folder, self.checkpoint, self.ranks = folder, folder / "training.pt", ranks or Ranks()
+        self.folder, self.checkpoint, self.ranks = folder, folder / "training.pt", ranks or ProcessGroup()
         self.device, self.precision, self.seed, self.progress = device, precision, seed, progress
         self.kept = kept if self.ranks.count == 1 else 0
         self.history: list[dict[str, Any]] = []
@@ -112,7 +112,7 @@ class Trainer:
 
         Raises:
             CellError: when a loss is not finite, or another rank is lost.
-            Followed: at the end, on all ranks but 0.
+            FollowerDone: at the end, on all ranks but 0.
         """
         with self.ranks.training():
             self._fit(learner, schedule, samples)
@@ -162,7 +162,9 @@ class Trainer:
             freeze_norm(learner)
         # Counted from the phase's beginning: a resumed training must find the same features.
         passes = phase.epochs * schedule.repeat
-        with AtRest(learner, samples, schedule.augment, schedule.batch_size, self.device, self.kept, passes) as rest:
+        with FrozenFeatureCache(
+            learner, samples, schedule.augment, schedule.batch_size, self.device, self.kept, passes
+        ) as rest:
             for epoch in range(start, phase.epochs):
                 next(bar)
                 began = time.perf_counter()
@@ -208,14 +210,14 @@ class Trainer:
         schedule: Schedule,
         samples: Samples,
         when: tuple[int, int],
-        rest: AtRest,
+        rest: FrozenFeatureCache,
     ) -> dict[str, float]:
         generator = torch.Generator().manual_seed(derive(self.seed, "order", *when))
         passes = [torch.randperm(len(samples), generator=generator) for _ in range(schedule.repeat)]
         torch.manual_seed(derive(self.seed, "draws", *when))
         learner.before_epoch(len(self.history))  # the history is in the checkpoint: a resumed training counts on
         sums: dict[str, Tensor] = {}
-        with Shares(learner, self.ranks):
+        with ShardedBackbone(learner, self.ranks):
             for batch in self._batches(samples, schedule, passes, generator, rest):
                 size = len(batch.labels)
                 for name, value in step(batch.images, batch.labels).items():
@@ -233,7 +235,12 @@ class Trainer:
         return means
 
     def _batches(
-        self, samples: Samples, schedule: Schedule, passes: list[Tensor], generator: torch.Generator, rest: AtRest
+        self,
+        samples: Samples,
+        schedule: Schedule,
+        passes: list[Tensor],
+        generator: torch.Generator,
+        rest: FrozenFeatureCache,
     ) -> Iterator[Batch]:
         for order in passes:
             drawn = None if schedule.augment == "none" else augmentation.draw(schedule.augment, len(samples), generator)

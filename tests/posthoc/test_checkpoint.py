@@ -7,7 +7,7 @@ import torch
 
 from bench.models.classifier import Classifier
 from bench.posthoc.checkpoint import Checkpoint
-from bench.posthoc.method import Ours
+from bench.posthoc.method import PostHocPPN
 from tests.support.samples import SmallNet, stripes, task
 
 TENSORS = {"vectors": torch.ones(2, 3)}
@@ -34,8 +34,8 @@ def fitted(tmp_path):
     box = Classifier(SmallNet(), 3).eval()
 
     def fit():
-        given = task(tmp_path, stripes(), Ours.Config(), black_box=box)
-        return Ours().fit(given).vectors, given
+        given = task(tmp_path, stripes(), PostHocPPN.Config(), black_box=box)
+        return PostHocPPN().fit(given).vectors, given
 
     return fit
 

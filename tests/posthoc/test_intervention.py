@@ -4,7 +4,7 @@ import torch
 
 from bench.models.classifier import Classifier
 from bench.posthoc.intervention import effects
-from bench.posthoc.method import Ours
+from bench.posthoc.method import PostHocPPN
 from tests.support.samples import SmallNet, stripes, task
 
 
@@ -12,7 +12,7 @@ def fitted(tmp_path, k=2):
     samples = stripes(per_class=20, seed=3)
     torch.manual_seed(1)
     box = Classifier(SmallNet(), 3).eval()
-    return Ours().fit(task(tmp_path, samples, Ours.Config(k=k), black_box=box)), samples
+    return PostHocPPN().fit(task(tmp_path, samples, PostHocPPN.Config(k=k), black_box=box)), samples
 
 
 def test_effects_are_those_of_the_model_without_the_prototype(tmp_path):

@@ -21,7 +21,7 @@ from bench.diagnostics.synthetic import task
 from bench.models.classifier import Classifier
 from bench.training import trainer as train
 from bench.training.black_box import ClassifierLearner
-from bench.training.distributed import Followed, Ranks
+from bench.training.distributed import FollowerDone, ProcessGroup
 from bench.training.schedule import Phase, Schedule
 from bench.training.trainer import Trainer
 from tests.support.samples import Silent, SmallNet, stripes
@@ -52,13 +52,13 @@ METHODS = {
 }  # fmt: skip
 
 
-def fits(folder: Path, ranks: Ranks) -> dict[str, Any]:
+def fits(folder: Path, ranks: ProcessGroup) -> dict[str, Any]:
     """Weights and losses of every fit; empty on all ranks but 0."""
     # In double precision, so that nothing but the order of sums is left to differ.
     train._FABRIC_PRECISION = {**train._FABRIC_PRECISION, "fp32": "64-true"}
     samples, found = stripes(per_class=11), {}
     samples.images = samples.images.double()
-    with contextlib.suppress(Followed):
+    with contextlib.suppress(FollowerDone):
         torch.manual_seed(0)
         learner = ClassifierLearner(Classifier(SmallNet(), 3))
         trainer = Trainer(folder / "classifier", torch.device("cpu"), "fp32", 0, Silent(), ranks)
@@ -66,7 +66,7 @@ def fits(folder: Path, ranks: Ranks) -> dict[str, Any]:
         trainer.fit(learner, schedule(8, Phase(name="all", epochs=3, lr=rates)), samples)
         found["classifier"] = state(learner, trainer)
     for name, (kind, config, (batch_size, *phases)) in METHODS.items():
-        with contextlib.suppress(Followed):
+        with contextlib.suppress(FollowerDone):
             settings = kind.Config(**config, schedule=schedule(batch_size, *phases))
             work = task(folder / name, samples, settings, Silent())
             work.trainer = Trainer(folder / name, work.device, "fp32", 0, Silent(), ranks)
@@ -82,7 +82,7 @@ def state(module: nn.Module, trainer: Trainer) -> dict[str, Any]:
 
 
 def main() -> None:
-    ranks = Ranks.of_torchrun()
+    ranks = ProcessGroup.of_torchrun()
     ranks.join(torch.device("cpu"))
     found = fits(Path(sys.argv[1]), ranks)
     if ranks.rank == 0:

@@ -11,7 +11,7 @@ from torch import nn
 
 from bench.contract import CellError, RequestError
 from bench.training import trainer
-from bench.training.distributed import Ranks
+from bench.training.distributed import ProcessGroup
 from bench.training.sharding import backbones
 from tests.support import torchrun_fits as ranked
 
@@ -30,7 +30,7 @@ def test_two_ranks_train_what_one_does(tmp_path, monkeypatch):
         env={**os.environ, **place}, capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    two, one = torch.load(tmp_path / "two" / "found.pt"), ranked.fits(tmp_path / "one", Ranks())
+    two, one = torch.load(tmp_path / "two" / "found.pt"), ranked.fits(tmp_path / "one", ProcessGroup())
     assert list(two) == list(one) == ["classifier", *ranked.METHODS]
     for name in one:
         for mine, theirs in zip(one[name]["losses"], two[name]["losses"], strict=True):
@@ -43,7 +43,7 @@ def test_two_ranks_train_what_one_does(tmp_path, monkeypatch):
 def test_without_torchrun_a_process_is_alone(monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     monkeypatch.setenv("WORLD_SIZE", "4")  # of Slurm or MPI: not ours
-    ranks = Ranks.of_torchrun()
+    ranks = ProcessGroup.of_torchrun()
     assert (ranks.rank, ranks.count) == (0, 1)
     ranks.join(torch.device("cpu"))
     with ranks.training():
@@ -55,7 +55,7 @@ def test_without_torchrun_a_process_is_alone(monkeypatch):
 
 
 def test_each_rank_has_its_own_gpu(monkeypatch):
-    ranks = Ranks(rank=3, count=4, local=1, local_count=2)
+    ranks = ProcessGroup(rank=3, count=4, local=1, local_count=2)
     assert ranks.device("cpu") == "cpu"
     assert ranks.device("cuda") == "cuda:1"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -76,7 +76,7 @@ class Store(dict):
 
 
 def two(rank=0):
-    ranks = Ranks(rank, 2, rank, 2)
+    ranks = ProcessGroup(rank, 2, rank, 2)
     ranks._store = Store()
     return ranks
 

@@ -15,7 +15,7 @@ from bench.contract import CellError, Progress, RequestError
 from bench.posthoc.checkpoint import Checkpoint, fingerprint
 from bench.posthoc.decompose_class import DecompositionConfig
 from bench.posthoc.pipeline import called, decompose_all
-from bench.posthoc.progress import Telling
+from bench.posthoc.progress import LoggingProgress
 from bench.posthoc.wrap.classifier import Features, PartPrototypeClassifier, fold
 from bench.posthoc.wrap.feature_store import Precision, Storage
 from bench.posthoc.wrap.gathering import batch_of, gather
@@ -98,7 +98,7 @@ def decompose(
     if device is not None:
         classifier.to(device)
     place, dtype = first_parameter.device, first_parameter.dtype
-    telling = Telling(progress)
+    telling = LoggingProgress(progress)
 
     # One pass over the loader, which may be a generator: the first batch is looked at and put back.
     batches = iter(loader)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.contract import CellError, RequestError
 from bench.posthoc.pipeline import called
-from bench.posthoc.progress import Telling
+from bench.posthoc.progress import LoggingProgress
 from bench.posthoc.wrap.classifier import Features
 from bench.posthoc.wrap.feature_store import Storage
 from bench.posthoc.wrap.verify import Residual
@@ -49,7 +49,7 @@ def gather(
     storage: Storage,
     names: Sequence[str],
     images_per_class: int | None,
-    telling: Telling,
+    telling: LoggingProgress,
 ) -> None:
     """Fill the storage; its ``facts`` then hold the completeness residual over all images.
 
