@@ -110,11 +110,11 @@ def _decomposed(
                 if value > WILD:
                     _tame(settings, F, own, rows, source.grid, seed, chunk, i, parts, numbers)
                     telling.note(
-                        f"{called(chunk[i], names)}: refined prototypes cancel each other; split by alpha instead"
+                        f"{class_name(chunk[i], names)}: refined prototypes cancel each other; split by alpha instead"
                     )
         if not bool(torch.isfinite(parts).all()):
             broken = chunk[int((~torch.isfinite(parts)).flatten(1).any(1).nonzero()[0])]
-            raise CellError(f"{called(broken, names)}: its prototypes are not finite; try another k or seed")
+            raise CellError(f"{class_name(broken, names)}: its prototypes are not finite; try another k or seed")
         for i, label in enumerate(chunk):
             # The training cell where each prototype is strongest, as an illustration of it.
             best = (F[i, : own[i]] @ parts[i].to(F.dtype).mT).argmax(0).cpu()
@@ -164,11 +164,13 @@ def _stacked(
         x, places = source.of(label)
         flat = x.flatten(0, 1)
         if not bool(torch.isfinite(flat).all()):
-            raise CellError(f"{called(label, names)}: features are not finite")
+            raise CellError(f"{class_name(label, names)}: features are not finite")
         usable = flat > 0 if positive else flat != 0
         if not bool(usable.any()):
             below = " or below" if positive else ""
-            raise CellError(f"{called(label, names)}: all its features are zero{below}, there is nothing to factorise")
+            raise CellError(
+                f"{class_name(label, names)}: all its features are zero{below}, there is nothing to factorise"
+            )
         F[i, : len(flat)] = flat.to(device)
         own.append(len(flat))
         positions.append(places)
@@ -199,7 +201,7 @@ def _chunks(
     if need(count) > memory_limit:
         fewer = bisect.bisect_right(range(count), memory_limit, key=need) - 1
         raise RequestError(
-            f"{called(largest, names)}: its {count} images need {need(count) / 2**30:.1f} GiB to be decomposed and "
+            f"{class_name(largest, names)}: its {count} images need {need(count) / 2**30:.1f} GiB to be decomposed and "
             f"{memory_limit / 2**30:.1f} GiB of the memory limit are for that; raise the limit, or use at most "
             f"images_per_class={fewer}"
         )
@@ -208,6 +210,6 @@ def _chunks(
     return [todo[start : start + together] for start in range(0, len(todo), together)]
 
 
-def called(label: int, names: Sequence[str]) -> str:
+def class_name(label: int, names: Sequence[str]) -> str:
     """A class by number and, where it has one, name."""
     return f"class {label}" + ("" if names[label] == str(label) else f" ({names[label]})")

@@ -16,7 +16,7 @@ _POWER_ITERATIONS = 2
 _LLOYD_ITERATIONS = 20
 
 
-def begin(
+def initialise(
     F: Tensor, rows: Tensor, k: int, seed: int, classes: list[int], init: Init = "random", *, fill: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Non-negative first factors ``E^T (B, k, M)`` and ``P (B, k, D)``.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bench.posthoc.solvers.hals import sweep
-from bench.posthoc.solvers.init import Init, begin
+from bench.posthoc.solvers.init import Init, initialise
 
 Solver = Literal["mu", "hals"]
 Tensors = tuple[Tensor, ...]
@@ -66,12 +66,12 @@ def factorise(
         max_iter: most updates.
         tol: see above.
         solver: ``mu`` (the multiplicative updates of Lee and Seung as in DFF) or ``hals`` (see ``hals.py``).
-        init: see :func:`bench.posthoc.solvers.init.begin`.
+        init: see :func:`bench.posthoc.solvers.init.initialise`.
     """
     update = {"mu": _multiply, "hals": sweep}[solver]
 
     def together(F: Tensor, rows: Tensor, classes: list[int]) -> Factors:
-        state = begin(F, rows, k, seed, classes, init, fill=solver == "mu")
+        state = initialise(F, rows, k, seed, classes, init, fill=solver == "mu")
         (Et, P), updates = iterate(
             (F,),
             state,

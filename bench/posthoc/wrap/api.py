@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bench.contract import CellError, Progress, RequestError
 from bench.posthoc.checkpoint import Checkpoint, fingerprint
 from bench.posthoc.decompose_class import DecompositionConfig
-from bench.posthoc.pipeline import called, decompose_all
+from bench.posthoc.pipeline import class_name, decompose_all
 from bench.posthoc.progress import LoggingProgress
 from bench.posthoc.wrap.classifier import Features, PartPrototypeClassifier, fold
 from bench.posthoc.wrap.feature_store import Precision, Storage
@@ -160,14 +160,14 @@ def _check_classes(storage: Storage, names: Sequence[str], k: int, missing: str)
     if empty and missing == "refuse":
         more = f" and {len(empty) - 1} other classes have" if len(empty) > 1 else " has"
         raise CellError(
-            f"{called(empty[0], names)}{more} no image to be decomposed from; add some, or pass missing='keep' to "
+            f"{class_name(empty[0], names)}{more} no image to be decomposed from; add some, or pass missing='keep' to "
             "leave such classes undivided"
         )
     for label in range(len(names)):
         most = min(storage.channels, storage.count(label) * storage.cells)
         if 0 < most < k:
             raise CellError(
-                f"{called(label, names)}: k={k} exceeds the rank of its features, at most {most} "
+                f"{class_name(label, names)}: k={k} exceeds the rank of its features, at most {most} "
                 f"({storage.channels} channels, {storage.count(label)} images x {storage.cells} cells)"
             )
 

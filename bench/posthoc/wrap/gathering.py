@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bench.contract import CellError, RequestError
-from bench.posthoc.pipeline import called
+from bench.posthoc.pipeline import class_name
 from bench.posthoc.progress import LoggingProgress
 from bench.posthoc.wrap.classifier import Features
 from bench.posthoc.wrap.feature_store import Storage
@@ -70,7 +70,7 @@ def gather(
         finite = torch.isfinite(x.flatten(1)).all(1).tolist()
         if not all(finite):
             where = finite.index(False)
-            raise CellError(f"{called(labels[where], names)}: features of image {position + where} are not finite")
+            raise CellError(f"{class_name(labels[where], names)}: features of image {position + where} are not finite")
         with torch.autocast(device.type, enabled=False):
             residual.add(x, logits, features.recomposed(x, rows, bias))
         chosen = []

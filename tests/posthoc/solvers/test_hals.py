@@ -6,7 +6,7 @@ import torch
 
 from bench.diagnostics.synthetic_features import draw
 from bench.posthoc.solvers.hals import descend, sweep
-from bench.posthoc.solvers.init import begin, clusters, nndsvd
+from bench.posthoc.solvers.init import clusters, initialise, nndsvd
 from bench.posthoc.solvers.nmf import factorise
 
 DOUBLE = torch.float64
@@ -46,7 +46,7 @@ def test_descend_leaves_a_row_without_equation_as_it_is():
 
 def test_sweep_never_raises_the_error(ragged):
     F, rows = ragged
-    Et, P = begin(F, rows, 4, 0, [0, 1, 2, 3])
+    Et, P = initialise(F, rows, 4, 0, [0, 1, 2, 3])
     errors = []
     for _ in range(15):
         Et, P = sweep(F, Et, P)
@@ -187,8 +187,8 @@ def test_nndsvd_is_the_published_rule_on_the_exact_svd():
 
 def test_zeros_of_nndsvd_are_filled_for_multiplicative_updates_only(ragged):
     F, rows = ragged
-    plain = begin(F, rows, 4, 0, [0, 1, 2, 3], "nndsvd")
-    filled = begin(F, rows, 4, 0, [0, 1, 2, 3], "nndsvd", fill=True)
+    plain = initialise(F, rows, 4, 0, [0, 1, 2, 3], "nndsvd")
+    filled = initialise(F, rows, 4, 0, [0, 1, 2, 3], "nndsvd", fill=True)
     assert (plain[1] == 0).any()
     assert (filled[1] > 0).all()
     mean = F[2].sum() / (int(rows[2]) * 40)
@@ -200,7 +200,8 @@ def test_zeros_of_nndsvd_are_filled_for_multiplicative_updates_only(ragged):
 def test_nndsvd_starts_below_random(ragged):
     F, rows = ragged
     errors = [
-        (F - E.mT @ P).norm() for E, P in (begin(F, rows, 4, 0, [0, 1, 2, 3], init) for init in ("random", "nndsvd"))
+        (F - E.mT @ P).norm()
+        for E, P in (initialise(F, rows, 4, 0, [0, 1, 2, 3], init) for init in ("random", "nndsvd"))
     ]
     assert errors[1] < errors[0]
 
