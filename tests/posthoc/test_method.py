@@ -1,20 +1,23 @@
-"""The whole decomposition: exact, honest about what it cannot do, the same whatever fits into memory at once."""
+"""Post-hoc methods: exact logits, errors for unusable input, results independent of the memory limit."""
+
+import doctest
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import bench.posthoc.pipeline as classwise
 from bench.contract import CellError, RequestError, Sizes
 from bench.models.classifier import Classifier
+from bench.posthoc import checkpoint, intervention, pipeline, refinement, scaling
 from bench.posthoc.black_box_method import BlackBox
 from bench.posthoc.method import PostHocPPN, PostHocPPNContrast
+from bench.posthoc.solvers import lbfgs, nmf
 from tests.support.samples import SmallNet, Tensors, stripes, task
 
 
 def ragged():
-    """Classes of 12, 9 and 4 images: padding differs with the company."""
+    """Return classes of 12, 9 and 4 images, so that padding depends on the other classes of a chunk."""
     samples = stripes()
     keep = torch.cat([torch.arange(12), torch.arange(12, 21), torch.arange(24, 28)])
     return Tensors(samples.images[keep], samples.labels[keep], 3)
@@ -39,8 +42,8 @@ def test_logits_are_the_black_boxes_to_the_bit(tmp_path, refinement, k):
     assert torch.equal(model.vectors.sum(1).float(), box.head.weight)
 
 
-def test_scaled_prototypes_and_residual_are_what_the_paper_says(tmp_path):
-    """With the naive split everything can be recomputed from the factorisation alone (equations 3 to 7)."""
+def test_naive_split_is_equations_3_to_7(tmp_path):
+    """The naive split follows from the factorisation alone (equations 3 to 7)."""
     from bench.posthoc.solvers.nmf import factorise
 
     samples, box = stripes(), black_box()
@@ -89,22 +92,22 @@ def test_chunks_do_not_change_a_bit_of_the_result(tmp_path, config, monkeypatch)
 
 
 def chunk_sizes(monkeypatch):
-    """How many classes each call decomposes, from now on."""
-    sizes, real = [], classwise.decompose_classes
+    """Return a list that records the number of classes of each later call."""
+    sizes, real = [], pipeline.decompose_classes
 
     def counted(config, F, *rest):
         sizes.append(len(F))
         return real(config, F, *rest)
 
-    monkeypatch.setattr(classwise, "decompose_classes", counted)
+    monkeypatch.setattr(pipeline, "decompose_classes", counted)
     return sizes
 
 
-def test_an_interrupted_fit_goes_on_at_the_class_where_it_stopped(tmp_path, monkeypatch):
+def test_interrupted_fit_resumes_at_its_class(tmp_path, monkeypatch):
     samples, box = ragged(), black_box()
     limit = 16 * 12 * 16 * 16
     whole = PostHocPPN().fit(task(tmp_path / "whole", samples, PostHocPPN.Config(), black_box=box))
-    seen, real = [], classwise.decompose_classes
+    seen, real = [], pipeline.decompose_classes
 
     def breaks(config, F, rows, v, grid, seed, classes):
         seen.extend(classes)
@@ -112,7 +115,7 @@ def test_an_interrupted_fit_goes_on_at_the_class_where_it_stopped(tmp_path, monk
             raise KeyboardInterrupt
         return real(config, F, rows, v, grid, seed, classes)
 
-    monkeypatch.setattr(classwise, "decompose_classes", breaks)
+    monkeypatch.setattr(pipeline, "decompose_classes", breaks)
     with pytest.raises(KeyboardInterrupt):
         PostHocPPN().fit(task(tmp_path / "cut", samples, PostHocPPN.Config(), black_box=box, memory_limit=limit))
     again = PostHocPPN().fit(task(tmp_path / "cut", samples, PostHocPPN.Config(), black_box=box, memory_limit=limit))
@@ -122,7 +125,7 @@ def test_an_interrupted_fit_goes_on_at_the_class_where_it_stopped(tmp_path, monk
 
 
 @pytest.mark.parametrize("refinement", ["none", "lbfgs"])
-def test_classes_of_another_black_box_are_not_gone_on_with(tmp_path, refinement):
+def test_classes_of_another_black_box_are_discarded(tmp_path, refinement):
     samples, config = stripes(), PostHocPPN.Config(refinement=refinement)
     PostHocPPN().fit(task(tmp_path / "one", samples, config, black_box=black_box(seed=1)))
     (tmp_path / "one" / "classes" / "class-00002.safetensors").unlink()
@@ -133,7 +136,7 @@ def test_classes_of_another_black_box_are_not_gone_on_with(tmp_path, refinement)
 
 @pytest.mark.parametrize("weight", [1e-9, 1e-12, 1e-30, 0.0])
 @pytest.mark.parametrize("method", [PostHocPPN, PostHocPPNContrast])
-def test_a_weight_that_is_nothing_beside_its_prototypes_is_met_to_their_last_bit(tmp_path, method, weight):
+def test_tiny_weight_is_met_up_to_rounding(tmp_path, method, weight):
     samples, box = stripes(), black_box()
     with torch.no_grad():
         box.head.weight[1, 5] = weight
@@ -143,19 +146,19 @@ def test_a_weight_that_is_nothing_beside_its_prototypes_is_met_to_their_last_bit
 
 
 def test_a_prototype_that_misses_the_row_is_an_error(tmp_path, monkeypatch):
-    real = classwise.decompose_classes
+    real = pipeline.decompose_classes
 
     def spoilt(*given):
         parts, numbers = real(*given)
         parts[0, 0, 3] += 1e-4
         return parts, numbers
 
-    monkeypatch.setattr(classwise, "decompose_classes", spoilt)
+    monkeypatch.setattr(pipeline, "decompose_classes", spoilt)
     with pytest.raises(CellError, match=r"do not sum to the classifier's rows \(largest difference 0.0001\)"):
         PostHocPPN().fit(task(tmp_path, stripes(), PostHocPPN.Config(), black_box=black_box()))
 
 
-def test_the_products_of_all_rows_count_in_the_memory_of_convex_factors(tmp_path):
+def test_memory_of_convex_factors_counts_row_products(tmp_path):
     samples, box = stripes(), black_box()
     rows, channels = 12 * 16, 16
     config = PostHocPPN.Config(k=2, factorisation="convex")
@@ -165,7 +168,7 @@ def test_the_products_of_all_rows_count_in_the_memory_of_convex_factors(tmp_path
         PostHocPPN().fit(task(tmp_path / "tight", samples, config, black_box=box, memory_limit=limit - 1))
 
 
-def test_rows_follow_what_they_are_summed_from(tmp_path):
+def test_rows_follow_prototypes_and_weights(tmp_path):
     samples, box = stripes(), black_box()
     model = PostHocPPN().fit(task(tmp_path, samples, PostHocPPN.Config(k=2), black_box=box))
     assert torch.equal(model.rows, box.head.weight)
@@ -188,7 +191,7 @@ def test_refinement_lowers_the_objective(tmp_path):
 
 
 def test_without_refinement_the_prototypes_are_the_scaled_ones(tmp_path):
-    """They do not sum to the rows, which is what the option is for: the share that is missing is on record."""
+    """They do not sum to the rows; the missing share is recorded."""
     samples, box = stripes(), black_box()
     work = task(tmp_path, samples, PostHocPPN.Config(k=2, refinement="none"), black_box=box)
     model = PostHocPPN().fit(work)
@@ -289,7 +292,7 @@ def test_k_above_the_rank_is_refused_before_anything_runs():
         PostHocPPN.check(PostHocPPN.Config(k=1), Sizes(classes=3, images_per_class=0, channels=100, cells=4))
 
 
-def test_a_saved_model_loads_into_what_build_makes(tmp_path):
+def test_saved_model_loads_into_build(tmp_path):
     samples, box = stripes(), black_box()
     work = task(tmp_path, samples, PostHocPPN.Config(k=2), black_box=box)
     model = PostHocPPN().fit(work)
@@ -309,7 +312,7 @@ def test_black_box_row_is_the_classifier(tmp_path):
 
 
 class Drawn(torch.nn.Module):
-    """A backbone that gives what was drawn: images carry their own features."""
+    """Backbone that returns its input: images are their features."""
 
     def __init__(self, channels):
         super().__init__()
@@ -334,7 +337,7 @@ class Drawn(torch.nn.Module):
     scale=st.sampled_from([1e-4, 1.0, 1e4]),
     seed=st.integers(0, 2**31),
 )
-def test_exact_whatever_the_shapes(
+def test_exact_for_random_shapes(
     tmp_path_factory,
     channels,
     counts,
@@ -375,3 +378,14 @@ def test_exact_whatever_the_shapes(
     size = explanation.scores.abs().sum(1, keepdim=True) + 1
     assert ((total - explanation.logits).abs() <= 1e-4 * size).all()
     assert torch.equal(model.vectors.sum(1).float(), box.head.weight)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [checkpoint, intervention, pipeline, refinement, scaling, lbfgs, nmf],
+    ids=lambda module: module.__name__.rpartition(".")[2],
+)
+def test_examples_of_docstrings(module):
+    failed, tried = doctest.testmod(module)
+    assert tried
+    assert not failed
