@@ -58,7 +58,7 @@ def cell(
     from bench.runner.launchers.stages import follow, share
     from bench.runner.progress import ConsoleProgress
     from bench.runner.queue import mend, persistently
-    from bench.training.distributed import Ranks
+    from bench.training.distributed import ProcessGroup
 
     folder = Store(find_home()).place(folder)
     if not (folder / "cell.json").is_file() or folder.parent.name != "cells":
@@ -73,7 +73,7 @@ def cell(
         elsewhere["data_root"] = str(data_root.resolve())
     if weights:
         elsewhere["weights"] = str(weights[backbone].resolve())
-    ranks = Ranks.of_torchrun()
+    ranks = ProcessGroup.of_torchrun()
     picked = environment.pick_device(ranks.device(device))
     ranks.join(picked)
     with ConsoleProgress(Console(quiet=ranks.rank > 0), quiet=ranks.rank > 0) as progress:

@@ -22,7 +22,7 @@ from bench.data.class_images import Pictures
 from bench.data.text_files import read_text
 from bench.models.weights import fitting
 from bench.posthoc.decompose_class import DecompositionConfig
-from bench.posthoc.progress import Telling
+from bench.posthoc.progress import LoggingProgress
 from bench.posthoc.wrap.api import decompose
 from bench.posthoc.wrap.class_order import TIMM, TORCHVISION, arranged, spelled
 from bench.posthoc.wrap.feature_store import Precision, forget
@@ -117,7 +117,7 @@ def run(
     except ValidationError as error:
         first = error.errors()[0]
         raise RequestError(f"{'.'.join(str(x) for x in first['loc'])}: {first['msg']}") from None
-    telling = Telling(progress)
+    telling = LoggingProgress(progress)
     if classes is not None and class_order is not None:
         raise RequestError("--classes and --class-order both say the order of the classes: give one of them")
     # The classes are counted before the model is built, and images are prepared as the model says.
@@ -143,7 +143,7 @@ def run(
     def loader(dataset: Any) -> DataLoader[Any]:
         return DataLoader(dataset, batch_size, num_workers=workers, pin_memory=torch.device(device).type == "cuda")
 
-    Telling(progress).note(pictures.summary())
+    LoggingProgress(progress).note(pictures.summary())
     work = out / "work"
     try:
         decomposed = decompose(

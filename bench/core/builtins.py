@@ -68,9 +68,12 @@ def _metric(
 
 CATALOGUE: dict[str, dict[str, Entry]] = {
     "methods": {
-        "ours": Entry("bench.posthoc.method:Ours", "post-hoc decomposition of a trained classifier (Tan et al. 2024)"),
+        "ours": Entry(
+            "bench.posthoc.method:PostHocPPN", "post-hoc decomposition of a trained classifier (Tan et al. 2024)"
+        ),
         "ours-contrast": Entry(
-            "bench.posthoc.method:OursContrast", "exact too, from prototypes that peak at one recurring place each"
+            "bench.posthoc.method:PostHocPPNContrast",
+            "exact too, from prototypes that peak at one recurring place each",
         ),
         "protopnet": Entry("baselines.protopnet:ProtoPNet", "this looks like that (Chen et al. 2019)"),
         "tesnet": Entry("baselines.tesnet:TesNet", "a basis of prototypes for each class (Wang et al. 2021)"),

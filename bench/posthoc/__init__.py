@@ -1,7 +1,7 @@
-"""Part-prototypes for a classifier that is already trained: Tan, Zhou and Chen, ICML 2024.
+"""Part-prototypes for a trained classifier: Tan, Zhou and Chen, Post-hoc Part-prototype Networks, ICML 2024.
 
-``from bench.posthoc import decompose`` is for anyone's classifier, ``save`` and ``load`` keep the result, ``draw``
-shows it. They are imported when first asked for, so that ``import bench.posthoc`` stays light.
+``from bench.posthoc import decompose`` takes any classifier with an average pooling and a linear head; ``save`` and
+``load`` store the result, ``draw`` shows it. They are imported on first use, so that ``import bench.posthoc`` is fast.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PartPrototypeClassifier", "decompose", "draw", "load", "save"]
 
-_HOMES = {
+_MODULES = {
     "PartPrototypeClassifier": "bench.posthoc.wrap.classifier",
     "decompose": "bench.posthoc.wrap.api",
     "draw": "bench.report.prototypes.decomposition_gallery",
@@ -26,6 +26,6 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)

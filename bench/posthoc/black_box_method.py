@@ -1,4 +1,4 @@
-"""The black box as a row of its own in every table: the trained classifier, with one map per class."""
+"""Black box as a method: the trained classifier with one map per class, the reference row of every table."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from bench.posthoc.model import DecomposedClassifier
 
 
 class BlackBox(Method):
-    """The classifier as it is. Its row of the last layer is the one prototype of each class (k = 1, the class map)."""
+    """Unchanged classifier: the row of its last layer is the one prototype of a class (k = 1, the class map)."""
 
     name = "blackbox"
     needs_black_box = True
 
     def build(self, task: Task) -> DecomposedClassifier:
-        """An untrained classifier in the form of a decomposition into one prototype."""
+        """Build an untrained classifier as a decomposition into one prototype per class."""
         backbone: Any = task.backbone()
         classes = task.train.classes
         return DecomposedClassifier(backbone, torch.zeros(classes, 1, backbone.channels), torch.zeros(classes)).eval()
 
     def fit(self, task: Task) -> DecomposedClassifier:
-        """Take the trained black box."""
-        box: Any = task.black_box
-        return DecomposedClassifier(box.backbone, box.head.weight.detach()[:, None], box.head.bias).eval()
+        """Return the trained black box as a decomposition into one prototype per class."""
+        black_box: Any = task.black_box
+        return DecomposedClassifier(
+            black_box.backbone, black_box.head.weight.detach()[:, None], black_box.head.bias
+        ).eval()

@@ -1,12 +1,12 @@
-"""An exact decomposition that looks for one recurring place per prototype; ours, not the paper's.
+"""Exact decomposition into prototypes that peak at one recurring location each; this project's, not the paper's.
 
 Every prototype is an equal share of the classifier's row plus a contrast: ``p~_i = v / k + s (q_i - mean_j q_j)``. The
-contrasts sum to zero, so the sum is the row whatever they are. q_i is the unit vector of the mean feature at the places
-where the map of p~_i itself peaks, one place per image; that is found by going back and forth between peaks and means,
-from the unit NMF prototypes on. Prototypes that mean the same part in every image are fixed points of this; the
-contrast with the other prototypes keeps them apart.
+contrasts sum to zero, so the prototypes sum to the row for any q. q_i is the unit vector of the mean feature at the
+peaks of the map of p~_i itself, one location per image; peaks and means are computed in turn, from the unit NMF
+prototypes on. Prototypes that mean the same part in every image are fixed points of this iteration; the contrast with
+the other prototypes keeps them different.
 
-The contrasts' maps are scaled to the size of the share's map, so s alone says how far terms cancel: as contrast maps
+The contrasts' maps are scaled to the size of the share's map, so s alone sets how far terms cancel: as contrast maps
 hardly correlate with the class map, ``sum_i |F p~_i| / |F v|`` is near ``sqrt(1 + s^2)``.
 """
 
@@ -20,52 +20,57 @@ from torch import Tensor
 def contrast(
     F: Tensor, rows: Tensor, v: Tensor, P: Tensor, grid: tuple[int, int], strength: float, rounds: int
 ) -> Tensor:
-    """Prototypes ``(B, k, D)``, float64, of B classes whose sums are the rows of the classifier up to rounding.
+    """Compute prototypes of B classes whose sums are the rows of the classifier up to rounding.
 
     Args:
-        F: features ``(B, M, D)``, M = images x cells; rows beyond a class's own are zero.
-        rows: own rows per class ``(B,)``.
+        F: features ``(B, M, D)``, M = images x locations, zero beyond a class's valid rows.
+        rows: number of valid rows per class ``(B,)``.
         v: rows of the classifier ``(B, D)``.
         P: initial prototypes ``(B, k, D)``.
-        grid: rows and columns of one image's cells.
+        grid: height and width of a feature map.
         strength: s, size of the contrasts' maps relative to that of the share.
-        rounds: how often peaks and means are found anew.
+        rounds: number of updates of peaks and means.
+
+    Returns:
+        Prototypes ``(B, k, D)``, float64.
     """
     if F.device.type == "cpu" and len(F) > 1:
-        # Class by class, without padding: a class stays in the cache, and is the same to the bit in any company.
+        # Class by class, without padding: a class stays in the cache, and its bits do not depend on the other classes.
         parts = zip(F, rows.tolist(), v, P, strict=True)
         return torch.cat(
             [contrast(f[None, :n], torch.tensor([n]), w[None], p[None], grid, strength, rounds) for f, n, w, p in parts]
         )
     F = F[:, : int(rows.max())]
     share = (v.double() / P.shape[1])[:, None]
-    # Only directions count: what a class map that is zero everywhere should be compared with does not matter.
+    # Of a class map that is zero everywhere the height is 0, and with it the scale: only the share is left.
     height = (F @ v.to(F.dtype)[:, :, None]).flatten(1).norm(dim=1).double() / P.shape[1]
     means = P.double()
     for step in range(rounds + 1):
         unit = means / means.norm(dim=2, keepdim=True).clamp(min=1e-30)
-        apart = unit - unit.mean(1, keepdim=True)
-        size = (F @ apart.to(F.dtype).mT).norm(dim=1).double().mean(1)
+        contrasts = unit - unit.mean(1, keepdim=True)
+        size = (F @ contrasts.to(F.dtype).mT).norm(dim=1).double().mean(1)
         scale = torch.where(size > 0, height / torch.where(size > 0, size, 1.0), 0.0)
-        found = share + strength * scale[:, None, None] * apart
+        prototypes = share + strength * scale[:, None, None] * contrasts
         if step < rounds:
-            chosen = _peak_cells(F @ found.to(F.dtype).mT, rows, grid)
-            means = (chosen.mT @ F).double()
-    return found
+            peaks = _peaks(F @ prototypes.to(F.dtype).mT, rows, grid)
+            means = (peaks.mT @ F).double()  # sums over images: the length does not matter
+    return prototypes
 
 
-def _peak_cells(maps: Tensor, rows: Tensor, grid: tuple[int, int]) -> Tensor:
-    """1 at the cell where each image's map is highest, else 0: ``(B, M, k)``.
+def _peaks(maps: Tensor, rows: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Return 1 at the highest location of each image's map, else 0: ``(B, M, k)``.
 
-    Highest on the average of a cell and its neighbours: a lone cell that noise would move is no place to look for.
-    On grids of less than four rows or columns such averages are nearly all the same, and the cell itself counts.
+    The height is the average over a location and its neighbours.
     """
     B, M, k = maps.shape
-    cells = grid[0] * grid[1]
-    images = maps.mT.reshape(B * k, M // cells, *grid)
+    locations = grid[0] * grid[1]
+    images = maps.mT.reshape(B * k, M // locations, *grid)
+    # Smoothed, because noise moves a single high location. In grids of less than four rows or columns such averages
+    # are nearly all the same, so there the location itself counts.
     reach = 1 if min(grid) >= 4 else 0
     smooth = torch.nn.functional.avg_pool2d(images, 2 * reach + 1, 1, reach, count_include_pad=False)
-    best = smooth.flatten(2).argmax(2).reshape(B, k, M // cells)
-    hot = torch.zeros(B, k, M // cells, cells, dtype=maps.dtype, device=maps.device).scatter_(3, best[..., None], 1)
-    own = torch.arange(M, device=maps.device) < rows.to(maps.device)[:, None]
-    return (hot.flatten(2) * own[:, None]).mT
+    best = smooth.flatten(2).argmax(2).reshape(B, k, M // locations)
+    one_hot = torch.zeros(B, k, M // locations, locations, dtype=maps.dtype, device=maps.device)
+    one_hot.scatter_(3, best[..., None], 1)
+    valid = torch.arange(M, device=maps.device) < rows.to(maps.device)[:, None]
+    return (one_hot.flatten(2) * valid[:, None]).mT

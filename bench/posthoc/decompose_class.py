@@ -1,4 +1,4 @@
-"""The decomposition of some classes from their features, step by step (equations 2 to 7 of the paper)."""
+"""Decomposition of classes from their features, step by step (equations 2 to 7 of the paper)."""
 
 from __future__ import annotations
 
@@ -26,42 +26,48 @@ NUMBERS = (
     "cancellation",
     "objective",
 )
-"""What :func:`decompose_classes` measures on the way."""
+"""Measurements of :func:`decompose_classes` for each class."""
 
 
 class DecompositionConfig(Settings):
-    """The paper's settings; where the paper leaves one open, ours (see spec notes in CONTRIBUTING).
+    """Settings of the paper, with a choice of this project for each that the paper leaves open.
 
     Attributes:
         k: prototypes per class.
-        factorisation: ``nmf`` (the paper: negative features are set to zero), or ``semi`` and ``convex`` (Ding et al.
-            2008), which take them as they are.
-        nmf_solver: multiplicative updates as the paper, or HALS, which reaches a lower error in less time.
-        nmf_init: random as DFF, or NNDSVD; for ``nmf`` only.
-        nmf_max_iter: most updates (paper, 3.2).
-        nmf_tol: stopping tolerance relative to the first error (paper, 3.2).
-        scaling: equation 3 in closed form, by cvxpy as the paper, or with coefficients that are not negative.
-        refinement: how the residual is distributed; ``nelder-mead`` is the paper's solver, ``none`` leaves it out;
-            ``contrast`` is not the paper's (see ``contrast.py``).
-        norm: the Norm of equation 6, which the paper does not define.
-        norm_over: over all images of a class together, or image by image.
-        start: where the search begins, which the paper does not say.
-        space: where the search looks: all of (k-1) D numbers, or combinations of the prototypes and the residual.
-        strength: of ``contrast``: how far the prototypes are drawn apart, and so how far they cancel.
-        rounds: of ``contrast``: how often its peaks are looked for.
+        factorisation: ``nmf`` (paper; negative features are set to zero), or ``semi`` and ``convex`` (Ding, Li and
+            Jordan 2008), which accept them.
+        nmf_solver: ``mu``: multiplicative updates (paper); ``hals``: a lower error in less time.
+        nmf_init: ``random`` (DFF) or ``nndsvd``; for ``nmf`` only.
+        nmf_max_iter: maximum number of updates (paper, section 3.2).
+        nmf_tol: stopping tolerance relative to the first error (paper, section 3.2).
+        scaling: equation 3 in closed form, by cvxpy (paper), or with non-negative coefficients.
+        refinement: distribution of the residual (equations 5 to 7): ``nelder-mead`` is the paper's solver, ``none``
+            omits the residual, ``contrast`` is not the paper's (see ``contrast.py``).
+        norm: Norm of equation 6.
+        norm_over: Norm over all images of a class together, or image by image.
+        start: starting point of the search.
+        space: search space: all (k-1) D numbers, or combinations of the prototypes and the residual.
+        strength: size of the contrasts of ``contrast``, and so the cancellation between prototypes.
+        rounds: updates of the peaks of ``contrast``.
     """
 
     k: PositiveInt = 3
     factorisation: Literal["nmf", "semi", "convex"] = "nmf"
     nmf_solver: NmfSolver = "mu"
+    # DFF begins at random; NNDSVD by measurement (reports/decomposition.md).
     nmf_init: Init = "nndsvd"
     nmf_max_iter: PositiveInt = 200
     nmf_tol: NonNegativeFloat = 1e-4
     scaling: Scaling = "closed"
+    # The paper's Nelder-Mead moves by under 1 % in the 100 iterations that it has for (k-1) D dimensions.
     refinement: Solver | Literal["contrast"] = "lbfgs"
+    # Equation 6 does not define its Norm; z-scores over all locations of a class by measurement
+    # (reports/decomposition.md).
     norm: Norm = "zscore"
     norm_over: Over = "class"
+    # The paper does not give the starting point; the naive split by measurement.
     start: Start = "naive"
+    # (k-1)(k+1) numbers instead of (k-1) D; see `distribute` for the reason that this loses nothing.
     space: Space = "span"
     strength: NonNegativeFloat = 1.6
     rounds: NonNegativeInt = 10
@@ -70,26 +76,26 @@ class DecompositionConfig(Settings):
 def decompose_classes(
     config: Any, F: Tensor, rows: Tensor, v: Tensor, grid: tuple[int, int], seed: int, classes: list[int]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Prototypes of B classes whose sums are the classifier's rows (with ``refinement: none``: near them).
+    """Decompose the rows of B classes into prototypes that sum to them (with ``refinement: none``: approximately).
 
     Args:
         config: a :class:`DecompositionConfig`.
-        F: features ``(B, M, D)``, M = images x cells; rows beyond a class's own are zero. For ``nmf`` negative ones
-            count as zero (paper, 4.3), in the objective too.
-        rows: own rows per class ``(B,)``.
+        F: features ``(B, M, D)``, M = images x locations, zero beyond a class's valid rows.
+        rows: number of valid rows per class ``(B,)``.
         v: rows of the classifier ``(B, D)``.
-        grid: H and W, the rows and columns of one image's cells.
-        seed: of the starting points.
+        grid: height and width of a feature map.
+        seed: seed of the starting points.
         classes: the B class numbers.
 
     Returns:
-        Refined prototypes ``(B, k, D)``, float64, and what was measured for each class on the way.
+        Refined prototypes ``(B, k, D)``, float64, and the measurements :data:`NUMBERS`, each ``(B,)``.
     """
+    # Negative features count as zero (paper, section 4.3), in the objective too.
     if config.factorisation == "nmf" and bool(F.amin() < 0):
         F = F.clamp(min=0)
     factors = factorise_classes(config, F, rows, seed, classes)
-    P = factors.P
-    alpha = scale(v, P, config.scaling)
+    P = factors.P  # equation 2
+    alpha = scale(v, P, config.scaling)  # equation 3
     scaled = alpha[:, :, None] * P.double()
     R = v.double() - scaled.sum(1)  # equation 4
     objective = Alignment(F, rows, P, grid[0] * grid[1], config.norm, config.norm_over)
@@ -99,18 +105,18 @@ def decompose_classes(
         r = distribute(R, alpha, P, objective, config.refinement, config.start, config.space)
     refined = scaled + r  # equation 7
     if config.refinement != "none":
-        # What float64 rounding left over goes into the last prototype, so that the sum is the row itself.
+        # The rounding error in float64 goes into the last prototype, so that the sum is the row itself.
         refined[:, -1] += v.double() - refined.sum(1)
     maps = F @ refined.to(F.dtype).mT
     numbers = {
         "nmf_relative_error": factors.error / F.flatten(1).norm(dim=1),
         "nmf_updates": factors.updates.to(F.dtype),
-        # What the prototypes of equation 3 miss of the row: 0 = nothing is left to distribute.
+        # Part of the row that the prototypes of equation 3 miss: 0 = there is no residual to distribute.
         "residual_share": R.norm(dim=1) / v.double().norm(dim=1),
-        # Prototypes that the sum subtracts: their maps are high where the part is not.
+        # Prototypes with a negative coefficient: their maps are high in the absence of the part.
         "negative_share": (alpha < 0).double().mean(1),
         "objective_naive": objective(naive(R, alpha).to(F.dtype)),
-        # 1 = no term cancels another; large values look well and explain nothing.
+        # 1 = no prototype cancels another; of large values the maps look like parts but explain nothing.
         "cancellation": maps.norm(dim=1).sum(1) / maps.sum(2).norm(dim=1),
     }
     if config.refinement != "none":
@@ -119,10 +125,10 @@ def decompose_classes(
 
 
 def factorise_classes(config: Any, F: Tensor, rows: Tensor, seed: int, classes: list[int]) -> Factors:
-    """Equation 2 with the factorisation that the configuration names; arguments as above."""
-    chosen: dict[str, Any] = {"seed": seed, "classes": classes, "max_iter": config.nmf_max_iter, "tol": config.nmf_tol}
+    """Factorise features by the configured method (equation 2); arguments as in :func:`decompose_classes`."""
+    options: dict[str, Any] = {"seed": seed, "classes": classes, "max_iter": config.nmf_max_iter, "tol": config.nmf_tol}
     if config.factorisation == "semi":
-        return factorise_semi(F, rows, config.k, **chosen)
+        return factorise_semi(F, rows, config.k, **options)
     if config.factorisation == "convex":
-        return factorise_convex(F, rows, config.k, **chosen)
-    return factorise(F, rows, config.k, solver=config.nmf_solver, init=config.nmf_init, **chosen)
+        return factorise_convex(F, rows, config.k, **options)
+    return factorise(F, rows, config.k, solver=config.nmf_solver, init=config.nmf_init, **options)

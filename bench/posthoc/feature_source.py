@@ -1,6 +1,8 @@
-"""Features straight from the backbone, class by class, so that memory does not grow with the data set."""
+"""Sources of the features of a class: the interface, and features straight from a backbone."""
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -10,15 +12,33 @@ from bench.contract import Samples
 _BATCH = 64
 
 
-class Streamed:
-    """A :class:`bench.posthoc.pipeline.FeatureSource` that runs the backbone over a class's images when asked.
+class FeatureSource(Protocol):
+    """Features of each class, from a file, memory, or the backbone itself."""
 
-    No batch holds images of two classes: what a class gets does not depend on which others are asked for.
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width of a feature map."""
+
+    @property
+    def channels(self) -> int:
+        """Number of channels, D."""
+
+    def count(self, label: int) -> int:
+        """Return the number of images of a class."""
+
+    def of(self, label: int) -> tuple[Tensor, Tensor]:
+        """Return features ``(n, locations, D)`` of a class in single precision and its images' indices ``(n,)``."""
+
+
+class BackboneFeatures:
+    """:class:`FeatureSource` that runs the backbone over a class's images on request.
+
+    Memory does not grow with the data set.
 
     Args:
         backbone: images -> features ``(N, D, h, w)``, in eval mode.
-        samples: the training split.
-        device: where the backbone is.
+        samples: training split.
+        device: device of the backbone.
     """
 
     def __init__(self, backbone: nn.Module, samples: Samples, device: torch.device) -> None:
@@ -30,12 +50,13 @@ class Streamed:
         self.grid = (int(grid[0]), int(grid[1]))
 
     def count(self, label: int) -> int:
-        """How many images of a class there are."""
+        """Return the number of images of a class."""
         return int(self._counts[label])
 
     @torch.no_grad()
     def of(self, label: int) -> tuple[Tensor, Tensor]:
-        """Features ``(n, cells, D)`` of a class, and the images' places in the split."""
+        """Compute features ``(n, locations, D)`` of a class; with the images' indices ``(n,)`` in the split."""
+        # No batch holds images of two classes: the bits of a class do not depend on which others are computed.
         index = (self._samples.labels == label).nonzero().flatten()
         batches = self._samples.batches(_BATCH, self._device, index=index)
         return torch.cat([self._backbone(batch.images).float().flatten(2).mT for batch in batches]), index

@@ -1,4 +1,4 @@
-"""The decomposed classifier: the black box, with each row of its last layer written as a sum of k prototypes."""
+"""Decomposed classifier: the black box, with each row of its last layer written as a sum of k prototypes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from bench.contract import Explanation, PartPrototypeModel, PrototypeTable
 
 
 class DecomposedClassifier(PartPrototypeModel):
-    """Same logits as the black box; its maps are ``x p~_i`` for each prototype (equation 8 of the paper).
-
-    The prototypes are kept in float64, in which their sum gives the classifier's float32 row back exactly.
+    """Model with the logits of the black box and a map ``x p~_i`` for each prototype (equation 8 of the paper).
 
     Args:
-        backbone: of the black box.
-        vectors: ``(C, k, D)``, the refined prototypes of each class.
-        bias: of the black box ``(C,)``. Equation 8 leaves it out; the logits need it.
+        backbone: feature extractor of the black box.
+        vectors: refined prototypes of each class ``(C, k, D)``.
+        bias: bias of the black box ``(C,)``. Equation 8 omits it; the logits need it.
     """
 
     mixes = True
@@ -32,6 +30,7 @@ class DecomposedClassifier(PartPrototypeModel):
         self.backbone = backbone
         self.k = k
         owner = torch.eye(classes, dtype=torch.bool, device=vectors.device).repeat_interleave(k, 0)
+        # In float64 the sum of the prototypes gives the classifier's float32 row back exactly.
         self.prototypes = PrototypeTable(owner, vectors.double().flatten(0, 1))
         self.register_buffer("bias", bias.detach().clone())
         self.register_buffer("weights", torch.ones(classes * k, dtype=torch.float64, device=vectors.device))
@@ -39,36 +38,35 @@ class DecomposedClassifier(PartPrototypeModel):
 
     @property
     def vectors(self) -> Tensor:
-        """The prototypes ``(C, k, D)``, float64, each times its weight (1 unless somebody intervened)."""
+        """Prototypes ``(C, k, D)``, float64, each times its weight (1 without an intervention)."""
         return self._of(slice(None))
 
     def _of(self, classes: Tensor | slice) -> Tensor:
-        """The prototypes of some classes ``(N, k, D)``: of 1,000 classes, the table is much more than a batch's."""
+        """Return the prototypes of some classes ``(N, k, D)``."""
+        # Chosen before they are multiplied: the table of 1,000 classes is much larger than the part for a batch.
         assert self.prototypes.vectors is not None
         vectors, weights = (t.unflatten(0, (-1, self.k)) for t in (self.prototypes.vectors, self.weights))
         return weights[classes][..., None] * vectors[classes]
 
     @property
     def rows(self) -> Tensor:
-        """The classifier's weight ``(C, D)`` in the bias's precision: the sum of each class's prototypes (eq. 7).
-
-        Summed once, and again when the prototypes or weights have been replaced or written to.
-        """
+        """Weight of the classifier ``(C, D)`` in the bias's precision: the sum of each class's prototypes (eq. 7)."""
         assert self.prototypes.vectors is not None
-        made_of = (self.prototypes.vectors, self.weights, self.bias)
-        versions = tuple(tensor._version for tensor in made_of)
-        tensors, before, found = self._summed
-        if before != versions or any(map(operator.is_not, tensors, made_of)):
-            found = self.vectors.sum(1).to(self.bias.dtype)
-            self._summed = made_of, versions, found
-        return found
+        # Cached, as every batch needs it; torch raises `_version` with each write in place.
+        terms = (self.prototypes.vectors, self.weights, self.bias)
+        versions = tuple(tensor._version for tensor in terms)
+        tensors, before, rows = self._summed
+        if before != versions or any(map(operator.is_not, tensors, terms)):
+            rows = self.vectors.sum(1).to(self.bias.dtype)
+            self._summed = terms, versions, rows
+        return rows
 
     def logits(self, features: Tensor) -> Tensor:
-        """``Avg(x) v^T + b``, with v the sum of the prototypes."""
+        """Compute ``Avg(x) v^T + b``, with v the sum of the prototypes."""
         return nn.functional.linear(features.to(self.bias.dtype).mean((2, 3)), self.rows, self.bias)
 
     def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
-        """Maps ``x p~_i`` and their means over the image; see the contract."""
+        """Compute the maps ``x p~_i`` and, as scores, their means over the image."""
         features = features.to(self.bias.dtype)
         indices = None if classes is None else self.prototypes.of(classes)
         if classes is None:
@@ -79,26 +77,25 @@ class DecomposedClassifier(PartPrototypeModel):
         return Explanation(self.logits(features), maps, maps.mean((2, 3)), indices)
 
     def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
-        """``sum_i x p~_i / HW``: its sum over the cells plus the bias is the logit."""
-        cells = features.shape[2] * features.shape[3]
+        """Compute ``sum_i x p~_i / HW``: its sum over the locations plus the bias is the logit."""
+        locations = features.shape[2] * features.shape[3]
         if classes.ndim == 1:
-            return self.head(features, classes).maps.sum(1) / cells
+            return self.head(features, classes).maps.sum(1) / locations
         mixed = classes.to(self.bias.dtype) @ self.rows
-        return torch.einsum("ndhw,nd->nhw", features.to(mixed.dtype), mixed) / cells
+        return torch.einsum("ndhw,nd->nhw", features.to(mixed.dtype), mixed) / locations
 
     def contributions(self, features: Tensor, classes: Tensor) -> Tensor:
-        """What it displays is exact: the head is an average and linear."""
+        """Return the displayed map: it is exact, because the head is an average and linear."""
         return self.attribute(features, classes)
 
     def offset(self, classes: Tensor) -> Tensor:
-        """The bias."""
+        """Return the bias of the classes."""
         return self.bias[classes]
 
     def reweighted(self, weights: Tensor) -> DecomposedClassifier:
-        """The same model with each prototype's contribution times ``weights (P,)``; it shares the backbone.
+        """Return a copy with each prototype's contribution times ``weights (P,)``; the backbone is shared.
 
-        With weights other than 1 its logits are no longer the black box's: that is the point of an intervention
-        (paper, appendix A).
+        With weights other than 1 its logits differ from the black box's: an intervention (paper, appendix A).
         """
         assert self.prototypes.vectors is not None
         other = DecomposedClassifier(self.backbone, self.prototypes.vectors.unflatten(0, (-1, self.k)), self.bias)
@@ -107,7 +104,7 @@ class DecomposedClassifier(PartPrototypeModel):
         return other.train(self.training)
 
     def without(self, prototypes: Sequence[int]) -> DecomposedClassifier:
-        """The same model with the contributions of these prototypes (rows of the table) set to zero."""
+        """Return a copy with the contributions of these prototypes (rows of the table) set to zero."""
         weights = torch.ones_like(self.weights)
         weights[list(prototypes)] = 0
         return self.reweighted(weights)

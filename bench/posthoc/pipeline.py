@@ -1,11 +1,10 @@
-"""Class after class, or as many as fit into memory: features in, prototypes out."""
+"""Pipeline of a decomposition: classes in chunks that fit into memory, from features to prototypes."""
 
 from __future__ import annotations
 
 import bisect
 import time
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,28 +12,11 @@ from torch import Tensor
 from bench.contract import CellError, RequestError
 from bench.posthoc.checkpoint import Checkpoint
 from bench.posthoc.decompose_class import DecompositionConfig, decompose_classes
-from bench.posthoc.progress import Telling
+from bench.posthoc.feature_source import FeatureSource
+from bench.posthoc.progress import LoggingProgress
 
-WILD = 1e3
-"""Prototypes whose maps are this much larger than their sum cancel each other and explain nothing."""
-
-
-class FeatureSource(Protocol):
-    """Where the features of a class come from: a file, memory, or the backbone itself."""
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """H and W of one image."""
-
-    @property
-    def channels(self) -> int:
-        """D."""
-
-    def count(self, label: int) -> int:
-        """How many images of a class there are."""
-
-    def of(self, label: int) -> tuple[Tensor, Tensor]:
-        """Features ``(n, cells, D)`` of a class in single precision, and the images' places ``(n,)``."""
+MAX_CANCELLATION = 1e3
+"""Limit of the cancellation: prototypes whose maps are this much larger than their sum explain nothing."""
 
 
 def decompose_all(
@@ -45,24 +27,32 @@ def decompose_all(
     seed: int,
     memory_limit: int,
     names: Sequence[str],
-    telling: Telling,
+    progress: LoggingProgress,
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
-    """Prototypes ``(C, k, D)``, float64, and their strongest images and cells ``(C k, 2)``.
+    """Decompose all classes of a classifier.
 
-    Nothing of a class depends on which others share its chunk, so the memory limit does not change a bit on a CPU.
-    Classes that the checkpoint has are not computed again; a row of a class without images is shared out equally.
+    The result of a class does not depend on which others share its chunk, so on a CPU the memory limit does not change
+    a bit. Classes in the checkpoint are not computed again; the row of a class without images is split equally.
 
     Args:
-        settings: of the decomposition.
-        rows: of the classifier ``(C, D)``.
-        source: of the features.
-        checkpoint: keeps finished classes.
-        seed: of the starting points.
+        settings: settings of the decomposition.
+        rows: rows of the classifier ``(C, D)``.
+        source: source of the features.
+        checkpoint: storage of finished classes.
+        seed: seed of the starting points.
         memory_limit: bytes that features and their copies may take at a time.
-        names: of the classes, for messages.
-        telling: told how far it is.
-        device: where to compute.
+        names: class names for messages.
+        progress: reporter.
+        device: device of the computation.
+
+    Returns:
+        Prototypes ``(C, k, D)``, float64, and the image and location at which each is strongest ``(C k, 2)``, -1 for
+        a class without images.
+
+    Raises:
+        RequestError: if a class does not fit into the memory limit.
+        CellError: if features or prototypes of a class are not finite, or its features are all zero.
     """
     C, D = rows.shape
     vectors = (rows.double() / settings.k)[:, None].expand(C, settings.k, D).clone()
@@ -75,59 +65,61 @@ def decompose_all(
         elif source.count(label):
             todo.append(label)
     if len(todo) < C and todo:
-        telling.note(f"{C - len(todo)} of {C} classes need no work: decomposed before, or without images")
+        progress.note(f"{C - len(todo)} of {C} classes need no work: decomposed before, or without images")
     for label in checkpoint.faults:
-        telling.note(f"{called(label, names)}: what was kept of it is damaged or was altered: decomposed again")
+        progress.note(f"{class_name(label, names)}: what was kept of it is damaged or was altered: decomposed again")
     began = last = time.perf_counter()
     chunks = _chunks(todo, C, source, memory_limit, names, settings)
-    found = _decomposed(chunks, settings, rows, source, seed, names, telling, device)
-    for done, (label, part, where, numbers) in enumerate(telling.track(found, "classes decomposed", len(todo)), 1):
-        vectors[label], sources[label] = part, where
-        # Of classes that are decomposed together the first takes it all: what was spent is in the sum.
+    results = _decompose_chunks(chunks, settings, rows, source, seed, names, progress, device)
+    for done, (label, part, strongest, numbers) in enumerate(
+        progress.track(results, "classes decomposed", len(todo)), 1
+    ):
+        vectors[label], sources[label] = part, strongest
+        # The first class of a chunk takes the time of all: only the sum over classes is used.
         last, before = time.perf_counter(), last
-        checkpoint.write(label, {"vectors": part.cpu(), "sources": where}, numbers, last - before)
+        checkpoint.write(label, {"vectors": part.cpu(), "sources": strongest}, numbers, last - before)
         rate = done / (last - began)
-        telling.rarely(f"{done} of {len(todo)} classes decomposed, {rate:.2f} classes/s", last=done == len(todo))
+        progress.rarely(f"{done} of {len(todo)} classes decomposed, {rate:.2f} classes/s", last=done == len(todo))
     return vectors, sources.flatten(0, 1)
 
 
-def _decomposed(
+def _decompose_chunks(
     chunks: list[list[int]],
     settings: DecompositionConfig,
     rows: Tensor,
     source: FeatureSource,
     seed: int,
     names: Sequence[str],
-    telling: Telling,
+    progress: LoggingProgress,
     device: torch.device,
 ) -> Iterator[tuple[int, Tensor, Tensor, dict[str, float]]]:
-    """Each class with its prototypes ``(k, D)``, their strongest images and cells ``(k, 2)``, and what was measured."""
-    cells = source.grid[0] * source.grid[1]
+    """Yield each class with prototypes ``(k, D)``, their strongest images and locations ``(k, 2)``, and numbers."""
+    locations = source.grid[0] * source.grid[1]
     widest = max(source.count(label) for label in range(len(rows)))
     for chunk in chunks:
-        F, own, positions = _stacked(chunk, widest, source, names, device, settings.factorisation == "nmf")
+        F, counts, indices = _stack_features(chunk, widest, source, names, device, settings.factorisation == "nmf")
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            parts, numbers = decompose_classes(settings, F, own, rows[chunk], source.grid, seed, chunk)
+            parts, numbers = decompose_classes(settings, F, counts, rows[chunk], source.grid, seed, chunk)
             for i, value in enumerate(numbers["cancellation"].tolist()):
-                if value > WILD:
-                    _tame(settings, F, own, rows, source.grid, seed, chunk, i, parts, numbers)
-                    telling.note(
-                        f"{called(chunk[i], names)}: refined prototypes cancel each other; split by alpha instead"
+                if value > MAX_CANCELLATION:
+                    _split_by_alpha(settings, F, counts, rows, source.grid, seed, chunk, i, parts, numbers)
+                    progress.note(
+                        f"{class_name(chunk[i], names)}: refined prototypes cancel each other; split by alpha instead"
                     )
         if not bool(torch.isfinite(parts).all()):
             broken = chunk[int((~torch.isfinite(parts)).flatten(1).any(1).nonzero()[0])]
-            raise CellError(f"{called(broken, names)}: its prototypes are not finite; try another k or seed")
+            raise CellError(f"{class_name(broken, names)}: its prototypes are not finite; try another k or seed")
         for i, label in enumerate(chunk):
-            # The training cell where each prototype is strongest, as an illustration of it.
-            best = (F[i, : own[i]] @ parts[i].to(F.dtype).mT).argmax(0).cpu()
-            where = torch.stack([positions[i][best // cells], best % cells], 1)
-            yield label, parts[i], where, {name: float(values[i]) for name, values in numbers.items()}
+            # The training location with the largest value of each prototype's map, as an illustration of it.
+            best = (F[i, : counts[i]] @ parts[i].to(F.dtype).mT).argmax(0).cpu()
+            strongest = torch.stack([indices[i][best // locations], best % locations], 1)
+            yield label, parts[i], strongest, {name: float(values[i]) for name, values in numbers.items()}
 
 
-def _tame(
+def _split_by_alpha(
     settings: DecompositionConfig,
     F: Tensor,
-    own: Tensor,
+    counts: Tensor,
     rows: Tensor,
     grid: tuple[int, int],
     seed: int,
@@ -136,45 +128,43 @@ def _tame(
     parts: Tensor,
     numbers: dict[str, Tensor],
 ) -> None:
-    """Split the residual of one class by alpha where the search has run off to prototypes that only cancel.
-
-    The objective of equation 6 does not see how long a part of the residual is. Where the search ends at parts a
-    thousand times longer than what they sum to, maps in single precision no longer add up to the logit.
-    """
+    """Split the residual of one class by alpha, in place, if the search has ended at prototypes that only cancel."""
+    # Norm in equation 6 hides the length of a part of the residual. If the parts are a thousand times longer than
+    # their sum, maps in single precision no longer add up to the logit.
     plain = settings.model_copy(update={"refinement": "naive"})
-    again, counted = decompose_classes(
-        plain, F[i : i + 1], own[i : i + 1], rows[chunk[i]][None], grid, seed, [chunk[i]]
+    split, split_numbers = decompose_classes(
+        plain, F[i : i + 1], counts[i : i + 1], rows[chunk[i]][None], grid, seed, [chunk[i]]
     )
-    if float(counted["cancellation"][0]) < float(numbers["cancellation"][i]):
-        parts[i] = again[0]
+    if float(split_numbers["cancellation"][0]) < float(numbers["cancellation"][i]):
+        parts[i] = split[0]
         for name in numbers:
-            if name in counted:
-                numbers[name][i] = counted[name][0]
+            if name in split_numbers:
+                numbers[name][i] = split_numbers[name][0]
 
 
-def _stacked(
+def _stack_features(
     chunk: list[int], widest: int, source: FeatureSource, names: Sequence[str], device: torch.device, positive: bool
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Features ``(B, M, D)`` of B classes, rows of each that are its own, and the places of its images.
-
-    M is that of the largest class of all, not of the chunk or of those still to do: sums over padded rows are then the
-    same in any company.
-    """
+    """Return zero-padded features ``(B, M, D)``, valid rows per class ``(B,)``, and the indices of its images."""
+    # M is that of the largest class of all, not of the chunk or of the unfinished ones: sums over padded rows then do
+    # not depend on the other classes.
     F = torch.zeros(len(chunk), widest * source.grid[0] * source.grid[1], source.channels, device=device)
-    own, positions = [], []
+    counts, indices = [], []
     for i, label in enumerate(chunk):
-        x, places = source.of(label)
+        x, index = source.of(label)
         flat = x.flatten(0, 1)
         if not bool(torch.isfinite(flat).all()):
-            raise CellError(f"{called(label, names)}: features are not finite")
+            raise CellError(f"{class_name(label, names)}: features are not finite")
         usable = flat > 0 if positive else flat != 0
         if not bool(usable.any()):
             below = " or below" if positive else ""
-            raise CellError(f"{called(label, names)}: all its features are zero{below}, there is nothing to factorise")
+            raise CellError(
+                f"{class_name(label, names)}: all its features are zero{below}, there is nothing to factorise"
+            )
         F[i, : len(flat)] = flat.to(device)
-        own.append(len(flat))
-        positions.append(places)
-    return F, torch.tensor(own, device=device), positions
+        counts.append(len(flat))
+        indices.append(index)
+    return F, torch.tensor(counts, device=device), indices
 
 
 def _chunks(
@@ -185,13 +175,13 @@ def _chunks(
     names: Sequence[str],
     settings: DecompositionConfig,
 ) -> list[list[int]]:
-    """Classes, all as large as the largest, that fit into the memory limit together."""
+    """Split the classes into chunks that fit into the memory limit, each class counted as large as the largest."""
     if not todo:
         return []
-    cells = source.grid[0] * source.grid[1]
+    locations = source.grid[0] * source.grid[1]
 
     def need(images: int) -> int:
-        rows = images * cells
+        rows = images * locations
         # Features in single precision, without negative ones, their reconstruction, and one spare at the checks;
         # convex factors also take the products of all rows with each other, their two signs, and one spare.
         return 4 * 4 * rows * (max(source.channels, 1) + (rows if settings.factorisation == "convex" else 0))
@@ -201,15 +191,20 @@ def _chunks(
     if need(count) > memory_limit:
         fewer = bisect.bisect_right(range(count), memory_limit, key=need) - 1
         raise RequestError(
-            f"{called(largest, names)}: its {count} images need {need(count) / 2**30:.1f} GiB to be decomposed and "
+            f"{class_name(largest, names)}: its {count} images need {need(count) / 2**30:.1f} GiB to be decomposed and "
             f"{memory_limit / 2**30:.1f} GiB of the memory limit are for that; raise the limit, or use at most "
             f"images_per_class={fewer}"
         )
-    # SciPy's Nelder-Mead goes class by class; the others would only be computed along.
+    # SciPy's Nelder-Mead runs class by class; each evaluation would compute the other classes of a chunk too.
     together = 1 if settings.refinement == "nelder-mead" else memory_limit // need(count)
     return [todo[start : start + together] for start in range(0, len(todo), together)]
 
 
-def called(label: int, names: Sequence[str]) -> str:
-    """A class by number and, where it has one, name."""
+def class_name(label: int, names: Sequence[str]) -> str:
+    """Return a class's number and, if it has one, its name for messages.
+
+    Example:
+        >>> class_name(1, ["0", "Laysan Albatross"])
+        'class 1 (Laysan Albatross)'
+    """
     return f"class {label}" + ("" if names[label] == str(label) else f" ({names[label]})")

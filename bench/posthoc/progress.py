@@ -1,4 +1,4 @@
-"""How a decomposition tells how far it is, with or without a harness around it."""
+"""Progress of a decomposition, with or without a harness around it."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ _EVERY = 2.0
 """Seconds between two lines of progress."""
 
 
-class Telling:
-    """Progress for a caller who may have none: then lines go to the log ``bench.posthoc``."""
+class LoggingProgress:
+    """Progress that passes lines on to another reporter, or to the log ``bench.posthoc`` if there is none."""
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
         self._last: float | None = None
 
     def note(self, message: str) -> None:
-        """One line."""
+        """Write one line."""
         if self._progress is not None:
             self._progress.note(message)
         else:
             logging.getLogger("bench.posthoc").info(message)
 
     def rarely(self, message: str, last: bool = False) -> None:
-        """One line if none was written for a while since the first chance, or if it is the last."""
+        """Write one line if it is the last, or if none was written for two seconds."""
         now = time.monotonic()
-        self._last = now if self._last is None else self._last  # a speed after the first of many says nothing
+        # The first call only starts the clock: a speed after the first of many items means nothing.
+        self._last = now if self._last is None else self._last
         if last or now - self._last >= _EVERY:
             self._last = now
             self.note(message)
 
     def track(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-        """Pass the items through."""
+        """Yield the items, and show how many of ``total`` have passed."""
         if self._progress is None:
             return iter(items)
         if total is None and isinstance(items, Sized):

@@ -1,4 +1,4 @@
-"""Distributing the residual parameters over the prototypes (equations 4 to 7 of the paper)."""
+"""Distribution of the residual parameters over the prototypes (equations 4 to 7 of the paper)."""
 
 from __future__ import annotations
 
@@ -19,43 +19,40 @@ Objective = Callable[[Tensor], Tensor]
 
 
 class Alignment:
-    """The objective of equation 6 for B classes.
+    """Objective of equation 6 for B classes: ``sum_i |Norm(F p_i) - Norm(F r_i)|^2``.
 
-    ``sum_i |Norm(F p_i) - Norm(F r_i)|^2``, where the paper leaves Norm open (spec/baselines.md, 15.2): ``l2``
-    divides by the Euclidean norm, ``minmax`` maps to [0, 1], ``zscore`` subtracts the mean and divides by the standard
-    deviation; over all n HW cells of a class or image by image.
+    The paper does not define Norm. Here ``l2`` divides by the Euclidean norm, ``minmax`` maps to [0, 1], ``zscore``
+    subtracts the mean and divides by the standard deviation; over all n HW locations of a class or image by image.
 
     Args:
-        F: features ``(B, M, D)``, M = images x cells; rows beyond a class's own are zero.
-        rows: own rows per class ``(B,)``.
+        F: features ``(B, M, D)``, M = images x locations, zero beyond a class's valid rows.
+        rows: number of valid rows per class ``(B,)``.
         P: initial prototypes ``(B, k, D)``.
-        cells: HW.
-        norm: see above.
-        over: see above.
+        locations: HW, locations of a feature map.
+        norm: Norm.
+        over: rows over which Norm is taken, of a ``class`` or of an ``image``.
     """
 
-    def __init__(self, F: Tensor, rows: Tensor, P: Tensor, cells: int, norm: Norm = "l2", over: Over = "class"):
-        self.F, self.cells, self.norm, self.over = F, cells, norm, over
+    def __init__(self, F: Tensor, rows: Tensor, P: Tensor, locations: int, norm: Norm = "l2", over: Over = "class"):
+        self.F, self.locations, self.norm, self.over = F, locations, norm, over
         self.rows = rows.to(F.device)
-        self.own = (torch.arange(F.shape[1], device=F.device) < self.rows[:, None])[:, :, None]
+        self.valid = (torch.arange(F.shape[1], device=F.device) < self.rows[:, None])[:, :, None]
         self.target = self._normalised(F @ P.mT)
 
     def __call__(self, r: Tensor) -> Tensor:
-        """Residual parts ``(B, k, D)`` -> objective ``(B,)``."""
+        """Compute the objective ``(B,)`` of residual parts ``(B, k, D)``."""
         return (self.target - self._normalised(self.F @ r.mT)).square().sum((1, 2))
 
     def within(self, basis: Tensor | None = None) -> Objective:
-        """The same objective as a function of coefficients ``c (B, k, m)``, where ``r = c basis``.
-
-        Where Norm is an inner-product norm over a whole class (``l2``, ``zscore``), it needs the Gram matrix of the
-        basis' maps and never F again.
+        """Return the objective as a function of coefficients ``c (B, k, m)`` with ``r = c basis``.
 
         Args:
-            basis: ``(B, m, D)``; ``None``: the D unit vectors, ``c`` is ``r`` itself.
+            basis: basis ``(B, m, D)``; ``None``: the D unit vectors, so that ``c`` is ``r`` itself.
         """
+        # `l2` and `zscore` over a class are inner-product norms: they need the Gram matrix of the basis' maps, not F.
         gram = self.norm != "minmax" and self.over == "class"
         if basis is None:
-            # G is D x D and read once for value and gradient, F is M x D and read for each.
+            # G is D x D and read once for value and gradient; F is M x D and read for each.
             if not gram or self.F.shape[2] > 2 * self.F.shape[1]:
                 return self
             maps = self.F
@@ -87,42 +84,45 @@ class Alignment:
         return objective
 
     def maps(self, basis: Tensor) -> Tensor:
-        """``F basis^T (B, M, m)`` in the features' precision, given in the basis'."""
+        """Compute ``F basis^T (B, M, m)`` in the precision of the features, and return it in that of the basis."""
         return (self.F @ basis.to(self.F.dtype).mT).to(basis.dtype)
 
     def _normalised(self, maps: Tensor) -> Tensor:
-        own, shape = self.own, maps.shape
+        valid, shape = self.valid, maps.shape
         if self.over == "image":
-            maps, own = (t.unflatten(1, (-1, self.cells)) for t in (maps, own))
+            maps, valid = (t.unflatten(1, (-1, self.locations)) for t in (maps, valid))
             dim = 2
         else:
             dim = 1
         if self.norm == "minmax":
-            low = maps.masked_fill(~own, torch.inf).amin(dim, keepdim=True)
-            high = maps.masked_fill(~own, -torch.inf).amax(dim, keepdim=True)
+            low = maps.masked_fill(~valid, torch.inf).amin(dim, keepdim=True)
+            high = maps.masked_fill(~valid, -torch.inf).amax(dim, keepdim=True)
             span = high - low
-            maps = torch.where(own & (span > 0), (maps - low) / torch.where(span > 0, span, 1.0), 0.0)
+            maps = torch.where(valid & (span > 0), (maps - low) / torch.where(span > 0, span, 1.0), 0.0)
             return maps.reshape(shape)
         count = 1
         if self.norm == "zscore":
-            count = own.sum(dim, keepdim=True).clamp(min=1)
-            maps = torch.where(own, maps - maps.sum(dim, keepdim=True) / count, 0.0)
+            count = valid.sum(dim, keepdim=True).clamp(min=1)
+            maps = torch.where(valid, maps - maps.sum(dim, keepdim=True) / count, 0.0)
         # The masked square root keeps the gradient of an all-zero map at zero instead of NaN.
         square = maps.square().sum(dim, keepdim=True) / count
         return (maps / torch.where(square > 0, square, 1.0).sqrt()).reshape(shape)
 
 
 def naive(R: Tensor, alpha: Tensor) -> Tensor:
-    """``r_i = alpha_i R / sum(alpha)``: ``(B, D), (B, k) -> (B, k, D)``; see :func:`shares`."""
+    """Split the residual by alpha, ``r_i = alpha_i R / sum(alpha)``: ``(B, D), (B, k) -> (B, k, D)``.
+
+    Example:
+        >>> naive(torch.tensor([[2.0, 4.0]]), torch.tensor([[1.0, 3.0]]))
+        tensor([[[0.5000, 1.0000],
+                 [1.5000, 3.0000]]])
+    """
     return shares(alpha)[:, :, None] * R[:, None]
 
 
 def shares(alpha: Tensor) -> Tensor:
-    """``alpha_i / sum(alpha)``, ``(B, k)``.
-
-    Where the coefficients cancel (|sum| under a thousandth of their absolute sum) the shares would explode; there
-    the residual is split evenly.
-    """
+    """Compute ``alpha_i / sum(alpha)``, ``(B, k)``; ``1 / k`` if the coefficients cancel."""
+    # If |sum| is under a thousandth of the absolute sum, the quotients would explode.
     total = alpha.sum(1, keepdim=True)
     cancels = total.abs() <= 1e-3 * alpha.abs().sum(1, keepdim=True)
     return torch.where(cancels, 1.0 / alpha.shape[1], alpha / torch.where(cancels, 1.0, total))
@@ -137,20 +137,24 @@ def distribute(
     start: Start,
     space: Space = "full",
 ) -> Tensor:
-    """Parts ``r (B, k, D)`` of the residual ``R (B, D)``, float64, summing to it (the last takes up the rest).
+    """Distribute the residual of B classes over their prototypes (equations 5 and 6).
+
+    With the search space ``span`` every part is a combination of the prototypes and R. It contains all three starting
+    points, and if every map correlates with its target, leaving it can only raise the objective (l2, z-score): a
+    component outside adds to the length of F r_i and nothing to its product with F p_i.
 
     Args:
-        R: residual parameters, float64.
+        R: residual parameters ``(B, D)``, float64.
         alpha: coefficients ``(B, k)``, float64.
         P: initial prototypes ``(B, k, D)``.
         objective: equation 6, ``(B, k, D) -> (B,)``.
-        solver: ``none`` (no part: zeros, which do not sum to R), ``naive`` (the split by alpha), ``nelder-mead`` (as in
-            the paper: tolerance 1e-6, 100 iterations) or ``lbfgs`` (gradients, the sum built in).
-        start: where the search begins: R/k, the naive split, or the prototypes themselves.
-        space: where it looks: ``full`` (all (k-1) D numbers, as the paper writes it), or ``span`` (every part a
-            combination of the prototypes and R: (k-1)(k+1) numbers). All three starts lie in that span, and where
-            every map correlates with its target, leaving it can only raise the objective (l2, z-score): what lies
-            outside adds to the length of F r_i and nothing to its product with F p_i.
+        solver: ``none`` (zeros, which do not sum to R), ``naive`` (the split by alpha), ``nelder-mead`` (paper:
+            tolerance 1e-6, 100 iterations) or ``lbfgs`` (by gradients).
+        start: starting point: ``equal`` (R/k), ``naive`` (the split by alpha) or ``prototype`` (the prototypes).
+        space: search space: ``full`` (all (k-1) D numbers, as in the paper) or ``span`` ((k-1)(k+1) numbers).
+
+    Returns:
+        Parts ``r (B, k, D)``, float64, that sum to R; the last one takes up the rest.
     """
     k = P.shape[1]
     if solver == "none":
@@ -175,7 +179,7 @@ def distribute(
 
     def whole(x: Tensor) -> Tensor:
         parts = x.unflatten(1, (k - 1, -1))
-        # Only k - 1 parts are free; the last is what is left of R (paper, appendix C).
+        # Only k - 1 parts are free; the last is the rest of R (paper, appendix C).
         return torch.cat([parts, (total - parts.sum(1))[:, None]], dim=1)
 
     if isinstance(objective, Alignment):
@@ -192,7 +196,8 @@ def distribute(
 
 
 def _unit(basis: Tensor, objective: Alignment | Objective) -> tuple[Tensor, Tensor]:
-    """The basis ``(B, m, D)`` with maps of length one, and the lengths before ``(B, m)``: evenly scaled unknowns."""
+    """Scale a basis ``(B, m, D)`` to maps of length one; also return the lengths before ``(B, m)``."""
+    # Evenly scaled unknowns: L-BFGS begins with a multiple of the identity as its inverse Hessian.
     maps = objective.maps(basis) if isinstance(objective, Alignment) else basis.mT
     length = maps.norm(dim=1)
     length = torch.where(length > 0, length, 1.0)
@@ -202,16 +207,16 @@ def _unit(basis: Tensor, objective: Alignment | Objective) -> tuple[Tensor, Tens
 def _nelder_mead(objective: Objective, start: Tensor) -> Tensor:
     from scipy.optimize import minimize
 
-    found = start.clone()
+    minimisers = start.clone()
     for b in range(len(start)):
 
-        def one(x: object, b: int = b) -> float:
+        def of_class(x: object, b: int = b) -> float:
             trial = start.clone()
             trial[b] = torch.as_tensor(x, dtype=start.dtype)
             return float(objective(trial)[b])
 
         result = minimize(
-            one, start[b].double().cpu().numpy(), method="Nelder-Mead", tol=1e-6, options={"maxiter": 100}
+            of_class, start[b].double().cpu().numpy(), method="Nelder-Mead", tol=1e-6, options={"maxiter": 100}
         )
-        found[b] = torch.as_tensor(result.x, dtype=start.dtype)
-    return found
+        minimisers[b] = torch.as_tensor(result.x, dtype=start.dtype)
+    return minimisers

@@ -1,4 +1,4 @@
-"""Scaling the prototypes towards the classifier's row (equation 3 of the paper)."""
+"""Scaling of the prototypes towards the classifier's row (equation 3 of the paper)."""
 
 from __future__ import annotations
 
@@ -10,23 +10,34 @@ from torch import Tensor
 Solver = Literal["closed", "cvxpy", "nonnegative"]
 
 _MOST_ENUMERATED = 10
+"""Largest k for which all 2^k supports are solved."""
+
 _ELEMENTS = 2**22
+"""Numbers that the systems of a block of supports may have together."""
 
 
 def scale(v: Tensor, P: Tensor, solver: Solver = "closed") -> Tensor:
-    """``alpha (B, k)`` minimising ``|v - sum_i alpha_i p_i|^2`` for each of B classes; float64.
-
-    Where prototypes are linearly dependent, ``closed`` takes the minimiser of least norm.
+    """Minimise ``|v - sum_i alpha_i p_i|^2`` for each of B classes.
 
     Args:
         v: rows of the classifier ``(B, D)``.
         P: prototypes ``(B, k, D)``.
-        solver: ``closed`` (pseudo-inverse), ``cvxpy`` (as in the paper, class by class), or ``nonnegative``: the
-            minimiser among ``alpha >= 0``, which the paper does not ask for.
+        solver: ``closed`` (pseudo-inverse; of linearly dependent prototypes the minimiser of least norm), ``cvxpy`` (as
+            in the paper, class by class), or ``nonnegative`` (among ``alpha >= 0``, not in the paper).
+
+    Returns:
+        Coefficients ``alpha (B, k)``, float64.
+
+    Example:
+        Of orthogonal prototypes each coefficient is ``v p / |p|^2``.
+
+        >>> v, P = torch.tensor([[3.0, 5.0, 4.0]]), torch.tensor([[[1.0, 1.0, 0.0], [0.0, 0.0, 2.0]]])
+        >>> scale(v, P).round(decimals=6)
+        tensor([[4., 2.]], dtype=torch.float64)
     """
     v, P = v.double(), P.double()
     if solver == "closed":
-        # On the CPU wherever P is: it is small, and a GPU would go through the singular values class by class.
+        # Always on the CPU: P is small, and a GPU would compute the singular values class by class.
         return (v[:, None] @ torch.linalg.pinv(P.cpu()).to(v.device))[:, 0]
     if solver == "nonnegative":
         return nonnegative(v, P)
@@ -41,16 +52,17 @@ def scale(v: Tensor, P: Tensor, solver: Solver = "closed") -> Tensor:
 
 
 def nonnegative(v: Tensor, P: Tensor) -> Tensor:
-    """Non-negative least squares, exact: the best of the 2^k sets of prototypes that may be in use.
-
-    The minimiser solves the plain least squares on its own support, and among the minimisers there is one whose
-    support is linearly independent. So every support is solved, and of the solutions without a negative coefficient
-    the one with the smallest objective is taken. Above k = 10 SciPy's active set goes class by class.
+    """Solve non-negative least squares exactly, by the best of the 2^k supports; above k = 10 by SciPy's active set.
 
     Args:
         v: rows of the classifier ``(B, D)``, float64.
         P: prototypes ``(B, k, D)``, float64.
+
+    Returns:
+        Coefficients ``alpha (B, k)``, float64.
     """
+    # A minimiser solves the plain least squares on its support, and one of the minimisers has a linearly independent
+    # support. So every support is solved, and of the solutions without a negative coefficient the best is taken.
     B, k = P.shape[:2]
     if k > _MOST_ENUMERATED:
         from scipy.optimize import nnls
@@ -61,20 +73,21 @@ def nonnegative(v: Tensor, P: Tensor) -> Tensor:
     length = torch.where(length > 0, length, 1.0)
     unit = P / length[:, :, None]
     G, c = unit @ unit.mT, (unit @ v[:, :, None])[:, :, 0]
-    best, lowest = torch.zeros_like(c), torch.zeros(B, dtype=c.dtype, device=c.device)  # no prototype: the objective 0
+    best, lowest = torch.zeros_like(c), torch.zeros(B, dtype=c.dtype, device=c.device)  # empty support: objective 0
     supports = (torch.arange(2**k, device=c.device)[:, None] >> torch.arange(k, device=c.device)) & 1
-    for some in supports.to(c.dtype).split(max(1, _ELEMENTS // (B * k * k))):
+    for block in supports.to(c.dtype).split(max(1, _ELEMENTS // (B * k * k))):
         # Rows and columns outside the support become those of the identity: their coefficients are zero.
-        inside = some[:, :, None] * some[:, None]
-        system = G[:, None] * inside + torch.diag_embed(1 - some)
-        alpha, info = torch.linalg.solve_ex(system, (c[:, None] * some)[:, :, :, None])
+        inside = block[:, :, None] * block[:, None]
+        system = G[:, None] * inside + torch.diag_embed(1 - block)
+        alpha, info = torch.linalg.solve_ex(system, (c[:, None] * block)[:, :, :, None])
         alpha = alpha[:, :, :, 0]
-        # |v - alpha P|^2 up to |v|^2, from the coefficients themselves: an ill-conditioned support cannot cheat.
+        # |v - alpha P|^2 up to |v|^2, from the coefficients themselves: right also if an ill-conditioned system is not
+        # solved exactly.
         height = ((alpha @ G) * alpha).sum(2) - 2 * (alpha * c[:, None]).sum(2)
         usable = (info == 0) & (alpha >= 0).all(2) & torch.isfinite(height)
         height = torch.where(usable, height, torch.inf)
-        value, where = height.min(1)
+        value, index = height.min(1)
         better = value < lowest
-        best = torch.where(better[:, None], alpha[torch.arange(B, device=c.device), where], best)
+        best = torch.where(better[:, None], alpha[torch.arange(B, device=c.device), index], best)
         lowest = torch.where(better, value, lowest)
     return best / length

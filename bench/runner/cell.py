@@ -35,8 +35,8 @@ from bench.runner.heartbeat import Activity
 from bench.runner.inputs import Inputs
 from bench.runner.limits import SHARED, Attempts
 from bench.runner.progress import ConsoleProgress
-from bench.training.black_box import BlackBoxConfig, agreement, obtain
-from bench.training.distributed import Ranks
+from bench.training.black_box import BlackBoxConfig, agreement, train_or_load
+from bench.training.distributed import ProcessGroup
 from bench.training.trainer import Trainer
 
 REDUCED = "batch_size_after_out_of_memory"
@@ -68,7 +68,7 @@ class Cell:
         batch_size: int = 64,
         memory_limit: int | None = None,
         elsewhere: Mapping[str, str] | None = None,
-        ranks: Ranks | None = None,
+        ranks: ProcessGroup | None = None,
     ) -> None:
         written = store.specification(name)
         self.spec = CellSpec.of(written, store.cell(name).path / "cell.json")
@@ -79,7 +79,7 @@ class Cell:
         self.method = self.inputs.method
         planned = {"fit": self.spec.settings.get("schedule", {}).get("batch_size"), "evaluation": batch_size}
         self.attempts = Attempts(device, memory_limit, self.folder.work / "retry.json", planned, progress)
-        self.ranks = ranks or Ranks()
+        self.ranks = ranks or ProcessGroup()
         self.ranks.brief = lambda: {"stage": self.attempts.stage, "most": self.attempts.most}
 
     def run(self) -> None:
@@ -181,7 +181,7 @@ class Cell:
         if need_black_box and self.spec.black_box is not None:
             self.attempts.stage = SHARED
             facts = {name: value for name, value in self.spec.black_box.items() if name != "version"}
-            black_box = obtain(
+            black_box = train_or_load(
                 Folder(self.home / "blackboxes" / self.spec.black_box_id),
                 BlackBoxConfig.model_validate(facts),
                 self.inputs.backbone,

@@ -1,1 +1,1 @@
-"""Training loops: trainer, schedules, frozen feature cache, process groups, the black box."""
+"""Training: phased loop, schedules, black box, frozen feature cache, process groups."""

@@ -1,4 +1,4 @@
-"""The black box: the plain classifier of one data set, backbone, seed and recipe. Trained once, used by many cells."""
+"""Black box: the plain classifier of one data set, backbone, seed and recipe, trained once for many cells."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from bench.training.schedule import Schedule
 from bench.training.trainer import Learner, Trainer
 
 VERSION = 1
-"""Raised when the same settings would train another classifier."""
+"""Version of the training: raised when the same settings would train another classifier."""
 
 _LOOKED_AT = 500
 """Training images that a classifier's answers are compared on with the labels: enough to tell chance from knowledge."""
 
 
 class BlackBoxConfig(Settings):
-    """Where the classifier comes from.
+    """Origin of the classifier.
 
     Attributes:
-        head: ``trained``: a new linear layer, trained with the backbone; ``pretrained``: the file of starting weights
-            has one for these classes, and nothing is trained (sections 4.3 and 4.4 of the paper, on ImageNet).
-        schedule: of the training, phases over the groups ``backbone`` and ``head``.
+        head: ``trained``: a new linear layer, trained with the backbone; ``pretrained``: the layer for these classes in
+            the file of starting weights, without training (sections 4.3 and 4.4 of the paper, on ImageNet).
+        schedule: training schedule, with phases over the groups ``backbone`` and ``head``.
     """
 
     head: Literal["trained", "pretrained"] = "trained"
@@ -53,33 +53,34 @@ class BlackBoxConfig(Settings):
 
     @model_serializer(mode="wrap")
     def _identity(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What nothing depends on is left out; so results from before there was a choice keep their ids."""
-        kept = "schedule" if self.head == "trained" else "head"
-        return {kept: handler(self)[kept]}
+        """Return the one field that the classifier depends on."""
+        # A trained head is identified by its schedule alone: results from before `head` was a setting keep their ids.
+        name = "schedule" if self.head == "trained" else "head"
+        return {name: handler(self)[name]}
 
 
 class ClassifierLearner(Learner):
-    """Cross entropy on the whole network, as in section 4.2 of the paper."""
+    """Classifier with cross entropy over the whole network, as in section 4.2 of the paper."""
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.classifier = classifier
 
     def groups(self) -> Mapping[str, list[nn.Parameter]]:
-        """``backbone`` and ``head``."""
+        """Return the parameters of ``backbone`` and ``head``."""
         return {
             "backbone": list(self.classifier.backbone.parameters()),
             "head": list(self.classifier.head.parameters()),
         }
 
     def forward(self, images: Tensor, labels: Tensor, phase: str) -> dict[str, Tensor]:
-        """Loss and training accuracy of a batch."""
+        """Compute loss and training accuracy of a batch."""
         logits = self.classifier(images)
         correct = (logits.argmax(1) == labels).float().mean()
         return {"loss": nn.functional.cross_entropy(logits, labels), "train_accuracy": correct}
 
 
-def obtain(
+def train_or_load(
     folder: Folder,
     config: BlackBoxConfig,
     backbone: Callable[[], nn.Module],
@@ -89,22 +90,26 @@ def obtain(
     trainer: Callable[[Path], Trainer],
     progress: Progress,
 ) -> Classifier:
-    """The classifier in eval mode: as given, or from the folder where it is there, else trained and put there.
+    """Return the classifier in eval mode: pretrained, loaded from its folder, or trained and stored there.
 
-    Another process that wants the same one waits for it.
+    Another process that needs the same classifier waits for it.
 
     Args:
-        folder: its own place.
-        config: where it comes from.
+        folder: work folder of this black box.
+        config: origin of the classifier.
         backbone: builds the feature extractor with its starting weights.
-        head: gives weight and bias of the head that those weights were trained with, for classes and channels.
+        head: returns weight and bias of the pretrained head, from the numbers of classes and channels.
         train: training split.
-        seed: of the head's start, the order and the augmentation.
-        trainer: makes the training loop with its checkpoint in the given folder.
-        progress: where it is told.
+        seed: seed of the head's starting weights.
+        trainer: builds the training loop, with its checkpoint in the given folder.
+        progress: reporter.
+
+    Returns:
+        The classifier on the CPU if it was loaded, else on the trainer's device.
 
     Raises:
-        CellError: where what was trained before is damaged.
+        CellError: if the stored classifier is damaged.
+        FollowerDone: after training, on all ranks but 0.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "head"))
@@ -114,8 +119,9 @@ def obtain(
         classifier.head.load_state_dict({"weight": weight, "bias": bias})
         return classifier.eval()
     loop = trainer(folder.resume)
-    if loop.ranks.rank and not folder.done:
-        loop.fit(ClassifierLearner(classifier), config.schedule, train)  # rank 0 has the claim; this ends in `Followed`
+    if loop.process_group.rank and not folder.done:
+        # Without the claim, which rank 0 holds for all; this raises `FollowerDone`.
+        loop.fit(ClassifierLearner(classifier), config.schedule, train)
     with folder.claim(lambda: progress.note("another process trains the black box: waiting for it")):
         if not folder.done:
             progress.note("training the black box")
@@ -131,9 +137,9 @@ def obtain(
         check(folder.result, "model.safetensors")
         classifier.load_state_dict(load_file(folder.result / "model.safetensors"))
     except (SafetensorError, OSError, RuntimeError, Changed) as error:
-        # Not trained anew in silence: on a GPU that gives other bits, and finished cells were made with these.
+        # Not retrained in silence: on a GPU that gives other bits, and finished cells started from these.
         raise CellError(
-            f"the black box in {folder.path} is damaged ({error}); delete that folder and run again to train it anew"
+            f"the black box in {folder.path} is damaged ({error}); delete that folder and run again to retrain it"
         ) from error
     return classifier.eval()
 

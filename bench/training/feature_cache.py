@@ -1,8 +1,7 @@
-"""Phases in which the backbone does not learn: the features of each image are computed once, not in every epoch.
+"""Frozen feature cache: in phases in which the backbone does not learn, each image passes through it once.
 
-Only where an image has few versions: as it is, and mirrored. The features of all of them are computed in order, in
-batches of one size, so that a training that was killed finds the same ones. They are those of the backbone itself; a
-batch that the loss makes of others (mixup) is none of the versions and goes through the backbone as ever.
+The cache applies only if an image has few versions: as it is, and mirrored. It holds the features of the backbone
+itself; a batch that the loss makes of other images (mixup) is none of the versions and is computed as usual.
 """
 
 from __future__ import annotations
@@ -16,23 +15,23 @@ from torch import Tensor, nn
 
 from bench.contract import Batch, Samples
 from bench.data.augmentation import Augmentation
-from bench.training.sharding import backbones, replaced
+from bench.training.distributed import backbones, replaced_forward
 
 VERSIONS = {"none": 1, "flip": 2}
-"""Of an image, under the augmentations that have few."""
+"""Number of versions of an image, for each augmentation that has few."""
 
 
-class AtRest:
-    """While it is entered, a backbone that does not learn looks at each version of an image once.
+class FrozenFeatureCache:
+    """Context in which a frozen backbone computes the features of each version of an image once.
 
     Args:
-        learner: in training, in the mode of the phase.
-        samples: what it is trained on.
+        learner: learner in training, in the mode of the phase.
+        samples: training split.
         augment: name of the augmentation.
-        batch_size: images at a time.
-        device: where images go.
-        most: bytes that features may take; where they need more, nothing is kept.
-        passes: how often each image will come; features are kept where that is more than it has versions.
+        batch_size: images per batch while the cache is filled.
+        device: device of the images.
+        budget: bytes that features may take; if they need more, nothing is cached.
+        passes: how often each image is used; features are cached if that is more than the number of versions.
     """
 
     def __init__(
@@ -42,50 +41,55 @@ class AtRest:
         augment: str,
         batch_size: int,
         device: torch.device,
-        most: int,
+        budget: int,
         passes: int,
     ) -> None:
-        self.samples, self.batch_size, self.device, self.most = samples, batch_size, device, most
+        self.samples, self.batch_size, self.device, self.budget = samples, batch_size, device, budget
         self.versions = VERSIONS.get(augment, 0)
-        found = backbones(learner)
-        worth = most and self.versions and passes > self.versions and len(found) == 1
-        self.backbone = found[0] if worth and is_at_rest(found[0]) else None
+        candidates = backbones(learner)
+        worth = budget and self.versions and passes > self.versions and len(candidates) == 1
+        self.backbone = candidates[0] if worth and is_frozen(candidates[0]) else None
         self._images: Tensor | None = None
         self._rows = torch.empty(0, dtype=torch.long)
         self._features: Tensor | None = None
         self._undo = contextlib.ExitStack()
 
-    def __enter__(self) -> AtRest:
+    def __enter__(self) -> FrozenFeatureCache:
         if self.backbone is not None:
-            self._undo.enter_context(replaced(self.backbone, partial(self._forward, self.backbone.forward)))
+            self._undo.enter_context(replaced_forward(self.backbone, partial(self._forward, self.backbone.forward)))
         return self
 
     def __exit__(self, *_: object) -> None:
         self._undo.close()
         self._images = self._features = None
 
-    def comes(self, batch: Batch, drawn: Augmentation | None) -> None:
-        """The batch that the learner is given next, and how its images were drawn."""
+    def set_batch(self, batch: Batch, augmentation: Augmentation | None) -> None:
+        """Set the batch that the learner receives next, and the draws of its augmentation."""
         if self.backbone is None:
             return
-        mirrored = batch.index.new_zeros(len(batch.index)) if drawn is None else drawn.flip[batch.index].long()
+        if augmentation is None:
+            mirrored = batch.index.new_zeros(len(batch.index))
+        else:
+            mirrored = augmentation.flip[batch.index].long()
         self._images, self._rows = batch.images, batch.index + len(self.samples) * mirrored
 
     def _forward(self, forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-        known = self._images
-        if known is None or images.data_ptr() != known.data_ptr() or images.shape != known.shape or not self.most:
+        batch = self._images
+        # Compared by memory, not by value: a loss may pass other images (mixup), whose features are not cached.
+        if batch is None or images.data_ptr() != batch.data_ptr() or images.shape != batch.shape or not self.budget:
             return forward(images)
         if self._features is None:
             first = forward(images)
             size = first[0].numel() * first.element_size() * len(self.samples) * self.versions
-            if size > self.most:
-                self.most = 0
+            if size > self.budget:
+                self.budget = 0
                 return first
-            self._features = self._all(forward, first)
+            self._features = self._compute_all(forward, first)
         return self._features[self._rows.to(self._features.device)]
 
     @torch.no_grad()
-    def _all(self, forward: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
+    def _compute_all(self, forward: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
+        # All images, in order, in batches of one size: a resumed training computes the same features to the bit.
         n = len(self.samples)
         features = like.new_empty((self.versions * n, *like.shape[1:]))
         for version in range(self.versions):
@@ -95,8 +99,15 @@ class AtRest:
         return features
 
 
-def is_at_rest(backbone: nn.Module) -> bool:
-    """Whether a module, in the mode it is in, maps an image to the same features in every step."""
+def is_frozen(backbone: nn.Module) -> bool:
+    """Return whether a module, in its present mode, maps an image to the same features in every step.
+
+    Nothing in it learns, drops out or moves a running statistic.
+
+    Example:
+        >>> is_frozen(nn.Sequential(nn.Dropout(0.5)).eval()), is_frozen(nn.Sequential(nn.Dropout(0.5)))
+        (True, False)
+    """
     norm = nn.modules.batchnorm._BatchNorm
     return not any(parameter.requires_grad for parameter in backbone.parameters()) and not any(
         module.training and (isinstance(module, norm) or "Drop" in type(module).__name__)

@@ -1,4 +1,4 @@
-"""How long what is trained, and at which rates: the part of a training recipe that is written in YAML."""
+"""Training schedules: phases, learning rates and their decay, as a recipe's YAML has them."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ Rate = Annotated[float, Field(ge=0)]
 
 
 class Phase(Settings):
-    """A stretch of training in which the same parameters learn, optionally closed by an action of the method.
+    """Period of training in which the same parameters learn, with an optional action of the method at its end.
 
-    Phases of the same name share one optimiser and one count of epochs: training goes on where it stopped.
+    Phases of the same name share one optimiser state and one count of epochs: a later phase continues the earlier one.
 
     Attributes:
-        name: told to the method's loss, and shown.
-        epochs: how many.
+        name: phase name, passed to the method's loss and shown in the log.
+        epochs: number of epochs.
         lr: learning rate per parameter group; groups that are not named do not learn.
-        weight_decay: per parameter group, default 0.
-        optimizer: ``sgd`` (Nesterov off), ``adam`` or ``adamw``.
-        momentum: of ``sgd``.
+        weight_decay: weight decay per parameter group, default 0.
+        optimizer: ``sgd`` (without Nesterov momentum), ``adam`` or ``adamw``.
+        momentum: momentum of ``sgd``.
         decay: ``step``: times ``gamma`` every ``step`` epochs; ``cosine``: to zero over the phase.
-        lead: epochs by which the first step decay comes early.
+        step: epochs between two step decays.
+        gamma: factor of a step decay.
+        lead: epochs by which the first step decay is earlier.
         freeze_norm: keep batch normalisation in evaluation mode.
-        action: what the method does at the end, for example ``project``.
+        action: action of the method at the end, for example ``project``.
     """
 
     name: str
@@ -52,11 +54,16 @@ class Phase(Settings):
         return self
 
     def factor(self, epoch: int, within: int) -> float:
-        """What the rates are multiplied by.
+        """Return the factor of the learning rates in an epoch.
 
         Args:
-            epoch: from 0, counted over all phases of this name: steps of ``step`` decay go on where they were.
-            within: from 0 in this phase alone, over which ``cosine`` falls.
+            epoch: index from 0, counted over all phases of this name: ``step`` decay continues over them.
+            within: index from 0 in this phase alone, over which ``cosine`` falls.
+
+        Example:
+            >>> phase = Phase(name="joint", epochs=4, decay="cosine")
+            >>> [round(phase.factor(epoch, epoch), 2) for epoch in range(4)]
+            [1.0, 0.85, 0.5, 0.15]
         """
         if self.decay == "step":
             return self.gamma ** ((epoch + self.lead) // self.step)
@@ -66,14 +73,14 @@ class Phase(Settings):
 
 
 class Schedule(Settings):
-    """Phases in order, with what they share.
+    """Ordered training phases and their shared settings.
 
     Attributes:
         batch_size: images per optimiser step.
-        repeat: passes over the data that make an epoch; published epochs over an offline-augmented copy are that long.
-        augment: what happens to training images, drawn anew for every pass: ``flip`` mirrors half of them (``paper``
-            is another word for it); the others are published policies, see :mod:`bench.data.augmentation`.
-        phases: in order.
+        repeat: passes over the data per epoch; published epochs over an offline-augmented copy are that long.
+        augment: augmentation of training images, drawn again for every pass: ``flip`` mirrors half of them (synonym:
+            ``paper``); the others are published policies, see :mod:`bench.data.augmentation`.
+        phases: phases in order.
     """
 
     batch_size: PositiveInt = 64
@@ -89,10 +96,10 @@ class Schedule(Settings):
         return "flip" if name == "paper" else name
 
     def require(self, groups: Collection[str], actions: Collection[str] = ()) -> Schedule:
-        """This schedule, if it names only parameter groups and actions that there are.
+        """Check that the schedule names only existing parameter groups and actions, and return it.
 
         Raises:
-            ValueError: naming the first that there is not.
+            ValueError: for the first unknown name.
         """
         for phase in self.phases:
             for name in phase.lr:

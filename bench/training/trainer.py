@@ -1,9 +1,9 @@
-"""One phased training loop for classifiers and for prototype networks, on Lightning Fabric.
+"""Phased training loop for classifiers and prototype networks, on Lightning Fabric.
 
-After every epoch the whole state is written beside a temporary name and renamed, so that a killed training goes on
-at that epoch. Orders, augmentations and dropout are drawn from seeds derived from (seed, phase, epoch), never from a
-running generator: a resumed training computes what an undisturbed one would. Under torchrun several processes go
-through the same loop, and only rank 0 writes.
+After every epoch the whole state is written to a temporary file and renamed, so that a killed training resumes at that
+epoch. Orders, augmentations and dropout are drawn from seeds derived from (seed, phase, epoch), never from a running
+generator: a resumed training computes the same numbers as an undisturbed one. Under torchrun several processes run the
+same loop, and only rank 0 writes.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ from bench.core.memory import is_out_of_memory
 from bench.core.seeding import derive
 from bench.core.work_dir import replacing, write_json
 from bench.data import augmentation
-from bench.training.distributed import Ranks
-from bench.training.feature_cache import AtRest
+from bench.training.distributed import ProcessGroup, ShardedBackbone
+from bench.training.feature_cache import FrozenFeatureCache
 from bench.training.schedule import Phase, Schedule
-from bench.training.sharding import Shares
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -35,38 +34,46 @@ _FABRIC_PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
 class Learner(nn.Module):
-    """What the loop trains: a model together with its loss. Subclasses define ``forward`` and ``groups``."""
+    """Model together with its loss. Subclasses define ``forward`` and ``groups``."""
 
     def forward(self, images: Tensor, labels: Tensor, phase: str) -> dict[str, Tensor]:
-        """Named scalar losses of one batch; ``loss`` is the one to minimise, the others are recorded."""
+        """Compute named scalar losses of one batch; ``loss`` is minimised, the others are recorded."""
         raise TypeError(f"{type(self).__name__} defines no loss")
 
     def groups(self) -> Mapping[str, list[nn.Parameter]]:
-        """Parameters by the names that a schedule uses."""
+        """Return parameters by the names that a schedule uses."""
         return {"all": list(self.parameters())}
 
     def before_epoch(self, epoch: int) -> None:
-        """Called before every epoch with how many are finished over all phases, for example to set a temperature."""
+        """Prepare for an epoch, for example set a temperature; ``epoch`` counts finished epochs over all phases."""
 
     def after_step(self) -> None:
-        """Called after every optimiser step, for example to bring parameters back onto a constraint."""
+        """Finish an optimiser step, for example project parameters back onto a constraint."""
 
     def act(self, action: str, samples: Samples) -> None:
-        """Do what a phase's ``action`` names."""
+        """Run the ``action`` of a phase.
+
+        Raises:
+            TypeError: if the learner does not have this action.
+        """
         raise TypeError(f"{type(self).__name__} knows no action {action!r}")
 
 
 class Trainer:
-    """Runs the phases of a schedule.
+    """Phased training loop with a checkpoint after every epoch.
 
     Args:
-        folder: where the checkpoint is kept; the same folder resumes.
+        folder: folder of the checkpoint; the same folder resumes.
         device: ``cpu``, ``cuda:0``, ...
         precision: ``fp32`` or ``bf16`` (mixed).
-        seed: of orders and augmentations.
-        progress: where epochs and losses are shown.
-        ranks: the processes that train together; ``None``: this one alone.
-        kept: bytes that features of a backbone may take while it does not learn.
+        seed: seed of orders, augmentations and dropout.
+        progress: reporter of epochs and losses.
+        process_group: processes that train together; ``None``: this one alone.
+        cache_budget: bytes that cached features of a frozen backbone may take.
+
+    Attributes:
+        history: a row for each finished epoch: phase, epoch, losses, seconds.
+        earlier_seconds: training time of interrupted attempts.
     """
 
     def __init__(
@@ -76,57 +83,66 @@ class Trainer:
         precision: Precision,
         seed: int,
         progress: Progress,
-        ranks: Ranks | None = None,
-        kept: int = 2**30,
+        process_group: ProcessGroup | None = None,
+        cache_budget: int = 2**30,
     ) -> None:
-        self.folder, self.checkpoint, self.ranks = folder, folder / "training.pt", ranks or Ranks()
+        self.folder, self.checkpoint = folder, folder / "training.pt"
+        self.process_group = process_group or ProcessGroup()
         self.device, self.precision, self.seed, self.progress = device, precision, seed, progress
-        self.kept = kept if self.ranks.count == 1 else 0
+        # The cache knows whole batches; under torchrun a backbone computes shards of them.
+        self.cache_budget = cache_budget if self.process_group.count == 1 else 0
         self.history: list[dict[str, Any]] = []
         self.earlier_seconds = 0.0
 
     @cached_property
     def fabric(self) -> Fabric:
-        """Made when something is trained: importing it takes more than a second, which many cells can do without."""
+        """Build Fabric at the first training: the import takes over a second, and many cells train nothing."""
         from lightning_fabric import Fabric
 
         accelerator = "cuda" if self.device.type == "cuda" else "cpu"
-        if self.ranks.count > 1:
-            return self._fabric_of_ranks(accelerator)
+        if self.process_group.count > 1:
+            return self._distributed_fabric(accelerator)
         devices: Any = [self.device.index or 0] if self.device.type == "cuda" else 1
         return Fabric(accelerator=accelerator, devices=devices, precision=_FABRIC_PRECISION[self.precision])
 
-    def _fabric_of_ranks(self, accelerator: str) -> Fabric:
+    def _distributed_fabric(self, accelerator: str) -> Fabric:
         from lightning_fabric import Fabric
         from lightning_fabric.strategies import DDPStrategy
 
-        strategy = DDPStrategy(find_unused_parameters=True)  # a loss may leave out what a phase lets learn
-        own, nodes = self.ranks.local_count, self.ranks.count // self.ranks.local_count
-        precision = _FABRIC_PRECISION[self.precision]
-        fabric = Fabric(accelerator=accelerator, devices=own, num_nodes=nodes, strategy=strategy, precision=precision)
+        strategy = DDPStrategy(find_unused_parameters=True)  # a loss may leave out parameters that a phase trains
+        group, precision = self.process_group, _FABRIC_PRECISION[self.precision]
+        devices, nodes = group.local_count, group.count // group.local_count
+        fabric = Fabric(
+            accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy, precision=precision
+        )
         fabric.launch()
         return fabric
 
     def fit(self, learner: Learner, schedule: Schedule, samples: Samples) -> None:
-        """Train in place, from the checkpoint where there is one; the learner ends in eval mode.
+        """Train in place, from the checkpoint if one exists; the learner ends in eval mode.
+
+        Args:
+            learner: model with its loss.
+            schedule: phases to train.
+            samples: training split.
 
         Raises:
-            CellError: when a loss is not finite, or another rank is lost.
-            Followed: at the end, on all ranks but 0.
+            CellError: if a loss is not finite, or another rank is lost.
+            FollowerDone: at the end, on all ranks but 0.
         """
-        with self.ranks.training():
+        with self.process_group.training():
             self._fit(learner, schedule, samples)
 
     def _fit(self, learner: Learner, schedule: Schedule, samples: Samples) -> None:
         learner.to(self.device)
         phase_done, epochs_done, optimizers = self._resume(learner)
-        self.ranks.wait()  # rank 0 may write the next checkpoint soon
+        self.process_group.wait()  # before rank 0 replaces the checkpoint that all read
         counts: dict[str, int] = {}
         total = sum(phase.epochs for phase in schedule.phases)
         past = sum(phase.epochs for phase in schedule.phases[:phase_done]) + epochs_done
         bar = iter(self.progress.track(range(past, total), "epochs", total - past))
         for position, phase in enumerate(schedule.phases):
-            first = counts.get(phase.name, 0)
+            first = counts.get(phase.name, 0)  # epochs of earlier phases of this name
             counts[phase.name] = first + phase.epochs
             if position < phase_done:
                 continue
@@ -139,6 +155,7 @@ class Trainer:
                 learner.act(phase.action, samples)
             self._save(learner, position + 1, 0, optimizers)
         next(bar, None)
+        # Back from the channels_last of `stepper`: safetensors refuses tensors that are not contiguous.
         learner.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         learner.eval()
 
@@ -159,16 +176,18 @@ class Trainer:
             optimizer.load_state_dict(optimizers[phase.name])
         learner.train()
         if phase.freeze_norm:
-            freeze_norm(learner)
-        # Counted from the phase's beginning: a resumed training must find the same features.
+            freeze_norm(learner)  # after train(), which puts all modules into training mode
+        # Of the whole phase, also after a resume: the same decision, and so the same bits, as without a kill.
         passes = phase.epochs * schedule.repeat
-        with AtRest(learner, samples, schedule.augment, schedule.batch_size, self.device, self.kept, passes) as rest:
+        with FrozenFeatureCache(
+            learner, samples, schedule.augment, schedule.batch_size, self.device, self.cache_budget, passes
+        ) as cache:
             for epoch in range(start, phase.epochs):
                 next(bar)
                 began = time.perf_counter()
                 for group in optimizer.param_groups:
                     group["lr"] = phase.lr[group["name"]] * phase.factor(first + epoch, epoch)
-                losses = self._epoch(step, learner, schedule, samples, (position, epoch), rest)
+                losses = self._epoch(step, learner, schedule, samples, (position, epoch), cache)
                 row = {"phase": phase.name, "epoch": len(self.history), **losses}
                 self.history.append({**row, "seconds": time.perf_counter() - began})
                 self.progress.note(
@@ -181,12 +200,19 @@ class Trainer:
     def stepper(
         self, learner: Learner, phase: Phase
     ) -> tuple[torch.optim.Optimizer, Callable[[Tensor, Tensor], dict[str, Tensor]]]:
-        """The optimiser of a phase, and one of its steps: ``(images, labels) -> losses``, for a learner in train mode.
+        """Build the optimiser of a phase and its step.
 
-        Only the parameters that the phase names learn from then on.
+        From then on only the parameters that the phase names learn.
+
+        Args:
+            learner: learner in train mode.
+            phase: phase to train.
+
+        Returns:
+            The optimiser, with learning rates of zero, and the step ``(images, labels) -> losses``.
         """
         if self.device.type == "cpu":
-            # As images come: a step of MobileNetV2 takes an eighth less. On a GPU it was not measured.
+            # The layout of the images: a step of MobileNetV2 takes an eighth less. On a GPU it was not measured.
             learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = self._optimizer(learner, phase)
         model, wrapped = self.fabric.setup(learner, optimizer)
@@ -208,21 +234,23 @@ class Trainer:
         schedule: Schedule,
         samples: Samples,
         when: tuple[int, int],
-        rest: AtRest,
+        cache: FrozenFeatureCache,
     ) -> dict[str, float]:
+        # Orders and augmentations have a generator of their own: draws of a model (dropout, mixup) do not shift them.
         generator = torch.Generator().manual_seed(derive(self.seed, "order", *when))
         passes = [torch.randperm(len(samples), generator=generator) for _ in range(schedule.repeat)]
         torch.manual_seed(derive(self.seed, "draws", *when))
-        learner.before_epoch(len(self.history))  # the history is in the checkpoint: a resumed training counts on
+        learner.before_epoch(len(self.history))  # the history is in the checkpoint: the count survives a kill
         sums: dict[str, Tensor] = {}
-        with Shares(learner, self.ranks):
-            for batch in self._batches(samples, schedule, passes, generator, rest):
+        with ShardedBackbone(learner, self.process_group):
+            for batch in self._batches(samples, schedule, passes, generator, cache):
                 size = len(batch.labels)
                 for name, value in step(batch.images, batch.labels).items():
                     # Summed on the device: a step never waits for the host. NaN survives the sum.
                     sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value.detach() * size
         seen = len(samples) * schedule.repeat
         means = {name: float(value) / seen for name, value in sums.items()}
+        # One check per epoch: a check per batch would wait for the device.
         bad = [name for name, value in means.items() if value != value or abs(value) == float("inf")]
         if bad:
             phase = schedule.phases[when[0]]
@@ -233,12 +261,17 @@ class Trainer:
         return means
 
     def _batches(
-        self, samples: Samples, schedule: Schedule, passes: list[Tensor], generator: torch.Generator, rest: AtRest
+        self,
+        samples: Samples,
+        schedule: Schedule,
+        passes: list[Tensor],
+        generator: torch.Generator,
+        cache: FrozenFeatureCache,
     ) -> Iterator[Batch]:
         for order in passes:
             drawn = None if schedule.augment == "none" else augmentation.draw(schedule.augment, len(samples), generator)
             for batch in samples.batches(schedule.batch_size, self.device, index=order, augment=drawn):
-                rest.comes(batch, drawn)
+                cache.set_batch(batch, drawn)
                 yield batch
 
     def _optimizer(self, learner: Learner, phase: Phase) -> torch.optim.Optimizer:
@@ -246,6 +279,7 @@ class Trainer:
         unknown = sorted(set(phase.lr) - set(groups))
         if unknown:
             raise CellError(f"phase {phase.name!r} sets a rate for {unknown}; parameter groups: {sorted(groups)}")
+        # Parameters outside the phase need no gradient, so the backward pass stops at a backbone that does not learn.
         learner.requires_grad_(False)
         chosen: list[dict[str, Any]] = []
         for name, rate in phase.lr.items():
@@ -254,12 +288,13 @@ class Trainer:
             chosen.append(
                 {"params": groups[name], "lr": rate, "name": name, "weight_decay": phase.weight_decay.get(name, 0.0)}
             )
+        # The rate of zero is replaced before every epoch (`_run`), by the phase's rates times their decay.
         if phase.optimizer == "sgd":
             return torch.optim.SGD(chosen, lr=0.0, momentum=phase.momentum)
         return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[phase.optimizer](chosen)
 
     def _save(self, learner: Learner, phase: int, epoch: int, optimizers: dict[str, Any]) -> None:
-        if self.ranks.rank:
+        if self.process_group.rank:
             return
         state = {
             "learner": learner.state_dict(),
@@ -270,7 +305,7 @@ class Trainer:
         }
         with replacing(self.checkpoint) as unfinished:
             torch.save(state, unfinished)
-        # For those who look on: a checkpoint is large, and has the weights in it.
+        # For readers of the curves during training: the checkpoint is large and holds the weights too.
         write_json(self.checkpoint.with_name("history.json"), self.history)
 
     def _resume(self, learner: Learner) -> tuple[int, int, dict[str, Any]]:
@@ -278,9 +313,10 @@ class Trainer:
             self.history = []
             return 0, 0, {}
         try:
+            # weights_only: reading a checkpoint runs no code of a pickle.
             state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
         except Exception as error:
-            # Damaged bytes lead the reader into any error; what they do not explain is raised.
+            # Damaged bytes cause any kind of error in torch.load; running out of memory is none of them.
             if is_out_of_memory(error):
                 raise
             self.progress.note(f"{self.checkpoint} is damaged ({type(error).__name__}): training starts over")
@@ -289,12 +325,12 @@ class Trainer:
         learner.load_state_dict(state["learner"])
         self.history = state["history"]
         self.earlier_seconds = sum(row["seconds"] for row in self.history)
-        self.progress.note(f"training goes on after {len(self.history)} finished epochs")
+        self.progress.note(f"training resumes after {len(self.history)} finished epochs")
         return state["phase"], state["epoch"], state["optimizers"]
 
 
 def freeze_norm(module: nn.Module) -> None:
-    """Put all batch normalisation into evaluation mode: running statistics stop moving."""
+    """Put all batch normalisation into evaluation mode, in which running statistics are not updated."""
     for child in module.modules():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
             child.eval()

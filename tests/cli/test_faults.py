@@ -163,7 +163,7 @@ def test_a_damaged_black_box_is_named(run, home):
     result = run(*methods, "--set", "ours.k=2")
     assert result.exit_code == 1
     assert f"the black box in {box} is damaged" in result.output
-    assert "delete that folder and run again to train it anew" in result.output
+    assert "delete that folder and run again to retrain it" in result.output
 
 
 def test_a_damaged_database_stops_no_cell(run, home, done):

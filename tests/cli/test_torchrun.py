@@ -118,7 +118,7 @@ def test_a_killed_rank_ends_all_and_the_same_command_goes_on(data, undisturbed, 
     arguments += ["--data-root", str(data)]
     again = bench(tmp_path, *arguments, "--gpus-per-cell", "2")
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "training goes on after" in (folder / "result" / "log.txt").read_text()
+    assert "training resumes after" in (folder / "result" / "log.txt").read_text()
     assert stored(tmp_path) == stored(undisturbed)
 
 

@@ -12,7 +12,7 @@ from bench.contract import Metric, RequestError, Score
 from bench.core import registry
 from bench.diagnostics.conformance import check, methods
 from bench.diagnostics.conformance.outcome import Broken
-from bench.posthoc.method import Ours
+from bench.posthoc.method import PostHocPPN
 from bench.training.schedule import Schedule
 from metrics.controls import Center
 
@@ -180,7 +180,7 @@ def test_a_name_that_is_not_there():
 
 
 def test_a_method_that_decomposes_is_sound():
-    class Again(Ours):
+    class Again(PostHocPPN):
         name = "again"
 
     assert problems("methods", Again) == {}

@@ -55,9 +55,9 @@ def test_ours_with_the_papers_solvers_is_the_literal_pipeline(drawn, monkeypatch
     """The same start of the factorisation: the same prototypes, coefficients and simplex."""
     F, v = drawn
     k, given = 2, torch.from_numpy(F)[None]
-    from bench.posthoc.solvers.init import begin
+    from bench.posthoc.solvers.init import initialise
 
-    Et, P0 = begin(given, torch.tensor([80]), k, 0, [3])
+    Et, P0 = initialise(given, torch.tensor([80]), k, 0, [3])
     monkeypatch.setattr(
         reference_pipeline, "nmf", lambda F, k, seed: reference_pipeline.multiply(F, Et[0].T.numpy(), P0[0].numpy())
     )

@@ -5,7 +5,7 @@ import torch
 
 from bench.contract import Observation
 from bench.models.classifier import Classifier
-from bench.posthoc.method import Ours
+from bench.posthoc.method import PostHocPPN
 from metrics.consistency import Consistency
 from metrics.noise import gaussian_noise
 from metrics.parts import peaks
@@ -39,9 +39,9 @@ def test_decomposition_and_consistency(tmp_path):
         device = torch.device(name)
         torch.manual_seed(0)
         box = Classifier(SmallNet(), 3).eval().to(device)
-        work = task(tmp_path / device.type, samples, Ours.Config(k=2), black_box=box)
+        work = task(tmp_path / device.type, samples, PostHocPPN.Config(k=2), black_box=box)
         work.device = device
-        model = Ours().fit(work)
+        model = PostHocPPN().fit(work)
         images, labels = samples.images.to(device), samples.labels.to(device)
         with torch.no_grad():
             assert torch.equal(model(images), box(images))

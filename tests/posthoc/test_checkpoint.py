@@ -1,4 +1,4 @@
-"""What finished classes are remembered with: a resumed decomposition has cost what all its attempts have."""
+"""Checkpoint of finished classes: a resumed decomposition counts the time of all its attempts."""
 
 import json
 
@@ -7,13 +7,13 @@ import torch
 
 from bench.models.classifier import Classifier
 from bench.posthoc.checkpoint import Checkpoint
-from bench.posthoc.method import Ours
+from bench.posthoc.method import PostHocPPN
 from tests.support.samples import SmallNet, stripes, task
 
 TENSORS = {"vectors": torch.ones(2, 3)}
 
 
-def test_seconds_of_the_classes_that_were_found_are_added_and_are_none_of_their_numbers(tmp_path):
+def test_seconds_of_read_classes_are_added(tmp_path):
     first = Checkpoint(tmp_path, "key")
     first.write(0, TENSORS, {"error": 1.0}, 20.0)
     first.write(1, TENSORS, {"error": 2.0}, 3.0)
@@ -29,18 +29,18 @@ def test_seconds_of_the_classes_that_were_found_are_added_and_are_none_of_their_
 
 @pytest.fixture
 def fitted(tmp_path):
-    """Decompose a black box of three classes, where it was left: the model's vectors, and the task."""
+    """Return a function that decomposes a black box of three classes and resumes: vectors of the model, task."""
     torch.manual_seed(0)
     box = Classifier(SmallNet(), 3).eval()
 
     def fit():
-        given = task(tmp_path, stripes(), Ours.Config(), black_box=box)
-        return Ours().fit(given).vectors, given
+        given = task(tmp_path, stripes(), PostHocPPN.Config(), black_box=box)
+        return PostHocPPN().fit(given).vectors, given
 
     return fit
 
 
-def test_a_resumed_fit_has_taken_what_its_finished_classes_took_too(fitted, tmp_path):
+def test_resumed_fit_counts_earlier_seconds(fitted, tmp_path):
     whole, first = fitted()
     assert first.trainer.earlier_seconds == 0
     for label, seconds in enumerate((1000.0, 200.0, 30.0)):
@@ -54,7 +54,7 @@ def test_a_resumed_fit_has_taken_what_its_finished_classes_took_too(fitted, tmp_
     assert torch.equal(again, whole)
 
 
-def test_classes_that_were_kept_without_their_seconds_are_gone_on_with(fitted, tmp_path):
+def test_classes_without_seconds_are_resumed(fitted, tmp_path):
     _, first = fitted()
     for file in (tmp_path / "classes").glob("class-*.json"):
         numbers = json.loads(file.read_text())

@@ -4,7 +4,7 @@ import torch
 
 from bench.models.classifier import Classifier
 from bench.posthoc.intervention import effects
-from bench.posthoc.method import Ours
+from bench.posthoc.method import PostHocPPN
 from tests.support.samples import SmallNet, stripes, task
 
 
@@ -12,35 +12,35 @@ def fitted(tmp_path, k=2):
     samples = stripes(per_class=20, seed=3)
     torch.manual_seed(1)
     box = Classifier(SmallNet(), 3).eval()
-    return Ours().fit(task(tmp_path, samples, Ours.Config(k=k), black_box=box)), samples
+    return PostHocPPN().fit(task(tmp_path, samples, PostHocPPN.Config(k=k), black_box=box)), samples
 
 
 def test_effects_are_those_of_the_model_without_the_prototype(tmp_path):
     model, samples = fitted(tmp_path)
     with torch.no_grad():
         explanation = model.explain(samples.images)
-        found = effects(explanation.logits, explanation.scores, samples.labels, 2)
+        result = effects(explanation.logits, explanation.scores, samples.labels, 2)
         right = explanation.logits.argmax(1) == samples.labels
         cases = set()
         for j in range(6):
             now = model.without([j])(samples.images).argmax(1) == samples.labels
-            assert found.corrected[j] == (now & ~right).sum()
-            assert found.broken[j] == (right & ~now).sum()
+            assert result.corrected[j] == (now & ~right).sum()
+            assert result.broken[j] == (right & ~now).sum()
             cases |= {(j, int(n)) for n in (now & ~right).nonzero().flatten()}
-    assert {tuple(case) for case in found.cases.tolist()} == cases
-    assert found.corrected.sum() + found.broken.sum() > 0
+    assert {tuple(case) for case in result.cases.tolist()} == cases
+    assert result.corrected.sum() + result.broken.sum() > 0
 
 
 def test_ranking_by_hand():
     # Two classes, one prototype each. Without prototype 0 every image goes to class 1 and the reverse.
     logits = torch.tensor([[2.0, 1.0], [2.0, 1.0], [2.0, 1.0], [1.0, 2.0]])
     labels = torch.tensor([1, 1, 0, 1])
-    found = effects(logits, torch.full((4, 2), 5.0), labels, 1)
-    assert found.corrected.tolist() == [2, 0]
-    assert found.broken.tolist() == [1, 1]
-    assert found.net.tolist() == [1, -1]
-    assert found.ranking.tolist() == [0]
-    assert found.cases.tolist() == [[0, 0], [0, 1]]
+    result = effects(logits, torch.full((4, 2), 5.0), labels, 1)
+    assert result.corrected.tolist() == [2, 0]
+    assert result.broken.tolist() == [1, 1]
+    assert result.net.tolist() == [1, -1]
+    assert result.ranking.tolist() == [0]
+    assert result.cases.tolist() == [[0, 0], [0, 1]]
 
 
 def test_leaving_out_changes_one_logit_by_one_score(tmp_path):

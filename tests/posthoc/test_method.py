@@ -1,20 +1,23 @@
-"""The whole decomposition: exact, honest about what it cannot do, the same whatever fits into memory at once."""
+"""Post-hoc methods: exact logits, errors for unusable input, results independent of the memory limit."""
+
+import doctest
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import bench.posthoc.pipeline as classwise
 from bench.contract import CellError, RequestError, Sizes
 from bench.models.classifier import Classifier
+from bench.posthoc import checkpoint, intervention, pipeline, refinement, scaling
 from bench.posthoc.black_box_method import BlackBox
-from bench.posthoc.method import Ours, OursContrast
+from bench.posthoc.method import PostHocPPN, PostHocPPNContrast
+from bench.posthoc.solvers import lbfgs, nmf
 from tests.support.samples import SmallNet, Tensors, stripes, task
 
 
 def ragged():
-    """Classes of 12, 9 and 4 images: padding differs with the company."""
+    """Return classes of 12, 9 and 4 images, so that padding depends on the other classes of a chunk."""
     samples = stripes()
     keep = torch.cat([torch.arange(12), torch.arange(12, 21), torch.arange(24, 28)])
     return Tensors(samples.images[keep], samples.labels[keep], 3)
@@ -29,7 +32,7 @@ def black_box(classes=3, seed=0):
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_logits_are_the_black_boxes_to_the_bit(tmp_path, refinement, k):
     samples, box = stripes(), black_box()
-    model = Ours().fit(task(tmp_path, samples, Ours.Config(k=k, refinement=refinement), black_box=box))
+    model = PostHocPPN().fit(task(tmp_path, samples, PostHocPPN.Config(k=k, refinement=refinement), black_box=box))
     with torch.no_grad():
         assert torch.equal(model(samples.images), box(samples.images))
         explanation = model.explain(samples.images)
@@ -39,13 +42,13 @@ def test_logits_are_the_black_boxes_to_the_bit(tmp_path, refinement, k):
     assert torch.equal(model.vectors.sum(1).float(), box.head.weight)
 
 
-def test_scaled_prototypes_and_residual_are_what_the_paper_says(tmp_path):
-    """With the naive split everything can be recomputed from the factorisation alone (equations 3 to 7)."""
+def test_naive_split_is_equations_3_to_7(tmp_path):
+    """The naive split follows from the factorisation alone (equations 3 to 7)."""
     from bench.posthoc.solvers.nmf import factorise
 
     samples, box = stripes(), black_box()
-    work = task(tmp_path, samples, Ours.Config(k=2, refinement="naive"), black_box=box)
-    model = Ours().fit(work)
+    work = task(tmp_path, samples, PostHocPPN.Config(k=2, refinement="naive"), black_box=box)
+    model = PostHocPPN().fit(work)
     with torch.no_grad():
         features = box.backbone(samples.images[samples.labels == 1])
     F = features.permute(0, 2, 3, 1).reshape(1, -1, 16)
@@ -59,7 +62,7 @@ def test_scaled_prototypes_and_residual_are_what_the_paper_says(tmp_path):
 
 def test_maps_are_features_times_prototypes(tmp_path):
     samples, box = stripes(), black_box()
-    model = Ours().fit(task(tmp_path, samples, Ours.Config(k=2), black_box=box))
+    model = PostHocPPN().fit(task(tmp_path, samples, PostHocPPN.Config(k=2), black_box=box))
     with torch.no_grad():
         x = model.backbone(samples.images[:5])
         own = model.head(x, samples.labels[:5])
@@ -75,36 +78,36 @@ def test_maps_are_features_times_prototypes(tmp_path):
         torch.testing.assert_close(logit, everything.logits[n, samples.labels[n]], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("config", [Ours.Config(), OursContrast.Config()], ids=["ours", "contrast"])
+@pytest.mark.parametrize("config", [PostHocPPN.Config(), PostHocPPNContrast.Config()], ids=["ours", "contrast"])
 def test_chunks_do_not_change_a_bit_of_the_result(tmp_path, config, monkeypatch):
     samples, box = ragged(), black_box()
-    wide = Ours().fit(task(tmp_path / "wide", samples, config, black_box=box))
+    wide = PostHocPPN().fit(task(tmp_path / "wide", samples, config, black_box=box))
     one_class = 16 * 12 * 16 * 16  # four copies in 4 bytes of 12 images, 16 cells and 16 channels
     sizes = chunk_sizes(monkeypatch)
-    narrow = Ours().fit(task(tmp_path / "narrow", samples, config, black_box=box, memory_limit=one_class))
+    narrow = PostHocPPN().fit(task(tmp_path / "narrow", samples, config, black_box=box, memory_limit=one_class))
     assert sizes == [1, 1, 1]
     assert torch.equal(narrow.vectors, wide.vectors)
     with pytest.raises(RequestError, match=r"class 0: its 12 images need .* raise the limit"):
-        Ours().fit(task(tmp_path / "tight", samples, config, black_box=box, memory_limit=one_class - 1))
+        PostHocPPN().fit(task(tmp_path / "tight", samples, config, black_box=box, memory_limit=one_class - 1))
 
 
 def chunk_sizes(monkeypatch):
-    """How many classes each call decomposes, from now on."""
-    sizes, real = [], classwise.decompose_classes
+    """Return a list that records the number of classes of each later call."""
+    sizes, real = [], pipeline.decompose_classes
 
     def counted(config, F, *rest):
         sizes.append(len(F))
         return real(config, F, *rest)
 
-    monkeypatch.setattr(classwise, "decompose_classes", counted)
+    monkeypatch.setattr(pipeline, "decompose_classes", counted)
     return sizes
 
 
-def test_an_interrupted_fit_goes_on_at_the_class_where_it_stopped(tmp_path, monkeypatch):
+def test_interrupted_fit_resumes_at_its_class(tmp_path, monkeypatch):
     samples, box = ragged(), black_box()
     limit = 16 * 12 * 16 * 16
-    whole = Ours().fit(task(tmp_path / "whole", samples, Ours.Config(), black_box=box))
-    seen, real = [], classwise.decompose_classes
+    whole = PostHocPPN().fit(task(tmp_path / "whole", samples, PostHocPPN.Config(), black_box=box))
+    seen, real = [], pipeline.decompose_classes
 
     def breaks(config, F, rows, v, grid, seed, classes):
         seen.extend(classes)
@@ -112,28 +115,28 @@ def test_an_interrupted_fit_goes_on_at_the_class_where_it_stopped(tmp_path, monk
             raise KeyboardInterrupt
         return real(config, F, rows, v, grid, seed, classes)
 
-    monkeypatch.setattr(classwise, "decompose_classes", breaks)
+    monkeypatch.setattr(pipeline, "decompose_classes", breaks)
     with pytest.raises(KeyboardInterrupt):
-        Ours().fit(task(tmp_path / "cut", samples, Ours.Config(), black_box=box, memory_limit=limit))
-    again = Ours().fit(task(tmp_path / "cut", samples, Ours.Config(), black_box=box, memory_limit=limit))
+        PostHocPPN().fit(task(tmp_path / "cut", samples, PostHocPPN.Config(), black_box=box, memory_limit=limit))
+    again = PostHocPPN().fit(task(tmp_path / "cut", samples, PostHocPPN.Config(), black_box=box, memory_limit=limit))
     assert seen == [0, 1, 1, 2]
     for name, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
 
 
 @pytest.mark.parametrize("refinement", ["none", "lbfgs"])
-def test_classes_of_another_black_box_are_not_gone_on_with(tmp_path, refinement):
-    samples, config = stripes(), Ours.Config(refinement=refinement)
-    Ours().fit(task(tmp_path / "one", samples, config, black_box=black_box(seed=1)))
+def test_classes_of_another_black_box_are_discarded(tmp_path, refinement):
+    samples, config = stripes(), PostHocPPN.Config(refinement=refinement)
+    PostHocPPN().fit(task(tmp_path / "one", samples, config, black_box=black_box(seed=1)))
     (tmp_path / "one" / "classes" / "class-00002.safetensors").unlink()
-    other = Ours().fit(task(tmp_path / "one", samples, config, black_box=black_box()))
-    fresh = Ours().fit(task(tmp_path / "two", samples, config, black_box=black_box()))
+    other = PostHocPPN().fit(task(tmp_path / "one", samples, config, black_box=black_box()))
+    fresh = PostHocPPN().fit(task(tmp_path / "two", samples, config, black_box=black_box()))
     assert torch.equal(other.vectors, fresh.vectors)
 
 
 @pytest.mark.parametrize("weight", [1e-9, 1e-12, 1e-30, 0.0])
-@pytest.mark.parametrize("method", [Ours, OursContrast])
-def test_a_weight_that_is_nothing_beside_its_prototypes_is_met_to_their_last_bit(tmp_path, method, weight):
+@pytest.mark.parametrize("method", [PostHocPPN, PostHocPPNContrast])
+def test_tiny_weight_is_met_up_to_rounding(tmp_path, method, weight):
     samples, box = stripes(), black_box()
     with torch.no_grad():
         box.head.weight[1, 5] = weight
@@ -143,31 +146,31 @@ def test_a_weight_that_is_nothing_beside_its_prototypes_is_met_to_their_last_bit
 
 
 def test_a_prototype_that_misses_the_row_is_an_error(tmp_path, monkeypatch):
-    real = classwise.decompose_classes
+    real = pipeline.decompose_classes
 
     def spoilt(*given):
         parts, numbers = real(*given)
         parts[0, 0, 3] += 1e-4
         return parts, numbers
 
-    monkeypatch.setattr(classwise, "decompose_classes", spoilt)
+    monkeypatch.setattr(pipeline, "decompose_classes", spoilt)
     with pytest.raises(CellError, match=r"do not sum to the classifier's rows \(largest difference 0.0001\)"):
-        Ours().fit(task(tmp_path, stripes(), Ours.Config(), black_box=black_box()))
+        PostHocPPN().fit(task(tmp_path, stripes(), PostHocPPN.Config(), black_box=black_box()))
 
 
-def test_the_products_of_all_rows_count_in_the_memory_of_convex_factors(tmp_path):
+def test_memory_of_convex_factors_counts_row_products(tmp_path):
     samples, box = stripes(), black_box()
     rows, channels = 12 * 16, 16
-    config = Ours.Config(k=2, factorisation="convex")
+    config = PostHocPPN.Config(k=2, factorisation="convex")
     limit = 16 * rows * (channels + rows)
-    Ours().fit(task(tmp_path / "enough", samples, config, black_box=box, memory_limit=limit))
+    PostHocPPN().fit(task(tmp_path / "enough", samples, config, black_box=box, memory_limit=limit))
     with pytest.raises(RequestError, match=r"class 0: its 12 images need .* images_per_class=11"):
-        Ours().fit(task(tmp_path / "tight", samples, config, black_box=box, memory_limit=limit - 1))
+        PostHocPPN().fit(task(tmp_path / "tight", samples, config, black_box=box, memory_limit=limit - 1))
 
 
-def test_rows_follow_what_they_are_summed_from(tmp_path):
+def test_rows_follow_prototypes_and_weights(tmp_path):
     samples, box = stripes(), black_box()
-    model = Ours().fit(task(tmp_path, samples, Ours.Config(k=2), black_box=box))
+    model = PostHocPPN().fit(task(tmp_path, samples, PostHocPPN.Config(k=2), black_box=box))
     assert torch.equal(model.rows, box.head.weight)
     assert model.rows is model.rows
     model.weights[0] = 0  # in place
@@ -179,20 +182,20 @@ def test_rows_follow_what_they_are_summed_from(tmp_path):
 
 
 def test_refinement_lowers_the_objective(tmp_path):
-    work = task(tmp_path, stripes(), Ours.Config(), black_box=black_box())
-    Ours().fit(work)
-    assert set(work.facts) == set(Ours.tells) == set(OursContrast.tells)
+    work = task(tmp_path, stripes(), PostHocPPN.Config(), black_box=black_box())
+    PostHocPPN().fit(work)
+    assert set(work.facts) == set(PostHocPPN.tells) == set(PostHocPPNContrast.tells)
     assert work.facts["objective"] < 0.9 * work.facts["objective_naive"]
     assert work.facts["cancellation"] >= 1
     assert 0 < work.facts["nmf_relative_error"] < 1
 
 
 def test_without_refinement_the_prototypes_are_the_scaled_ones(tmp_path):
-    """They do not sum to the rows, which is what the option is for: the share that is missing is on record."""
+    """They do not sum to the rows; the missing share is recorded."""
     samples, box = stripes(), black_box()
-    work = task(tmp_path, samples, Ours.Config(k=2, refinement="none"), black_box=box)
-    model = Ours().fit(work)
-    full = Ours().fit(task(tmp_path / "full", samples, Ours.Config(k=2, refinement="naive"), black_box=box))
+    work = task(tmp_path, samples, PostHocPPN.Config(k=2, refinement="none"), black_box=box)
+    model = PostHocPPN().fit(work)
+    full = PostHocPPN().fit(task(tmp_path / "full", samples, PostHocPPN.Config(k=2, refinement="naive"), black_box=box))
     rows = box.head.weight.detach().double()
     left = rows - model.vectors.sum(1)
     assert work.facts["residual_share"] == pytest.approx((left.norm(dim=1) / rows.norm(dim=1)).mean().item())
@@ -215,8 +218,8 @@ def test_without_refinement_the_prototypes_are_the_scaled_ones(tmp_path):
 )
 def test_every_option_keeps_the_logits(tmp_path, options):
     samples, box = stripes(), black_box()
-    work = task(tmp_path, samples, Ours.Config(**options), black_box=box)
-    model = Ours().fit(work)
+    work = task(tmp_path, samples, PostHocPPN.Config(**options), black_box=box)
+    model = PostHocPPN().fit(work)
     with torch.no_grad():
         assert torch.equal(model(samples.images), box(samples.images))
     assert work.facts["objective"] < work.facts["objective_naive"]
@@ -224,7 +227,7 @@ def test_every_option_keeps_the_logits(tmp_path, options):
 
 def test_sources_are_the_strongest_cells(tmp_path):
     samples, box = stripes(), black_box()
-    model = Ours().fit(task(tmp_path, samples, Ours.Config(k=2), black_box=box))
+    model = PostHocPPN().fit(task(tmp_path, samples, PostHocPPN.Config(k=2), black_box=box))
     with torch.no_grad():
         maps = model.explain(samples.images).maps
     table = model.prototypes
@@ -241,7 +244,9 @@ def test_negative_features(tmp_path, factorisation):
     box.backbone.body = box.backbone.body[:-1]  # without the last ReLU
     with torch.no_grad():
         assert (box.backbone(samples.images) < 0).any()
-    model = Ours().fit(task(tmp_path, samples, Ours.Config(k=2, factorisation=factorisation), black_box=box))
+    model = PostHocPPN().fit(
+        task(tmp_path, samples, PostHocPPN.Config(k=2, factorisation=factorisation), black_box=box)
+    )
     with torch.no_grad():
         assert torch.equal(model(samples.images), box(samples.images))
 
@@ -250,7 +255,7 @@ def test_a_class_without_images_is_named(tmp_path):
     samples = stripes()
     gap = Tensors(samples.images[samples.labels != 1], samples.labels[samples.labels != 1], 3)
     with pytest.raises(CellError, match="class 1 has no training image"):
-        Ours().fit(task(tmp_path, gap, Ours.Config(), black_box=black_box()))
+        PostHocPPN().fit(task(tmp_path, gap, PostHocPPN.Config(), black_box=black_box()))
 
 
 @pytest.mark.parametrize(
@@ -267,31 +272,31 @@ def test_unusable_features_name_the_class(tmp_path, value, message):
 
     box.backbone = Spoilt().eval()
     with pytest.raises(CellError, match=message):
-        Ours().fit(task(tmp_path, samples, Ours.Config(), black_box=box))
+        PostHocPPN().fit(task(tmp_path, samples, PostHocPPN.Config(), black_box=box))
 
 
 def test_single_image_classes_and_more_prototypes_than_images(tmp_path):
     samples = stripes(per_class=1)
     box = black_box()
-    model = Ours().fit(task(tmp_path, samples, Ours.Config(k=3), black_box=box))
+    model = PostHocPPN().fit(task(tmp_path, samples, PostHocPPN.Config(k=3), black_box=box))
     with torch.no_grad():
         assert torch.equal(model(samples.images), box(samples.images))
 
 
 def test_k_above_the_rank_is_refused_before_anything_runs():
     sizes = Sizes(classes=3, images_per_class=2, channels=100, cells=4)
-    Ours.check(Ours.Config(k=8), sizes)
+    PostHocPPN.check(PostHocPPN.Config(k=8), sizes)
     with pytest.raises(RequestError, match=r"ours.k=9 exceeds the rank .* at most 8"):
-        Ours.check(Ours.Config(k=9), sizes)
+        PostHocPPN.check(PostHocPPN.Config(k=9), sizes)
     with pytest.raises(RequestError, match=r"a class has no training image .* data verify"):
-        Ours.check(Ours.Config(k=1), Sizes(classes=3, images_per_class=0, channels=100, cells=4))
+        PostHocPPN.check(PostHocPPN.Config(k=1), Sizes(classes=3, images_per_class=0, channels=100, cells=4))
 
 
-def test_a_saved_model_loads_into_what_build_makes(tmp_path):
+def test_saved_model_loads_into_build(tmp_path):
     samples, box = stripes(), black_box()
-    work = task(tmp_path, samples, Ours.Config(k=2), black_box=box)
-    model = Ours().fit(work)
-    other = Ours().build(work)
+    work = task(tmp_path, samples, PostHocPPN.Config(k=2), black_box=box)
+    model = PostHocPPN().fit(work)
+    other = PostHocPPN().build(work)
     other.load_state_dict(model.state_dict())
     with torch.no_grad():
         assert torch.equal(other(samples.images), model(samples.images))
@@ -307,7 +312,7 @@ def test_black_box_row_is_the_classifier(tmp_path):
 
 
 class Drawn(torch.nn.Module):
-    """A backbone that gives what was drawn: images carry their own features."""
+    """Backbone that returns its input: images are their features."""
 
     def __init__(self, channels):
         super().__init__()
@@ -332,7 +337,7 @@ class Drawn(torch.nn.Module):
     scale=st.sampled_from([1e-4, 1.0, 1e4]),
     seed=st.integers(0, 2**31),
 )
-def test_exact_whatever_the_shapes(
+def test_exact_for_random_shapes(
     tmp_path_factory,
     channels,
     counts,
@@ -362,10 +367,10 @@ def test_exact_whatever_the_shapes(
         box.head.weight.copy_(scale * torch.randn(box.head.weight.shape, generator=generator))
         if zero_row:
             box.head.weight[0] = 0
-    config = Ours.Config(k=k, refinement=refinement, space=space, nmf_solver=solver[0], nmf_init=solver[1])
+    config = PostHocPPN.Config(k=k, refinement=refinement, space=space, nmf_solver=solver[0], nmf_init=solver[1])
     folder = tmp_path_factory.mktemp("drawn")
     work = task(folder, Tensors(x, labels, len(counts)), config, black_box=box)
-    model = Ours().fit(work)
+    model = PostHocPPN().fit(work)
     with torch.no_grad():
         assert torch.equal(model(x), box(x))
         explanation = model.explain(x)
@@ -373,3 +378,14 @@ def test_exact_whatever_the_shapes(
     size = explanation.scores.abs().sum(1, keepdim=True) + 1
     assert ((total - explanation.logits).abs() <= 1e-4 * size).all()
     assert torch.equal(model.vectors.sum(1).float(), box.head.weight)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [checkpoint, intervention, pipeline, refinement, scaling, lbfgs, nmf],
+    ids=lambda module: module.__name__.rpartition(".")[2],
+)
+def test_examples_of_docstrings(module):
+    failed, tried = doctest.testmod(module)
+    assert tried
+    assert not failed

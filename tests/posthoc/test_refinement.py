@@ -24,7 +24,7 @@ def case():
 
 
 def literal(F, p, r, norm, cells):
-    """Equation 6 for one class, one prototype and one image group at a time."""
+    """Compute equation 6 for one class, one prototype and one group of images at a time."""
     total = 0.0
     groups = [slice(None)] if cells is None else [slice(i, i + cells) for i in range(0, len(F), cells)]
     for i in range(len(p)):
@@ -45,10 +45,10 @@ def literal(F, p, r, norm, cells):
 def test_objective_is_equation_6(case, norm, over):
     F, rows, P, _ = case
     r = torch.randn(2, 3, 10, generator=torch.Generator().manual_seed(1), dtype=DOUBLE)
-    found = Alignment(F, rows, P, 6, norm, over)(r)
+    result = Alignment(F, rows, P, 6, norm, over)(r)
     for b in range(2):
         expected = literal(F[b, : rows[b]].numpy(), P[b].numpy(), r[b].numpy(), norm, 6 if over == "image" else None)
-        assert found[b].item() == pytest.approx(expected, rel=1e-9)
+        assert result[b].item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_scaling_by_hand():
@@ -93,7 +93,7 @@ def test_parts_sum_to_the_residual(case, solver, start):
 @pytest.mark.parametrize("norm", ["l2", "minmax", "zscore"])
 @pytest.mark.parametrize("over", ["class", "image"])
 @pytest.mark.parametrize("space", ["full", "span"])
-def test_objective_of_coefficients_has_the_same_value_and_gradient(case, norm, over, space):
+def test_objective_of_coefficients_equals_autograd(case, norm, over, space):
     """Through the Gram matrix or not, c -> objective(c basis), differentiated by autograd through the features."""
     F, rows, P, _ = case
     g = torch.Generator().manual_seed(8)
@@ -121,9 +121,9 @@ def test_zero_maps_count_the_same_through_the_gram_matrix(case):
     r[0, 0] = torch.eye(10, dtype=DOUBLE)[4]  # only the dead channel: a zero map
     for norm in ("l2", "zscore"):
         objective = Alignment(F, rows, P, 6, norm)
-        found = objective.within()(r.requires_grad_(True))
-        torch.testing.assert_close(found, objective(r))
-        assert torch.isfinite(torch.autograd.grad(found.sum(), r)[0]).all()
+        result = objective.within()(r.requires_grad_(True))
+        torch.testing.assert_close(result, objective(r))
+        assert torch.isfinite(torch.autograd.grad(result.sum(), r)[0]).all()
 
 
 @pytest.mark.parametrize("norm", ["l2", "minmax", "zscore"])
@@ -149,7 +149,7 @@ def test_search_in_the_span_stays_there(case, norm, start, solver):
 
 @pytest.mark.parametrize("norm", ["l2", "zscore"])
 def test_leaving_the_span_cannot_help_where_maps_correlate(case, norm):
-    """The claim in ``distribute``: of any parts, the projection onto the span in the metric of F is as good."""
+    """Claim in ``distribute``: the projection of any parts onto the span, in the metric of F, is as good."""
     F, rows, P, _ = case
     objective = Alignment(F, rows, P, 6, norm)
     r = P + 0.2 * torch.randn(2, 3, 10, generator=torch.Generator().manual_seed(5), dtype=DOUBLE)
@@ -180,20 +180,20 @@ def test_gradient_solver_finds_what_scipy_finds(case, norm):
     R = v - (alpha[:, :, None] * P).sum(1)
     objective = Alignment(F, rows, P, 6, norm)
     begin = objective((R / 3)[:, None].expand(-1, 3, -1))
-    found = objective(distribute(R, alpha, P, objective, "lbfgs", "equal"))
-    assert (found < begin).all()
+    result = objective(distribute(R, alpha, P, objective, "lbfgs", "equal"))
+    assert (result < begin).all()
     if norm == "minmax":  # not smooth where the extreme cell changes: only the decrease is promised
         return
     for b in range(2):
 
-        def one(x, b=b):
+        def of_class(x, b=b):
             parts = torch.from_numpy(x).reshape(2, 10)
             r = torch.stack([torch.cat([parts, (R[b] - parts.sum(0))[None]])] * 2)
             return objective(r)[b].item()
 
         free = (R[b] / 3).repeat(2).numpy()
-        reference = scipy.optimize.minimize(one, free, method="L-BFGS-B", options={"maxiter": 500})
-        assert found[b].item() <= reference.fun * 1.05 + 1e-6
+        reference = scipy.optimize.minimize(of_class, free, method="L-BFGS-B", options={"maxiter": 500})
+        assert result[b].item() <= reference.fun * 1.05 + 1e-6
 
 
 def test_nelder_mead_never_ends_above_its_start(case):

@@ -20,10 +20,10 @@ def case(B, k, D, seed):
 @pytest.mark.parametrize("k", [1, 2, 3, 5, 8, 10, 12])
 def test_non_negative_scaling_is_scipys(k):
     v, P = case(6, k, 20, k)
-    found = scale(v + 0.3, P, "nonnegative")
+    result = scale(v + 0.3, P, "nonnegative")
     for b in range(6):
         expected, _ = nnls(P[b].numpy().T, v[b].numpy() + 0.3)
-        torch.testing.assert_close(found[b], torch.from_numpy(expected), rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(result[b], torch.from_numpy(expected), rtol=1e-7, atol=1e-9)
 
 
 @settings(deadline=None, max_examples=40)
@@ -31,11 +31,11 @@ def test_non_negative_scaling_is_scipys(k):
 def test_no_other_non_negative_coefficients_are_better(k, D, seed):
     """Also where there are more prototypes than channels: the objective is SciPy's, the coefficients need not be."""
     v, P = case(2, k, D, seed)
-    found = scale(v, P, "nonnegative")
-    assert (found >= 0).all()
+    result = scale(v, P, "nonnegative")
+    assert (result >= 0).all()
     for b in range(2):
         _, expected = nnls(P[b].numpy().T, v[b].numpy())
-        assert (v[b] - found[b] @ P[b]).norm().item() == pytest.approx(expected, rel=1e-6, abs=1e-8)
+        assert (v[b] - result[b] @ P[b]).norm().item() == pytest.approx(expected, rel=1e-6, abs=1e-8)
 
 
 def test_by_hand():
@@ -46,7 +46,7 @@ def test_by_hand():
     torch.testing.assert_close(scale(v, P), torch.tensor([[4.0, -2.0]], dtype=DOUBLE))
 
 
-def test_it_is_not_the_plain_minimiser_cut_off():
+def test_nonnegative_is_not_the_clamped_minimiser():
     P = torch.tensor([[[1.0, 0.0], [1.0, 0.1]]])
     v = torch.tensor([[1.0, -1.0]])
     assert (scale(v, P) < 0).any()
@@ -65,9 +65,9 @@ def test_equal_where_nothing_is_negative():
 def test_dead_prototypes_get_nothing(solver, zero):
     v, P = case(2, 3, 8, 4)
     P[:, zero] = 0
-    found = scale(v, P, solver)
-    assert torch.isfinite(found).all()
-    assert not found[:, zero].any()
+    result = scale(v, P, solver)
+    assert torch.isfinite(result).all()
+    assert not result[:, zero].any()
 
 
 def test_blocks_of_supports_do_not_matter(monkeypatch):

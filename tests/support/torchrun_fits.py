@@ -1,6 +1,6 @@
-"""Fits on drawn images for ``torchrun tests/support/torchrun_fits.py FOLDER``.
+"""Fits on synthetic images for ``torchrun tests/support/torchrun_fits.py FOLDER``.
 
-Rank 0 leaves weights and losses in FOLDER.
+Rank 0 writes weights and losses to FOLDER.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bench.diagnostics.synthetic import task
 from bench.models.classifier import Classifier
 from bench.training import trainer as train
 from bench.training.black_box import ClassifierLearner
-from bench.training.distributed import Followed, Ranks
+from bench.training.distributed import FollowerDone, ProcessGroup
 from bench.training.schedule import Phase, Schedule
 from bench.training.trainer import Trainer
 from tests.support.samples import Silent, SmallNet, stripes
@@ -52,26 +52,26 @@ METHODS = {
 }  # fmt: skip
 
 
-def fits(folder: Path, ranks: Ranks) -> dict[str, Any]:
-    """Weights and losses of every fit; empty on all ranks but 0."""
-    # In double precision, so that nothing but the order of sums is left to differ.
+def fits(folder: Path, group: ProcessGroup) -> dict[str, Any]:
+    """Return weights and losses of every fit; empty on all ranks but 0."""
+    # In double precision: the order of sums is then the only difference, and a small one.
     train._FABRIC_PRECISION = {**train._FABRIC_PRECISION, "fp32": "64-true"}
-    samples, found = stripes(per_class=11), {}
+    samples, results = stripes(per_class=11), {}
     samples.images = samples.images.double()
-    with contextlib.suppress(Followed):
+    with contextlib.suppress(FollowerDone):
         torch.manual_seed(0)
         learner = ClassifierLearner(Classifier(SmallNet(), 3))
-        trainer = Trainer(folder / "classifier", torch.device("cpu"), "fp32", 0, Silent(), ranks)
+        trainer = Trainer(folder / "classifier", torch.device("cpu"), "fp32", 0, Silent(), group)
         rates = {"backbone": 0.01, "head": 0.01}
         trainer.fit(learner, schedule(8, Phase(name="all", epochs=3, lr=rates)), samples)
-        found["classifier"] = state(learner, trainer)
+        results["classifier"] = state(learner, trainer)
     for name, (kind, config, (batch_size, *phases)) in METHODS.items():
-        with contextlib.suppress(Followed):
+        with contextlib.suppress(FollowerDone):
             settings = kind.Config(**config, schedule=schedule(batch_size, *phases))
-            work = task(folder / name, samples, settings, Silent())
-            work.trainer = Trainer(folder / name, work.device, "fp32", 0, Silent(), ranks)
-            found[name] = state(kind().fit(work), work.trainer)
-    return found
+            given = task(folder / name, samples, settings, Silent())
+            given.trainer = Trainer(folder / name, given.device, "fp32", 0, Silent(), group)
+            results[name] = state(kind().fit(given), given.trainer)
+    return results
 
 
 def state(module: nn.Module, trainer: Trainer) -> dict[str, Any]:
@@ -82,12 +82,12 @@ def state(module: nn.Module, trainer: Trainer) -> dict[str, Any]:
 
 
 def main() -> None:
-    ranks = Ranks.of_torchrun()
-    ranks.join(torch.device("cpu"))
-    found = fits(Path(sys.argv[1]), ranks)
-    if ranks.rank == 0:
-        torch.save(found, Path(sys.argv[1]) / "found.pt")
-    ranks.leave()
+    group = ProcessGroup.of_torchrun()
+    group.join(torch.device("cpu"))
+    results = fits(Path(sys.argv[1]), group)
+    if group.rank == 0:
+        torch.save(results, Path(sys.argv[1]) / "fits.pt")
+    group.leave()
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
-"""Features of a backbone at rest: computed once for each version of an image, and the training is the same."""
+"""Frozen feature cache: each version of an image is computed once, and the training is the same."""
 
 import pytest
 import torch
 
 from bench.models.classifier import Classifier
 from bench.training.black_box import ClassifierLearner
-from bench.training.feature_cache import is_at_rest
+from bench.training.feature_cache import is_frozen
 from bench.training.schedule import Phase, Schedule
 from bench.training.trainer import Trainer
 from tests.support.samples import Dying, Killed, Silent, SmallNet, stripes
 
 
 class Blended(ClassifierLearner):
-    """Shows the backbone other images than it was given, as mixup does."""
+    """Learner that passes other images to the backbone than it received, as mixup does."""
 
     def forward(self, images, labels, phase):
         return super().forward(images.flip(0).contiguous(), labels.flip(0), phase)
@@ -31,18 +31,18 @@ def schedule(augment="flip", epochs=4, **facts):
     return Schedule(batch_size=8, augment=augment, phases=[phase])
 
 
-def trained(folder, plan, kept=2**30, kind=ClassifierLearner):
+def trained(folder, plan, cache_budget=2**30, kind=ClassifierLearner):
     module = learner(kind)
-    loop = Trainer(folder, torch.device("cpu"), "fp32", 0, Silent(), kept=kept)
+    loop = Trainer(folder, torch.device("cpu"), "fp32", 0, Silent(), cache_budget=cache_budget)
     loop.fit(module, plan, stripes())
     return module, loop
 
 
 @pytest.mark.parametrize(("augment", "versions"), [("none", 1), ("flip", 2)])
-def test_each_version_of_an_image_is_seen_once_and_the_training_is_the_same(tmp_path, augment, versions):
+def test_each_version_is_computed_once(tmp_path, augment, versions):
     n = len(stripes())
     once, loop = trained(tmp_path / "once", schedule(augment))
-    always, other = trained(tmp_path / "always", schedule(augment), kept=0)
+    always, other = trained(tmp_path / "always", schedule(augment), cache_budget=0)
     assert sum(once.seen) == versions * n + 8  # the first batch tells how large features are
     assert sum(always.seen) == 4 * n
     for name, value in always.state_dict().items():
@@ -53,7 +53,7 @@ def test_each_version_of_an_image_is_seen_once_and_the_training_is_the_same(tmp_
 
 
 @pytest.mark.parametrize(
-    ("plan", "kept"),
+    ("plan", "cache_budget"),
     [
         (schedule(lr={"head": 0.01, "backbone": 0.01}), 2**30),
         (schedule(freeze_norm=False), 2**30),
@@ -63,21 +63,21 @@ def test_each_version_of_an_image_is_seen_once_and_the_training_is_the_same(tmp_
     ],
     ids=["it learns", "its norm moves", "many versions", "few epochs", "no room"],
 )
-def test_otherwise_every_batch_goes_through(tmp_path, plan, kept):
+def test_no_cache_computes_every_batch(tmp_path, plan, cache_budget):
     samples = stripes()
     samples.images = samples.images.sigmoid()
     module = learner()
-    Trainer(tmp_path, torch.device("cpu"), "fp32", 0, Silent(), kept=kept).fit(module, plan, samples)
+    Trainer(tmp_path, torch.device("cpu"), "fp32", 0, Silent(), cache_budget=cache_budget).fit(module, plan, samples)
     assert sum(module.seen) == plan.phases[0].epochs * len(samples)
 
 
-def test_images_that_the_loss_makes_go_through(tmp_path):
+def test_images_made_by_the_loss_are_computed(tmp_path):
     module, _ = trained(tmp_path, schedule(), kind=Blended)
     assert sum(module.seen) == 4 * len(stripes())
 
 
 @pytest.mark.parametrize("death", range(1, 5))
-def test_a_killed_training_finds_the_same_features(tmp_path, death):
+def test_resumed_training_has_the_same_features(tmp_path, death):
     whole, _ = trained(tmp_path / "whole", schedule())
     dying = Dying(tmp_path / "killed", torch.device("cpu"), "fp32", 0, Silent())
     dying.lives = death
@@ -88,7 +88,7 @@ def test_a_killed_training_finds_the_same_features(tmp_path, death):
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
-def test_what_drops_out_is_not_at_rest():
-    still = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.Dropout2d(0.5)).requires_grad_(False)
-    assert not is_at_rest(still)
-    assert is_at_rest(still.eval())
+def test_dropout_is_frozen_in_eval_mode_only():
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.Dropout2d(0.5)).requires_grad_(False)
+    assert not is_frozen(network)
+    assert is_frozen(network.eval())

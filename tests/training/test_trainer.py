@@ -1,4 +1,4 @@
-"""The phased loop: what learns, at which rate, and that a killed training ends like an undisturbed one."""
+"""Phased training loop: learning parameters, rates, and a killed training that ends like an undisturbed one."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def phase(name="all", **facts):
     return Phase(**{"name": name, "epochs": 2, "optimizer": "adam", "lr": {"backbone": 0.01, "head": 0.01}, **facts})
 
 
-def test_it_learns(tmp_path):
+def test_training_lowers_the_loss(tmp_path):
     samples, module = stripes(), learner()
     loop = trainer(tmp_path)
     loop.fit(module, Schedule(batch_size=12, phases=[phase(epochs=12)]), samples)
@@ -184,22 +184,22 @@ def test_after_step_follows_every_step(tmp_path):
 def test_epochs_are_counted_over_phases_and_after_a_kill(tmp_path):
     class Counting(ClassifierLearner):
         def before_epoch(self, epoch):
-            told.append(epoch)
+            epochs.append(epoch)
 
     def fit(loop):
         torch.manual_seed(0)
         loop.fit(Counting(Classifier(SmallNet(), 3)), TWO_PHASES, stripes())
 
-    told = []
+    epochs = []
     dying = trainer(tmp_path, kind=Dying)
     dying.lives = 5  # in the third phase: the ends of phases are saved too
     with pytest.raises(Killed):
         fit(dying)
-    assert told == [0, 1, 2, 3]
+    assert epochs == [0, 1, 2, 3]
     fit(trainer(tmp_path))
-    assert told == list(range(7))
+    assert epochs == list(range(7))
 
 
-def test_a_learner_without_a_loss_says_so():
+def test_learner_without_a_loss_raises():
     with pytest.raises(TypeError, match="Learner defines no loss"):
         Learner()(torch.zeros(1), torch.zeros(1), "x")

@@ -1,1 +1,1 @@
-"""Solvers of the decomposition: factorisations and their starting points."""
+"""Solvers of the decomposition: factorisations, their starting points, and a batched L-BFGS."""

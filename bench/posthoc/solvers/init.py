@@ -1,4 +1,4 @@
-"""Where the factorisations begin; every class draws from a generator of its own."""
+"""Starting points of the factorisations, drawn from a separate generator for every class."""
 
 from __future__ import annotations
 
@@ -16,19 +16,23 @@ _POWER_ITERATIONS = 2
 _LLOYD_ITERATIONS = 20
 
 
-def begin(
+def initialise(
     F: Tensor, rows: Tensor, k: int, seed: int, classes: list[int], init: Init = "random", *, fill: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Non-negative first factors ``E^T (B, k, M)`` and ``P (B, k, D)``.
+    """Compute non-negative starting factors.
 
     Args:
-        F: features ``(B, M, D)``, non-negative; rows beyond a class's own are zero.
-        rows: own rows per class ``(B,)``.
+        F: features ``(B, M, D)``, non-negative, zero beyond a class's valid rows.
+        rows: number of valid rows per class ``(B,)``.
         k: number of components.
-        seed: together with the class, of what is drawn.
+        seed: seed of the draws, together with the class.
         classes: the B class numbers.
-        init: ``random`` (DFF: |N(0, 1)| sqrt(mean(F) / k)) or ``nndsvd`` (Boutsidis and Gallopoulos 2008).
-        fill: replace the zeros of NNDSVD by the mean of F (their NNDSVDa): a multiplicative update cannot leave zero.
+        init: ``random`` (|N(0, 1)| sqrt(mean(F) / k) as in DFF: edocollins/DFF, ``nmf.py``) or ``nndsvd`` (Boutsidis
+            and Gallopoulos 2008).
+        fill: whether the mean of F replaces the zeros of NNDSVD (NNDSVDa of the same paper).
+
+    Returns:
+        ``E^T (B, k, M)`` and ``P (B, k, D)``.
     """
     mean = F.sum((1, 2)) / (rows.to(F.device) * F.shape[2])
     Et, P = random(F, rows, k, seed, classes) if init == "random" else nndsvd(F, rows, k, seed, classes)
@@ -37,23 +41,24 @@ def begin(
         scale = (mean / k).sqrt()[:, None, None]
         return Et * scale, P * scale
     if fill:
-        Et = torch.where((Et == 0) & own(F, rows)[:, None], mean[:, None, None], Et)
+        # A multiplicative update cannot leave zero.
+        Et = torch.where((Et == 0) & valid_rows(F, rows)[:, None], mean[:, None, None], Et)
         P = torch.where(P == 0, mean[:, None, None], P)
     return Et, P
 
 
-def own(F: Tensor, rows: Tensor) -> Tensor:
-    """Which of the M rows are a class's own: bool ``(B, M)``."""
+def valid_rows(F: Tensor, rows: Tensor) -> Tensor:
+    """Return which of the M rows are no padding: bool ``(B, M)``."""
     return torch.arange(F.shape[1], device=F.device) < rows.to(F.device)[:, None]
 
 
 def random(F: Tensor, rows: Tensor, k: int, seed: int, classes: list[int]) -> tuple[Tensor, Tensor]:
-    """|N(0, 1)| for ``E^T (B, k, M)``, zero beyond a class's own rows, and ``P (B, k, D)``."""
+    """Draw |N(0, 1)| for ``E^T (B, k, M)``, zero beyond a class's valid rows, and for ``P (B, k, D)``."""
     B, M, D = F.shape
     Et = torch.zeros(B, k, M, device=F.device, dtype=F.dtype)
     P = torch.empty(B, k, D, device=F.device, dtype=F.dtype)
     for b, label in enumerate(classes):
-        # Drawn on the CPU and per class: the same start on every device and whatever other classes are in the batch.
+        # Drawn on the CPU and per class: the start depends on neither the device nor the other classes.
         generator = torch.Generator().manual_seed(derive(seed, "nmf", label))
         n = int(rows[b])
         Et[b, :, :n] = torch.randn(n, k, generator=generator).abs().T.to(F)
@@ -62,28 +67,30 @@ def random(F: Tensor, rows: Tensor, k: int, seed: int, classes: list[int]) -> tu
 
 
 def nndsvd(F: Tensor, rows: Tensor, k: int, seed: int, classes: list[int]) -> tuple[Tensor, Tensor]:
-    """The non-negative halves of the k leading singular pairs (Boutsidis and Gallopoulos 2008, algorithm 1).
+    """Compute non-negative halves of the k leading singular pairs (Boutsidis and Gallopoulos 2008, algorithm 1).
 
-    Of each pair ``s u v`` the halves ``(u+, v+)`` or ``(u-, v-)`` are taken whose product is larger. The pairs come
-    from subspace iteration (Halko et al. 2011, algorithm 4.4), which reads F a dozen times where a full SVD would take
-    longer than the factorisation itself.
+    Of each pair ``s u v`` these are the halves ``(u+, v+)`` or ``(u-, v-)`` with the larger product.
+
+    Returns:
+        ``E^T (B, k, M)`` and ``P (B, k, D)``.
     """
     U, s, V = _leading(F, k, seed, classes)
     above, below = (U.clamp(min=0), V.clamp(min=0)), ((-U).clamp(min=0), (-V).clamp(min=0))
     sizes = [left.norm(dim=2) * right.norm(dim=2) for left, right in (above, below)]
     upper = sizes[0] >= sizes[1]
     left, right = (torch.where(upper[:, :, None], a, b) for a, b in zip(above, below, strict=True))
-    # Singular values that are only rounding (k above the rank) give directions of noise: such components are zero.
+    # Singular values that are rounding errors (k above the rank) have noise as directions: such components are zero.
     s = torch.where(s > 1e-6 * s[:, :1], s, 0.0)
     weight = (s * torch.where(upper, *sizes)).sqrt()[:, :, None]
     unit = [weight * x / x.norm(dim=2, keepdim=True).clamp(min=1e-30) for x in (left, right)]
-    unit[0] = unit[0] * own(F, rows)[:, None]
-    # As contiguous as they look: products with strided factors take five times as long, and updates keep the strides.
+    unit[0] = unit[0] * valid_rows(F, rows)[:, None]
+    # Contiguous: products with strided factors take five times as long, and updates keep the strides.
     return unit[0].contiguous(), unit[1].contiguous()
 
 
 def _leading(F: Tensor, k: int, seed: int, classes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """The k largest singular triplets: left vectors ``(B, k, M)``, values ``(B, k)``, right vectors ``(B, k, D)``."""
+    """Compute the k largest singular triplets: vectors ``(B, k, M)``, values ``(B, k)``, vectors ``(B, k, D)``."""
+    # Subspace iteration (Halko et al. 2011, algorithm 4.4): a full SVD would take longer than the factorisation.
     D = F.shape[2]
     width = min(k + _OVERSAMPLING, *F.shape[1:])
     sketch = torch.stack(
@@ -97,10 +104,10 @@ def _leading(F: Tensor, k: int, seed: int, classes: list[int]) -> tuple[Tensor, 
         sketch = _orthonormal((Q.mT @ F).mT).mT
     Q = _orthonormal((sketch @ F.mT).mT)  # (B, M, width)
     small = Q.mT @ F
-    square, turn = torch.linalg.eigh(small.double() @ small.double().mT)
-    square, turn = square.flip(1).clamp(min=0), turn.flip(2).to(F.dtype)  # largest first
+    square, rotation = torch.linalg.eigh(small.double() @ small.double().mT)
+    square, rotation = square.flip(1).clamp(min=0), rotation.flip(2).to(F.dtype)  # largest first
     s = square.sqrt().to(F.dtype)
-    U, V = (Q @ turn)[:, :, :k].mT, (turn.mT @ small)[:, :k]
+    U, V = (Q @ rotation)[:, :, :k].mT, (rotation.mT @ small)[:, :k]
     V = V / V.norm(dim=2, keepdim=True).clamp(min=1e-30)
     s = s[:, :k]
     missing = k - s.shape[1]
@@ -111,30 +118,28 @@ def _leading(F: Tensor, k: int, seed: int, classes: list[int]) -> tuple[Tensor, 
 
 
 def _orthonormal(Y: Tensor) -> Tensor:
-    """An orthonormal basis of the columns of ``Y (B, n, w)``; directions that are missing are zero columns.
-
-    By the w x w Gram matrix rather than by QR, which a GPU does one matrix after another.
-    """
+    """Compute an orthonormal basis of the columns of ``Y (B, n, w)``, with zero columns beyond its rank."""
+    # By the w x w Gram matrix and not by QR, which a GPU computes one matrix after another.
     wide = Y.double()
-    square, turn = torch.linalg.eigh(wide.mT @ wide)
+    square, rotation = torch.linalg.eigh(wide.mT @ wide)
     present = square > 1e-12 * square.amax(1, keepdim=True)
     shrink = torch.where(present, torch.where(present, square, 1.0).rsqrt(), 0.0)
-    return (wide @ (turn * shrink[:, None])).to(Y.dtype)
+    return (wide @ (rotation * shrink[:, None])).to(Y.dtype)
 
 
 def clusters(F: Tensor, rows: Tensor, k: int, seed: int, classes: list[int]) -> Tensor:
-    """Which of k clusters each own row belongs to (Lloyd's algorithm from k of the rows): 0 or 1, ``(B, k, M)``."""
+    """Assign each valid row to one of k clusters by Lloyd's algorithm from k of the rows: 0 or 1, ``(B, k, M)``."""
     centres = torch.empty(len(F), k, F.shape[2], device=F.device, dtype=F.dtype)
     for b, label in enumerate(classes):
         generator = torch.Generator().manual_seed(derive(seed, "clusters", label))
         chosen = torch.randperm(int(rows[b]), generator=generator)[:k]
-        # Fewer rows than clusters: the first ones serve twice.
+        # With fewer rows than clusters, rows are used more than once.
         centres[b] = F[b, chosen.repeat(-(-k // len(chosen)))[:k].to(F.device)]
-    mine = own(F, rows)
+    valid = valid_rows(F, rows)
     for _ in range(_LLOYD_ITERATIONS):
         distance = centres.square().sum(2)[:, :, None] - 2 * centres @ F.mT  # up to |f|^2, the same for all centres
-        members = torch.nn.functional.one_hot(distance.argmin(1), k).mT.to(F.dtype) * mine[:, None]
+        members = torch.nn.functional.one_hot(distance.argmin(1), k).mT.to(F.dtype) * valid[:, None]
         count = members.sum(2, keepdim=True)
-        # An empty cluster stays where it was.
+        # The centre of an empty cluster does not move.
         centres = torch.where(count > 0, members @ F / count.clamp(min=1), centres)
     return members

@@ -1,4 +1,4 @@
-"""L-BFGS on many small independent problems at once."""
+"""L-BFGS for a batch of small independent problems."""
 
 from __future__ import annotations
 
@@ -8,23 +8,33 @@ import torch
 from torch import Tensor
 
 _ARMIJO = 1e-4
+"""Required part of the decrease that the slope predicts (Nocedal and Wright, equation 3.4)."""
+
 _SMALLEST_STEP = 1e-6
 
 
 def minimise(
     objective: Callable[[Tensor], Tensor], start: Tensor, *, max_iter: int = 100, memory: int = 10, tol: float = 1e-6
 ) -> Tensor:
-    """The minimisers ``(B, n)`` of B problems that know nothing of each other.
+    """Minimise B independent problems.
 
-    Each problem has its own direction, step length (backtracking until Armijo's condition holds) and end (a
+    Each problem has a separate direction, step length (backtracking until Armijo's condition holds) and end (a
     relative decrease below ``tol``, or no step that decreases). A problem never ends above its start.
 
     Args:
-        objective: ``(B, n) -> (B,)``, differentiable, row by row independent.
-        start: ``(B, n)``.
-        max_iter: most iterations.
-        memory: how many corrections are kept.
-        tol: see above.
+        objective: function ``(B, n) -> (B,)``, differentiable, each row independent of the others.
+        start: starting points ``(B, n)``.
+        max_iter: maximum number of iterations.
+        memory: number of stored corrections.
+        tol: relative decrease below which a problem ends.
+
+    Returns:
+        The minimisers ``(B, n)``.
+
+    Example:
+        >>> minimise(lambda x: (x - 3).square().sum(1), torch.zeros(2, 1))
+        tensor([[3.],
+                [3.]])
     """
     x = start.detach().clone()
     f, g = _value_and_gradient(objective, x)
@@ -43,7 +53,7 @@ def minimise(
         accepted = torch.zeros_like(active)
         moved, new_f, new_g = x, f, g
         while bool(searching.any()):
-            # The gradient is taken along with every trial: nearly always the first one is accepted.
+            # Each trial also computes the gradient: nearly always the first trial is accepted.
             trial = x + t[:, None] * d
             trial_f, trial_g = _value_and_gradient(objective, trial)
             good = searching & (trial_f <= f + _ARMIJO * t * slope)
@@ -74,17 +84,18 @@ def _value_and_gradient(objective: Callable[[Tensor], Tensor], x: Tensor) -> tup
 
 
 def _first_scale(x: Tensor, g: Tensor) -> Tensor:
-    # A first step of a tenth of the point's own length: the objectives here do not change when x is scaled.
+    # A first step of a tenth of the length of x: the objectives here (equation 6) do not change when x is scaled.
     length = x.norm(dim=1, keepdim=True)
     return 0.1 * torch.where(length > 0, length, 1.0) / g.norm(dim=1, keepdim=True).clamp(min=1e-30)
 
 
 def _inverse_hessian_times(g: Tensor, x: Tensor, steps: list[Tensor], changes: list[Tensor]) -> Tensor:
-    """The two-loop recursion (Nocedal and Wright, algorithm 7.4), row by row; unusable corrections are skipped."""
+    """Compute the two-loop recursion (Nocedal and Wright, algorithm 7.4) per row, without unusable corrections."""
     q = g.clone()
     terms = []
     for s, y in zip(reversed(steps), reversed(changes), strict=True):
         sy = (s * y).sum(1, keepdim=True)
+        # Without positive curvature the inverse Hessian would not be positive definite.
         usable = sy > 1e-10 * s.norm(dim=1, keepdim=True) * y.norm(dim=1, keepdim=True)
         rho = torch.where(usable, 1 / torch.where(usable, sy, 1.0), 0.0)
         a = rho * (s * q).sum(1, keepdim=True)

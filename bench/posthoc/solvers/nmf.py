@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from bench.posthoc.solvers.hals import sweep
-from bench.posthoc.solvers.init import Init, begin
+from bench.posthoc.solvers.init import Init, initialise
 
 Solver = Literal["mu", "hals"]
 Tensors = tuple[Tensor, ...]
 
 CHECK_EVERY = 10
-"""Updates between two looks at the error, as in the code that the paper builds on (spec/baselines.md, 15.3)."""
+"""Updates between two checks of the error, as in DFF, on which the paper builds (edocollins/DFF, ``nmf.py``)."""
 
 _SPARE = 2**28
 """Bytes that the difference F - E P may take at a time."""
@@ -25,13 +25,13 @@ _SPARE = 2**28
 
 @dataclass(frozen=True)
 class Factors:
-    """``F ~ E P`` for B classes.
+    """Factors of ``F ~ E P`` for B classes.
 
     Attributes:
-        E: ``(B, M, k)``.
-        P: ``(B, k, D)``.
-        error: Frobenius norm of what is left, ``(B,)``.
-        updates: how many updates each class took, ``(B,)``.
+        E: coefficients ``(B, M, k)``.
+        P: components ``(B, k, D)``.
+        error: Frobenius norm of ``F - E P``, ``(B,)``.
+        updates: number of updates of each class ``(B,)``.
     """
 
     E: Tensor
@@ -52,26 +52,29 @@ def factorise(
     solver: Solver = "mu",
     init: Init = "random",
 ) -> Factors:
-    """NMF of B classes that know nothing of each other.
-
-    E is updated before P. A class stops when its error fell by less than ``tol`` of its first error since the last
-    look; it is then left as it is while the others go on.
+    """Factorise the features of B independent classes (equation 2).
 
     Args:
-        F: features ``(B, M, D)``, non-negative; rows beyond a class's own are zero.
-        rows: how many rows of each class are its own, ``(B,)``.
+        F: features ``(B, M, D)``, non-negative, zero beyond a class's valid rows.
+        rows: number of valid rows per class ``(B,)``.
         k: number of components.
-        seed: of the starting points, together with the class.
+        seed: seed of the starting points, together with the class.
         classes: the B class numbers.
-        max_iter: most updates.
-        tol: see above.
-        solver: ``mu`` (the multiplicative updates of Lee and Seung as in DFF) or ``hals`` (see ``hals.py``).
-        init: see :func:`bench.posthoc.solvers.init.begin`.
+        max_iter: maximum number of updates, each of E and then of P.
+        tol: a class stops if its error has fallen by less than ``tol`` of its first error since the last check.
+        solver: ``mu`` (multiplicative updates of Lee and Seung as in DFF) or ``hals`` (see ``hals.py``).
+        init: starting point, see :func:`bench.posthoc.solvers.init.initialise`.
+
+    Example:
+        >>> F = torch.tensor([[[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]]])  # one class, three locations, two channels
+        >>> factors = factorise(F, torch.tensor([3]), 2, seed=0, classes=[0], solver="hals", init="nndsvd")
+        >>> torch.allclose(factors.E @ factors.P, F, atol=1e-4)
+        True
     """
     update = {"mu": _multiply, "hals": sweep}[solver]
 
-    def together(F: Tensor, rows: Tensor, classes: list[int]) -> Factors:
-        state = begin(F, rows, k, seed, classes, init, fill=solver == "mu")
+    def batch(F: Tensor, rows: Tensor, classes: list[int]) -> Factors:
+        state = initialise(F, rows, k, seed, classes, init, fill=solver == "mu")
         (Et, P), updates = iterate(
             (F,),
             state,
@@ -82,36 +85,41 @@ def factorise(
         )
         return Factors(Et.mT, P, distance(F, Et, P), updates)
 
-    return apart(together, F, rows, classes)
+    return factorise_by_class(batch, F, rows, classes)
 
 
-def apart(
-    together: Callable[[Tensor, Tensor, list[int]], Factors], F: Tensor, rows: Tensor, classes: list[int]
+def factorise_by_class(
+    batch: Callable[[Tensor, Tensor, list[int]], Factors], F: Tensor, rows: Tensor, classes: list[int]
 ) -> Factors:
-    """Factorise class by class on a CPU, all classes at once elsewhere.
+    """Factorise class by class on a CPU, in one batch elsewhere.
 
-    A class's features (3 MB for 30 images of 49 cells and 512 channels) stay in the cache from update to update if
-    it is finished before the next one begins; a batch would fetch them from memory every time. The rows of padding
-    are cut off, so that a class's result is the same to the bit in any company.
+    Args:
+        batch: factorisation of a batch: features, rows and classes -> factors.
+        F: features ``(B, M, D)``.
+        rows: number of valid rows per class ``(B,)``.
+        classes: the B class numbers.
     """
     if F.device.type != "cpu":
-        return together(F, rows, classes)
+        return batch(F, rows, classes)
+    # A class's features (3 MB for 30 images of 49 locations and 512 channels) stay in the processor's cache from
+    # update to update; a batch would fetch them from memory each time. Without the padding, the bits of a class do not
+    # depend on the other classes.
     pieces = [(F[b : b + 1, : int(n)], rows[b : b + 1], classes[b : b + 1]) for b, n in enumerate(rows)]
     threads = torch.get_num_threads()
     if threads == 1:
-        found = [together(*piece) for piece in pieces]
+        factors = [batch(*piece) for piece in pieces]
     else:
-        # One class per core: products with k rows are too small to be shared among the cores, and where a core is busy
-        # with something else every one of them would wait for it. The result does not depend on the number of cores.
+        # One class per core: products with k rows are too small to be shared among cores, and a core that is busy
+        # would delay each of them. The result does not depend on the number of cores.
         try:
             with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                found = list(pool.map(lambda piece: together(*piece), pieces))
+                factors = list(pool.map(lambda piece: batch(*piece), pieces))
         finally:
             torch.set_num_threads(threads)
-    E = F.new_zeros(*F.shape[:2], found[0].E.shape[2])
-    for b, one in enumerate(found):
-        E[b, : one.E.shape[1]] = one.E[0]
-    return Factors(E, *(torch.cat([getattr(one, name) for one in found]) for name in ("P", "error", "updates")))
+    E = F.new_zeros(*F.shape[:2], factors[0].E.shape[2])
+    for b, part in enumerate(factors):
+        E[b, : part.E.shape[1]] = part.E[0]
+    return Factors(E, *(torch.cat([getattr(part, name) for part in factors]) for name in ("P", "error", "updates")))
 
 
 def iterate(
@@ -122,18 +130,18 @@ def iterate(
     max_iter: int,
     tol: float,
 ) -> tuple[Tensors, Tensor]:
-    """Update until every class has stopped by DFF's rule; the final state and the number of updates ``(B,)``.
-
-    What a class has reached when it stops is put aside; when half of the classes have stopped, the data of the others
-    are moved together, so that finished classes cost nothing.
+    """Update until every class has stopped by DFF's rule.
 
     Args:
         data: tensors ``(B, ...)`` that the updates read.
         state: tensors ``(B, ...)`` that they change.
-        update: ``(data, state) -> state``, class by class independent.
-        error: ``(data, state) -> (B,)``.
-        max_iter: most updates.
-        tol: smallest decrease between two looks, relative to the first error.
+        update: function ``(data, state) -> state``, independent for each class.
+        error: function ``(data, state) -> (B,)``.
+        max_iter: maximum number of updates.
+        tol: smallest decrease between two checks, relative to the first error.
+
+    Returns:
+        The state of each class when it stopped, and the number of its updates ``(B,)``.
     """
     index = torch.arange(len(data[0]), device=data[0].device)
     updates = torch.full_like(index, max_iter)
@@ -144,18 +152,20 @@ def iterate(
         state = update(data, state)
         if step % CHECK_EVERY:
             continue
-        now = error(data, state)
-        stops = running & ((previous - now) < tol * first)
-        previous = now
+        # Checked after updates 1, 11, 21, ... as in DFF.
+        current = error(data, state)
+        stops = running & ((previous - current) < tol * first)
+        previous = current
         if not bool(stops.any()):
             continue
         _put(final, index, state, stops)
         updates[index[stops]] = step + 1
         running = running & ~stops
-        left = int(running.sum())
-        if left == 0:
+        remaining = int(running.sum())
+        if remaining == 0:
             break
-        if 2 * left <= len(running):
+        if 2 * remaining <= len(running):
+            # Half of the classes have stopped: the others move into a smaller batch, so that these cost nothing.
             data, state, (index, first, previous) = (
                 tuple(part[running] for part in parts) for parts in (data, state, (index, first, previous))
             )
@@ -176,16 +186,15 @@ def _multiply(F: Tensor, Et: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def ratio(above: Tensor, below: Tensor) -> Tensor:
-    """``above / below``; a zero denominator is 1e-7, nothing is added elsewhere (spec/baselines.md, 15.3).
-
-    What is left of a denominator that has all but underflowed counts as zero: the quotient would be infinite.
-    """
+    """Compute ``above / below`` with 1e-7 for zero denominators and nothing added to others, as in DFF's ``nmf.py``."""
+    # A denominator close to underflow counts as zero: the quotient would be infinite.
     vanished = below < 1e8 * torch.finfo(below.dtype).tiny
     return above / torch.where(vanished, 1e-7, below)
 
 
 def distance(F: Tensor, Et: Tensor, P: Tensor) -> Tensor:
-    """Frobenius norm of ``F - E P`` for each class ``(B,)``, some classes at a time."""
+    """Compute the Frobenius norm of ``F - E P`` for each class ``(B,)``."""
+    # Some classes at a time: the difference is as large as F.
     group = max(1, _SPARE // (F[0].numel() * F.element_size()))
     return torch.cat(
         [

@@ -1,6 +1,6 @@
-"""Factorisations that take negative features as they are (Ding, Li and Jordan 2008).
+"""Semi-NMF and convex-NMF: factorisations of features of any sign (Ding, Li and Jordan 2008).
 
-There, data are columns: their ``X (D, M) ~ F G^T`` is our ``F ~ E P`` with G = E and F = P^T.
+In that paper data are columns: its ``X (D, M) ~ F G^T`` is ``F ~ E P`` here, with G = E and F = P^T.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bench.posthoc.solvers.init import clusters, own
-from bench.posthoc.solvers.nmf import Factors, Tensors, apart, distance, iterate, ratio
+from bench.posthoc.solvers.init import clusters, valid_rows
+from bench.posthoc.solvers.nmf import Factors, Tensors, distance, factorise_by_class, iterate, ratio
 
 _MEMORY = 2**30
 """Bytes that the M x M products of convex-NMF may take at a time."""
@@ -18,16 +18,16 @@ _MEMORY = 2**30
 def factorise_semi(
     F: Tensor, rows: Tensor, k: int, *, seed: int, classes: list[int], max_iter: int = 200, tol: float = 1e-4
 ) -> Factors:
-    """Semi-NMF: ``E >= 0``, P of any sign. Stops by the rule of :func:`bench.posthoc.solvers.nmf.factorise`.
+    """Factorise by semi-NMF: ``E >= 0``, P of any sign.
 
     Args:
-        F: features ``(B, M, D)`` of any sign; rows beyond a class's own are zero.
-        rows: how many rows of each class are its own, ``(B,)``.
+        F: features ``(B, M, D)`` of any sign, zero beyond a class's valid rows.
+        rows: number of valid rows per class ``(B,)``.
         k: number of components.
-        seed: of the starting clusters, together with the class.
+        seed: seed of the starting clusters, together with the class.
         classes: the B class numbers.
-        max_iter: most updates.
-        tol: see above.
+        max_iter: maximum number of updates.
+        tol: stopping tolerance as in :func:`bench.posthoc.solvers.nmf.factorise`.
     """
 
     def update(data: Tensors, state: Tensors) -> Tensors:
@@ -38,22 +38,22 @@ def factorise_semi(
         Et = Et * ratio(A.clamp(min=0) + (-G).clamp(min=0) @ Et, (-A).clamp(min=0) + G.clamp(min=0) @ Et).sqrt()
         return Et, P
 
-    def together(F: Tensor, rows: Tensor, classes: list[int]) -> Factors:
+    def batch(F: Tensor, rows: Tensor, classes: list[int]) -> Factors:
         Et = _indicator(F, rows, k, seed, classes)
         state = (Et, _least_squares(F, Et))
         (Et, _), updates = iterate((F,), state, update, lambda data, s: distance(data[0], *s), max_iter, tol)
         P = _least_squares(F, Et)
         return Factors(Et.mT, P, distance(F, Et, P), updates)
 
-    return apart(together, F, rows, classes)
+    return factorise_by_class(batch, F, rows, classes)
 
 
 def factorise_convex(
     F: Tensor, rows: Tensor, k: int, *, seed: int, classes: list[int], max_iter: int = 200, tol: float = 1e-4
 ) -> Factors:
-    """Convex-NMF: ``F ~ E P`` with ``E >= 0`` and ``P = W^T F``, ``W >= 0``: prototypes are mixtures of cells.
+    """Factorise by convex-NMF: ``E >= 0`` and ``P = W^T F``, ``W >= 0``, so that prototypes are mixtures of features.
 
-    Arguments as in :func:`factorise_semi`. The products of all pairs of cells take M^2 numbers per class.
+    Arguments as in :func:`factorise_semi`. The products of all pairs of rows take M^2 numbers per class.
     """
 
     def update(data: Tensors, state: Tensors) -> Tensors:
@@ -67,7 +67,7 @@ def factorise_convex(
         Wt = Wt * ratio(Et @ above + EE @ C, Et @ below + EE @ A).sqrt()
         return Et, Wt
 
-    def together(F: Tensor, rows: Tensor, classes: list[int]) -> Factors:
+    def batch(F: Tensor, rows: Tensor, classes: list[int]) -> Factors:
         Y = F @ F.mT
         H = clusters(F, rows, k, seed, classes)
         Et = _indicator(F, rows, k, seed, classes)
@@ -84,15 +84,16 @@ def factorise_convex(
         return Factors(Et.mT, P, distance(F, Et, P), updates)
 
     if F.device.type == "cpu":
-        return apart(together, F, rows, classes)
+        return factorise_by_class(batch, F, rows, classes)
     group = max(1, _MEMORY // (4 * F.shape[1] ** 2 * F.element_size()))
-    parts = [together(F[b : b + group], rows[b : b + group], classes[b : b + group]) for b in range(0, len(F), group)]
+    parts = [batch(F[b : b + group], rows[b : b + group], classes[b : b + group]) for b in range(0, len(F), group)]
     return Factors(*(torch.cat([getattr(part, name) for part in parts]) for name in ("E", "P", "error", "updates")))
 
 
 def _indicator(F: Tensor, rows: Tensor, k: int, seed: int, classes: list[int]) -> Tensor:
-    """Ding et al., section 3.3: cluster indicators plus 0.2, so that no entry begins at zero."""
-    return clusters(F, rows, k, seed, classes) + 0.2 * own(F, rows)[:, None].to(F.dtype)
+    """Return cluster indicators plus 0.2 (Ding et al., section 3.3)."""
+    # A multiplicative update cannot leave zero.
+    return clusters(F, rows, k, seed, classes) + 0.2 * valid_rows(F, rows)[:, None].to(F.dtype)
 
 
 def _least_squares(F: Tensor, Et: Tensor) -> Tensor:

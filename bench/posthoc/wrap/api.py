@@ -16,8 +16,8 @@ from bench.contract import CellError, Progress, RequestError
 from bench.core.memory import is_out_of_memory
 from bench.posthoc.checkpoint import Checkpoint, fingerprint
 from bench.posthoc.decompose_class import DecompositionConfig
-from bench.posthoc.pipeline import called, decompose_all
-from bench.posthoc.progress import Telling
+from bench.posthoc.pipeline import class_name, decompose_all
+from bench.posthoc.progress import LoggingProgress
 from bench.posthoc.wrap.batches import opening, running
 from bench.posthoc.wrap.classifier import Features, PartPrototypeClassifier, fold
 from bench.posthoc.wrap.feature_store import Precision, Storage
@@ -128,7 +128,7 @@ def decompose(
             reason = str(error).split("\n")[0]
             raise RequestError(f"the classifier cannot go to device {device!r} ({reason})") from error
     place, dtype = first_parameter.device, first_parameter.dtype
-    telling = Telling(progress)
+    telling = LoggingProgress(progress)
 
     # One pass over the loader, which may be a generator: the first batch is looked at and put back.
     batches = iter(loader)
@@ -193,7 +193,7 @@ def _still_good(
     images_key: str | None,
     place: torch.device,
     dtype: torch.dtype,
-    telling: Telling,
+    telling: LoggingProgress,
 ) -> tuple[bool, bool]:
     """Whether kept features are of this classifier and these images, and whether the loader was read to find out."""
     if storage.folder is None or not (storage.folder / "features.json").exists():
@@ -228,14 +228,14 @@ def _check_classes(storage: Storage, names: Sequence[str], k: int, missing: str)
     if empty and missing == "refuse":
         more = f" and {len(empty) - 1} other classes have" if len(empty) > 1 else " has"
         raise CellError(
-            f"{called(empty[0], names)}{more} no image to be decomposed from; add some, or pass missing='keep' "
+            f"{class_name(empty[0], names)}{more} no image to be decomposed from; add some, or pass missing='keep' "
             "(--missing keep) to leave such classes undivided"
         )
     for label in range(len(names)):
         most = min(storage.channels, storage.count(label) * storage.cells)
         if 0 < most < k:
             raise CellError(
-                f"{called(label, names)}: k={k} exceeds the rank of its features, at most {most} "
+                f"{class_name(label, names)}: k={k} exceeds the rank of its features, at most {most} "
                 f"({storage.channels} channels, {storage.count(label)} images x {storage.cells} cells)"
             )
 

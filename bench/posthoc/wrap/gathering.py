@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from bench.contract import CellError, RequestError
-from bench.posthoc.pipeline import called
-from bench.posthoc.progress import Telling
+from bench.posthoc.pipeline import class_name
+from bench.posthoc.progress import LoggingProgress
 from bench.posthoc.wrap.batches import batch_of, running
 from bench.posthoc.wrap.classifier import Features
 from bench.posthoc.wrap.feature_store import Storage
@@ -29,7 +29,7 @@ def gather(
     storage: Storage,
     names: Sequence[str],
     images_per_class: int | None,
-    telling: Telling,
+    telling: LoggingProgress,
     images_key: str | None,
 ) -> None:
     """Fill the storage; its ``facts`` then hold the completeness residual over all images.
@@ -62,7 +62,7 @@ def gather(
         finite = torch.isfinite(x.flatten(1)).all(1).tolist()
         if not all(finite):
             where = finite.index(False)
-            raise CellError(f"{called(labels[where], names)}: features of image {position + where} are not finite")
+            raise CellError(f"{class_name(labels[where], names)}: features of image {position + where} are not finite")
         with torch.autocast(device.type, enabled=False):
             residual.add(x, logits, features.recomposed(x, rows, bias))
         chosen = []

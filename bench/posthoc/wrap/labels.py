@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bench.contract import RequestError
 from bench.models.confusion import Fit, judge
-from bench.posthoc.progress import Telling
+from bench.posthoc.progress import LoggingProgress
 from bench.posthoc.wrap.class_order import TIMM, TORCHVISION, rows
 
 _HOW = {
@@ -37,7 +37,7 @@ class WrongLabels(RequestError):
 
 
 def check(
-    labels: Sequence[int], answers: Sequence[int], names: Sequence[str], refuse: bool, telling: Telling
+    labels: Sequence[int], answers: Sequence[int], names: Sequence[str], refuse: bool, telling: LoggingProgress
 ) -> dict[str, float]:
     """Say how often the classifier's answers are the given labels, and refuse labels that are not its own.
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Progress
-from bench.posthoc.progress import Telling
+from bench.posthoc.progress import LoggingProgress
 from bench.posthoc.wrap.classifier import PartPrototypeClassifier
 from bench.posthoc.wrap.gathering import batch_of
 from bench.report.plots import style
@@ -63,7 +63,7 @@ def strongest(
     shift = torch.tensor(mean, device=first.device)[:, None, None]
     spread = torch.tensor(std, device=first.device)[:, None, None]
     place = 0
-    for batch in Telling(progress).track(loader, "batches drawn from"):
+    for batch in LoggingProgress(progress).track(loader, "batches drawn from"):
         images, labels = batch_of(batch, first.device, first.dtype)
         chosen = [i for i, label in enumerate(labels) if label in kept]
         if chosen:

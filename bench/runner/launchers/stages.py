@@ -9,7 +9,7 @@ from bench.core.interrupts import contained
 from bench.runner.cell import Cell
 from bench.runner.launchers.tasks import Stage
 from bench.runner.queue import persistently
-from bench.training.distributed import Followed
+from bench.training.distributed import FollowerDone
 
 
 def share(cell: Cell, stage: Stage, retries: int = 0) -> None:
@@ -57,7 +57,7 @@ def follow(cell: Cell) -> None:
         for order in cell.ranks.orders():
             cell.attempts.most = order["most"]
             # To the training of the black box, or of the method where the black box is there.
-            with suppress(Followed), contained():
+            with suppress(FollowerDone), contained():
                 cell.fit(cell.task(cell.inputs.data()["train"]))
     except Exception as error:
         cell.record(error)

@@ -1,4 +1,4 @@
-"""HALS and the starts: against coordinate descent written out, exact SVD, and the multiplicative updates."""
+"""HALS and starting points against written-out coordinate descent, exact SVD and multiplicative updates."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 
 from bench.diagnostics.synthetic_features import draw
 from bench.posthoc.solvers.hals import descend, sweep
-from bench.posthoc.solvers.init import begin, clusters, nndsvd
+from bench.posthoc.solvers.init import clusters, initialise, nndsvd
 from bench.posthoc.solvers.nmf import factorise
 
 DOUBLE = torch.float64
@@ -14,7 +14,7 @@ DOUBLE = torch.float64
 
 @pytest.fixture(scope="module")
 def ragged():
-    """Four classes of drawn features with 8, 5, 3 and 8 images of 16 cells and 40 channels."""
+    """Return four classes of synthetic features with 8, 5, 3 and 8 images of 16 cells and 40 channels."""
     counts = torch.tensor([8, 5, 3, 8]) * 16
     F = torch.zeros(4, 128, 40)
     for b, n in enumerate(counts):
@@ -46,7 +46,7 @@ def test_descend_leaves_a_row_without_equation_as_it_is():
 
 def test_sweep_never_raises_the_error(ragged):
     F, rows = ragged
-    Et, P = begin(F, rows, 4, 0, [0, 1, 2, 3])
+    Et, P = initialise(F, rows, 4, 0, [0, 1, 2, 3])
     errors = []
     for _ in range(15):
         Et, P = sweep(F, Et, P)
@@ -73,8 +73,8 @@ def test_reaches_a_stationary_point(ragged):
     """Karush-Kuhn-Tucker: no gradient where a factor is positive, none that points inwards where it is zero."""
     F, rows = ragged
     F = F.double()
-    found = factorise(F, rows, 3, seed=1, classes=[0, 1, 2, 3], solver="hals", max_iter=3000, tol=0.0)
-    E, P = found.E, found.P
+    result = factorise(F, rows, 3, seed=1, classes=[0, 1, 2, 3], solver="hals", max_iter=3000, tol=0.0)
+    E, P = result.E, result.P
     for factor, gradient in ((P, E.mT @ (E @ P - F)), (E, (E @ P - F) @ P.mT)):
         scale = gradient.abs().mean() + (E.mT @ F).abs().mean() * 1e-4
         inside = factor > 1e-3 * factor.amax((1, 2), keepdim=True)
@@ -102,38 +102,38 @@ def test_updates_are_counted(ragged, solver):
     F, rows = ragged
     chosen = {"seed": 0, "classes": [2], "solver": solver}
     given = F[2:3], rows[2:3], 3
-    found = factorise(*given, **chosen)
-    count = int(found.updates)
+    result = factorise(*given, **chosen)
+    count = int(result.updates)
     assert 1 < count < 200
-    assert torch.equal(factorise(*given, max_iter=count, **chosen).P, found.P)
-    assert not torch.equal(factorise(*given, max_iter=count - 1, **chosen).P, found.P)
+    assert torch.equal(factorise(*given, max_iter=count, **chosen).P, result.P)
+    assert not torch.equal(factorise(*given, max_iter=count - 1, **chosen).P, result.P)
     assert factorise(*given, max_iter=7, tol=0.0, **chosen).updates.tolist() == [7]
 
 
 def test_threads_do_not_change_the_result(ragged):
     F, rows = ragged
     before = torch.get_num_threads()
-    found = []
+    result = []
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            found.append(factorise(F, rows, 3, seed=0, classes=[0, 1, 2, 3], solver="hals"))
+            result.append(factorise(F, rows, 3, seed=0, classes=[0, 1, 2, 3], solver="hals"))
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(found[0].P, found[1].P)
+    assert torch.equal(result[0].P, result[1].P)
 
 
 @pytest.mark.parametrize("solver", ["mu", "hals"])
 def test_as_one_batch_the_result_is_the_same(ragged, solver, monkeypatch):
-    """What a GPU does: all classes at once, those that have stopped taken out of the batch."""
+    """The batch of a GPU: all classes at once, from which those that have stopped are removed."""
     from bench.posthoc.solvers import nmf
 
     F, rows = ragged
     F = F.double()
     chosen = {"seed": 0, "classes": [0, 1, 2, 3], "solver": solver}
     alone = factorise(F, rows, 3, **chosen)
-    monkeypatch.setattr(nmf, "apart", lambda together, *given: together(*given))
+    monkeypatch.setattr(nmf, "factorise_by_class", lambda together, *given: together(*given))
     batch = factorise(F, rows, 3, **chosen)
     assert torch.equal(batch.updates, alone.updates)
     assert len(set(batch.updates.tolist())) > 1  # classes did leave at different times
@@ -159,15 +159,15 @@ def test_degenerate_features_stay_finite_and_non_negative(solver, init, case):
         F = torch.zeros_like(F)
     else:
         F = F * 1e-12
-    found = factorise(F, torch.tensor([F.shape[1]]), 4, seed=0, classes=[0], solver=solver, init=init)
-    for part in (found.E, found.P, found.error):
+    result = factorise(F, torch.tensor([F.shape[1]]), 4, seed=0, classes=[0], solver=solver, init=init)
+    for part in (result.E, result.P, result.error):
         assert torch.isfinite(part).all()
         assert (part >= 0).all()
-    assert found.error[0] <= F.norm()
+    assert result.error[0] <= F.norm()
     if case == "rank one":
-        assert found.error[0] < 0.02 * F.norm()
+        assert result.error[0] < 0.02 * F.norm()
     if case == "dead channel":
-        assert (found.E @ found.P)[0, :, 2].max() < 1e-3
+        assert (result.E @ result.P)[0, :, 2].max() < 1e-3
 
 
 def test_nndsvd_is_the_published_rule_on_the_exact_svd():
@@ -187,8 +187,8 @@ def test_nndsvd_is_the_published_rule_on_the_exact_svd():
 
 def test_zeros_of_nndsvd_are_filled_for_multiplicative_updates_only(ragged):
     F, rows = ragged
-    plain = begin(F, rows, 4, 0, [0, 1, 2, 3], "nndsvd")
-    filled = begin(F, rows, 4, 0, [0, 1, 2, 3], "nndsvd", fill=True)
+    plain = initialise(F, rows, 4, 0, [0, 1, 2, 3], "nndsvd")
+    filled = initialise(F, rows, 4, 0, [0, 1, 2, 3], "nndsvd", fill=True)
     assert (plain[1] == 0).any()
     assert (filled[1] > 0).all()
     mean = F[2].sum() / (int(rows[2]) * 40)
@@ -200,7 +200,8 @@ def test_zeros_of_nndsvd_are_filled_for_multiplicative_updates_only(ragged):
 def test_nndsvd_starts_below_random(ragged):
     F, rows = ragged
     errors = [
-        (F - E.mT @ P).norm() for E, P in (begin(F, rows, 4, 0, [0, 1, 2, 3], init) for init in ("random", "nndsvd"))
+        (F - E.mT @ P).norm()
+        for E, P in (initialise(F, rows, 4, 0, [0, 1, 2, 3], init) for init in ("random", "nndsvd"))
     ]
     assert errors[1] < errors[0]
 
@@ -209,9 +210,9 @@ def test_clusters_of_three_heaps():
     g = torch.Generator().manual_seed(1)
     heaps = torch.tensor([[9.0, 0, 0], [0, 9, 0], [0, 0, 9]])
     F = torch.cat([heaps.repeat_interleave(4, 0) + torch.rand(12, 3, generator=g), torch.zeros(2, 3)])[None]
-    found = clusters(F, torch.tensor([12]), 3, 2, [0])[0]
-    assert (found[:, :12].sum(0) == 1).all()
-    assert not found[:, 12:].any()
+    result = clusters(F, torch.tensor([12]), 3, 2, [0])[0]
+    assert (result[:, :12].sum(0) == 1).all()
+    assert not result[:, 12:].any()
     for heap in range(3):
-        own = found[:, 4 * heap : 4 * heap + 4]
+        own = result[:, 4 * heap : 4 * heap + 4]
         assert (own == own[:, :1]).all()

@@ -1,4 +1,4 @@
-"""The factorisation against a plain NumPy transcription of the update rules, class by class."""
+"""NMF against a plain NumPy transcription of the update rules, class by class."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from bench.posthoc.solvers.nmf import factorise
 
 
 def plain(F, E, P, max_iter=200, tol=1e-4):
-    """Lee and Seung's updates in float64 with the stopping rule of spec/baselines.md, 15.3, written out."""
+    """Run Lee and Seung's updates in float64 with the stopping rule of DFF (edocollins/DFF, ``nmf.py``)."""
     F, E, P = (x.astype(np.float64) for x in (F, E, P))
     first = previous = np.linalg.norm(F - E @ P)
     for step in range(max_iter):
@@ -27,7 +27,7 @@ def plain(F, E, P, max_iter=200, tol=1e-4):
 
 
 def start(F, k, seed, label):
-    """The documented starting point of one class."""
+    """Draw the documented starting point of one class."""
     from bench.core.seeding import derive
 
     generator = torch.Generator().manual_seed(derive(seed, "nmf", label))
@@ -52,13 +52,13 @@ def ragged():
 
 def test_same_result_as_the_plain_rules(ragged):
     blocks, F, rows = ragged
-    found = factorise(F, rows, 3, seed=5, classes=[7, 1, 4])
+    result = factorise(F, rows, 3, seed=5, classes=[7, 1, 4])
     for b, (block, label) in enumerate(zip(blocks, (7, 1, 4), strict=True)):
         E, P, error = plain(block, *start(block, 3, 5, label))
-        assert found.error[b].item() == pytest.approx(error, rel=1e-3)
-        np.testing.assert_allclose(found.P[b].numpy(), P, rtol=0.02, atol=2e-3)
-        np.testing.assert_allclose(found.E[b, : len(block)].numpy(), E, rtol=0.02, atol=5e-3)
-        assert not found.E[b, len(block) :].any()
+        assert result.error[b].item() == pytest.approx(error, rel=1e-3)
+        np.testing.assert_allclose(result.P[b].numpy(), P, rtol=0.02, atol=2e-3)
+        np.testing.assert_allclose(result.E[b, : len(block)].numpy(), E, rtol=0.02, atol=5e-3)
+        assert not result.E[b, len(block) :].any()
 
 
 def test_a_class_does_not_depend_on_its_company(ragged):
@@ -76,25 +76,25 @@ def test_another_seed_starts_elsewhere(ragged):
 
 def test_error_is_that_of_the_factors(ragged):
     _, F, rows = ragged
-    found = factorise(F, rows, 2, seed=0, classes=[0, 1, 2])
-    expected = torch.linalg.matrix_norm((F - found.E @ found.P).double())
-    torch.testing.assert_close(found.error.double(), expected, rtol=1e-5, atol=0.0)
-    assert (found.E >= 0).all()
-    assert (found.P >= 0).all()
+    result = factorise(F, rows, 2, seed=0, classes=[0, 1, 2])
+    expected = torch.linalg.matrix_norm((F - result.E @ result.P).double())
+    torch.testing.assert_close(result.error.double(), expected, rtol=1e-5, atol=0.0)
+    assert (result.E >= 0).all()
+    assert (result.P >= 0).all()
 
 
 def test_dead_channels_stay_finite():
     F = torch.rand(1, 12, 6, generator=torch.Generator().manual_seed(0))
     F[:, :, 2] = 0
-    found = factorise(F, torch.tensor([12]), 2, seed=0, classes=[0])
-    assert torch.isfinite(found.P).all()
-    assert found.P[0, :, 2].max() < 1e-4
+    result = factorise(F, torch.tensor([12]), 2, seed=0, classes=[0])
+    assert torch.isfinite(result.P).all()
+    assert result.P[0, :, 2].max() < 1e-4
 
 
 def test_denominators_that_underflow_leave_the_factors_finite():
     """A component fades from one image's cell: 0 times infinity must not arise."""
     F = torch.tensor([[2.2921, 0, 0.0536, 0], [2.3315, 0, 0.4406, 0.0161], [0, 0, 0, 0.2469], [0, 0, 0, 0]])[None]
     for seed in (0, 27):
-        found = factorise(F, torch.tensor([4]), 2, seed=seed, classes=[0], max_iter=200, tol=0)
-        assert torch.isfinite(found.E).all()
-        assert torch.isfinite(found.P).all()
+        result = factorise(F, torch.tensor([4]), 2, seed=seed, classes=[0], max_iter=200, tol=0)
+        assert torch.isfinite(result.E).all()
+        assert torch.isfinite(result.P).all()

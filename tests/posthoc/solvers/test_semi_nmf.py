@@ -79,35 +79,35 @@ def convex(F, k, label):
 @pytest.mark.parametrize(("function", "plain"), [(factorise_semi, semi), (factorise_convex, convex)])
 def test_same_result_as_the_published_updates(signed, function, plain):
     F, rows = signed
-    found = function(F, rows, 3, seed=0, classes=[5, 6, 7])
+    result = function(F, rows, 3, seed=0, classes=[5, 6, 7])
     for b, n in enumerate(rows):
         E, P = plain(F[b, :n].numpy(), 3, 5 + b)
-        np.testing.assert_allclose(found.P[b].numpy(), P, rtol=1e-6, atol=1e-9)
-        np.testing.assert_allclose(found.E[b, :n].numpy(), E, rtol=1e-6, atol=1e-9)
-        assert found.error[b].item() == pytest.approx(np.linalg.norm(F[b, :n].numpy() - E @ P), rel=1e-9)
-        assert not found.E[b, n:].any()
+        np.testing.assert_allclose(result.P[b].numpy(), P, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(result.E[b, :n].numpy(), E, rtol=1e-6, atol=1e-9)
+        assert result.error[b].item() == pytest.approx(np.linalg.norm(F[b, :n].numpy() - E @ P), rel=1e-9)
+        assert not result.E[b, n:].any()
 
 
 @pytest.mark.parametrize("function", BOTH)
 def test_negative_features_are_explained_not_clamped(signed, function):
     F, rows = signed
-    found = function(F, rows, 3, seed=0, classes=[0, 1, 2])
-    assert (found.E >= 0).all()
-    assert (found.P < 0).any()
+    result = function(F, rows, 3, seed=0, classes=[0, 1, 2])
+    assert (result.E >= 0).all()
+    assert (result.P < 0).any()
     clamped = (F - F.clamp(min=0)).flatten(1).norm(dim=1)  # the least that any NMF of clamped features leaves
-    assert (found.error < clamped).all()
+    assert (result.error < clamped).all()
 
 
 def test_convex_prototypes_are_mixtures_of_cells(signed):
     import scipy.optimize
 
     F, rows = signed
-    found = factorise_convex(F, rows, 3, seed=0, classes=[0, 1, 2])
+    result = factorise_convex(F, rows, 3, seed=0, classes=[0, 1, 2])
     for b, n in enumerate(rows):
-        for p in found.P[b].numpy():
+        for p in result.P[b].numpy():
             assert scipy.optimize.nnls(F[b, :n].numpy().T, p)[1] < 1e-8
     # Semi-NMF is free of that, and so can only do better from the same start.
-    assert (factorise_semi(F, rows, 3, seed=0, classes=[0, 1, 2]).error <= found.error * 1.02).all()
+    assert (factorise_semi(F, rows, 3, seed=0, classes=[0, 1, 2]).error <= result.error * 1.02).all()
 
 
 @pytest.mark.parametrize("function", BOTH)
@@ -118,7 +118,7 @@ def test_company_changes_nothing(signed, function, monkeypatch):
     together = function(F, rows, 3, seed=0, classes=[4, 8, 1])
     alone = function(F[1:2, :18], rows[1:2], 3, seed=0, classes=[8])
     assert torch.equal(alone.P[0], together.P[1])
-    monkeypatch.setattr(module, "apart", lambda together, *given: together(*given))
+    monkeypatch.setattr(module, "factorise_by_class", lambda together, *given: together(*given))
     batch = function(F, rows, 3, seed=0, classes=[4, 8, 1])
     torch.testing.assert_close(batch.P, together.P, rtol=1e-6, atol=1e-9)
 
@@ -135,7 +135,7 @@ def test_degenerate_features_stay_finite(function, case):
         F = F[:, :2]
     else:
         F = torch.zeros_like(F)
-    found = function(F, torch.tensor([F.shape[1]]), 4, seed=0, classes=[0])
-    assert all(torch.isfinite(part).all() for part in (found.E, found.P, found.error))
-    assert (found.E >= 0).all()
-    assert found.error[0] <= F.norm() * (1 + 1e-5)
+    result = function(F, torch.tensor([F.shape[1]]), 4, seed=0, classes=[0])
+    assert all(torch.isfinite(part).all() for part in (result.E, result.P, result.error))
+    assert (result.E >= 0).all()
+    assert result.error[0] <= F.norm() * (1 + 1e-5)
