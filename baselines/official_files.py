@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from baselines.pickled import Object, TensorData
-from baselines.torch_file import TorchFile
 from bench.contract import RequestError
+from bench.models.pickle_values import Object, TensorData
+from bench.models.torch_file import TorchFile
 from bench.models.torchvision import TorchvisionNet
 
 Shape = tuple[int, ...]

@@ -241,6 +241,3 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         "deformable": Entry("baselines.checkpoints:Official", "the pickled PPNet of jdonnelly36/Deformable-ProtoPNet"),
     },
 }
-
-TORCH_FILE = Entry("baselines.torch_file:TorchFile", "the reader of files of torch.save")
-"""What weight files are held against."""

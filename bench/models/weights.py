@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bench.contract import RequestError
-from bench.core.builtins import TORCH_FILE
 from bench.core.memory import is_out_of_memory, tried_bytes
+from bench.models.torch_file import TorchFile
 
 HEADS = ("fc.", "classifier.", "head.", "heads.")
 """Prefixes of classification heads, which are left out of a backbone on purpose."""
@@ -39,7 +39,7 @@ def read(file: Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             return load_file(file)
         # torch's own reader has no bounds: a few bytes could keep it busy for hours, or have it ask for any memory.
-        TORCH_FILE.load()(file).check()
+        TorchFile(file).check()
         # timm's checkpoints carry their options in a namespace: attributes, nothing that runs.
         with torch.serialization.safe_globals([argparse.Namespace]):
             state = torch.load(file, map_location="cpu", weights_only=True)

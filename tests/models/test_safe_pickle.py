@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from baselines import official_files
-from baselines.pickled import Name, Object, Refused
-from baselines.safe_pickle import Machine
-from baselines.torch_file import TorchFile
 from bench.contract import RequestError
+from bench.models.pickle_values import Name, Object, Refused
+from bench.models.safe_pickle import Machine
+from bench.models.torch_file import TorchFile
 
 
 def read(raw, persistent=lambda name: name):

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from baselines import official_files
-from baselines.pickled import Refused
-from baselines.safe_pickle import Machine
-from baselines.torch_file import TorchFile
 from bench.contract import RequestError
 from bench.models import weights
+from bench.models.pickle_values import Refused
+from bench.models.safe_pickle import Machine
+from bench.models.torch_file import TorchFile
 from tests.support.hostile_pickles import colliding, g, hostile, legacy, zipped
 
 SIZE = 2**18

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import IO, Any
 
-from baselines.pickled import CALLS, Name, Object, Refused, TensorData, dict_of, key_of, set_of
+from bench.models.pickle_values import CALLS, Name, Object, Refused, TensorData, dict_of, key_of, set_of
 
 _HARMLESS = {f"builtins.{name}" for name in ("object", "bool", "int", "float", "complex", "str", "bytes", "list")}
 _HARMLESS |= {"builtins.dict", "builtins.tuple", "builtins.set", "argparse.Namespace"}

@@ -13,9 +13,9 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from baselines.pickled import Name, Refused, TensorData
-from baselines.safe_pickle import Machine
 from bench.contract import RequestError
+from bench.models.pickle_values import Name, Refused, TensorData
+from bench.models.safe_pickle import Machine
 
 _LONGEST_ID = 8
 _LONGEST_KEY = 100
