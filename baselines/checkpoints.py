@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from baselines import official, official_files
+from baselines import official_files, official_models
 from bench.contract import CellError, Method, PartPrototypeModel, PrototypeTable, RequestError, Sizes, Task
 from bench.models.external import NetworkSettings
 
@@ -48,7 +48,7 @@ _FINISH: dict[str, Callable[[Any], object]] = {
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class ConvertedCheckpoint:
     """A converted file: official tensors, and what is known beside them."""
 
     facts: dict[str, Any]
@@ -122,7 +122,7 @@ def facts_of(file: Path) -> dict[str, Any]:
     return dict(facts)
 
 
-def read(file: Path) -> Checkpoint:
+def read(file: Path) -> ConvertedCheckpoint:
     """A converted file.
 
     Raises:
@@ -146,7 +146,7 @@ def read(file: Path) -> Checkpoint:
     unlike = [f"{name}={size}" for name, size in measured.items() if said.get(name) != size]
     if unlike:
         raise RequestError(f"{file} is broken: it does not say the sizes of its tensors ({', '.join(unlike)})")
-    return Checkpoint(facts, state)
+    return ConvertedCheckpoint(facts, state)
 
 
 def check(method: str, config: NetworkSettings, sizes: Sizes) -> None:
@@ -156,7 +156,7 @@ def check(method: str, config: NetworkSettings, sizes: Sizes) -> None:
         RequestError: saying what does not.
     """
     if config.source is not None:
-        official.check(method, config.source.path, sizes)
+        official_models.check(method, config.source.path, sizes)
     if config.checkpoint is None:
         return
     file = config.checkpoint.path
@@ -205,7 +205,7 @@ def build(method: Method, task: Task) -> PartPrototypeModel:
     """
     checkpoint = read(task.config.checkpoint.path) if task.config.checkpoint else None
     if task.config.source is not None:
-        return official.build(method.name, task, checkpoint).eval()
+        return official_models.build(method.name, task, checkpoint).eval()
     assert checkpoint is not None
     sizes = {name: checkpoint.facts["sizes"][size] for name, size in SETTINGS[method.name].items()}
     config = task.config.model_copy(update={"checkpoint": None, **sizes})
@@ -260,7 +260,7 @@ def _write(out: Path, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
         raise RequestError(f"{out} cannot be written ({error})") from error
 
 
-def _adapt(model: Any, checkpoint: Checkpoint) -> None:
+def _adapt(model: Any, checkpoint: ConvertedCheckpoint) -> None:
     """Give a network add-on layers of other widths, and the ragged classes of a pruned file."""
     identity, state = checkpoint.identity, checkpoint.state
     widths = [state[f"add_on_layers.{place}.weight"].shape[:2] for place in range(0, 2 * checkpoint.facts["add_on"], 2)]
@@ -276,7 +276,7 @@ def _adapt(model: Any, checkpoint: Checkpoint) -> None:
             model.last_layer = nn.Linear(*identity.shape, bias=False)
 
 
-def _identity(method: str, found: official_files.Official, sizes: Mapping[str, int]) -> Tensor | None:
+def _identity(method: str, found: official_files.OfficialFile, sizes: Mapping[str, int]) -> Tensor | None:
     """Bool ``(P, C)``, as pickled or else prototype j to class ``j // (P / C)``."""
     if method == "protopool":
         return None
@@ -295,7 +295,7 @@ def _identity(method: str, found: official_files.Official, sizes: Mapping[str, i
 
 
 def _facts(
-    method: str, found: official_files.Official, sizes: dict[str, int], identity: Tensor | None
+    method: str, found: official_files.OfficialFile, sizes: dict[str, int], identity: Tensor | None
 ) -> dict[str, Any]:
     """What is known beside the tensors; ``assumed`` lists what a state dict does not say."""
     attributes = {
@@ -336,7 +336,7 @@ def _facts(
     }
 
 
-def _doubts(method: str, found: official_files.Official, sizes: Mapping[str, int]) -> dict[str, str]:
+def _doubts(method: str, found: official_files.OfficialFile, sizes: Mapping[str, int]) -> dict[str, str]:
     if method in ("protopnet", "tesnet") and official_files.recognised(found) is None:
         usual = {"protopnet": 128, "tesnet": 64}[method]
         unusual = f", and {sizes['D']} channels are not its usual {usual}" if sizes["D"] != usual else ""
@@ -349,7 +349,7 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-class Official:
+class OfficialCheckpoints:
     """What the catalogue's kind ``checkpoints`` names: how the harness takes in the models of others."""
 
     convert = staticmethod(convert)

@@ -61,7 +61,7 @@ _LONGEST_NAME = 1_000
 
 
 @dataclass(frozen=True)
-class Official:
+class OfficialFile:
     """What a file holds.
 
     Attributes:
@@ -84,7 +84,7 @@ class Official:
         return {name: self.file.shape(data) for name, data in self.state.items()}
 
 
-def read(path: Path) -> Official:
+def read(path: Path) -> OfficialFile:
     """What an official file holds; nothing in it is executed.
 
     Raises:
@@ -108,7 +108,7 @@ def read(path: Path) -> Official:
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): data for name, data in state.items()}
     identity = attributes.get("prototype_class_identity")
-    return Official(
+    return OfficialFile(
         file,
         kind,
         state,
@@ -117,7 +117,7 @@ def read(path: Path) -> Official:
     )
 
 
-def recognised(found: Official) -> str | None:
+def recognised(found: OfficialFile) -> str | None:
     """Which method wrote the file (table 4.2); ``None`` where its keys leave it open."""
     state = found.state
     if "activation_weight" in state:
@@ -135,7 +135,7 @@ def recognised(found: Official) -> str | None:
     return _CLASSES.get(found.kind or "")
 
 
-def measure(method: str, found: Official) -> dict[str, int]:
+def measure(method: str, found: OfficialFile) -> dict[str, int]:
     """The sizes C, P, D, ... of a file of that method, checked in every tensor; B are the backbone's channels.
 
     Raises:
@@ -197,7 +197,7 @@ def _shapes_of(architecture: str) -> dict[str, Shape]:
     return {name: tuple(tensor.shape) for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
 
 
-def tensors(found: Official) -> dict[str, Tensor]:
+def tensors(found: OfficialFile) -> dict[str, Tensor]:
     """All tensors that count, read from the file."""
     return {name: found.file.tensor(data) for name, data in found.state.items() if name not in _IGNORED}
 

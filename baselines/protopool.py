@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
 
-from baselines import layers, pool
+from baselines import layers, protopool_ops
 from bench.contract import (
     Explanation,
     Method,
@@ -58,7 +58,7 @@ class ProtoPoolModel(PartPrototypeModel):
         prototypes: int,
         slots: int,
         depth: int,
-        mixing: pool.Mixing = "factored",
+        mixing: protopool_ops.Mixing = "factored",
         noise_seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -82,7 +82,9 @@ class ProtoPoolModel(PartPrototypeModel):
     def _noisy_presence(self) -> Tensor:
         # Drawn on the CPU, so that every device sees the same noise.
         generator = torch.Generator().manual_seed(self.noise_seed or 0)
-        drawn = pool.draw_presence(self.proto_presence.detach().cpu(), pool.SCALE_OF_THE_CODE, generator)
+        drawn = protopool_ops.draw_presence(
+            self.proto_presence.detach().cpu(), protopool_ops.SCALE_OF_THE_CODE, generator
+        )
         return drawn.to(self.proto_presence.device)
 
     def distances(self, features: Tensor) -> Tensor:
@@ -92,9 +94,9 @@ class ProtoPoolModel(PartPrototypeModel):
     def classify(self, nearest: Tensor, average: Tensor, presence: Tensor | None = None) -> Tensor:
         """Smallest and mean distances ``(N, P)`` -> logits, by the slots as assigned or by soft ``presence``."""
         if presence is None:
-            return self.last_layer(pool.focal_similarity(nearest, average)[:, self.slots.flatten()])
-        mixed = pool.mix(torch.stack([nearest, average]), presence, self.mixing)
-        return self.last_layer(pool.focal_similarity(mixed[0], mixed[1]).flatten(1))
+            return self.last_layer(protopool_ops.focal_similarity(nearest, average)[:, self.slots.flatten()])
+        mixed = protopool_ops.mix(torch.stack([nearest, average]), presence, self.mixing)
+        return self.last_layer(protopool_ops.focal_similarity(mixed[0], mixed[1]).flatten(1))
 
     def _infer(self, distances: Tensor) -> tuple[Tensor, Tensor]:
         """Logits, and what each prototype brings into the slots that hold it ``(N, P)``."""
@@ -102,7 +104,7 @@ class ProtoPoolModel(PartPrototypeModel):
         # A bug of the official code, with `official_bugs` only: evaluation draws its presence like training does. There
         # the draw is another one in every call; here it is one, from the fit's seed, so that a score can be repeated.
         presence = None if self.noise_seed is None else self._noisy_presence()
-        return self.classify(nearest, average, presence), pool.focal_similarity(nearest, average)
+        return self.classify(nearest, average, presence), protopool_ops.focal_similarity(nearest, average)
 
     def logits(self, features: Tensor) -> Tensor:
         """Logits alone."""
@@ -157,16 +159,18 @@ class ProtoPoolLearner(Learner):
     def before_epoch(self, epoch: int) -> None:
         """Set the scale of the Gumbel-softmax; put the slots right where the presence is left alone."""
         # The official code's epoch 0 trains nothing (see ProtoPool.fit), so its first training epoch is number 1.
-        self.scale = pool.gumbel_scale(epoch + self.config.official_bugs, self.config.gumbel_epochs)
+        self.scale = protopool_ops.gumbel_scale(epoch + self.config.official_bugs, self.config.gumbel_epochs)
         if not self.model.proto_presence.requires_grad:
             self.model.assign()
 
     def _presence(self) -> Tensor | None:
         logits = self.model.proto_presence
         if logits.requires_grad:
-            return pool.draw_presence(logits, self.scale)
+            return protopool_ops.draw_presence(logits, self.scale)
         # A bug of the official code: its last-layer stage draws noise over the settled presence.
-        return pool.draw_presence(logits, pool.SCALE_OF_THE_CODE) if self.config.official_bugs else None
+        return (
+            protopool_ops.draw_presence(logits, protopool_ops.SCALE_OF_THE_CODE) if self.config.official_bugs else None
+        )
 
     def _mixup(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, float]:
         """Images blended in pairs, the partners' labels, and the first one's share (Zhang et al. 2018)."""
@@ -184,12 +188,12 @@ class ProtoPoolLearner(Learner):
         distances = model.distances(model.backbone(images))
         nearest = distances.amin((2, 3))
         logits = model.classify(nearest, distances.mean((2, 3)), presence)
-        own = model.prototypes.classes if presence is None else pool.most_present(presence)
+        own = model.prototypes.classes if presence is None else protopool_ops.most_present(presence)
         # Of a blended image these two look at the first label only, as published.
         cluster, separation = layers.cluster_and_separation(nearest, labels, own)
         cross_entropy = nn.functional.cross_entropy
         entropy = share * cross_entropy(logits, labels) + (1 - share) * cross_entropy(logits, others)
-        overlap = pool.orthogonality(model.proto_presence, model.mixing)
+        overlap = protopool_ops.orthogonality(model.proto_presence, model.mixing)
         loss = entropy + config.cluster * cluster - config.separation * separation + config.orthogonality * overlap
         loss = loss + config.l1 * layers.foreign_weight(model.last_layer, self.own_slots)
         guess = logits.argmax(1)
@@ -260,7 +264,7 @@ class ProtoPool(Method):
         orthogonality: float = 1.0
         mixup: Annotated[float, Field(ge=0)] = 0.5
         gumbel_epochs: PositiveInt = 30
-        mixing: pool.Mixing = "factored"
+        mixing: protopool_ops.Mixing = "factored"
         official_bugs: bool = False
         schedule: Schedule
 

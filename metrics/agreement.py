@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bench.contract import Aggregate, Metric, NotApplicable, Observation, PrototypeTable, Samples, Score, share
-from metrics.parts import own_stack, to_canvas
+from metrics.parts import class_maps, to_canvas
 from metrics.peaks import CANVAS, interpolation_matrix
 from metrics.tables import Table
 
@@ -60,7 +60,7 @@ class PartAgreement(Metric):
 
     def update(self, seen: Observation) -> None:
         """Name the prototype at every key-point of one batch."""
-        indices, maps, _ = own_stack(seen)
+        indices, maps, _ = class_maps(seen)
         points = to_canvas(seen.keypoints, seen.size).long().clamp(0, CANVAS - 1)
         values = values_at(maps, points)
         slot = torch.where((indices >= 0)[:, None], values, -torch.inf).argmax(2)

@@ -16,7 +16,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from bench.contract import Aggregate, Metric, NotApplicable, Observation, PrototypeTable, Samples, Score, Settings
-from metrics.features import Features, Reading, attribution, chosen_features, draws, logit_changes, spread
+from metrics.feature_sampling import Features, Reading, attribution, chosen_features, draws, logit_changes, spread
 from metrics.tables import Table
 
 _NEEDS = frozenset({"image", "label", "prediction"})

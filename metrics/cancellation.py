@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.contract import Aggregate, Metric, NotApplicable, Observation, PrototypeTable, Samples, Score
-from metrics.parts import own_stack
+from metrics.parts import class_maps
 from metrics.tables import Table
 
 
@@ -34,7 +34,7 @@ class Cancellation(Metric):
 
     def update(self, seen: Observation) -> None:
         """Compare the norms of one batch."""
-        indices, maps, _ = own_stack(seen)
+        indices, maps, _ = class_maps(seen)
         if not indices.numel():
             return
         maps = (maps * (indices >= 0)[:, :, None, None]).double().flatten(2)

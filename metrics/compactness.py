@@ -16,7 +16,7 @@ from bench.contract import (
     Score,
     Settings,
 )
-from metrics.parts import own_stack
+from metrics.parts import class_maps
 from metrics.tables import Table
 
 
@@ -62,7 +62,7 @@ class Compactness(Metric):
 
     def update(self, seen: Observation) -> None:
         """Sort the scores of one batch."""
-        indices, _, scores = own_stack(seen)
+        indices, _, scores = class_maps(seen)
         own = (indices >= 0).any(1)
         size = (scores.double().abs() * (indices >= 0)).sort(1, descending=True).values
         # Those that are needed: before each of them the sum so far is still below the share.

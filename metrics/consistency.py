@@ -19,7 +19,7 @@ from bench.contract import (
     Settings,
     share,
 )
-from metrics.parts import HALF, Hits, Region, Units, arrays, best_part, merge_sides, own_hits
+from metrics.parts import HALF, HitCounts, Region, Units, arrays, best_part, class_hits, merge_sides
 from metrics.peaks import CANVAS
 
 
@@ -116,12 +116,12 @@ class Consistency(Metric):
         require_whole_images(samples, config.variant)
         self._region = region_of(config, samples)
         parts = max(self._region.merged, default=-1) + 1 if self._region.merged else len(samples.parts)
-        self._hits = Hits(Units(prototypes.classes, config.pooled), parts)
+        self._hits = HitCounts(Units(prototypes.classes, config.pooled), parts)
 
     def update(self, seen: Observation) -> None:
         """Count the hits of one batch."""
         if len(self._hits.units):
-            self._hits.add(own_hits(seen, self._region), seen.index)
+            self._hits.add(class_hits(seen, self._region), seen.index)
 
     @property
     def counted_parts(self) -> Sequence[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.contract import Aggregate, Metric, NotApplicable, Observation, PrototypeTable, Samples, Score, Settings
-from metrics.parts import HALF, own_stack
+from metrics.parts import HALF, class_maps
 from metrics.peaks import CANVAS, peaks
 from metrics.tables import Table
 
@@ -42,7 +42,7 @@ class Contrastivity(Metric):
 
     def update(self, seen: Observation) -> None:
         """Find the peaks of one batch."""
-        indices, maps, _ = own_stack(seen)
+        indices, maps, _ = class_maps(seen)
         found = peaks(maps).double()
         real = indices >= 0
         apart = found[:, :, None] - found[:, None]

@@ -21,9 +21,9 @@ from bench.contract import (
     share,
 )
 from metrics.consistency import reached
-from metrics.parts import HALF, Hits, Region, Units, arrays, own_hits
+from metrics.fixed_positions import best_positions, fixed_hits, grid
+from metrics.parts import HALF, HitCounts, Region, Units, arrays, class_hits
 from metrics.peaks import CANVAS
-from metrics.places import best_places, fixed_hits, grid
 
 
 class ControlledConsistency(Metric):
@@ -73,13 +73,13 @@ class ControlledConsistency(Metric):
         super().__init__(config, samples, prototypes)
         if not len(samples.parts):
             raise NotApplicable("the data set has no part key-points")
-        self._hits = Hits(Units(prototypes.classes), len(samples.parts))
+        self._hits = HitCounts(Units(prototypes.classes), len(samples.parts))
         self._pixels = grid(config.grid, config.size)
         self._places: Tensor | None = None
 
     def prepare(self, train: Samples) -> None:
         """Choose each class's place."""
-        self._places = best_places(*self._fixed(train), enough=self.config.enough)
+        self._places = best_positions(*self._fixed(train), enough=self.config.enough)
 
     def _fixed(self, split: Samples) -> tuple[Tensor, Tensor]:
         return fixed_hits(split, self._pixels, self.config.half_size, self.config.size)
@@ -87,7 +87,7 @@ class ControlledConsistency(Metric):
     def update(self, seen: Observation) -> None:
         """Count the hits of one batch."""
         if len(self._hits.units):
-            self._hits.add(own_hits(seen, Region(self.config.half_size, self.config.size)), seen.index)
+            self._hits.add(class_hits(seen, Region(self.config.half_size, self.config.size)), seen.index)
 
     def compute(self) -> Score:
         """The percentage over all pairs."""

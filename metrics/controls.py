@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from bench.contract import CellError, Explanation, Method, PartPrototypeModel, PrototypeTable, Samples, Settings, Task
 from metrics.consistency import Consistency, consistent
+from metrics.fixed_positions import fixed_hits, grid
 from metrics.peaks import CANVAS
-from metrics.places import fixed_hits, grid
 
 CELLS = 7
 """Random peaks lie in the cells of the 7 x 7 maps that the published networks have."""

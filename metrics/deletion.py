@@ -11,7 +11,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from bench.contract import Aggregate, CellError, Metric, Observation, PrototypeTable, Samples, Score, Settings
-from metrics.features import spread
+from metrics.feature_sampling import spread
 from metrics.tables import Table
 
 

@@ -19,7 +19,7 @@ from bench.contract import (
     Settings,
     share,
 )
-from metrics.parts import own_stack
+from metrics.parts import class_maps
 
 
 def likeness(maps: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class Duplication(Metric):
 
     def update(self, seen: Observation) -> None:
         """Compare the maps of one batch."""
-        _, maps, _ = own_stack(seen)
+        _, maps, _ = class_maps(seen)
         edge = seen.model.border
         maps = maps[:, :, edge : maps.shape[2] - edge, edge : maps.shape[3] - edge]
         labels = seen.labels.to(self._sum.device)

@@ -22,8 +22,8 @@ from bench.contract import (
     Score,
     Settings,
 )
-from metrics.features import spread
-from metrics.parts import own_stack
+from metrics.feature_sampling import spread
+from metrics.parts import class_maps
 from metrics.peaks import interpolation_matrix
 from metrics.tables import Table
 
@@ -133,7 +133,7 @@ class Misalignment(Metric):
 
     def update(self, seen: Observation) -> None:
         """Attack some images of one batch."""
-        indices, maps, scores = own_stack(seen)
+        indices, maps, scores = class_maps(seen)
         own = torch.isin(seen.index, self._chosen.to(seen.index.device)) & (indices >= 0).any(1)
         if not own.any():
             return

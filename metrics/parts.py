@@ -162,7 +162,7 @@ class PartHits:
     visible: Tensor
 
 
-def own_maps(shown: Explanation, seen: Observation) -> tuple[Tensor, Tensor, Tensor]:
+def unpadded_class_maps(shown: Explanation, seen: Observation) -> tuple[Tensor, Tensor, Tensor]:
     """The maps of each image's own class without padding: place in the batch, prototype, maps ``(U, h, w)``."""
     count, width = shown.maps.shape[:2]
     owned = seen.model.prototypes.classes
@@ -175,7 +175,7 @@ def own_maps(shown: Explanation, seen: Observation) -> tuple[Tensor, Tensor, Ten
     return image, indices[image, slot], shown.maps[image, slot]
 
 
-def own_stack(seen: Observation) -> tuple[Tensor, Tensor, Tensor]:
+def class_maps(seen: Observation) -> tuple[Tensor, Tensor, Tensor]:
     """Of each image's own class, padded: prototypes ``(N, K)`` (-1), maps ``(N, K, h, w)``, scores ``(N, K)``.
 
     Raises:
@@ -204,7 +204,7 @@ def part_hits(shown: Explanation, seen: Observation, region: Region) -> PartHits
         seen: the batch, for its labels and key-points.
         region: how peaks and hits are found.
     """
-    image, prototype, maps = own_maps(shown, seen)
+    image, prototype, maps = unpadded_class_maps(shown, seen)
     label = seen.labels[image]
 
     def name(i: int) -> str:
@@ -229,12 +229,12 @@ def _merge(values: Tensor, merged: tuple[int, ...]) -> Tensor:
     return total.index_add_(1, numbers, values.long()) > 0
 
 
-def own_hits(seen: Observation, region: Region) -> PartHits:
+def class_hits(seen: Observation, region: Region) -> PartHits:
     """Peaks and hits of the clean pass, computed once for all metrics that ask for the same region."""
-    return seen.once(("own_hits", region), lambda: part_hits(seen.own, seen, region))
+    return seen.once(("class_hits", region), lambda: part_hits(seen.own, seen, region))
 
 
-class Hits:
+class HitCounts:
     """In how many images each unit hits each part, how many of them show it, and where each prototype peaks.
 
     Args:

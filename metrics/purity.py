@@ -20,7 +20,7 @@ from bench.contract import (
     Settings,
     share,
 )
-from metrics.parts import Region, Units, arrays, merge_sides, own_hits, own_stack
+from metrics.parts import Region, Units, arrays, class_hits, class_maps, merge_sides
 from metrics.peaks import CANVAS
 
 
@@ -61,8 +61,8 @@ class Purity(Metric):
         """Keep what every prototype hits in one batch, and its score."""
         if not len(self._units):
             return
-        found = own_hits(seen, self._region)
-        indices, _, scores = own_stack(seen)
+        found = class_hits(seen, self._region)
+        indices, _, scores = class_maps(seen)
         score = scores[indices >= 0]
         unit = self._units.rows(found.prototype, found.label)
         rows = (unit, seen.index[found.image], score.double(), found.hits)

@@ -18,7 +18,7 @@ from bench.contract import (
     Samples,
     Score,
 )
-from metrics.parts import own_stack
+from metrics.parts import class_maps
 from metrics.tables import Table
 
 _BATCH = 32
@@ -101,7 +101,7 @@ class KeypointRegression(Metric):
         if self._maps is None:
             self._fit(seen)
         assert self._maps is not None
-        indices, maps, _ = own_stack(seen)
+        indices, maps, _ = class_maps(seen)
         inputs = _inputs(indices, maps)
         said = torch.einsum("nk,npkd->npd", inputs, self._maps[seen.labels])
         counted = seen.visible & self._told[seen.labels]

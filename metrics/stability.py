@@ -25,7 +25,7 @@ from bench.contract import (
 )
 from metrics.consistency import region_of, require_whole_images
 from metrics.noise import gaussian_noise
-from metrics.parts import HALF, PartHits, Units, arrays, columns, own_hits, part_hits
+from metrics.parts import HALF, PartHits, Units, arrays, class_hits, columns, part_hits
 from metrics.peaks import CANVAS
 
 
@@ -122,7 +122,7 @@ class Stability(Metric):
         """Compare one batch with noisy copies of it."""
         if not len(self._units):
             return
-        clean = own_hits(seen, self._region)
+        clean = class_hits(seen, self._region)
         unit = self._units.rows(clean.prototype, clean.label)
         stable = torch.zeros(len(unit), dtype=torch.long, device=unit.device)
         for draw in range(self.config.draws):

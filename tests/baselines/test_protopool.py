@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from baselines import layers, pool
+from baselines import layers, protopool_ops
 from baselines.protopool import ProtoPool, ProtoPoolLearner, ProtoPoolModel
 from bench.config import schema as configuration
 from bench.contract import RequestError, Sizes
@@ -57,8 +57,8 @@ def both_ways(function):
 @pytest.mark.parametrize(
     "function",
     [
-        lambda d, logits, mixing: pool.mix(d, logits.softmax(1), mixing),
-        lambda d, logits, mixing: pool.orthogonality(logits - 0.5, mixing),
+        lambda d, logits, mixing: protopool_ops.mix(d, logits.softmax(1), mixing),
+        lambda d, logits, mixing: protopool_ops.orthogonality(logits - 0.5, mixing),
     ],
     ids=["mixing", "orthogonality"],
 )
@@ -86,7 +86,9 @@ def test_nothing_is_larger_than_the_presence(mixing, factor):
     presence = torch.randn(30, 40, 4).requires_grad_()
     distances = torch.rand(2, 6, 40, requires_grad=True)
     with Largest() as seen:
-        loss = pool.mix(distances, presence.softmax(1), mixing).sum() + pool.orthogonality(presence, mixing)
+        loss = protopool_ops.mix(distances, presence.softmax(1), mixing).sum() + protopool_ops.orthogonality(
+            presence, mixing
+        )
         loss.backward()
     assert seen.size == factor * presence.numel()
 
@@ -96,21 +98,21 @@ def test_mixing_stays_exact_under_bfloat16():
     distances, presence = torch.rand(5, 9, generator=g), torch.rand(3, 9, 2, generator=g).softmax(1)
     expected = (distances[:, None, :, None] * presence).sum(2)
     with torch.autocast("cpu", torch.bfloat16):
-        found = pool.mix(distances, presence)
+        found = protopool_ops.mix(distances, presence)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_draws_are_those_of_torch():
     logits = torch.randn(3, 7, 2, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(4)
-    found = pool.draw_presence(logits, 2.5)
+    found = protopool_ops.draw_presence(logits, 2.5)
     torch.manual_seed(4)
     expected = torch.nn.functional.gumbel_softmax(2.5 * logits, tau=0.5, dim=1)
     torch.testing.assert_close(found, expected)
-    seeded = [pool.draw_presence(logits, 2.5, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
+    seeded = [protopool_ops.draw_presence(logits, 2.5, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
     assert torch.equal(seeded[0], seeded[1])
     assert not torch.equal(seeded[0], seeded[2])
-    assert torch.equal(pool.draw_presence(logits, 0), logits.softmax(1))
+    assert torch.equal(protopool_ops.draw_presence(logits, 0), logits.softmax(1))
 
 
 # ------------------------------------------------------------------------------------------------ learning
@@ -288,7 +290,7 @@ def test_the_official_bugs_in_a_fit(tmp_path):
     ]  # fmt: skip
     learner = ProtoPoolLearner(model, work.config, Silent())
     learner.before_epoch(0)
-    assert learner.scale == pool.gumbel_scale(1, 2)
+    assert learner.scale == protopool_ops.gumbel_scale(1, 2)
     again = ProtoPool().build(work)
     again.load_state_dict(model.state_dict())
     with torch.no_grad():

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-import metrics.features
+import metrics.feature_sampling
 from baselines.protopnet import ProtoPNetModel
 from bench.contract import CellError, NotApplicable, Observation
 from bench.posthoc.model import DecomposedClassifier
 from metrics.axioms import Completeness, Linearity, Sensitivity, Symmetry
-from metrics.features import in_double, spread
+from metrics.feature_sampling import in_double, spread
 from tests.oracle import axiom_loops
 from tests.support.samples import Tensors
 
@@ -57,7 +57,7 @@ def measure(kind, model, samples, batches=None, train=None, **settings):
 
 
 def test_examples_in_the_docstrings_hold():
-    assert doctest.testmod(metrics.features) == (0, 1)
+    assert doctest.testmod(metrics.feature_sampling) == (0, 1)
 
 
 @pytest.mark.parametrize("reading", ["displayed", "contribution"])

@@ -7,7 +7,7 @@ from math import exp, log, sqrt
 import pytest
 import torch
 
-from baselines import pool
+from baselines import protopool_ops
 from baselines.protopool import ProtoPool, ProtoPoolLearner, ProtoPoolModel
 from bench.training.schedule import Schedule
 from metrics.consistency import Consistency
@@ -262,4 +262,4 @@ def test_consistency_and_stability_of_shared_prototypes(model):
 def test_the_published_scale():
     for epoch in range(40):
         literal = 1.3 * sqrt((1000 / 1.3) ** 2 / 30 * epoch) if epoch < 30 else 1000
-        assert pool.gumbel_scale(epoch, 30) == pytest.approx(literal)
+        assert protopool_ops.gumbel_scale(epoch, 30) == pytest.approx(literal)

@@ -80,7 +80,7 @@ def answers(method: str, network, images):
     """Logits and similarity maps of a stand-in, with the signs of table 4.1 and ProtoPool's slots settled."""
     import torch
 
-    from baselines import checkout as running
+    from baselines import external_repository as running
 
     with torch.no_grad(), running.contained(torch.device("cpu")):
         if method == "tesnet":

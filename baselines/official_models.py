@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from baselines import checkout, compiled
+from baselines import extension_stubs, external_repository
 from baselines.deformable import DeformableProtoPNetModel
 from bench.contract import CellError, Explanation, PartPrototypeModel, PrototypeTable, RequestError, Sizes, Task
 from bench.core.seeding import derive
@@ -75,7 +75,7 @@ class OfficialModel(PartPrototypeModel):
 
     def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
         """Maps are the method's own similarities, before upsampling; scores their maxima."""
-        with checkout.contained(features.device):
+        with external_repository.contained(features.device):
             logits, maps = self.look(self.network, features)
         scores = maps.amax((2, 3))
         if classes is None:
@@ -185,7 +185,7 @@ def build(method: str, task: Task, checkpoint: Any) -> OfficialModel:
     Args:
         method: its name.
         task: whose ``config.source`` is the checkout.
-        checkpoint: a :class:`baselines.checkpoints.Checkpoint` or ``None``.
+        checkpoint: a :class:`baselines.checkpoints.ConvertedCheckpoint` or ``None``.
 
     Raises:
         CellError: where the checkout does not give that network, or the weights do not fit it.
@@ -193,14 +193,14 @@ def build(method: str, task: Task, checkpoint: Any) -> OfficialModel:
     make, look = NETWORKS[method]
     root, plan = task.config.source.path, _plan(task, checkpoint)
     extension = ("Deformable-Convolution-V2-PyTorch",)
-    opened = checkout.opened(root, "model.py", extension, compiled.stand_ins())
+    opened = external_repository.opened(root, "model.py", extension, extension_stubs.stand_ins())
     with torch.random.fork_rng(devices=[]), opened as (module, lent):
         if method == "deformable" and "DCN" in lent:
             task.progress.note("DCN is not installed: its operation is computed here in its place")
             task.facts["DCN replaced"] = 1.0
         torch.manual_seed(derive(task.seed, "official"))
         try:
-            with checkout.contained(torch.device("cpu")):
+            with external_repository.contained(torch.device("cpu")):
                 network = make(module, plan)
                 if plan.whole > plan.P and method != "protopool":
                     network.prune_prototypes(list(range(plan.P, plan.whole)))

@@ -23,7 +23,7 @@ _SHARED = {"torch", "torchvision", "numpy"} | sys.stdlib_module_names
 """Never taken from a checkout, whatever its files are called."""
 
 
-class _Inside(MetaPathFinder):
+class _CheckoutFinder(MetaPathFinder):
     """Finds top-level modules in some folders before anything that is installed."""
 
     def __init__(self, folders: list[str]) -> None:
@@ -62,7 +62,7 @@ def opened(
         CellError: where it cannot be imported, with the reason.
     """
     folders = [str(root), *(str(root / name) for name in more)]
-    finder = _Inside(folders)
+    finder = _CheckoutFinder(folders)
     path, bytecode = list(sys.path), sys.dont_write_bytecode
     here = {item.stem for folder in folders if Path(folder).is_dir() for item in Path(folder).iterdir()} - _SHARED
     kept = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in here}

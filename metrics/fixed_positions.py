@@ -38,7 +38,7 @@ def fixed_hits(split: Samples, pixels: Tensor, half: int = HALF, size: int = CAN
     return torch.cat(counts, 1), visible
 
 
-def best_places(hit: Tensor, visible: Tensor, enough: int = 10) -> Tensor:
+def best_positions(hit: Tensor, visible: Tensor, enough: int = 10) -> Tensor:
     """For each class the place that hits some one part most often; of equally good ones the last.
 
     Rates are compared as they are rounded, so equal quotients of other counts (25/30, 10/12) may not count as equal.
