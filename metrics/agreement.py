@@ -65,6 +65,7 @@ class PartAgreement(Metric):
         indices, maps, _ = class_maps(seen)
         points = to_canvas(seen.keypoints, seen.size).long().clamp(0, CANVAS - 1)
         values = values_at(maps, points)
+        # Padding of smaller classes must never be the most present.
         slot = torch.where((indices >= 0)[:, None], values, -torch.inf).argmax(2)
         image, part = (seen.visible & (indices >= 0).any(1, keepdim=True)).nonzero(as_tuple=True)
         self._rows.add(

@@ -129,6 +129,7 @@ class Sensitivity(Axiom):
                 self._baseline = features.maps.new_zeros(features.maps.shape[1])
             else:
                 assert self._train is not None, "prepare() comes first"
+                # Evenly spread, so the same images in every run.
                 some = spread(len(self._train), 64)
                 batches = self._train.batches(16, seen.images.device, index=some)
                 means = [seen.model.backbone(batch.images).double().mean((2, 3)) for batch in batches]
@@ -201,10 +202,11 @@ class Linearity(Axiom):
         if features is None:
             return
         classes, width = features.classes[0], features.logits.shape[1]
+        # Purpose 1 here and 2 in Symmetry: the two draw independently under one seed.
         generators = draws(features, 1, self.config.seed)
         drawn = [(*random.uniform(0.2, 1, 2), random.integers(1, max(2, width))) for random in generators]
         factors = torch.tensor(drawn, dtype=torch.float64, device=classes.device)
-        # The backbone's output was in single precision, so nothing is lost.
+        # Half the memory, and nothing is lost: the backbone's output was in single precision.
         self._kept.append((features.index, classes, factors, features.maps.float()))
         self._last = features
         if not features.model.mixes or width < 2:
@@ -223,6 +225,7 @@ class Linearity(Axiom):
         """Return the mean gap of the head."""
         if self._last is None:
             raise NotApplicable(self.empty)
+        # In the order of the split, whose next image (for the last one, the first) is x': no batch decides on pairs.
         order = torch.cat([kept[0] for kept in self._kept]).argsort()
         index, label, factors, maps = (torch.cat(parts)[order] for parts in zip(*self._kept, strict=True))
         model, following, gaps = self._last.model, torch.arange(len(index)).roll(-1), []
@@ -289,12 +292,15 @@ class Symmetry(Axiom):
         for classes in features.classes:
             shown = attribution(model, features.maps, classes, self.config.reading)
             moved = attribution(model, permuted, classes, self.config.reading)
+            # An attribution that does not depend on the cells' positions is permuted like the cells.
             distance = (moved - shown.gather(1, order)).norm(dim=1)
             moves.append(distance / shown.norm(dim=1).clamp(min=1e-300))
             u = shown.abs().argmax(1)
+            # Another cell than u, since the step is between 1 and cells - 1.
             v = (u + step) % cells
             copied = maps.clone()
             copied[row, :, v] = maps[row, :, u]
+            # Cells with the same features must have the same attribution.
             again = attribution(model, copied.unflatten(2, shape), classes, self.config.reading)
             top = again.abs().amax(1).clamp(min=1e-300)
             copies.append((again[row, u] - again[row, v]).abs() / top)

@@ -29,6 +29,7 @@ def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 
         >>> round(expected_calibration_error(torch.tensor([0.75, 0.75, 1.0]), torch.tensor([1, 0, 1])), 4)
         0.1667
     """
+    # A confidence of exactly 0 counts in the first bin.
     number = (confidence.double() * bins).ceil().long().clamp(1, bins) - 1
     # |accuracy - confidence| n_bin / n of equation 3 is the absolute sum of the differences in a bin, over n.
     gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, number, correct.double() - confidence.double())

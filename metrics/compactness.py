@@ -55,7 +55,8 @@ class Compactness(ImageMetric):
         indices, _, scores = class_maps(seen)
         kept = (indices >= 0).any(1)
         size = (scores.double().abs() * (indices >= 0)).sort(1, descending=True).values
-        # A prototype is needed if the sum before it is still below the share.
+        # A prototype is needed if the sum before it is still below the share; a sum that reaches the share but for
+        # rounding reaches it.
         before = size.cumsum(1) - size
         needed = ((before < self.config.share * size.sum(1, keepdim=True) * (1 - 1e-12)) & (size > 0)).sum(1)
         shown = seen.model.attribute(seen.features, seen.labels).double().flatten(1)

@@ -48,6 +48,7 @@ def reached(hits: Tensor, visible: Tensor, threshold: float) -> Tensor:
     """Return if each part is hit in at least that share of the images that show it: bool, of the counts' shape."""
     # In whole numbers: the float nearest to 0.8 is above it, and products with it round either way.
     limit = Fraction(str(threshold)).limit_denominator(10**6)
+    # As in the official code there is no minimum of visible images: a part that is shown once may decide.
     return (limit.denominator * hits >= limit.numerator * visible) & (visible > 0)
 
 
@@ -134,6 +135,7 @@ class Consistency(Metric):
         first = [parts[merged.index(number)] for number in sorted(set(merged))]
         return [part.removeprefix("left ").removeprefix("right ") for part in first]
 
+    # With `rates`, `counted_parts` and the tables of its score, any metric can be drawn on images.
     def rates(self) -> Tensor:
         """Return the share of the images showing a part in which a unit hit it: ``(units, parts)``, -1 if none does."""
         return self._hits.rates()
@@ -144,6 +146,7 @@ class Consistency(Metric):
         passed = consistent(self._hits.hits, self._hits.visible, self.config.threshold)
         part, rate = best_part(self._hits.rates())
         also = {}
+        # Of the published versions only PixPNet's has a soft score.
         if self.config.variant == "pixpnet":
             # PixPNet's rate of a part that is never visible is 0/0, and torch.max over parts propagates the NaN.
             defined = (self._hits.visible > 0).all(1)

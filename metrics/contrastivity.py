@@ -44,6 +44,7 @@ class Contrastivity(ImageMetric):
         positions = peaks(maps).double()
         real = indices >= 0
         apart = positions[:, :, None] - positions[:, None]
+        # Each pair once, and none with padding.
         pairs = (real[:, :, None] & real[:, None]).double().triu(1)
         count = pairs.sum((1, 2))
         kept = count > 0

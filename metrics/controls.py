@@ -1,6 +1,7 @@
 """Content-free controls: maps that do not depend on image content, as the chance level of every score.
 
-They run like methods but classify nothing: accuracy does not apply to them (``predicts = False``).
+They run like methods but classify nothing: accuracy does not apply to them (``predicts = False``). They are in this
+package because the choice of the constant position needs the metric's hit rule, and methods may not import metrics.
 """
 
 from __future__ import annotations
@@ -89,8 +90,10 @@ class RandomCell(nn.Module):
     def forward(self, images: Tensor, rows: Tensor) -> Tensor:
         """Return one hot cell in each map."""
         draw = mix(mix(self.seed.to(images.device)) + rows)
+        # The bits of the image, not its position: a noisy copy must get another draw.
         if self.per == "image":
             draw = mix(draw + fingerprint(images)[:, None])
+        # Not negative, so that the remainder is a cell; 2^62 is no multiple of 49, a bias of 1e-17.
         cell = (draw & (2**62 - 1)) % CELLS**2
         maps = images.new_zeros(*rows.shape, CELLS**2).scatter_(2, cell[:, :, None], 1)
         return maps.unflatten(2, (CELLS, CELLS))

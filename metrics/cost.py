@@ -41,6 +41,7 @@ class Cost(Metric):
     def update(self, seen: Observation) -> None:
         """Explain one batch a second time, and measure it."""
         cuda = seen.images.device.type == "cuda"
+        # Kernels run asynchronously: without waiting, only their launch would be timed.
         if cuda:
             torch.cuda.synchronize(seen.images.device)
             torch.cuda.reset_peak_memory_stats(seen.images.device)

@@ -92,6 +92,7 @@ class Deletion(ImageMetric):
         for number, image in enumerate(rows.tolist()):
             # Seeded by the position in the split: an image's random order is the same in any batch.
             generator = np.random.default_rng((self.config.seed, int(seen.index[image])))
+            # Stable: equal values go in row-major order.
             by_map = shown[number].flatten().argsort(descending=True, stable=True)
             by_chance = torch.from_numpy(generator.permutation(by_map.numel())).to(by_map.device)
             for order in (by_map, by_chance):

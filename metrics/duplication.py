@@ -34,6 +34,7 @@ def likeness(maps: Tensor) -> Tensor:
     flat = maps.double().flatten(2)
     flat = flat - flat.mean(2, keepdim=True)
     size = flat.norm(dim=2, keepdim=True)
+    # Constant but for rounding: such maps have no correlation, and are alike.
     still = size[:, :, 0] <= 1e-12 * maps.double().abs().amax((2, 3)).clamp(min=1e-300)
     unit = torch.where(still[:, :, None], 0.0, flat / size.clamp(min=1e-300))
     return unit @ unit.transpose(1, 2) + (still[:, :, None] & still[:, None]).double()
@@ -96,9 +97,11 @@ class Duplication(Metric):
         indices = self.prototypes.of(classes)
         real = indices >= 0
         mean = self._sum[classes] / self._images[classes, None, None]
+        # Neither padding nor the prototype itself counts as a repetition.
         other = ~torch.eye(mean.shape[1], dtype=torch.bool, device=mean.device)
         pairs = other & real[:, :, None] & real[:, None]
         nearest = torch.where(pairs, mean, -1.0).amax(2)
+        # A correlation that reaches the threshold but for rounding reaches it.
         repeated = (nearest >= self.config.threshold - 1e-9)[real]
         if not len(repeated):
             raise NotApplicable("no class with a test image has a prototype")

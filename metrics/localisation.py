@@ -94,6 +94,7 @@ class PointingBox(ImageMetric):
             )
         boxes, side = boxes[kept], seen.size
         row, column = peaks(maps[:, None], side)[:, 0].double().T
+        # A pixel is in the box if its middle is.
         hit = (row + 0.5 > boxes[:, 0]) & (row + 0.5 < boxes[:, 2]) & (column + 0.5 > boxes[:, 1])
         hit &= column + 0.5 < boxes[:, 3]
         share, high = inside(boxes, *maps.shape[1:], side), maps.clamp(min=0)

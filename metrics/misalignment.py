@@ -78,6 +78,7 @@ def attacked(
     mean, deviation = (
         torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD)
     )
+    # Limits are in pixels of [0, 1] and images are normalised, hence the division by the deviation.
     low = torch.maximum(images - config.epsilon / deviation, -mean / deviation)
     high = torch.minimum(images + config.epsilon / deviation, (1 - mean) / deviation)
     low, high = torch.minimum(low, images), torch.maximum(high, images)  # pixels out of [0, 1] keep their values
@@ -85,6 +86,7 @@ def attacked(
     for _ in range(config.iterations):
         with torch.enable_grad():
             changed.requires_grad_(True)
+            # An image's score depends on its own pixels only, so the sum has the gradients of all of them.
             score = model.explain(changed, labels).scores.gather(1, slot[:, None]).sum()
             if not score.requires_grad:
                 raise NotApplicable("its scores have no gradient")
@@ -163,6 +165,7 @@ class Misalignment(ImageMetric):
         top, fallen = scores[row, slot].double(), shown_scores[row, slot].double()
         foreign = ~seen.model.prototypes.classes.T[labels]
         all_before, all_after = (seen.model.explain(inputs).scores.double() for inputs in (images, changed))
+        # Only prototypes that were not above the top one before can overtake it.
         risen = (foreign & (all_before <= top[:, None]) & (all_after > fallen[:, None])).sum(1)
         self._rows.add(
             index=seen.index[rows],

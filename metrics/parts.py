@@ -72,6 +72,7 @@ def hits(peaks: Tensor, keypoints: Tensor, visible: Tensor, half: int = HALF, si
         >>> hits(torch.tensor([[[64, 112]]]), torch.tensor([[[100, 76], [101, 76]]]), torch.tensor([[True, True]]))
         tensor([[[ True, False]]])
     """
+    # Inclusive on all four sides, so 73 x 73 pixels away from the border.
     low, high = (peaks - half).clamp(min=0), (peaks + half).clamp(max=size)
     points = keypoints[:, None]
     return ((points >= low[:, :, None]) & (points <= high[:, :, None])).all(-1) & visible[:, None]
@@ -86,6 +87,7 @@ def overlaps(peaks: Tensor, keypoints: Tensor, visible: Tensor, half: int = HALF
         >>> overlaps(torch.tensor([[[64, 112]]]), torch.tensor([[[99, 76], [100, 76]]]), torch.tensor([[True, True]]))
         tensor([[[ True, False]]])
     """
+    # Two intervals share some length if each begins before the other ends.
     low, high = (peaks - half).clamp(min=0), peaks + half
     points = keypoints[:, None]
     return ((points + 1 > low[:, :, None]) & (points < high[:, :, None])).all(-1) & visible[:, None]
@@ -126,6 +128,7 @@ class Units:
     """
 
     def __init__(self, classes: Tensor, pooled: bool = False) -> None:
+        # nonzero goes row by row, so units are sorted by prototype, then by class.
         self.prototype, self.label = classes.nonzero(as_tuple=True)
         self.pooled = pooled
         self._rows = torch.full(classes.shape, -1, dtype=torch.long, device=classes.device)
@@ -188,6 +191,7 @@ def unpadded_class_maps(shown: Explanation, seen: Observation) -> tuple[Tensor, 
     indices = shown.indices
     if indices is None:
         indices = torch.arange(width, device=shown.maps.device).expand(count, width)
+    # Only prototypes of the true class count, on all of its images, whether they are classified correctly or not.
     labels = seen.labels[:, None].expand(count, width)
     valid = (indices >= 0) & owned[indices.clamp(min=0), labels]
     image, slot = valid.nonzero(as_tuple=True)
@@ -290,7 +294,7 @@ class HitCounts:
 
 
 def best_part(rates: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the part with the highest of the ``(units, parts)`` rates, and that rate; -1 and 0 if none is ever visible."""
+    """Return the part with the highest of the ``(units, parts)`` rates, and that rate; -1 and 0 if none is visible."""
     # Even if the annotation has no parts at all, this leaves one column to take the maximum over.
     best = torch.cat((rates, rates.new_full((len(rates), 1), -1.0)), 1).max(1)
     return torch.where(best.values >= 0, best.indices, -1), best.values.clamp(min=0)

@@ -81,6 +81,7 @@ class Purity(Metric):
         order = order[unit[order].argsort(stable=True)]
         unit, hit = unit[order], hit[order]
         kept, inverse, counts = unit.unique_consecutive(return_inverse=True, return_counts=True)
+        # Rank of each row within its unit, and number of the rows that count: classes may have fewer images than `top`.
         rank = torch.arange(len(unit)) - (counts.cumsum(0) - counts)[inverse]
         top = rank < self.config.top
         number = torch.zeros(len(kept), dtype=torch.long).index_add_(0, inverse[top], torch.ones_like(inverse[top]))

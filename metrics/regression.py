@@ -28,6 +28,7 @@ def centroids(maps: Tensor) -> Tensor:
         [[[0.75, 0.625]]]
     """
     high = maps.double() - maps.double().amin((2, 3), keepdim=True)
+    # Constant but for rounding: all cells then weigh the same.
     flat = high.amax((2, 3), keepdim=True) <= 1e-12 * maps.double().abs().amax((2, 3), keepdim=True)
     high = torch.where(flat, 1.0, high)
     weight = high / high.sum((2, 3), keepdim=True)
@@ -50,6 +51,7 @@ def fitted(inputs: Tensor, points: Tensor, known: Tensor) -> Tensor:
     Returns:
         ``(parts, 2K, 2)``.
     """
+    # Points that do not count have weight 0 on both sides of the equations.
     seen = known.T[:, :, None].to(inputs.dtype)
     return torch.linalg.pinv(inputs * seen, rtol=_SINGULAR) @ (points.transpose(0, 1) * seen)
 

@@ -94,7 +94,7 @@ class Stability(Metric):
     def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
         """Return the means that the numbers are."""
         if config.variant == "v1":
-            # The images of a class count one by one, classes alike.
+            # The two averages of version 1: the images of a class count one by one, then classes alike.
             def weight(table: Mapping[str, Any]) -> Any:
                 _, number = np.unique(table["class"], return_inverse=True)
                 return table["images"] / np.bincount(number, table["images"])[number]
@@ -154,6 +154,7 @@ class Stability(Metric):
         noise = {"sigma": config.sigma, "clip": config.clip, "seed": config.seed, "draw": draw}
 
         def explain() -> Explanation:
+            # After normalisation, and not clipped to the range of pixels, as in the official script.
             drawn = gaussian_noise(seen.index, tuple(seen.images.shape[1:]), **noise)
             return seen.model.explain(seen.images + drawn.to(seen.images), seen.labels)
 
@@ -177,6 +178,7 @@ class Stability(Metric):
             counts.index_add_(0, inverse, torch.cat((images[:, None], stable), 1))
             values = 100 * (counts[:, 1:].double() / counts[:, :1]).mean(0)
         else:
+            # Units count alike, also those of classes with fewer images.
             values = 100 * rates.mean(0)
         also = {}
         if self.config.variant == "pixpnet":

@@ -252,14 +252,14 @@ def test_an_existing_file_of_other_origin_stays(saved, tmp_path):
     before = (tmp_path / "out.safetensors").read_bytes()
     checkpoints.convert("protopnet", saved("protopnet")[0], tmp_path / "out")
     assert (tmp_path / "out.safetensors").read_bytes() == before
-    with pytest.raises(RequestError, match="came from another file"):
+    with pytest.raises(RequestError, match="was made from another file"):
         checkpoints.convert("protopnet", saved("protopnet", change=prune)[0], tmp_path / "out")
     assert (tmp_path / "out.safetensors").read_bytes() == before
     save_file({"x": torch.ones(1)}, tmp_path / "mine.safetensors")
     with pytest.raises(RequestError, match="is not an imported checkpoint"):
         checkpoints.convert("protopnet", saved("protopnet")[0], tmp_path / "mine")
     (tmp_path / "notes.json").write_text("mine")
-    with pytest.raises(RequestError, match=r"notes\.json is there already"):
+    with pytest.raises(RequestError, match=r"notes\.json exists: give another name"):
         checkpoints.convert("protopnet", saved("protopnet")[0], tmp_path / "notes")
     with pytest.raises(RequestError, match="cannot be written"):
         checkpoints.convert("protopnet", saved("protopnet")[0], tmp_path / "notes.json" / "out")
