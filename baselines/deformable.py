@@ -21,7 +21,7 @@ from bench.training.trainer import Learner
 EPSILON = 1e-4
 _EPSILON_CHANNELS = 2
 _LENGTH = 64.0  # s of the paper: the length of the four parts of a patch together
-_SHRINK = 1.01  # keeps cosines away from 1, where the slope of the arc cosine is infinite
+_SHRINK = 1.01  # keeps cosines away from 1, at which the slope of the arc cosine is infinite
 _OFFSET_DEVIATION = 2e-5
 
 
@@ -170,7 +170,7 @@ class DeformableProtoPNetLearner(Learner):
         z, offsets = model.latent(model.backbone(images))
         best = model.cosines(z, offsets).amax((2, 3))
         of_class = model.prototypes.classes.T[labels]
-        # The margin keeps the order of cosines: on the maxima it does what it would do on every cell.
+        # The margin keeps the order of cosines: applied to the maxima, it gives the same as applied to every cell.
         active = functional.relu(with_margin(best, config.margin * ~of_class))
         entropy = functional.cross_entropy(model.last_layer(active), labels)
         cluster, separation = (active * of_class).amax(1).mean(), (active * ~of_class).amax(1).mean()
@@ -178,7 +178,7 @@ class DeformableProtoPNetLearner(Learner):
         losses = {"cross_entropy": entropy, "cluster": cluster, "separation": separation}
         if offsets is not None:
             # Official: the offsets of the penalty are computed under no_grad, so that it trains nothing. With its
-            # gradient, at the published weight, every part stays where a rigid prototype has it.
+            # gradient, at the published weight, every part stays at the location of a rigid prototype's.
             penalty = torch.linalg.vector_norm(offsets.detach() if config.official_bugs else offsets)
             # Official: class-major prototypes are viewed as (per class, classes, ...): its groups are blocks of as
             # many consecutive prototypes as there are classes.

@@ -196,7 +196,7 @@ class TesNet(Method):
             orthonormality: weight of the term that makes a class's prototypes an orthonormal basis.
             subspace: weight of the term that parts the classes' subspaces.
             subspace_form: ``gram``, or ``literal``: from the published tensor, 16 GB at 1,000 classes.
-            official_bugs: batch normalisation moves in every phase, also in the last-layer one, where the projected
+            official_bugs: batch normalisation moves in every phase, also in the last-layer one, in which the projected
                 prototypes stop being training patches; the schedule's ``freeze_norm`` is not followed.
             schedule: phases over the groups ``backbone, add_on, prototypes, last_layer``; action ``project``.
         """

@@ -51,7 +51,7 @@ class PartAgreement(Metric):
         return {
             "": share("class", "nmi", "class"),
             "ari": Aggregate("class", "ari", "class", scale=100.0, higher_is_better=True),
-            "overall": "which prototype is where is not in its table",
+            "overall": "its table does not contain the prototypes at the key-points",
         }
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:

@@ -32,7 +32,6 @@ class Table:
 
     def add(self, **columns: Tensor) -> None:
         """Append columns of equal length."""
-
         self._parts.append({name: values.detach().cpu() for name, values in columns.items()})
 
     def arrays(self) -> dict[str, Any]:

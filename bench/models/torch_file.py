@@ -19,7 +19,7 @@ from bench.models.safe_pickle import Machine
 
 _LONGEST_ID = 8
 _LONGEST_KEY = 100
-# Length of the record at the end of an archive, and of the two before it where offsets take 64 bits.
+# Length of the record at the end of an archive, and of the two before it if offsets take 64 bits.
 _END, _END_64 = 22, 76
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _TYPES = {
@@ -128,7 +128,7 @@ class TorchFile:
         """
         for storage in self._storages.values():
             if storage.count * storage.kind.itemsize > self._places.get(storage.key, (0, -1))[1]:
-                raise self._broken(f"storage {storage.key} is shorter than it says")
+                raise self._broken(f"storage {storage.key} is shorter than its size in the pickle")
         for data in self._tensors:
             self._window(data)
 
@@ -146,7 +146,7 @@ class TorchFile:
         begin, length = self._places[storage.key]
         width = storage.kind.itemsize
         if storage.count * width > length:
-            raise self._broken(f"storage {storage.key} is shorter than it says")
+            raise self._broken(f"storage {storage.key} is shorter than its size in the pickle")
         span = (last - data.offset + 1) * width if math.prod(size) else 0
         return size, stride, begin + data.offset * width, span
 

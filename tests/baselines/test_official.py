@@ -138,7 +138,7 @@ def test_a_pruned_network(tmp_path):
 
 def test_the_interpreter_is_left_as_it_was(method, tmp_path, capsys):
     folder = stand_ins.checkout(method, tmp_path / "checkout")
-    # Somebody else's module of the same name stays what it is.
+    # A foreign module of the same name is not changed.
     mine = sys.modules["utils"] = SimpleNamespace(mine=True)
     modules, path, finders = dict(sys.modules), list(sys.path), list(sys.meta_path)
     cuda, bytecode = torch.Tensor.cuda, sys.dont_write_bytecode
@@ -177,7 +177,7 @@ def test_packages_that_are_only_printed_with_need_not_be_there(tmp_path):
     assert not {"torchsummary", "DCN"} & set(sys.modules)
 
 
-def test_what_the_checkout_has_is_not_replaced(tmp_path):
+def test_modules_of_the_checkout_are_not_replaced(tmp_path):
     folder = stand_ins.checkout("deformable", tmp_path / "checkout")
     (folder / "Deformable-Convolution-V2-PyTorch" / "DCN.py").write_text("own = True\n")
     work = given("deformable", folder, tmp_path)
@@ -190,7 +190,7 @@ def test_what_the_checkout_has_is_not_replaced(tmp_path):
 def test_downloads_are_refused(tmp_path):
     folder = stand_ins.checkout("protopnet", tmp_path / "checkout")
     work = given("protopnet", folder, tmp_path)
-    work.backbone_name = "resnet34"  # of the stand-in: asks for weights whatever it is told
+    work.backbone_name = "resnet34"  # of the stand-in: always asks for weights
     with pytest.raises(BenchError, match=r"asks to download https://example\.org/resnet34\.pth"):
         official_models.build("protopnet", work, None)
 
@@ -214,7 +214,7 @@ def test_cuda_means_the_device_of_the_features():
         ("def construct_PPNet(what):\n    pass\n", "makes no protopnet that is known"),
     ],
 )
-def test_a_checkout_that_does_not_work_says_why(text, expected, tmp_path):
+def test_a_broken_checkout_is_refused_with_the_reason(text, expected, tmp_path):
     folder = tmp_path / "checkout"
     folder.mkdir()
     (folder / "model.py").write_text(text)
@@ -260,7 +260,7 @@ def test_a_checkout_is_its_code(tmp_path):
     assert Given.at(folder).digest != Given.at(same).digest
 
 
-def test_a_git_checkout_says_its_commit(tmp_path):
+def test_a_git_checkout_records_its_commit(tmp_path):
     folder = stand_ins.checkout("protopnet", tmp_path / "checkout")
     assert set(Given.at(folder).record()) == {"path", "digest"}
     git = ["git", "-C", str(folder), "-c", "user.name=x", "-c", "user.email=x@example.org"]

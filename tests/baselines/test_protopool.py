@@ -129,7 +129,7 @@ def reached(model, term, **changed):
     return {name for (name, _), grad in zip(flat, found, strict=True) if grad is not None and grad.any()}
 
 
-def test_gradients_flow_where_the_terms_say():
+def test_gradients_of_the_loss_terms():
     everything = {"backbone", "add_on", "prototypes", "presence", "last_layer"}
     assert reached(small_model(), "cross_entropy") == everything
     # Which prototypes are near enough to count is taken from the presence, but does not teach it.
@@ -169,7 +169,7 @@ def test_a_presence_that_does_not_learn_is_that_of_inference():
     ],
     ids=["warm", "last"],
 )
-def test_phases_teach_what_they_name(tmp_path, rates, changed):
+def test_phases_train_their_groups(tmp_path, rates, changed):
     work = task(tmp_path, stripes(), settings(Schedule(phases=[Phase(name="one", epochs=2, lr=rates)])))
     before, after = (dict(m.named_parameters()) for m in (ProtoPool().build(work), ProtoPool().fit(work)))
     assert {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])} == changed
@@ -229,7 +229,7 @@ def test_fit_learns_shares_projects_and_counts(tmp_path):
 
 
 def test_the_official_noise_changes_one_slot_in_a_hundred():
-    """Of untrained presences, 1.2 % of the slots differ between two calls (spec/baselines.md, section 8)."""
+    """Of untrained presences, 1.2 % of the slots differ between two calls of the official code."""
     slots = []
     for noise_seed in (1, 2):
         torch.manual_seed(0)
@@ -240,7 +240,7 @@ def test_the_official_noise_changes_one_slot_in_a_hundred():
 
 
 def test_weights_have_the_official_names_and_shapes():
-    """Table of spec/baselines.md, section 8; what else is in the state is the backbone's or ours."""
+    """Tensors of the official state dict; all others in the state are the backbone's or ours."""
     state = small_model().state_dict()
     found = {
         name: tuple(value.shape) for name, value in state.items() if not name.startswith(("backbone.", "prototypes."))
@@ -272,11 +272,11 @@ def test_inference_is_noisy_with_the_official_bugs_only():
 
 
 def test_the_official_bugs_in_a_fit(tmp_path):
-    told = []
+    notes = []
 
     class Telling(Silent):
         def note(self, message):
-            told.append(message)
+            notes.append(message)
 
     work = task(tmp_path, stripes(), settings(official_bugs=True))
     work.trainer = Trainer(tmp_path, work.device, "fp32", 0, Telling())
@@ -285,7 +285,7 @@ def test_the_official_bugs_in_a_fit(tmp_path):
     assert not model.prototype_vectors[~held].any()
     assert model.prototype_vectors[held].any((1, 2, 3)).all()
     # One epoch fewer than written, and the draws of the first that trains have the scale of the second.
-    assert [message.split()[0:2] for message in told if "loss" in message] == [
+    assert [message.split()[0:2] for message in notes if "loss" in message] == [
         ["joint", "1/2"], ["joint", "2/2"], ["last", "1/2"], ["last", "2/2"],
     ]  # fmt: skip
     learner = ProtoPoolLearner(model, work.config, Silent())

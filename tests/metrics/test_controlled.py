@@ -52,7 +52,7 @@ def test_a_prototype_that_follows_its_part_counts():
 
 
 def test_a_lucky_place_beats_the_one_of_the_training_images_but_not_every_one():
-    # In training the part lies at the lower right, in the test images at the upper left, where the prototype looks.
+    # In training the part is at the lower right, in the test images at the upper left, near the peak.
     train, test = split([[(218, 218)]] * 4, [0] * 4, 1), split([[(5, 5)]] * 4, [0] * 4, 1)
     found = measure([[CORNER]] * 4, test, train)
     assert (found.value, found.also["every"]) == (100.0, 0.0)
