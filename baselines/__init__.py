@@ -1,1 +1,1 @@
-"""Baseline networks, one file each, on the shared vocabulary of ``layers``."""
+"""Baseline networks, one file each, built from the shared parts in ``layers``."""

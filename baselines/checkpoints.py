@@ -1,7 +1,7 @@
-"""Official checkpoints in: ``convert`` writes them as safetensors, ``build`` makes a network of ours from such a file.
+"""Import of official checkpoints: ``convert`` writes them as safetensors, ``build`` loads such a file into a network.
 
-The converted file keeps the official names of the tensors, so that ours and the official code can load it alike; what
-an official file knows beside its tensors stands in its header, and in a JSON file beside it for people.
+The converted file keeps the official names of the tensors, so that this code and the official one can both load it. The
+other facts of an official file are in its header, and for people in a JSON file of the same name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from baselines import official, official_files
+from baselines import official_files, official_models
 from bench.contract import CellError, Method, PartPrototypeModel, PrototypeTable, RequestError, Sizes, Task
 from bench.models.external import NetworkSettings
 
@@ -36,60 +36,59 @@ SETTINGS = {
     "protopool": {"prototypes": "P", "slots": "K", "depth": "D"},
     "deformable": {"per_class": "K", "hidden": "O"},
 }
-"""The settings of ours that say a size, and which size of the file that is."""
-
+"""Settings that are sizes, and the letters of these sizes in the file."""
 
 _FINISH: dict[str, Callable[[Any], object]] = {
     "protopool": lambda model: model.assign(),
     # Official offsets are always in use: before training opens them they are zero.
     "deformable": lambda model: setattr(model, "deformed", True),
 }
-"""What follows from the weights of a network and is not in its file."""
+"""Steps after loading: state that follows from the weights of a network and is not in its file."""
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A converted file: official tensors, and what is known beside them."""
+class ConvertedCheckpoint:
+    """Converted file: official tensors and the facts of its header."""
 
     facts: dict[str, Any]
     state: dict[str, Tensor]
 
     @property
     def identity(self) -> Tensor | None:
-        """Which prototype speaks for which class, bool ``(P, C)``; ``None`` where they are shared."""
+        """Table of prototypes by class, bool ``(P, C)``; ``None`` if they are shared."""
         return self.state[_IDENTITY].bool() if _IDENTITY in self.state else None
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The tensors of the network itself."""
+        """Tensors of the network itself."""
         return {name: tensor for name, tensor in self.state.items() if name != _IDENTITY}
 
 
 def convert(method: str, file: Path, out: Path) -> dict[str, Any]:
-    """Write an official file of ``method`` as safetensors, and its facts beside it as JSON; nothing in it is executed.
+    """Write an official file of ``method`` as safetensors, and its facts as JSON; nothing in it is executed.
 
     Args:
-        method: whose file it should be.
+        method: name of the method that the file should be of.
         file: as the official code saved it: a pickled module, a dict with a state dict in it, or a state dict.
-        out: where to; ``.safetensors`` is added where it is missing.
+        out: file to write; ``.safetensors`` is appended if it is missing.
 
     Returns:
         The facts.
 
     Raises:
-        RequestError: where the file is another method's or no such file, or ``out`` holds something else.
+        RequestError: if the file is another method's or no such file, or ``out`` contains something else.
     """
     out = out if out.suffix == ".safetensors" else out.with_name(f"{out.name}.safetensors")
-    found = official_files.read(file)
-    writer = official_files.recognised(found)
+    official = official_files.read(file)
+    writer = official_files.recognised(official)
     if writer not in (method, None):
         known = writer in official_files.SHAPES
         advice = f"python -m bench import {writer} {file} {out}" if known else f"{writer} files cannot be imported yet"
         raise RequestError(f"{file} was written by {writer}, not by {method}: {advice}")
-    sizes = official_files.measure(method, found)
-    state = official_files.tensors(found)
-    identity = _identity(method, found, sizes)
-    facts = _facts(method, found, sizes, identity) | {"source_file": file.name, "source_digest": _sha256(file)}
+    sizes = official_files.measure(method, official)
+    state = official_files.tensors(official)
+    identity = _identity(method, official, sizes)
+    facts = _facts(method, official, sizes, identity) | {"source_file": file.name, "source_digest": _sha256(file)}
     if identity is not None:
         state[_IDENTITY] = identity.to(torch.uint8)
     _write(out, state, facts)
@@ -97,10 +96,10 @@ def convert(method: str, file: Path, out: Path) -> dict[str, Any]:
 
 
 def facts_of(file: Path) -> dict[str, Any]:
-    """What the header of a converted file says.
+    """Read the header of a converted file.
 
     Raises:
-        RequestError: where it is no converted file.
+        RequestError: if it is no converted file.
     """
     advice = "make one with `python -m bench import METHOD FILE OUT`"
     if file.suffix != ".safetensors":
@@ -115,18 +114,18 @@ def facts_of(file: Path) -> dict[str, Any]:
     try:
         facts = json.loads(header)
     except (ValueError, RecursionError) as error:
-        raise RequestError(f"{file} says nothing readable about itself ({error}): {advice}") from error
+        raise RequestError(f"{file} has an unreadable header ({error}): {advice}") from error
     wrong = _wrong_facts(facts)
     if wrong:
-        raise RequestError(f"{file} says nothing usable about itself ({wrong}): {advice}")
+        raise RequestError(f"{file} has an unusable header ({wrong}): {advice}")
     return dict(facts)
 
 
-def read(file: Path) -> Checkpoint:
-    """A converted file.
+def read(file: Path) -> ConvertedCheckpoint:
+    """Read a converted file.
 
     Raises:
-        RequestError: where it is none, or its tensors have other sizes than it says.
+        RequestError: if it is none, or its tensors have other sizes than its header.
     """
     facts = facts_of(file)
     try:
@@ -140,26 +139,27 @@ def read(file: Path) -> Checkpoint:
         if identity.shape != (measured["P"], measured["C"]):
             raise RequestError(f"{file} is broken: its class identity is {tuple(identity.shape)}")
         measured["K"] = max(int(n) for n in identity.bool().sum(0))
-    # A network is built with the sizes that the header says: they are to be those of tensors that are there.
+    # A network is built with the sizes of the header, so these must be the sizes of the tensors in the file.
     measured["add_on"] = sum(name.startswith("add_on_layers.") for name in shapes) // 2
-    said = {**facts["sizes"], "add_on": facts.get("add_on")} if isinstance(facts.get("sizes"), dict) else {}
-    unlike = [f"{name}={size}" for name, size in measured.items() if said.get(name) != size]
+    stated = {**facts["sizes"], "add_on": facts.get("add_on")} if isinstance(facts.get("sizes"), dict) else {}
+    unlike = [f"{name}={size}" for name, size in measured.items() if stated.get(name) != size]
     if unlike:
-        raise RequestError(f"{file} is broken: it does not say the sizes of its tensors ({', '.join(unlike)})")
-    return Checkpoint(facts, state)
+        raise RequestError(f"{file} is broken: its header lacks the sizes of its tensors ({', '.join(unlike)})")
+    return ConvertedCheckpoint(facts, state)
 
 
 def check(method: str, config: NetworkSettings, sizes: Sizes) -> None:
-    """See before anything runs that what was given fits the request.
+    """Check before anything runs that the given checkpoint or source fits the request.
 
     Raises:
-        RequestError: saying what does not.
+        RequestError: if it does not, with the reason.
     """
     if config.source is not None:
-        official.check(method, config.source.path, sizes)
+        official_models.check(method, config.source.path, sizes)
     if config.checkpoint is None:
         return
     file = config.checkpoint.path
+    # Only the header is read here, not the tensors.
     facts = facts_of(file)
     if facts["method"] != method:
         raise RequestError(f"{method}.checkpoint: {file} is a checkpoint of {facts['method']}")
@@ -198,14 +198,14 @@ def check(method: str, config: NetworkSettings, sizes: Sizes) -> None:
 
 
 def build(method: Method, task: Task) -> PartPrototypeModel:
-    """The network that was given instead of being trained, in eval mode.
+    """Build the network that was given instead of being trained, in eval mode.
 
     Raises:
-        CellError: where its tensors are not those of the network.
+        CellError: if its tensors are not those of the network.
     """
     checkpoint = read(task.config.checkpoint.path) if task.config.checkpoint else None
     if task.config.source is not None:
-        return official.build(method.name, task, checkpoint).eval()
+        return official_models.build(method.name, task, checkpoint).eval()
     assert checkpoint is not None
     sizes = {name: checkpoint.facts["sizes"][size] for name, size in SETTINGS[method.name].items()}
     config = task.config.model_copy(update={"checkpoint": None, **sizes})
@@ -214,8 +214,11 @@ def build(method: Method, task: Task) -> PartPrototypeModel:
     wanted = model.state_dict()
     given = {name.replace("features.", "backbone.", 1): tensor for name, tensor in checkpoint.weights.items()}
     wrong = [name for name in given if name not in wanted or wanted[name].shape != given[name].shape]
-    own = ("prototypes.", "num_batches_tracked", "slots", "_extra_state")
-    wrong += [name for name in wanted if name not in given and not name.startswith(own) and not name.endswith(own)]
+    # State that the official networks do not have, or that files of old releases of torch lack.
+    derived = ("prototypes.", "num_batches_tracked", "slots", "_extra_state")
+    wrong += [
+        name for name in wanted if name not in given and not name.startswith(derived) and not name.endswith(derived)
+    ]
     if wrong:
         raise CellError(f"{task.config.checkpoint.path} does not fit {method.name}: {', '.join(wrong[:4])}")
     model.load_state_dict(given, strict=False)
@@ -231,11 +234,11 @@ _FACTS: dict[str, Any] = {
     "activation": str,
     "epsilon": float | None,
 }
-"""What a header has to say, and as what."""
+"""Required facts of a header and their types."""
 
 
 def _wrong_facts(facts: Any) -> str:
-    """Which of the facts are missing, or none; empty where all are there."""
+    """Return the facts that are missing or of another type; empty if there are none."""
     if not isinstance(facts, dict):
         return f"a {type(facts).__name__}"
     wrong = [name for name, kind in _FACTS.items() if name not in facts or not isinstance(facts[name], kind)]
@@ -248,9 +251,9 @@ def _write(out: Path, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
     beside, unfinished = out.with_suffix(".json"), out.with_suffix(".tmp")
     if out.exists():
         if facts_of(out).get("source_digest") != facts["source_digest"]:
-            raise RequestError(f"{out} is there already and came from another file: give another name, or delete it")
+            raise RequestError(f"{out} exists and was made from another file: give another name, or delete it")
     elif beside.exists():
-        raise RequestError(f"{beside} is there already: give another name, or delete it")
+        raise RequestError(f"{beside} exists: give another name, or delete it")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         save_file(state, unfinished, metadata={_HEADER: json.dumps(facts, sort_keys=True)})
@@ -260,15 +263,19 @@ def _write(out: Path, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
         raise RequestError(f"{out} cannot be written ({error})") from error
 
 
-def _adapt(model: Any, checkpoint: Checkpoint) -> None:
+def _adapt(model: Any, checkpoint: ConvertedCheckpoint) -> None:
     """Give a network add-on layers of other widths, and the ragged classes of a pruned file."""
     identity, state = checkpoint.identity, checkpoint.state
-    widths = [state[f"add_on_layers.{place}.weight"].shape[:2] for place in range(0, 2 * checkpoint.facts["add_on"], 2)]
+    # Convolutions alternate with activations, which have no weights, so their numbers are even.
+    widths = [
+        state[f"add_on_layers.{number}.weight"].shape[:2] for number in range(0, 2 * checkpoint.facts["add_on"], 2)
+    ]
     if len(widths) > 2:
         layers: list[nn.Module] = []
         for outputs, inputs in widths:
             layers += [nn.Conv2d(inputs, outputs, 1), nn.ReLU()]
         model.add_on_layers = nn.Sequential(*layers[:-1], nn.Sigmoid())
+    # Pruning leaves classes with different numbers of prototypes, which the sizes of a network cannot express.
     if identity is not None:
         model.prototypes = PrototypeTable(identity)
         if len(identity) != len(model.prototype_vectors):
@@ -276,51 +283,51 @@ def _adapt(model: Any, checkpoint: Checkpoint) -> None:
             model.last_layer = nn.Linear(*identity.shape, bias=False)
 
 
-def _identity(method: str, found: official_files.Official, sizes: Mapping[str, int]) -> Tensor | None:
-    """Bool ``(P, C)``, as pickled or else prototype j to class ``j // (P / C)``."""
+def _identity(method: str, official: official_files.OfficialFile, sizes: Mapping[str, int]) -> Tensor | None:
+    """Return the table of prototypes by class, bool ``(P, C)``, as pickled or else prototype j for ``j // (P / C)``."""
     if method == "protopool":
         return None
     count, classes = sizes["P"], sizes["C"]
-    if found.identity is not None:
-        identity = found.file.tensor(found.identity)
+    if official.identity is not None:
+        identity = official.file.tensor(official.identity)
         if identity.shape != (count, classes):
-            raise RequestError(f"{found.file.path} is broken: its class identity is {tuple(identity.shape)}")
+            raise RequestError(f"{official.file.path} is broken: its class identity is {tuple(identity.shape)}")
         return identity > 0
     if count % classes:
         raise RequestError(
-            f"{found.file.path} has {count} prototypes for {classes} classes, and a state dict does not say which "
-            "belongs to which: import the whole pickled model"
+            f"{official.file.path} has {count} prototypes for {classes} classes, and a state dict has no table of "
+            "prototypes by class: import the whole pickled model"
         )
     return torch.eye(classes, dtype=torch.bool).repeat_interleave(count // classes, 0)
 
 
 def _facts(
-    method: str, found: official_files.Official, sizes: dict[str, int], identity: Tensor | None
+    method: str, official: official_files.OfficialFile, sizes: dict[str, int], identity: Tensor | None
 ) -> dict[str, Any]:
-    """What is known beside the tensors; ``assumed`` lists what a state dict does not say."""
+    """Return the facts of a file besides its tensors; ``assumed`` lists those that a state dict does not contain."""
     attributes = {
         name: value
-        for name, value in found.attributes.items()
-        if not isinstance(value, str) or value.isprintable()  # what is said of a file goes to a terminal
+        for name, value in official.attributes.items()
+        if not isinstance(value, str) or value.isprintable()  # facts are printed on a terminal
     }
     activation = _FIXED.get(method) or attributes.get("prototype_activation_function", "log")
     per_class = sorted({int(n) for n in identity.sum(0)}) if identity is not None else [sizes["K"]]
-    add_on = [name for name in found.state if re.fullmatch(r"add_on_layers\.\d+\.weight", name)]
+    add_on = [name for name in official.state if re.fullmatch(r"add_on_layers\.\d+\.weight", name)]
     epsilon = attributes.get("epsilon", 1e-4)
     stored = {
         "activation": "prototype_activation_function" in attributes or method not in _DISTANCES,
         "epsilon": "epsilon" in attributes or method not in _DISTANCES,
-        "class identity": found.identity is not None or method == "protopool",
+        "class identity": official.identity is not None or method == "protopool",
     }
     return {
         "method": method,
-        "class": found.kind,
+        "class": official.kind,
         "classes": sizes["C"],
         "prototypes": sizes["P"],
         "per_class": per_class[0] if len(per_class) == 1 else per_class,
         "depth": sizes["D"],
         "sizes": {"K": max(per_class), **sizes},
-        "architecture": official_files.architecture(found.shapes),
+        "architecture": official_files.architecture(official.shapes),
         "channels": sizes["B"],
         "add_on": len(add_on),
         "activation": activation if isinstance(activation, str) else _FUNCTION,
@@ -329,15 +336,16 @@ def _facts(
             name: value for name, value in attributes.items() if isinstance(value, str | int | float | None)
         },
         "assumed": [name for name, known in stored.items() if not known],
-        "tensors": len(found.state),
-        "format": found.file.format,
-        "inert": [name for name in found.file.names if not name.startswith(("torch.", "collections.", "builtins."))],
-        **_doubts(method, found, sizes),
+        "tensors": len(official.state),
+        "format": official.file.format,
+        "inert": [name for name in official.file.names if not name.startswith(("torch.", "collections.", "builtins."))],
+        **_doubts(method, official, sizes),
     }
 
 
-def _doubts(method: str, found: official_files.Official, sizes: Mapping[str, int]) -> dict[str, str]:
-    if method in ("protopnet", "tesnet") and official_files.recognised(found) is None:
+def _doubts(method: str, official: official_files.OfficialFile, sizes: Mapping[str, int]) -> dict[str, str]:
+    # Both write the same keys; only a pickled module has the name of its class.
+    if method in ("protopnet", "tesnet") and official_files.recognised(official) is None:
         usual = {"protopnet": 128, "tesnet": 64}[method]
         unusual = f", and {sizes['D']} channels are not its usual {usual}" if sizes["D"] != usual else ""
         return {"doubt": f"protopnet and tesnet write the same state dict; taken for {method} as asked{unusual}"}
@@ -349,8 +357,8 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-class Official:
-    """What the catalogue's kind ``checkpoints`` names: how the harness takes in the models of others."""
+class OfficialCheckpoints:
+    """Entry of the table of built-ins, kind ``checkpoints``: conversion, check and loading of official models."""
 
     convert = staticmethod(convert)
     check = staticmethod(check)

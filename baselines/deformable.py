@@ -1,4 +1,4 @@
-"""Deformable ProtoPNet: Donnelly et al., CVPR 2022 (spec/baselines.md, section 9)."""
+"""Deformable ProtoPNet (Donnelly et al., CVPR 2022; official code: jdonnelly36/Deformable-ProtoPNet)."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from bench.training.trainer import Learner
 EPSILON = 1e-4
 _EPSILON_CHANNELS = 2
 _LENGTH = 64.0  # s of the paper: the length of the four parts of a patch together
-_SHRINK = 1.01  # keeps cosines away from 1, where the slope of the arc cosine is infinite
+_SHRINK = 1.01  # keeps cosines away from 1, at which the slope of the arc cosine is infinite
 _OFFSET_DEVIATION = 2e-5
 
 
 def with_epsilon(x: Tensor) -> Tensor:
-    """Two more channels of a small constant ``(., D, ., .) -> (., D + 2, ., .)``: no vector has length 0."""
+    """Append two channels of a small constant ``(., D, ., .) -> (., D + 2, ., .)``, so that no vector has length 0."""
     return functional.pad(x, (0, 0, 0, 0, 0, _EPSILON_CHANNELS), value=EPSILON)
 
 
 def unit_features(z: Tensor) -> Tensor:
-    """z-hat: epsilon channels added, every cell of length 32; the four parts of a patch together have 64."""
+    """Return z-hat: epsilon channels appended, every cell of length 32, the four parts of a patch together of 64."""
     z = with_epsilon(z)
     return z * (_LENGTH / KERNEL / (z.square().sum(1, keepdim=True) + EPSILON).sqrt())
 
 
 def unit_parts(prototypes: Tensor) -> Tensor:
-    """Prototypes ``(P, D, 2, 2)`` with every part of length 1."""
+    """Return prototypes ``(P, D, 2, 2)`` with every part of length 1."""
     return prototypes / ((prototypes.square().sum(1, keepdim=True) + EPSILON).sqrt() + EPSILON)
 
 
 def with_margin(cosine: Tensor, margin: Tensor) -> Tensor:
-    """The cosine of an angle made smaller by ``margin`` (radians), but not below 0."""
+    """Return the cosine of an angle made smaller by ``margin`` (radians), but not below 0."""
     return torch.cos(functional.relu(torch.arccos(cosine) - margin))
 
 
@@ -50,8 +50,8 @@ class DeformableProtoPNetModel(PartPrototypeModel):
     """Backbone, upsampling, offsets, cosines of four-part prototypes, one fixed linear layer without bias.
 
     Args:
-        backbone: with attribute ``channels``.
-        classes: how many.
+        backbone: feature extractor with attribute ``channels``.
+        classes: number of classes.
         per_class: prototypes of each class.
         hidden: channels inside the offset network.
         upsampling: cells of the latent map for each cell of the backbone's, each way.
@@ -76,22 +76,23 @@ class DeformableProtoPNetModel(PartPrototypeModel):
             nn.ReLU(),
             nn.Conv2d(hidden, 2 * PARTS, 2, padding=1),
         )
+        # Official offsets are zero too until training opens them, so that prototypes are rigid at first.
         for parameter in self.conv_offset.parameters():
             nn.init.zeros_(parameter)
         self.deformed = False
         self.last_layer = layers.class_connection(self.prototypes.classes)
 
     def get_extra_state(self) -> Tensor:
-        """``deformed``, as a tensor that can be saved."""
+        """Return ``deformed`` as a tensor that can be saved."""
         return torch.tensor(self.deformed)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take ``deformed`` from a saved state."""
+        """Restore ``deformed`` from a saved state."""
         self.deformed = bool(state)
 
     @torch.no_grad()
     def open_offsets(self, seed: int) -> None:
-        """Draw the offset network's weights anew, almost 0, and use it from now on."""
+        """Draw the offset network's weights, almost 0, and use it from now on."""
         generator = torch.Generator().manual_seed(seed)
         for parameter in self.conv_offset.parameters():
             if parameter.ndim > 1:
@@ -101,28 +102,30 @@ class DeformableProtoPNetModel(PartPrototypeModel):
         self.deformed = True
 
     def latent(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
-        """z-hat ``(N, D + 2, h', w')`` and the offsets ``(N, 8, h', w')``, where they are in use."""
-        # In bfloat16 the features keep three digits; lengths and cosines are taken of what they are then.
+        """Return z-hat ``(N, D + 2, h', w')`` and the offsets ``(N, 8, h', w')``; ``None`` until they are in use."""
+        # The official network drops the last max-pooling of VGG, which gives 28 x 28 cells; here VGG keeps it, so that
+        # all backbones give 14 x 14 at the published upsampling.
+        # In bfloat16 the features keep three digits; lengths and cosines of these are computed in single precision.
         z = functional.interpolate(layers.at_least_single(features), scale_factor=self.upsampling, mode="bilinear")
         z = unit_features(z)
         return z, layers.at_least_single(self.conv_offset(z)) if self.deformed else None
 
     def cosines(self, z: Tensor, offsets: Tensor | None) -> Tensor:
-        """Mean cosine between a prototype's parts and what they look at, divided by 1.01: ``(N, P, h', w')``."""
+        """Compute the mean cosine between a prototype's parts and a patch, divided by 1.01: ``(N, P, h', w')``."""
         with torch.autocast(z.device.type, enabled=False):
             prototypes = unit_parts(with_epsilon(self.prototype_vectors)) / KERNEL
             return norm_preserving_conv(z, prototypes, offsets) / (_LENGTH * _SHRINK)
 
     def classify(self, best: Tensor) -> Tensor:
-        """Largest cosines ``(N, P)`` -> logits."""
+        """Return the logits of the largest cosines ``(N, P)``."""
         return self.last_layer(functional.relu(best))
 
     def logits(self, features: Tensor) -> Tensor:
-        """Logits alone, without margin."""
+        """Return the logits alone, without margin."""
         return self.classify(self.cosines(*self.latent(features)).amax((2, 3)))
 
     def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
-        """Maps are cosines, not below 0 (spec/baselines.md, 4.1), scores their maxima; no margin anywhere."""
+        """Return cosines, not below 0, as maps (the official ``push_forward``), their maxima as scores; no margin."""
         cosines = self.cosines(*self.latent(features))
         best = cosines.amax((2, 3))
         if classes is None:
@@ -132,12 +135,12 @@ class DeformableProtoPNetModel(PartPrototypeModel):
         return Explanation(self.classify(best), maps, scores, indices)
 
     def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
-        """The displayed reading: similarity maps weighted by the class's row of the last layer."""
+        """Return the displayed map: similarity maps weighted by the class's row of the last layer."""
         maps = functional.relu(self.cosines(*self.latent(features)))
         return torch.einsum("nphw,np->nhw", maps, layers.class_weights(self.last_layer, classes))
 
     def orthogonality(self, groups: int) -> Tensor:
-        """``||G - I||_F``, G the products of all parts within each of ``groups`` equal blocks of prototypes."""
+        """Compute ``||G - I||_F``, G the products of all parts within each of ``groups`` equal blocks of prototypes."""
         parts = unit_parts(self.prototype_vectors).movedim(1, 3)
         parts = parts.reshape(groups, -1, parts.shape[-1])
         gram = parts @ parts.mT
@@ -152,7 +155,7 @@ class DeformableProtoPNetLearner(Learner):
         self.model, self.config, self.seed, self.progress = model, config, seed, progress
 
     def groups(self) -> Mapping[str, list[nn.Parameter]]:
-        """``backbone``, ``prototypes``, ``offsets``, ``last_layer``."""
+        """Return the groups ``backbone``, ``prototypes``, ``offsets``, ``last_layer``."""
         model = self.model
         return {
             "backbone": list(model.backbone.parameters()),
@@ -162,19 +165,20 @@ class DeformableProtoPNetLearner(Learner):
         }
 
     def forward(self, images: Tensor, labels: Tensor, phase: str) -> dict[str, Tensor]:
-        """The loss of section 9, and the training accuracy."""
+        """Compute the loss of the paper with its terms, and the training accuracy."""
         model, config = self.model, self.config
         z, offsets = model.latent(model.backbone(images))
         best = model.cosines(z, offsets).amax((2, 3))
-        own = model.prototypes.classes.T[labels]
-        # The margin keeps the order of cosines: on the maxima it does what it would do on every cell.
-        active = functional.relu(with_margin(best, config.margin * ~own))
+        of_class = model.prototypes.classes.T[labels]
+        # The margin keeps the order of cosines: applied to the maxima, it gives the same as applied to every cell.
+        active = functional.relu(with_margin(best, config.margin * ~of_class))
         entropy = functional.cross_entropy(model.last_layer(active), labels)
-        cluster, separation = (active * own).amax(1).mean(), (active * ~own).amax(1).mean()
+        cluster, separation = (active * of_class).amax(1).mean(), (active * ~of_class).amax(1).mean()
         loss = entropy - config.cluster * cluster + config.separation * separation
         losses = {"cross_entropy": entropy, "cluster": cluster, "separation": separation}
         if offsets is not None:
-            # Official: the offsets of the penalty are computed under no_grad, so that it trains nothing.
+            # Official: the offsets of the penalty are computed under no_grad, so that it trains nothing. With its
+            # gradient, at the published weight, every part stays at the location of a rigid prototype's.
             penalty = torch.linalg.vector_norm(offsets.detach() if config.official_bugs else offsets)
             # Official: class-major prototypes are viewed as (per class, classes, ...): its groups are blocks of as
             # many consecutive prototypes as there are classes.
@@ -189,11 +193,11 @@ class DeformableProtoPNetLearner(Learner):
         return {"loss": loss, **losses, "train_accuracy": correct}
 
     def after_step(self) -> None:
-        """Forget the patches that prototypes no longer are."""
+        """Clear the sources of prototypes that changed."""
         layers.forget_sources(self.model.prototype_vectors, self.model.prototypes)
 
     def act(self, action: str, samples: Samples) -> None:
-        """``open_offsets``, or ``project`` the prototypes onto training patches."""
+        """Run ``open_offsets``, or ``project`` the prototypes onto training patches."""
         model = self.model
         if action == "open_offsets":
             model.open_offsets(derive(self.seed, "offsets"))
@@ -212,7 +216,7 @@ class DeformableProtoPNetLearner(Learner):
 
 
 def _deformed_patch(latent: tuple[Tensor, Tensor | None], image: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """What replaces prototypes: z-hat at the moved places, without its epsilon channels.
+    """Return the patches that replace prototypes: z-hat at the moved locations, without its epsilon channels.
 
     Interpolated linearly, as published, while the forward pass interpolates squares: projection is not exact.
     """
@@ -235,15 +239,15 @@ class DeformableProtoPNet(Method):
             per_class: prototypes of each class.
             upsampling: cells of the latent map for each cell of the backbone's, each way.
             hidden: channels inside the offset network.
-            margin: radians by which prototypes of wrong classes come nearer in training.
+            margin: radians by which the angles of prototypes of wrong classes are made smaller in training.
             cluster: weight of the largest own-class similarity.
             separation: weight of the largest similarity to another class.
             offset_penalty: weight of the norm of a batch's offsets.
             orthogonality: weight of the products between the parts of a class's prototypes.
-            l1: weight of the L1 term on connections to other classes, where the last layer learns.
-            official_bugs: as the released code computes it, which the published results come from: the offset penalty
-                has no gradient, and orthogonality is taken over blocks of prototypes that are no classes. Otherwise the
-                penalty, at its published weight, keeps every part where a rigid prototype has it.
+            l1: weight of the L1 term on connections to other classes, if the last layer learns.
+            official_bugs: compute as the released code, from which the published results are: the offset penalty has
+                no gradient, and orthogonality is taken over blocks of prototypes that are no classes. Otherwise the
+                penalty, at its published weight, keeps every part at the location of a rigid prototype's.
             schedule: phases over the groups ``backbone, prototypes, offsets, last_layer``; actions ``open_offsets``
                 and ``project``.
         """
@@ -275,7 +279,7 @@ class DeformableProtoPNet(Method):
             return schedule
 
     def build(self, task: Task) -> DeformableProtoPNetModel:
-        """The network with its starting weights, drawn from the task's seed."""
+        """Return the network with its initial weights, drawn from the task's seed."""
         backbone, config = task.backbone(), task.config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(task.seed, "deformable"))
@@ -285,7 +289,7 @@ class DeformableProtoPNet(Method):
         return model.eval()
 
     def learner(self, model: DeformableProtoPNetModel, task: Task) -> DeformableProtoPNetLearner:
-        """Its loss and the projection."""
+        """Return the learner with the network's loss and projection."""
         return DeformableProtoPNetLearner(model, task.config, task.seed, task.progress)
 
     def fit(self, task: Task) -> DeformableProtoPNetModel:

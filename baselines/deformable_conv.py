@@ -1,8 +1,8 @@
-"""The norm-preserving deformable convolution: Donnelly et al., CVPR 2022 (spec/baselines.md, section 9).
+"""Norm-preserving deformable convolution (Donnelly et al., Deformable ProtoPNet, CVPR 2022).
 
 Kernel 2 x 2, stride 1, padding 1, dilation 2: the output cell (y, x) compares the four parts (i, j) of a prototype with
-the features at (y - 1 + 2i, x - 1 + 2j), each place moved by an offset that all prototypes share. Between cells a
-feature is the root of the interpolated squares: where all cells have one norm, so has every place between them.
+the features at (y - 1 + 2i, x - 1 + 2j), each location moved by an offset that all prototypes share. Between cells a
+feature is the root of the interpolated squares: if all cells have one norm, so has every location between them.
 Gradients are those of this forward pass; the released CUDA code has the features in place of their squares in the
 gradients of offsets and prototypes.
 
@@ -21,11 +21,11 @@ PARTS = KERNEL * KERNEL
 
 
 def corners(offsets: Tensor) -> tuple[Tensor, Tensor]:
-    """The four cells around each moved place, and their bilinear weights.
+    """Find the four cells around each moved location, and their bilinear weights.
 
     Returns:
         Row numbers ``(N, h, w, 4, 4)`` of the last but one axis's parts and the last axis's corners in a table of
-        all ``N h w`` cells, and as many weights: zero where a corner lies outside the map.
+        all ``N h w`` cells, and as many weights: zero for corners outside the map.
     """
     n, _, height, width = offsets.shape
     device = offsets.device
@@ -35,8 +35,8 @@ def corners(offsets: Tensor) -> tuple[Tensor, Tensor]:
     fraction = offsets - whole
     taps = DILATION * torch.arange(KERNEL, device=device) - PADDING
     taps = torch.cartesian_prod(taps, taps)
-    places = torch.cartesian_prod(torch.arange(height, device=device), torch.arange(width, device=device))
-    start = whole.long() + (places[:, None] + taps).view(height, width, PARTS, 2)
+    locations = torch.cartesian_prod(torch.arange(height, device=device), torch.arange(width, device=device))
+    start = whole.long() + (locations[:, None] + taps).view(height, width, PARTS, 2)
     low_and_high = start[..., None] + torch.arange(2, device=device)
     size = torch.tensor([[height], [width]], device=device)
     inside = (low_and_high >= 0) & (low_and_high < size)
@@ -49,7 +49,7 @@ def corners(offsets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def interpolate(table: Tensor, cells: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums of table rows: table ``(R, D)``, cells and weights ``(..., 4)`` -> ``(..., D)``."""
+    """Compute weighted sums of table rows: table ``(R, D)``, cells and weights ``(..., 4)`` -> ``(..., D)``."""
     # On the CPU half the time of `grid_sample`, and the same bits every time on CUDA, whose `grid_sample` gradient
     # adds in any order.
     bags = functional.embedding_bag(cells.reshape(-1, 4), table, per_sample_weights=weights.reshape(-1, 4), mode="sum")
@@ -57,16 +57,17 @@ def interpolate(table: Tensor, cells: Tensor, weights: Tensor) -> Tensor:
 
 
 def norm_preserving_conv(z: Tensor, prototypes: Tensor, offsets: Tensor | None) -> Tensor:
-    """Products of every moved 2 x 2 patch with every prototype: ``(N, P, h, w)``.
+    """Compute the products of every moved 2 x 2 patch with every prototype: ``(N, P, h, w)``.
 
     Features are read as their absolute values: the root of a square. Features of a ReLU are not changed by it.
 
     Args:
         z: features.
-        prototypes: same depth as the features.
-        offsets: ``None``: no place is moved; a plain dilated convolution gives the same numbers sooner.
+        prototypes: vectors of the features' depth.
+        offsets: displacements of the parts; ``None``: none is moved.
     """
     if offsets is None:
+        # A plain dilated convolution gives the same numbers sooner.
         return functional.conv2d(z.abs(), prototypes, padding=PADDING, dilation=DILATION)
     squares = interpolate(_rows(z.square()), *corners(offsets))
     # The root has no slope at 0: there the gradient is 0, as outside the map.
@@ -76,11 +77,11 @@ def norm_preserving_conv(z: Tensor, prototypes: Tensor, offsets: Tensor | None) 
 
 
 def linear_patches(z: Tensor, offsets: Tensor, image: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """The features, interpolated linearly, at the four moved places of given output cells.
+    """Read the features, interpolated linearly, at the four moved locations of given output cells.
 
     Args:
         z: features.
-        offsets: of the same images.
+        offsets: displacements in the same images.
         image: ``(B,)``, number within the batch.
         row: ``(B,)``, of the output cell.
         column: ``(B,)``, of the output cell.

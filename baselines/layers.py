@@ -1,7 +1,8 @@
-"""The vocabulary that prototype networks share: add-on layers, distances, similarities, losses, projection.
+"""Shared parts of prototype networks: add-on layers, distances, similarities, loss terms, projection.
 
 Shapes: latent features z ``(N, D, h, w)``, prototypes ``(P, D, 1, 1)``, maps ``(N, P, h, w)``. Sources of the formulas:
-spec/baselines.md, sections 2, 5 and 6.
+``model.py``, ``train_and_test.py`` and ``push.py`` of cfchen-duke/ProtoPNet (Chen et al., NeurIPS 2019) and of
+JackeyWang96/TesNet (Wang et al., ICCV 2021).
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ _PUSH_BATCH = 64
 
 
 def add_on(channels: int, depth: int, convolutions: int = 2) -> nn.Sequential:
-    """1x1 convolutions to ``depth`` channels with ReLU between and a sigmoid after them."""
+    """Return 1x1 convolutions to ``depth`` channels with ReLU between and a sigmoid after them."""
     layers = nn.Sequential(nn.Conv2d(channels, depth, 1))
     for _ in range(convolutions - 1):
         layers.extend((nn.ReLU(), nn.Conv2d(depth, depth, 1)))
     layers.append(nn.Sigmoid())
+    # The official initialisation of new convolutions.
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -35,64 +37,76 @@ def add_on(channels: int, depth: int, convolutions: int = 2) -> nn.Sequential:
 
 
 def class_identity(classes: int, per_class: int) -> Tensor:
-    """Bool ``(P, C)``: prototype j speaks for class ``j // per_class``."""
+    """Return the table of prototypes by class, bool ``(P, C)``: prototype j speaks for class ``j // per_class``.
+
+    Example:
+        >>> class_identity(2, 2).int().tolist()
+        [[1, 0], [1, 0], [0, 1], [0, 1]]
+    """
     return torch.eye(classes, dtype=torch.bool).repeat_interleave(per_class, 0)
 
 
 def class_connection(identity: Tensor, own: float = 1.0, other: float = -0.5) -> nn.Linear:
-    """The last layer, without bias: weight ``own`` from a class's prototypes, ``other`` from the rest."""
+    """Return the last layer, without bias: weight ``own`` from a class's prototypes, ``other`` from the rest."""
     layer = nn.Linear(identity.shape[0], identity.shape[1], bias=False)
+    # The defaults 1 and -0.5 are the official ones (Chen et al. 2019, section 2.2).
     with torch.no_grad():
         layer.weight.copy_(torch.where(identity.T, own, other))
     return layer
 
 
 def squared_distances(z: Tensor, prototypes: Tensor) -> Tensor:
-    """Squared Euclidean distance of every cell to every prototype, not below zero: ``(N, P, h, w)``."""
+    """Compute the squared Euclidean distance of every cell to every prototype, not below zero: ``(N, P, h, w)``."""
     # The difference of large squares is compared with an epsilon of 1e-4: bfloat16 products would drown it.
     with torch.autocast(z.device.type, enabled=False):
         return _squared_distances(at_least_single(z), at_least_single(prototypes))
 
 
 def _squared_distances(z: Tensor, prototypes: Tensor) -> Tensor:
+    # |z - p|^2 = |z|^2 - 2 z p + |p|^2, so that the cross term is one convolution; rounding may leave it below zero.
     zz = z.square().sum(1, keepdim=True)
     pp = prototypes.square().sum((1, 2, 3))[:, None, None]
     return nn.functional.relu(zz - 2 * nn.functional.conv2d(z, prototypes) + pp)
 
 
 def at_least_single(x: Tensor) -> Tensor:
-    """In single precision, or in double where it is: axioms are measured on heads in double."""
+    """Convert to single precision, but leave double as it is: axioms are measured on heads in double."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def log_similarity(distance: Tensor) -> Tensor:
-    """``log((d + 1) / (d + eps))``: large where the distance is small."""
+    """Compute ``log((d + 1) / (d + eps))``, large for small distances (Chen et al. 2019, section 2.1).
+
+    Example:
+        >>> round(float(log_similarity(torch.tensor(0.0))), 4)
+        9.2103
+    """
     return torch.log((distance + 1) / (distance + EPSILON))
 
 
 def unit(prototypes: Tensor) -> Tensor:
-    """Prototypes divided by their length over the channels."""
+    """Divide prototypes by their length over the channels."""
     return nn.functional.normalize(prototypes, dim=1)
 
 
 def projections(z: Tensor, prototypes: Tensor) -> Tensor:
-    """Inner product of every cell, at its own length, with every prototype at length one: ``(N, P, h, w)``."""
+    """Compute the inner product of every cell, unnormalised, with every prototype at length one: ``(N, P, h, w)``."""
     return nn.functional.conv2d(z, unit(prototypes))
 
 
 def cosines(z: Tensor, projected: Tensor) -> Tensor:
-    """Cosines between cells and prototypes, from z and its :func:`projections`: ``(N, P, h, w)``."""
+    """Compute the cosines between cells and prototypes from z and its :func:`projections`: ``(N, P, h, w)``."""
     return projected / z.norm(dim=1, keepdim=True).clamp(min=1e-12)
 
 
 def class_weights(last_layer: nn.Linear, classes: Tensor) -> Tensor:
-    """Rows of a last layer for ``classes (N,)``, or their combinations for weights ``(N, C)``: ``(N, P)``."""
+    """Return rows of a last layer for ``classes (N,)``, or their combinations for weights ``(N, C)``: ``(N, P)``."""
     weight = last_layer.weight
     return weight[classes] if classes.ndim == 1 else classes.to(weight) @ weight
 
 
 def at_maxima(maps: Tensor, weights: Tensor) -> Tensor:
-    """Exact contributions where a logit is ``sum_j w_j max m_j``: each term in the first cell that has the maximum.
+    """Compute exact contributions to a logit ``sum_j w_j max m_j``: each term in the first cell that has the maximum.
 
     Args:
         maps: ``(N, P, h, w)``.
@@ -101,45 +115,44 @@ def at_maxima(maps: Tensor, weights: Tensor) -> Tensor:
     Returns:
         ``(N, h, w)``.
     """
-    top, place = maps.flatten(2).max(2)
-    terms = torch.zeros_like(maps).flatten(2).scatter_(2, place[:, :, None], (weights * top)[:, :, None])
+    top, location = maps.flatten(2).max(2)
+    terms = torch.zeros_like(maps).flatten(2).scatter_(2, location[:, :, None], (weights * top)[:, :, None])
     return terms.sum(1).unflatten(1, maps.shape[2:])
 
 
 def cluster_and_separation(nearest: Tensor, labels: Tensor, identity: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean smallest distance to an own-class prototype, and to one of another class.
+    """Compute the mean smallest distance to a prototype of the image's class, and to one of another class.
 
     Args:
         nearest: ``(N, P)``, smallest distance over the cells.
         labels: ``(N,)``.
         identity: bool ``(P, C)``.
     """
-    own = identity.T[labels]
-    cluster = nearest.masked_fill(~own, torch.inf).amin(1).mean()
-    separation = nearest.masked_fill(own, torch.inf).amin(1).mean()
+    of_class = identity.T[labels]
+    cluster = nearest.masked_fill(~of_class, torch.inf).amin(1).mean()
+    separation = nearest.masked_fill(of_class, torch.inf).amin(1).mean()
     return cluster, separation
 
 
 def foreign_weight(last_layer: nn.Linear, identity: Tensor) -> Tensor:
-    """L1 norm of the last layer's weights between a class and the prototypes of others."""
+    """Compute the L1 norm of the last layer's weights between a class and the prototypes of others."""
     return (last_layer.weight * ~identity.T).abs().sum()
 
 
 def orthonormality(bases: Tensor) -> Tensor:
-    """How far each class's vectors are from an orthonormal basis: absolute entries of ``B B^T - I``, summed.
-
-    Computed in double precision, which autocast leaves alone.
+    """Compute the sum of the absolute entries of ``B B^T - I``, 0 for classes with an orthonormal basis.
 
     Args:
         bases: ``(C, K, D)``, one vector a row.
     """
+    # Double precision is left alone by autocast.
     rows = bases.double()
     identity = torch.eye(bases.shape[1], dtype=rows.dtype, device=rows.device)
     return (rows @ rows.mT - identity).abs().sum().to(bases.dtype)
 
 
 def parameter_groups(model: Any) -> dict[str, list[nn.Parameter]]:
-    """The parameters that the networks of this family share, by the names of their schedules."""
+    """Return the parameters that the networks of this family share, by the names in their schedules."""
     return {
         "backbone": list(model.backbone.parameters()),
         "add_on": list(model.add_on_layers.parameters()),
@@ -149,14 +162,15 @@ def parameter_groups(model: Any) -> dict[str, list[nn.Parameter]]:
 
 
 def forget_sources(vectors: Tensor, table: PrototypeTable) -> None:
-    """After a step: what learns after a projection is no longer a training patch."""
+    """Clear the sources of prototypes that learn: after a step they are training patches no longer."""
+    # A step changes every prototype that has a gradient, so a projected one is no patch of an image any more.
     if vectors.requires_grad:
         table.source_image.fill_(-1)
         table.source_patch.fill_(-1)
 
 
 def projection_facts(table: PrototypeTable) -> dict[str, float]:
-    """Share of the prototypes that are training patches, and how many of these repeat another's patch."""
+    """Return the share of the prototypes that are training patches, and of these that repeat another's patch."""
     known = table.source_image >= 0
     facts = {"projected": float(known.float().mean())}
     if known.any():
@@ -166,7 +180,7 @@ def projection_facts(table: PrototypeTable) -> dict[str, float]:
 
 
 def cell(z: Tensor, image: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """Single cells of z as prototypes ``(B, D, 1, 1)``; image, row and column are ``(B,)``."""
+    """Return single cells of z as prototypes ``(B, D, 1, 1)``; image, row and column are ``(B,)``."""
     return z[image, :, row, column][:, :, None, None]
 
 
@@ -182,17 +196,18 @@ def project(
 ) -> None:
     """Replace each prototype by the nearest latent patch of the training images of its class ("push").
 
-    One pass over the data; only the best patch of each prototype is kept. Where several patches are equally near,
-    the first in the order of the data wins. Prototypes of no class, or of one without images, stay as they are.
+    One pass over the data; only the best patch of each prototype is kept. If several patches are equally near, the
+    first in the order of the data wins (the strict comparison of the official ``push.py``). Prototypes of no class, or
+    of one without images, are not changed.
 
     Args:
-        prototypes: ``(P, D, 1, 1)``, or of another size that ``patch`` gives; changed in place.
-        table: gets the source image and the source cell of each prototype.
-        latent: images -> z ``(N, D, h, w)``, or whatever ``distance`` and ``patch`` take.
+        prototypes: ``(P, D, 1, 1)``, or of another size that ``patch`` returns; changed in place.
+        table: receives the source image and the source cell of each prototype.
+        latent: images -> z ``(N, D, h, w)``, or any argument of ``distance`` and ``patch``.
         distance: ``(z, prototypes) -> (N, P, h, w)``.
-        samples: the training split, seen without augmentation.
-        progress: where the images are counted.
-        patch: ``(z, image, row, column)``, the latter ``(B,)`` -> what replaces B prototypes.
+        samples: the training split, without augmentation.
+        progress: reporter of the images that are done.
+        patch: ``(z, image, row, column)``, the latter ``(B,)`` -> B new prototypes.
     """
     device = prototypes.device
     best = torch.full((len(prototypes),), torch.inf, device=device)
@@ -204,10 +219,11 @@ def project(
         z = latent(batch.images)
         d = distance(z, prototypes)
         height, width = d.shape[2:]
+        # Patches of images of other classes are never nearest.
         d = d.masked_fill(~identity.T[batch.labels][:, :, None, None], torch.inf)
         # (P, N h w) with images outermost: the first minimum is the first in the order of the data.
-        nearest, where = d.permute(1, 0, 2, 3).flatten(1).min(1)
-        image, row, column = where // (height * width), where // width % height, where % width
+        nearest, index = d.permute(1, 0, 2, 3).flatten(1).min(1)
+        image, row, column = index // (height * width), index // width % height, index % width
         better = nearest < best
         best = torch.where(better, nearest, best)
         patches[better] = patch(z, image[better], row[better], column[better]).to(patches.dtype)

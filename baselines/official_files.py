@@ -1,6 +1,7 @@
-"""What the official repositories save: which of them wrote a file, the tensors in it, and the sizes that they agree on.
+"""Files of the official repositories: their writer, their tensors, and the sizes on which these agree.
 
-Sources: spec/baselines.md, section 4.2 (who writes which key), 4.3, and the state dicts of sections 5, 6, 8 and 9.
+Sources: the state dicts of cfchen-duke/ProtoPNet, JackeyWang96/TesNet, gmum/ProtoPool and
+jdonnelly36/Deformable-ProtoPNet; keys of other descendants of ProtoPNet are known to be refused by name.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from baselines.pickled import Object, TensorData
-from baselines.torch_file import TorchFile
 from bench.contract import RequestError
+from bench.models.pickle_values import Object, TensorData
+from bench.models.torch_file import TorchFile
 from bench.models.torchvision import TorchvisionNet
 
 Shape = tuple[int, ...]
@@ -43,7 +44,7 @@ SHAPES: dict[str, dict[str, str]] = {
 """Tensors of each network besides backbone and add-on layers. C classes, P prototypes of D channels, K slots."""
 
 ADD_ON = {"protopnet": "even", "tesnet": "even", "protopool": "one", "deformable": "none"}
-"""How many 1x1 convolutions each has before its prototypes: an even number, one, none."""
+"""Number of 1x1 convolutions before the prototypes of each: even, one, none."""
 
 _IGNORED = {"ones", "alfa"}
 """Constants of the official code, and the threshold that ProtoPool's log similarity does not use."""
@@ -61,14 +62,14 @@ _LONGEST_NAME = 1_000
 
 
 @dataclass(frozen=True)
-class Official:
-    """What a file holds.
+class OfficialFile:
+    """Content of an official file.
 
     Attributes:
-        file: the file itself.
+        file: open file, from which tensors are read.
         kind: name of the pickled class; ``None`` for a state dict.
         state: the tensors by their official names, without ``module.``.
-        attributes: of the pickled module, plain values only.
+        attributes: plain values among the attributes of the pickled module.
         identity: ``prototype_class_identity`` of a pickled module.
     """
 
@@ -80,15 +81,15 @@ class Official:
 
     @property
     def shapes(self) -> dict[str, Shape]:
-        """Of all tensors."""
+        """Shapes of all tensors."""
         return {name: self.file.shape(data) for name, data in self.state.items()}
 
 
-def read(path: Path) -> Official:
-    """What an official file holds; nothing in it is executed.
+def read(path: Path) -> OfficialFile:
+    """Read an official file; nothing in it is executed.
 
     Raises:
-        RequestError: where it holds no network.
+        RequestError: if it contains no network.
     """
     file = TorchFile(path)
     content, attributes, kind = file.content, {}, None
@@ -108,7 +109,7 @@ def read(path: Path) -> Official:
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): data for name, data in state.items()}
     identity = attributes.get("prototype_class_identity")
-    return Official(
+    return OfficialFile(
         file,
         kind,
         state,
@@ -117,9 +118,9 @@ def read(path: Path) -> Official:
     )
 
 
-def recognised(found: Official) -> str | None:
-    """Which method wrote the file (table 4.2); ``None`` where its keys leave it open."""
-    state = found.state
+def recognised(official: OfficialFile) -> str | None:
+    """Return the method that wrote the file; ``None`` if several write its keys."""
+    state = official.state
     if "activation_weight" in state:
         return "evalprotopnet"
     if "proto_presence" in state:
@@ -132,28 +133,30 @@ def recognised(found: Official) -> str | None:
         return "prototree"
     if any("add_on_layers.conv_last" in name for name in state):
         return "pixpnet"
-    return _CLASSES.get(found.kind or "")
+    return _CLASSES.get(official.kind or "")
 
 
-def measure(method: str, found: Official) -> dict[str, int]:
-    """The sizes C, P, D, ... of a file of that method, checked in every tensor; B are the backbone's channels.
+def measure(method: str, official: OfficialFile) -> dict[str, int]:
+    """Return the sizes C, P, D, ... of a file of that method, checked in every tensor; B are the backbone's channels.
 
     Raises:
-        RequestError: naming what is missing, unknown or of a shape that does not fit the rest.
+        RequestError: naming tensors that are missing, unknown or of a shape that does not fit the rest.
     """
-    return sizes_of(method, found.shapes, found.file.path)
+    return sizes_of(method, official.shapes, official.file.path)
 
 
 def sizes_of(method: str, shapes: Mapping[str, Shape], path: Path) -> dict[str, int]:
-    """As :func:`measure`, of the tensors with these shapes in the file ``path``."""
+    """Return the sizes of :func:`measure`, of the tensors with these shapes in the file ``path``."""
     wanted = SHAPES[method]
-    add_on = sorted((name for name in shapes if re.fullmatch(r"add_on_layers\.\d+\.weight", name)), key=_place)
+    add_on = sorted((name for name in shapes if re.fullmatch(r"add_on_layers\.\d+\.weight", name)), key=_layer)
     biases = [name.replace(".weight", ".bias") for name in add_on]
     missing = [name for name in [*wanted, *biases] if name not in shapes]
     known = {*wanted, *add_on, *biases, *_IGNORED}
     unknown = [name for name in shapes if name not in known and not name.startswith("features.")]
     if missing or unknown:
-        parts = [f"{what}: {', '.join(names[:4])}" for what, names in (("no", missing), ("unknown", unknown)) if names]
+        parts = [
+            f"{title}: {', '.join(names[:4])}" for title, names in (("no", missing), ("unknown", unknown)) if names
+        ]
         raise RequestError(f"{path} is no file of {method} ({'; '.join(parts)})")
     count = len(add_on)
     if not {"even": count and count % 2 == 0, "one": count == 1, "none": count == 0}[ADD_ON[method]]:
@@ -167,7 +170,7 @@ def sizes_of(method: str, shapes: Mapping[str, Shape], path: Path) -> dict[str, 
         _agree(path, name, shapes[name], f"{width} {before} 1 1", sizes)
         _agree(path, bias, shapes[bias], f"{width}", sizes)
     sizes.setdefault("B", sizes["D"])
-    # Without prototypes a file of a few bytes could speak of any number of classes.
+    # Without prototypes a file of a few bytes could claim any number of classes.
     if not all(sizes.values()):
         raise RequestError(f"{path} is broken: it has tensors without numbers ({', '.join(_none(sizes))})")
     if widths and widths[-1] != sizes["D"]:
@@ -176,10 +179,11 @@ def sizes_of(method: str, shapes: Mapping[str, Shape], path: Path) -> dict[str, 
 
 
 def architecture(shapes: Mapping[str, Shape]) -> str | None:
-    """The torchvision network whose tensors have these names and shapes, without ``features.`` in front.
+    """Return the torchvision network whose tensors have these names and shapes, without ``features.`` in front.
 
-    >>> architecture({"features.features.0.weight": (64, 3, 3, 3)}) is None
-    True
+    Example:
+        >>> architecture({"features.features.0.weight": (64, 3, 3, 3)}) is None
+        True
     """
     given = {name.removeprefix("features."): shape for name, shape in shapes.items() if name.startswith("features.")}
     # Counters of batches: absent from files of torch before 0.4.1.
@@ -197,17 +201,17 @@ def _shapes_of(architecture: str) -> dict[str, Shape]:
     return {name: tuple(tensor.shape) for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
 
 
-def tensors(found: Official) -> dict[str, Tensor]:
-    """All tensors that count, read from the file."""
-    return {name: found.file.tensor(data) for name, data in found.state.items() if name not in _IGNORED}
+def tensors(official: OfficialFile) -> dict[str, Tensor]:
+    """Read all tensors that count from the file."""
+    return {name: official.file.tensor(data) for name, data in official.state.items() if name not in _IGNORED}
 
 
 def _agree(path: Path, name: str, shape: Shape, text: str, sizes: dict[str, int]) -> None:
     """Check a shape against its text, in which a letter alone that has no value yet takes the one seen."""
     wanted = text.split()
-    for seen, word in zip(shape, wanted, strict=False):
+    for size, word in zip(shape, wanted, strict=False):
         if word.isalpha():
-            sizes.setdefault(word, seen)
+            sizes.setdefault(word, size)
     if len(shape) != len(wanted) or shape != tuple(_value(word, sizes) for word in wanted):
         expected = ", ".join(f"{word}={sizes[word]}" if word in sizes else word for word in wanted)
         raise RequestError(f"{path} is broken: {name} is {shape}, expected ({expected})")
@@ -227,37 +231,37 @@ def _none(sizes: Mapping[str, int]) -> list[str]:
     return [f"{name}=0" for name, size in sizes.items() if not size]
 
 
-def _place(name: str) -> int:
+def _layer(name: str) -> int:
     return int(name.split(".")[1])
 
 
 def _unwrapped(module: Object) -> Object:
-    """The module inside ``DataParallel``."""
+    """Return the module inside ``DataParallel``."""
     inner = _dict(module, "_modules").get("module")
     return inner if module.kind.name.endswith("DataParallel") and isinstance(inner, Object) else module
 
 
 def _tensors_of(root: Object, path: Path) -> Iterator[tuple[str, TensorData]]:
-    """Parameters and persistent buffers of a pickled module, under the names of its state dict."""
-    waiting, seen = [("", root)], 0
+    """Yield parameters and persistent buffers of a pickled module, under the names of its state dict."""
+    waiting, visited = [("", root)], 0
     while waiting:
         prefix, module = waiting.pop()
         parts = [_dict(module, name) for name in ("_parameters", "_buffers", "_modules")]
-        # Modules may hold one another, or one module very often.
-        seen += 1 + sum(map(len, parts))
-        if seen > _MOST_TENSORS or len(prefix) > _LONGEST_NAME:
+        # Modules of a crafted file may contain one another, or one module very often.
+        visited += 1 + sum(map(len, parts))
+        if visited > _MOST_TENSORS or len(prefix) > _LONGEST_NAME:
             raise RequestError(f"{path} is broken: its modules contain one another")
         for name in (name for part in parts for name in part):
             if not isinstance(name, str) or len(name) > _LONGEST_NAME:
                 raise RequestError(f"{path} is broken: it has a tensor or module without a name")
-        fleeting = module.state.get("_non_persistent_buffers_set")
-        fleeting = fleeting if isinstance(fleeting, set) else set()
+        transient = module.state.get("_non_persistent_buffers_set")
+        transient = transient if isinstance(transient, set) else set()
         for name, data in {**parts[0], **parts[1]}.items():
-            if isinstance(data, TensorData) and name not in fleeting:
+            if isinstance(data, TensorData) and name not in transient:
                 yield f"{prefix}{name}", data
         waiting += [(f"{prefix}{name}.", child) for name, child in parts[2].items() if isinstance(child, Object)]
 
 
 def _dict(module: Object, name: str) -> dict[str, Any]:
-    found = module.state.get(name)
-    return found if isinstance(found, dict) else {}
+    value = module.state.get(name)
+    return value if isinstance(value, dict) else {}

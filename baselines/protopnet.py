@@ -1,4 +1,4 @@
-"""ProtoPNet: Chen et al., This Looks Like That, NeurIPS 2019 (spec/baselines.md, section 5)."""
+"""ProtoPNet (Chen et al., This Looks Like That, NeurIPS 2019; official code: cfchen-duke/ProtoPNet)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class ProtoPNetModel(PartPrototypeModel):
     """Backbone, add-on layers, distances to prototypes, log similarity, one linear layer without bias.
 
     Args:
-        backbone: with attribute ``channels``.
-        classes: how many.
+        backbone: feature extractor with attribute ``channels``.
+        classes: number of classes.
         per_class: prototypes of each class.
         depth: channels of the latent space.
     """
@@ -38,19 +38,21 @@ class ProtoPNetModel(PartPrototypeModel):
         self.last_layer = layers.class_connection(self.prototypes.classes)
 
     def distances(self, features: Tensor) -> Tensor:
-        """Squared distances of every cell to every prototype ``(N, P, h, w)``."""
+        """Compute the squared distances of every cell to every prototype ``(N, P, h, w)``."""
         return layers.squared_distances(self.add_on_layers(features), self.prototype_vectors)
 
     def classify(self, nearest: Tensor) -> Tensor:
-        """Smallest distances ``(N, P)`` -> logits."""
+        """Return the logits of the smallest distances ``(N, P)``."""
         return self.last_layer(layers.log_similarity(nearest))
 
     def logits(self, features: Tensor) -> Tensor:
-        """Logits alone."""
+        """Return the logits alone."""
         return self.classify(self.distances(features).amin((2, 3)))
 
     def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
-        """Maps are log similarities (spec/baselines.md, 4.1), scores their maxima."""
+        """Return log similarities as maps, their maxima as scores."""
+        # Similarities rather than distances, as in the official visualisation: upsampling does not commute with the
+        # logarithm, so the two have other peaks.
         distances = self.distances(features)
         nearest = distances.amin((2, 3))
         if classes is None:
@@ -60,12 +62,12 @@ class ProtoPNetModel(PartPrototypeModel):
         return Explanation(self.classify(nearest), maps, maps.amax((2, 3)), indices)
 
     def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
-        """The displayed reading: similarity maps weighted by the class's row of the last layer."""
+        """Return the displayed map: similarity maps weighted by the class's row of the last layer."""
         maps = layers.log_similarity(self.distances(features))
         return torch.einsum("nphw,np->nhw", maps, layers.class_weights(self.last_layer, classes))
 
     def contributions(self, features: Tensor, classes: Tensor) -> Tensor:
-        """Each prototype's whole term, in the cell where it is nearest."""
+        """Return each prototype's whole term in the cell nearest to it."""
         maps = layers.log_similarity(self.distances(features))
         return layers.at_maxima(maps, layers.class_weights(self.last_layer, classes))
 
@@ -78,17 +80,19 @@ class ProtoPNetLearner(Learner):
         self.model, self.config, self.progress = model, config, progress
 
     def groups(self) -> Mapping[str, list[nn.Parameter]]:
-        """``backbone``, ``add_on``, ``prototypes``, ``last_layer``."""
+        """Return the groups ``backbone``, ``add_on``, ``prototypes``, ``last_layer``."""
         return layers.parameter_groups(self.model)
 
     def forward(self, images: Tensor, labels: Tensor, phase: str) -> dict[str, Tensor]:
-        """The loss of section 5, and the training accuracy."""
+        """Compute the loss of the paper with its terms, and the training accuracy."""
         model, config = self.model, self.config
         nearest = model.distances(model.backbone(images)).amin((2, 3))
         logits = model.classify(nearest)
         cluster, separation = layers.cluster_and_separation(nearest, labels, model.prototypes.classes)
         entropy = nn.functional.cross_entropy(logits, labels)
+        # Section 2.2 of the paper: the separation cost is the negative distance, hence the minus.
         loss = entropy + config.cluster * cluster - config.separation * separation
+        # In every stage, as in the official code; it trains nothing while the last layer is fixed.
         loss = loss + config.l1 * layers.foreign_weight(model.last_layer, model.prototypes.classes)
         correct = (logits.argmax(1) == labels).float().mean()
         return {
@@ -100,11 +104,11 @@ class ProtoPNetLearner(Learner):
         }
 
     def after_step(self) -> None:
-        """Forget the patches that prototypes no longer are."""
+        """Clear the sources of prototypes that changed."""
         layers.forget_sources(self.model.prototype_vectors, self.model.prototypes)
 
     def act(self, action: str, samples: Samples) -> None:
-        """``project`` the prototypes onto training patches."""
+        """Run ``project``, which replaces the prototypes by training patches."""
         if action != "project":
             super().act(action, samples)
         model = self.model
@@ -149,14 +153,14 @@ class ProtoPNet(Method):
             return schedule.require(("backbone", "add_on", "prototypes", "last_layer"), ("project",))
 
     def build(self, task: Task) -> ProtoPNetModel:
-        """The network with its starting weights, drawn from the task's seed."""
+        """Return the network with its initial weights, drawn from the task's seed."""
         backbone = task.backbone()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(task.seed, "protopnet"))
             return ProtoPNetModel(backbone, task.train.classes, task.config.per_class, task.config.depth).eval()
 
     def learner(self, model: ProtoPNetModel, task: Task) -> ProtoPNetLearner:
-        """The loss of section 5 and the projection."""
+        """Return the learner with the network's loss and projection."""
         return ProtoPNetLearner(model, task.config, task.progress)
 
     def fit(self, task: Task) -> ProtoPNetModel:

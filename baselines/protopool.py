@@ -1,7 +1,7 @@
-"""ProtoPool: Rymarczyk et al., Interpretable Image Classification with Differentiable Prototypes Assignment, ECCV 2022.
+"""ProtoPool (Rymarczyk et al., ECCV 2022; official code: gmum/ProtoPool).
 
-A pool of P prototypes is shared by all classes; each class has K slots, and a distribution over the pool says which
-prototype sits in each (spec/baselines.md, section 8). Letters as there: q the presence ``(C, P, K)``, d distances.
+A pool of P prototypes is shared by all classes; each class has K slots, and each slot a distribution over the pool. As
+in the paper, q is the presence ``(C, P, K)`` and d are distances.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
 
-from baselines import layers, pool
+from baselines import layers, protopool_ops
 from bench.contract import (
     Explanation,
     Method,
@@ -37,13 +37,13 @@ class ProtoPoolModel(PartPrototypeModel):
     """Backbone, one add-on layer, a pool of prototypes, K slots for each class, one linear layer over all slots.
 
     Args:
-        backbone: with attribute ``channels``.
-        classes: how many.
+        backbone: feature extractor with attribute ``channels``.
+        classes: number of classes.
         prototypes: size of the pool.
-        slots: of each class.
+        slots: number of slots of each class.
         depth: channels of the latent space.
         mixing: see :class:`ProtoPool.Config`.
-        noise_seed: ``None``: a slot holds the prototype of its largest presence. A number: Gumbel noise is added at
+        noise_seed: ``None``: a slot contains the prototype of its largest presence. A number: Gumbel noise is added at
             inference as in the official code, the same noise in every call.
     """
 
@@ -58,7 +58,7 @@ class ProtoPoolModel(PartPrototypeModel):
         prototypes: int,
         slots: int,
         depth: int,
-        mixing: pool.Mixing = "factored",
+        mixing: protopool_ops.Mixing = "factored",
         noise_seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -73,7 +73,9 @@ class ProtoPoolModel(PartPrototypeModel):
 
     @torch.no_grad()
     def assign(self) -> None:
-        """Put into every slot the prototype that inference uses, and say in the table who holds which."""
+        """Put into every slot the prototype that inference uses, and update the table of prototypes by class."""
+        # The largest presence, without noise: the official code draws Gumbel noise at inference too, and of untrained
+        # presences 1.2 % of the slots differ between two of its calls.
         presence = self.proto_presence if self.noise_seed is None else self._noisy_presence()
         self.slots.copy_(presence.argmax(1))
         owners = self.prototypes.classes
@@ -82,34 +84,37 @@ class ProtoPoolModel(PartPrototypeModel):
     def _noisy_presence(self) -> Tensor:
         # Drawn on the CPU, so that every device sees the same noise.
         generator = torch.Generator().manual_seed(self.noise_seed or 0)
-        drawn = pool.draw_presence(self.proto_presence.detach().cpu(), pool.SCALE_OF_THE_CODE, generator)
+        drawn = protopool_ops.draw_presence(
+            self.proto_presence.detach().cpu(), protopool_ops.SCALE_OF_THE_CODE, generator
+        )
         return drawn.to(self.proto_presence.device)
 
     def distances(self, features: Tensor) -> Tensor:
-        """Squared distances of every cell to every prototype ``(N, P, h, w)``."""
+        """Compute the squared distances of every cell to every prototype ``(N, P, h, w)``."""
         return layers.squared_distances(self.add_on_layers(features), self.prototype_vectors)
 
     def classify(self, nearest: Tensor, average: Tensor, presence: Tensor | None = None) -> Tensor:
-        """Smallest and mean distances ``(N, P)`` -> logits, by the slots as assigned or by soft ``presence``."""
+        """Return the logits of smallest and mean distances ``(N, P)``, by assigned slots or by a soft ``presence``."""
         if presence is None:
-            return self.last_layer(pool.focal_similarity(nearest, average)[:, self.slots.flatten()])
-        mixed = pool.mix(torch.stack([nearest, average]), presence, self.mixing)
-        return self.last_layer(pool.focal_similarity(mixed[0], mixed[1]).flatten(1))
+            return self.last_layer(protopool_ops.focal_similarity(nearest, average)[:, self.slots.flatten()])
+        mixed = protopool_ops.mix(torch.stack([nearest, average]), presence, self.mixing)
+        return self.last_layer(protopool_ops.focal_similarity(mixed[0], mixed[1]).flatten(1))
 
     def _infer(self, distances: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits, and what each prototype brings into the slots that hold it ``(N, P)``."""
+        """Return the logits, and each prototype's input to the slots that contain it ``(N, P)``."""
         nearest, average = distances.amin((2, 3)), distances.mean((2, 3))
         # A bug of the official code, with `official_bugs` only: evaluation draws its presence like training does. There
         # the draw is another one in every call; here it is one, from the fit's seed, so that a score can be repeated.
         presence = None if self.noise_seed is None else self._noisy_presence()
-        return self.classify(nearest, average, presence), pool.focal_similarity(nearest, average)
+        return self.classify(nearest, average, presence), protopool_ops.focal_similarity(nearest, average)
 
     def logits(self, features: Tensor) -> Tensor:
-        """Logits alone."""
+        """Return the logits alone."""
         return self._infer(self.distances(features))[0]
 
     def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
-        """Maps are log similarities of a prototype's own distances (spec/baselines.md, 4.1), scores focal values."""
+        """Return log similarities of each prototype's distances as maps, focal similarities as scores."""
+        # The official visualisation displays log similarities of a prototype's distances too, not focal values.
         distances = self.distances(features)
         logits, scores = self._infer(distances)
         maps = layers.log_similarity(distances)
@@ -119,10 +124,10 @@ class ProtoPoolModel(PartPrototypeModel):
         return Explanation(logits, self.pick(maps, indices), self.pick(scores, indices), indices)
 
     def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
-        """The displayed reading: similarity maps weighted by the class's row of the last layer, slot by slot."""
+        """Return the displayed map: similarity maps weighted by the class's row of the last layer, slot by slot."""
         maps = layers.log_similarity(self.distances(features))
         rows = layers.class_weights(self.last_layer, classes)
-        # A prototype that sits in several slots has the sum of their weights.
+        # A prototype in several slots has the sum of their weights.
         weights = rows.new_zeros(maps.shape[:2]).index_add(1, self.slots.flatten(), rows)
         return torch.einsum("nphw,np->nhw", maps, weights)
 
@@ -130,8 +135,8 @@ class ProtoPoolModel(PartPrototypeModel):
 class ProtoPoolLearner(Learner):
     """Cross entropy of mixed images, cluster, separation, L1 and slot orthogonality.
 
-    While the presence learns, every step draws it anew from torch's default generator, which the trainer seeds for each
-    epoch. Where a phase leaves it alone, the slots are those of inference.
+    While the presence learns, every step draws it from torch's default generator, which the trainer seeds for each
+    epoch. In a phase that does not train it, the slots are those of inference.
     """
 
     own_slots: Tensor
@@ -144,7 +149,7 @@ class ProtoPoolLearner(Learner):
         self.register_buffer("own_slots", layers.class_identity(classes, slots), persistent=False)
 
     def groups(self) -> Mapping[str, list[nn.Parameter]]:
-        """``backbone``, ``add_on``, ``prototypes``, ``presence``, ``last_layer``."""
+        """Return the groups ``backbone``, ``add_on``, ``prototypes``, ``presence``, ``last_layer``."""
         model = self.model
         return {
             "backbone": list(model.backbone.parameters()),
@@ -155,21 +160,23 @@ class ProtoPoolLearner(Learner):
         }
 
     def before_epoch(self, epoch: int) -> None:
-        """Set the scale of the Gumbel-softmax; put the slots right where the presence is left alone."""
+        """Set the scale of the Gumbel-softmax; assign the slots if the presence does not learn."""
         # The official code's epoch 0 trains nothing (see ProtoPool.fit), so its first training epoch is number 1.
-        self.scale = pool.gumbel_scale(epoch + self.config.official_bugs, self.config.gumbel_epochs)
+        self.scale = protopool_ops.gumbel_scale(epoch + self.config.official_bugs, self.config.gumbel_epochs)
         if not self.model.proto_presence.requires_grad:
             self.model.assign()
 
     def _presence(self) -> Tensor | None:
         logits = self.model.proto_presence
         if logits.requires_grad:
-            return pool.draw_presence(logits, self.scale)
+            return protopool_ops.draw_presence(logits, self.scale)
         # A bug of the official code: its last-layer stage draws noise over the settled presence.
-        return pool.draw_presence(logits, pool.SCALE_OF_THE_CODE) if self.config.official_bugs else None
+        return (
+            protopool_ops.draw_presence(logits, protopool_ops.SCALE_OF_THE_CODE) if self.config.official_bugs else None
+        )
 
     def _mixup(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, float]:
-        """Images blended in pairs, the partners' labels, and the first one's share (Zhang et al. 2018)."""
+        """Blend images in pairs: return them, the partners' labels, and the first image's share (Zhang et al. 2018)."""
         if not self.config.mixup:
             return images, labels, 1.0
         share = float(torch.distributions.Beta(self.config.mixup, self.config.mixup).sample())
@@ -177,19 +184,19 @@ class ProtoPoolLearner(Learner):
         return share * images + (1 - share) * images[partners], labels[partners], share
 
     def forward(self, images: Tensor, labels: Tensor, phase: str) -> dict[str, Tensor]:
-        """The loss of section 8, and the training accuracy."""
+        """Compute the loss of the paper with its terms, and the training accuracy."""
         model, config = self.model, self.config
         images, others, share = self._mixup(images, labels)
         presence = self._presence()
         distances = model.distances(model.backbone(images))
         nearest = distances.amin((2, 3))
         logits = model.classify(nearest, distances.mean((2, 3)), presence)
-        own = model.prototypes.classes if presence is None else pool.most_present(presence)
-        # Of a blended image these two look at the first label only, as published.
-        cluster, separation = layers.cluster_and_separation(nearest, labels, own)
+        owners = model.prototypes.classes if presence is None else protopool_ops.most_present(presence)
+        # For a blended image these two count the first label only, as published.
+        cluster, separation = layers.cluster_and_separation(nearest, labels, owners)
         cross_entropy = nn.functional.cross_entropy
         entropy = share * cross_entropy(logits, labels) + (1 - share) * cross_entropy(logits, others)
-        overlap = pool.orthogonality(model.proto_presence, model.mixing)
+        overlap = protopool_ops.orthogonality(model.proto_presence, model.mixing)
         loss = entropy + config.cluster * cluster - config.separation * separation + config.orthogonality * overlap
         loss = loss + config.l1 * layers.foreign_weight(model.last_layer, self.own_slots)
         guess = logits.argmax(1)
@@ -204,11 +211,11 @@ class ProtoPoolLearner(Learner):
         }
 
     def after_step(self) -> None:
-        """Forget the patches that prototypes no longer are."""
+        """Clear the sources of prototypes that changed."""
         layers.forget_sources(self.model.prototype_vectors, self.model.prototypes)
 
     def act(self, action: str, samples: Samples) -> None:
-        """``project`` the prototypes onto training patches of the classes that hold them in any slot."""
+        """Run ``project``, with the training patches of the classes that have a prototype in any slot."""
         if action != "project":
             super().act(action, samples)
         model = self.model
@@ -217,13 +224,13 @@ class ProtoPoolLearner(Learner):
         vectors, distance = model.prototype_vectors, layers.squared_distances
         layers.project(vectors, model.prototypes, latent, distance, samples, self.progress)
         if self.config.official_bugs:
-            # A bug of the official code: the buffer of a prototype that no slot holds is never filled, and copied.
+            # A bug of the official code: the buffer of a prototype in no slot is never filled, and copied.
             with torch.no_grad():
                 vectors[~model.prototypes.classes.any(1)] = 0.0
 
 
 class ProtoPool(Method):
-    """A pool of prototypes shared by the classes; which class uses which is learnt with them."""
+    """Pool of prototypes shared by the classes, with a learnt assignment to the classes' slots."""
 
     name = "protopool"
     paper = "Rymarczyk et al., Interpretable Image Classification with Differentiable Prototypes Assignment, ECCV 2022"
@@ -236,18 +243,18 @@ class ProtoPool(Method):
 
         Attributes:
             prototypes: size of the pool.
-            slots: of each class.
+            slots: number of slots of each class.
             depth: channels of the latent space.
             cluster: weight of the cluster term.
             separation: weight of the separation term.
             l1: weight of the L1 term on connections to slots of other classes.
             orthogonality: weight of the term that keeps the slots of a class apart.
             mixup: both parameters of the Beta distribution of the first image's share; 0 = images are not blended.
-            gumbel_epochs: after how many epochs the scale of the Gumbel-softmax is at its end.
-            mixing: ``factored`` never holds classes x prototypes x slots x images (nor x slots x slots for the
-                orthogonality); ``literal`` writes the same sums out, for comparison.
-            official_bugs: do as the official code does where it departs from its paper: Gumbel noise at inference and
-                in the last-layer stage, zeros for prototypes without a class, a first epoch that trains nothing.
+            gumbel_epochs: epochs until the scale of the Gumbel-softmax has its last value.
+            mixing: ``factored`` never allocates classes x prototypes x slots x images (nor x slots x slots for the
+                orthogonality); ``literal`` computes the same sums term by term, for comparison.
+            official_bugs: follow the official code if it departs from its paper: Gumbel noise at inference and in the
+                last-layer stage, zeros for prototypes without a class, a first epoch that trains nothing.
             schedule: phases over the groups ``backbone, add_on, prototypes, presence, last_layer``; action ``project``.
         """
 
@@ -260,7 +267,7 @@ class ProtoPool(Method):
         orthogonality: float = 1.0
         mixup: Annotated[float, Field(ge=0)] = 0.5
         gumbel_epochs: PositiveInt = 30
-        mixing: pool.Mixing = "factored"
+        mixing: protopool_ops.Mixing = "factored"
         official_bugs: bool = False
         schedule: Schedule
 
@@ -271,7 +278,7 @@ class ProtoPool(Method):
 
     @classmethod
     def check(cls, config: Any, sizes: Sizes) -> None:
-        """Refuse a pool that one class could fill alone: separation needs a prototype that is not its own."""
+        """Refuse a pool that one class could fill alone: separation needs a prototype of other classes."""
         if config.prototypes <= config.slots:
             raise RequestError(
                 f"protopool.prototypes={config.prototypes} must exceed protopool.slots={config.slots}: "
@@ -279,7 +286,7 @@ class ProtoPool(Method):
             )
 
     def build(self, task: Task) -> ProtoPoolModel:
-        """The network with its starting weights, drawn from the task's seed."""
+        """Return the network with its initial weights, drawn from the task's seed."""
         backbone, config = task.backbone(), task.config
         noise_seed = derive(task.seed, "protopool", "noise at inference") if config.official_bugs else None
         with torch.random.fork_rng(devices=[]):
@@ -289,7 +296,7 @@ class ProtoPool(Method):
             ).eval()
 
     def learner(self, model: ProtoPoolModel, task: Task) -> ProtoPoolLearner:
-        """Its loss and the projection."""
+        """Return the learner with the network's loss and projection."""
         return ProtoPoolLearner(model, task.config, task.progress)
 
     def fit(self, task: Task) -> ProtoPoolModel:
@@ -303,10 +310,11 @@ class ProtoPool(Method):
             schedule = schedule.model_copy(update={"phases": (shorter, *rest)})
         task.trainer.fit(self.learner(model, task), schedule, task.train)
         model.assign()
-        table, held = model.prototypes, model.prototypes.classes.any(1)
-        task.facts["unassigned"] = float((~held).sum())
+        table, assigned = model.prototypes, model.prototypes.classes.any(1)
+        # Prototypes in no slot are kept as they are and counted; the official code makes them zero vectors.
+        task.facts["unassigned"] = float((~assigned).sum())
         task.facts["repeated_slots"] = 1 - float(table.classes.sum()) / model.slots.numel()
-        task.facts["projected"] = float((table.source_image[held] >= 0).float().mean())
-        sources = torch.cat([table.source_image[:, None], table.source_patch], 1)[held]
+        task.facts["projected"] = float((table.source_image[assigned] >= 0).float().mean())
+        sources = torch.cat([table.source_image[:, None], table.source_patch], 1)[assigned]
         task.facts["duplicate_share"] = 1 - len(torch.unique(sources, dim=0)) / len(sources)
         return model.eval()

@@ -1,9 +1,8 @@
-"""TesNet: Wang et al., Interpretable Image Recognition by Constructing Transparent Embedding Space, ICCV 2021
-(spec/baselines.md, section 6).
+"""TesNet (Wang et al., ICCV 2021; official code: JackeyWang96/TesNet).
 
-Where the paper and its official code differ, the paper is followed unless ``official_bugs`` is set. Two habits of the
-code have no setting: it picks its epoch by test accuracy, which nothing here does, and the 128 channels that stand in a
-default of its constructor are the 64 of its settings here (``depth``).
+If the paper and its official code differ, the paper is followed unless ``official_bugs`` is set. Two habits of the code
+have no setting: it picks its epoch by test accuracy, which nothing here does, and its constructor has a default of 128
+channels, while ``depth`` here is the 64 of its settings.
 """
 
 from __future__ import annotations
@@ -34,16 +33,16 @@ from bench.training.trainer import Learner
 
 
 def subspace_separation(bases: Tensor) -> Tensor:
-    """Sum over ordered pairs of classes of ``|A_c - A_d|_F / (2 sqrt 2)``, with ``A = B^T B`` of shape ``(D, D)``.
+    """Compute the sum over ordered pairs of classes of ``|A_c - A_d|_F / (2 sqrt 2)``, ``A = B^T B`` ``(D, D)``.
 
-    The squared norms come from the Gram matrix of the C flattened A: ``C D^2 + C^2`` numbers, where the differences
-    have ``C^2 D^2`` and the inner products of all vectors ``(C K)^2``. Squares of near numbers are subtracted, so it
-    runs in double precision, which autocast leaves alone. Classes that single precision cannot tell apart have
+    The squared norms are from the Gram matrix of the C flattened A: ``C D^2 + C^2`` numbers, while the differences have
+    ``C^2 D^2`` and the inner products of all vectors ``(C K)^2``. Classes that single precision cannot distinguish have
     distance and gradient 0, as in the published form.
 
     Args:
         bases: ``(C, K, D)``, one vector a row.
     """
+    # Squares of near numbers are subtracted, so in double precision, which autocast leaves alone.
     rows = bases.double()
     flat = (rows.mT @ rows).flatten(1)
     gram = flat @ flat.T
@@ -58,7 +57,7 @@ def subspace_separation(bases: Tensor) -> Tensor:
 
 
 def literal_subspace_separation(bases: Tensor) -> Tensor:
-    """The same as the official code computes it, from the ``(C, C, D, D)`` tensor of differences."""
+    """Compute :func:`subspace_separation` as the official code, from the ``(C, C, D, D)`` tensor of differences."""
     operators = bases.mT @ bases
     # The 1e-10 keeps the root away from zero; it is part of the code, not of the paper.
     differences = operators[:, None] - operators + 1e-10
@@ -69,8 +68,8 @@ class TesNetModel(PartPrototypeModel):
     """Backbone, add-on layers, projections onto unit prototypes, their maxima, one linear layer without bias.
 
     Args:
-        backbone: with attribute ``channels``.
-        classes: how many.
+        backbone: feature extractor with attribute ``channels``.
+        classes: number of classes.
         per_class: prototypes of each class.
         depth: channels of the latent space.
     """
@@ -87,19 +86,20 @@ class TesNetModel(PartPrototypeModel):
 
     @property
     def bases(self) -> Tensor:
-        """The prototypes by class ``(C, K, D)``, as they are stored."""
+        """Prototypes by class ``(C, K, D)``, as they are stored."""
         return self.prototype_vectors.reshape(self.prototypes.classes.shape[1], -1, self.prototype_vectors.shape[1])
 
     def maps(self, features: Tensor) -> Tensor:
-        """Projections of every cell onto every prototype ``(N, P, h, w)`` (spec/baselines.md, 4.1)."""
+        """Compute the projections of every cell onto every prototype ``(N, P, h, w)``, larger = more present."""
+        # The official `push_forward` returns them with the opposite sign.
         return layers.projections(self.add_on_layers(features), self.prototype_vectors)
 
     def logits(self, features: Tensor) -> Tensor:
-        """Logits alone."""
+        """Return the logits alone."""
         return self.last_layer(self.maps(features).amax((2, 3)))
 
     def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
-        """Maps are projections, scores their maxima."""
+        """Return projections as maps, their maxima as scores."""
         maps = self.maps(features)
         scores = maps.amax((2, 3))
         logits = self.last_layer(scores)
@@ -109,12 +109,12 @@ class TesNetModel(PartPrototypeModel):
         return Explanation(logits, self.pick(maps, indices), self.pick(scores, indices), indices)
 
     def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
-        """The displayed reading: projections weighted by the class's row of the last layer."""
+        """Return the displayed map: projections weighted by the class's row of the last layer."""
         weights = layers.class_weights(self.last_layer, classes)
         return torch.einsum("nphw,np->nhw", self.maps(features), weights)
 
     def contributions(self, features: Tensor, classes: Tensor) -> Tensor:
-        """Each prototype's whole term, in the cell where its projection is largest."""
+        """Return each prototype's whole term in the cell of its largest projection."""
         return layers.at_maxima(self.maps(features), layers.class_weights(self.last_layer, classes))
 
 
@@ -127,16 +127,16 @@ class TesNetLearner(Learner):
         self.subspaces = subspace_separation if config.subspace_form == "gram" else literal_subspace_separation
 
     def groups(self) -> Mapping[str, list[nn.Parameter]]:
-        """``backbone``, ``add_on``, ``prototypes``, ``last_layer``."""
+        """Return the groups ``backbone``, ``add_on``, ``prototypes``, ``last_layer``."""
         return layers.parameter_groups(self.model)
 
     def forward(self, images: Tensor, labels: Tensor, phase: str) -> dict[str, Tensor]:
-        """The loss of section 6 with its terms, and the training accuracy."""
+        """Compute the loss of the paper with its terms, and the training accuracy."""
         model, config = self.model, self.config
         z = model.add_on_layers(model.backbone(images))
         maps = layers.projections(z, model.prototype_vectors)
         logits = model.last_layer(maps.amax((2, 3)))
-        # Only these two terms look at cosines; logits and maps keep the length of z.
+        # Only these two terms use cosines; logits and maps keep the length of z.
         nearest = -layers.cosines(z, maps).amax((2, 3))
         cluster, separation = layers.cluster_and_separation(nearest, labels, model.prototypes.classes)
         terms = {
@@ -154,13 +154,14 @@ class TesNetLearner(Learner):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Bring the prototypes back to length one, also where they do not learn: a projected patch comes as it is."""
+        """Normalise the prototypes to length one, also if they do not learn, and clear the sources of those that do."""
+        # A projected patch is copied at its length, and official code normalises after every step, of any stage.
         prototypes = self.model.prototype_vectors
         prototypes.copy_(layers.unit(prototypes))
         layers.forget_sources(prototypes, self.model.prototypes)
 
     def act(self, action: str, samples: Samples) -> None:
-        """``project`` the prototypes onto training patches."""
+        """Run ``project``, which replaces the prototypes by training patches."""
         if action != "project":
             super().act(action, samples)
         model = self.model
@@ -168,7 +169,7 @@ class TesNetLearner(Learner):
             model.prototype_vectors,
             model.prototypes,
             lambda images: model.add_on_layers(model.backbone(images)),
-            # At the length that z has, so that long patches win; the patch is copied with its length.
+            # Of unnormalised z, so that long patches win, as published; the patch is copied at its length.
             lambda z, prototypes: -layers.projections(z, prototypes),
             samples,
             self.progress,
@@ -194,8 +195,8 @@ class TesNet(Method):
             l1: weight of the L1 term on connections to other classes.
             orthonormality: weight of the term that makes a class's prototypes an orthonormal basis.
             subspace: weight of the term that parts the classes' subspaces.
-            subspace_form: ``gram``, or ``literal``: the published tensor, 16 GB at 1,000 classes.
-            official_bugs: batch normalisation moves in every phase, also in the last-layer one, where the projected
+            subspace_form: ``gram``, or ``literal``: from the published tensor, 16 GB at 1,000 classes.
+            official_bugs: batch normalisation moves in every phase, also in the last-layer one, in which the projected
                 prototypes stop being training patches; the schedule's ``freeze_norm`` is not followed.
             schedule: phases over the groups ``backbone, add_on, prototypes, last_layer``; action ``project``.
         """
@@ -218,7 +219,7 @@ class TesNet(Method):
 
     @classmethod
     def check(cls, config: Any, sizes: Sizes) -> None:
-        """The prototypes of a class must be able to be orthonormal."""
+        """Refuse more prototypes of a class than can be orthonormal."""
         if config.per_class > config.depth:
             raise RequestError(
                 f"tesnet.per_class is {config.per_class}: so many prototypes cannot be orthonormal in tesnet.depth = "
@@ -226,14 +227,14 @@ class TesNet(Method):
             )
 
     def build(self, task: Task) -> TesNetModel:
-        """The network with its starting weights, drawn from the task's seed."""
+        """Return the network with its initial weights, drawn from the task's seed."""
         backbone = task.backbone()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(task.seed, "tesnet"))
             return TesNetModel(backbone, task.train.classes, task.config.per_class, task.config.depth).eval()
 
     def learner(self, model: TesNetModel, task: Task) -> TesNetLearner:
-        """Its loss and the projection."""
+        """Return the learner with the network's loss and projection."""
         return TesNetLearner(model, task.config, task.progress)
 
     def fit(self, task: Task) -> TesNetModel:

@@ -1,4 +1,4 @@
-"""Metrics and content-free controls; the published ones also as plain functions on tensors."""
+"""Metrics and content-free controls, and the published metrics as plain functions on tensors."""
 
 from __future__ import annotations
 

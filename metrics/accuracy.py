@@ -1,21 +1,18 @@
-"""How often is the highest logit that of the true class?"""
+"""Top-1 accuracy."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from bench.contract import Aggregate, CellError, Metric, Observation, PrototypeTable, Samples, Score, share
-from metrics.parts import columns
+from bench.contract import Aggregate, CellError, NotApplicable, Observation, Score, share
+from metrics.tables import ImageMetric
 
 
-class Accuracy(Metric):
-    """Top-1 accuracy in percent on the whole test split, without test-time augmentation (metrics.md, section 7).
+class Accuracy(ImageMetric):
+    """Top-1 accuracy in percent on the whole test split, without test-time augmentation.
 
-    Where several classes share the highest logit, the first of them is the prediction.
+    If several classes share the highest logit, the first of them is the prediction.
 
     Table of the score: ``image`` (index, label, prediction, correct).
     """
@@ -26,17 +23,13 @@ class Accuracy(Metric):
 
     @classmethod
     def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
-        """What the numbers are means of."""
+        """Return the mean that the number is."""
         return {"": share("image", "correct", "index")}
 
-    def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
-        super().__init__(config, samples, prototypes)
-        self._rows: list[Tensor] = []
-
     def update(self, seen: Observation) -> None:
-        """Take in the predictions of one batch."""
+        """Add the predictions of one batch."""
         logits = seen.own.logits
-        # argmax takes a NaN for the largest value there is, and would call it a prediction.
+        # argmax returns the position of a NaN if there is one, as if it were the largest value.
         broken = logits.isnan().any(1)
         if broken.any():
             raise CellError(
@@ -45,12 +38,13 @@ class Accuracy(Metric):
             )
         prediction = logits.argmax(1)
         correct = (prediction == seen.labels).long()
-        self._rows.append(torch.stack((seen.index, seen.labels, prediction, correct), 1))
+        self._rows.add(index=seen.index, label=seen.labels, prediction=prediction, correct=correct)
 
     def compute(self) -> Score:
-        """The percentage over all images."""
-        if not self._rows:
-            raise CellError("the test split is empty, so accuracy is not defined")
-        image = columns(self._rows, ("index", "label", "prediction", "correct"), keys=1)
-        count = len(image["index"])
-        return Score(value=100 * int(image["correct"].sum()) / count, n=count, items={"image": image})
+        """Return the percentage over all images."""
+        try:
+            table = self._rows.arrays()
+        except NotApplicable as error:
+            raise CellError("the test split is empty, so accuracy is not defined") from error
+        count = len(table["index"])
+        return Score(value=100 * int(table["correct"].sum()) / count, n=count, items={"image": table})

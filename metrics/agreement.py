@@ -1,4 +1,4 @@
-"""Does the prototype most present at a key-point tell which part it is? (van der Klis et al., PDiscoNet, ICCV 2023.)"""
+"""Agreement of prototypes and annotated parts at key-points (van der Klis et al., PDiscoNet, ICCV 2023)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from bench.contract import Aggregate, Metric, NotApplicable, Observation, PrototypeTable, Samples, Score, share
-from metrics.parts import own_stack, to_canvas
+from metrics.parts import class_maps, to_canvas
 from metrics.peaks import CANVAS, interpolation_matrix
 from metrics.tables import Table
 
 
 def values_at(maps: Tensor, points: Tensor, size: int = CANVAS) -> Tensor:
-    """Bicubically upsampled maps at given pixels.
+    """Return the values of bicubically upsampled maps at given pixels.
 
     Args:
         maps: ``(N, K, h, w)``.
@@ -31,12 +31,14 @@ def values_at(maps: Tensor, points: Tensor, size: int = CANVAS) -> Tensor:
 
 
 class PartAgreement(Metric):
-    """Normalised mutual information of the most present prototype at each visible key-point and the part that is there.
+    """Normalised mutual information of the most present prototype at each visible key-point and the annotated part.
 
-    Within each class that shows two parts or more, since a class's prototypes are its own; averaged over classes, in
-    percent. ``ari``: the adjusted Rand index instead, which is 0 for chance. ``overall``: the information over all
-    classes at once, for methods whose prototypes mean the same part in several. By scikit-learn. Table:
-    ``class``.
+    It is computed within each class that shows two parts or more, since a class's prototypes are its own, and averaged
+    over classes, in percent. ``ari``: the adjusted Rand index instead, which is 0 for chance. ``overall``: the
+    information over all classes at once, for methods whose prototypes mean the same part in several. Both scores are
+    scikit-learn's, as in ``engine/eval_interpretability_nmi_ari_keypoint.py`` of ananthu-aniraj/pdiscoformer.
+
+    Table of the score: ``class``.
     """
 
     name = "part_agreement"
@@ -45,11 +47,11 @@ class PartAgreement(Metric):
 
     @classmethod
     def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
-        """What the numbers are means of."""
+        """Return the means that the numbers are."""
         return {
             "": share("class", "nmi", "class"),
             "ari": Aggregate("class", "ari", "class", scale=100.0, higher_is_better=True),
-            "overall": "which prototype is where is not in its table",
+            "overall": "its table does not contain the prototypes at the key-points",
         }
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
@@ -59,10 +61,11 @@ class PartAgreement(Metric):
         self._rows = Table("index", "part")
 
     def update(self, seen: Observation) -> None:
-        """Name the prototype at every key-point of one batch."""
-        indices, maps, _ = own_stack(seen)
+        """Find the prototype at every key-point of one batch."""
+        indices, maps, _ = class_maps(seen)
         points = to_canvas(seen.keypoints, seen.size).long().clamp(0, CANVAS - 1)
         values = values_at(maps, points)
+        # Padding of smaller classes must never be the most present.
         slot = torch.where((indices >= 0)[:, None], values, -torch.inf).argmax(2)
         image, part = (seen.visible & (indices >= 0).any(1, keepdim=True)).nonzero(as_tuple=True)
         self._rows.add(
@@ -70,7 +73,7 @@ class PartAgreement(Metric):
         )
 
     def compute(self) -> Score:
-        """The mean over classes."""
+        """Return the mean over classes."""
         try:
             from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
         except ImportError as error:
@@ -79,15 +82,16 @@ class PartAgreement(Metric):
         part, prototype = table["part"], table["prototype"]
         classes, shared, rand = [], [], []
         for label in sorted(set(table["label"].tolist())):
-            own = table["label"] == label
-            if len(set(part[own].tolist())) > 1:
+            of_class = table["label"] == label
+            # With one part only, both scores are constants that say nothing about the prototypes.
+            if len(set(part[of_class].tolist())) > 1:
                 classes.append(label)
-                shared.append(normalized_mutual_info_score(part[own], prototype[own]))
-                rand.append(adjusted_rand_score(part[own], prototype[own]))
+                shared.append(normalized_mutual_info_score(part[of_class], prototype[of_class]))
+                rand.append(adjusted_rand_score(part[of_class], prototype[of_class]))
         if not classes:
             raise NotApplicable("no class shows two parts in its test images")
-        found = {"class": classes, "nmi": shared, "ari": rand}
-        columns = {name: torch.tensor(values).numpy() for name, values in found.items()}
+        lists = {"class": classes, "nmi": shared, "ari": rand}
+        columns = {name: torch.tensor(values).numpy() for name, values in lists.items()}
         also = {"ari": 100 * float(columns["ari"].mean())}
         also["overall"] = 100 * float(normalized_mutual_info_score(part, prototype))
         return Score(100 * float(columns["nmi"].mean()), len(classes), {"class": columns}, also)

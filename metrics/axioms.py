@@ -1,8 +1,8 @@
-"""The axioms of attribution (Tan et al. 2024, section 4.1), measured instead of argued (spec: metrics.md, section 8).
+"""Axioms of attribution (Tan et al. 2024, section 4.1), measured as residuals.
 
-A cell is one place of the backbone's feature map. Each axiom is measured on the map a method displays and, where it has
-them, on its exact contributions, for the true and for the predicted class. It holds where the value is at most
-``tolerance``: table 1's tick.
+A cell is one location of the backbone's feature map. Each axiom is measured on the map that a method displays and, if
+it has them, on its exact contributions, for the true and for the predicted class. It holds if the value is at most
+``tolerance``, which is a tick in table 1 of the paper.
 """
 
 from __future__ import annotations
@@ -15,21 +15,19 @@ import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from bench.contract import Aggregate, Metric, NotApplicable, Observation, PrototypeTable, Samples, Score, Settings
-from metrics.features import Features, Reading, attribution, chosen_features, draws, logit_changes, spread
-from metrics.tables import Table
-
-_NEEDS = frozenset({"image", "label", "prediction"})
+from bench.contract import Aggregate, NotApplicable, Observation, PrototypeTable, Samples, Score, Settings
+from metrics.feature_sampling import Features, Reading, attribution, chosen_features, draws, logit_changes, spread
+from metrics.tables import ImageMetric
 
 
 class AxiomConfig(Settings):
-    """How an axiom is measured.
+    """Settings of an axiom's measurement.
 
     Attributes:
-        reading: on the map that a method displays, or on its exact contributions.
-        images: at most so many test images, evenly spread.
-        seed: of what is drawn.
-        tolerance: the axiom holds where the value is not above it.
+        reading: the map that a method displays, or its exact contributions.
+        images: largest number of test images, evenly spread.
+        seed: of random factors, permutations and shifts.
+        tolerance: largest value at which the axiom holds.
     """
 
     reading: Reading = "displayed"
@@ -39,25 +37,34 @@ class AxiomConfig(Settings):
 
 
 def both(features: Features, **columns: Tensor) -> dict[str, Tensor]:
-    """Columns of a table from ``(2, n)`` numbers of the true and the predicted class, or ``(n,)`` of the true one."""
+    """Return a table's columns from ``(2, n)`` numbers of the true and predicted class, or ``(n,)`` of the true one."""
     table = {"index": features.index, "label": features.classes[0], "prediction": features.classes[1]}
     for name, values in columns.items():
         table |= {name: values[0], f"{name}_predicted": values[1]} if values.ndim == 2 else {name: values}
     return table
 
 
-def score(table: Mapping[str, Any], value: float, also: Mapping[str, str]) -> Score:
-    """A score whose further numbers are means of columns, each under a name of its own."""
-    means = {name: float(table[column].mean()) for name, column in also.items()}
-    return Score(value, len(table["index"]), {"image": table}, means)
-
-
 def means_of(columns: Mapping[str, Any], **more: Any) -> dict[str, Aggregate]:
-    """Numbers that are means over images, each by the column it comes from; less is better in all."""
-    return {name: Aggregate("image", one, "index", higher_is_better=False, **more) for name, one in columns.items()}
+    """Return the aggregates of numbers that are means over images, each by its column; less is better in all."""
+    return {
+        name: Aggregate("image", column, "index", higher_is_better=False, **more) for name, column in columns.items()
+    }
 
 
-class Sensitivity(Metric):
+class Axiom(ImageMetric):
+    """Residual of an axiom, on evenly spread test images."""
+
+    unit = ""
+    higher_is_better = False
+    needs = frozenset({"image", "label", "prediction"})
+    Config: type[Settings] = AxiomConfig
+
+    def features(self, seen: Observation) -> Features | None:
+        """Return the features of the chosen images of a batch; ``None`` if there are none."""
+        return chosen_features(seen, self.samples, self.config.images)
+
+
+class Sensitivity(Axiom):
     """Share of cells that are shown though the logit does not depend on them, or the reverse.
 
     A cell matters if the logit changes by more than tau = 1e-6 max(1, abs(logit)) when its features are replaced by the
@@ -67,11 +74,10 @@ class Sensitivity(Metric):
 
     name = "sensitivity"
     version = "1"
-    higher_is_better = False
-    needs = _NEEDS
+    unit = "%"
 
     class Config(Settings):
-        """As :class:`AxiomConfig`, and ``baseline``: zeros, or the mean feature of 64 training images."""
+        """Settings of :class:`AxiomConfig`, and ``baseline``: zeros, or the mean feature of 64 training images."""
 
         reading: Reading = "displayed"
         images: PositiveInt = 128
@@ -79,29 +85,28 @@ class Sensitivity(Metric):
         baseline: str = "zero"
 
         def model_post_init(self, context: Any, /) -> None:
-            """Refuse what has no meaning."""
+            """Refuse unknown baselines."""
             if self.baseline not in ("zero", "mean"):
                 raise ValueError("baseline is zero or mean")
 
     @classmethod
     def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
-        """What the numbers are means of."""
+        """Return the means that the numbers are."""
         named = {"": "violations", "false": "false", "missed": "missed", "predicted": "violations_predicted"}
         return means_of(named, limits=(0.0, 100.0))
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)
-        self._chosen, self._rows = spread(len(samples), config.images), Table("index")
         self._train: Samples | None = None
         self._baseline: Tensor | None = None
 
     def prepare(self, train: Samples) -> None:
-        """Remember where the mean feature comes from."""
+        """Keep the training split for the mean feature."""
         self._train = train
 
     def update(self, seen: Observation) -> None:
         """Replace every cell of some images of one batch."""
-        features = chosen_features(seen, self._chosen)
+        features = self.features(seen)
         if features is None:
             return
         shown = [
@@ -109,7 +114,7 @@ class Sensitivity(Metric):
         ]
         baseline = self._replacement(seen, features)
         changes = seen.once(
-            ("logit changes", len(self._chosen), self.config.baseline), lambda: logit_changes(features, baseline)
+            ("logit changes", self.config.images, self.config.baseline), lambda: logit_changes(features, baseline)
         )
         logits = torch.stack([features.logit(classes) for classes in features.classes])
         tau = 1e-6 * logits.abs().clamp(min=1)[:, :, None]
@@ -118,12 +123,13 @@ class Sensitivity(Metric):
         self._rows.add(**both(features, violations=false + missed, false=false, missed=missed))
 
     def _replacement(self, seen: Observation, features: Features) -> Tensor:
-        """What a cell's features are replaced by: ``(D,)``."""
+        """Return the features that replace those of a cell: ``(D,)``."""
         if self._baseline is None:
             if self.config.baseline == "zero":
                 self._baseline = features.maps.new_zeros(features.maps.shape[1])
             else:
                 assert self._train is not None, "prepare() comes first"
+                # Evenly spread, so the same images in every run.
                 some = spread(len(self._train), 64)
                 batches = self._train.batches(16, seen.images.device, index=some)
                 means = [seen.model.backbone(batch.images).double().mean((2, 3)) for batch in batches]
@@ -131,37 +137,28 @@ class Sensitivity(Metric):
         return self._baseline
 
     def compute(self) -> Score:
-        """The mean percentage of the cells of an image."""
-        table = self._rows.arrays()
-        also = {"false": "false", "missed": "missed", "predicted": "violations_predicted"}
-        return score(table, float(table["violations"].mean()), also)
+        """Return the mean percentage of the cells of an image."""
+        return self.means("violations", false="false", missed="missed", predicted="violations_predicted")
 
 
-class Completeness(Metric):
-    """How far the attributions of all cells, and what belongs to no cell, are from summing up to the logit.
+class Completeness(Axiom):
+    """Distance of the sum of all cells' attributions and the offset from the logit.
 
-    The value is the mean of abs(sum + offset - logit) / max(abs(logit), 1e-6), ``absolute`` that of the numerator.
+    The value is the mean of abs(sum + offset - logit) / max(abs(logit), 1e-6), ``absolute`` that of the numerator. The
+    offset belongs to no cell: it is the classifier's bias, for example, which the paper's equation 8 leaves out.
     """
 
     name = "completeness"
     version = "1"
-    unit = ""
-    higher_is_better = False
-    needs = _NEEDS
-    Config = AxiomConfig
 
     @classmethod
     def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
-        """What the numbers are means of."""
+        """Return the means that the numbers are."""
         return means_of({"": "gap", "absolute": "absolute", "predicted": "gap_predicted"})
-
-    def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
-        super().__init__(config, samples, prototypes)
-        self._chosen, self._rows = spread(len(samples), config.images), Table("index")
 
     def update(self, seen: Observation) -> None:
         """Add up the attributions of some images of one batch."""
-        features = chosen_features(seen, self._chosen)
+        features = self.features(seen)
         if features is None:
             return
         gaps, logits = [], []
@@ -173,75 +170,72 @@ class Completeness(Metric):
         self._rows.add(**both(features, gap=absolute / torch.stack(logits).abs().clamp(min=1e-6), absolute=absolute))
 
     def compute(self) -> Score:
-        """The mean relative gap."""
-        table = self._rows.arrays()
-        return score(table, float(table["gap"].mean()), {"absolute": "absolute", "predicted": "gap_predicted"})
+        """Return the mean relative gap."""
+        return self.means("gap", absolute="absolute", predicted="gap_predicted")
 
 
-class Linearity(Metric):
-    """How far a head is from linear in the features, and its attribution from linear in the head.
+class Linearity(Axiom):
+    """Distance of a head from linear in the features, and of its attribution from linear in the head.
 
     ``head``, the value: with g = logit - offset, abs(g(a x + b x') - a g(x) - b g(x')) over abs(a g(x)) + abs(b g(x')),
     for the features x of an image, x' of the next one, and a, b drawn from (0.2, 1). ``attribution``: for the combined
     logit a f_c + b f_c', the distance of its attribution from the same combination of the two attributions over its
-    norm, where the method can attribute combinations (``mixes``).
+    norm, if the method can attribute combinations (``mixes``).
     """
 
     name = "linearity"
     version = "1"
-    unit = ""
-    higher_is_better = False
-    needs = _NEEDS
-    Config = AxiomConfig
 
     @classmethod
     def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
-        """What the numbers are means of."""
+        """Return the means that the numbers are."""
         return means_of({"": "head", "attribution": "attribution"})
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)
-        self._chosen, self._rows = spread(len(samples), config.images), Table("index")
         self._kept: list[tuple[Tensor, ...]] = []
         self._last: Features | None = None
 
     def update(self, seen: Observation) -> None:
         """Keep the features of some images, and combine the attributions of their class and another."""
-        features = chosen_features(seen, self._chosen)
+        features = self.features(seen)
         if features is None:
             return
         classes, width = features.classes[0], features.logits.shape[1]
+        # Purpose 1 here and 2 in Symmetry: the two draw independently under one seed.
         generators = draws(features, 1, self.config.seed)
-        drawn = [(*one.uniform(0.2, 1, 2), one.integers(1, max(2, width))) for one in generators]
+        drawn = [(*random.uniform(0.2, 1, 2), random.integers(1, max(2, width))) for random in generators]
         factors = torch.tensor(drawn, dtype=torch.float64, device=classes.device)
-        # Single precision is what the backbone gave.
+        # Half the memory, and nothing is lost: the backbone's output was in single precision.
         self._kept.append((features.index, classes, factors, features.maps.float()))
         self._last = features
         if not features.model.mixes or width < 2:
             return
         other = (classes + factors[:, 2].long()) % width
-        one, two = (
+        first, second = (
             attribution(features.model, features.maps, c, self.config.reading, alike=False) for c in (classes, other)
         )
         weights = torch.zeros_like(features.logits)
         weights.scatter_(1, classes[:, None], factors[:, :1]).scatter_(1, other[:, None], factors[:, 1:2])
         mixed = attribution(features.model, features.maps, weights, self.config.reading, alike=False)
-        gap = (mixed - factors[:, :1] * one - factors[:, 1:2] * two).norm(dim=1)
+        gap = (mixed - factors[:, :1] * first - factors[:, 1:2] * second).norm(dim=1)
         self._rows.add(**both(features, attribution=gap / mixed.norm(dim=1).clamp(min=1e-300)))
 
     def compute(self) -> Score:
-        """The mean gap of the head."""
+        """Return the mean gap of the head."""
         if self._last is None:
-            raise NotApplicable("there is no test image to measure it on")
+            raise NotApplicable(self.empty)
+        # In the order of the split, whose next image (for the last one, the first) is x': no batch decides on pairs.
         order = torch.cat([kept[0] for kept in self._kept]).argsort()
         index, label, factors, maps = (torch.cat(parts)[order] for parts in zip(*self._kept, strict=True))
         model, following, gaps = self._last.model, torch.arange(len(index)).roll(-1), []
         for part in torch.arange(len(index)).split(32):
-            x, y, own = maps[part].double(), maps[following[part]].double(), label[part]
+            x, y, of_class = maps[part].double(), maps[following[part]].double(), label[part]
             a, b = factors[part, 0], factors[part, 1]
             mixed = a[:, None, None, None] * x + b[:, None, None, None] * y
             together, first, second = (
-                model.logits(which).gather(1, own[:, None])[:, 0] - model.offset(own) for which in (mixed, x, y)
+                model.logits(inputs).gather(1, of_class[:, None])[:, 0] - model.offset(of_class)
+                for inputs in (mixed, x, y)
             )
             size = (a * first).abs() + (b * second).abs()
             gaps.append((together - a * first - b * second).abs() / size.clamp(min=1e-6))
@@ -254,24 +248,20 @@ class Linearity(Metric):
         return Score(float(gap.mean()), len(gap), {"image": table}, also)
 
 
-class Symmetry(Metric):
-    """Whether cells that play the same role are treated alike.
+class Symmetry(Axiom):
+    """Difference in the attribution of cells that play the same role.
 
     ``copy``: the features of the most attributed cell u are copied to another one, v; abs(A(u) - A(v)) over the largest
-    magnitude in A. ``permutation``: all cells change places; the distance of the new attribution from the old one with
-    its cells moved alike, over its norm. The value is the larger of the two means.
+    magnitude in A. ``permutation``: all cells are permuted; the distance of the new attribution from the old one with
+    its cells permuted alike, over its norm. The value is the larger of the two means.
     """
 
     name = "symmetry"
     version = "1"
-    unit = ""
-    higher_is_better = False
-    needs = _NEEDS
-    Config = AxiomConfig
 
     @classmethod
     def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
-        """What the numbers are means of."""
+        """Return the means that the numbers are."""
         ends = {"": "", "predicted": "_predicted"}
         both = {
             name: lambda table, end=end: np.column_stack((table[f"copy{end}"], table[f"permutation{end}"]))
@@ -280,15 +270,11 @@ class Symmetry(Metric):
         single = means_of({"copy": "copy", "permutation": "permutation"})
         return {**means_of(both, combine=lambda means: means.max(-1)), **single}
 
-    def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
-        super().__init__(config, samples, prototypes)
-        self._chosen, self._rows = spread(len(samples), config.images), Table("index")
-
     def update(self, seen: Observation) -> None:
         """Copy and permute the cells of some images of one batch."""
         if seen.model.apart:
             raise NotApplicable(seen.model.apart)
-        features = chosen_features(seen, self._chosen)
+        features = self.features(seen)
         if features is None:
             return
         model, maps, device = features.model, features.maps.flatten(2), features.maps.device
@@ -296,7 +282,8 @@ class Symmetry(Metric):
         if cells < 2:
             raise NotApplicable("its features have one cell")
         shape = features.maps.shape[2:]
-        drawn = [(one.permutation(cells), one.integers(1, cells)) for one in draws(features, 2, self.config.seed)]
+        generators = draws(features, 2, self.config.seed)
+        drawn = [(random.permutation(cells), random.integers(1, cells)) for random in generators]
         order = torch.stack([torch.from_numpy(permutation) for permutation, _ in drawn]).to(device)
         step = torch.tensor([distance for _, distance in drawn], device=device)
         permuted = maps.gather(2, order[:, None].expand_as(maps)).unflatten(2, shape)
@@ -305,22 +292,25 @@ class Symmetry(Metric):
         for classes in features.classes:
             shown = attribution(model, features.maps, classes, self.config.reading)
             moved = attribution(model, permuted, classes, self.config.reading)
+            # An attribution that does not depend on the cells' positions is permuted like the cells.
             distance = (moved - shown.gather(1, order)).norm(dim=1)
             moves.append(distance / shown.norm(dim=1).clamp(min=1e-300))
             u = shown.abs().argmax(1)
+            # Another cell than u, since the step is between 1 and cells - 1.
             v = (u + step) % cells
             copied = maps.clone()
             copied[row, :, v] = maps[row, :, u]
+            # Cells with the same features must have the same attribution.
             again = attribution(model, copied.unflatten(2, shape), classes, self.config.reading)
             top = again.abs().amax(1).clamp(min=1e-300)
             copies.append((again[row, u] - again[row, v]).abs() / top)
         self._rows.add(**both(features, copy=torch.stack(copies), permutation=torch.stack(moves)))
 
     def compute(self) -> Score:
-        """The larger of the two mean gaps."""
-        table = self._rows.arrays()
+        """Return the larger of the two mean gaps."""
+        score = self.means("copy", copy="copy", permutation="permutation")
+        table = score.items["image"]
         worst, predicted = (
             max(float(table[f"{name}{end}"].mean()) for name in ("copy", "permutation")) for end in ("", "_predicted")
         )
-        found = score(table, worst, {"copy": "copy", "permutation": "permutation"})
-        return Score(found.value, found.n, found.items, {**found.also, "predicted": predicted})
+        return Score(worst, score.n, score.items, {**score.also, "predicted": predicted})

@@ -1,32 +1,24 @@
-"""How much has to be looked at to follow one decision?"""
+"""Compactness: the number of prototypes that explain a decision."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from bench.contract import (
-    Aggregate,
-    CellError,
-    Metric,
-    NotApplicable,
-    Observation,
-    PrototypeTable,
-    Samples,
-    Score,
-    Settings,
-)
-from metrics.parts import own_stack
-from metrics.tables import Table
+from bench.contract import Aggregate, CellError, Observation, PrototypeTable, Samples, Score, Settings
+from metrics.parts import class_maps, require_prototypes
+from metrics.tables import ImageMetric
 
 
-class Compactness(Metric):
-    """How many prototypes of the true class make up 90 % of the sum of the magnitudes of its scores, mean over images.
+class Compactness(ImageMetric):
+    """Number of prototypes of the true class that make up 90 % of the sum of its scores' magnitudes, mean over images.
 
-    Images of a class without prototypes are left out.
-    ``whole``: how many prototypes of the model speak for a class at all. ``area``: share of cells where the displayed
-    map of the class exceeds the middle between its smallest and largest value, in percent. After the local and global
-    size of PIP-Net and QuanProto (spec/metrics.md, section 9); the threshold is ours. Table of the score: ``image``.
+    Images of a class without prototypes are left out. ``whole``: number of prototypes of the model that speak for a
+    class at all. ``area``: share of locations at which the displayed map of the class exceeds the middle between its
+    smallest and largest value, in percent. After the local and global size of PIP-Net (Nauta et al., CVPR 2023) and
+    ``metrics/compactness.py`` of uos-sis/quanproto; the threshold is ours.
+
+    Table of the score: ``image``.
     """
 
     name = "compactness"
@@ -36,18 +28,18 @@ class Compactness(Metric):
     needs = frozenset({"image", "label", "prediction"})
 
     class Config(Settings):
-        """The share of the scores' magnitude that has to be explained."""
+        """Share of the scores' magnitude that has to be explained."""
 
         share: float = 0.9
 
         def model_post_init(self, context: Any, /) -> None:
-            """Refuse what has no meaning."""
+            """Refuse shares outside (0, 1]."""
             if not 0 < self.share <= 1:
-                raise ValueError("share lies in (0, 1]")
+                raise ValueError("share must be in (0, 1]")
 
     @classmethod
     def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
-        """What the numbers are means of."""
+        """Return the means that the numbers are."""
         return {
             "": Aggregate("image", "needed", "index"),
             "area": Aggregate("image", "area", "index", limits=(0.0, 100.0)),
@@ -56,16 +48,15 @@ class Compactness(Metric):
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)
-        if not prototypes.classes.any():
-            raise NotApplicable("the model has no prototype that speaks for a class, so there is nothing to score")
-        self._rows = Table("index")
+        require_prototypes(prototypes)
 
     def update(self, seen: Observation) -> None:
         """Sort the scores of one batch."""
-        indices, _, scores = own_stack(seen)
-        own = (indices >= 0).any(1)
+        indices, _, scores = class_maps(seen)
+        kept = (indices >= 0).any(1)
         size = (scores.double().abs() * (indices >= 0)).sort(1, descending=True).values
-        # Those that are needed: before each of them the sum so far is still below the share.
+        # A prototype is needed if the sum before it is still below the share; a sum that reaches the share but for
+        # rounding reaches it.
         before = size.cumsum(1) - size
         needed = ((before < self.config.share * size.sum(1, keepdim=True) * (1 - 1e-12)) & (size > 0)).sum(1)
         shown = seen.model.attribute(seen.features, seen.labels).double().flatten(1)
@@ -75,10 +66,10 @@ class Compactness(Metric):
             )
         low, high = shown.amin(1, keepdim=True), shown.amax(1, keepdim=True)
         area = 100 * (shown > (low + high) / 2).double().mean(1)
-        self._rows.add(index=seen.index[own], label=seen.labels[own], needed=needed[own], area=area[own])
+        self._rows.add(index=seen.index[kept], label=seen.labels[kept], needed=needed[kept], area=area[kept])
 
     def compute(self) -> Score:
-        """The mean over images."""
-        table = self._rows.arrays()
-        also = {"whole": float(self.prototypes.classes.any(1).sum()), "area": float(table["area"].mean())}
-        return Score(float(table["needed"].mean()), len(table["index"]), {"image": table}, also)
+        """Return the mean over images."""
+        score = self.means("needed", area="area")
+        whole = {"whole": float(self.prototypes.classes.any(1).sum())}
+        return Score(score.value, score.n, score.items, {**whole, **score.also})

@@ -1,51 +1,50 @@
-"""Do the prototypes of a class look at different places?"""
+"""Contrastivity: distance between the peaks of a class's prototypes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from bench.contract import Aggregate, Metric, NotApplicable, Observation, PrototypeTable, Samples, Score, Settings
-from metrics.parts import HALF, own_stack
+from bench.contract import Aggregate, Observation, Score, Settings
+from metrics.parts import HALF, class_maps
 from metrics.peaks import CANVAS, peaks
-from metrics.tables import Table
+from metrics.tables import ImageMetric
 
 
-class Contrastivity(Metric):
+class Contrastivity(ImageMetric):
     """Mean distance between the peaks of two prototypes of a class in an image, in percent of the image's side.
 
     Averaged over the pairs of an image, then over images. ``same``: share of pairs within 36 pixels of each other in
-    both directions. After the location part of QuanProto's contrastivity (spec/metrics.md, section 9), on a scale of
-    our own. Table of the score: ``image``.
+    both directions. After the location part of ``metrics/contrastivity.py`` of uos-sis/quanproto; the scale is ours.
+
+    Table of the score: ``image``.
     """
 
     name = "contrastivity"
     version = "1"
     needs = frozenset({"image", "label"})
+    empty = "no test image has a class with two prototypes"
 
     class Config(Settings):
-        """How near two peaks are the same place, in pixels."""
+        """Distance in pixels up to which two peaks count as the same position."""
 
         half_size: int = HALF
 
     @classmethod
     def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
-        """What the numbers are means of."""
+        """Return the means that the numbers are."""
         return {
             "": Aggregate("image", "distance", "index"),
             "same": Aggregate("image", "same", "index", limits=(0.0, 100.0), higher_is_better=False),
         }
 
-    def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
-        super().__init__(config, samples, prototypes)
-        self._rows = Table("index")
-
     def update(self, seen: Observation) -> None:
         """Find the peaks of one batch."""
-        indices, maps, _ = own_stack(seen)
-        found = peaks(maps).double()
+        indices, maps, _ = class_maps(seen)
+        positions = peaks(maps).double()
         real = indices >= 0
-        apart = found[:, :, None] - found[:, None]
+        apart = positions[:, :, None] - positions[:, None]
+        # Each pair once, and none with padding.
         pairs = (real[:, :, None] & real[:, None]).double().triu(1)
         count = pairs.sum((1, 2))
         kept = count > 0
@@ -56,10 +55,5 @@ class Contrastivity(Metric):
         )
 
     def compute(self) -> Score:
-        """The mean over images whose class has two prototypes."""
-        try:
-            table = self._rows.arrays()
-        except NotApplicable as error:
-            raise NotApplicable("no test image has a class with two prototypes") from error
-        same = {"same": float(table["same"].mean())}
-        return Score(float(table["distance"].mean()), len(table["index"]), {"image": table}, same)
+        """Return the mean over images whose class has two prototypes."""
+        return self.means("distance", same="same")

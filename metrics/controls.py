@@ -1,6 +1,7 @@
-"""Content-free controls: answers that look at no image content, to read every score against (metrics.md, section 5).
+"""Content-free controls: maps that do not depend on image content, as the chance level of every score.
 
-They run like methods but classify nothing: accuracy does not apply to them (``predicts = False``).
+They run like methods but classify nothing: accuracy does not apply to them (``predicts = False``). They are in this
+package because the choice of the constant position needs the metric's hit rule, and methods may not import metrics.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from torch import Tensor, nn
 
 from bench.contract import CellError, Explanation, Method, PartPrototypeModel, PrototypeTable, Samples, Settings, Task
 from metrics.consistency import Consistency, consistent
+from metrics.fixed_positions import fixed_hits, grid
 from metrics.peaks import CANVAS
-from metrics.places import fixed_hits, grid
 
 CELLS = 7
-"""Random peaks lie in the cells of the 7 x 7 maps that the published networks have."""
+"""Side of the maps of random controls: the 7 x 7 of the published networks."""
 
 
 class ControlModel(PartPrototypeModel):
-    """A model without content: features are the images themselves, all logits and scores are zero.
+    """Model without content: features are the images themselves, all logits and scores are zero.
 
     Args:
         classes: number of classes.
@@ -35,7 +36,7 @@ class ControlModel(PartPrototypeModel):
         self.place = place
 
     def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
-        """The maps that ``place`` gives; nothing else depends on the images."""
+        """Return the maps of ``place``; nothing else depends on the images."""
         count, (prototypes, width) = len(features), self.prototypes.classes.shape
         indices = None if classes is None else self.prototypes.of(classes)
         rows = torch.arange(prototypes, device=features.device).expand(count, -1) if indices is None else indices
@@ -43,12 +44,12 @@ class ControlModel(PartPrototypeModel):
         return Explanation(features.new_zeros(count, width), self.place(features, rows), scores, indices)
 
     def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
-        """The sum of the maps of the class's prototypes."""
+        """Return the sum of the maps of the class's prototypes."""
         return self.place(features, self.prototypes.of(classes)).sum(1)
 
 
 class FixedPixel(nn.Module):
-    """Every map peaks at one pixel of the canvas, whatever the image and the prototype.
+    """Maps that peak at one pixel of the canvas for every image and prototype.
 
     Args:
         pixel: row and column on the canvas.
@@ -61,20 +62,21 @@ class FixedPixel(nn.Module):
         self.register_buffer("pixel", torch.tensor(pixel))
 
     def forward(self, images: Tensor, rows: Tensor) -> Tensor:
-        """One hot pixel in a map of the canvas' size, shared by all: memory for one map only."""
+        """Return one hot pixel in a map of the canvas' size."""
         hot = torch.arange(CANVAS, device=images.device)[:, None] == self.pixel.to(images.device)
-        one = hot[:, 0, None] & hot[None, :, 1]
-        return one.to(images.dtype).expand(*rows.shape, CANVAS, CANVAS)
+        single = hot[:, 0, None] & hot[None, :, 1]
+        # All maps are views of one, so that they take the memory of one.
+        return single.to(images.dtype).expand(*rows.shape, CANVAS, CANVAS)
 
 
 class RandomCell(nn.Module):
-    """Every map peaks in a random cell: drawn once per prototype, or anew for every image.
+    """Maps that peak in a random cell, drawn once per prototype or for every image.
 
     A draw is a hash of the seed, the prototype and (per image) the image's bits. So it is the same in any batch, and a
     noisy copy of an image gets an independent one.
 
     Args:
-        per: what a draw is made for.
+        per: unit of a draw.
         seed: of the draws.
     """
 
@@ -86,10 +88,12 @@ class RandomCell(nn.Module):
         self.register_buffer("seed", torch.tensor(seed))
 
     def forward(self, images: Tensor, rows: Tensor) -> Tensor:
-        """One hot cell in each map."""
+        """Return one hot cell in each map."""
         draw = mix(mix(self.seed.to(images.device)) + rows)
+        # The bits of the image, not its position: a noisy copy must get another draw.
         if self.per == "image":
             draw = mix(draw + fingerprint(images)[:, None])
+        # Not negative, so that the remainder is a cell; 2^62 is no multiple of 49, a bias of 1e-17.
         cell = (draw & (2**62 - 1)) % CELLS**2
         maps = images.new_zeros(*rows.shape, CELLS**2).scatter_(2, cell[:, :, None], 1)
         return maps.unflatten(2, (CELLS, CELLS))
@@ -110,16 +114,16 @@ def mix(values: Tensor) -> Tensor:
 
 
 def fingerprint(images: Tensor) -> Tensor:
-    """A hash of the bits of each image ``(N, ...)``: int64 ``(N,)``, the same on every device and in every batch."""
+    """Hash the bits of each image ``(N, ...)``: int64 ``(N,)``, the same on every device and in every batch."""
     bits = images.float().contiguous().flatten(1).view(torch.int32).long()
-    # Whole numbers modulo 2^64 add up to the same in any order. Each place has an odd factor of its own, so that images
-    # which differ only in where their pixels are have different sums.
+    # Whole numbers modulo 2^64 add up to the same in any order. Each position has its own odd factor, so that images
+    # which differ only in the order of their pixels have different sums.
     factors = mix(torch.arange(bits.shape[1], device=bits.device)) | 1
     return mix((bits * factors).sum(1))
 
 
 def train_consistency(train: Samples, pixels: Tensor) -> Tensor:
-    """In how many classes a prototype that always peaks at a pixel is consistent on a split.
+    """Count the classes in which a prototype that always peaks at a pixel is consistent on a split.
 
     Args:
         train: the split; its annotations only.
@@ -134,7 +138,7 @@ def train_consistency(train: Samples, pixels: Tensor) -> Tensor:
 
 
 class Constant(Method):
-    """The same pixel in every image: the one of a grid with the best consistency on the training split."""
+    """Same pixel in every image: the one of a grid with the best consistency on the training split."""
 
     name = "constant"
     needs_backbone = False
@@ -142,17 +146,17 @@ class Constant(Method):
     needs = frozenset({"keypoints"})
 
     class Config(Settings):
-        """The step of the grid in pixels of the 224-pixel canvas."""
+        """Step of the grid in pixels of the 224-pixel canvas."""
 
         grid: int = 16
 
         def model_post_init(self, context: Any, /) -> None:
-            """Refuse what has no meaning."""
+            """Refuse steps beyond the canvas."""
             if not 1 <= self.grid <= CANVAS:
                 raise ValueError(f"grid is a step between 1 and {CANVAS} pixels")
 
     def build(self, task: Task) -> ControlModel:
-        """A model that peaks in the centre until its pixel is loaded."""
+        """Return a model that peaks in the centre until its pixel is loaded."""
         return ControlModel(task.train.classes, 1, FixedPixel()).to(task.device).eval()
 
     def fit(self, task: Task) -> ControlModel:
@@ -168,44 +172,44 @@ class Constant(Method):
 
 
 class Center(Method):
-    """The middle of every image."""
+    """Middle of every image."""
 
     name = "center"
     needs_backbone = False
     predicts: ClassVar[bool] = False
 
     def build(self, task: Task) -> ControlModel:
-        """The whole model: there is nothing to fit."""
+        """Return the whole model."""
         return ControlModel(task.train.classes, 1, FixedPixel()).to(task.device).eval()
 
     def fit(self, task: Task) -> ControlModel:
-        """There is nothing to fit."""
+        """Return the whole model: there is nothing to fit."""
         return self.build(task)
 
 
 class Random(Method):
-    """A random cell of a 7 x 7 map, for every image or fixed for each prototype."""
+    """Random cell of a 7 x 7 map, for every image or fixed for each prototype."""
 
     name = "random"
     needs_backbone = False
     predicts: ClassVar[bool] = False
 
     class Config(Settings):
-        """What a draw is made for, and how many prototypes each class has."""
+        """Unit of a draw, and the number of prototypes of each class."""
 
         per: Literal["image", "prototype"] = "image"
         per_class: int = 10
 
         def model_post_init(self, context: Any, /) -> None:
-            """Refuse what has no meaning."""
+            """Refuse classes without prototypes."""
             if self.per_class < 1:
                 raise ValueError("per_class is 1 or more")
 
     def build(self, task: Task) -> ControlModel:
-        """The whole model: there is nothing to fit."""
+        """Return the whole model."""
         place = RandomCell(task.config.per, task.seed)
         return ControlModel(task.train.classes, task.config.per_class, place).to(task.device).eval()
 
     def fit(self, task: Task) -> ControlModel:
-        """There is nothing to fit."""
+        """Return the whole model: there is nothing to fit."""
         return self.build(task)

@@ -1,4 +1,4 @@
-"""What an explanation costs."""
+"""Cost of an explanation: time, parameters and memory."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from bench.contract import Aggregate, Metric, NotApplicable, Observation, Protot
 class Cost(Metric):
     """Milliseconds to explain an image: logits and the maps of its class's prototypes, from pixels.
 
-    The median over batches, the first left out where there are others. ``parameters`` of the whole model; ``fit``: the
-    seconds of the fit, where the cell knows them; ``peak_bytes``: the most memory a batch took beyond what was in use,
-    on a GPU. Figures of other machines, batch sizes or loads do not compare.
+    The median over batches, the first left out if there are others. ``parameters`` of the whole model; ``fit``: the
+    seconds of the fit, if the cell knows them; ``peak_bytes``: the most memory that a batch took on a GPU beyond the
+    memory in use before it. Numbers of other machines, batch sizes or loads do not compare.
     """
 
     name = "cost"
@@ -29,7 +29,7 @@ class Cost(Metric):
 
     @classmethod
     def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
-        """What the numbers are means of."""
+        """Return the reason for which the numbers have no intervals."""
         return dict.fromkeys(("", "parameters", "fit", "peak_bytes"), "it is measured once, not per image")
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
@@ -39,12 +39,14 @@ class Cost(Metric):
         self._also: dict[str, float] = {}
 
     def update(self, seen: Observation) -> None:
-        """Explain one batch anew."""
+        """Explain one batch a second time, and measure it."""
         cuda = seen.images.device.type == "cuda"
+        # Kernels run asynchronously: without waiting, only their launch would be timed.
         if cuda:
             torch.cuda.synchronize(seen.images.device)
             torch.cuda.reset_peak_memory_stats(seen.images.device)
             before = torch.cuda.memory_allocated(seen.images.device)
+        # `seen.own` may have been computed already, so the batch is explained again.
         began = perf_counter()
         seen.model.explain(seen.images, seen.labels)
         if cuda:
@@ -58,7 +60,8 @@ class Cost(Metric):
             self._also["fit"] = seen.fit_seconds
 
     def compute(self) -> Score:
-        """The median over the batches."""
+        """Return the median over the batches."""
         if not self._images:
             raise NotApplicable("there is no test image to explain")
+
         return Score(statistics.median(self._times[1:] or self._times), self._images, also=self._also)

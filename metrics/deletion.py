@@ -1,4 +1,4 @@
-"""Does the prediction fall when what is shown is taken away? (Petsiuk et al., RISE, BMVC 2018.)"""
+"""Deletion and insertion curves (Petsiuk et al., RISE, BMVC 2018)."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from bench.contract import Aggregate, CellError, Metric, Observation, PrototypeTable, Samples, Score, Settings
-from metrics.features import spread
-from metrics.tables import Table
+from bench.contract import Aggregate, CellError, Observation, Score, Settings
+from metrics.feature_sampling import chosen_rows
+from metrics.tables import ImageMetric
 
 
 def curve(ranks: Tensor, images: Tensor, steps: int, insert: bool) -> Tensor:
-    """An image at every step of taking cells away in their order (or of putting them back).
+    """Return an image at every step of removing cells in their order (or of putting them back).
 
     Args:
-        ranks: int64 ``(h, w)``, 0 for the cell that goes (or comes) first.
-        images: ``(3, H, W)``; what is away is 0, the mean colour of a normalised image.
-        steps: how many steps it takes until all cells have gone.
-        insert: put back instead of taking away.
+        ranks: int64 ``(h, w)``, 0 for the cell that is removed (or put back) first.
+        images: ``(3, H, W)``; removed pixels are 0, the mean colour of a normalised image.
+        steps: number of steps until all cells are removed.
+        insert: put back instead of removing.
 
     Returns:
         ``(steps + 1, 3, H, W)``.
@@ -33,19 +33,21 @@ def curve(ranks: Tensor, images: Tensor, steps: int, insert: bool) -> Tensor:
         for side, cells in zip(images.shape[1:], (height, width), strict=True)
     )
     pixel_ranks = ranks[rows][:, columns]
-    # After step s, the first ceil(s cells / steps) cells have gone.
-    gone = (torch.arange(steps + 1, device=ranks.device) * ranks.numel() + steps - 1) // steps
-    touched = pixel_ranks[None] < gone[:, None, None]
+    # After step s, the first ceil(s cells / steps) cells are changed.
+    changed = (torch.arange(steps + 1, device=ranks.device) * ranks.numel() + steps - 1) // steps
+    touched = pixel_ranks[None] < changed[:, None, None]
     return images[None] * (touched if insert else ~touched)[:, None]
 
 
-class Deletion(Metric):
-    """How much faster the predicted class's probability falls in the order of its displayed map than in a random one.
+class Deletion(ImageMetric):
+    """Area under the predicted class's probability while cells are removed: random order minus that of its map.
 
-    Cells go from the highest to the lowest, in equal steps, 0 (the mean colour) in their place. The area under the
+    Cells are replaced by 0 (the mean colour) from the highest to the lowest, in equal steps. The area under the
     probability, by the trapezoid rule, in percent: ``random`` for a random order minus ``area`` for the map's. With
     mode ``insert`` cells are put back into an empty image, and it is ``area`` minus ``random``. On a number of evenly
-    spread images. Table of the score: ``image``.
+    spread images.
+
+    Table of the score: ``image``.
     """
 
     name = "deletion"
@@ -53,12 +55,12 @@ class Deletion(Metric):
     needs = frozenset({"image", "label", "prediction"})
 
     class Config(Settings):
-        """How the curve is made.
+        """Settings of the curve.
 
         Attributes:
-            mode: take away, or put back.
-            images: at most so many test images, evenly spread.
-            steps: of the curve.
+            mode: remove cells, or put them back.
+            images: largest number of test images, evenly spread.
+            steps: number of steps of the curve.
             seed: of the random order.
         """
 
@@ -69,7 +71,7 @@ class Deletion(Metric):
 
     @classmethod
     def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
-        """What the numbers are means of."""
+        """Return the means that the numbers are."""
         sign = 1 if config.mode == "insert" else -1
         return {
             "": Aggregate("image", lambda table: sign * (table["area"] - table["random"]), "index"),
@@ -77,36 +79,34 @@ class Deletion(Metric):
             "random": Aggregate("image", "random", "index", limits=(0.0, 100.0)),
         }
 
-    def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
-        super().__init__(config, samples, prototypes)
-        self._chosen, self._rows = spread(len(samples), config.images), Table("index")
-
     def update(self, seen: Observation) -> None:
-        """Draw the curves of some images of one batch."""
-        own = torch.isin(seen.index, self._chosen.to(seen.index.device)).nonzero()[:, 0]
-        if not len(own):
+        """Compute the curves of some images of one batch."""
+        rows = chosen_rows(seen, self.samples, self.config.images)
+        if not len(rows):
             return
-        prediction = seen.own.logits[own].argmax(1)
-        shown = seen.model.attribute(seen.features[own], prediction)
+        prediction = seen.own.logits[rows].argmax(1)
+        shown = seen.model.attribute(seen.features[rows], prediction)
         if not shown.isfinite().all():
             raise CellError("a displayed map holds NaN or infinite values: look for a division by zero in the method")
         areas = []
-        for place, image in enumerate(own.tolist()):
+        for number, image in enumerate(rows.tolist()):
+            # Seeded by the position in the split: an image's random order is the same in any batch.
             generator = np.random.default_rng((self.config.seed, int(seen.index[image])))
-            by_map = shown[place].flatten().argsort(descending=True, stable=True)
+            # Stable: equal values go in row-major order.
+            by_map = shown[number].flatten().argsort(descending=True, stable=True)
             by_chance = torch.from_numpy(generator.permutation(by_map.numel())).to(by_map.device)
             for order in (by_map, by_chance):
                 ranks = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
                 pictures = curve(
                     ranks.view(shown.shape[1:]), seen.images[image], self.config.steps, self.config.mode == "insert"
                 )
-                probability = seen.model(pictures).double().softmax(1)[:, prediction[place]]
+                probability = seen.model(pictures).double().softmax(1)[:, prediction[number]]
                 areas.append(100 * torch.trapezoid(probability) / self.config.steps)
         area = torch.stack(areas).view(-1, 2)
-        self._rows.add(index=seen.index[own], prediction=prediction, area=area[:, 0], random=area[:, 1])
+        self._rows.add(index=seen.index[rows], prediction=prediction, area=area[:, 0], random=area[:, 1])
 
     def compute(self) -> Score:
-        """The mean over the images."""
+        """Return the mean over the images."""
         table = self._rows.arrays()
         also = {name: float(table[name].mean()) for name in ("area", "random")}
         gain = also["area"] - also["random"] if self.config.mode == "insert" else also["random"] - also["area"]

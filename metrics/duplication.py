@@ -1,4 +1,4 @@
-"""Are some prototypes of a class the same thing twice?"""
+"""Duplicate prototypes within a class."""
 
 from __future__ import annotations
 
@@ -19,14 +19,22 @@ from bench.contract import (
     Settings,
     share,
 )
-from metrics.parts import own_stack
+from metrics.parts import class_maps
 
 
 def likeness(maps: Tensor) -> Tensor:
-    """Correlation over cells of every two maps of an image ``(N, K, h, w) -> (N, K, K)``; constant maps are alike."""
+    """Compute the correlation over cells of every two maps of an image; constant maps are alike.
+
+    Args:
+        maps: ``(N, K, h, w)``.
+
+    Returns:
+        float64 ``(N, K, K)``.
+    """
     flat = maps.double().flatten(2)
     flat = flat - flat.mean(2, keepdim=True)
     size = flat.norm(dim=2, keepdim=True)
+    # Constant but for rounding: such maps have no correlation, and are alike.
     still = size[:, :, 0] <= 1e-12 * maps.double().abs().amax((2, 3)).clamp(min=1e-300)
     unit = torch.where(still[:, :, None], 0.0, flat / size.clamp(min=1e-300))
     return unit @ unit.transpose(1, 2) + (still[:, :, None] & still[:, None]).double()
@@ -36,9 +44,10 @@ class Duplication(Metric):
     """Share of (prototype, class) pairs whose maps another prototype of the class repeats.
 
     Two repeat each other if the correlation of their maps over the cells, averaged over the class's test images, is at
-    least 0.95: what they show, whatever their vectors are. Cells that look partly beyond the image (``model.border``)
-    are left out: zeros there give all maps the same frame. ``sources``: share of prototypes projected onto a patch that
-    another one has too, where the method projects. Table of the score: ``prototype``.
+    least 0.95; their vectors do not matter. Cells that look partly beyond the image (``model.border``) are left out.
+    ``sources``: share of prototypes projected onto a patch that another one has too, if the method projects.
+
+    Table of the score: ``prototype``.
     """
 
     name = "duplication"
@@ -47,18 +56,18 @@ class Duplication(Metric):
     needs = frozenset({"image", "label"})
 
     class Config(Settings):
-        """From which mean correlation on two prototypes count as the same."""
+        """Mean correlation from which two prototypes count as the same."""
 
         threshold: float = 0.95
 
         def model_post_init(self, context: Any, /) -> None:
-            """Refuse what has no meaning."""
+            """Refuse thresholds outside (0, 1]."""
             if not 0 < self.threshold <= 1:
-                raise ValueError("threshold lies in (0, 1]")
+                raise ValueError("threshold must be in (0, 1]")
 
     @classmethod
     def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
-        """What the numbers are means of."""
+        """Return the mean that the number is."""
         return {"": share("prototype", "repeated", "class"), "sources": "the projected patches are not in its table"}
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
@@ -72,7 +81,8 @@ class Duplication(Metric):
 
     def update(self, seen: Observation) -> None:
         """Compare the maps of one batch."""
-        _, maps, _ = own_stack(seen)
+        _, maps, _ = class_maps(seen)
+        # Zeros beyond the image give all maps the same frame, which would count as likeness.
         edge = seen.model.border
         maps = maps[:, :, edge : maps.shape[2] - edge, edge : maps.shape[3] - edge]
         labels = seen.labels.to(self._sum.device)
@@ -80,16 +90,18 @@ class Duplication(Metric):
         self._images.index_add_(0, labels, torch.ones_like(labels))
 
     def compute(self) -> Score:
-        """The percentage over pairs whose class has test images."""
+        """Return the percentage over pairs whose class has test images."""
         classes = (self._images > 0).nonzero()[:, 0]
         if not len(classes):
             raise NotApplicable("there is no test image to measure it on")
         indices = self.prototypes.of(classes)
         real = indices >= 0
         mean = self._sum[classes] / self._images[classes, None, None]
+        # Neither padding nor the prototype itself counts as a repetition.
         other = ~torch.eye(mean.shape[1], dtype=torch.bool, device=mean.device)
         pairs = other & real[:, :, None] & real[:, None]
         nearest = torch.where(pairs, mean, -1.0).amax(2)
+        # A correlation that reaches the threshold but for rounding reaches it.
         repeated = (nearest >= self.config.threshold - 1e-9)[real]
         if not len(repeated):
             raise NotApplicable("no class with a test image has a prototype")
@@ -102,8 +114,8 @@ class Duplication(Metric):
         also = {}
         projected = self.prototypes.source_image >= 0
         if projected.any():
-            places = torch.cat((self.prototypes.source_image[:, None], self.prototypes.source_patch), 1)[projected]
-            _, inverse, counts = places.unique(dim=0, return_inverse=True, return_counts=True)
+            patches = torch.cat((self.prototypes.source_image[:, None], self.prototypes.source_patch), 1)[projected]
+            _, inverse, counts = patches.unique(dim=0, return_inverse=True, return_counts=True)
             also["sources"] = 100 * float((counts[inverse] > 1).double().mean())
         items = {"prototype": {name: column.cpu().numpy() for name, column in table.items()}}
         return Score(100 * float(repeated.double().mean()), len(repeated), items, also)

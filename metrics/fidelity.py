@@ -1,19 +1,22 @@
-"""Does a method that starts from a trained classifier still say what the classifier says?"""
+"""Fidelity of a method to the black box that it starts from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from bench.contract import Aggregate, Metric, NotApplicable, Observation, PrototypeTable, Samples, Score, share
-from metrics.tables import Table
+from bench.contract import Aggregate, NotApplicable, Observation, Score, share
+from metrics.tables import ImageMetric
 
 
-class Fidelity(Metric):
+class Fidelity(ImageMetric):
     """Share of test images with the black box's prediction.
 
     ``accuracy_gain``: accuracy minus that of the black box, in points. ``logit_difference``: the largest absolute
-    difference of a logit, in logits. Source: spec/metrics.md, section 7. Table of the score: ``image``.
+    difference of a logit, in logits. For the paper's method both are 0 but for rounding: its logits are a sum of
+    contributions that add up to the black box's (Tan et al. 2024, equation 8).
+
+    Table of the score: ``image``.
     """
 
     name = "fidelity"
@@ -22,7 +25,7 @@ class Fidelity(Metric):
 
     @classmethod
     def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
-        """What the numbers are means of."""
+        """Return the means that the numbers are."""
 
         def gain(table: Mapping[str, Any]) -> Any:
             right = [(table[which] == table["label"]).astype(float) for which in ("prediction", "black_box")]
@@ -33,10 +36,6 @@ class Fidelity(Metric):
             "accuracy_gain": Aggregate("image", gain, "index", scale=100.0, higher_is_better=True),
             "logit_difference": "it is the largest of all images, which no resample can exceed",
         }
-
-    def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
-        super().__init__(config, samples, prototypes)
-        self._rows = Table("index")
 
     def update(self, seen: Observation) -> None:
         """Compare the logits of one batch."""
@@ -52,7 +51,7 @@ class Fidelity(Metric):
         )
 
     def compute(self) -> Score:
-        """The percentage over all images."""
+        """Return the percentage over all images."""
         table = self._rows.arrays()
         gain = (table["prediction"] == table["label"]).mean() - (table["black_box"] == table["label"]).mean()
         also = {"accuracy_gain": 100 * float(gain), "logit_difference": float(table["difference"].max())}

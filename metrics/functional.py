@@ -1,8 +1,8 @@
-"""Metrics as plain functions on tensors, for maps that no model of this harness made.
+"""Metrics as plain functions on tensors, for maps from outside this harness.
 
-Each image comes with the K maps of its own class's prototypes, slot k of a class always being the same prototype. The
-classes in :mod:`metrics.consistency` and :mod:`metrics.stability` stream batches, know shared prototypes and keep the
-tables that intervals need; on such maps they give the same numbers.
+Each image has the K maps of its class's prototypes, and slot k of a class is always the same prototype. The classes in
+:mod:`metrics.consistency` and :mod:`metrics.stability` stream batches, know shared prototypes and keep the tables that
+intervals need; on such maps they give the same numbers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from metrics.peaks import CANVAS, peaks
 def part_hits(
     maps: Tensor, keypoints: Tensor, visible: Tensor, image_size: int = CANVAS, half: int = HALF, size: int = CANVAS
 ) -> Tensor:
-    """Find which annotated parts lie in the region around each map's peak (Huang et al. 2023).
+    """Find the annotated parts in the region around each map's peak (Huang et al. 2023).
 
     Args:
         maps: ``(N, K, h, w)`` presence maps, larger = more present; upsampled bicubically to the canvas.

@@ -1,4 +1,4 @@
-"""Does a method look at the object?"""
+"""Localisation of the displayed map in the object's box: the pointing game and related scores."""
 
 from __future__ import annotations
 
@@ -9,29 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.contract import (
-    Aggregate,
-    CellError,
-    Metric,
-    NotApplicable,
-    Observation,
-    PrototypeTable,
-    Samples,
-    Score,
-    share,
-)
+from bench.contract import Aggregate, CellError, NotApplicable, Observation, PrototypeTable, Samples, Score, share
 from metrics.peaks import peaks
-from metrics.tables import Table
+from metrics.tables import ImageMetric
 
 
 def inside(boxes: Tensor, height: int, width: int, side: int) -> Tensor:
-    """The share of each cell's area that lies in a box.
+    """Compute the share of each cell's area that is in a box.
 
     Args:
         boxes: ``(N, 4)`` top, left, bottom, right in pixels.
         height: rows of cells.
         width: columns of cells.
-        side: of the square image in pixels.
+        side: side of the square image in pixels.
 
     Returns:
         ``(N, height, width)``.
@@ -49,14 +39,16 @@ def inside(boxes: Tensor, height: int, width: int, side: int) -> Tensor:
     return along(boxes[:, 0], boxes[:, 2], height)[:, :, None] * along(boxes[:, 1], boxes[:, 3], width)[:, None]
 
 
-class PointingBox(Metric):
+class PointingBox(ImageMetric):
     """Share of test images in which the displayed map of the true class peaks in the object's box (the pointing game).
 
-    ``energy``: share of the map's positive sum that lies in the box, cells counted by their area in it. ``outside``:
-    mean positive value outside over that inside, of all images together whose box leaves something outside (after OIRR,
-    with boxes). ``area``: the box's share of the image: what a random place gets. Sources: Zhang et al., IJCV 2018;
-    Wang et al., Score-CAM, 2020; spec/metrics.md, section 9. Images cut to the box have nothing outside: not
-    applicable. Table: ``image``.
+    ``energy``: share of the map's positive sum that is in the box, cells counted by their area in it. ``outside``: mean
+    positive value outside over that inside, of all images together whose box leaves something outside (after the
+    outside-inside relevance ratio OIRR, with boxes). ``area``: the box's share of the image, the chance level of the
+    value. Sources: Zhang et al., IJCV 2018, for the pointing game; Wang et al., Score-CAM, 2020, for the energy. Images
+    cut to the box have nothing outside: not applicable.
+
+    Table of the score: ``image``.
     """
 
     name = "pointing_box"
@@ -65,7 +57,7 @@ class PointingBox(Metric):
 
     @classmethod
     def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
-        """What the numbers are means of."""
+        """Return the means that the numbers are."""
 
         def both(table: Mapping[str, Any]) -> Any:
             return np.column_stack((table["outside"], table["inside"]))
@@ -87,11 +79,10 @@ class PointingBox(Metric):
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)
         if not samples.protocol.startswith("full"):
-            raise NotApplicable("images are cut to the box, so nothing lies outside: set protocol.crop=full")
-        self._rows = Table("index")
+            raise NotApplicable("images are cut to the box, so nothing is outside: set protocol.crop=full")
 
     def update(self, seen: Observation) -> None:
-        """Look where the maps of one batch are high."""
+        """Compare the maps of one batch with the boxes."""
         boxes = seen.boxes.double()
         kept = boxes.isfinite().all(1)
         if not kept.any():
@@ -103,6 +94,7 @@ class PointingBox(Metric):
             )
         boxes, side = boxes[kept], seen.size
         row, column = peaks(maps[:, None], side)[:, 0].double().T
+        # A pixel is in the box if its middle is.
         hit = (row + 0.5 > boxes[:, 0]) & (row + 0.5 < boxes[:, 2]) & (column + 0.5 > boxes[:, 1])
         hit &= column + 0.5 < boxes[:, 3]
         share, high = inside(boxes, *maps.shape[1:], side), maps.clamp(min=0)
@@ -124,7 +116,7 @@ class PointingBox(Metric):
         )
 
     def compute(self) -> Score:
-        """The percentage over all images with a box."""
+        """Return the percentage over all images with a box."""
         table = self._rows.arrays()
         also = {name: 100 * float(table[name].mean()) for name in ("energy", "area")}
         if table["inside"].sum() > 0:

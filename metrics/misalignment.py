@@ -1,4 +1,4 @@
-"""Does a prototype's presence depend on pixels far from where it is shown? (Sacha et al., AAAI 2024.)"""
+"""Spatial misalignment of prototypes under attacks on distant pixels (Sacha et al., AAAI 2024)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from bench.contract import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Aggregate,
-    Metric,
     NotApplicable,
     Observation,
     PartPrototypeModel,
@@ -22,24 +21,33 @@ from bench.contract import (
     Score,
     Settings,
 )
-from metrics.features import spread
-from metrics.parts import own_stack
+from metrics.feature_sampling import chosen_rows
+from metrics.parts import class_maps, require_prototypes
 from metrics.peaks import interpolation_matrix
-from metrics.tables import Table
+from metrics.tables import ImageMetric
 
 
 def highest(maps: Tensor, side: int, share: float) -> Tensor:
-    """The highest pixels of upsampled maps ``(n, h, w)``, and all that equal the last: bool ``(n, side, side)``."""
+    """Find the highest pixels of upsampled maps, and all that equal the last of them.
+
+    Args:
+        maps: ``(n, h, w)``.
+        side: side of the image in pixels.
+        share: share of the pixels.
+
+    Returns:
+        bool ``(n, side, side)``.
+    """
     down, across = (interpolation_matrix(cells, side, torch.float64).to(maps.device) for cells in maps.shape[1:])
     pixels = (down @ maps.double() @ across.T).flatten(1)
     count = max(1, round(share * side * side))
-    # Rounding must not tell equal pixels apart, least of all those of a constant map.
+    # Rounding must not separate equal pixels, least of all those of a constant map.
     limit = pixels.topk(count, dim=1).values[:, -1:] - 1e-12 * pixels.abs().amax(1, keepdim=True)
     return (pixels >= limit).unflatten(1, (side, side))
 
 
 def outside_of(region: Tensor) -> Tensor:
-    """All pixels outside the smallest box around a region: bool ``(n, side, side)``."""
+    """Find all pixels outside the smallest box around a region: bool ``(n, side, side)``."""
     rows, columns = region.any(2), region.any(1)
 
     def between(line: Tensor) -> Tensor:
@@ -51,29 +59,34 @@ def outside_of(region: Tensor) -> Tensor:
 def attacked(
     model: PartPrototypeModel, images: Tensor, labels: Tensor, slot: Tensor, allowed: Tensor, config: Any
 ) -> Tensor:
-    """Images changed where it is allowed so that one score falls: projected descent along the gradient's sign.
+    """Change images in allowed pixels so that one score falls, by projected descent along the gradient's sign.
 
     Args:
-        model: the model.
+        model: model under attack.
         images: ``(n, 3, H, W)``, normalised.
         labels: ``(n,)``.
-        slot: ``(n,)`` which of the scores of the image's class has to fall.
+        slot: ``(n,)``, number of the score of the image's class that has to fall.
         allowed: bool ``(n, H, W)``.
         config: ``epsilon`` and ``step`` in units of pixels in [0, 1], and ``iterations``.
 
+    Returns:
+        The changed images.
+
     Raises:
-        NotApplicable: where scores have no gradient.
+        NotApplicable: if scores have no gradient.
     """
     mean, deviation = (
         torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD)
     )
+    # Limits are in pixels of [0, 1] and images are normalised, hence the division by the deviation.
     low = torch.maximum(images - config.epsilon / deviation, -mean / deviation)
     high = torch.minimum(images + config.epsilon / deviation, (1 - mean) / deviation)
-    low, high = torch.minimum(low, images), torch.maximum(high, images)  # what is out of range stays where it is
+    low, high = torch.minimum(low, images), torch.maximum(high, images)  # pixels out of [0, 1] keep their values
     changed = images.clone()
     for _ in range(config.iterations):
         with torch.enable_grad():
             changed.requires_grad_(True)
+            # An image's score depends on its own pixels only, so the sum has the gradients of all of them.
             score = model.explain(changed, labels).scores.gather(1, slot[:, None]).sum()
             if not score.requires_grad:
                 raise NotApplicable("its scores have no gradient")
@@ -83,15 +96,17 @@ def attacked(
     return changed.detach()
 
 
-class Misalignment(Metric):
-    """How far the map of an image's top prototype moves when only pixels outside its high region are changed.
+class Misalignment(ImageMetric):
+    """Change of the map of an image's top prototype if only pixels outside its high region are changed.
 
-    The true class's prototype with the highest score; its highest 10 % of pixels; the box around them. Pixels outside
-    the box are changed by at most 0.1 (in [0, 1]) so that the score falls, in 20 steps of 0.01. The value is 100 (1 -
-    intersection over union) of the highest 10 % before and after (PLC). ``activation``: by how many percent of its
-    magnitude the score falls (PAC). ``rank``: how many prototypes of other classes rise above it (PRC). On a number of
-    evenly spread images. Source: spec/metrics.md, section 9; the box of the highest pixels is our reading. Table:
-    ``image``.
+    The top prototype is the true class's with the highest score, its high region the highest 10 % of the pixels. Pixels
+    outside the box around them are changed by at most 0.1 (in [0, 1]) so that the score falls, in 20 steps of 0.01. The
+    value is 100 (1 - intersection over union) of the high regions before and after (PLC). ``activation``: fall of the
+    score in percent of its magnitude (PAC). ``rank``: number of prototypes of other classes that rise above it (PRC).
+    On a number of evenly spread images. Source: ``spatial_alignment_test/`` of gmum/interpretability-benchmark; the box
+    of the highest pixels is our reading.
+
+    Table of the score: ``image``.
     """
 
     name = "misalignment"
@@ -100,14 +115,14 @@ class Misalignment(Metric):
     needs = frozenset({"image", "label", "prediction", "gradient"})
 
     class Config(Settings):
-        """The attack.
+        """Settings of the attack.
 
         Attributes:
-            images: at most so many test images, evenly spread.
-            share: of the pixels that are a map's high region.
+            images: largest number of test images, evenly spread.
+            share: share of the pixels that are a map's high region.
             epsilon: largest change of a pixel in [0, 1].
-            step: of one iteration.
-            iterations: of the attack.
+            step: change of a pixel in one iteration.
+            iterations: number of iterations.
         """
 
         images: PositiveInt = 32
@@ -118,7 +133,7 @@ class Misalignment(Metric):
 
     @classmethod
     def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
-        """What the numbers are means of."""
+        """Return the means that the numbers are."""
         return {
             "": Aggregate("image", "location", "index", limits=(0.0, 100.0)),
             "activation": Aggregate("image", "activation", "index", higher_is_better=False),
@@ -127,18 +142,17 @@ class Misalignment(Metric):
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)
-        if not prototypes.classes.any():
-            raise NotApplicable("the model has no prototype that speaks for a class, so there is nothing to attack")
-        self._chosen, self._rows = spread(len(samples), config.images), Table("index")
+        require_prototypes(prototypes, "attack")
 
     def update(self, seen: Observation) -> None:
         """Attack some images of one batch."""
-        indices, maps, scores = own_stack(seen)
-        own = torch.isin(seen.index, self._chosen.to(seen.index.device)) & (indices >= 0).any(1)
-        if not own.any():
+        indices, maps, scores = class_maps(seen)
+        rows = chosen_rows(seen, self.samples, self.config.images)
+        rows = rows[(indices[rows] >= 0).any(1)]
+        if not len(rows):
             return
         images, labels, indices, maps, scores = (
-            part[own] for part in (seen.images, seen.labels, indices, maps, scores)
+            part[rows] for part in (seen.images, seen.labels, indices, maps, scores)
         )
         slot = torch.where(indices >= 0, scores, -torch.inf).argmax(1)
         row = torch.arange(len(slot), device=slot.device)
@@ -150,10 +164,11 @@ class Misalignment(Metric):
         shared, either = (before & after).sum((1, 2)), (before | after).sum((1, 2))
         top, fallen = scores[row, slot].double(), shown_scores[row, slot].double()
         foreign = ~seen.model.prototypes.classes.T[labels]
-        all_before, all_after = (seen.model.explain(which).scores.double() for which in (images, changed))
+        all_before, all_after = (seen.model.explain(inputs).scores.double() for inputs in (images, changed))
+        # Only prototypes that were not above the top one before can overtake it.
         risen = (foreign & (all_before <= top[:, None]) & (all_after > fallen[:, None])).sum(1)
         self._rows.add(
-            index=seen.index[own],
+            index=seen.index[rows],
             label=labels,
             prototype=indices[row, slot],
             location=100 * (1 - shared.double() / either),
@@ -162,7 +177,5 @@ class Misalignment(Metric):
         )
 
     def compute(self) -> Score:
-        """The mean over the images."""
-        table = self._rows.arrays()
-        also = {name: float(table[name].mean()) for name in ("activation", "rank")}
-        return Score(float(table["location"].mean()), len(table["index"]), {"image": table}, also)
+        """Return the mean over the images."""
+        return self.means("location", activation="activation", rank="rank")

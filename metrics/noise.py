@@ -1,4 +1,4 @@
-"""Reproducible noise on images, drawn image by image."""
+"""Reproducible Gaussian noise, drawn image by image."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ def gaussian_noise(
     seed: int = 0,
     draw: int = 0,
 ) -> Tensor:
-    """Independent normal noise per value, clipped to ``[-clip, clip]`` or not at all (metrics.md, section 2.4).
+    """Draw independent normal noise for each value, clipped to ``[-clip, clip]`` or not at all.
 
-    Every image has a CPU generator of its own, seeded by ``(seed, draw, position in the test split)``: its noise
-    depends on neither the batch it comes in, nor its place there, nor the device it goes to.
+    The defaults are those of version 2 of ``util/eval_interpretability.py`` in hqhQAQ/EvalProtoPNet (Huang et al.,
+    ICCV 2023), which sets no seed. Here every image has its own CPU generator, seeded by ``(seed, draw, position in the
+    test split)``: its noise depends on neither the batch, nor the position in it, nor the device.
 
     Args:
         index: ``(N,)`` positions in the split.
-        shape: of one image.
+        shape: shape of one image.
         sigma: standard deviation before clipping.
-        clip: largest magnitude; ``None``: any.
+        clip: largest magnitude; ``None``: no clipping.
         seed: 0 or more.
         draw: 0 or more; each gives other noise.
 
@@ -44,7 +45,7 @@ def gaussian_noise(
     def fill(row: int, position: int) -> None:
         np.random.default_rng((seed, draw, position)).standard_normal(dtype=np.float32, out=noise[row])
 
-    # NumPy lets go of the interpreter while it draws, so threads help.
+    # NumPy releases the interpreter lock while it draws, so threads help.
     with ThreadPoolExecutor() as pool:
         list(pool.map(fill, range(len(index)), index.tolist()))
     drawn = torch.from_numpy(noise).mul_(sigma)

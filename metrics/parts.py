@@ -1,6 +1,7 @@
-"""Which annotated parts lie around a prototype's peak (spec: metrics.md, section 2.2), and the units that are scored.
+"""Annotated parts around a prototype's peak, and the units that are scored (Huang et al., ICCV 2023).
 
-All of it happens on a square canvas, 224 pixels wide in the published protocol; a pixel is ``(row, column)``.
+Positions are ``(row, column)`` in pixels of a square canvas, 224 pixels wide in the published protocol
+(``util/local_parts.py`` and ``util/eval_interpretability.py`` of hqhQAQ/EvalProtoPNet).
 """
 
 from __future__ import annotations
@@ -13,23 +14,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.contract import CellError, Explanation, NotApplicable, Observation
+from bench.contract import CellError, Explanation, NotApplicable, Observation, PrototypeTable, Samples
 from metrics.peaks import CANVAS, centres, peaks
 
 HALF = 36
+"""Half the side of the published region: the 72 x 72 pixels of Huang et al., 73 with the border."""
+
+
+def require_parts(samples: Samples) -> None:
+    """Raise :class:`NotApplicable` if a data set has no part key-points."""
+    if not len(samples.parts):
+        raise NotApplicable("the data set has no part key-points")
+
+
+def require_prototypes(prototypes: PrototypeTable, purpose: str = "score") -> None:
+    """Raise :class:`NotApplicable` if no prototype speaks for a class."""
+    if not prototypes.classes.any():
+        raise NotApplicable(f"the model has no prototype that speaks for a class, so there is nothing to {purpose}")
 
 
 @dataclass(frozen=True)
 class Region:
-    """How a peak is found and what belongs to the region around it.
+    """Definition of a peak and of the region around it.
 
     Attributes:
         half: half the side of the region in pixels.
         size: side of the canvas in pixels.
-        cells: as PixPNet does: the peak is the centre of the highest cell, and a part, a box of one pixel, is hit where
-            it shares some area with the region. Else the peak is the highest pixel of the upsampled map, and a part, a
-            point, is hit where it lies in the region, its border included.
-        merged: for each part the number it is counted under; empty: each part for itself.
+        cells: as in PixPNet: the peak is the centre of the highest cell, and a part, a box of one pixel, is hit if it
+            shares some area with the region. Else the peak is the highest pixel of the upsampled map, and a part, a
+            point, is hit if it is in the region, its border included.
+        merged: for each part the number under which it is counted; empty: each part for itself.
     """
 
     half: int = HALF
@@ -39,10 +53,10 @@ class Region:
 
 
 def hits(peaks: Tensor, keypoints: Tensor, visible: Tensor, half: int = HALF, size: int = CANVAS) -> Tensor:
-    """Which parts lie in the region around each peak.
+    """Find the parts in the region around each peak.
 
     The region is rows ``max(0, row - half)`` to ``min(size, row + half)`` and columns likewise, inclusive on all four
-    sides. Source: metrics.md, section 2.2.
+    sides, as in ``util/eval_interpretability.py`` of hqhQAQ/EvalProtoPNet.
 
     Args:
         peaks: ``(N, K, 2)`` row and column on the canvas.
@@ -58,27 +72,29 @@ def hits(peaks: Tensor, keypoints: Tensor, visible: Tensor, half: int = HALF, si
         >>> hits(torch.tensor([[[64, 112]]]), torch.tensor([[[100, 76], [101, 76]]]), torch.tensor([[True, True]]))
         tensor([[[ True, False]]])
     """
+    # Inclusive on all four sides, so 73 x 73 pixels away from the border.
     low, high = (peaks - half).clamp(min=0), (peaks + half).clamp(max=size)
     points = keypoints[:, None]
     return ((points >= low[:, :, None]) & (points <= high[:, :, None])).all(-1) & visible[:, None]
 
 
 def overlaps(peaks: Tensor, keypoints: Tensor, visible: Tensor, half: int = HALF) -> Tensor:
-    """Which parts, each a box of one pixel, share some area with the region around each peak (metrics.md, section 3).
+    """Find the parts, each a box of one pixel, that share some area with the region around each peak.
 
-    The region is cut off at 0 and nowhere else. Arguments and result are those of :func:`hits`.
+    As in merlresearch/PixPNet, the region is cut off at 0 only. Arguments and result are those of :func:`hits`.
 
     Example:
         >>> overlaps(torch.tensor([[[64, 112]]]), torch.tensor([[[99, 76], [100, 76]]]), torch.tensor([[True, True]]))
         tensor([[[ True, False]]])
     """
+    # Two intervals share some length if each begins before the other ends.
     low, high = (peaks - half).clamp(min=0), peaks + half
     points = keypoints[:, None]
     return ((points + 1 > low[:, :, None]) & (points < high[:, :, None])).all(-1) & visible[:, None]
 
 
 def merge_sides(parts: Sequence[str]) -> tuple[int, ...]:
-    """One number for the left and the right of a part.
+    """Return one number for the left and the right of a part.
 
     Example:
         >>> merge_sides(["beak", "left eye", "tail", "right eye"])
@@ -89,9 +105,9 @@ def merge_sides(parts: Sequence[str]) -> tuple[int, ...]:
 
 
 def to_canvas(keypoints: Tensor, source: int, size: int = CANVAS) -> Tensor:
-    """Key-points in pixels of a square image of side ``source`` -> on the canvas, truncated (metrics.md, section 2.1).
+    """Scale key-points from a square image of side ``source`` to the canvas, truncated to whole pixels.
 
-    Where the image has the canvas' size they stay as they are.
+    If the image has the canvas' size, they are returned unchanged.
 
     Example:
         >>> to_canvas(torch.tensor([[63.0, 31.5]], dtype=torch.float64), source=64).tolist()
@@ -101,9 +117,10 @@ def to_canvas(keypoints: Tensor, source: int, size: int = CANVAS) -> Tensor:
 
 
 class Units:
-    """What is scored: every (prototype, class it speaks for), or every prototype over all its classes together.
+    """Scored units: every (prototype, class for which it speaks), or every prototype over all its classes together.
 
-    For class-specific methods both are the prototypes. Source: metrics.md, section 4, options A and B.
+    For class-specific methods both are the prototypes. The official code indexes prototypes by class, so that shared
+    ones have no published definition: pairs are the default, pooled prototypes the alternative.
 
     Args:
         classes: bool ``(P, C)``.
@@ -111,6 +128,7 @@ class Units:
     """
 
     def __init__(self, classes: Tensor, pooled: bool = False) -> None:
+        # nonzero goes row by row, so units are sorted by prototype, then by class.
         self.prototype, self.label = classes.nonzero(as_tuple=True)
         self.pooled = pooled
         self._rows = torch.full(classes.shape, -1, dtype=torch.long, device=classes.device)
@@ -127,26 +145,26 @@ class Units:
         return len(self.prototype)
 
     def rows(self, prototype: Tensor, label: Tensor) -> Tensor:
-        """Positions of the units of ``(U,)`` pairs in this list; -1 where a prototype does not speak for the class."""
+        """Return the positions of ``(U,)`` pairs in this list; -1 if a prototype does not speak for the class."""
         return self._rows[prototype.to(self._rows.device), label.to(self._rows.device)]
 
     def columns(self) -> dict[str, Tensor]:
-        """What the units are: prototype and class, or prototype and the number of its classes."""
+        """Return each unit's prototype and class, or its prototype and the number of classes."""
         second = {"classes": self._classes} if self.pooled else {"class": self.label}
         return {"prototype": self.prototype, **second}
 
     def require(self) -> None:
-        """Raise :class:`NotApplicable` where there is nothing to score."""
+        """Raise :class:`NotApplicable` if there is nothing to score."""
         if not len(self):
             raise NotApplicable("the model has no prototype that speaks for a class, so there is nothing to score")
 
 
 @dataclass(frozen=True)
 class PartHits:
-    """The U (image, prototype of its class) of a batch: where each peaks and what it hits there.
+    """Peaks and hits of the U pairs (image, prototype of its class) of a batch.
 
     Attributes:
-        image: ``(U,)`` place in the batch.
+        image: ``(U,)`` position in the batch.
         prototype: ``(U,)`` row of the prototype table.
         label: ``(U,)`` class of the image.
         peaks: ``(U, 2)`` row and column on the canvas.
@@ -162,24 +180,32 @@ class PartHits:
     visible: Tensor
 
 
-def own_maps(shown: Explanation, seen: Observation) -> tuple[Tensor, Tensor, Tensor]:
-    """The maps of each image's own class without padding: place in the batch, prototype, maps ``(U, h, w)``."""
+def unpadded_class_maps(shown: Explanation, seen: Observation) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the maps of each image's true class without padding.
+
+    Returns:
+        Position in the batch ``(U,)``, prototype ``(U,)`` and map ``(U, h, w)`` of each pair.
+    """
     count, width = shown.maps.shape[:2]
     owned = seen.model.prototypes.classes
     indices = shown.indices
     if indices is None:
         indices = torch.arange(width, device=shown.maps.device).expand(count, width)
+    # Only prototypes of the true class count, on all of its images, whether they are classified correctly or not.
     labels = seen.labels[:, None].expand(count, width)
     valid = (indices >= 0) & owned[indices.clamp(min=0), labels]
     image, slot = valid.nonzero(as_tuple=True)
     return image, indices[image, slot], shown.maps[image, slot]
 
 
-def own_stack(seen: Observation) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each image's own class, padded: prototypes ``(N, K)`` (-1), maps ``(N, K, h, w)``, scores ``(N, K)``.
+def class_maps(seen: Observation) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the explanation of each image's true class, padded to the largest class.
+
+    Returns:
+        Prototypes ``(N, K)``, -1 for padding, maps ``(N, K, h, w)`` and scores ``(N, K)``.
 
     Raises:
-        CellError: where a map is not finite.
+        CellError: if a map is not finite.
     """
 
     def look() -> tuple[Tensor, Tensor, Tensor]:
@@ -193,34 +219,33 @@ def own_stack(seen: Observation) -> tuple[Tensor, Tensor, Tensor]:
             raise CellError(f"presence maps of test image {int(seen.index[broken][0])} hold NaN or infinite values")
         return indices, maps, scores
 
-    return seen.once("own stack", look)
+    return seen.once("class_maps", look)
 
 
 def part_hits(shown: Explanation, seen: Observation, region: Region) -> PartHits:
-    """Peaks and hits of an explanation of a batch, for the prototypes of each image's true class.
+    """Find the peaks and hits of the prototypes of each image's true class.
 
     Args:
-        shown: what the model shows for the batch (or for a noisy copy of it); padding is dropped.
+        shown: explanation of the batch (or of a noisy copy of it); padding is dropped.
         seen: the batch, for its labels and key-points.
-        region: how peaks and hits are found.
+        region: definition of peaks and hits.
     """
-    image, prototype, maps = own_maps(shown, seen)
+    image, prototype, maps = unpadded_class_maps(shown, seen)
     label = seen.labels[image]
 
     def name(i: int) -> str:
-        where = f"test image {int(seen.index[image[i]])} (class {int(label[i])})"
-        return f"that of prototype {int(prototype[i])} for {where}"
+        of_image = f"test image {int(seen.index[image[i]])} (class {int(label[i])})"
+        return f"that of prototype {int(prototype[i])} for {of_image}"
 
-    where = centres if region.cells else peaks
-    found = where(maps[:, None], region.size, name=name)
+    positions = (centres if region.cells else peaks)(maps[:, None], region.size, name=name)
     points, visible = to_canvas(seen.keypoints, seen.size, region.size)[image], seen.visible[image]
     if region.cells:
-        hit = overlaps(found, points, visible, region.half)[:, 0]
+        hit = overlaps(positions, points, visible, region.half)[:, 0]
     else:
-        hit = hits(found, points, visible, region.half, region.size)[:, 0]
+        hit = hits(positions, points, visible, region.half, region.size)[:, 0]
     if region.merged:
         hit, visible = (_merge(values, region.merged) for values in (hit, visible))
-    return PartHits(image, prototype, label, found[:, 0], hit, visible)
+    return PartHits(image, prototype, label, positions[:, 0], hit, visible)
 
 
 def _merge(values: Tensor, merged: tuple[int, ...]) -> Tensor:
@@ -229,17 +254,17 @@ def _merge(values: Tensor, merged: tuple[int, ...]) -> Tensor:
     return total.index_add_(1, numbers, values.long()) > 0
 
 
-def own_hits(seen: Observation, region: Region) -> PartHits:
-    """Peaks and hits of the clean pass, computed once for all metrics that ask for the same region."""
-    return seen.once(("own_hits", region), lambda: part_hits(seen.own, seen, region))
+def class_hits(seen: Observation, region: Region) -> PartHits:
+    """Return peaks and hits of the clean pass, computed once for all metrics with the same region."""
+    return seen.once(("class_hits", region), lambda: part_hits(seen.own, seen, region))
 
 
-class Hits:
-    """In how many images each unit hits each part, how many of them show it, and where each prototype peaks.
+class HitCounts:
+    """Counts of the images in which a unit hits a part and of those showing it, and every prototype's peaks.
 
     Args:
-        units: what is counted for.
-        parts: how many parts there are.
+        units: the scored units.
+        parts: number of parts.
     """
 
     def __init__(self, units: Units, parts: int) -> None:
@@ -249,44 +274,44 @@ class Hits:
         self.images = torch.zeros(len(units), dtype=torch.long, device=device)
         self._rows: list[Tensor] = []
 
-    def add(self, found: PartHits, index: Tensor) -> None:
+    def add(self, batch: PartHits, index: Tensor) -> None:
         """Count one batch; ``index (N,)`` are its positions in the split."""
-        unit = self.units.rows(found.prototype, found.label)
+        unit = self.units.rows(batch.prototype, batch.label)
         # Counts are whole numbers, so neither the order nor the size of batches can matter.
-        self.hits.index_add_(0, unit, found.hits.long().to(unit.device))
-        self.visible.index_add_(0, unit, found.visible.long().to(unit.device))
+        self.hits.index_add_(0, unit, batch.hits.long().to(unit.device))
+        self.visible.index_add_(0, unit, batch.visible.long().to(unit.device))
         self.images.index_add_(0, unit, torch.ones_like(unit))
-        where = torch.stack((index[found.image], found.prototype, found.label), 1)
-        self._rows.append(torch.cat((where, found.peaks), 1))
+        pairs = torch.stack((index[batch.image], batch.prototype, batch.label), 1)
+        self._rows.append(torch.cat((pairs, batch.peaks), 1))
 
     def rates(self) -> Tensor:
-        """Share of the images showing a part in which it was hit, -1 for parts that none shows: float64."""
+        """Return the share of the images showing a part in which it was hit: float64, -1 for parts that none shows."""
         return torch.where(self.visible > 0, self.hits.double() / self.visible.clamp(min=1), -1.0)
 
     def image_table(self) -> dict[str, np.ndarray]:
-        """One row per image and prototype of its class: where it peaks."""
+        """Return one row per image and prototype of its class, with row and column of the peak."""
         return columns(self._rows, ("index", "prototype", "class", "row", "column"), keys=2)
 
 
 def best_part(rates: Tensor) -> tuple[Tensor, Tensor]:
-    """The part with the highest rate of ``(units, parts)`` and that rate; -1 and 0 where no part is ever visible."""
-    # Where the annotation has no parts at all, there is still a column to take the maximum over.
+    """Return the part with the highest of the ``(units, parts)`` rates, and that rate; -1 and 0 if none is visible."""
+    # Even if the annotation has no parts at all, this leaves one column to take the maximum over.
     best = torch.cat((rates, rates.new_full((len(rates), 1), -1.0)), 1).max(1)
     return torch.where(best.values >= 0, best.indices, -1), best.values.clamp(min=0)
 
 
 def arrays(table: dict[str, Tensor]) -> dict[str, Any]:
-    """A table's columns as arrays on the CPU."""
+    """Return a table's columns as arrays on the CPU."""
     return {name: column.cpu().numpy() for name, column in table.items()}
 
 
 def columns(rows: list[Tensor], names: tuple[str, ...], keys: int) -> dict[str, np.ndarray]:
-    """Rows gathered over batches as named columns, in an order that the batches have no say in.
+    """Return rows gathered over batches as named columns, sorted so that batches do not matter.
 
     Args:
         rows: ``(n, columns)`` per batch.
-        names: of the columns.
-        keys: how many of the first columns to sort by.
+        names: names of the columns.
+        keys: number of the first columns, by which rows are sorted.
 
     Example:
         >>> columns([torch.tensor([[7, 0]]), torch.tensor([[2, 1]])], ("index", "hit"), keys=1)["index"].tolist()
@@ -294,4 +319,4 @@ def columns(rows: list[Tensor], names: tuple[str, ...], keys: int) -> dict[str, 
     """
     whole = torch.cat(rows).cpu().numpy() if rows else np.zeros((0, len(names)), dtype=np.int64)
     whole = whole[np.lexsort(whole[:, :keys].T[::-1])]
-    return {name: whole[:, place].copy() for place, name in enumerate(names)}
+    return {name: whole[:, number].copy() for number, name in enumerate(names)}

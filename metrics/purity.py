@@ -1,4 +1,4 @@
-"""Do the patches where a prototype is most present show the same part? (Nauta et al., PIP-Net, CVPR 2023.)"""
+"""Purity of the patches with a prototype's highest scores (Nauta et al., PIP-Net, CVPR 2023)."""
 
 from __future__ import annotations
 
@@ -20,17 +20,19 @@ from bench.contract import (
     Settings,
     share,
 )
-from metrics.parts import Region, Units, arrays, merge_sides, own_hits, own_stack
+from metrics.parts import Region, Units, arrays, class_hits, class_maps, merge_sides, require_parts
 from metrics.peaks import CANVAS
 
 
 class Purity(Metric):
-    """Of the images in which a prototype scores highest, the share whose patch shows the part it shows most often.
+    """Share of a prototype's highest-scoring images whose patch shows the part that these patches show most often.
 
     The ten images of its class with the highest score (the earlier of equals), a patch of 33 x 33 pixels around each
     peak, left and right of a part as one. Averaged over (prototype, class) pairs whose class has test images. ``pure``:
-    share of pairs above 50 %. Unlike PIP-Net's, patches are from the class's test images and centred on the peak of the
-    upsampled map. Table of the score: ``prototype``.
+    share of pairs above 50 %. Unlike in ``util/eval_cub_csv.py`` of M-Nauta/PIPNet, patches are from the class's test
+    images and centred on the peak of the upsampled map.
+
+    Table of the score: ``prototype``.
     """
 
     name = "purity"
@@ -38,38 +40,37 @@ class Purity(Metric):
     needs = frozenset({"image", "label", "keypoints"})
 
     class Config(Settings):
-        """How many images are looked at, and how far a patch reaches from its middle: larger patches are purer."""
+        """Number of images, and pixels from a patch's middle to its edge: larger patches are purer."""
 
         top: PositiveInt = 10
         half_size: PositiveInt = 16
 
     @classmethod
     def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
-        """What the numbers are means of."""
+        """Return the means that the numbers are."""
         pure = share("prototype", lambda table: table["purity"] > 0.5, "class", higher_is_better=True)
         return {"": share("prototype", "purity", "class"), "pure": pure}
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)
-        if not len(samples.parts):
-            raise NotApplicable("the data set has no part key-points")
+        require_parts(samples)
         self._units = Units(prototypes.classes)
         self._region = Region(config.half_size, CANVAS, merged=merge_sides(samples.parts))
         self._rows: list[tuple[Tensor, ...]] = []
 
     def update(self, seen: Observation) -> None:
-        """Keep what every prototype hits in one batch, and its score."""
+        """Keep the hits and the score of every prototype in one batch."""
         if not len(self._units):
             return
-        found = own_hits(seen, self._region)
-        indices, _, scores = own_stack(seen)
+        hits = class_hits(seen, self._region)
+        indices, _, scores = class_maps(seen)
         score = scores[indices >= 0]
-        unit = self._units.rows(found.prototype, found.label)
-        rows = (unit, seen.index[found.image], score.double(), found.hits)
+        unit = self._units.rows(hits.prototype, hits.label)
+        rows = (unit, seen.index[hits.image], score.double(), hits.hits)
         self._rows.append(tuple(part.cpu() for part in rows))
 
     def compute(self) -> Score:
-        """The mean over all pairs with images."""
+        """Return the mean over all pairs with images."""
         self._units.require()
         if not sum(len(rows[0]) for rows in self._rows):
             raise NotApplicable("no test image belongs to a class that has a prototype")
@@ -80,6 +81,7 @@ class Purity(Metric):
         order = order[unit[order].argsort(stable=True)]
         unit, hit = unit[order], hit[order]
         kept, inverse, counts = unit.unique_consecutive(return_inverse=True, return_counts=True)
+        # Rank of each row within its unit, and number of the rows that count: classes may have fewer images than `top`.
         rank = torch.arange(len(unit)) - (counts.cumsum(0) - counts)[inverse]
         top = rank < self.config.top
         number = torch.zeros(len(kept), dtype=torch.long).index_add_(0, inverse[top], torch.ones_like(inverse[top]))

@@ -1,4 +1,4 @@
-"""Do the parts that a prototype hits survive a little noise? (Huang et al., ICCV 2023, and its descendants.)"""
+"""Stability of the parts that a prototype hits under noise (Huang et al., ICCV 2023; variants)."""
 
 from __future__ import annotations
 
@@ -25,22 +25,24 @@ from bench.contract import (
 )
 from metrics.consistency import region_of, require_whole_images
 from metrics.noise import gaussian_noise
-from metrics.parts import HALF, PartHits, Units, arrays, columns, own_hits, part_hits
+from metrics.parts import HALF, PartHits, Units, arrays, class_hits, columns, part_hits
 from metrics.peaks import CANVAS
 
 
 class Stability(Metric):
     """Mean share of images whose part hits are all the same on a noisy copy, averaged over (prototype, class) pairs.
 
-    The noise is added to the normalised image. An image where neither region holds a visible part is stable. A unit
-    without test images has no such share: it is left out, and ``n`` counts the units that have one. With several draws
-    of noise the value is their mean, and the table ``draw`` has the value of each. Source: metrics.md, sections 2.4,
-    2.5, 3 and 4.
+    The noise is added to the normalised image. An image in which neither region contains a visible part is stable. A
+    unit without test images has no such share: it is left out, and ``n`` counts the units that have one. With several
+    draws of noise the value is their mean, and the table ``draw`` has the value of each. Source: Huang et al., ICCV
+    2023; ``util/eval_interpretability.py`` of hqhQAQ/EvalProtoPNet (``v2``), ``util/eval_stability.py`` of its history
+    (``v1``).
 
     Variants: ``v2`` clips the noise and compares part by part. ``v1`` does not clip, compares the numbers of parts that
-    are hit, so one part may take another's place, and averages over images, then over classes. ``pixpnet``, on whole
-    images, does not clip either, and finds peaks and hits as its consistency does; its ``soft`` score is the mean of
-    the hit parts' intersection over union, of prototypes that hit something in every image.
+    are hit, so that one part may replace another, and averages over images, then over classes. ``pixpnet``
+    (merlresearch/PixPNet), on whole images, does not clip either, and has the peaks and hits of its consistency; its
+    ``soft`` score is the mean of the hit parts' intersection over union, of prototypes that hit something in every
+    image.
 
     Tables of the score: ``prototype`` (one row per unit with images; ``stable`` is its share), ``image`` (one row per
     image and prototype of its class; ``stable`` is 0 or 1, or the share of draws) and ``draw``.
@@ -51,15 +53,15 @@ class Stability(Metric):
     needs = frozenset({"image", "label", "keypoints", "noise"})
 
     class Config(Settings):
-        """The definition.
+        """Definition of the metric.
 
         Attributes:
-            variant: whose.
+            variant: published version.
             half_size: the region's half side in pixels.
             size: the canvas' side in pixels.
             sigma: standard deviation of the noise, in units of the normalised image.
             clip: its largest magnitude; ``None``: it is not clipped. By default as in the variant.
-            draws: how often it is drawn.
+            draws: number of draws.
             seed: of the draws.
             pooled: score a shared prototype over all its classes together instead of in each of them.
         """
@@ -80,7 +82,7 @@ class Stability(Metric):
             return {"clip": None, **values} if unclipped else values
 
         def model_post_init(self, context: Any, /) -> None:
-            """Refuse what has no meaning."""
+            """Refuse negative numbers, and pooling in version 1."""
             if self.half_size < 0 or self.size < 1 or self.draws < 1:
                 raise ValueError("half_size is 0 or more, size and draws are 1 or more")
             if min(self.sigma, self.clip or 0, self.seed) < 0:
@@ -90,12 +92,12 @@ class Stability(Metric):
 
     @classmethod
     def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
-        """What the numbers are means of."""
+        """Return the means that the numbers are."""
         if config.variant == "v1":
-            # The images of a class count one by one, classes alike.
+            # The two averages of version 1: the images of a class count one by one, then classes alike.
             def weight(table: Mapping[str, Any]) -> Any:
-                _, place = np.unique(table["class"], return_inverse=True)
-                return table["images"] / np.bincount(place, table["images"])[place]
+                _, number = np.unique(table["class"], return_inverse=True)
+                return table["images"] / np.bincount(number, table["images"])[number]
 
             value = share("prototype", "stable", "class", weight=weight)
         else:
@@ -122,7 +124,7 @@ class Stability(Metric):
         """Compare one batch with noisy copies of it."""
         if not len(self._units):
             return
-        clean = own_hits(seen, self._region)
+        clean = class_hits(seen, self._region)
         unit = self._units.rows(clean.prototype, clean.label)
         stable = torch.zeros(len(unit), dtype=torch.long, device=unit.device)
         for draw in range(self.config.draws):
@@ -132,25 +134,27 @@ class Stability(Metric):
                     "the model shows other prototypes for a noisy copy of an image: hits cannot be compared"
                 )
             if self.config.variant == "v1":
+                # Version 1 tests the sum of signed differences, in which parts lost and gained cancel.
                 same = noisy.hits.sum(1) == clean.hits.sum(1)
             else:
                 same = (noisy.hits == clean.hits).all(1)
             self._stable[:, draw].index_add_(0, unit, same.long().to(unit.device))
-            # 0/0 where neither hits anything: such a unit has no soft score, as published.
+            # 0/0 if neither hits anything: such a unit has no soft score, as published.
             shared = (noisy.hits & clean.hits).sum(1).double() / (noisy.hits | clean.hits).sum(1)
             self._shared[:, draw].index_add_(0, unit, shared.to(unit.device))
             stable += same.to(unit.device)
         self._images.index_add_(0, unit, torch.ones_like(unit))
         hit = clean.hits.any(1).long()
-        where = (seen.index[clean.image], clean.prototype, clean.label, stable.to(clean.image.device), hit)
-        self._rows.append(torch.stack(where, 1))
+        row = (seen.index[clean.image], clean.prototype, clean.label, stable.to(clean.image.device), hit)
+        self._rows.append(torch.stack(row, 1))
 
     def _noisy(self, seen: Observation, draw: int) -> PartHits:
-        """Peaks and hits on noisy copies of a batch, computed once for all metrics that ask for the same."""
+        """Return peaks and hits on noisy copies of a batch, computed once for all metrics with the same settings."""
         config = self.config
         noise = {"sigma": config.sigma, "clip": config.clip, "seed": config.seed, "draw": draw}
 
         def explain() -> Explanation:
+            # After normalisation, and not clipped to the range of pixels, as in the official script.
             drawn = gaussian_noise(seen.index, tuple(seen.images.shape[1:]), **noise)
             return seen.model.explain(seen.images + drawn.to(seen.images), seen.labels)
 
@@ -161,7 +165,7 @@ class Stability(Metric):
         )
 
     def compute(self) -> Score:
-        """The percentage over all units that have images."""
+        """Return the percentage over all units that have images."""
         self._units.require()
         kept = self._images > 0
         if not kept.any():
@@ -174,6 +178,7 @@ class Stability(Metric):
             counts.index_add_(0, inverse, torch.cat((images[:, None], stable), 1))
             values = 100 * (counts[:, 1:].double() / counts[:, :1]).mean(0)
         else:
+            # Units count alike, also those of classes with fewer images.
             values = 100 * rates.mean(0)
         also = {}
         if self.config.variant == "pixpnet":
@@ -187,7 +192,7 @@ class Stability(Metric):
         }
         image = columns(self._rows, ("index", "prototype", "class", "stable", "hit"), keys=2)
         image["stable"] = image["stable"] / self.config.draws
-        # A region without a part counts as stable when its noisy copy has none either: places off the object win.
+        # A region without a part counts as stable if its noisy copy has none either: positions off the object win.
         hit = image["hit"] == 1
         also["empty"] = 100 * float(1 - hit.mean())
         if hit.any():

@@ -1,39 +1,68 @@
-"""Numbers per item, gathered over batches."""
+"""Per-item tables gathered over batches, and the base of metrics with one row per test image."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bench.contract import NotApplicable
+from bench.contract import Metric, NotApplicable, PrototypeTable, Samples, Score
 
 
 class Table:
-    """Named columns that grow batch by batch; the batches have no say in the order of the whole.
+    """Named columns that grow batch by batch, sorted at the end.
 
     Args:
         keys: names of the columns to sort by.
+        empty: reason to give if no item was added.
+
+    Example:
+        >>> table = Table("index")
+        >>> table.add(index=torch.tensor([7]), hit=torch.tensor([0]))
+        >>> table.add(index=torch.tensor([2]), hit=torch.tensor([1]))
+        >>> table.arrays()["hit"].tolist()
+        [1, 0]
     """
 
-    def __init__(self, *keys: str) -> None:
-        self._keys = keys
+    def __init__(self, *keys: str, empty: str = "there is no test image to measure it on") -> None:
+        self._keys, self._empty = keys, empty
         self._parts: list[dict[str, Tensor]] = []
 
     def add(self, **columns: Tensor) -> None:
-        """Take in columns of equal length."""
+        """Append columns of equal length."""
         self._parts.append({name: values.detach().cpu() for name, values in columns.items()})
 
     def arrays(self) -> dict[str, Any]:
-        """All of them as arrays, sorted.
+        """Return all columns as sorted arrays.
 
         Raises:
-            NotApplicable: where there is no item.
+            NotApplicable: if there is no item.
         """
         if not sum(len(next(iter(part.values()))) for part in self._parts):
-            raise NotApplicable("there is no test image to measure it on")
+            raise NotApplicable(self._empty)
         whole = {name: torch.cat([part[name] for part in self._parts]).numpy() for name in self._parts[0]}
+        # Sorting makes the table, and every sum over it, independent of the order and size of the batches.
         order = np.lexsort([whole[name] for name in reversed(self._keys)])
         return {name: values[order] for name, values in whole.items()}
+
+
+class ImageMetric(Metric):
+    """Metric with one row per test image, in the table ``image`` of its score.
+
+    Attributes:
+        empty: reason to give if no image could be measured.
+    """
+
+    empty: ClassVar[str] = "there is no test image to measure it on"
+
+    def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
+        super().__init__(config, samples, prototypes)
+        self._rows = Table("index", empty=self.empty)
+
+    def means(self, value: str, **also: str) -> Score:
+        """Return the mean of the column ``value``, and by their names the means of further columns."""
+        table = self._rows.arrays()
+        further = {name: float(table[column].mean()) for name, column in also.items()}
+        return Score(float(table[value].mean()), len(table["index"]), {"image": table}, further)

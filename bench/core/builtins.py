@@ -238,12 +238,11 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         ),
     },
     "checkpoints": {
-        "protopnet": Entry("baselines.checkpoints:Official", "the pickled PPNet of cfchen-duke/ProtoPNet"),
-        "tesnet": Entry("baselines.checkpoints:Official", "the pickled TESNet of JackeyWang96/TesNet"),
-        "protopool": Entry("baselines.checkpoints:Official", "best_model*.pth of gmum/ProtoPool"),
-        "deformable": Entry("baselines.checkpoints:Official", "the pickled PPNet of jdonnelly36/Deformable-ProtoPNet"),
+        "protopnet": Entry("baselines.checkpoints:OfficialCheckpoints", "the pickled PPNet of cfchen-duke/ProtoPNet"),
+        "tesnet": Entry("baselines.checkpoints:OfficialCheckpoints", "the pickled TESNet of JackeyWang96/TesNet"),
+        "protopool": Entry("baselines.checkpoints:OfficialCheckpoints", "best_model*.pth of gmum/ProtoPool"),
+        "deformable": Entry(
+            "baselines.checkpoints:OfficialCheckpoints", "the pickled PPNet of jdonnelly36/Deformable-ProtoPNet"
+        ),
     },
 }
-
-TORCH_FILE = Entry("baselines.torch_file:TorchFile", "the reader of files of torch.save")
-"""What weight files are held against."""

@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bench.contract import RequestError
-from bench.core.builtins import TORCH_FILE
 from bench.core.memory import is_out_of_memory, tried_bytes
 from bench.models.checkpoint_forms import HEADS, Tensors, choose, few
+from bench.models.torch_file import TorchFile
 
 _PLAIN = "give a state dict, written by torch.save(model.state_dict(), FILE), or a .safetensors file"
 _AGAIN = "copy or download it again"
@@ -92,7 +92,7 @@ def content(file: Path) -> Any:
         if file.suffix == ".safetensors":
             return load_file(file)
         # torch's own reader has no bounds: a few bytes could keep it busy for hours, or have it ask for any memory.
-        TORCH_FILE.load()(file).check()
+        TorchFile(file).check()
         with torch.serialization.safe_globals(_HARMLESS):
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:

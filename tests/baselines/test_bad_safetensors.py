@@ -118,10 +118,12 @@ FACTS = {
         json.dumps({name: value for name, value in FACTS.items() if name != "channels"}),
     ],
 )
-def test_an_import_that_says_nothing_usable_is_one_line(header, tmp_path):
+def test_an_unusable_header_is_one_line(header, tmp_path):
     file = tmp_path / "w.safetensors"
     save_file({"w": torch.zeros(2)}, file, {"partbench": header})
-    with pytest.raises(RequestError, match=r"w\.safetensors says nothing (readable|usable).*: make one with") as caught:
+    with pytest.raises(
+        RequestError, match=r"w\.safetensors has an (unreadable|unusable) header .*: make one with"
+    ) as caught:
         checkpoints.facts_of(file)
     assert "\n" not in str(caught.value)
 
@@ -155,7 +157,7 @@ def imported(file, **changed):
     ],
     ids=str,
 )
-def test_an_import_says_the_sizes_of_its_tensors(changed, tmp_path):
+def test_a_header_must_have_the_sizes_of_its_tensors(changed, tmp_path):
     assert checkpoints.read(imported(tmp_path / "good.safetensors")).facts["sizes"]["O"] == 3
-    with pytest.raises(RequestError, match=r"bad\.safetensors is broken: it does not say the sizes of its tensors"):
+    with pytest.raises(RequestError, match=r"bad\.safetensors is broken: its header lacks the sizes of its tensors"):
         checkpoints.read(imported(tmp_path / "bad.safetensors", **changed))

@@ -21,7 +21,7 @@ SIZES = Sizes(classes=3, images_per_class=5, channels=16, cells=16, backbone="re
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """Makes an official file, and gives it with what the network answers for some images."""
+    """Save an official file; return it with the network's answers for some images."""
     made = {}
 
     def make(method, form="module", change=lambda network: None, zipped=True, **options):
@@ -144,7 +144,7 @@ def test_our_networks_answer_as_the_official_ones(name, saved, tmp_path):
     torch.testing.assert_close(explained.maps, maps, rtol=1e-3, atol=1e-3)
 
 
-def test_a_state_dict_says_what_is_assumed(saved, tmp_path):
+def test_a_state_dict_lists_its_assumptions(saved, tmp_path):
     path, _, _ = saved("protopnet", "state")
     facts = checkpoints.convert("protopnet", path, tmp_path / "out")
     assert facts["assumed"] == ["activation", "epsilon", "class identity"]
@@ -252,26 +252,26 @@ def test_an_existing_file_of_other_origin_stays(saved, tmp_path):
     before = (tmp_path / "out.safetensors").read_bytes()
     checkpoints.convert("protopnet", saved("protopnet")[0], tmp_path / "out")
     assert (tmp_path / "out.safetensors").read_bytes() == before
-    with pytest.raises(RequestError, match="came from another file"):
+    with pytest.raises(RequestError, match="was made from another file"):
         checkpoints.convert("protopnet", saved("protopnet", change=prune)[0], tmp_path / "out")
     assert (tmp_path / "out.safetensors").read_bytes() == before
     save_file({"x": torch.ones(1)}, tmp_path / "mine.safetensors")
     with pytest.raises(RequestError, match="is not an imported checkpoint"):
         checkpoints.convert("protopnet", saved("protopnet")[0], tmp_path / "mine")
     (tmp_path / "notes.json").write_text("mine")
-    with pytest.raises(RequestError, match=r"notes\.json is there already"):
+    with pytest.raises(RequestError, match=r"notes\.json exists: give another name"):
         checkpoints.convert("protopnet", saved("protopnet")[0], tmp_path / "notes")
     with pytest.raises(RequestError, match="cannot be written"):
         checkpoints.convert("protopnet", saved("protopnet")[0], tmp_path / "notes.json" / "out")
     assert (tmp_path / "notes.json").read_text() == "mine"
 
 
-# Table 4.3, and of the small ones what torchvision's own definitions give.
+# Official numbers of tensors; of the small networks those of torchvision's definitions.
 COUNTS = {"resnet34": 216, "resnet152": 930, "vgg19": 32, "densenet121": 725, "densenet161": 965}
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_architectures_are_told_by_their_tensors(name):
+def test_architectures_are_recognised_by_their_tensors(name):
     with torch.device("meta"):
         state = getattr(torchvision, name)().state_dict()
     shapes = {f"features.{key}": tuple(tensor.shape) for key, tensor in state.items()}
@@ -288,7 +288,7 @@ def test_architectures_are_told_by_their_tensors(name):
 
 
 def checked(file, **facts):
-    """Check a file whose header says these facts besides what fits."""
+    """Check a file whose header has these facts besides fitting ones."""
     fits = {"method": "protopnet", "classes": 3, "architecture": "resnet18", "channels": 16, "activation": "log"}
     header = {"partbench": json.dumps({**fits, "epsilon": 1e-4, **facts})}
     save_file({"x": torch.ones(1)}, file, metadata=header)
@@ -308,14 +308,14 @@ def checked(file, **facts):
         ({"activation": checkpoints._FUNCTION}, "by a function it lacks"),
     ],
 )
-def test_what_does_not_fit_the_request_is_said_before_it_runs(facts, expected, tmp_path):
+def test_a_misfit_is_refused_before_the_run(facts, expected, tmp_path):
     checked(tmp_path / "fits.safetensors")
     with pytest.raises(RequestError) as error:
         checked(tmp_path / "wrong.safetensors", **facts)
     assert expected in str(error.value)
 
 
-def test_what_is_no_converted_file_is_said(saved, tmp_path):
+def test_a_file_that_is_not_converted_is_refused(saved, tmp_path):
     with pytest.raises(RequestError, match=r"not a \.safetensors file: make one with `python -m bench import"):
         checkpoints.facts_of(saved("protopnet")[0])
     (tmp_path / "broken.safetensors").write_bytes(b"nothing")

@@ -1,4 +1,4 @@
-"""Deformable ProtoPNet: the convolution's properties, what learns in which phase, and training from end to end."""
+"""Deformable ProtoPNet: the convolution's properties, the parameters of each phase, and training from end to end."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def test_whole_offsets_look_at_other_cells():
     offsets[:, 0::2], offsets[:, 1::2] = 1.0, -2.0
     away = functional.pad(z, (2, 0, 0, 1))[:, :, 1:, :6]
     expected = functional.conv2d(away, prototypes, padding=1, dilation=2)
-    # Cells just outside may be looked at from farther in: compare where no padding is involved.
+    # Cells just outside may be read from farther in: compare cells without padding.
     found = norm_preserving_conv(z, prototypes, offsets)
     torch.testing.assert_close(found[:, :, 1:-2, 3:-1], expected[:, :, 1:-2, 3:-1])
 
@@ -91,7 +91,7 @@ def test_gradients_are_those_of_the_formula():
     assert torch.autograd.gradcheck(norm_preserving_conv, (z, prototypes, offsets))
 
 
-def test_gradients_stay_finite_where_features_are_zero():
+def test_gradients_stay_finite_for_zero_features():
     z = features().requires_grad_()
     offsets = torch.zeros(2, 8, 4, 6, requires_grad=True)
     norm_preserving_conv(z, torch.rand(3, 5, 2, 2, generator=generator(1)), offsets).sum().backward()
@@ -139,7 +139,7 @@ def test_offsets_learn_only_once_they_are_open():
     assert gradients(module, joint["loss"]) == everything
 
 
-def test_the_offset_penalty_trains_what_makes_offsets():
+def test_the_offset_penalty_trains_the_offset_network():
     module, samples = learner(official_bugs=False), stripes()
     module.act("open_offsets", samples)
     losses = module(samples.images, samples.labels, "joint")
@@ -234,7 +234,7 @@ def settings(phases):
         (2, {"prototype_vectors", "backbone", "conv_offset"}),  # offsets are drawn, not learnt
     ],
 )
-def test_what_a_phase_changes(tmp_path, upto, expected):
+def test_parameters_of_each_phase(tmp_path, upto, expected):
     work = task(tmp_path, stripes(), settings(PHASES[:upto]))
     before, after = (dict(m.named_parameters()) for m in (DeformableProtoPNet().build(work), fitted(work)))
     assert {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])} == expected
@@ -259,7 +259,7 @@ def test_fit_learns_projects_and_loads_back(tmp_path):
         row, column = table.source_patch[j].tolist()
         assert samples.labels[table.source_image[j]] == j // 2
         # Offsets are small here, so that the projected prototype is nearly its patch: a cosine of 1, over 1.01, or of
-        # less at the border, where parts lie outside.
+        # less at the border, since parts are outside.
         if 1 <= row < 7 and 1 <= column < 7:
             assert maps[table.source_image[j], j, row, column] > 0.97
     other = DeformableProtoPNet().build(work)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from baselines import checkout, checkpoints, official
+from baselines import checkpoints, external_repository, official_models
 from bench.contract import BenchError, CellError, RequestError, Sizes
 from bench.models.external import Given, NetworkSettings
 from tests.support import official_checkouts as stand_ins
@@ -65,7 +65,7 @@ def trained(method, tmp_path):
 
 def built(trained, tmp_path):
     work = given(trained.method, trained.folder, tmp_path, checkpoint=str(trained.file))
-    return official.build(trained.method, work, checkpoints.read(trained.file)).eval()
+    return official_models.build(trained.method, work, checkpoints.read(trained.file)).eval()
 
 
 def test_logits_and_maps_are_the_networks_own(trained, tmp_path):
@@ -113,13 +113,13 @@ def test_a_built_model_takes_its_saved_state_back(trained, tmp_path):
 
 def test_random_weights_come_from_the_seed(method, tmp_path):
     folder = stand_ins.checkout(method, tmp_path / "checkout")
-    one, two = (official.build(method, given(method, folder, tmp_path), None) for _ in range(2))
+    one, two = (official_models.build(method, given(method, folder, tmp_path), None) for _ in range(2))
     with torch.no_grad():
         assert torch.equal(one(images()), two(images()))
         assert torch.isfinite(one(images())).all()
     other = task(tmp_path, stripes(), CONFIGS[method](source=str(folder)), seed=5, backbone_name="resnet18")
     name = "backbone.body.0.weight"
-    assert not torch.equal(official.build(method, other, None).state_dict()[name], one.state_dict()[name])
+    assert not torch.equal(official_models.build(method, other, None).state_dict()[name], one.state_dict()[name])
 
 
 def test_a_pruned_network(tmp_path):
@@ -138,12 +138,12 @@ def test_a_pruned_network(tmp_path):
 
 def test_the_interpreter_is_left_as_it_was(method, tmp_path, capsys):
     folder = stand_ins.checkout(method, tmp_path / "checkout")
-    # Somebody else's module of the same name stays what it is.
+    # A foreign module of the same name is not changed.
     mine = sys.modules["utils"] = SimpleNamespace(mine=True)
     modules, path, finders = dict(sys.modules), list(sys.path), list(sys.meta_path)
     cuda, bytecode = torch.Tensor.cuda, sys.dont_write_bytecode
     try:
-        official.build(method, given(method, folder, tmp_path), None)
+        official_models.build(method, given(method, folder, tmp_path), None)
         assert sys.modules["utils"] is mine
     finally:
         del sys.modules["utils"], modules["utils"]
@@ -163,7 +163,7 @@ def test_an_installed_module_of_the_same_name_does_not_get_in_between(tmp_path, 
         (tmp_path / "installed" / name / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(str(tmp_path / "installed"))
     folder = stand_ins.checkout("tesnet", tmp_path / "checkout")
-    official.build("tesnet", given("tesnet", folder, tmp_path), None)
+    official_models.build("tesnet", given("tesnet", folder, tmp_path), None)
     assert not {"models", "util"} & set(sys.modules)
 
 
@@ -172,16 +172,16 @@ def test_packages_that_are_only_printed_with_need_not_be_there(tmp_path):
     file = folder / "resnet_features.py"
     file.write_text("from torchsummary import summary\n" + file.read_text())
     work = given("deformable", folder, tmp_path)
-    official.build("deformable", work, None)
+    official_models.build("deformable", work, None)
     assert work.facts["DCN replaced"] == 1
     assert not {"torchsummary", "DCN"} & set(sys.modules)
 
 
-def test_what_the_checkout_has_is_not_replaced(tmp_path):
+def test_modules_of_the_checkout_are_not_replaced(tmp_path):
     folder = stand_ins.checkout("deformable", tmp_path / "checkout")
     (folder / "Deformable-Convolution-V2-PyTorch" / "DCN.py").write_text("own = True\n")
     work = given("deformable", folder, tmp_path)
-    network = official.build("deformable", work, None)
+    network = official_models.build("deformable", work, None)
     assert work.facts == {}
     with pytest.raises(AttributeError, match="norm_preserve_deform_conv_forward"):
         network(images())
@@ -190,14 +190,14 @@ def test_what_the_checkout_has_is_not_replaced(tmp_path):
 def test_downloads_are_refused(tmp_path):
     folder = stand_ins.checkout("protopnet", tmp_path / "checkout")
     work = given("protopnet", folder, tmp_path)
-    work.backbone_name = "resnet34"  # of the stand-in: asks for weights whatever it is told
+    work.backbone_name = "resnet34"  # of the stand-in: always asks for weights
     with pytest.raises(BenchError, match=r"asks to download https://example\.org/resnet34\.pth"):
-        official.build("protopnet", work, None)
+        official_models.build("protopnet", work, None)
 
 
 def test_cuda_means_the_device_of_the_features():
     layer = torch.nn.Linear(2, 2)
-    with checkout.contained(torch.device("meta")):
+    with external_repository.contained(torch.device("meta")):
         assert torch.ones(2).cuda().device.type == "meta"
         assert torch.ones(2).cuda(0, non_blocking=True).device.type == "meta"
         assert layer.cuda().weight.device.type == "meta"
@@ -214,24 +214,24 @@ def test_cuda_means_the_device_of_the_features():
         ("def construct_PPNet(what):\n    pass\n", "makes no protopnet that is known"),
     ],
 )
-def test_a_checkout_that_does_not_work_says_why(text, expected, tmp_path):
+def test_a_broken_checkout_is_refused_with_the_reason(text, expected, tmp_path):
     folder = tmp_path / "checkout"
     folder.mkdir()
     (folder / "model.py").write_text(text)
     before = (dict(sys.modules), list(sys.meta_path))
     with pytest.raises(CellError, match=expected):
-        official.build("protopnet", given("protopnet", folder, tmp_path), None)
+        official_models.build("protopnet", given("protopnet", folder, tmp_path), None)
     assert (dict(sys.modules), list(sys.meta_path)) == before
 
 
 def test_weights_of_another_shape_fail_the_cell(tmp_path):
     folder = stand_ins.checkout("protopnet", tmp_path / "checkout")
     work = given("protopnet", folder, tmp_path)
-    network = official.build("protopnet", work, None).network
+    network = official_models.build("protopnet", work, None).network
     with pytest.raises(CellError, match=r"out does not fit the official network: .*add_on_layers\.0\.weight"):
-        official._load(network, {"add_on_layers.0.weight": torch.ones(1)}, tmp_path / "out")
+        official_models._load(network, {"add_on_layers.0.weight": torch.ones(1)}, tmp_path / "out")
     with pytest.raises(CellError, match="does not fit the official network: add_on"):
-        official._load(network, {"prototype_vectors": torch.ones(6, 5, 1, 1)}, tmp_path / "out")
+        official_models._load(network, {"prototype_vectors": torch.ones(6, 5, 1, 1)}, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_a_checkout_is_its_code(tmp_path):
     assert Given.at(folder).digest != Given.at(same).digest
 
 
-def test_a_git_checkout_says_its_commit(tmp_path):
+def test_a_git_checkout_records_its_commit(tmp_path):
     folder = stand_ins.checkout("protopnet", tmp_path / "checkout")
     assert set(Given.at(folder).record()) == {"path", "digest"}
     git = ["git", "-C", str(folder), "-c", "user.name=x", "-c", "user.email=x@example.org"]

@@ -1,4 +1,4 @@
-"""ProtoPNet against formulas written out element by element (spec/baselines.md, section 5)."""
+"""ProtoPNet against formulas written out element by element (Chen et al., NeurIPS 2019)."""
 
 import math
 

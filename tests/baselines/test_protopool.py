@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from baselines import layers, pool
+from baselines import layers, protopool_ops
 from baselines.protopool import ProtoPool, ProtoPoolLearner, ProtoPoolModel
 from bench.config import schema as configuration
 from bench.contract import RequestError, Sizes
@@ -57,8 +57,8 @@ def both_ways(function):
 @pytest.mark.parametrize(
     "function",
     [
-        lambda d, logits, mixing: pool.mix(d, logits.softmax(1), mixing),
-        lambda d, logits, mixing: pool.orthogonality(logits - 0.5, mixing),
+        lambda d, logits, mixing: protopool_ops.mix(d, logits.softmax(1), mixing),
+        lambda d, logits, mixing: protopool_ops.orthogonality(logits - 0.5, mixing),
     ],
     ids=["mixing", "orthogonality"],
 )
@@ -86,7 +86,9 @@ def test_nothing_is_larger_than_the_presence(mixing, factor):
     presence = torch.randn(30, 40, 4).requires_grad_()
     distances = torch.rand(2, 6, 40, requires_grad=True)
     with Largest() as seen:
-        loss = pool.mix(distances, presence.softmax(1), mixing).sum() + pool.orthogonality(presence, mixing)
+        loss = protopool_ops.mix(distances, presence.softmax(1), mixing).sum() + protopool_ops.orthogonality(
+            presence, mixing
+        )
         loss.backward()
     assert seen.size == factor * presence.numel()
 
@@ -96,21 +98,21 @@ def test_mixing_stays_exact_under_bfloat16():
     distances, presence = torch.rand(5, 9, generator=g), torch.rand(3, 9, 2, generator=g).softmax(1)
     expected = (distances[:, None, :, None] * presence).sum(2)
     with torch.autocast("cpu", torch.bfloat16):
-        found = pool.mix(distances, presence)
+        found = protopool_ops.mix(distances, presence)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_draws_are_those_of_torch():
     logits = torch.randn(3, 7, 2, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(4)
-    found = pool.draw_presence(logits, 2.5)
+    found = protopool_ops.draw_presence(logits, 2.5)
     torch.manual_seed(4)
     expected = torch.nn.functional.gumbel_softmax(2.5 * logits, tau=0.5, dim=1)
     torch.testing.assert_close(found, expected)
-    seeded = [pool.draw_presence(logits, 2.5, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
+    seeded = [protopool_ops.draw_presence(logits, 2.5, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
     assert torch.equal(seeded[0], seeded[1])
     assert not torch.equal(seeded[0], seeded[2])
-    assert torch.equal(pool.draw_presence(logits, 0), logits.softmax(1))
+    assert torch.equal(protopool_ops.draw_presence(logits, 0), logits.softmax(1))
 
 
 # ------------------------------------------------------------------------------------------------ learning
@@ -127,7 +129,7 @@ def reached(model, term, **changed):
     return {name for (name, _), grad in zip(flat, found, strict=True) if grad is not None and grad.any()}
 
 
-def test_gradients_flow_where_the_terms_say():
+def test_gradients_of_the_loss_terms():
     everything = {"backbone", "add_on", "prototypes", "presence", "last_layer"}
     assert reached(small_model(), "cross_entropy") == everything
     # Which prototypes are near enough to count is taken from the presence, but does not teach it.
@@ -167,7 +169,7 @@ def test_a_presence_that_does_not_learn_is_that_of_inference():
     ],
     ids=["warm", "last"],
 )
-def test_phases_teach_what_they_name(tmp_path, rates, changed):
+def test_phases_train_their_groups(tmp_path, rates, changed):
     work = task(tmp_path, stripes(), settings(Schedule(phases=[Phase(name="one", epochs=2, lr=rates)])))
     before, after = (dict(m.named_parameters()) for m in (ProtoPool().build(work), ProtoPool().fit(work)))
     assert {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])} == changed
@@ -227,7 +229,7 @@ def test_fit_learns_shares_projects_and_counts(tmp_path):
 
 
 def test_the_official_noise_changes_one_slot_in_a_hundred():
-    """Of untrained presences, 1.2 % of the slots differ between two calls (spec/baselines.md, section 8)."""
+    """Of untrained presences, 1.2 % of the slots differ between two calls of the official code."""
     slots = []
     for noise_seed in (1, 2):
         torch.manual_seed(0)
@@ -238,7 +240,7 @@ def test_the_official_noise_changes_one_slot_in_a_hundred():
 
 
 def test_weights_have_the_official_names_and_shapes():
-    """Table of spec/baselines.md, section 8; what else is in the state is the backbone's or ours."""
+    """Tensors of the official state dict; all others in the state are the backbone's or ours."""
     state = small_model().state_dict()
     found = {
         name: tuple(value.shape) for name, value in state.items() if not name.startswith(("backbone.", "prototypes."))
@@ -270,11 +272,11 @@ def test_inference_is_noisy_with_the_official_bugs_only():
 
 
 def test_the_official_bugs_in_a_fit(tmp_path):
-    told = []
+    notes = []
 
     class Telling(Silent):
         def note(self, message):
-            told.append(message)
+            notes.append(message)
 
     work = task(tmp_path, stripes(), settings(official_bugs=True))
     work.trainer = Trainer(tmp_path, work.device, "fp32", 0, Telling())
@@ -283,12 +285,12 @@ def test_the_official_bugs_in_a_fit(tmp_path):
     assert not model.prototype_vectors[~held].any()
     assert model.prototype_vectors[held].any((1, 2, 3)).all()
     # One epoch fewer than written, and the draws of the first that trains have the scale of the second.
-    assert [message.split()[0:2] for message in told if "loss" in message] == [
+    assert [message.split()[0:2] for message in notes if "loss" in message] == [
         ["joint", "1/2"], ["joint", "2/2"], ["last", "1/2"], ["last", "2/2"],
     ]  # fmt: skip
     learner = ProtoPoolLearner(model, work.config, Silent())
     learner.before_epoch(0)
-    assert learner.scale == pool.gumbel_scale(1, 2)
+    assert learner.scale == protopool_ops.gumbel_scale(1, 2)
     again = ProtoPool().build(work)
     again.load_state_dict(model.state_dict())
     with torch.no_grad():

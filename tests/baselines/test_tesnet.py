@@ -47,7 +47,7 @@ def test_gram_form_equals_the_literal_one(seed, shape):
 
 @given(st.integers(0, 2**31))
 @settings(deadline=None, max_examples=20)
-def test_gram_form_equals_the_literal_one_where_classes_coincide(seed):
+def test_gram_form_equals_the_literal_one_if_classes_coincide(seed):
     """Two classes with the same vectors: the root's slope is infinite there, the term's gradient is not."""
     drawn = bases(seed)
     drawn[2] = drawn[0]
@@ -60,7 +60,7 @@ def test_gram_form_equals_the_literal_one_where_classes_coincide(seed):
 
 @pytest.mark.parametrize("off", [1e-2, 1e-4, 1e-6])
 def test_gram_form_keeps_small_distances_in_single_precision(off):
-    """Squares of near numbers are subtracted: what is left must still be the distance."""
+    """Squares of near numbers are subtracted: the rest must still be the distance."""
     drawn = bases(0, dtype=torch.float32)
     drawn[1] = drawn[0] + off * torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
     value, gradient = value_and_gradient(subspace_separation, drawn[:2])
@@ -80,10 +80,10 @@ def test_subspaces_do_not_depend_on_the_choice_of_basis(seed):
     drawn = bases(seed)
     generator = torch.Generator().manual_seed(seed)
     turn = torch.linalg.qr(torch.randn(4, 3, 3, generator=generator, dtype=torch.float64)).Q
-    everywhere = torch.linalg.qr(torch.randn(6, 6, generator=generator, dtype=torch.float64)).Q
+    rotation = torch.linalg.qr(torch.randn(6, 6, generator=generator, dtype=torch.float64)).Q
     value = subspace_separation(drawn)
     torch.testing.assert_close(subspace_separation(turn @ drawn), value)
-    torch.testing.assert_close(subspace_separation(drawn @ everywhere), value)
+    torch.testing.assert_close(subspace_separation(drawn @ rotation), value)
 
 
 def test_orthogonal_subspaces_by_hand():

@@ -6,7 +6,7 @@ import torch
 from bench.contract import PrototypeTable
 from bench.core import registry
 from bench.diagnostics.conformance import methods
-from metrics.features import in_double
+from metrics.feature_sampling import in_double
 
 METHODS = sorted(registry.names("methods"))
 

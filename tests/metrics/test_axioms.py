@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-import metrics.features
+import metrics.feature_sampling
 from baselines.protopnet import ProtoPNetModel
 from bench.contract import CellError, NotApplicable, Observation
 from bench.posthoc.model import DecomposedClassifier
 from metrics.axioms import Completeness, Linearity, Sensitivity, Symmetry
-from metrics.features import in_double, spread
+from metrics.feature_sampling import in_double, spread
 from tests.oracle import axiom_loops
 from tests.support.samples import Tensors
 
@@ -57,7 +57,7 @@ def measure(kind, model, samples, batches=None, train=None, **settings):
 
 
 def test_examples_in_the_docstrings_hold():
-    assert doctest.testmod(metrics.features) == (0, 1)
+    assert doctest.testmod(metrics.feature_sampling) == (0, 1)
 
 
 @pytest.mark.parametrize("reading", ["displayed", "contribution"])
@@ -69,7 +69,7 @@ def test_an_average_and_a_linear_layer_keep_every_axiom(kind, reading):
     assert all(value <= 1e-11 for value in found.also.values())
 
 
-def test_max_pooling_breaks_what_the_paper_says_it_breaks():
+def test_max_pooling_breaks_the_axioms_of_table_1():
     model, samples = maxpool(), split()
     shown = {kind.name: measure(kind, model, samples).value for kind in ALL}
     exact = {kind.name: measure(kind, model, samples, reading="contribution").value for kind in ALL}
@@ -136,7 +136,7 @@ def test_only_some_images_are_measured():
     assert len(spread(0, 4)) == 0
 
 
-def test_a_method_says_where_a_definition_does_not_apply():
+def test_axioms_not_applicable():
     samples = split(2)
 
     class Apart(DecomposedClassifier):

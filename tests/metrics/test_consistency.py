@@ -19,7 +19,7 @@ def hot(cells):
 
 
 def one_prototype(near, visible):
-    """Images of one class whose prototype peaks in the middle; a part is hit where ``near``."""
+    """Images of one class whose prototype peaks in the middle; a part is hit if ``near``."""
     points = [[(111, 111) if is_near else (0, 0) for is_near in row] for row in near]
     model = ScriptedModel(torch.ones(1, 1, dtype=torch.bool), hot([[CENTRE]] * len(near)))
     return model, images(len(near)), [0] * len(near), points, visible
@@ -152,7 +152,7 @@ def test_a_model_without_prototypes_is_refused(classes):
         score(Consistency, model, images(1), [0], [[(0, 0)]], [[True]])
 
 
-def test_pooling_means_nothing_where_prototypes_have_one_class():
+def test_pooling_needs_a_prototype_of_two_classes():
     model = ScriptedModel(torch.eye(2).bool(), hot([[CENTRE] * 2]))
     with pytest.raises(NotApplicable, match="nothing to pool"):
         score(Consistency, model, images(1), [0], [[(0, 0)]], [[True]], pooled=True)

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from bench.contract import CellError
 from metrics.controlled import ControlledConsistency
-from metrics.places import best_places, fixed_hits, grid
+from metrics.fixed_positions import best_positions, fixed_hits, grid
 from tests.support.scripted_model import ScriptedModel, images, observe
 
 CENTRE, CORNER = 24, 0  # cells of a 7 x 7 map: peaks at (111, 111) and (5, 5)
@@ -52,7 +52,7 @@ def test_a_prototype_that_follows_its_part_counts():
 
 
 def test_a_lucky_place_beats_the_one_of_the_training_images_but_not_every_one():
-    # In training the part lies at the lower right, in the test images at the upper left, where the prototype looks.
+    # In training the part is at the lower right, in the test images at the upper left, near the peak.
     train, test = split([[(218, 218)]] * 4, [0] * 4, 1), split([[(5, 5)]] * 4, [0] * 4, 1)
     found = measure([[CORNER]] * 4, test, train)
     assert (found.value, found.also["every"]) == (100.0, 0.0)
@@ -101,8 +101,8 @@ def test_fixed_hits_are_those_of_plain_loops():
 
 def test_parts_that_few_images_show_do_not_choose_the_place():
     hit = torch.tensor([[[9, 1], [8, 0]], [[1, 0], [0, 2]]])  # two classes, two places, two parts
-    assert best_places(hit, torch.tensor([[10, 1], [3, 3]]), enough=3).tolist() == [0, 1]
-    assert best_places(hit, torch.tensor([[2, 1], [0, 0]]), enough=3).tolist() == [0, 1]
+    assert best_positions(hit, torch.tensor([[10, 1], [3, 3]]), enough=3).tolist() == [0, 1]
+    assert best_positions(hit, torch.tensor([[2, 1], [0, 0]]), enough=3).tolist() == [0, 1]
 
 
 def test_broken_maps_and_nothing_to_score():

@@ -46,7 +46,7 @@ def test_controls_say_that_they_classify_nothing(method):
     assert method.needs_backbone is False
 
 
-def test_center_peaks_in_the_middle_whatever_the_image():
+def test_center_peaks_in_the_middle_of_any_image():
     model = Center().fit(make_task(Center))
     shown = model.explain(PICTURES, torch.arange(40) % 3)
     assert (peaks(shown.maps) == 112).all()
@@ -152,7 +152,7 @@ def test_random_per_prototype_ignores_the_image():
     assert (peaks(other.explain(PICTURES[:1]).maps) != found[:1]).any()
 
 
-def test_fingerprints_see_where_pixels_are():
+def test_fingerprints_depend_on_pixel_positions():
     assert len(fingerprint(PICTURES).unique()) == 40
     assert (fingerprint(PICTURES) != fingerprint(PICTURES.flip(3))).all()
     assert torch.equal(fingerprint(PICTURES[5:6]), fingerprint(PICTURES)[5:6])

@@ -56,7 +56,7 @@ def test_a_score_that_sees_its_place_only_cannot_be_moved():
     assert (found.value, found.also["activation"], found.n) == (0.0, pytest.approx(0, abs=1e-4), 4)
 
 
-def test_a_score_that_sees_everything_falls_by_what_lies_outside():
+def test_a_global_score_falls_by_the_pixels_outside():
     share = 0.0625  # a cell's
     images = pictures()
     found = measure(Seen(2.0), images, share=share, images=2)
@@ -65,7 +65,7 @@ def test_a_score_that_sees_everything_falls_by_what_lies_outside():
     outside = float(outside_of(region).double().mean())
     change = 0.1 * sum(1 / deviation for deviation in IMAGENET_STD) / 3
     top = 1 + 2 * float(images[0, 0].mean())
-    # The bright cell keeps its level where it is in the box; the mean falls by what lies outside the box.
+    # The bright cell keeps its level inside the box; the mean falls by the pixels outside the box.
     cell = outside_of(region)[0, 10:20, 20:30].double().mean()
     fallen = change * (2 * outside + float(cell))
     assert found.also["activation"] == pytest.approx(100 * fallen / top, rel=1e-3)
@@ -102,7 +102,7 @@ def test_rank_counts_those_of_other_classes_that_rise_above():
     assert found.also["rank"] == 2
 
 
-def test_the_attack_stays_where_it_is_allowed_and_within_its_limits():
+def test_the_attack_keeps_to_allowed_pixels_and_limits():
     images = pictures()
     allowed = torch.zeros(4, SIDE, SIDE, dtype=torch.bool)
     allowed[:, :, :20] = True
@@ -129,7 +129,7 @@ def test_high_regions_and_the_outside_of_their_boxes():
     assert (~outside_of(spots))[0].nonzero().tolist() == [[row, column] for row in (1, 2, 3) for column in (1, 2)]
 
 
-def test_what_has_no_gradient_or_no_prototypes_is_refused():
+def test_no_gradient_or_no_prototypes_is_refused():
     class Fixed(Seen):
         def head(self, features, classes=None):
             return super().head(features.detach(), classes)

@@ -5,7 +5,7 @@ import torch
 
 import metrics.parts
 from bench.contract import NotApplicable
-from metrics.parts import Region, Units, columns, hits, merge_sides, overlaps, own_hits, to_canvas
+from metrics.parts import Region, Units, class_hits, columns, hits, merge_sides, overlaps, to_canvas
 from tests.support.scripted_model import ScriptedModel, images, observe
 
 
@@ -52,23 +52,23 @@ def test_units_follow_the_table():
     assert units.rows(torch.tensor([2, 0, 1]), torch.tensor([2, 0, 0])).tolist() == [3, 0, -1]
 
 
-def test_own_hits_drop_padding_and_are_computed_once():
+def test_class_hits_drop_padding_and_are_computed_once():
     classes = torch.tensor([[True, False], [True, False], [False, True]])
     maps = torch.zeros(2, 3, 7, 7)
     maps[0, 0, 3, 3] = maps[0, 1, 1, 3] = maps[1, 2, 6, 6] = 1
     model = ScriptedModel(classes, maps)
     points = torch.full((2, 1, 2), 111.0).double()
     [seen] = observe(model, images(2), torch.tensor([0, 1]), points, torch.ones(2, 1).bool(), [[0, 1]])
-    found = own_hits(seen, Region())
+    found = class_hits(seen, Region())
     assert found.image.tolist() == [0, 0, 1]
     assert found.prototype.tolist() == [0, 1, 2]
     assert found.peaks.tolist() == [[111, 111], [47, 111], [218, 218]]
     assert found.hits.tolist() == [[True], [False], [False]]
-    assert own_hits(seen, Region()) is found
-    assert own_hits(seen, Region(half=64)).hits.tolist() == [[True], [True], [False]]
+    assert class_hits(seen, Region()) is found
+    assert class_hits(seen, Region(half=64)).hits.tolist() == [[True], [True], [False]]
 
 
-def test_own_hits_of_an_explanation_of_all_prototypes():
+def test_class_hits_of_an_explanation_of_all_prototypes():
     # A model may ignore the restriction to a class; the prototypes of other classes are then left out here.
     class Plain(ScriptedModel):
         def head(self, features, classes=None):
@@ -78,7 +78,7 @@ def test_own_hits_of_an_explanation_of_all_prototypes():
     model = Plain(torch.eye(2, dtype=torch.bool), maps)
     labels, visible = torch.tensor([1, 0]), torch.ones(2, 1).bool()
     [seen] = observe(model, images(2), labels, torch.zeros(2, 1, 2), visible, [[0, 1]])
-    found = own_hits(seen, Region())
+    found = class_hits(seen, Region())
     assert found.prototype.tolist() == [1, 0]
     assert found.peaks.tolist() == [[47, 111], [111, 111]]
 
@@ -114,7 +114,7 @@ def test_merged_parts_are_hit_and_seen_by_either_side():
     points = torch.tensor([[(111, 111), (0, 0)], [(0, 0), (111, 111)], [(0, 0), (111, 111)]]).double()
     visible = torch.tensor([[True, True], [True, True], [True, False]])
     [seen] = observe(model, images(3), torch.zeros(3).long(), points, visible, [[0, 1, 2]])
-    found = own_hits(seen, Region(merged=(0, 0)))
+    found = class_hits(seen, Region(merged=(0, 0)))
     assert found.hits.tolist() == [[True], [True], [False]]
     assert found.visible.tolist() == [[True]] * 3
 

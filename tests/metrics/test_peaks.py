@@ -8,7 +8,7 @@ import metrics.peaks
 from bench.contract import CellError
 from metrics.peaks import centres, interpolation_matrix, peaks
 
-HOT_7 = (5, 47, 79, 111, 143, 175, 218)  # metrics.md, section 2.2
+HOT_7 = (5, 47, 79, 111, 143, 175, 218)  # of cv2.resize with bicubic interpolation
 
 
 def test_examples_in_the_docstrings_hold():
@@ -27,7 +27,7 @@ def test_interpolation_matrix_is_torchs_bicubic(source):
 
 
 def test_interpolation_matrix_of_seven_cells_by_hand():
-    # Pixel 111 lies 1/64 of a cell before the centre of cell 3, pixel 112 as far behind it.
+    # Pixel 111 is 1/64 of a cell before the centre of cell 3, pixel 112 as far behind it.
     matrix = interpolation_matrix(7, 224, torch.float64)
     t = 1 / 64
     assert matrix[111, 3] == matrix[112, 3] == 1.25 * t**3 - 2.25 * t**2 + 1
@@ -60,7 +60,7 @@ def test_a_constant_map_peaks_in_the_first_pixel(side, value):
 
 
 @pytest.mark.parametrize("height", [1.0, 0.1, 1 / 3, 1e-20, 7e30])
-def test_a_single_hot_cell_peaks_where_the_specification_says(height):
+def test_a_single_hot_cell_peaks_as_in_opencv(height):
     maps = (height * torch.eye(49)).reshape(1, 49, 7, 7)
     assert peaks(maps)[0].tolist() == [[row, column] for row in HOT_7 for column in HOT_7]
 
@@ -80,7 +80,7 @@ def test_of_two_equal_hot_cells_the_first_wins(value):
         assert peaks(maps).tolist() == [[[HOT_7[first[0]], HOT_7[first[1]]]]]
 
 
-def test_no_tie_where_one_cell_is_higher_by_a_single_bit():
+def test_no_tie_if_one_cell_is_higher_by_a_single_bit():
     maps = torch.zeros(1, 1, 7, 7)
     maps[0, 0, 1, 1], maps[0, 0, 5, 5] = 1.0, 1.0 + 2.0**-23
     assert peaks(maps).tolist() == [[[175, 175]]]
@@ -110,7 +110,7 @@ def test_a_map_that_is_not_finite_is_refused_by_name(value, cell):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_it_is_refused_where_nothing_is_interpolated_too(value):
+def test_it_is_refused_without_interpolation_too(value):
     maps = torch.zeros(1, 2, 224, 224)
     maps[0, 1, 100, 100] = value
     with pytest.raises(CellError, match="map 1 of image 0"):

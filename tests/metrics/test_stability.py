@@ -68,7 +68,7 @@ def test_a_moved_peak_that_hits_the_same_parts_is_stable():
     assert score(Stability, *one_prototype([24], [25], [[(111, 127), (0, 0)]])).value == 100
 
 
-def test_images_where_nothing_is_hit_are_stable():
+def test_images_without_a_hit_are_stable():
     assert score(Stability, *one_prototype([0], [48], [[(111, 111)]])).value == 100
     assert score(Stability, *one_prototype([0], [48], [[(0, 0)]], [[False]])).value == 100
 
@@ -131,7 +131,7 @@ def test_order_and_size_of_batches_do_not_matter(pooled):
     assert same(whole, score(Stability, *pooled, draws=2, batches=[[7, 2, 9], [0, 1, 8, 4], [6, 5, 3]]))
 
 
-def test_places_without_a_part_are_told_apart():
+def test_positions_without_a_part_count_separately():
     """Of two images one is hit and changes; the other hits nothing, before and after: stable, and empty."""
     found = score(Stability, *one_prototype([24, 0], [0, 0], [[(111, 111)], [(200, 200)]]))
     assert found.items["image"]["hit"].tolist() == [1, 0]

@@ -1,6 +1,6 @@
-"""The axioms of metrics.md, section 8, image by image and cell by cell; nothing from ``metrics``.
+"""The axioms of Tan et al. 2024, section 4.1, image by image and cell by cell; nothing from ``metrics``.
 
-``model`` is in double precision and has ``logits``, ``attribute`` (or what ``shown`` names) and ``offset``.
+``model`` is in double precision and has ``logits``, ``attribute`` (or the method named by ``shown``) and ``offset``.
 """
 
 import torch

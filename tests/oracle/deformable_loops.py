@@ -1,6 +1,6 @@
 """Deformable ProtoPNet cell by cell: slow, in double precision, and sharing nothing with ``baselines``.
 
-Written from the formulas of spec/baselines.md, section 9. Maps are nested lists ``[row][column][channel]``, prototypes
+Written from the formulas of Donnelly et al., CVPR 2022. Maps are nested lists ``[row][column][channel]``, prototypes
 ``[i][j][channel]``, offsets ``[row][column][8]``.
 """
 

@@ -1,7 +1,7 @@
 """Consistency and stability as plain loops over whole numbers: slow, exact, and sharing nothing with ``metrics``.
 
-Written from the formulas of metrics.md (sections 2 and 4). Interpolation is done in Python integers, so no result here
-depends on rounding: what ties, ties exactly. Also reads a CUB tree's text files.
+Written from the formulas of Huang et al., ICCV 2023. Interpolation is done in Python integers, so no result here
+depends on rounding: ties are exact. Also reads a CUB tree's text files.
 """
 
 from fractions import Fraction

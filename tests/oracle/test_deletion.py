@@ -31,7 +31,7 @@ def test_curves_take_away_in_order():
 
 
 class Painted(ScriptedModel):
-    """Its logit is the mean colour; what it shows is the colour of each cell, or its opposite."""
+    """Its logit is the mean colour; its map is the colour of each cell, or its opposite."""
 
     def __init__(self, sign):
         super().__init__(torch.ones(1, 2).bool(), torch.zeros(1, 1, 4, 4))

@@ -20,7 +20,7 @@ from metrics.fidelity import Fidelity
 from metrics.localisation import PointingBox
 from metrics.purity import Purity
 from tests.oracle import plain_loops
-from tests.support.ragged_model import CLASSES, COUNT, NAMES, Loud, case, measure
+from tests.support.ragged_model import CLASSES, COUNT, NAMES, SumOfMaps, case, measure
 from tests.support.samples import Tensors
 
 ALL = (
@@ -42,7 +42,7 @@ def test_order_and_size_of_batches_do_not_matter(kind):
 @pytest.mark.parametrize("kind", [*ALL, Deletion])
 def test_broken_maps_are_refused(kind):
     model, split, _ = case()
-    broken = Loud(model.prototypes.classes, torch.full_like(model.clean, float("nan")), logits=model.answers)
+    broken = SumOfMaps(model.prototypes.classes, torch.full_like(model.clean, float("nan")), logits=model.answers)
     if kind is Calibration:
         broken.answers = broken.answers * float("nan")
     try:
@@ -84,11 +84,11 @@ def test_cancellation():
 def test_cancellation_is_one_without_and_large_with():
     ones = torch.ones(COUNT, 2, 7, 7)
     owners = torch.tensor([[1, 1, 1, 1]] * 2).bool()
-    assert measure(Cancellation, Loud(owners, ones)).value == pytest.approx(1)
+    assert measure(Cancellation, SumOfMaps(owners, ones)).value == pytest.approx(1)
     ones[:, 1] = -0.9
-    assert measure(Cancellation, Loud(owners, ones)).value == pytest.approx(19)
+    assert measure(Cancellation, SumOfMaps(owners, ones)).value == pytest.approx(19)
     with pytest.raises(NotApplicable, match="other than zero"):
-        measure(Cancellation, Loud(owners, 0 * ones))
+        measure(Cancellation, SumOfMaps(owners, 0 * ones))
 
 
 def correlation(one, two):
@@ -114,13 +114,13 @@ def test_duplication():
 
 
 def test_a_frame_that_all_maps_have_makes_no_twins():
-    """Cells that look beyond the image are zeros whatever is shown; with them, these maps correlate by 0.97."""
+    """Cells that look beyond the image are always zeros; with them, these maps correlate by 0.97."""
     inner = 1 + 0.2 * torch.rand(COUNT, 5, 5, 5, generator=torch.Generator().manual_seed(1))
-    framed = Loud(torch.ones(5, CLASSES).bool(), nn.functional.pad(inner, (1, 1, 1, 1)))
+    framed = SumOfMaps(torch.ones(5, CLASSES).bool(), nn.functional.pad(inner, (1, 1, 1, 1)))
     assert measure(Duplication, framed).value == 100
     framed.border = 1
     assert measure(Duplication, framed).value == 0
-    twins = Loud(torch.ones(5, CLASSES).bool(), nn.functional.pad(inner[:, [0, 0, 1, 2, 3]], (1, 1, 1, 1)))
+    twins = SumOfMaps(torch.ones(5, CLASSES).bool(), nn.functional.pad(inner[:, [0, 0, 1, 2, 3]], (1, 1, 1, 1)))
     twins.border = 1
     assert measure(Duplication, twins).value == pytest.approx(40)
 
@@ -129,12 +129,12 @@ def test_constant_maps_repeat_each_other_and_nothing_else():
     owners = torch.tensor([[1, 1, 1, 1]] * 3).bool()
     maps = torch.rand(COUNT, 3, 7, 7)
     maps[:, 0], maps[:, 1] = 0.1, -5.0
-    table = measure(Duplication, Loud(owners, maps)).items["prototype"]
+    table = measure(Duplication, SumOfMaps(owners, maps)).items["prototype"]
     assert {p: set(table["repeated"][table["prototype"] == p].tolist()) for p in range(3)} == {0: {1}, 1: {1}, 2: {0}}
 
 
-def test_prototypes_from_one_patch_are_told():
-    model = Loud(torch.tensor([[1, 1, 1, 1]] * 3).bool(), torch.rand(COUNT, 3, 7, 7))
+def test_prototypes_from_one_patch_count_as_sources():
+    model = SumOfMaps(torch.tensor([[1, 1, 1, 1]] * 3).bool(), torch.rand(COUNT, 3, 7, 7))
     model.prototypes.source_image[:] = torch.tensor([4, 4, 4])
     model.prototypes.source_patch[:] = torch.tensor([[1, 2], [1, 2], [2, 2]])
     assert measure(Duplication, model).also == {"sources": pytest.approx(200 / 3)}
@@ -168,12 +168,12 @@ def test_compactness():
     assert found.also == {"whole": 5.0, "area": pytest.approx(100 * np.mean(areas))}
 
 
-def test_compactness_says_nothing_of_images_whose_class_has_no_prototype():
+def test_compactness_omits_classes_without_prototypes():
     model, split, _ = case()
-    told = Tensors(split.images, split.labels.clone(), CLASSES)
-    told.labels[::2] = 3  # the class without one
-    found = measure(Compactness, model, told)
-    kept = told.labels != 3
+    changed = Tensors(split.images, split.labels.clone(), CLASSES)
+    changed.labels[::2] = 3  # the class without one
+    found = measure(Compactness, model, changed)
+    kept = changed.labels != 3
     assert found.n == int(kept.sum())
     assert found.items["image"]["needed"].tolist() == measure(Compactness).items["image"]["needed"][kept].tolist()
 
@@ -212,7 +212,7 @@ def information(pairs):
 
 
 def adjusted_rand(pairs):
-    """Hubert and Arabie's index from pairs of items: together in both, beyond what chance gives."""
+    """Hubert and Arabie's index from pairs of items: together in both, beyond chance."""
     one, two = [a for a, _ in pairs], [b for _, b in pairs]
 
     def together(values):
@@ -251,15 +251,15 @@ def test_a_part_per_prototype_agrees_wholly():
     spots = [(16, 16), (16, 208), (208, 16), (208, 208)]
     for k, (y, x) in enumerate(spots):
         maps[:, k, y // 32, x // 32] = 1
-    told = Tensors(split.images, split.labels, CLASSES)
-    told.keypoints = torch.tensor([spots] * COUNT).double()
-    told.visible = torch.ones(COUNT, 4).bool()
-    told.parts = NAMES
-    found = measure(PartAgreement, Loud(torch.ones(4, CLASSES).bool(), maps), told)
+    changed = Tensors(split.images, split.labels, CLASSES)
+    changed.keypoints = torch.tensor([spots] * COUNT).double()
+    changed.visible = torch.ones(COUNT, 4).bool()
+    changed.parts = NAMES
+    found = measure(PartAgreement, SumOfMaps(torch.ones(4, CLASSES).bool(), maps), changed)
     assert (found.value, found.also["ari"], found.also["overall"]) == (pytest.approx(100),) * 3
-    told.visible[:, 1:] = False
+    changed.visible[:, 1:] = False
     with pytest.raises(NotApplicable, match="no class shows two parts"):
-        measure(PartAgreement, Loud(torch.ones(4, CLASSES).bool(), maps), told)
+        measure(PartAgreement, SumOfMaps(torch.ones(4, CLASSES).bool(), maps), changed)
 
 
 def test_fidelity():
@@ -296,7 +296,7 @@ def test_cost():
 
 @pytest.mark.parametrize("kind", [Contrastivity, Duplication, PartAgreement])
 def test_one_prototype_per_class_has_nothing_to_differ_from(kind):
-    model = Loud(torch.eye(CLASSES).bool(), torch.rand(COUNT, CLASSES, 7, 7))
+    model = SumOfMaps(torch.eye(CLASSES).bool(), torch.rand(COUNT, CLASSES, 7, 7))
     with pytest.raises(NotApplicable, match="two prototypes"):
         measure(kind, model)
 
@@ -304,7 +304,7 @@ def test_one_prototype_per_class_has_nothing_to_differ_from(kind):
 @pytest.mark.parametrize("kind", [Cancellation, Compactness, Contrastivity, Duplication, PartAgreement, Purity])
 def test_no_prototypes(kind):
     with pytest.raises(NotApplicable):
-        measure(kind, Loud(torch.zeros(0, CLASSES).bool(), torch.zeros(COUNT, 0, 7, 7)))
+        measure(kind, SumOfMaps(torch.zeros(0, CLASSES).bool(), torch.zeros(COUNT, 0, 7, 7)))
 
 
 @pytest.mark.parametrize("kind", [*ALL, Deletion])

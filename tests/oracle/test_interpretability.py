@@ -97,7 +97,7 @@ def made_up(side, seed):
     noisy = np.where(random.random((20, 6, 1, 1)) < 0.4, maps[:, :, ::-1], maps)
     points = random.choice([0, 5, 36, 37, 41, 42, 75, 74, 79, 115, 116, 147, 148, 182, 218, 224], size=(20, 7, 2))
     points[:, 0] = (0, 20)
-    points[:, 1] = (115, 75)  # near what prototype 2 looks at
+    points[:, 1] = (115, 75)  # near the peak of prototype 2
     visible = random.random((20, 7)) < 0.7
     visible[:, 6] = False
     visible[labels == 2, :3] = True
@@ -184,8 +184,8 @@ def test_the_constant_chosen_on_train_is_that_pixel(cub):
 @real
 def test_random_peaks_score_the_chance_level(cub):
     # The chance that two cells drawn for an image have the same hit vector, counted over all 49 x 49. On all of CUB it
-    # is 21.9 % where border cells peak at their centres (metrics.md, section 5). Hot border cells really peak at 5 or
-    # 218, so their regions are smaller and more often empty.
+    # is 21.9 % if border cells peak at their centres. Hot border cells really peak at 5 or 218, so their regions are
+    # smaller and more often empty.
     labels, points, visible = (column[::4] for column in cub["test"])
     chances = []
     for at, shown in zip(points, visible, strict=True):

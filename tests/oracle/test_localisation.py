@@ -7,7 +7,7 @@ import torch
 from bench.contract import NotApplicable
 from metrics.localisation import PointingBox, inside
 from tests.oracle import plain_loops
-from tests.support.ragged_model import CLASSES, COUNT, Loud, case, measure
+from tests.support.ragged_model import CLASSES, COUNT, SumOfMaps, case, measure
 from tests.support.samples import Tensors
 
 
@@ -48,11 +48,11 @@ def test_pointing_means_nothing_on_crops_and_without_boxes():
 
 def test_a_box_that_fills_the_image_has_no_outside_to_compare_with():
     _, split, _ = case()
-    told = Tensors(split.images, split.labels, CLASSES)
-    told.protocol = split.protocol
-    told.boxes = torch.tensor([[0.0, 0.0, 224.0, 112.0]] + [[0.0, 0.0, 224.0, 224.0]] * (COUNT - 1)).double()
+    changed = Tensors(split.images, split.labels, CLASSES)
+    changed.protocol = split.protocol
+    changed.boxes = torch.tensor([[0.0, 0.0, 224.0, 112.0]] + [[0.0, 0.0, 224.0, 224.0]] * (COUNT - 1)).double()
     maps = torch.full((COUNT, 5, 7, 7), 1000 / 3)
-    even = Loud(torch.ones(5, CLASSES).bool(), maps)
-    assert measure(PointingBox, even, told).also["outside"] == pytest.approx(1)
-    told.boxes[0] = told.boxes[1]
-    assert "outside" not in measure(PointingBox, even, told).also
+    even = SumOfMaps(torch.ones(5, CLASSES).bool(), maps)
+    assert measure(PointingBox, even, changed).also["outside"] == pytest.approx(1)
+    changed.boxes[0] = changed.boxes[1]
+    assert "outside" not in measure(PointingBox, even, changed).also

@@ -1,4 +1,4 @@
-"""ProtoPool as loops over numbers, written from spec/baselines.md (section 8) and metrics.md (section 4); nothing is
+"""ProtoPool as loops over numbers, written from Rymarczyk et al., ECCV 2022, and Huang et al., ICCV 2023; nothing is
 shared with ``baselines`` but the weights. Presence is ``[class][prototype][slot]``, a latent map is a list of cells.
 """
 
@@ -7,7 +7,7 @@ from math import exp, log, sqrt
 import pytest
 import torch
 
-from baselines import pool
+from baselines import protopool_ops
 from baselines.protopool import ProtoPool, ProtoPoolLearner, ProtoPoolModel
 from bench.training.schedule import Schedule
 from metrics.consistency import Consistency
@@ -26,7 +26,7 @@ def model():
     made = ProtoPoolModel(SmallNet(), CLASSES, PROTOTYPES, SLOTS, DEPTH).eval()
     made.proto_presence.data.normal_()
     made.last_layer.weight.data.normal_()
-    # One prototype in a slot of every class, and one twice in a class: what sharing is about.
+    # One prototype in a slot of every class, and one twice in a class: the cases of sharing.
     made.proto_presence.data[:, 4, 0] = made.proto_presence.data[1, 4, 1] = 9.0
     made.assign()
     return made
@@ -128,7 +128,7 @@ def test_forward_maps_and_attribution(model, images):
         assert not own.maps[i, len(mine) :].any()
 
 
-def test_who_holds_what(model):
+def test_assignment_of_slots(model):
     presence = model.proto_presence.tolist()
     owned = model.prototypes.classes
     for p in range(PROTOTYPES):
@@ -150,7 +150,7 @@ def test_losses(model, images, scale, mixing, mixup):
     learner.scale = scale
     torch.manual_seed(5)
     found = learner(images, labels, "joint")
-    # The same draws once more, through torch's own functions.
+    # The same draws again, through torch's own functions.
     torch.manual_seed(5)
     share, partners = 1.0, torch.arange(4)
     if mixup:
@@ -262,4 +262,4 @@ def test_consistency_and_stability_of_shared_prototypes(model):
 def test_the_published_scale():
     for epoch in range(40):
         literal = 1.3 * sqrt((1000 / 1.3) ** 2 / 30 * epoch) if epoch < 30 else 1000
-        assert pool.gumbel_scale(epoch, 30) == pytest.approx(literal)
+        assert protopool_ops.gumbel_scale(epoch, 30) == pytest.approx(literal)

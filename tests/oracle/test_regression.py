@@ -64,7 +64,7 @@ def test_examples_in_the_docstrings_hold():
     assert doctest.testmod(metrics.regression) == (0, 1)
 
 
-def test_it_is_what_plain_loops_and_numpys_least_squares_give():
+def test_regression_equals_plain_loops_and_numpy():
     model, train, test = case()
     owned = {c: [p for p in range(4) if model.prototypes.classes[p, c]] for c in range(CLASSES)}
     distances = []
@@ -92,7 +92,7 @@ def test_order_and_size_of_batches_do_not_matter():
 
 
 def test_prototypes_that_follow_the_parts_tell_them_exactly():
-    """Each map is one hot cell in which its part lies, in the cell's middle: the linear map is the identity."""
+    """Each map is one hot cell in which its part is, in the cell's middle: the linear map is the identity."""
     _, train, test = case()
     generator = torch.Generator().manual_seed(1)
     cells = torch.randint(0, 7, (COUNT, 2, 2), generator=generator)
@@ -109,7 +109,7 @@ def test_prototypes_that_follow_the_parts_tell_them_exactly():
     assert measure(following, train, test).value == pytest.approx(0, abs=1e-6)
 
 
-def test_maps_that_stay_where_they_are_tell_the_mean_place():
+def test_constant_maps_predict_the_mean_position():
     _, train, test = case()
     still = ScriptedModel(torch.ones(1, CLASSES).bool(), torch.ones(COUNT, 1, 7, 7))
     assert centroids(still.clean)[0, 0].tolist() == [0.5, 0.5]
@@ -119,13 +119,13 @@ def test_maps_that_stay_where_they_are_tell_the_mean_place():
             rows = [i for i in range(12) if train.labels[i] == c and train.visible[i, part]]
             for i in range(12):
                 if rows and test.labels[i] == c and test.visible[i, part]:
-                    # The two inputs are equal, so each coordinate is told by a mean over training images.
+                    # The two inputs are equal, so each coordinate is predicted by a mean over training images.
                     mean = train.keypoints[rows, part].mean(0)
                     distances.append(100 * float((mean - test.keypoints[i, part]).norm()) / 224)
     assert measure(still, train, test).value == pytest.approx(np.mean(distances))
 
 
-def test_where_nothing_can_be_told():
+def test_regression_not_applicable():
     model, train, test = case()
     train.visible = torch.zeros_like(train.visible)
     with pytest.raises(NotApplicable, match="no test image shows a part that a training image"):

@@ -1,4 +1,4 @@
-"""TesNet against plain loops over numbers, written from the formulas of spec/baselines.md, section 6; nothing is shared
+"""TesNet against plain loops over numbers, written from the formulas of Wang et al., ICCV 2021; nothing is shared
 with ``baselines`` but the weights. A map of latent vectors is a list ``[row][column][channel]``.
 """
 

@@ -18,7 +18,7 @@ NAMES = ["left eye", "beak", "right eye", "tail", "left wing", "right wing", "ba
 
 @cache
 def case(side, seed):
-    """A model that is told what to show, its annotations, and what plain loops find at each peak."""
+    """A model with scripted maps, its annotations, and the hits of plain loops at each peak."""
     labels, classes, maps, noisy, points, visible = made_up(side, seed)
     if seed % 2:
         visible = np.where(visible.any(1, keepdims=True), True, visible)  # some classes show all parts, one shows none

@@ -1,6 +1,6 @@
-"""The variants of consistency and stability as plain loops (metrics.md, sections 2.5, 3, 4), apart from ``metrics``.
+"""The variants of consistency and stability as plain loops of EvalProtoPNet and PixPNet, apart from ``metrics``.
 
-A unit is a list of (prototype, class): one pair, or all pairs of a prototype where its classes are pooled.
+A unit is a list of (prototype, class): one pair, or all pairs of a prototype if its classes are pooled.
 """
 
 from fractions import Fraction
@@ -60,7 +60,7 @@ def consistency(found, units, labels, threshold=Fraction(4, 5), strict=False):
 
 
 def stability(before, after, units, labels, same):
-    """Mean over units of the share of images where ``same(before, after)``; units without images are left out."""
+    """Mean over units of the share of images with ``same(before, after)``; units without images are left out."""
     shares = []
     for unit in units:
         seen = [same(before[i][p], after[i][p]) for p, c in unit for i in range(len(labels)) if labels[i] == c]
@@ -83,7 +83,7 @@ def stability_v1(before, after, owned, labels):
 
 
 def soft_stability(before, after, units, labels):
-    """Intersection over union of the hit parts; a unit with an empty union somewhere has no score and is left out."""
+    """Intersection over union of the hit parts; units with an empty union in any image are left out."""
     shares = []
     for unit in units:
         seen = []

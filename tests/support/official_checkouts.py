@@ -1,5 +1,5 @@
 """Checkouts of the official repositories as far as their model definitions go: the published names and signatures,
-with bodies written for these tests from the formulas of spec/baselines.md."""
+with bodies written for these tests from the formulas of the papers."""
 
 from __future__ import annotations
 
@@ -77,10 +77,10 @@ def build(method: str, module, *, classes=3, per_class=2, depth=5, pool=7, kind=
 
 
 def answers(method: str, network, images):
-    """Logits and similarity maps of a stand-in, with the signs of table 4.1 and ProtoPool's slots settled."""
+    """Logits and similarity maps of a stand-in, with the signs of similarities and ProtoPool's slots settled."""
     import torch
 
-    from baselines import checkout as running
+    from baselines import external_repository as running
 
     with torch.no_grad(), running.contained(torch.device("cpu")):
         if method == "tesnet":

@@ -1,4 +1,4 @@
-"""The source of the stand-ins: published names and signatures, bodies from the formulas of spec/baselines.md."""
+"""The source of the stand-ins: published names and signatures, bodies from the formulas of the papers."""
 
 RESNET = """
 from collections import OrderedDict
@@ -279,7 +279,7 @@ def construct_PPNet(base_architecture, pretrained=True, img_size=224, prototype_
                  using_deform, incorrect_class_connection, deformable_conv_hidden_channels, prototype_dilation)
 """
 
-# Where the compiled operation is not at hand: what section 9 says of it, each cell and each part for itself.
+# Without the compiled operation: its formula in Donnelly et al., CVPR 2022, each cell and each part for itself.
 OPERATION = """
 import torch
 

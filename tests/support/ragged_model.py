@@ -12,8 +12,8 @@ NAMES = ["left eye", "right eye", "beak", "tail"]
 COUNT, CLASSES = 18, 4
 
 
-class Loud(ScriptedModel):
-    """Images are their numbers; what is displayed for a class is the sum of its maps."""
+class SumOfMaps(ScriptedModel):
+    """Images are their numbers; the displayed map of a class is the sum of its maps."""
 
     def attribute(self, features, classes):
         return self.head(features, classes).maps.sum(1)
@@ -27,7 +27,7 @@ def case():
     maps[:, 3] = 2 * maps[:, 1] + 1 + 0.01 * torch.rand(COUNT, 7, 7, generator=generator)  # shows what 1 shows
     logits = 3 * torch.randn(COUNT, CLASSES, generator=generator)
     labels = torch.randint(0, 3, (COUNT,), generator=generator)
-    model = Loud(owners, maps, logits=logits)
+    model = SumOfMaps(owners, maps, logits=logits)
     split = Tensors(images(COUNT), labels, CLASSES)
     split.keypoints = torch.randint(0, 224, (COUNT, 4, 2), generator=generator).double()
     split.visible = torch.rand(COUNT, 4, generator=generator) < 0.8

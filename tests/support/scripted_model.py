@@ -1,4 +1,4 @@
-"""A model that says what a test tells it to say, and batches for it."""
+"""Model with scripted maps and logits, and batches for it."""
 
 from types import SimpleNamespace
 
@@ -33,14 +33,14 @@ class ScriptedModel(PartPrototypeModel):
 
 
 def images(count, size=224):
-    """Images that carry their number where noise cannot hide it; one row of pixels is enough for a side of ``size``."""
+    """Images that carry their number at a pixel that noise cannot hide; a side of ``size`` needs one row of pixels."""
     made = torch.zeros(count, 1, 1, size)
     made[:, 0, 0, 0] = 10 * torch.arange(count)
     return made
 
 
 def samples(parts, classes, named=None):
-    """What a metric asks its test split for."""
+    """Return the fields of a test split that metrics read."""
     named = named or [f"part {k}" for k in range(parts)]
     return SimpleNamespace(parts=named, classes=classes, protocol="full-224-truncated")
 
@@ -53,7 +53,7 @@ def observe(model, images, labels, points, visible, batches):
 
 
 def score(metric, model, images, labels, points, visible, batches=None, names=None, train=None, **settings):
-    """Run a metric class over batches (default: all at once, in order); ``names`` of the parts where they matter."""
+    """Run a metric class over batches (default: all at once, in order); ``names`` of the parts if they matter."""
     labels, visible = torch.as_tensor(labels), torch.as_tensor(visible)
     points = torch.as_tensor(points, dtype=torch.float64)
     split = samples(visible.shape[1], model.prototypes.classes.shape[1], names)

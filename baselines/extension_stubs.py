@@ -1,7 +1,8 @@
-"""Stand-ins for packages that official code imports and that are often not there: lent to it only where they are not.
+"""Stand-ins for packages that official code imports, for use if they are not installed.
 
 ``DCN`` is the compiled extension of Deformable ProtoPNet, for CUDA alone and for old releases of torch; its one
-operation is written here from spec/baselines.md, section 9. ``torchsummary`` is imported there and never used.
+operation is written here in plain torch (Donnelly et al., CVPR 2022). ``torchsummary`` is imported there and never
+used.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from torch import Tensor, nn
 def norm_preserve_deform_conv_forward(
     input: Tensor, weight: Tensor, bias: Tensor, offset: Tensor, *sizes: Any
 ) -> tuple[Tensor, None]:
-    """A deformable convolution that reads roots of interpolated squares, zero outside the map.
+    """Compute a deformable convolution of the roots of interpolated squares, zero outside the map.
 
     Args:
         input: ``(N, D, h, w)``.
         weight: ``(P, D, a, b)``.
         bias: ``(P,)``.
         offset: ``(N, 2 a b, h', w')``: row and column by which each tap is moved, in cells.
-        sizes: kernel, stride, padding and dilation, rows before columns; what follows is about the CUDA code.
+        sizes: kernel, stride, padding and dilation, rows before columns; the rest configures the CUDA code.
 
     Returns:
-        ``(N, P, h', w')``, and nothing in place of what a backward pass would want.
+        ``(N, P, h', w')``, and ``None`` in place of the buffers of a backward pass.
     """
     kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w = sizes[:8]
     height, width = input.shape[2:]
@@ -46,7 +47,7 @@ def norm_preserve_deform_conv_forward(
 
 
 def stand_ins() -> tuple[ModuleType, ...]:
-    """``DCN`` and ``torchsummary``, as far as forward passes need them."""
+    """Return ``DCN`` and ``torchsummary``, as far as forward passes need them."""
     extension, summary = ModuleType("DCN"), ModuleType("torchsummary")
     extension.norm_preserve_deform_conv_forward = norm_preserve_deform_conv_forward  # type: ignore[attr-defined]
     summary.summary = None  # type: ignore[attr-defined]

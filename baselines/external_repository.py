@@ -1,4 +1,4 @@
-"""Code of a user's checkout, imported and run so that nothing of it stays behind. It is executed, on purpose."""
+"""Import and execution of code from a user's checkout of an external repository, on purpose and without traces."""
 
 from __future__ import annotations
 
@@ -20,53 +20,57 @@ from torch.utils import model_zoo
 from bench.contract import BenchError, CellError
 
 _SHARED = {"torch", "torchvision", "numpy"} | sys.stdlib_module_names
-"""Never taken from a checkout, whatever its files are called."""
+"""Never imported from a checkout, even if it has files of these names."""
 
 
-class _Inside(MetaPathFinder):
-    """Finds top-level modules in some folders before anything that is installed."""
+class _CheckoutFinder(MetaPathFinder):
+    """Finder of top-level modules in a checkout's folders, ahead of installed packages."""
 
     def __init__(self, folders: list[str]) -> None:
         self.folders = folders
         self.served: set[str] = set()
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """The module of that name in the folders; a package's own modules are found through it."""
+        """Return the spec of a top-level module in the folders; a package's modules are found through the package."""
         if path is not None or fullname in _SHARED:
             return None
         spec = PathFinder.find_spec(fullname, self.folders)
         if spec is not None:
             self.served.add(fullname)
             if spec.loader is None:
-                # A folder without __init__.py: as a plain list, its places do not follow later changes of sys.path.
+                # A folder without __init__.py: a plain list of its paths does not follow later changes of sys.path.
                 spec.submodule_search_locations = list(spec.submodule_search_locations or ())
         return spec
 
 
 @contextmanager
-def opened(
+def imported_module(
     root: Path, file: str, more: tuple[str, ...] = (), stand_ins: tuple[ModuleType, ...] = ()
 ) -> Iterator[tuple[Any, list[str]]]:
-    """A file of a checkout as a module, under a name of its own; and the names of the stand-ins that were lent to it.
+    """Import a file of a checkout under a private name; yield the module and the names of the stand-ins in use.
 
-    Its imports, also those inside functions that are called within this context, are looked for in the checkout first.
-    Afterwards ``sys.modules``, ``sys.path`` and ``sys.meta_path`` are what they were.
+    Its imports, also those inside functions that are called within this context, are searched in the checkout first.
+    Afterwards ``sys.modules``, ``sys.path`` and ``sys.meta_path`` are as before.
 
     Args:
-        root: the checkout.
-        file: in it.
-        more: folders in it that hold top-level modules too.
+        root: folder of the checkout.
+        file: path in the checkout.
+        more: further folders in the checkout with top-level modules.
         stand_ins: modules for packages that are neither installed nor in the checkout.
 
+    Yields:
+        The module, and the names of the stand-ins that it got.
+
     Raises:
-        CellError: where it cannot be imported, with the reason.
+        CellError: if it cannot be imported, with the reason.
     """
     folders = [str(root), *(str(root / name) for name in more)]
-    finder = _Inside(folders)
+    finder = _CheckoutFinder(folders)
     path, bytecode = list(sys.path), sys.dont_write_bytecode
-    here = {item.stem for folder in folders if Path(folder).is_dir() for item in Path(folder).iterdir()} - _SHARED
-    kept = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in here}
-    lent = {module.__name__: module for module in stand_ins if not _there(module.__name__, folders)}
+    names = {item.stem for folder in folders if Path(folder).is_dir() for item in Path(folder).iterdir()} - _SHARED
+    # Modules of the same names that are loaded already would otherwise be used in place of the checkout's.
+    hidden = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in names}
+    lent = {module.__name__: module for module in stand_ins if not _available(module.__name__, folders)}
     sys.modules.update(lent)
     private = f"checkout_of_{root.name}"
     sys.meta_path.insert(0, finder)
@@ -77,15 +81,15 @@ def opened(
         sys.dont_write_bytecode = bytecode
         sys.meta_path.remove(finder)
         sys.path[:] = path
-        gone = {private, *lent, *finder.served}
-        for name in [name for name in sys.modules if name.split(".")[0] in gone]:
+        temporary = {private, *lent, *finder.served}
+        for name in [name for name in sys.modules if name.split(".")[0] in temporary]:
             del sys.modules[name]
-        sys.modules.update(kept)
+        sys.modules.update(hidden)
         for folder in folders:
             sys.path_importer_cache.pop(folder, None)
 
 
-def _there(name: str, folders: list[str]) -> bool:
+def _available(name: str, folders: list[str]) -> bool:
     return name in sys.modules or any(PathFinder.find_spec(name, path) for path in (folders, None))
 
 
@@ -99,7 +103,7 @@ def _load(file: Path, name: str) -> ModuleType:
         spec.loader.exec_module(module)
     except ModuleNotFoundError as error:
         raise CellError(f"{file} needs the package {error.name!r}, which is not installed here") from error
-    # Whatever somebody's code does when it is imported, the user hears what and where.
+    # Foreign code may raise anything while it is imported; the user gets the file and the reason.
     except (Exception, SystemExit) as error:
         raise CellError(f"{file} cannot be imported here ({type(error).__name__}: {error})") from error
     return module
@@ -107,7 +111,7 @@ def _load(file: Path, name: str) -> ModuleType:
 
 @contextmanager
 def contained(device: torch.device) -> Iterator[None]:
-    """Run code of a checkout on this device: ``.cuda()`` means it, downloads are refused, prints are not shown."""
+    """Run code of a checkout on a device: ``.cuda()`` moves to it, downloads are refused, prints are not shown."""
 
     def refuse(address: str, *_: Any, **__: Any) -> None:
         raise BenchError(f"the official code asks to download {address}: it is run without, on weights that are given")
@@ -130,12 +134,13 @@ def contained(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    own, before = name in vars(owner), vars(owner).get(name)
+    defined, before = name in vars(owner), vars(owner).get(name)
     setattr(owner, name, value)
     try:
         yield
     finally:
-        if own:
+        # An inherited attribute is deleted again, so that it is inherited as before.
+        if defined:
             setattr(owner, name, before)
         else:
             delattr(owner, name)

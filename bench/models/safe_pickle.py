@@ -1,11 +1,11 @@
-"""Pickles read as data: a stack machine over their opcodes that imports nothing and calls nothing.
+"""Safe unpickler: a stack machine over a pickle's opcodes that imports nothing and calls nothing.
 
-A global that a pickle names stays a :class:`Name`; an instance of any class becomes an inert :class:`Object` that holds
-its state. The few functions that PyTorch and NumPy need to rebuild tensors and numbers have stand-ins here that only
-note their arguments. Whatever else a pickle wants called is refused, and so is every other name of Python's library.
+A global of a pickle stays a :class:`Name`; an instance of any class becomes an inert :class:`Object` with its state.
+The few functions that PyTorch and NumPy need to rebuild tensors and numbers have stand-ins here that only note their
+arguments. Calls of anything else are refused, and so is every other name of Python's library.
 
-Memory and time are paid for from a budget in proportion to the file's size. Every opcode has a price in bytes, what
-copies a container pays for each item, and numbers as keys pay for the collisions that a pickle may choose them for.
+Memory and time are paid from a budget in proportion to the file's size. Every opcode has a price in bytes, copies of
+containers pay for each item, and numbers as keys pay for the collisions that a pickle may choose them for.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import IO, Any
 
-from baselines.pickled import CALLS, Name, Object, Refused, TensorData, dict_of, key_of, set_of
+from bench.models.pickle_values import CALLS, Name, Object, Refused, TensorData, dict_of, key_of, set_of
 
 _HARMLESS = {f"builtins.{name}" for name in ("object", "bool", "int", "float", "complex", "str", "bytes", "list")}
 _HARMLESS |= {"builtins.dict", "builtins.tuple", "builtins.set", "argparse.Namespace"}
@@ -32,7 +32,7 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
 }
 _LEAST_BUDGET = 2**26
 _BUDGET_PER_BYTE = 8
-# What CPython takes for what an opcode makes, in bytes, with its place on the stack.
+# Bytes that CPython allocates for the value of an opcode, with its slot on the stack.
 _PRICE = 48
 _PRICES = {
     **{"EMPTY_LIST": 64, "EMPTY_DICT": 72, "EMPTY_SET": 224, "MARK": 96, "LIST": 64, "DICT": 256, "FROZENSET": 224},
@@ -42,7 +42,7 @@ _PRICES = {
     **dict.fromkeys(("GLOBAL", "STACK_GLOBAL"), 250),
 }
 _PRICE_OF_ITEM = 100
-"""Of an item of a dict, the dearest container."""
+"""Price of an item of a dict, the most expensive container."""
 _MOST_BITS = 512
 _LONGEST_NAME = 200
 _MOST_ARGUMENTS = 16
@@ -50,16 +50,16 @@ _ASIDE = 2**16
 
 
 class Machine:
-    """Reads the pickles of one file.
+    """Reader of the pickles of one file.
 
     Args:
-        persistent: what a persistent id stands for.
-        size: of the file in bytes, to which memory and time are in proportion.
+        persistent: function from a persistent id to its value.
+        size: size of the file in bytes, to which memory and time are in proportion.
 
     Attributes:
         names: every global that the pickles name, in order.
-        tensors: all that they describe.
-        budget: what is left of the price of all opcodes, in bytes.
+        tensors: all tensors that they describe.
+        budget: bytes left to pay for opcodes.
     """
 
     def __init__(self, persistent: Callable[[Any], Any], size: int) -> None:
@@ -69,15 +69,15 @@ class Machine:
         self.budget = _LEAST_BUDGET + _BUDGET_PER_BYTE * size
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []
-        """The stacks beneath each mark, as in Python's own reader: nobody has to look for the last mark."""
+        """Stacks beneath each mark, as in Python's reader, so that the last mark is not searched for."""
         self.memo: list[Any] = []
         self._size = size
 
     def load(self, stream: IO[bytes]) -> Any:
-        """The content of the pickle that begins here; the stream is left behind its end.
+        """Return the content of the pickle that begins here; the stream is left behind its end.
 
         Raises:
-            Refused: naming what it wants called, or saying that it is broken or asks for more than its budget.
+            Refused: if it calls anything without a stand-in, is broken or asks for more than its budget.
         """
         self.stack, self.below, self.memo = [], [], []
         try:
@@ -121,7 +121,7 @@ class Machine:
         elif name == "MEMOIZE":
             self.memo.append(stack[-1])
         elif name in ("GET", "BINGET", "LONG_BINGET"):
-            stack.append(self.memo[_place(argument)])
+            stack.append(self.memo[_checked_index(argument)])
         elif name == "MARK":
             self.below.append(stack)
             self.stack = []
@@ -146,14 +146,14 @@ class Machine:
                 raise Refused(f"uses the pickle opcode {name}, which no weights need")
             handler(argument)
 
-    def _remember(self, place: int, value: Any) -> None:
-        # Python numbers them as they come. Numbers of the pickle's own choice could be made to collide in a dict.
-        if place == 1 and not self.memo:
+    def _remember(self, index: int, value: Any) -> None:
+        # Python numbers them consecutively. Numbers chosen by the pickle could be made to collide in a dict.
+        if index == 1 and not self.memo:
             self.memo.append(None)  # Python 2 counts from 1
-        if place == len(self.memo):
+        if index == len(self.memo):
             self.memo.append(value)
         else:
-            self.memo[_place(place)] = value
+            self.memo[_checked_index(index)] = value
 
     def _popped(self, count: int) -> list[Any]:
         if count > len(self.stack):
@@ -169,15 +169,15 @@ class Machine:
     def _name(self, module: str, name: str) -> Name:
         if len(module) + len(name) > _LONGEST_NAME:
             raise Refused("has a name that is too long for one")
-        found = Name(_RENAMED.get(module, module), name)
-        if not str(found).isprintable():
+        full = Name(_RENAMED.get(module, module), name)
+        if not str(full).isprintable():
             raise Refused("names something that cannot be printed")
-        self.names[str(found)] = None
-        if str(found) not in CALLS and str(found) not in _HARMLESS:
-            root = found.module.split(".")[0]
+        self.names[str(full)] = None
+        if str(full) not in CALLS and str(full) not in _HARMLESS:
+            root = full.module.split(".")[0]
             if root in sys.stdlib_module_names:
-                raise Refused(f"names {found}, which no weights need")
-        return found
+                raise Refused(f"names {full}, which no weights need")
+        return full
 
     def _global(self, argument: str) -> None:
         module, _, name = argument.partition(" ")
@@ -193,12 +193,12 @@ class Machine:
 
     def _called(self, function: Any, arguments: Any) -> Any:
         if function == Name("torch._tensor", "_rebuild_from_type_v2"):
-            # A tensor with attributes of its own: the function that rebuilds it, and what with.
+            # A tensor with attributes: the function that rebuilds it, and its arguments.
             function, _, arguments, *_ = _arguments(arguments)
         stand_in = CALLS.get(str(function)) if isinstance(function, Name) else None
         if stand_in is None:
-            said = str(function) if isinstance(function, Name) else f"a {type(function).__name__}"
-            raise Refused(f"wants {said} called, which no weights need")
+            named = str(function) if isinstance(function, Name) else f"a {type(function).__name__}"
+            raise Refused(f"wants {named} called, which no weights need")
         for argument in _arguments(arguments):
             # The same argument may be used again and again, and copied each time.
             if isinstance(argument, str | bytes | bytearray):
@@ -234,10 +234,10 @@ class Machine:
         for part in (state, *(state if isinstance(state, tuple) and len(state) == 2 else ())):
             self._pay(_PRICE_OF_ITEM * len(part) if isinstance(part, dict | tuple | list) else 0)
         if isinstance(target, dict | TensorData):
-            return  # attributes of an ordered dict or a tensor: weights are what counts
+            return  # attributes of an ordered dict or a tensor are no weights
         if not isinstance(target, Object):
-            said = target if isinstance(target, Name) else f"a {type(target).__name__}"
-            raise Refused(f"wants attributes of {said} set, which no weights need")
+            named = target if isinstance(target, Name) else f"a {type(target).__name__}"
+            raise Refused(f"wants attributes of {named} set, which no weights need")
         if target.kind == Name("numpy", "dtype"):
             target.state["order"] = state[1]
         elif isinstance(state, dict):
@@ -246,7 +246,7 @@ class Machine:
             for part in state:
                 _update(target, part or {})
         else:
-            # A class's own way to keep its state; its code would be needed to read it.
+            # State in a form of the class, whose code would be needed to read it.
             target.items.append(state)
 
     def _append(self, _: Any) -> None:
@@ -269,9 +269,9 @@ class Machine:
         pairs = [(key_of(key), value) for key, value in zip(items[::2], items[1::2], strict=True)]
         target = self.stack[-1]
         self._pay(_PRICE_OF_ITEM * len(pairs))
-        held = target.items if isinstance(target, Object) else _a(dict, target)
-        self._pay_keys((key for key, _ in pairs), len(held))
-        (held.extend if isinstance(target, Object) else held.update)(pairs)
+        container = target.items if isinstance(target, Object) else _a(dict, target)
+        self._pay_keys((key for key, _ in pairs), len(container))
+        (container.extend if isinstance(target, Object) else container.update)(pairs)
 
     def _additems(self, _: Any) -> None:
         items, target = self._marked(), self.stack[-1]
@@ -298,20 +298,20 @@ class Machine:
 
 
 class _Bounded:
-    """A stream that is asked for no more than the file holds: Python sets memory aside for all that is asked for."""
+    """Stream that reads no more than the file's size: Python allocates memory for all bytes that are asked for."""
 
     def __init__(self, stream: IO[bytes], size: int) -> None:
         self._stream, self._size = stream, size
         self.readline, self.tell = stream.readline, stream.tell
 
     def read(self, count: int) -> bytes:
-        """Up to ``count`` bytes."""
+        """Read up to ``count`` bytes."""
         return self._stream.read(count if count < _ASIDE else min(count, self._size))
 
 
 def _arguments(value: Any) -> tuple[Any, ...]:
     if not isinstance(value, tuple) or len(value) > _MOST_ARGUMENTS:
-        raise Refused("calls something with what no weights need")
+        raise Refused("calls something with arguments that no weights need")
     return value
 
 
@@ -329,7 +329,7 @@ def _update(target: Object, state: dict[Any, Any]) -> None:
     target.state.update({_text(key): value for key, value in state.items()})
 
 
-def _place(number: int) -> int:
+def _checked_index(number: int) -> int:
     if number < 0:
         raise Refused("is broken (it counts from the end)")
     return number

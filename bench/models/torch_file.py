@@ -1,4 +1,4 @@
-"""Files of ``torch.save``, both formats, without ``torch.load``: what they hold, with tensors read when asked for."""
+"""Reader of ``torch.save`` files in both formats without ``torch.load``; tensors are read on request."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from baselines.pickled import Name, Refused, TensorData
-from baselines.safe_pickle import Machine
 from bench.contract import RequestError
+from bench.models.pickle_values import Name, Refused, TensorData
+from bench.models.safe_pickle import Machine
 
 _LONGEST_ID = 8
 _LONGEST_KEY = 100
-# Length of the record at the end of an archive, and of the two before it where offsets take 64 bits.
+# Length of the record at the end of an archive, and of the two before it if offsets take 64 bits.
 _END, _END_64 = 22, 76
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _TYPES = {
@@ -40,7 +40,7 @@ _TYPES = {
 
 @dataclass(frozen=True, eq=False)
 class Storage:
-    """A run of ``count`` numbers in the file, by its key there."""
+    """Run of ``count`` numbers in the file, and its key in the pickle."""
 
     kind: torch.dtype
     key: str
@@ -48,18 +48,18 @@ class Storage:
 
 
 class TorchFile:
-    """One file.
+    """File of ``torch.save``.
 
     Args:
-        path: the file.
+        path: path of the file.
 
     Attributes:
-        content: what it holds: plain containers, and inert objects in place of instances and tensors.
+        content: its value: plain containers, and inert objects in place of instances and tensors.
         names: the globals that it names.
         format: ``zip`` or ``legacy`` (before torch 1.6).
 
     Raises:
-        RequestError: where it is no such file, or wants anything called; nothing of it is ever run.
+        RequestError: if it is no such file, or calls anything without a stand-in; nothing of it is ever run.
     """
 
     def __init__(self, path: Path) -> None:
@@ -84,31 +84,31 @@ class TorchFile:
         except (OSError, zipfile.BadZipFile, struct.error, RuntimeError, ValueError, LookupError) as error:
             raise RequestError(f"{path} cannot be read as a file of torch.save ({error})") from error
         self.names, self._tensors = list(self._machine.names), self._machine.tensors
-        # It knows this file, and would keep it in memory until somebody looks for such rings.
+        # It refers back to this object, and the cycle would stay in memory until the next garbage collection.
         del self._machine
 
     def shape(self, data: TensorData) -> tuple[int, ...]:
-        """The sizes of a tensor.
+        """Return the shape of a tensor.
 
         Raises:
-            RequestError: where they are no sizes.
+            RequestError: if it is no tuple of sizes.
         """
         size = _whole(data.size)
-        # Their product is counted by torch in 64 bits, also where a zero among them makes nothing of it.
+        # torch multiplies them in 64 bits, even if a zero among them makes the product 0.
         if size is None or math.prod(n or 1 for n in size) >= 2**62:
             raise self._broken("a tensor's sizes are no sizes")
         return size
 
     def tensor(self, data: TensorData) -> Tensor:
-        """The numbers of a tensor that :attr:`content` describes, contiguous.
+        """Read a tensor that :attr:`content` describes, contiguous.
 
         Raises:
-            RequestError: where the description does not fit the file.
+            RequestError: if the description does not fit the file.
         """
         size, stride, begin, span = self._window(data)
         if not span:
             return torch.empty(size, dtype=data.storage.kind)
-        # Of the storage only what the tensor spans: parts of one long storage are read once each.
+        # Only the part of the storage that the tensor spans: parts of one long storage are read once each.
         self._budget -= span
         if self._budget < 0:
             raise self._broken("its tensors share storages many times over")
@@ -121,19 +121,19 @@ class TorchFile:
         return tensor.clone(memory_format=torch.contiguous_format)
 
     def check(self) -> None:
-        """Hold every storage and tensor against the file, before a reader without such checks gets it.
+        """Check every storage and tensor against the file, before a reader without such checks opens it.
 
         Raises:
-            RequestError: where a description does not fit.
+            RequestError: if a description does not fit.
         """
         for storage in self._storages.values():
             if storage.count * storage.kind.itemsize > self._places.get(storage.key, (0, -1))[1]:
-                raise self._broken(f"storage {storage.key} is shorter than it says")
+                raise self._broken(f"storage {storage.key} is shorter than its size in the pickle")
         for data in self._tensors:
             self._window(data)
 
     def _window(self, data: TensorData) -> tuple[tuple[int, ...], tuple[int, ...], int, int]:
-        """Sizes and strides of a tensor, and in the file the place of its first number and the bytes that it spans."""
+        """Return sizes and strides of a tensor, the offset of its first number in the file and the bytes it spans."""
         storage = data.storage
         if not isinstance(storage, Storage) or storage.key not in self._places:
             raise self._broken("a tensor's numbers are not in the file")
@@ -146,7 +146,7 @@ class TorchFile:
         begin, length = self._places[storage.key]
         width = storage.kind.itemsize
         if storage.count * width > length:
-            raise self._broken(f"storage {storage.key} is shorter than it says")
+            raise self._broken(f"storage {storage.key} is shorter than its size in the pickle")
         span = (last - data.offset + 1) * width if math.prod(size) else 0
         return size, stride, begin + data.offset * width, span
 
@@ -166,13 +166,13 @@ class TorchFile:
             prefix = pickles[0].removesuffix("data.pkl")
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
                 raise Refused("has compressed entries, which torch.save does not write")
-            # Python sets memory aside for what an entry says of its size.
+            # Python allocates memory for the size that an entry claims.
             if any(
                 entry.file_size != entry.compress_size or entry.file_size > self._size for entry in entries.values()
             ):
                 raise Refused("has entries that are larger than the file")
             if sum(entry.file_size for entry in entries.values()) > self._size:
-                raise Refused("has entries that lie over one another")
+                raise Refused("has entries that overlap")
             order = entries.get(f"{prefix}byteorder")
             if order is not None and archive.read(order) != b"little":
                 raise Refused("was written on a big-endian machine, which is not supported")
@@ -217,17 +217,16 @@ class TorchFile:
                 and rest in ([], [None])
             ):
                 return self._storages.setdefault(key, Storage(_TYPES[kind], key, count))
-            # The legacy format keeps the source of classes beside them; it is not looked at.
+            # The legacy format keeps the source of classes beside them; it is ignored.
             case ("module", Name() as kind, *_):
                 return kind
         raise Refused("has a persistent id that torch.save does not write")
 
 
 def _directory(stream: IO[bytes]) -> int:
-    """Where the end of the file says that its directory begins; Python goes by the directory's length instead.
-
-    Where the two differ, other readers see another archive than the one that is checked here.
-    """
+    """Return the offset of the archive's directory, as the record at the end of the file gives it."""
+    # Python derives the offset from the directory's length instead. If the two differ, other readers would see another
+    # archive than the one that is checked here.
     stream.seek(-_END, io.SEEK_END)
     (offset,) = struct.unpack("<L", stream.read(_END)[16:20])
     if offset == 2**32 - 1:
@@ -237,7 +236,7 @@ def _directory(stream: IO[bytes]) -> int:
 
 
 def _begin(stream: IO[bytes], entry: zipfile.ZipInfo) -> int:
-    """Where an entry's bytes begin: behind its own header, whose length only the header itself tells."""
+    """Return the offset of an entry's bytes, behind its header, whose length is in the header alone."""
     stream.seek(entry.header_offset)
     header = stream.read(30)
     name, extra = struct.unpack("<HH", header[26:30])

@@ -1,7 +1,8 @@
-"""The official networks themselves, from the user's own checkout of their repositories, seen through the contract.
+"""Official networks from the user's checkout of their repositories, behind the contract.
 
 This executes the checkout's code, on purpose: it is the user who names it. The networks are measured, never trained.
-Names and signatures: the repositories at the commits of spec/baselines.md, section 1; signs of maps: section 4.1.
+Names and signatures are those of cfchen-duke/ProtoPNet at commit 81bf2b7, JackeyWang96/TesNet at 870a77a,
+gmum/ProtoPool at 2bd4288 and jdonnelly36/Deformable-ProtoPNet at 92d3ab6.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from baselines import checkout, compiled
+from baselines import extension_stubs, external_repository
 from baselines.deformable import DeformableProtoPNetModel
 from bench.contract import CellError, Explanation, PartPrototypeModel, PrototypeTable, RequestError, Sizes, Task
 from bench.core.seeding import derive
@@ -24,12 +25,12 @@ _ABSENT = ("ones", "alfa")
 """Constants of the official code that converted files leave out."""
 
 _CERTAIN = 1e4
-"""Softmax of this beside zeros is 1 and zeros, exactly, in single precision."""
+"""Logit whose softmax among zeros is 1 and zeros, exactly, in single precision."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What an official network is made from: letters as in :data:`baselines.official_files.SHAPES`."""
+class NetworkArguments:
+    """Arguments of an official network: letters as in :data:`baselines.official_files.SHAPES`."""
 
     architecture: str
     image: int
@@ -44,18 +45,18 @@ class Plan:
 
     @property
     def whole(self) -> int:
-        """The number of prototypes before pruning: its least multiple of the classes."""
+        """Number of prototypes before pruning: the least multiple of the classes."""
         return -(-self.P // self.C) * self.C
 
 
 class OfficialModel(PartPrototypeModel):
-    """An official network behind the contract.
+    """Official network behind the contract.
 
     Args:
-        network: as its repository makes it; its backbone is taken out of it.
+        network: network as its repository builds it; its backbone is removed from it.
         look: network and features -> logits ``(N, C)`` and similarity maps ``(N, P, h, w)``.
-        identity: bool ``(P, C)``.
-        weights: what each prototype's map counts for each class ``(C, P)``.
+        identity: table of prototypes by class, bool ``(P, C)``.
+        weights: weight of each prototype's map for each class ``(C, P)``.
         border: as in the contract.
     """
 
@@ -67,15 +68,15 @@ class OfficialModel(PartPrototypeModel):
         super().__init__()
         self.border = border
         self.backbone = network.features
-        # Each network calls `features` on whatever it is given: from here on it is given features.
+        # Each network calls `features` on its input: from here on its input is features.
         network.features = nn.Identity()
         self.network, self.look = network, look
         self.prototypes = PrototypeTable(identity)
         self.register_buffer("weights", weights.detach().clone())
 
     def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
-        """Maps are the method's own similarities, before upsampling; scores their maxima."""
-        with checkout.contained(features.device):
+        """Return the method's similarities before upsampling as maps, their maxima as scores."""
+        with external_repository.contained(features.device):
             logits, maps = self.look(self.network, features)
         scores = maps.amax((2, 3))
         if classes is None:
@@ -84,19 +85,19 @@ class OfficialModel(PartPrototypeModel):
         return Explanation(logits, self.pick(maps, indices), self.pick(scores, indices), indices)
 
     def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
-        """The displayed reading: similarity maps weighted by what they count for the class."""
+        """Return the displayed map: similarity maps with their weights for the class."""
         return torch.einsum("nphw,np->nhw", self.head(features).maps, self.weights[classes])
 
 
-def _make_protopnet(module: Any, plan: Plan) -> Any:
+def _make_protopnet(module: Any, plan: NetworkArguments) -> Any:
     return module.construct_PPNet(**_family(plan))
 
 
-def _make_tesnet(module: Any, plan: Plan) -> Any:
+def _make_tesnet(module: Any, plan: NetworkArguments) -> Any:
     return module.construct_TesNet(**_family(plan))
 
 
-def _family(plan: Plan) -> dict[str, Any]:
+def _family(plan: NetworkArguments) -> dict[str, Any]:
     return {
         "base_architecture": plan.architecture,
         "pretrained": False,
@@ -108,7 +109,7 @@ def _family(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _make_deformable(module: Any, plan: Plan) -> Any:
+def _make_deformable(module: Any, plan: NetworkArguments) -> Any:
     return module.construct_PPNet(
         base_architecture=plan.architecture,
         pretrained=False,
@@ -124,7 +125,7 @@ def _make_deformable(module: Any, plan: Plan) -> Any:
     )
 
 
-def _make_protopool(module: Any, plan: Plan) -> Any:
+def _make_protopool(module: Any, plan: NetworkArguments) -> Any:
     return module.PrototypeChooser(
         num_prototypes=plan.P,
         num_descriptive=plan.K,
@@ -138,6 +139,8 @@ def _make_protopool(module: Any, plan: Plan) -> Any:
     )
 
 
+# Signs: `push_forward` returns distances in ProtoPNet, negative projections in TesNet, similarities in Deformable
+# ProtoPNet; ProtoPool has `prototype_distances` instead. Maps are similarities, larger = more present.
 def _look_protopnet(network: Any, features: Tensor) -> tuple[Tensor, Tensor]:
     return network(features)[0], network.distance_2_similarity(network.push_forward(features)[1])
 
@@ -147,7 +150,7 @@ def _look_tesnet(network: Any, features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _look_deformable(network: Any, features: Tensor) -> tuple[Tensor, Tensor]:
-    # The second of what comes beside the training logits: those without the margin.
+    # The second of the outputs beside the training logits: the logits without the margin.
     return network(features, is_train=False)[1][1], network.push_forward(features)[1]
 
 
@@ -158,20 +161,20 @@ def _look_protopool(network: Any, features: Tensor) -> tuple[Tensor, Tensor]:
     return logits, network.distance_2_similarity(network.prototype_distances(features))
 
 
-NETWORKS: dict[str, tuple[Callable[[Any, Plan], Any], Callable[[Any, Tensor], tuple[Tensor, Tensor]]]] = {
+NETWORKS: dict[str, tuple[Callable[[Any, NetworkArguments], Any], Callable[[Any, Tensor], tuple[Tensor, Tensor]]]] = {
     "protopnet": (_make_protopnet, _look_protopnet),
     "tesnet": (_make_tesnet, _look_tesnet),
     "protopool": (_make_protopool, _look_protopool),
     "deformable": (_make_deformable, _look_deformable),
 }
-"""How each is made from its ``model.py``, and how it is looked at."""
+"""For each method, the constructor from its ``model.py`` and the function from features to logits and maps."""
 
 
 def check(method: str, root: Path, sizes: Sizes) -> None:
-    """See that the folder looks like a checkout that can be asked for this network; its code is not run here.
+    """Check that the folder looks like a checkout with this network; its code is not run here.
 
     Raises:
-        RequestError: saying what is wrong.
+        RequestError: if it does not, with the reason.
     """
     if not (root / "model.py").is_file():
         raise RequestError(f"{method}.source: {root} has no model.py: name a checkout of the official repository")
@@ -180,27 +183,28 @@ def check(method: str, root: Path, sizes: Sizes) -> None:
 
 
 def build(method: str, task: Task, checkpoint: Any) -> OfficialModel:
-    """The official network with the weights of a converted file, or random ones drawn from the task's seed.
+    """Build the official network with the weights of a converted file, or random ones drawn from the task's seed.
 
     Args:
-        method: its name.
-        task: whose ``config.source`` is the checkout.
-        checkpoint: a :class:`baselines.checkpoints.Checkpoint` or ``None``.
+        method: name of the method.
+        task: task whose ``config.source`` is the checkout.
+        checkpoint: a :class:`baselines.checkpoints.ConvertedCheckpoint` or ``None``.
 
     Raises:
-        CellError: where the checkout does not give that network, or the weights do not fit it.
+        CellError: if the checkout does not build that network, or the weights do not fit it.
     """
     make, look = NETWORKS[method]
     root, plan = task.config.source.path, _plan(task, checkpoint)
     extension = ("Deformable-Convolution-V2-PyTorch",)
-    opened = checkout.opened(root, "model.py", extension, compiled.stand_ins())
+    opened = external_repository.imported_module(root, "model.py", extension, extension_stubs.stand_ins())
     with torch.random.fork_rng(devices=[]), opened as (module, lent):
         if method == "deformable" and "DCN" in lent:
+            # The compiled extension is for CUDA and old releases of torch; the result records the replacement.
             task.progress.note("DCN is not installed: its operation is computed here in its place")
             task.facts["DCN replaced"] = 1.0
         torch.manual_seed(derive(task.seed, "official"))
         try:
-            with checkout.contained(torch.device("cpu")):
+            with external_repository.contained(torch.device("cpu")):
                 network = make(module, plan)
                 if plan.whole > plan.P and method != "protopool":
                     network.prune_prototypes(list(range(plan.P, plan.whole)))
@@ -216,7 +220,7 @@ def build(method: str, task: Task, checkpoint: Any) -> OfficialModel:
     return OfficialModel(network, look, identity > 0, network.last_layer.weight, border)
 
 
-def _plan(task: Task, checkpoint: Any) -> Plan:
+def _plan(task: Task, checkpoint: Any) -> NetworkArguments:
     config = task.config
     image, classes = task.train.size, task.train.classes
     if checkpoint is not None:
@@ -224,12 +228,12 @@ def _plan(task: Task, checkpoint: Any) -> Plan:
         sizes = facts["sizes"]
         known = [sizes[letter] for letter in ("C", "P", "K", "D")]
         more = {"part": (sizes["H"], sizes["W"]), "hidden": sizes["O"]} if "H" in sizes else {}
-        return Plan(task.backbone_name, image, *known, facts["activation"], facts["add_on"], **more)
+        return NetworkArguments(task.backbone_name, image, *known, facts["activation"], facts["add_on"], **more)
     slots = getattr(config, "slots", None)
     per_class = config.per_class if slots is None else slots
     pool = config.per_class * classes if slots is None else config.prototypes
     depth = getattr(config, "depth", None) or int(task.backbone().channels)  # type: ignore[arg-type]
-    return Plan(task.backbone_name, image, classes, pool, per_class, depth)
+    return NetworkArguments(task.backbone_name, image, classes, pool, per_class, depth)
 
 
 def _load(network: Any, weights: dict[str, Tensor], file: Path) -> None:
@@ -245,14 +249,13 @@ def _load(network: Any, weights: dict[str, Tensor], file: Path) -> None:
 
 @torch.no_grad()
 def _settle(network: Any) -> tuple[Tensor, Tensor]:
-    """Put one prototype into every slot of ProtoPool, the one of its largest presence (section 8, deviations).
-
-    The official code draws Gumbel noise also when it is measured; a presence that leaves no doubt is the same at any
-    temperature.
+    """Put one prototype into every slot of ProtoPool, the one of its largest presence.
 
     Returns:
-        Which prototype sits in a slot of which class, bool ``(P, C)``; what it counts for each class ``(C, P)``.
+        Table of prototypes in the slots of classes, bool ``(P, C)``, and their weights for each class ``(C, P)``.
     """
+    # The official code draws Gumbel noise at inference too, so that scores cannot be repeated; a presence of 0 and 1
+    # alone is the same at any temperature.
     presence = network.proto_presence
     certain = torch.zeros_like(presence).scatter(1, presence.argmax(1, keepdim=True), 1.0)
     presence.copy_(_CERTAIN * certain)

@@ -1,4 +1,4 @@
-"""What a prototype that always looks at one place would hit: known from the annotations alone."""
+"""Hits of prototypes that always peak at one position, from the annotations alone."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ from metrics.peaks import CANVAS
 
 
 def grid(step: int, size: int = CANVAS) -> Tensor:
-    """Every ``step``-th pixel in both directions: ``(G, 2)`` row and column, row by row."""
+    """Return every ``step``-th pixel in both directions: ``(G, 2)`` row and column, row by row.
+
+    Example:
+        >>> grid(112).tolist()
+        [[0, 0], [0, 112], [112, 0], [112, 112]]
+    """
     steps = torch.arange(0, size, step)
     return torch.cartesian_prod(steps, steps)
 
 
 def fixed_hits(split: Samples, pixels: Tensor, half: int = HALF, size: int = CANVAS) -> tuple[Tensor, Tensor]:
-    """In how many images of each class a region around a fixed pixel holds each part, and how many show the part.
+    """Count the images of each class in which the region around a fixed pixel contains a part, and those showing it.
 
     Args:
-        split: its annotations only.
+        split: split of which the annotations are read.
         pixels: ``(G, 2)`` row and column on the canvas.
         half: half the side of the region in pixels.
         size: side of the canvas in pixels.
@@ -32,24 +37,24 @@ def fixed_hits(split: Samples, pixels: Tensor, half: int = HALF, size: int = CAN
     visible = torch.zeros(split.classes, shown.shape[1], dtype=torch.long).index_add_(0, split.labels, shown.long())
     counts = []
     for chunk in pixels.split(64):  # 64 pixels x 6,000 images x 15 parts are 6 MB of hits
-        found = hits(chunk.expand(len(points), -1, -1), points, shown, half, size)
-        of_class = torch.zeros(split.classes, *found.shape[1:], dtype=torch.int32)
-        counts.append(of_class.index_add_(0, split.labels, found.int()).long())
+        hit = hits(chunk.expand(len(points), -1, -1), points, shown, half, size)
+        of_class = torch.zeros(split.classes, *hit.shape[1:], dtype=torch.int32)
+        counts.append(of_class.index_add_(0, split.labels, hit.int()).long())
     return torch.cat(counts, 1), visible
 
 
-def best_places(hit: Tensor, visible: Tensor, enough: int = 10) -> Tensor:
-    """For each class the place that hits some one part most often; of equally good ones the last.
+def best_positions(hit: Tensor, visible: Tensor, enough: int = 10) -> Tensor:
+    """Choose for each class the position that hits some one part most often; of equally good ones the last.
 
     Rates are compared as they are rounded, so equal quotients of other counts (25/30, 10/12) may not count as equal.
 
     Args:
         hit: int64 ``(classes, G, parts)`` as from :func:`fixed_hits`.
         visible: int64 ``(classes, parts)``.
-        enough: parts that fewer images show are left out, where the class has others: one image may always be hit.
+        enough: parts that fewer images show are left out if the class has others: one image may always be hit.
 
     Returns:
-        int64 ``(classes,)``, numbers of places.
+        int64 ``(classes,)``, numbers of positions.
     """
     counted = visible >= enough
     counted |= ~counted.any(1, keepdim=True) & (visible > 0)

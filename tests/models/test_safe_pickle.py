@@ -1,4 +1,4 @@
-"""Hostile and broken pickles: nothing runs, and the error names what was asked for."""
+"""Hostile and broken pickles: nothing runs, and the error names the refused call."""
 
 import io
 import pickle
@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from baselines import official_files
-from baselines.pickled import Name, Object, Refused
-from baselines.safe_pickle import Machine
-from baselines.torch_file import TorchFile
 from bench.contract import RequestError
+from bench.models.pickle_values import Name, Object, Refused
+from bench.models.safe_pickle import Machine
+from bench.models.torch_file import TorchFile
 
 
 def read(raw, persistent=lambda name: name):
@@ -152,7 +152,7 @@ NESTED = b"N" + b"2\x86" * 60 + b"q\x00"
         b")\x81.",  # made an instance of
         b"}b.",  # given attributes
         b"0" + g("_codecs encode") + b"(S'x'\nh\x00tR.",  # the name of a codec
-        b"0]h\x00N\x86R.",  # what a list is called with
+        b"0]h\x00N\x86R.",  # the arguments of a list
         b"0\x8f(h\x00\x90.",  # the member of a set
     ],
 )
@@ -261,7 +261,7 @@ def rewritten(source, target, change, **options):
     return target
 
 
-def test_files_that_are_not_what_they_say(saved, tmp_path):
+def test_files_of_other_formats(saved, tmp_path):
     def same(_, raw):
         return raw
 
@@ -279,7 +279,7 @@ def test_files_that_are_not_what_they_say(saved, tmp_path):
         TorchFile(big)
     short = rewritten(good, tmp_path / "short.pth", lambda name, raw: raw[:-4] if "/data/" in name else raw)
     file = TorchFile(short)
-    with pytest.raises(RequestError, match="shorter than it says"):
+    with pytest.raises(RequestError, match="shorter than its size in the pickle"):
         file.tensor(file.content["w"])
     gone = rewritten(good, tmp_path / "gone.pth", lambda name, raw: None if "/data/" in name else raw)
     file = TorchFile(gone)

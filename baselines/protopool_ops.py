@@ -1,7 +1,8 @@
-"""The mathematics of a pool of prototypes that classes share through slots (spec/baselines.md, section 8).
+"""Operations of ProtoPool, a pool of prototypes that classes share through slots (Rymarczyk et al., ECCV 2022).
 
-Shapes: the presence q ``(C, P, K)`` says, for each of the K slots of each of C classes, how much of each of P
-prototypes sits in it; distances ``(..., P)`` are those of an image to the pool.
+Shapes: the presence q ``(C, P, K)`` is, for each of the K slots of each of C classes, a distribution over the P
+prototypes; distances ``(..., P)`` are those of an image to the pool. Source of the formulas: ``model.py`` and
+``main.py`` of gmum/ProtoPool.
 """
 
 from __future__ import annotations
@@ -18,27 +19,28 @@ Mixing = Literal["factored", "literal"]
 
 LAST_SCALE = 1e3
 SCALE_OF_THE_CODE = 1e4
-"""What the official code multiplies the presence by in its push, its last-layer stage and its final evaluation."""
+"""Factor of the presence in the official code's push, last-layer stage and final evaluation."""
 
 _TEMPERATURE = 0.5
 
 
 def gumbel_scale(epoch: int, epochs: int) -> float:
-    """What the presence is multiplied by in an epoch: 0 in the first, 1000 from ``epochs`` on, a square root between.
+    """Return the factor of the presence in an epoch: 0 in the first, 1000 from ``epochs`` on, a square root between.
 
-    >>> gumbel_scale(0, 30), gumbel_scale(30, 30)
-    (0.0, 1000.0)
+    Example:
+        >>> gumbel_scale(0, 30), gumbel_scale(30, 30)
+        (0.0, 1000.0)
     """
     # 1.3 sqrt((1000 / 1.3)^2 / T epoch) as published: its starting value 1.3 cancels.
     return LAST_SCALE * math.sqrt(min(epoch / epochs, 1.0))
 
 
 def draw_presence(logits: Tensor, scale: float, generator: torch.Generator | None = None) -> Tensor:
-    """Distributions over the pool ``(C, P, K)``: Gumbel-softmax draws, or the plain softmax at scale 0.
+    """Draw distributions over the pool ``(C, P, K)`` by Gumbel-softmax; at scale 0 return the plain softmax.
 
     Args:
         logits: the raw presence ``(C, P, K)``.
-        scale: multiplies it before the noise is added.
+        scale: factor of the logits before the noise is added.
         generator: of the noise, on the device of ``logits``; ``None``: torch's default one.
     """
     if scale == 0:
@@ -48,30 +50,30 @@ def draw_presence(logits: Tensor, scale: float, generator: torch.Generator | Non
 
 
 def mix(distances: Tensor, presence: Tensor, mixing: Mixing = "factored") -> Tensor:
-    """Distances of the slots ``(..., C, K)``: those of the pool ``(..., P)`` weighted by the presence ``(C, P, K)``."""
-    # As in layers.squared_distances: what is compared with an epsilon of 1e-4 is not rounded to bfloat16.
+    """Weight the pool's distances ``(..., P)`` by the presence ``(C, P, K)``: those of the slots ``(..., C, K)``."""
+    # As in layers.squared_distances: distances are compared with an epsilon of 1e-4, which bfloat16 would drown.
     with torch.autocast(distances.device.type, enabled=False):
         if mixing == "literal":
             return (distances[..., None, :, None] * presence).sum(-2)
-        # One product of matrices (N, P) and (P, C K): nothing of the size N C P K is ever held.
+        # One product of matrices (N, P) and (P, C K): no array of N C P K numbers is ever allocated.
         return torch.einsum("...p,cpk->...ck", distances, presence)
 
 
 def orthogonality(logits: Tensor, mixing: Mixing = "factored") -> Tensor:
-    """Mean over slots of the summed cosines between a slot's raw presence and the others of its class."""
+    """Compute the mean over slots of the summed cosines between a slot's raw presence and the others of its class."""
     classes, _, slots = logits.shape
     if mixing == "literal":
         total = nn.functional.cosine_similarity(logits[:, :, None], logits[..., None], dim=1).sum()
     else:
-        # The sum over all pairs of unit vectors is the squared length of their sum: nothing of size C P K K is held.
+        # The sum over all pairs of unit vectors is the squared length of their sum: no array of C P K K numbers.
         total = nn.functional.normalize(logits, dim=1).sum(2).square().sum()
     return total / (classes * slots) - 1
 
 
 def most_present(presence: Tensor) -> Tensor:
-    """Bool ``(P, C)``: the K prototypes with the largest presence in a class's slots together, without a gradient.
+    """Find the K prototypes with the largest presence in a class's slots together: bool ``(P, C)``, without a gradient.
 
-    The P - K with the largest absence, which the separation term looks at, are the others.
+    The P - K prototypes of the separation term, with the largest absence, are the others.
     """
     total = presence.detach().sum(2)
     top = total.topk(presence.shape[2], dim=1).indices
@@ -79,5 +81,5 @@ def most_present(presence: Tensor) -> Tensor:
 
 
 def focal_similarity(nearest: Tensor, average: Tensor) -> Tensor:
-    """Log similarity of the smallest distance minus that of the mean distance: how local a prototype is."""
+    """Compute the log similarity of the smallest distance minus that of the mean distance."""
     return log_similarity(nearest) - log_similarity(average)

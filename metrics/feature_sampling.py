@@ -1,4 +1,4 @@
-"""Feature maps of some test images under a model's head, in double precision: what the axioms are measured on."""
+"""Feature maps of evenly spread test images under a model's head in double precision, for the axioms."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.contract import CellError, NotApplicable, Observation, PartPrototypeModel
+from bench.contract import CellError, NotApplicable, Observation, PartPrototypeModel, Samples
 
 Reading = Literal["displayed", "contribution"]
 
 _BUDGET = {"cpu": 2**27, "cuda": 2**30}
+"""Bytes that the changed copies of feature maps may take at a time."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """Some images of a batch.
+    """Features of some images of a batch.
 
     Attributes:
-        model: whose head is in double precision; it has no backbone.
+        model: copy with its head in double precision and without a backbone.
         maps: ``(n, D, h, w)``, float64.
         logits: ``(n, C)``.
         classes: ``(2, n)``, true and predicted.
@@ -37,20 +38,20 @@ class Features:
     index: Tensor
 
     def logit(self, classes: Tensor) -> Tensor:
-        """The logits of ``classes (n,)``."""
+        """Return the logits of ``classes (n,)``."""
         return self.logits.gather(1, classes[:, None])[:, 0]
 
 
 def in_double(model: PartPrototypeModel) -> PartPrototypeModel:
-    """A copy of the model's head in float64: residuals then tell about the method, not about rounding."""
+    """Return a copy of the model's head in float64, so that residuals are the method's and not those of rounding."""
     bare = copy.copy(model)
-    # The backbone stays behind: only what comes after it is copied.
+    # Without its backbone, so that the deep copy takes the memory of the head alone.
     bare.__dict__["_modules"] = {**model._modules, "backbone": nn.Identity()}
     return copy.deepcopy(bare).double()
 
 
 def spread(count: int, most: int) -> Tensor:
-    """At most so many positions, evenly spread over a split.
+    """Return at most ``most`` positions, evenly spread over a split of ``count`` images.
 
     Example:
         >>> spread(10, 4).tolist()
@@ -59,55 +60,61 @@ def spread(count: int, most: int) -> Tensor:
     return torch.arange(min(count, most)) * count // min(count, most) if count else torch.arange(0)
 
 
-def chosen_features(seen: Observation, chosen: Tensor) -> Features | None:
-    """Features of those images of a batch whose positions are among ``chosen``; ``None`` where there are none.
+def chosen_rows(seen: Observation, samples: Samples, most: int) -> Tensor:
+    """Return the rows of a batch that are among ``most`` images evenly spread over the split: int64 ``(n,)``."""
+    return torch.isin(seen.index, spread(len(samples), most).to(seen.index.device)).nonzero()[:, 0]
+
+
+def chosen_features(seen: Observation, samples: Samples, most: int) -> Features | None:
+    """Return the features of those images of a batch that are among ``most`` of the split; ``None`` if there are none.
 
     They are computed once for all metrics that choose the same number of images.
     """
 
     def look() -> Features | None:
-        own = torch.isin(seen.index, chosen.to(seen.index.device)).nonzero()[:, 0]
-        if not len(own):
+        rows = chosen_rows(seen, samples, most)
+        if not len(rows):
             return None
-        maps = seen.features[own].double()
+        maps = seen.features[rows].double()
         model = in_double(seen.model)
         logits = model.logits(maps)
         if not logits.isfinite().all():
-            raise CellError(f"the logits of test image {int(seen.index[own][0])} or later ones are not finite")
-        return Features(model, maps, logits, torch.stack((seen.labels[own], logits.argmax(1))), seen.index[own])
+            raise CellError(f"the logits of test image {int(seen.index[rows][0])} or later ones are not finite")
+        return Features(model, maps, logits, torch.stack((seen.labels[rows], logits.argmax(1))), seen.index[rows])
 
-    return seen.once(("chosen features", len(chosen)), look)
+    return seen.once(("chosen features", min(len(samples), most)), look)
 
 
 def attribution(
     model: PartPrototypeModel, maps: Tensor, classes: Tensor, reading: Reading, alike: bool = True
 ) -> Tensor:
-    """What a method says each cell has to do with a logit: float64 ``(n, h w)``.
+    """Compute a method's attribution of a logit to each cell: float64 ``(n, h w)``.
 
     Args:
         model: from :class:`Features`.
         maps: ``(n, D, h, w)``.
         classes: ``(n,)``.
-        reading: the map that it shows, or its exact contributions.
+        reading: the map that the method displays, or its exact contributions.
         alike: whether its cells have to be those of the features.
 
     Raises:
-        NotApplicable: where it has no exact contributions, or shows other cells than those of the features.
-        CellError: where a map is not finite.
+        NotApplicable: if it has no exact contributions, or displays other cells than those of the features.
+        CellError: if a map is not finite.
     """
-    found = (model.attribute if reading == "displayed" else model.contributions)(maps, classes)
-    if alike and found.shape[1:] != maps.shape[2:]:
-        cells, own = ("x".join(map(str, shape)) for shape in (found.shape[1:], maps.shape[2:]))
-        raise NotApplicable(f"its map has {cells} cells, not the {own} of the features")
-    if not found.isfinite().all():
+    shown = (model.attribute if reading == "displayed" else model.contributions)(maps, classes)
+    if alike and shown.shape[1:] != maps.shape[2:]:
+        cells, wanted = ("x".join(map(str, shape)) for shape in (shown.shape[1:], maps.shape[2:]))
+        raise NotApplicable(f"its map has {cells} cells, not the {wanted} of the features")
+    if not shown.isfinite().all():
         raise CellError("an attribution map holds NaN or infinite values: look for a division by zero in the method")
-    return found.flatten(1).double()
+    return shown.flatten(1).double()
 
 
 def logit_changes(features: Features, baseline: Tensor) -> Tensor:
-    """By how much the true and the predicted logit fall when a cell becomes ``baseline (D,)``: ``(2, n, h w)``."""
+    """Compute the fall of the true and the predicted logit if a cell becomes ``baseline (D,)``: ``(2, n, h w)``."""
     maps = features.maps.flatten(2)
     count, channels, cells = maps.shape
+    # Bytes of one changed map in float64, with room for four copies of its features and of the prototypes' maps.
     per_map = 8 * cells * (4 * channels + 4 * max(1, len(features.model.prototypes)))
     step = max(1, _BUDGET.get(maps.device.type, _BUDGET["cpu"]) // per_map)
     changed = torch.empty(2, count * cells, dtype=maps.dtype, device=maps.device)
@@ -121,6 +128,6 @@ def logit_changes(features: Features, baseline: Tensor) -> Tensor:
 
 
 def draws(features: Features, purpose: int, seed: int) -> Iterator[np.random.Generator]:
-    """A generator for each image, the same in any batch."""
+    """Yield a generator for each image, the same in any batch."""
     for position in features.index.tolist():
         yield np.random.default_rng((seed, purpose, position))

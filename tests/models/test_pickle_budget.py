@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from baselines import official_files
-from baselines.pickled import Refused
-from baselines.safe_pickle import Machine
-from baselines.torch_file import TorchFile
 from bench.contract import RequestError
 from bench.models import weights
+from bench.models.pickle_values import Refused
+from bench.models.safe_pickle import Machine
+from bench.models.torch_file import TorchFile
 from tests.support.hostile_pickles import colliding, g, hostile, legacy, zipped
 
 SIZE = 2**18
@@ -36,7 +36,7 @@ HARMLESS = {
     "a frame beyond the end",
 }
 """Those whose price is in proportion to their size: they end by themselves, or when they have taken their part."""
-# Address space beyond what torch takes, and seconds for all files together; without a budget, one of them takes minutes
+# Address space beyond that of torch, and seconds for all files together; without a budget, one of them takes minutes
 # or gigabytes.
 LIMITED = """
 import resource, sys
@@ -64,13 +64,13 @@ def read(raw, budget=None):
 
 
 @pytest.mark.parametrize("name", sorted(hostile(8).keys() - HARMLESS))
-def test_what_costs_without_bound_is_refused(name):
+def test_unbounded_costs_are_refused(name):
     with pytest.raises(Refused):
         read(hostile(SIZE)[name])
 
 
 @pytest.mark.parametrize("name", sorted(HARMLESS))
-def test_what_costs_in_proportion_takes_no_more(name):
+def test_costs_in_proportion_are_accepted(name):
     raw = hostile(2**12)[name]
     machine = Machine(lambda name: name, len(raw))
     before = machine.budget
@@ -152,7 +152,7 @@ def described(key=b"0", count=4, size=(4,), stride=(1,), offset=0):
 
 
 @pytest.mark.parametrize(
-    "told",
+    "described_as",
     [
         {"count": 2**40},
         {"count": 2**40, "size": (2**40,)},
@@ -165,10 +165,14 @@ def described(key=b"0", count=4, size=(4,), stride=(1,), offset=0):
     ],
     ids=str,
 )
-def test_a_small_file_gets_no_gigabytes(told, tmp_path):
-    file = zipped(described(**told), tmp_path / "w.pth", {"0": bytes(16)})
+def test_a_small_file_gets_no_gigabytes(described_as, tmp_path):
+    file = zipped(described(**described_as), tmp_path / "w.pth", {"0": bytes(16)})
     keys = pickle.dumps(["0"], 2)
-    old = legacy(described(**told), tmp_path / "old.pth", keys + struct.pack("<q", told.get("count", 4)) + bytes(16))
+    old = legacy(
+        described(**described_as),
+        tmp_path / "old.pth",
+        keys + struct.pack("<q", described_as.get("count", 4)) + bytes(16),
+    )
     for path in (file, old):
         for reader in (weights.read, lambda path: official_files.tensors(official_files.read(path))):
             with pytest.raises(RequestError, match=path.name):
@@ -253,7 +257,7 @@ def test_parts_of_one_long_storage_are_read_once_each(tmp_path):
     assert torch.equal(torch.cat([file.tensor(data) for data in file.content.values()]), base)
 
 
-def test_what_training_scripts_write_beside_weights_is_let_pass(tmp_path):
+def test_values_of_training_scripts_are_accepted(tmp_path):
     import datetime
     from collections import Counter
 

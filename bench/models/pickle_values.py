@@ -1,4 +1,4 @@
-"""What a pickle consists of where nothing of it is imported, and stand-ins for the few functions it may call."""
+"""Inert values of a safely read pickle, and stand-ins for the few functions that it may call."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _LONGEST_KEY = 16
 
 
 class Refused(Exception):
-    """The pickle wants what no weights need; nothing of it was run."""
+    """Refusal of a pickle that needs more than weights do; nothing of it was run."""
 
 
 @dataclass(frozen=True)
 class Name:
-    """A class or function by the name that the pickle gives it."""
+    """Name of a class or function in the pickle."""
 
     module: str
     name: str
@@ -26,10 +26,10 @@ class Name:
         return f"{self.module}.{self.name}"
 
 
-# No generated representation: a few bytes of a pickle describe a thing that would take for ever to write out.
+# No generated representation: a few bytes of a pickle describe a value that would take for ever to write out.
 @dataclass(eq=False, repr=False)
 class Object:
-    """An instance of a class that was not imported: its attributes, and what was appended or set on it."""
+    """Instance of a class that was not imported: its attributes, and the items appended to it or set on it."""
 
     kind: Name
     state: dict[str, Any] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class Object:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TensorData:
-    """A tensor as its pickle describes it: a window on a storage that lies elsewhere in the file."""
+    """Tensor as its pickle describes it: a window on a storage that is elsewhere in the file."""
 
     storage: Any
     offset: Any
@@ -47,10 +47,10 @@ class TensorData:
 
 
 def key_of(value: Any) -> Any:
-    """A value that may be a key of a dict or a member of a set.
+    """Return a value that may be a key of a dict or a member of a set.
 
     Raises:
-        Refused: for any other.
+        Refused: if it may not.
     """
     # Hashing a tuple of tuples of tuples may take for ever; keys of weights are names and numbers.
     if (
@@ -69,7 +69,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tenso
 
 
 def _encode(text: str, encoding: str = "utf-8") -> bytes:
-    # Python 3 writes bytes this way where Python 2 shall be able to read them.
+    # Python 3 writes bytes this way in protocols that Python 2 can read.
     if encoding not in ("latin1", "utf-8"):
         raise Refused("encodes text in a way that no weights need")
     return text.encode(encoding)
@@ -91,12 +91,12 @@ def _inert(kind: str) -> Callable[..., Object]:
 
 
 def set_of(items: Any = ()) -> set[Any]:
-    """The members that :func:`key_of` lets pass."""
+    """Return a set of members that :func:`key_of` accepts."""
     return {key_of(item) for item in items}
 
 
 def dict_of(pairs: Any = ()) -> dict[Any, Any]:
-    """The items whose keys :func:`key_of` lets pass."""
+    """Return a dict of items whose keys :func:`key_of` accepts."""
     return {key_of(key): value for key, value in pairs}
 
 
@@ -119,11 +119,11 @@ CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": _FIRST,
     "torch._utils._rebuild_parameter_with_state": _FIRST,
-    # Tensors without numbers of their own in the file: none of ours, and nothing that takes memory.
+    # Tensors without numbers in the file: no supported network has them, and they take no memory.
     **{
         f"torch._utils._rebuild_{name}": _inert(f"torch.{name}") for name in ("sparse_tensor", "meta_tensor_no_storage")
     },
-    # What training scripts write beside the weights: times, folders, milestones.
+    # Values that training scripts write beside the weights: times, folders, milestones.
     **{name: _inert(name) for name in _BESIDE},
     # Modules of torch before 1.3 kept the answer of this function.
     "torch.nn.backends.thnn._get_thnn_function_backend": _inert("torch.nn.backends.thnn.THNNFunctionBackend"),
@@ -134,4 +134,4 @@ CALLS: dict[str, Callable[..., Any]] = {
         for name, stand_in in {"scalar": _number, "_reconstruct": _inert("numpy.ndarray")}.items()
     },
 }
-"""What may be called, and what stands in for it."""
+"""Functions that may be called, with their stand-ins."""
