@@ -3,17 +3,18 @@
 import json
 import subprocess
 import sys
+import types
 
 import pytest
+import torch
+from torch import nn
 
 import bench
-from bench.contract import Metric, NotApplicable, Score
+from bench.contract import Explanation, Metric, NotApplicable, PartPrototypeModel, PrototypeTable, Score
 from bench.core import registry
 from bench.core.errors import RequestError
 from bench.core.registry import UnknownName
-from bench.core.score import Aggregate
-from tests.support.samples import stripes
-from tests.support.scripted_model import ScriptedModel
+from tests.support.samples import Tensors, stripes
 from tests.support.small_birds import few_birds
 
 COLUMNS = [
@@ -21,6 +22,7 @@ COLUMNS = [
     "status", "reason",
 ]  # fmt: skip
 SETTINGS = {"backbones": "tiny", "recipe": "demo", "device": "cpu", "set": {"classifier.schedule.phases.0.epochs": 2}}
+HERE = {"device": "cpu", "quiet": True}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,7 @@ def test_importing_bench_loads_no_torch_or_pandas():
 
 def test_reading_results_loads_no_torch(results, place):
     code = (
-        f"import bench, sys; r = bench.load_results({str(place[1])!r}); r._repr_html_(); r.to_pandas(intervals=True);"
+        f"import bench, sys; r = bench.load_results({str(place[1])!r}); r._repr_html_(); r.to_pandas();"
         "r.table('accuracy').to_latex(); r.cell(r.cells[0]).scores; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -84,6 +86,7 @@ def test_frame_has_the_rows_of_the_command(results, place):
         assert rows[row.cell, row.metric] == row.value
 
 
+@pytest.mark.slow
 def test_recorded_command_asks_for_the_same_cells(results, place):
     command = results.store.invocations()[results.stamp]["command"]
     words = [*command.split()[3:], "--dry-run"]
@@ -141,16 +144,12 @@ def test_cell_is_measured_again_without_the_store(results):
 
 
 def test_failed_cells_are_data(place, monkeypatch):
-    class Broken(registry.load("methods", "ours")):
-        """Fails."""
+    def fit(self, task):
+        raise ValueError("no fit today")
 
-        def fit(self, task):
-            raise ValueError("no fit today")
-
-    monkeypatch.setattr("bench.posthoc.method.Decomposition.fit", Broken.fit, raising=False)
-    monkeypatch.setattr(registry.load("methods", "ours"), "fit", Broken.fit)
+    monkeypatch.setattr(registry.load("methods", "ours"), "fit", fit)
     found = bench.run("ours", "cub", seeds=7, controls=False, data_root=place[0], **SETTINGS, quiet=True)
-    assert [reason for reason in found.failed.values()] == ["ValueError: no fit today"]
+    assert list(found.failed.values()) == ["ValueError: no fit today"]
     assert set(found.to_pandas()["status"]) == {"failed"}
     assert found.cell(found.cells[0]).failure["status"] == "failed"
 
@@ -178,28 +177,108 @@ def test_unknown_names_are_refused_with_the_nearest():
         bench.load_results("nowhere")
 
 
+class Half(Metric):
+    """Half of everything, if there is enough of it."""
+
+    name, version = "half", "1"
+    count = 0
+
+    def update(self, seen):
+        self.count += len(seen.labels)
+
+    def compute(self):
+        if self.count < 3:
+            raise NotApplicable("two images are too few")
+        return Score(50.0, self.count)
+
+
+class Learning(Half):
+    """Looks at the training split first."""
+
+    def prepare(self, train):
+        self.count += len(train)
+
+
+class Bright(PartPrototypeModel):
+    """Predicts the brightest band of :func:`stripes`; it has a prototype for each class."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.prototypes = nn.AvgPool2d(8), PrototypeTable(torch.eye(3, dtype=torch.bool))
+
+    def head(self, features, classes=None):
+        maps = features[:, :3]
+        indices = None if classes is None else self.prototypes.of(classes)
+        shown = maps if indices is None else self.pick(maps, indices)
+        return Explanation(maps.amax((2, 3)), shown, shown.amax((2, 3)), indices)
+
+    def attribute(self, features, classes):
+        return self.head(features, classes).maps.sum(1)
+
+
 @pytest.fixture
-def half(monkeypatch):
-    monkeypatch.setitem(registry.CATALOGUE, "metrics", dict(registry.CATALOGUE["metrics"]))
+def registered(monkeypatch):
+    monkeypatch.setattr(registry, "CATALOGUE", {kind: dict(known) for kind, known in registry.CATALOGUE.items()})
+    assert bench.register_metric("half")(Half) is Half
+    bench.register_metric("learning", "learns", chance=False)(Learning)
 
-    @bench.register_metric("half", "half of everything")
-    class Half(Metric):
-        name, version = "half", "1"
 
-        def update(self, seen):
-            self.labels = getattr(self, "labels", []) + seen.labels.tolist()
+def test_evaluate_measures_a_model_in_memory(registered):
+    model, samples = Bright().train(), stripes()
+    scores = bench.evaluate(model, samples, "accuracy, half")
+    assert scores["accuracy"].value > 90
+    assert scores["half"] == Score(50.0, 36)
+    assert model.training
+    assert scores.not_applicable == {}
 
-        def compute(self):
-            if len(self.labels) == 2:
-                raise NotApplicable("two images are too few")
-            return Score(50.0, len(self.labels), {"image": {"index": range(len(self.labels))}})
 
-        @classmethod
-        def aggregates(cls, config):
-            return {"": Aggregate("image", "index", "index")}
+def test_evaluate_gives_reasons(registered):
+    samples = stripes()
+    scores = bench.evaluate(Bright(), samples, ["consistency", "learning", "half", "accuracy"], batch_size=5)
+    assert set(scores) == {"half", "accuracy"}
+    assert scores.not_applicable == {
+        "consistency": "the samples have no visible key-points",
+        "learning": "it chooses on the training split: pass train=",
+    }
+    few = Tensors(samples.images[:2], samples.labels[:2], 3)
+    assert bench.evaluate(Bright(), few, ["half"]).not_applicable == {"half": "two images are too few"}
+    assert bench.evaluate(Bright(), samples, ["learning"], train=samples)["learning"].n == 72
 
-    globals()["Half"] = Half
-    Half.__qualname__ = "Half"
-    registry.CATALOGUE["metrics"].pop("half")
-    bench.register_metric("half", "half of everything")(Half)
-    return Half
+
+def test_evaluate_refuses_wrong_arguments():
+    with pytest.raises(RequestError, match="model is a Conv2d"):
+        bench.evaluate(nn.Conv2d(3, 3, 1), stripes())
+    with pytest.raises(UnknownName, match="'accuracy'"):
+        bench.evaluate(Bright(), stripes(), ["acuracy"])
+    with pytest.raises(RequestError, match=r"write METRIC\.NAME"):
+        bench.evaluate(Bright(), stripes(), ["accuracy"], set={"consistency.half": 3})
+
+
+def test_registered_metric_runs_in_this_process(registered, place):
+    found = bench.run("center", "cub", seeds=3, metrics=["half"], controls=False, data_root=place[0], **HERE)
+    assert found.to_pandas()["value"].tolist() == [50.0]
+
+
+def test_class_without_a_file_is_refused(registered, place, monkeypatch):
+    monkeypatch.setitem(sys.modules, "notebook", types.ModuleType("notebook"))
+    shown = type("Shown", (Half,), {"__module__": "notebook"})
+    sys.modules["notebook"].Shown = shown
+    bench.register_metric("shown")(shown)
+    with pytest.raises(RequestError, match="'shown' is defined in no file"):
+        bench.run("center", "cub", metrics="shown", controls=False, data_root=place[0], **HERE)
+    assert bench.evaluate(Bright(), stripes(), "shown")["shown"].value == 50
+    with pytest.raises(RequestError, match="'half' is registered in this process only"):
+        bench.run("center", "cub", metrics="half", controls=False, jobs=2, data_root=place[0], **HERE)
+
+
+@pytest.mark.slow
+def test_plugin_file_is_loaded_by_run(registered, place, tmp_path):
+    file = tmp_path / "third.py"
+    file.write_text(
+        "import bench\nfrom bench.contract import Metric, Score\n\n"
+        '@bench.register_metric("third")\nclass Third(Metric):\n    """A third."""\n\n'
+        '    name, version = "third", "1"\n\n    def update(self, seen):\n        pass\n\n'
+        "    def compute(self):\n        return Score(100 / 3, 1)\n"
+    )
+    found = bench.run("center", "cub", metrics="third", controls=False, data_root=place[0], plugins=[file], **HERE)
+    assert round(found.to_pandas()["value"].item(), 3) == 33.333
