@@ -13,6 +13,7 @@ from bench.posthoc.feature_source import Streamed
 from bench.posthoc.model import DecomposedClassifier
 from bench.posthoc.pipeline import decompose_all
 from bench.posthoc.progress import Telling
+from bench.posthoc.scaling import require_cvxpy
 from bench.posthoc.solvers.init import Init
 from bench.posthoc.solvers.nmf import Solver
 
@@ -72,6 +73,8 @@ class OursContrast(Method):
 
 def check_rank(name: str, config: Any, sizes: Sizes) -> None:
     """Raise :class:`RequestError` for a k above the rank of a class's features, and for a class without images."""
+    if getattr(config, "scaling", "") == "cvxpy":
+        require_cvxpy()
     if not sizes.images_per_class:
         raise RequestError(
             f"{name}: a class has no training image to decompose it from; `python -m bench data verify` names it"
