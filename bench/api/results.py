@@ -44,10 +44,12 @@ def load_results(home: str | Path | None = None, suite: str | None = None, run: 
     if not root.is_dir():
         raise RequestError(f"{root}: no such folder; bench.run(...) writes results, load_results(FOLDER) reads them")
     store = Store(root)
+    # An export or a folder of --out has no data of its own: what a model is loaded with is then in BENCH_HOME.
+    shared = root if (root / "data").is_dir() else find_home()
     if suite is None and run is None:
-        return Results(store)
+        return Results(store, home=shared)
     stamp = store.chosen_run(run, suite)
-    return Results(store, stamp, cells=store.invocations()[stamp]["cells"])
+    return Results(store, stamp, cells=store.invocations()[stamp]["cells"], home=shared)
 
 
 class Results:

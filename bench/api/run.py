@@ -99,7 +99,8 @@ def run(
         dry_run: print the cells and stop; the results are then those of an empty run.
         plugins: Python files that register methods, metrics or data sets.
         quiet: print nothing.
-        command: recorded as the origin of the results; default: the command that is equivalent to this call.
+        command: recorded as the origin of the results, by a command line that has loaded the plugins; default: the
+            command that is equivalent to this call.
 
     Returns:
         The results of these cells. A failed cell is part of them (:attr:`Results.failed`) and no exception.
@@ -114,7 +115,7 @@ def run(
     files = [Path(file) for file in plugins]
     if command is None:  # the command has loaded them to read its options
         load_plugins(files)
-    weights = {name: Path(file) for name, file in (weights or {}).items()}
+    starting = {name: Path(file) for name, file in (weights or {}).items()}
     gpus, slurm = dict(gpus or {}), dict(slurm or {})
     single, several = _settings(set)
     fields = {
@@ -130,7 +131,7 @@ def run(
                 known = "ours,protopnet" if name == "methods" else "demo"
                 raise RequestError(f"no {name} given: --{name} {known}, or --suite NAME; `bench ls suites` lists them")
         asked.append(overrides.with_settings(values, single, several))
-    named_settings.check_requests(asked, gpus, weights)
+    named_settings.check_requests(asked, gpus, starting)
     # With torch from here on, which takes seconds to import: a wrong name is refused before.
     from bench.config import schema
     from bench.config.plan import Context, plan_all
@@ -156,14 +157,14 @@ def run(
     console = Console(quiet=quiet)
     with ConsoleProgress(console, quiet) as progress:
         root = None if data_root is None else Path(data_root)
-        context = Context(home, progress, root, weights, tuple(str(file.resolve()) for file in files))
+        context = Context(home, progress, root, starting, tuple(str(file.resolve()) for file in files))
         cells = plan_all(requests, context)
         if dry_run:
             print_plan(console, cells, store, home)
             if launcher == "slurm":
                 console.print(how.script(home, cells), soft_wrap=True)
             return Results(store, cells=())
-        command = command or _command(fields, suite, single, several, root, kept, weights, files)
+        command = command or _command(fields, suite, single, several, root, kept, starting, files)
         origin = {"suite": requests[0].suite, "command": command, "cells": [cell.spec.id for cell in cells]}
         follow = _following(home, kept, tracking_uri) if tracking else contextlib.nullcontext
         stamp, summary = _execute(cells, store, home, how, progress, console, origin, follow, existing == "rerun")
