@@ -41,12 +41,6 @@ def _environment(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
-_RERUN = (
-    "the same command goes on in the cell where it stopped, and makes finished ones anew; without --existing rerun it "
-    "goes on there too, and finished ones stay as they are"
-)
-
-
 class _Group(click.Group):
     """Turns our own errors into one line and an exit code; click does the same for wrong options."""
 
@@ -146,28 +140,7 @@ def main(context: click.Context, config_dir: Path | None) -> None:
 @options.tracking_uri
 @click.option("--dry-run", is_flag=True, help="Print the cells and what is not applicable, and stop.")
 @options.plugin
-def run(
-    suite: str | None,
-    pairs: tuple[str, ...],
-    data_root: Path | None,
-    weights: dict[str, Path],
-    out: Path | None,
-    device: str,
-    memory_limit: int | None,
-    retries: int,
-    launcher: str,
-    jobs: int | None,
-    gpus: dict[str, float],
-    cpus: int | None,
-    ray_address: str | None,
-    slurm: dict[str, str],
-    existing: str,
-    tracking: bool,
-    uri: str | None,
-    dry_run: bool,
-    plugins: tuple[Path, ...],
-    **fields: Any,
-) -> None:
+def run(pairs: tuple[str, ...], plugins: tuple[Path, ...], uri: str | None, dry_run: bool, **given: Any) -> None:
     """Run methods on data sets, measure them, print the table.
 
     Cells that are finished are not run again; a run that was killed goes on where it stopped, and several runs of
@@ -175,84 +148,28 @@ def run(
     recorded) or the disk is full; 2: the request is wrong; 130: interrupted by Ctrl-C.
     """
     gc.disable()  # what is imported and planned stays: looking for garbage in it, again and again, takes a fifth
-    from bench.config import named_settings, overrides, suites
+    from bench.api.run import repeating
+    from bench.api.run import run as run_cells
+    from bench.config.overrides import parse_overrides
 
-    single, several = overrides.parse_overrides(pairs)
-    asked = []
-    for values in suites.read_suites(suite) if suite is not None else [{}]:
-        values.update({name: value for name, value in fields.items() if value not in (None, ())})
-        for name in ("methods", "datasets"):
-            if not values.get(name):
-                known = "ours,protopnet" if name == "methods" else "demo"
-                raise RequestError(f"no {name} given: --{name} {known}, or --suite NAME; `bench ls suites` lists them")
-        asked.append(overrides.with_settings(values, single, several))
-    named_settings.check_requests(asked, gpus, weights)
-    # With torch from here on: it takes seconds.
-    from bench.config import schema
-    from bench.config.plan import Context, plan_all
-    from bench.core.paths import home as find_home
+    single, several = parse_overrides(pairs)
+    command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
+    given.update(set={**single, **several}, tracking_uri=uri, plugins=plugins, dry_run=dry_run, command=command)
+    results = run_cells(**given)
+    if dry_run:
+        return
     from bench.report import report as render
-    from bench.results.store import Store
-    from bench.runner.dry_run import print_plan
-    from bench.runner.launchers.callbacks import Lines
-    from bench.runner.launchers.launcher import Launcher
-    from bench.runner.launchers.summary import write_down
-    from bench.runner.progress import ConsoleProgress
-    from bench.runner.queue import mend
-    from bench.runner.status import Board, Overview
 
-    requests = [schema.validate(schema.Request, values, "run") for values in asked]
-    how = Launcher(launcher, device, memory_limit, jobs, gpus, cpus, ray_address, slurm, retries)  # type: ignore[arg-type]
-    how.check()
-    home = find_home()
-    store = Store(out or home)
-    if not dry_run:
-        for place in {home, store.root}:
-            Store(place).check_writable()
     console = Console()
-    with ConsoleProgress(console) as progress:
-        context = Context(home, progress, data_root, weights, tuple(str(file.resolve()) for file in plugins))
-        cells = plan_all(requests, context)
-        if dry_run:
-            print_plan(console, cells, store, home)
-            if launcher == "slurm":
-                console.print(how.script(home, cells), soft_wrap=True)
-            return
-
-        def repeat(name: str) -> str:
-            return f"BENCH_HOME={shlex.quote(str(home))} python -m bench cell {shlex.quote(str(store.cell(name).path))}"
-
-        command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
-        names = [cell.spec.id for cell in cells]
-        content = {"suite": requests[0].suite, "command": command, "cells": names}
-        # All that can refuse the call comes before the first word about it is written.
-        with how.ready(cells, home) as places:
-            write_down(cells, store, lambda cell: repeat(cell.spec.id))
-            stamp = store.new_invocation({**content, "launcher": launcher, "device": how.where})
-            mend(names, store, progress)
-            overview = Overview(store, names, from_now=True)
-            lines = Lines(console, cells, how.several)
-            try:
-                board = progress.above(Board(overview, requests[0].suite))
-                with board, cli_tracking.live(home, out, uri, stamp, tracking):
-                    gc.freeze()
-                    gc.enable()
-                    summary = how.run(cells, store, home, progress, lines, places, rerun=existing == "rerun")
-            except KeyboardInterrupt:
-                say(f"\n{overview.told()}", err=True)
-                if existing == "rerun":
-                    raise KeyboardInterrupt(_RERUN) from None
-                raise
-        if tracking:
-            cli_tracking.mirror(store, home, stamp, uri, progress)
     console.print()
-    render(store, console=console, stamp=stamp)
-    console.print(str(summary))
-    for name, reason in summary.failed.items():
-        console.print(Text.assemble((name, "red"), f" {reason}\n  again: {repeat(name)}"), soft_wrap=True)
-        for line in store.cell(name).log_tail(5):
+    render(results.store, console=console, stamp=results.stamp)
+    console.print(str(results.summary))
+    for name, reason in results.failed.items():
+        again = repeating(results.store, name, results.home)
+        console.print(Text.assemble((name, "red"), f" {reason}\n  again: {again}"), soft_wrap=True)
+        for line in results.store.cell(name).log_tail(5):
             console.print(Text(f"  log: {line}", style="dim"), soft_wrap=True)
-    sys.exit(1 if summary.failed else 0)
+    sys.exit(1 if results.failed else 0)
 
 
 @main.command("ls")

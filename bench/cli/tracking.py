@@ -2,54 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from bench.cli import options
 from bench.core.console import Console, say
-
-if TYPE_CHECKING:
-    from bench.contract import Progress
-    from bench.results.store import Store
-
-
-@contextlib.contextmanager
-def live(home: Path, out: Path | None, uri: str | None, stamp: str, wanted: bool) -> Iterator[None]:
-    """As long as this lasts, curves and finished cells of the invocation appear in MLflow."""
-    from importlib.util import find_spec
-
-    if not wanted or find_spec("mlflow") is None:
-        yield
-        return
-    from bench.report.mlflow.live import followed
-
-    with followed(home, out, uri, stamp):
-        yield
-
-
-def mirror(store: Store, home: Path, stamp: str, uri: str | None, progress: Progress) -> None:
-    """Mirror an invocation; a mirror that cannot be written must not turn a finished run into a failure."""
-    from importlib.util import find_spec
-
-    from bench.contract import BenchError
-
-    if find_spec("mlflow") is None:
-        progress.note("mlflow is not installed: results are in the store only")
-        return
-    from bench.report.mlflow import Mirror
-
-    try:
-        counts = Mirror(home, uri).sync(store, [stamp], progress)
-    except (BenchError, OSError) as error:
-        progress.note(f"MLflow: {str(error).removeprefix('MLflow: ')}")
-    else:
-        progress.note(str(counts))
 
 
 @click.command()

@@ -186,6 +186,11 @@ def load_plugin(file: Path) -> None:
                 entries[key] = replace(one, code=Code.of(file.resolve(), {**defined, **contents}))
 
 
+def is_plugin_file(file: Path) -> bool:
+    """Return whether :func:`load_plugin` has run this file."""
+    return file.resolve() in _contents
+
+
 def _forget(contents: Mapping[Path, bytes]) -> None:
     """Have modules of a plugin that changed imported again."""
     for name, module in list(sys.modules.items()):

@@ -18,6 +18,7 @@ from bench.diagnostics import reference_pipeline
 from bench.diagnostics.machine import copy_bandwidth, timed
 from bench.diagnostics.synthetic_features import draw
 from bench.posthoc.decompose_class import DecompositionConfig, decompose_classes, factorise_classes
+from bench.posthoc.scaling import require_cvxpy
 
 COMPARABLE: dict[str, Any] = {"norm": "l2", "start": "equal"}
 """What the published pipeline read literally takes: its objective and where its search begins."""
@@ -73,6 +74,7 @@ def measure(
     config = DecompositionConfig(k=k, **{**COMPARABLE, **(FAST if settings is None else settings)})
     if (config.norm, config.norm_over, config.factorisation) != ("l2", "class", "nmf") or config.refinement == "none":
         raise RequestError("speed decompose compares objectives: norm=l2, norm_over=class, and a refinement are needed")
+    require_cvxpy()
     factors = _sklearn() if sklearn else None
     chosen = np.unique(np.linspace(0, classes - 1, min(sample, classes)).round().astype(int)).tolist()
     drawn = [draw(label, images, hw, features, seed) for label in chosen]

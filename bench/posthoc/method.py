@@ -13,6 +13,7 @@ from bench.posthoc.feature_source import BackboneFeatures
 from bench.posthoc.model import DecomposedClassifier
 from bench.posthoc.pipeline import decompose_all
 from bench.posthoc.progress import LoggingProgress
+from bench.posthoc.scaling import require_cvxpy
 from bench.posthoc.solvers.init import Init
 from bench.posthoc.solvers.nmf import Solver
 
@@ -81,6 +82,8 @@ def check_rank(name: str, config: Any, sizes: Sizes) -> None:
     Raises:
         RequestError: with the largest possible k.
     """
+    if getattr(config, "scaling", "") == "cvxpy":
+        require_cvxpy()
     if not sizes.images_per_class:
         raise RequestError(
             f"{name}: a class has no training image to decompose it from; `python -m bench data verify` names it"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from bench.report.paper_tables.published import Published
+from bench.report.table import Block
 from bench.results.aggregate import Entry
 
 Role = Literal["method", "summary", "reference", "control"]
@@ -98,6 +99,22 @@ class Sheet:
             else:
                 found.append((heading.group, 1))
         return found
+
+
+def sheet_of(block: Block) -> Sheet:
+    """Return the comparison table of a run as a sheet without published numbers, for its LaTeX and HTML renderers."""
+    columns = block.columns
+    rows = tuple(
+        Row(
+            f"{line.label}, {line.backbone}" if line.backbone else line.label,
+            line.role,  # type: ignore[arg-type]
+            tuple(Field(line.entries[one.metric], digits=one.digits, tolerance=one.tolerance) for one in columns),
+        )
+        for line in block.lines
+    )
+    headings = tuple(Heading(one.metric, one.unit) for one in columns)
+    warnings = tuple(f"Chance level, {warning}" for warning in block.warnings)
+    return Sheet(0, block.title, "method", headings, rows, block.notes, warnings, block.facts)
 
 
 def marked(fields: Sequence[Field]) -> list[Field]:

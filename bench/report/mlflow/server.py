@@ -17,6 +17,7 @@ from typing import Any
 from bench.contract import RequestError
 from bench.core.console import say
 
+NOT_INSTALLED = "MLflow is not installed: pip install 'mlflow>=3.13'; results are in the store"
 _PATIENCE = 10.0
 """Seconds that a server which is asked to end may take."""
 _IMPATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
@@ -41,7 +42,7 @@ def import_mlflow() -> None:
     try:
         import mlflow  # noqa: F401
     except ImportError as error:
-        raise RequestError("MLflow is not installed: pip install 'mlflow>=3.13'; results are in the store") from error
+        raise RequestError(NOT_INSTALLED) from error
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # Its tracebacks of a database that is locked or gone; the error itself is told in one line.

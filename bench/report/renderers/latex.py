@@ -29,7 +29,7 @@ def _tables(sheet: Sheet, place: int) -> str:
     stub = max(len(text) for text in (sheet.stub, *(row.name for row in rows))) + _GAP
     pieces = parts(sheet, sizes, stub, _PAGE)
     environment = "table" if stub + sum(sizes) <= _COLUMN else "table*"
-    label = f"tab:paper-{sheet.number}{f'-{place}' if place else ''}"
+    label = f"{f'tab:paper-{sheet.number}' if sheet.number else 'tab:results'}{f'-{place}' if place else ''}"
     # LaTeX numbers tables itself.
     caption = sheet.title.replace(f"Table {sheet.number}:", f"Table {sheet.number} of Tan et al. (2024):", 1)
     lines = []

@@ -1,0 +1,1 @@
+"""Python interface: the functions and classes that ``import bench`` offers."""

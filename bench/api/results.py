@@ -1,0 +1,334 @@
+"""Stored results as Python objects: tables, data frames, comparisons and single cells; only models load torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.core.errors import RequestError
+from bench.core.score import Score
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bench.contract import PartPrototypeModel, Samples
+    from bench.report.table import Block
+    from bench.results.records import CellRecord
+    from bench.results.stats.contest import Contest
+    from bench.results.store import Row, Store
+    from bench.runner.cell import Cell
+    from bench.runner.launchers.summary import Summary
+
+
+def load_results(home: str | Path | None = None, suite: str | None = None, run: str | None = None) -> Results:
+    """Return stored results: all of a folder, the newest run of a suite, or one run.
+
+    >>> import bench
+    >>> bench.load_results(".bench", suite="demo").to_pandas()  # doctest: +SKIP
+
+    Args:
+        home: folder of the results; default ``BENCH_HOME``, else ``.bench``.
+        suite: name of a suite.
+        run: stamp of a run, as tables print it.
+
+    Raises:
+        RequestError: if there is no such folder, suite or run.
+    """
+    from bench.core.paths import home as find_home
+    from bench.results.store import Store
+
+    root = Path(home) if home is not None else find_home()
+    if not root.is_dir():
+        raise RequestError(f"{root}: no such folder; bench.run(...) writes results, load_results(FOLDER) reads them")
+    store = Store(root)
+    # An export or a folder of --out has no data of its own: what a model is loaded with is then in BENCH_HOME.
+    shared = root if (root / "data").is_dir() else find_home()
+    if suite is None and run is None:
+        return Results(store, home=shared)
+    stamp = store.chosen_run(run, suite)
+    return Results(store, stamp, cells=store.invocations()[stamp]["cells"], home=shared)
+
+
+class Results:
+    """Cells of a store with their scores; shows itself as tables in a notebook.
+
+    Args:
+        store: of the cells.
+        stamp: of the run they belong to; ``None``: of several.
+        cells: their ids; default: all of the store.
+        summary: which of them were done, found done, or failed.
+        home: ``BENCH_HOME``, with data and black boxes; default: the folder of the store.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        stamp: str | None = None,
+        cells: Sequence[str] | None = None,
+        summary: Summary | None = None,
+        home: Path | None = None,
+    ) -> None:
+        self.store, self.stamp, self.summary, self.home = store, stamp, summary, home or store.root
+        self._cells = None if cells is None else list(cells)
+
+    def __repr__(self) -> str:
+        run = f" of run {self.stamp}" if self.stamp else ""
+        return f"<Results: {len(self.cells)} cells{run} in {self.store.root}>"
+
+    def _repr_html_(self) -> str:
+        """Return the tables, with everything escaped that comes from outside."""
+        return self.table()._repr_html_() if self.cells else f"<p>{_escaped(repr(self))}</p>"
+
+    @property
+    def cells(self) -> list[str]:
+        """The ids of the cells."""
+        return self.store.cells() if self._cells is None else self._cells
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """The ids of cells that failed, with the reason."""
+        if self.summary is not None:
+            return dict(self.summary.failed)
+        records = [self.store.record(name) for name in self.cells]
+        return {one.name: str(one.failure["reason"]) for one in records if one.failure is not None}
+
+    def rows(self, intervals: bool = False) -> list[Row]:
+        """Return one row per cell and metric, as ``results --json`` prints them."""
+        from bench.results.stats.intervals import with_intervals
+
+        rows = self.store.rows(self._cells)
+        return with_intervals(self.store, rows) if intervals else rows
+
+    def to_pandas(self, intervals: bool = False) -> pd.DataFrame:
+        """Return one row per cell and metric, with the columns of ``results --json``.
+
+        Args:
+            intervals: whether ``low`` and ``high`` are filled with 95 % bootstrap intervals.
+        """
+        import pandas as pd
+
+        from bench.results.store import Row, as_dicts
+
+        return pd.DataFrame(as_dicts(self.rows(intervals)), columns=list(Row.__dataclass_fields__))
+
+    def table(self, metrics: str | Sequence[str] = (), intervals: bool = False) -> Table:
+        """Return the comparison tables of the run, by default of the newest.
+
+        Args:
+            metrics: names and groups of the columns; default: all that were measured.
+            intervals: whether values have 95 % bootstrap intervals.
+
+        Raises:
+            RequestError: if there is nothing to show.
+        """
+        from bench.report.run_table import comparison
+
+        return Table(comparison(self.store, self.stamp, None, intervals, _several(metrics)))
+
+    def compare(self, *methods: str, metrics: str | Sequence[str] = (), first_only: bool = False) -> Differences:
+        """Return the differences between two or more methods, each with interval and test.
+
+        Args:
+            methods: as tables name them.
+            metrics: names, groups or ``METRIC.NUMBER``; default: the values of all metrics.
+            first_only: compare the first method with each of the others only.
+
+        Raises:
+            RequestError: if there are no results of a method or metric.
+        """
+        from bench.results.stats.compare import compare
+
+        return Differences(compare(self.store, methods, _several(metrics), self.stamp, None, first_only))
+
+    def cell(self, prefix: str) -> CellResult:
+        """Return one cell by its id or a unique beginning of it.
+
+        Raises:
+            RequestError: if no cell or several begin so.
+        """
+        name = self.store.find(prefix)
+        if name not in self.cells:
+            raise RequestError(f"cell {name} is in {self.store.root}, but not part of run {self.stamp}")
+        return CellResult(self.store, name, self.home)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Comparison tables, a block for each data set and definition of metrics."""
+
+    blocks: list[Block]
+
+    def to_markdown(self) -> str:
+        """Return GitHub Markdown."""
+        from bench.report.renderers.text import as_markdown
+
+        return as_markdown(self.blocks)
+
+    def to_latex(self) -> str:
+        r"""Return ``table`` environments; they need ``\usepackage{booktabs,amssymb}``."""
+        from bench.report.renderers.latex import sheets_as_latex
+        from bench.report.sheet import sheet_of
+
+        return sheets_as_latex([sheet_of(block) for block in self.blocks])
+
+    def to_html(self) -> str:
+        """Return HTML for a page of one's own: no script, everything escaped."""
+        from bench.report.renderers.html import sheet_fragment
+        from bench.report.sheet import sheet_of
+
+        return "\n".join(
+            sheet_fragment(sheet_of(block), f"-{number}" if number else "") for number, block in enumerate(self.blocks)
+        )
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return one row per table, row and metric: mean and standard deviation over seeds, interval, status."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            {
+                "table": block.title, "method": line.label, "role": line.role, "backbone": line.backbone,
+                "metric": metric, "value": entry.value, "spread": entry.spread, "low": entry.low,
+                "high": entry.high, "seeds": len(entry.seeds), "best": entry.best, "status": entry.status,
+            }
+            for block in self.blocks for line in block.lines for metric, entry in line.entries.items()
+        )  # fmt: skip
+
+    def __str__(self) -> str:
+        return self.to_markdown()
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Comparison of methods with intervals and tests, corrected for all tests of the call (Holm)."""
+
+    contest: Contest
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return one row per pair of methods, data set, backbone and metric, with the columns of ``compare`` as CSV."""
+        return _frame(self.contest)
+
+    def to_markdown(self) -> str:
+        """Return GitHub Markdown."""
+        from bench.report.renderers.contest_text import as_markdown
+
+        return as_markdown(self.contest)
+
+    def __str__(self) -> str:
+        return self.to_markdown()
+
+    def _repr_html_(self) -> str:
+        return str(self.to_pandas().to_html(index=False, escape=True))
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """One cell: settings, scores, failure, and its fitted model."""
+
+    store: Store
+    id: str
+    home: Path
+
+    @cached_property
+    def record(self) -> CellRecord:
+        """The stored record."""
+        return self.store.record(self.id)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Everything that changes the result."""
+        return dict(self.store.specification(self.id)["spec"])
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the cell."""
+        return self.store.cell(self.id).path
+
+    @property
+    def scores(self) -> dict[str, Score]:
+        """The scores by metric, without their tables; empty for an unfinished cell."""
+        stored = (self.record.result or {}).get("scores", {})
+        return {
+            name: Score(score["value"], score["n"], also=dict(score.get("also", {}))) for name, score in stored.items()
+        }
+
+    @property
+    def not_applicable(self) -> dict[str, str]:
+        """The reasons of metrics that mean nothing for this cell."""
+        written, result = self.record.written or {}, self.record.result or {}
+        refused = {name: str(facts["reason"]) for name, facts in written.get("not_applicable", {}).items()}
+        return {**refused, **result.get("not_applicable", {})}
+
+    @property
+    def failure(self) -> dict[str, Any] | None:
+        """The status, reason and details of a failed cell."""
+        return None if self.record.failure is None else dict(self.record.failure)
+
+    def load_model(self, device: str = "auto") -> PartPrototypeModel:
+        """Return the fitted model in eval mode.
+
+        >>> model = bench.load_results().cell("3fa9c1").load_model()  # doctest: +SKIP
+        >>> model.explain(images, labels).maps  # doctest: +SKIP
+
+        Raises:
+            CellError: if its weights are damaged or those of another network.
+            RequestError: if the cell is not finished.
+        """
+        if not self.store.cell(self.id).done:
+            raise RequestError(f"cell {self.id} is not finished: there is no model to load")
+        cell = self._opened(device)
+        return cell.load(cell.inputs.data()["train"])
+
+    def load_samples(self, split: str = "test") -> Samples:
+        """Return the images and annotations of a split, prepared as for this cell.
+
+        Args:
+            split: ``train`` or ``test``.
+
+        Raises:
+            RequestError: if the data set is no longer there or has changed.
+        """
+        return self._opened("cpu").inputs.data()[split]
+
+    def _opened(self, device: str) -> Cell:
+        from bench.core import environment
+        from bench.core.console import Console
+        from bench.runner.cell import Cell
+        from bench.runner.progress import ConsoleProgress
+
+        progress = ConsoleProgress(Console(quiet=True), quiet=True)
+        return Cell(self.store, self.id, self.home, environment.pick_device(device), progress)
+
+
+def _several(names: str | Sequence[str]) -> tuple[str, ...]:
+    return tuple(part.strip() for part in names.split(",")) if isinstance(names, str) else tuple(names)
+
+
+def _escaped(text: str) -> str:
+    from html import escape
+
+    from bench.core.plain_text import visible
+
+    return escape(visible(text))
+
+
+def _frame(contest: Contest) -> pd.DataFrame:
+    """Return the comparisons; what belongs to the first and the second method has columns of its own."""
+    import pandas as pd
+
+    doubled = ("methods", "values", "spreads", "seeds")
+    rows = []
+    for comparison in contest.comparisons:
+        values = asdict(comparison)
+        del values["by_seed"]
+        for name in doubled:
+            values[f"{name[:-1]}_1"], values[f"{name[:-1]}_2"] = values.pop(name)
+        rows.append(values)
+    first = ["method_1", "method_2", "dataset", "backbone", "protocol", "metric", "value_1", "value_2"]
+    frame = pd.DataFrame(rows)
+    return frame[[*first, *(name for name in frame.columns if name not in first)]]
