@@ -349,8 +349,6 @@ def _read(file: Path) -> bytes:
 def _loaded(file: Path, text: bytes) -> Any:
     try:
         content = json.loads(text.decode(), parse_constant=_no_number)
-        if b"\\ud" in text.lower():
-            json.dumps(content, ensure_ascii=False).encode()  # halves of characters cannot be printed
     except (ValueError, RecursionError) as error:
         raise RequestError(_broken(file, error)) from error
     return content
