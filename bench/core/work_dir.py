@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bench.core import locks
 from bench.core.errors import RequestError
 from bench.core.file_digests import FILE as DIGESTS
 from bench.core.file_digests import digests_of
-from bench.results.records import Status, failed, read_failure, read_result
+from bench.core.files import StoredModel, flush, parse, unreadable, write_json
+
+Status = Literal["ok", "n/a", "failed", "oom"]
 
 _SPENT = ("failure.json", "anew", "activity.json")
 """Files that say nothing any more when the result is there."""
 
 FIT = "fit.json"
 """What is known of a fit; it is written after the weights and the curves, so that a fit without it is not complete."""
+
+
+class _Failure(StoredModel):
+    """``failure.json``; see :meth:`Folder.fail`."""
+
+    status: Literal["failed", "oom"]
+    reason: str
+    details: str
 
 
 class Folder:
@@ -35,8 +44,8 @@ class Folder:
     .lock          held by the process that works here; the kernel lets go when that dies
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, check: Callable[[Path], object] = lambda result: None) -> None:
+        self.path, self._check = path, check
         self._result = path / "result"
 
     @property
@@ -70,7 +79,7 @@ class Folder:
         if not self.done:
             return read_failure(self.path / "failure.json")
         try:
-            read_result(self.result)
+            self._check(self.result)
         except RequestError as error:
             return failed(str(error))
         return None
@@ -108,9 +117,9 @@ class Folder:
             leftover.unlink()  # half a file, of a process that was killed while writing
         self.seal()
         for file in self.work.rglob("*"):
-            _flush(file)  # else a power cut could leave the name without the content
+            flush(file)  # else a power cut could leave the name without the content
         self.work.replace(self.result)
-        _flush(self.path)
+        flush(self.path)
         self.tidy()
 
     def seal(self) -> None:
@@ -173,52 +182,18 @@ class Folder:
         return locks.held(self.path / ".lock")
 
 
-@contextlib.contextmanager
-def replacing(file: Path, rivals: bool = False) -> Iterator[Path]:
-    """A name to write under; the file gets its own when it is whole: a reader sees the old content or the new.
+def failed(reason: str) -> dict[str, Any]:
+    """Return a failure as :meth:`Folder.fail` writes it."""
+    return {"status": "failed", "reason": reason, "details": ""}
 
-    Args:
-        file: to be written.
-        rivals: whether other processes may write the same file at the same time.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f".{file.name}.{os.getpid() if rivals else 'unfinished'}")
+
+def read_failure(file: Path) -> dict[str, Any] | None:
+    """Return why an attempt ended; ``None`` if no attempt has failed. A broken file is a failure too."""
     try:
-        yield unfinished
-        unfinished.replace(file)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def write_json(file: Path, content: Any, flushed: bool = False) -> None:
-    """Write the whole file or nothing; ``flushed``: also where the power is cut right after."""
-    text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
-    with replacing(file, rivals=True) as unfinished:
-        unfinished.write_text(text)
-        if flushed:
-            _flush(unfinished)
-    if flushed:
-        _flush(file.parent)
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The content of a file that :func:`write_json` wrote.
-
-    Raises:
-        RequestError: where it is missing or broken.
-    """
-    try:
-        content: Any = json.loads(file.read_text())
-        if not isinstance(content, dict):
-            raise ValueError(f"a {type(content).__name__} where names and values were expected")
-    except (OSError, ValueError, RecursionError) as error:
-        raise RequestError(f"{file} cannot be read ({error}); run again to have it made anew") from error
-    return content
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return parse(file, file.read_bytes(), _Failure)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return failed(unreadable(file, error))
+    except RequestError as error:
+        return failed(str(error))

@@ -13,7 +13,7 @@ import torch
 import bench
 from bench.contract import BenchError, RequestError
 from bench.core import registry
-from bench.core.work_dir import read_json, write_json
+from bench.core.files import read_json, write_json
 
 
 def feature_shape(backbone: str, side: int) -> tuple[int, int, int]:

@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import RequestError
-from bench.core.work_dir import Folder, read_json, write_json
+from bench.core.files import read_json, write_json
+from bench.core.work_dir import Folder, Status, failed
 from bench.results.records import (
     CellRecord,
-    Status,
-    failed,
     read_description,
     read_history,
     read_invocation,
@@ -109,7 +108,7 @@ class Store:
         """The folder of a cell."""
         found = self._folders.get(name)
         if found is None:
-            found = self._folders[name] = Folder(self.root / "cells" / name)
+            found = self._folders[name] = Folder(self.root / "cells" / name, read_result)
         return found
 
     def find(self, prefix: str) -> str:

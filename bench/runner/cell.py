@@ -22,12 +22,13 @@ from bench.contract import BenchError, CellError, PartPrototypeModel, RequestErr
 from bench.core import environment, registry
 from bench.core.faults import storage_error
 from bench.core.file_digests import Changed, check
+from bench.core.files import read_json
 from bench.core.interrupts import contained
 from bench.core.memory import OutOfMemory
 from bench.core.resource_usage import Usage
 from bench.core.score import write_table
 from bench.core.seeding import derive
-from bench.core.work_dir import FIT, read_json
+from bench.core.work_dir import FIT
 from bench.results.store import Folder, Status, Store, write_json
 from bench.runner.evaluator import compares_black_box, evaluate
 from bench.runner.fit_cache import adopt, read_fit

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.core.work_dir import Folder, write_json
+from bench.core.files import write_json
+from bench.core.work_dir import Folder
 from bench.results.records import read_activity
 
 _EVERY = 1.0

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from bench.contract import CellError, Progress, Samples, Settings
 from bench.core.file_digests import Changed, check
+from bench.core.files import write_json
 from bench.core.seeding import derive
-from bench.core.work_dir import Folder, write_json
+from bench.core.work_dir import Folder
 from bench.models.classifier import Classifier
 from bench.training.schedule import Schedule
 from bench.training.trainer import Learner, Trainer

@@ -12,7 +12,7 @@ from tests.support.stores import StoreMaker
 
 
 def test_a_result_appears_in_one_step(tmp_path):
-    folder = Folder(tmp_path / "x")
+    folder = Store(tmp_path).cell("x")
     for place in (folder.work, folder.resume):
         place.mkdir(parents=True)
     (folder.resume / "training.pt").write_text("checkpoint")
@@ -26,6 +26,7 @@ def test_a_result_appears_in_one_step(tmp_path):
     assert "scores: Field required" in folder.failure["reason"]  # "{}" is no result
     assert sorted(file.name for file in folder.result.iterdir()) == ["digests.json", "result.json"]
     assert [file.name for file in folder.path.iterdir()] == ["result"]
+    assert Folder(folder.path).failure is None  # without a check of its content a result is taken as it is
 
 
 def test_clear_forgets_everything(tmp_path):

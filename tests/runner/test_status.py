@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from bench.cli.main import main
-from bench.core.work_dir import Folder, write_json
+from bench.core.files import write_json
+from bench.core.work_dir import Folder
 from bench.runner.eta import Timings, said
 from bench.runner.heartbeat import Activity, activity_of
 from bench.runner.status import Board, Overview
