@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from bench.core.errors import BenchError as BenchError
@@ -26,6 +25,7 @@ from bench.core.errors import RequestError as RequestError
 from bench.core.score import Aggregate as Aggregate
 from bench.core.score import Score as Score
 from bench.core.score import share as share
+from bench.core.settings import Settings as Settings
 
 T = TypeVar("T")
 Augment = Callable[[Tensor, Tensor], Tensor]
@@ -33,12 +33,6 @@ Augment = Callable[[Tensor, Tensor], Tensor]
 
 # Of the pixels in [0, 1], per channel: what every ImageNet weight of torchvision expects, and so every batch here has.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-class Settings(BaseModel):
-    """Base of every plugin's ``Config``: unknown names are errors, values are checked, nothing changes later."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class PrototypeTable(nn.Module):

@@ -6,15 +6,20 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
 from bench.config.spec import CellSpec
-from bench.contract import BenchError, Progress, RequestError
+from bench.core.errors import BenchError, RequestError
 from bench.core.file_digests import check_all
-from bench.core.work_dir import Folder, replacing
+from bench.core.files import replacing
+from bench.core.work_dir import Folder
 from bench.results.records import AGAIN, read_description, read_history
 from bench.results.store import Store
+
+if TYPE_CHECKING:
+    from bench.contract import Progress
 
 
 @dataclass
