@@ -20,7 +20,7 @@ from torch import nn
 from bench.config.spec import CellSpec
 from bench.contract import BenchError, CellError, PartPrototypeModel, RequestError, Samples, Score, Task
 from bench.core import environment, registry
-from bench.core.faults import storage_error
+from bench.core.errors import storage_error
 from bench.core.file_digests import Changed, check
 from bench.core.files import read_json
 from bench.core.interrupts import contained

@@ -10,7 +10,7 @@ import torch
 
 from bench.config.spec import PlannedCell
 from bench.core import registry
-from bench.core.faults import storage_error
+from bench.core.errors import storage_error
 from bench.core.interrupts import contained
 from bench.core.memory import OutOfMemory
 from bench.results.store import Folder, Store
