@@ -1,6 +1,6 @@
 """``python -m bench``."""
 
-from bench.core.allocator import keep_freed_memory
+from bench.core.compat import keep_freed_memory
 from bench.runner.launchers.subprocess_job import tie_to_parent
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from bench.core.allocator import give_back_free_memory
+from bench.core.compat import give_back_free_memory
 from bench.core.errors import CellError, RequestError
 
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}

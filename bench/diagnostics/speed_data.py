@@ -13,7 +13,6 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-import bench.core.compat  # noqa: F401  before torchvision
 from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Record, Samples
 from bench.data.augmentation import draw
 from bench.models.classifier import Classifier

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from bench.contract import Progress, RequestError, Samples
-from bench.core.allocator import give_back_free_memory
+from bench.core.compat import give_back_free_memory
 from bench.core.memory import (
     OutOfMemory,
     Overrun,
