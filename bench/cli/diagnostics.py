@@ -37,7 +37,7 @@ def _ready(backbone: str, size: int) -> None:
     """Say at once what would end every measurement."""
     from bench.contract import RequestError
     from bench.core import registry
-    from bench.models.shapes import feature_shape
+    from bench.models.classifier import feature_shape
 
     try:
         feature_shape(backbone, size)

@@ -18,8 +18,8 @@ from bench.core.paths import config_file
 from bench.core.source_code import Code
 from bench.data.datasets import open_dataset
 from bench.models import weights as weight_files
+from bench.models.classifier import cached_feature_shape
 from bench.models.external import NetworkSettings
-from bench.models.shapes import remembered_shape
 from bench.training.black_box import VERSION as BLACK_BOX_VERSION
 from bench.training.black_box import BlackBoxConfig
 
@@ -313,7 +313,7 @@ def _check_head(file: Path | None, backbone: str, sizes: Sizes) -> None:
 
 
 def _sizes(backbone: str, settings: DatasetConfig, dataset: Dataset, home: Path) -> Sizes:
-    channels, rows, columns = remembered_shape(backbone, settings.protocol.size, home)
+    channels, rows, columns = cached_feature_shape(backbone, settings.protocol.size, home)
     counts = [0] * len(dataset.classes)
     for record in dataset.split("train"):
         counts[record.label] += 1

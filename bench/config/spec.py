@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 
 import bench
 from bench.core.errors import RequestError
-from bench.core.file_digests import fingerprint
+from bench.core.integrity import fingerprint
 from bench.core.settings import Settings
 
 _OF_BLACK_BOX = ("dataset", "backbone")

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from bench.core import locks
 from bench.core.errors import RequestError
-from bench.core.file_digests import FILE as DIGESTS
-from bench.core.file_digests import digests_of
 from bench.core.files import StoredModel, flush, parse, unreadable, write_json
+from bench.core.integrity import FILE as DIGESTS
+from bench.core.integrity import digests_of
 
 Status = Literal["ok", "n/a", "failed", "oom"]
 

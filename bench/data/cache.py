@@ -25,7 +25,7 @@ from torch import Tensor
 
 from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Augment, Batch, CellError, Dataset, Progress, RequestError
 from bench.core import locks
-from bench.core.file_digests import digests_of, seal_of, sha256_of
+from bench.core.integrity import digests_of, seal_of, sha256_of
 from bench.core.threads import in_order
 from bench.data.preprocessing import Protocol
 

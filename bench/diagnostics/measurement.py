@@ -24,8 +24,7 @@ from bench.core.memory import Overrun, PeakMemory, is_out_of_memory, limited
 from bench.diagnostics import synthetic
 from bench.diagnostics.machine import timed
 from bench.diagnostics.profiling import Sizes, Subject, parameters
-from bench.models.classifier import Classifier
-from bench.models.shapes import feature_shape
+from bench.models.classifier import Classifier, feature_shape
 
 What = Literal["training", "inference", "decomposition"]
 FIT_CLASSES, FIT_IMAGES = 20, 30

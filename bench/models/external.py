@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import PlainSerializer, PlainValidator, ValidationInfo
 
 from bench.contract import Settings
-from bench.core.digest import digest as digest_of_files
+from bench.core.content_digest import content_digest
 from bench.core.environment import describe_commit
 from bench.models import weights
 
@@ -31,7 +31,7 @@ class Given:
     def at(cls, path: Path) -> Given:
         """What lies there now."""
         path = path.expanduser().resolve()
-        return cls(path, digest_of_files(path, _code(path), None) if path.is_dir() else weights.digest(path))
+        return cls(path, content_digest(path, _code(path), None) if path.is_dir() else weights.digest(path))
 
     def changed(self) -> bool:
         """Whether it is gone or has other content by now."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.core.file_digests import Changed, checked
+from bench.core.integrity import Changed, checked
 from bench.results.store import Row
 
 SCORES = ("metric", "value", "95 % interval", "unit", "n", "version", "parameters")

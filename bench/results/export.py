@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import RequestError
-from bench.core.file_digests import FILE as DIGESTS
-from bench.core.file_digests import Changed, checked, digests_of
+from bench.core.integrity import FILE as DIGESTS
+from bench.core.integrity import Changed, checked, digests_of
 from bench.results.store import Folder, Store, write_json
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 
 from bench.config.spec import CellSpec
 from bench.core.errors import BenchError, RequestError
-from bench.core.file_digests import check_all
 from bench.core.files import replacing
+from bench.core.integrity import check_all
 from bench.core.work_dir import Folder
 from bench.results.records import AGAIN, read_description, read_history
 from bench.results.store import Store

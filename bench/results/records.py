@@ -14,9 +14,9 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from bench.core.errors import RequestError
-from bench.core.file_digests import FILE as DIGESTS
-from bench.core.file_digests import Changed, checked, fingerprint, known_digests
 from bench.core.files import StoredModel, first_problem, load_json, parse, unreadable
+from bench.core.integrity import FILE as DIGESTS
+from bench.core.integrity import Changed, checked, fingerprint, known_digests
 
 Name = Annotated[str, Field(pattern=r"^[^/\\\x00.][^/\\\x00]*$")]
 """Of a folder in the store: no path that leads elsewhere."""

@@ -21,8 +21,8 @@ from bench.config.spec import CellSpec
 from bench.contract import BenchError, CellError, PartPrototypeModel, RequestError, Samples, Score, Task
 from bench.core import environment, registry
 from bench.core.errors import storage_error
-from bench.core.file_digests import Changed, check
 from bench.core.files import read_json
+from bench.core.integrity import Changed, check
 from bench.core.interrupts import contained
 from bench.core.memory import OutOfMemory
 from bench.core.resource_usage import Usage

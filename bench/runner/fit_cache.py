@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bench.core.errors import RequestError
-from bench.core.file_digests import check
 from bench.core.files import read_json, replacing, write_json
+from bench.core.integrity import check
 from bench.core.work_dir import FIT, Folder
 from bench.results.store import Store
 from bench.runner.progress import ConsoleProgress

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bench.contract import CellError, Progress, Samples, Settings
-from bench.core.file_digests import Changed, check
 from bench.core.files import write_json
+from bench.core.integrity import Changed, check
 from bench.core.seeding import derive
 from bench.core.work_dir import Folder
 from bench.models.classifier import Classifier

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core import registry
-from bench.core.file_digests import Changed, checked
+from bench.core.integrity import Changed, checked
 from bench.core.score import Aggregate
 from bench.results.stats.bootstrap import NoInterval, Sample, sample
 

@@ -22,7 +22,7 @@ Entry = tuple[int, int, str]
 """Size in bytes, time of the last change in nanoseconds, sha256 in hex."""
 
 
-def digest(root: Path, files: Sequence[Path], cache: Path | None) -> str:
+def content_digest(root: Path, files: Sequence[Path], cache: Path | None) -> str:
     """Hash of the names (relative to ``root``) and contents of ``files``; their order does not matter.
 
     Args:

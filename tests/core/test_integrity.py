@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bench.core.file_digests import Changed, check, check_all, checked
 from bench.core.files import write_json
+from bench.core.integrity import Changed, check, check_all, checked
 from bench.core.work_dir import FIT, Folder
 from bench.runner.fit_cache import read_fit, take
 from tests.support.samples import Silent
