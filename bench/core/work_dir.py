@@ -25,14 +25,14 @@ FIT = "fit.json"
 
 
 class _Failure(StoredModel):
-    """``failure.json``; see :meth:`Folder.fail`."""
+    """``failure.json``; see :meth:`WorkDir.fail`."""
 
     status: Literal["failed", "oom"]
     reason: str
     details: str
 
 
-class Folder:
+class WorkDir:
     """What is known of one piece of work, and how far it is.
 
     result/        everything that came out; it appears by one rename, when it is complete, with digests
@@ -183,7 +183,7 @@ class Folder:
 
 
 def failed(reason: str) -> dict[str, Any]:
-    """Return a failure as :meth:`Folder.fail` writes it."""
+    """Return a failure as :meth:`WorkDir.fail` writes it."""
     return {"status": "failed", "reason": reason, "details": ""}
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bench.core.errors import RequestError
 from bench.core.integrity import FILE as DIGESTS
 from bench.core.integrity import Changed, checked, digests_of
-from bench.results.store import Folder, Store, write_json
+from bench.results.store import Store, WorkDir, write_json
 
 if TYPE_CHECKING:
     from bench.contract import Progress
@@ -112,8 +112,8 @@ def _published(other: Store, name: str) -> bool:
 
 
 def _write(
-    found: Folder,
-    own: Folder,
+    found: WorkDir,
+    own: WorkDir,
     written: dict[str, Any],
     result: dict[str, Any] | None,
     failure: dict[str, Any] | None,

@@ -19,7 +19,7 @@ from typing import Any
 
 from bench.core.errors import RequestError
 from bench.core.files import read_json, write_json
-from bench.core.work_dir import Folder, Status, failed
+from bench.core.work_dir import Status, WorkDir, failed
 from bench.results.records import (
     CellRecord,
     read_description,
@@ -28,7 +28,7 @@ from bench.results.records import (
     read_result,
 )
 
-__all__ = ["CellRecord", "Folder", "Row", "Status", "Store", "as_dicts", "new_stamp", "write_json"]
+__all__ = ["CellRecord", "Row", "Status", "Store", "WorkDir", "as_dicts", "new_stamp", "write_json"]
 
 _STAMP = "%Y%m%d-%H%M%S-%f"
 _log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.faults: dict[str, str] = {}
-        self._folders: dict[str, Folder] = {}
+        self._folders: dict[str, WorkDir] = {}
 
     @staticmethod
     def read(file: Path) -> dict[str, Any]:
@@ -104,11 +104,11 @@ class Store:
                 "folder with --out or BENCH_HOME"
             ) from error
 
-    def cell(self, name: str) -> Folder:
+    def cell(self, name: str) -> WorkDir:
         """The folder of a cell."""
         found = self._folders.get(name)
         if found is None:
-            found = self._folders[name] = Folder(self.root / "cells" / name, read_result)
+            found = self._folders[name] = WorkDir(self.root / "cells" / name, read_result)
         return found
 
     def find(self, prefix: str) -> str:
@@ -195,7 +195,7 @@ class Store:
 
     def new_invocation(self, content: Mapping[str, Any]) -> str:
         """Remember one call of ``run`` under a stamp after all others, also where the clock was set back."""
-        with Folder(self.root / "invocations").claim():
+        with WorkDir(self.root / "invocations").claim():
             now = new_stamp()
             last = max((file.stem for file in self._files("invocations") if _is_stamp(file.stem)), default="")
             if now <= last:

@@ -29,7 +29,7 @@ from bench.core.resource_usage import Usage
 from bench.core.score import write_table
 from bench.core.seeding import derive
 from bench.core.work_dir import FIT
-from bench.results.store import Folder, Status, Store, write_json
+from bench.results.store import Status, Store, WorkDir, write_json
 from bench.runner.evaluator import compares_black_box, evaluate
 from bench.runner.fit_cache import adopt, read_fit
 from bench.runner.heartbeat import Activity
@@ -181,7 +181,7 @@ class Cell:
             self.attempts.stage = SHARED
             facts = {name: value for name, value in self.spec.black_box.items() if name != "version"}
             black_box = obtain(
-                Folder(self.home / "blackboxes" / self.spec.black_box_id),
+                WorkDir(self.home / "blackboxes" / self.spec.black_box_id),
                 BlackBoxConfig.model_validate(facts),
                 self.inputs.backbone,
                 self.inputs.head,

@@ -14,7 +14,7 @@ from torch import Tensor
 from bench.core.errors import RequestError
 from bench.core.files import read_json, replacing, write_json
 from bench.core.integrity import check
-from bench.core.work_dir import FIT, Folder
+from bench.core.work_dir import FIT, WorkDir
 from bench.results.store import Store
 from bench.runner.progress import ConsoleProgress
 
@@ -34,7 +34,7 @@ def read_fit(place: Path, progress: ConsoleProgress) -> tuple[dict[str, Tensor],
         return None
 
 
-def adopt(store: Store, folder: Folder, fit_id: str, progress: ConsoleProgress) -> None:
+def adopt(store: Store, folder: WorkDir, fit_id: str, progress: ConsoleProgress) -> None:
     """Copy the fit of a finished cell that was to fit the same, where there is one: a metric more costs no training."""
     for name in store.cells():
         other = store.cell(name)
@@ -60,5 +60,5 @@ def take(source: Path, work: Path, progress: ConsoleProgress, origin: Mapping[st
         with replacing(work / file) as unfinished:
             shutil.copyfile(source / file, unfinished)
     write_json(work / FIT, {**origin, **read_json(source / FIT)})
-    Folder(work.parent).seal()
+    WorkDir(work.parent).seal()
     return True

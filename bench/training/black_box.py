@@ -16,7 +16,7 @@ from bench.contract import CellError, Progress, Samples, Settings
 from bench.core.files import write_json
 from bench.core.integrity import Changed, check
 from bench.core.seeding import derive
-from bench.core.work_dir import Folder
+from bench.core.work_dir import WorkDir
 from bench.models.classifier import Classifier
 from bench.training.schedule import Schedule
 from bench.training.trainer import Learner, Trainer
@@ -77,7 +77,7 @@ class ClassifierLearner(Learner):
 
 
 def obtain(
-    folder: Folder,
+    folder: WorkDir,
     config: BlackBoxConfig,
     backbone: Callable[[], nn.Module],
     head: Callable[[int, int], tuple[Tensor, Tensor]],

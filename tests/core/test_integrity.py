@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 
 from bench.core.files import write_json
 from bench.core.integrity import Changed, check, check_all, checked
-from bench.core.work_dir import FIT, Folder
+from bench.core.work_dir import FIT, WorkDir
 from bench.runner.fit_cache import read_fit, take
 from tests.support.samples import Silent
 
@@ -22,7 +22,7 @@ class Told(Silent):
 @pytest.fixture
 def fit(tmp_path):
     """A finished folder with a fit in it."""
-    folder = Folder(tmp_path / "cell")
+    folder = WorkDir(tmp_path / "cell")
     folder.work.mkdir(parents=True)
     save_file({"weight": torch.ones(3)}, folder.work / "model.safetensors")
     write_json(folder.work / "history.json", [])
