@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from baselines import official, official_files
 from bench.contract import CellError, Method, PartPrototypeModel, PrototypeTable, RequestError, Sizes, Task
-from bench.models.external import NetworkSettings
+from bench.models.external import NetworkConfig
 
 _HEADER = "partbench"
 _IDENTITY = "prototype_class_identity"
@@ -149,7 +149,7 @@ def read(file: Path) -> Checkpoint:
     return Checkpoint(facts, state)
 
 
-def check(method: str, config: NetworkSettings, sizes: Sizes) -> None:
+def check(method: str, config: NetworkConfig, sizes: Sizes) -> None:
     """See before anything runs that what was given fits the request.
 
     Raises:

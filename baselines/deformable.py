@@ -14,7 +14,7 @@ from baselines import layers
 from baselines.deformable_conv import KERNEL, PADDING, PARTS, linear_patches, norm_preserving_conv
 from bench.contract import Explanation, Method, PartPrototypeModel, Progress, PrototypeTable, Samples, Task
 from bench.core.seeding import derive
-from bench.models.external import NetworkSettings
+from bench.models.external import NetworkConfig
 from bench.training.schedule import Schedule
 from bench.training.trainer import Learner
 
@@ -228,7 +228,7 @@ class DeformableProtoPNet(Method):
     name = "deformable"
     paper = "Donnelly et al., Deformable ProtoPNet: An Interpretable Image Classifier, CVPR 2022"
 
-    class Config(NetworkSettings):
+    class Config(NetworkConfig):
         """Published defaults; the schedule comes from the recipe.
 
         Attributes:

@@ -26,7 +26,7 @@ from bench.contract import (
     Task,
 )
 from bench.core.seeding import derive
-from bench.models.external import NetworkSettings
+from bench.models.external import NetworkConfig
 from bench.training.schedule import Schedule
 from bench.training.trainer import Learner
 
@@ -231,7 +231,7 @@ class ProtoPool(Method):
 
     published_forms: ClassVar = {"literal": {"mixing": "literal"}}
 
-    class Config(NetworkSettings):
+    class Config(NetworkConfig):
         """Published defaults (CUB); the schedule comes from the recipe.
 
         Attributes:

@@ -28,7 +28,7 @@ from bench.contract import (
     Task,
 )
 from bench.core.seeding import derive
-from bench.models.external import NetworkSettings
+from bench.models.external import NetworkConfig
 from bench.training.schedule import Schedule
 from bench.training.trainer import Learner
 
@@ -183,7 +183,7 @@ class TesNet(Method):
 
     published_forms: ClassVar = {"literal": {"subspace_form": "literal"}}
 
-    class Config(NetworkSettings):
+    class Config(NetworkConfig):
         """Published defaults; the schedule comes from the recipe.
 
         Attributes:

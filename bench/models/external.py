@@ -16,7 +16,7 @@ from bench.models import weights
 
 
 @dataclass(frozen=True)
-class Given:
+class ExternalFile:
     """A file, or a folder of source code.
 
     Attributes:
@@ -28,14 +28,14 @@ class Given:
     digest: str
 
     @classmethod
-    def at(cls, path: Path) -> Given:
+    def at(cls, path: Path) -> ExternalFile:
         """What lies there now."""
         path = path.expanduser().resolve()
         return cls(path, content_digest(path, _code(path), None) if path.is_dir() else weights.digest(path))
 
     def changed(self) -> bool:
         """Whether it is gone or has other content by now."""
-        return not self.path.exists() or Given.at(self.path) != self
+        return not self.path.exists() or ExternalFile.at(self.path) != self
 
     def record(self) -> dict[str, str]:
         """What a result says of it: path, digest and, where it is a git checkout, the commit."""
@@ -51,26 +51,26 @@ def _code(root: Path) -> list[Path]:
     return found
 
 
-def _look(value: Any, info: ValidationInfo) -> Given | None:
-    if value is None or isinstance(value, Given):
+def _look(value: Any, info: ValidationInfo) -> ExternalFile | None:
+    if value is None or isinstance(value, ExternalFile):
         return value
     # A planned cell holds the digest; where its content lies comes beside it.
     places = (info.context or {}).get("given", {})
     if value in places:
-        return Given(Path(places[value]), value)
+        return ExternalFile(Path(places[value]), value)
     if not isinstance(value, str | Path):
         raise ValueError("expected a path")
-    return Given.at(Path(value)) if Path(value).expanduser().exists() else None
+    return ExternalFile.at(Path(value)) if Path(value).expanduser().exists() else None
 
 
-def _file(value: Any, info: ValidationInfo) -> Given | None:
+def _file(value: Any, info: ValidationInfo) -> ExternalFile | None:
     found = _look(value, info)
     if value is not None and (found is None or found.path.is_dir()):
         raise ValueError("no such file")
     return found
 
 
-def _folder(value: Any, info: ValidationInfo) -> Given | None:
+def _folder(value: Any, info: ValidationInfo) -> ExternalFile | None:
     found = _look(value, info)
     if value is not None and (found is None or found.path.is_file()):
         raise ValueError("no such folder")
@@ -78,11 +78,11 @@ def _folder(value: Any, info: ValidationInfo) -> Given | None:
 
 
 _AS_DIGEST = PlainSerializer(lambda given: given and given.digest, return_type=str | None)
-GivenFile = Annotated[Given | None, PlainValidator(_file), _AS_DIGEST]
-GivenFolder = Annotated[Given | None, PlainValidator(_folder), _AS_DIGEST]
+ExternalFileSetting = Annotated[ExternalFile | None, PlainValidator(_file), _AS_DIGEST]
+ExternalFolderSetting = Annotated[ExternalFile | None, PlainValidator(_folder), _AS_DIGEST]
 
 
-class NetworkSettings(Settings):
+class NetworkConfig(Settings):
     """What every published network can be told instead of being trained.
 
     Attributes:
@@ -92,10 +92,10 @@ class NetworkSettings(Settings):
             from random weights. Only name code that you trust.
     """
 
-    checkpoint: GivenFile = None
-    source: GivenFolder = None
+    checkpoint: ExternalFileSetting = None
+    source: ExternalFolderSetting = None
 
     @property
-    def given(self) -> dict[str, Given]:
+    def given(self) -> dict[str, ExternalFile]:
         """Those of the two that are set; where there is one, nothing is trained."""
         return {name: value for name in ("checkpoint", "source") if (value := getattr(self, name)) is not None}
