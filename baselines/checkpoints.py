@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from baselines import official, official_files
-from bench.contract import CellError, Method, PartPrototypeModel, PrototypeTable, RequestError, Sizes, Task
+from bench.contract import CellError, FitContext, Method, PartPrototypeModel, PrototypeTable, RequestError, Sizes
 from bench.models.external import NetworkConfig
 
 _HEADER = "partbench"
@@ -197,7 +197,7 @@ def check(method: str, config: NetworkConfig, sizes: Sizes) -> None:
         )
 
 
-def build(method: Method, task: Task) -> PartPrototypeModel:
+def build(method: Method, task: FitContext) -> PartPrototypeModel:
     """The network that was given instead of being trained, in eval mode.
 
     Raises:

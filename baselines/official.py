@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from baselines import checkout, compiled
 from baselines.deformable import DeformableProtoPNetModel
-from bench.contract import CellError, Explanation, PartPrototypeModel, PrototypeTable, RequestError, Sizes, Task
+from bench.contract import CellError, Explanation, FitContext, PartPrototypeModel, PrototypeTable, RequestError, Sizes
 from bench.core.seeding import derive
 
 _ABSENT = ("ones", "alfa")
@@ -179,7 +179,7 @@ def check(method: str, root: Path, sizes: Sizes) -> None:
         raise RequestError(f"{method}.source: the official code knows no {sizes.backbone}: --backbones resnet34")
 
 
-def build(method: str, task: Task, checkpoint: Any) -> OfficialModel:
+def build(method: str, task: FitContext, checkpoint: Any) -> OfficialModel:
     """The official network with the weights of a converted file, or random ones drawn from the task's seed.
 
     Args:
@@ -216,7 +216,7 @@ def build(method: str, task: Task, checkpoint: Any) -> OfficialModel:
     return OfficialModel(network, look, identity > 0, network.last_layer.weight, border)
 
 
-def _plan(task: Task, checkpoint: Any) -> Plan:
+def _plan(task: FitContext, checkpoint: Any) -> Plan:
     config = task.config
     image, classes = task.train.size, task.train.classes
     if checkpoint is not None:

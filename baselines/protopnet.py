@@ -10,7 +10,7 @@ from pydantic import PositiveInt, field_validator
 from torch import Tensor, nn
 
 from baselines import layers
-from bench.contract import Explanation, Method, PartPrototypeModel, Progress, PrototypeTable, Samples, Task
+from bench.contract import Explanation, FitContext, Method, PartPrototypeModel, Progress, PrototypeTable, Samples
 from bench.core.seeding import derive
 from bench.models.external import NetworkConfig
 from bench.training.schedule import Schedule
@@ -148,18 +148,18 @@ class ProtoPNet(Method):
         def _known(cls, schedule: Schedule) -> Schedule:
             return schedule.require(("backbone", "add_on", "prototypes", "last_layer"), ("project",))
 
-    def build(self, task: Task) -> ProtoPNetModel:
+    def build(self, task: FitContext) -> ProtoPNetModel:
         """The network with its starting weights, drawn from the task's seed."""
         backbone = task.backbone()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(task.seed, "protopnet"))
             return ProtoPNetModel(backbone, task.train.classes, task.config.per_class, task.config.depth).eval()
 
-    def learner(self, model: ProtoPNetModel, task: Task) -> ProtoPNetLearner:
+    def learner(self, model: ProtoPNetModel, task: FitContext) -> ProtoPNetLearner:
         """The loss of section 5 and the projection."""
         return ProtoPNetLearner(model, task.config, task.progress)
 
-    def fit(self, task: Task) -> ProtoPNetModel:
+    def fit(self, task: FitContext) -> ProtoPNetModel:
         """Train through the phases of the schedule."""
         model = self.build(task)
         task.trainer.fit(self.learner(model, task), task.config.schedule, task.train)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from baselines import layers, pool
 from bench.contract import (
     Explanation,
+    FitContext,
     Method,
     PartPrototypeModel,
     Progress,
@@ -23,7 +24,6 @@ from bench.contract import (
     RequestError,
     Samples,
     Sizes,
-    Task,
 )
 from bench.core.seeding import derive
 from bench.models.external import NetworkConfig
@@ -278,7 +278,7 @@ class ProtoPool(Method):
                 "the separation term needs prototypes outside a class's slots"
             )
 
-    def build(self, task: Task) -> ProtoPoolModel:
+    def build(self, task: FitContext) -> ProtoPoolModel:
         """The network with its starting weights, drawn from the task's seed."""
         backbone, config = task.backbone(), task.config
         noise_seed = derive(task.seed, "protopool", "noise at inference") if config.official_bugs else None
@@ -288,11 +288,11 @@ class ProtoPool(Method):
                 backbone, task.train.classes, config.prototypes, config.slots, config.depth, config.mixing, noise_seed
             ).eval()
 
-    def learner(self, model: ProtoPoolModel, task: Task) -> ProtoPoolLearner:
+    def learner(self, model: ProtoPoolModel, task: FitContext) -> ProtoPoolLearner:
         """Its loss and the projection."""
         return ProtoPoolLearner(model, task.config, task.progress)
 
-    def fit(self, task: Task) -> ProtoPoolModel:
+    def fit(self, task: FitContext) -> ProtoPoolModel:
         """Train through the phases of the schedule."""
         model = self.build(task)
         schedule = task.config.schedule

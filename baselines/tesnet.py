@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from baselines import layers
 from bench.contract import (
     Explanation,
+    FitContext,
     Method,
     PartPrototypeModel,
     Progress,
@@ -25,7 +26,6 @@ from bench.contract import (
     RequestError,
     Samples,
     Sizes,
-    Task,
 )
 from bench.core.seeding import derive
 from bench.models.external import NetworkConfig
@@ -225,18 +225,18 @@ class TesNet(Method):
                 f"{config.depth} dimensions; lower the one or raise the other"
             )
 
-    def build(self, task: Task) -> TesNetModel:
+    def build(self, task: FitContext) -> TesNetModel:
         """The network with its starting weights, drawn from the task's seed."""
         backbone = task.backbone()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(task.seed, "tesnet"))
             return TesNetModel(backbone, task.train.classes, task.config.per_class, task.config.depth).eval()
 
-    def learner(self, model: TesNetModel, task: Task) -> TesNetLearner:
+    def learner(self, model: TesNetModel, task: FitContext) -> TesNetLearner:
         """Its loss and the projection."""
         return TesNetLearner(model, task.config, task.progress)
 
-    def fit(self, task: Task) -> TesNetModel:
+    def fit(self, task: FitContext) -> TesNetModel:
         """Train through the phases of the schedule."""
         model, schedule = self.build(task), task.config.schedule
         if task.config.official_bugs:

@@ -2,7 +2,7 @@
 
 Tensors are ``(N, P, H, W)``; positions ``(row, column)``; image coordinates in pixels as the model sees the image.
 
-A *method* is fitted on a :class:`Task` and gives a :class:`PartPrototypeModel`. A *metric* looks at
+A *method* is fitted on a :class:`FitContext` and gives a :class:`PartPrototypeModel`. A *metric* looks at
 :class:`Observation` after observation (one batch of test images, seen through that model) and gives a
 :class:`Score`. A *data set* is a list of :class:`Record` in named splits.
 """
@@ -270,7 +270,7 @@ class Sizes:
 
 
 @dataclass
-class Task:
+class FitContext:
     """All that a method is given to fit itself.
 
     Attributes:
@@ -298,6 +298,10 @@ class Task:
     backbone_name: str = ""
     facts: dict[str, float] = field(default_factory=dict)
     """Numbers about the fit that the method wants on record (for example a completeness residual)."""
+
+
+Task = FitContext
+"""Former name of :class:`FitContext`, for plugins."""
 
 
 class Method(ABC):
@@ -333,14 +337,14 @@ class Method(ABC):
         """Raise :class:`RequestError` where the configuration cannot work on data of these sizes."""
 
     @abstractmethod
-    def build(self, task: Task) -> PartPrototypeModel:
+    def build(self, task: FitContext) -> PartPrototypeModel:
         """The model with untrained weights, of the shapes that the fitted one has: what a saved model loads into."""
 
-    def learner(self, model: Any, task: Task) -> Learner | None:
+    def learner(self, model: Any, task: FitContext) -> Learner | None:
         """What :meth:`fit` trains a model of :meth:`build` with (steps are measured by it); ``None``: nothing."""
 
     @abstractmethod
-    def fit(self, task: Task) -> PartPrototypeModel:
+    def fit(self, task: FitContext) -> PartPrototypeModel:
         """The fitted model, in eval mode, on ``task.device``."""
 
 

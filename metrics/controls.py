@@ -10,7 +10,16 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from bench.contract import CellError, Explanation, Method, PartPrototypeModel, PrototypeTable, Samples, Settings, Task
+from bench.contract import (
+    CellError,
+    Explanation,
+    FitContext,
+    Method,
+    PartPrototypeModel,
+    PrototypeTable,
+    Samples,
+    Settings,
+)
 from metrics.consistency import Consistency, consistent
 from metrics.peaks import CANVAS
 from metrics.places import fixed_hits, grid
@@ -151,11 +160,11 @@ class Constant(Method):
             if not 1 <= self.grid <= CANVAS:
                 raise ValueError(f"grid is a step between 1 and {CANVAS} pixels")
 
-    def build(self, task: Task) -> ControlModel:
+    def build(self, task: FitContext) -> ControlModel:
         """A model that peaks in the centre until its pixel is loaded."""
         return ControlModel(task.train.classes, 1, FixedPixel()).to(task.device).eval()
 
-    def fit(self, task: Task) -> ControlModel:
+    def fit(self, task: FitContext) -> ControlModel:
         """Choose the pixel; of equally good ones the lowest, then the rightmost."""
         if not len(task.train.parts):
             raise CellError("the constant control is chosen by part key-points, and this data set has none")
@@ -174,11 +183,11 @@ class Center(Method):
     needs_backbone = False
     predicts: ClassVar[bool] = False
 
-    def build(self, task: Task) -> ControlModel:
+    def build(self, task: FitContext) -> ControlModel:
         """The whole model: there is nothing to fit."""
         return ControlModel(task.train.classes, 1, FixedPixel()).to(task.device).eval()
 
-    def fit(self, task: Task) -> ControlModel:
+    def fit(self, task: FitContext) -> ControlModel:
         """There is nothing to fit."""
         return self.build(task)
 
@@ -201,11 +210,11 @@ class Random(Method):
             if self.per_class < 1:
                 raise ValueError("per_class is 1 or more")
 
-    def build(self, task: Task) -> ControlModel:
+    def build(self, task: FitContext) -> ControlModel:
         """The whole model: there is nothing to fit."""
         place = RandomCell(task.config.per, task.seed)
         return ControlModel(task.train.classes, task.config.per_class, place).to(task.device).eval()
 
-    def fit(self, task: Task) -> ControlModel:
+    def fit(self, task: FitContext) -> ControlModel:
         """There is nothing to fit."""
         return self.build(task)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 
-from bench.contract import CellError, Method, RequestError, Sizes, Task
+from bench.contract import CellError, FitContext, Method, RequestError, Sizes
 from bench.posthoc.checkpoint import Checkpoint, fingerprint
 from bench.posthoc.decompose_class import NUMBERS, DecompositionConfig
 from bench.posthoc.feature_source import Streamed
@@ -32,11 +32,11 @@ class Ours(Method):
         """Refuse a k above the rank of a class's feature matrix."""
         check_rank(cls.name, config, sizes)
 
-    def build(self, task: Task) -> DecomposedClassifier:
+    def build(self, task: FitContext) -> DecomposedClassifier:
         """The right shapes, zeros for numbers."""
         return undecomposed(task)
 
-    def fit(self, task: Task) -> DecomposedClassifier:
+    def fit(self, task: FitContext) -> DecomposedClassifier:
         """Decompose the black box; see :func:`decomposed`."""
         return decomposed(task)
 
@@ -61,11 +61,11 @@ class OursContrast(Method):
         """Refuse a k above the rank of a class's feature matrix."""
         check_rank(cls.name, config, sizes)
 
-    def build(self, task: Task) -> DecomposedClassifier:
+    def build(self, task: FitContext) -> DecomposedClassifier:
         """The right shapes, zeros for numbers."""
         return undecomposed(task)
 
-    def fit(self, task: Task) -> DecomposedClassifier:
+    def fit(self, task: FitContext) -> DecomposedClassifier:
         """Decompose the black box; see :func:`decomposed`."""
         return decomposed(task)
 
@@ -84,14 +84,14 @@ def check_rank(name: str, config: Any, sizes: Sizes) -> None:
         )
 
 
-def undecomposed(task: Task) -> DecomposedClassifier:
+def undecomposed(task: FitContext) -> DecomposedClassifier:
     """A model of the right shapes with zeros for numbers, to load a saved one into."""
     backbone: Any = task.backbone()
     shape = (task.train.classes, task.config.k, backbone.channels)
     return DecomposedClassifier(backbone, torch.zeros(shape), torch.zeros(task.train.classes)).eval()
 
 
-def decomposed(task: Task) -> DecomposedClassifier:
+def decomposed(task: FitContext) -> DecomposedClassifier:
     """The black box, decomposed as the configuration says; finished classes survive a kill.
 
     Raises:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bench.config.spec import CellSpec
-from bench.contract import BenchError, CellError, PartPrototypeModel, RequestError, Samples, Score, Task
+from bench.contract import BenchError, CellError, FitContext, PartPrototypeModel, RequestError, Samples, Score
 from bench.core import environment, registry
 from bench.core.errors import storage_error
 from bench.core.files import read_json
@@ -174,7 +174,7 @@ class Cell:
         parts = {"method": self.spec.method, **{name: name for name in ("backbone", "black box", "training")}}
         return {"cell": self.spec.seed, **{part: derive(self.spec.seed, name) for part, name in parts.items()}}
 
-    def task(self, train: Samples, need_black_box: bool = True) -> Task:
+    def task(self, train: Samples, need_black_box: bool = True) -> FitContext:
         """What the method is given."""
         black_box: nn.Module | None = None
         if need_black_box and self.spec.black_box is not None:
@@ -190,7 +190,7 @@ class Cell:
                 self._trainer,
                 self.progress,
             ).to(self.device)
-        return Task(
+        return FitContext(
             config=self.inputs.settings(),
             train=self.attempts.guarded(train),
             seed=derive(self.spec.seed, self.spec.method),
@@ -221,7 +221,7 @@ class Cell:
             raise CellError(f"{file} cannot be used ({reason}); `run --existing rerun` fits it again") from error
         return model.to(self.device).eval()
 
-    def _built(self, task: Task) -> PartPrototypeModel:
+    def _built(self, task: FitContext) -> PartPrototypeModel:
         """The model that was given, or else one that nothing has been fitted to yet."""
         if not self.inputs.given:
             return self.method.build(task)
@@ -239,7 +239,7 @@ class Cell:
             self.attempts.part,
         )
 
-    def fit(self, task: Task) -> PartPrototypeModel:
+    def fit(self, task: FitContext) -> PartPrototypeModel:
         """The model that was given, or else the fitted one."""
         return (self._built if self.inputs.given else self.method.fit)(task)
 
