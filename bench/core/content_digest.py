@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.core.errors import RequestError
-from bench.core.threads import in_order
+from bench.core.threads import ordered_map
 
 # A file that changed this recently may change again within the same tick of the file system's clock, unseen by size
 # and time; its hash is used but not remembered (git calls such entries "racily clean"). FAT has the coarsest tick.
@@ -43,7 +43,7 @@ def content_digest(root: Path, files: Sequence[Path], cache: Path | None) -> str
         stale = [
             name for name, stat in stats.items() if known.get(name, (0, 0, ""))[:2] != (stat.st_size, stat.st_mtime_ns)
         ]
-        fresh = dict(zip(stale, in_order(_sha256, [paths[name] for name in stale]), strict=True))
+        fresh = dict(zip(stale, ordered_map(_sha256, [paths[name] for name in stale]), strict=True))
     except OSError as error:
         raise RequestError(
             f"{error.filename or root}: cannot be read ({error.strerror or error}); mend its permissions or restore it"

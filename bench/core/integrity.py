@@ -71,7 +71,7 @@ def known_digests(folder: Path) -> dict[str, str] | None:
     return content
 
 
-def checked(folder: Path, name: str) -> bytes:
+def read_verified(folder: Path, name: str) -> bytes:
     """Return the bytes of a file of the folder, as they were written.
 
     Raises:
@@ -83,8 +83,8 @@ def checked(folder: Path, name: str) -> bytes:
     return content
 
 
-def check(folder: Path, name: str) -> None:
-    """As :func:`checked`, for a large file that is read by another library.
+def verify_file(folder: Path, name: str) -> None:
+    """As :func:`read_verified`, for a large file that is read by another library.
 
     Raises:
         Changed: where its bytes are not those that were written.
@@ -93,7 +93,7 @@ def check(folder: Path, name: str) -> None:
     _compare(folder, name, sha256_of(folder / name) if (folder / FILE).exists() else "")
 
 
-def check_all(folder: Path) -> None:
+def verify_folder(folder: Path) -> None:
     """Check every file that the folder has a digest of.
 
     Raises:
@@ -101,7 +101,7 @@ def check_all(folder: Path) -> None:
     """
     for name in known_digests(folder) or {}:
         try:
-            check(folder, name)
+            verify_file(folder, name)
         except OSError as error:
             raise Changed(f"{folder / name} cannot be read ({error.strerror or error})") from error
 

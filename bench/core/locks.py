@@ -22,7 +22,7 @@ _told: set[Path] = set()
 
 
 @contextlib.contextmanager
-def alone(file: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+def exclusive(file: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Hold the lock of that file; a second process waits.
 
     Where the file system knows no locks, a file beside it says who holds it: left behind by a process that was killed,
@@ -52,7 +52,7 @@ def alone(file: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[No
         lock.release()
 
 
-def held(file: Path) -> bool:
+def is_held(file: Path) -> bool:
     """Whether a living process holds the lock of that file; only asks, also where nothing may be written."""
     if _beside(file).exists():
         return _held_softly(_beside(file))

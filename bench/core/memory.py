@@ -80,7 +80,7 @@ class PeakMemory:
             OverLimit: where more was in use.
         """
         if limit is not None and self.most > limit:
-            raise OverLimit(f"{said(self.most)} were in use, {said(limit)} are allowed")
+            raise OverLimit(f"{format_bytes(self.most)} were in use, {format_bytes(limit)} are allowed")
 
     @property
     def growth(self) -> int:
@@ -93,7 +93,7 @@ class OverLimit(MemoryError):
 
 
 @contextmanager
-def limited(device: torch.device, limit: int | None) -> Iterator[None]:
+def memory_limit(device: torch.device, limit: int | None) -> Iterator[None]:
     """Inside, an allocation that goes far beyond the limit fails in the thread that asks for it, as on a small machine.
 
     On a GPU: a fraction of the device for torch's allocator, exactly (what the driver itself takes is not counted).
@@ -151,8 +151,8 @@ def check_limit(device: torch.device, limit: int | None) -> None:
     taken = resident()
     if taken >= limit:
         raise RequestError(
-            f"--memory-limit {said(limit)}: the process takes {said(taken)} before it begins; write more, for example "
-            f"--memory-limit {2 * taken // 2**30 + 1}GiB"
+            f"--memory-limit {format_bytes(limit)}: the process takes {format_bytes(taken)} before it begins; write more, "
+            f"for example --memory-limit {2 * taken // 2**30 + 1}GiB"
         )
 
 
@@ -175,7 +175,7 @@ def available(device: torch.device) -> int:
 
 
 @dataclass(frozen=True)
-class Overrun:
+class AllocationFailure:
     """An allocation that failed.
 
     Attributes:
@@ -195,16 +195,18 @@ class Overrun:
     place: str
 
     @classmethod
-    def of(cls, error: BaseException, stage: str, batch_size: int | None, peak: int, limit: int | None) -> Overrun:
+    def of(
+        cls, error: BaseException, stage: str, batch_size: int | None, peak: int, limit: int | None
+    ) -> AllocationFailure:
         """What an error that :func:`is_out_of_memory` recognises tells."""
         return cls(stage, batch_size, tried_bytes(error), peak, limit, place_of(error))
 
     def __str__(self) -> str:
         batch = f" at batch size {self.batch_size}" if self.batch_size else ""
-        tried = f"tried to allocate {said(self.tried_bytes)}, " if self.tried_bytes else ""
-        limit = f", limit {said(self.limit_bytes)}" if self.limit_bytes else ""
+        tried = f"tried to allocate {format_bytes(self.tried_bytes)}, " if self.tried_bytes else ""
+        limit = f", limit {format_bytes(self.limit_bytes)}" if self.limit_bytes else ""
         where = f" ({self.place})" if self.place else ""
-        return f"{self.stage}{batch}: {tried}peak {said(self.peak_bytes)}{limit}{where}"
+        return f"{self.stage}{batch}: {tried}peak {format_bytes(self.peak_bytes)}{limit}{where}"
 
 
 class OutOfMemory(CellError):
@@ -214,7 +216,7 @@ class OutOfMemory(CellError):
         overruns: one for each way, in order.
     """
 
-    def __init__(self, overruns: Sequence[Overrun]) -> None:
+    def __init__(self, overruns: Sequence[AllocationFailure]) -> None:
         super().__init__("; before that: ".join(str(one) for one in reversed(overruns)))
         self.overruns = tuple(overruns)
 
@@ -255,11 +257,11 @@ def place_of(error: BaseException) -> str:
     return f"{'/'.join(Path(last.filename).parts[-2:])}:{last.lineno} {last.line}"
 
 
-def said(size: int) -> str:
+def format_bytes(size: int) -> str:
     """Bytes for people.
 
     Example:
-        >>> said(24 * 2**30), said(1_500_000)
+        >>> format_bytes(24 * 2**30), format_bytes(1_500_000)
         ('24.0 GiB', '1.4 MiB')
     """
     unit = next((unit for unit in ("TiB", "GiB", "MiB") if size >= UNITS[unit]), "KiB")

@@ -73,7 +73,7 @@ def share(table: str, column: Column, by: str, **more: Any) -> Aggregate:
     return Aggregate(table, column, by, scale=100.0, limits=(0.0, 100.0), **more)
 
 
-def checked(metric: str, score: Any, unit: str, declared: Mapping[str, Aggregate | str]) -> Score:
+def validated(metric: str, score: Any, unit: str, declared: Mapping[str, Aggregate | str]) -> Score:
     """Return the score with plain numbers, where it is one.
 
     Args:
@@ -108,7 +108,7 @@ def checked(metric: str, score: Any, unit: str, declared: Mapping[str, Aggregate
     return Score(numbers.pop(""), int(score.n), dict(score.items), numbers)
 
 
-def check_apart(scores: Mapping[str, Score]) -> None:
+def check_unique_names(scores: Mapping[str, Score]) -> None:
     """Refuse scores that would be written under one name: as rows of results, or as files where case does not count.
 
     Raises:

@@ -13,7 +13,7 @@ _AHEAD = 16
 """Items that wait for each thread: ImageNet's million at once would be gigabytes of waiting."""
 
 
-def in_order(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+def ordered_map(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """``work(item)`` of every item, in order; threads are a little ahead of what is taken.
 
     Raises:

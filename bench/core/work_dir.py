@@ -173,13 +173,13 @@ class WorkDir:
             waiting: called once where there is something to wait for.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with locks.alone(self.path / ".lock", waiting):
+        with locks.exclusive(self.path / ".lock", waiting):
             yield
 
     @property
     def busy(self) -> bool:
         """Whether a living process works here."""
-        return locks.held(self.path / ".lock")
+        return locks.is_held(self.path / ".lock")
 
 
 def failed(reason: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from bench.config.spec import CellSpec
 from bench.core.errors import BenchError, RequestError
 from bench.core.files import replacing
-from bench.core.integrity import check_all
+from bench.core.integrity import verify_folder
 from bench.core.work_dir import WorkDir
 from bench.results.records import AGAIN, read_description, read_history
 from bench.results.store import Store
@@ -143,7 +143,7 @@ def _check_digests(folder: WorkDir) -> None:
         RequestError: naming the first that is not.
     """
     try:
-        check_all(folder.result)
+        verify_folder(folder.result)
     except RequestError as error:
         raise RequestError(f"{error}; copy it again") from error
 

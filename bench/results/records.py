@@ -16,7 +16,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from bench.core.errors import RequestError
 from bench.core.files import StoredModel, first_problem, load_json, parse, unreadable
 from bench.core.integrity import FILE as DIGESTS
-from bench.core.integrity import Changed, checked, fingerprint, known_digests
+from bench.core.integrity import Changed, fingerprint, known_digests, read_verified
 
 Name = Annotated[str, Field(pattern=r"^[^/\\\x00.][^/\\\x00]*$")]
 """Of a folder in the store: no path that leads elsewhere."""
@@ -208,7 +208,7 @@ def read_result(folder: Path, metrics: Mapping[str, Any] | None = None) -> dict[
     """
     file = folder / "result.json"
     try:
-        content = parse(file, checked(folder, file.name), _Result)
+        content = parse(file, read_verified(folder, file.name), _Result)
         lacking = set(metrics or ()) - {*content["scores"], *content.get("not_applicable", {})}
         if lacking:
             raise RequestError(unreadable(file, f"it has no {', '.join(sorted(lacking))}"))
@@ -246,7 +246,7 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     """
     file = folder / "history.json"
     try:
-        content: list[dict[str, Any]] = load_json(file, checked(folder, file.name))
+        content: list[dict[str, Any]] = load_json(file, read_verified(folder, file.name))
         _HISTORY.validate_python(content)
     except FileNotFoundError:
         return []

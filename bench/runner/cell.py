@@ -22,7 +22,7 @@ from bench.contract import BenchError, CellError, FitContext, PartPrototypeModel
 from bench.core import environment, registry
 from bench.core.errors import storage_error
 from bench.core.files import read_json
-from bench.core.integrity import Changed, check
+from bench.core.integrity import Changed, verify_file
 from bench.core.interrupts import contained
 from bench.core.memory import OutOfMemory
 from bench.core.resource_usage import Usage
@@ -212,7 +212,7 @@ class Cell:
         model = self._built(self.task(train, need_black_box=False))
         file = self.folder.result / "model.safetensors"
         try:
-            check(self.folder.result, file.name)
+            verify_file(self.folder.result, file.name)
             model.load_state_dict(load_file(file))
         except Changed as error:
             raise CellError(f"{error}; `run --existing rerun` fits it again") from error

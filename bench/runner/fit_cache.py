@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bench.core.errors import RequestError
 from bench.core.files import read_json, replacing, write_json
-from bench.core.integrity import check
+from bench.core.integrity import verify_file
 from bench.core.work_dir import FIT, WorkDir
 from bench.results.store import Store
 from bench.runner.progress import ConsoleProgress
@@ -27,7 +27,7 @@ def read_fit(place: Path, progress: ConsoleProgress) -> tuple[dict[str, Tensor],
         return None
     try:
         for file in (*_FILES, FIT):
-            check(place, file)
+            verify_file(place, file)
         return load_file(place / _FILES[0]), read_json(place / FIT)
     except (SafetensorError, OSError, RequestError) as error:
         progress.note(f"the fit in {place} is damaged ({error}): not used")

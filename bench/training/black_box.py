@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bench.contract import CellError, Progress, Samples, Settings
 from bench.core.files import write_json
-from bench.core.integrity import Changed, check
+from bench.core.integrity import Changed, verify_file
 from bench.core.seeding import derive
 from bench.core.work_dir import WorkDir
 from bench.models.classifier import Classifier
@@ -125,7 +125,7 @@ def obtain(
             progress.note("black box found, not trained again")
             folder.tidy()
     try:
-        check(folder.result, "model.safetensors")
+        verify_file(folder.result, "model.safetensors")
         classifier.load_state_dict(load_file(folder.result / "model.safetensors"))
     except (SafetensorError, OSError, RuntimeError, Changed) as error:
         # Not trained anew in silence: on a GPU that gives other bits, and finished cells were made with these.
