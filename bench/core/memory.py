@@ -151,8 +151,8 @@ def check_limit(device: torch.device, limit: int | None) -> None:
     taken = resident()
     if taken >= limit:
         raise RequestError(
-            f"--memory-limit {format_bytes(limit)}: the process takes {format_bytes(taken)} before it begins; write more, "
-            f"for example --memory-limit {2 * taken // 2**30 + 1}GiB"
+            f"--memory-limit {format_bytes(limit)}: the process takes {format_bytes(taken)} before it begins; write "
+            f"more, for example --memory-limit {2 * taken // 2**30 + 1}GiB"
         )
 
 

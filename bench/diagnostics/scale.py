@@ -154,7 +154,8 @@ def _notes(title: str, row: Mapping[str, Any]) -> list[str]:
         if what == "decomposition" and one["status"] == "ok":
             found.append(
                 f"{title}, decomposition: peak {format_bytes(one['peak_bytes'])}, {one['seconds_per_class']:.2f} s "
-                f"per class ({one['classes']} classes, {one['images']} images, features at no cost); trains the black box"
+                f"per class ({one['classes']} classes, {one['images']} images, features at no cost); "
+                "trains the black box"
             )
     return found
 

@@ -1,6 +1,7 @@
-"""Scenery: the habitat out of focus, what the bird stands on, and leaves and blades in front of it.
+"""Scenery: the habitat out of focus, the support under the bird, and leaves and blades in front of it.
 
-All of it is drawn from the picture's own random numbers and knows nothing of the species.
+All of it is drawn from the picture's own random numbers and is independent of the species, so that no scenery gives a
+class away.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from bench.data.synthetic.geometry import Feather, Placement, Points, bend, dire
 
 @dataclass(frozen=True)
 class Habitat:
-    """The colours of one kind of place.
+    """Colours of one kind of scenery.
 
     Attributes:
         sky, ground: Colours at the top and at the bottom.
@@ -77,7 +78,7 @@ def _pick(colours: tuple[Colour, ...], rng: np.random.Generator) -> Colour:
 
 
 def background(habitat: Habitat, size: int, rng: np.random.Generator) -> Image.Image:
-    """Returns the picture (RGB, size x size) behind everything, out of focus."""
+    """Return the picture (RGB, size x size) behind everything, out of focus."""
     side = size // 4
     ramp = np.linspace(0, 1, side)[:, None, None] ** rng.uniform(0.7, 1.5)
     sky, ground = np.array(habitat.sky, dtype=float), np.array(habitat.ground, dtype=float)
@@ -93,13 +94,13 @@ def background(habitat: Habitat, size: int, rng: np.random.Generator) -> Image.I
     for _ in range(int(rng.integers(1, 4))):  # far twigs
         a, b = rng.uniform(-0.1, 1.1, (2, 2)) * side
         draw.line([tuple(a), tuple(b)], fill=(*mix(habitat.bark, habitat.sky, 0.3), 130), width=int(rng.integers(1, 5)))
-    # What is out of focus needs no fine pixels: half of them do until the end.
+    # Scenery out of focus needs no fine pixels: half of them do until the end.
     image = image.filter(ImageFilter.GaussianBlur(side / 26)).resize((size // 2, size // 2), Image.Resampling.BICUBIC)
     return _discs(image, habitat, rng).resize((size, size), Image.Resampling.BICUBIC)
 
 
 def _discs(image: Image.Image, habitat: Habitat, rng: np.random.Generator) -> Image.Image:
-    """Adds the bright discs of points out of focus, and berries, petals and leaves half in focus."""
+    """Add the bright discs of points out of focus, and berries, petals and leaves half in focus."""
     size = image.size[0]
     draw = ImageDraw.Draw(image, "RGBA")
     for _ in range(int(rng.integers(6, 20))):
@@ -138,7 +139,7 @@ def _flower(draw: ImageDraw.ImageDraw, at: tuple[float, float], size: float, col
 
 
 def support(image: Image.Image, habitat: Habitat, place: Placement, ground: float, rng: np.random.Generator) -> None:
-    """Draws what the bird stands on: a branch, or moss and stone where the ground is about level."""
+    """Draw the support under the bird: a branch, or moss and stone if the ground is about level."""
     if abs(place.tilt) < 22 and rng.random() < 0.5:
         _bank(image, habitat, place, ground, rng)
     else:
@@ -225,7 +226,7 @@ def _leaf(draw: ImageDraw.ImageDraw, blade: Points, rib: Points, colour: Colour)
 
 
 def foreground(habitat: Habitat, full: int, rng: np.random.Generator) -> Image.Image:
-    """Returns leaves or blades (RGBA, full x full) that hang in front of the bird, a little out of focus."""
+    """Return leaves or blades (RGBA, full x full) that hang in front of the bird, a little out of focus."""
     size = full // 2  # out of focus, so half the pixels do
     sheet = Image.new("RGBA", (size, size), (*_pick(habitat.leaves, rng), 0))
     draw = ImageDraw.Draw(sheet)

@@ -1,4 +1,4 @@
-"""One picture: a bird of a species in a scene, with what is true about it."""
+"""Rendering of one picture: a bird of a species in a scene, with its annotations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image, ImageChops, ImageFilter, ImageStat
 
 from bench.data.synthetic import background
 from bench.data.synthetic.bird import build
-from bench.data.synthetic.canvas import Stage
+from bench.data.synthetic.canvas import Canvas
 from bench.data.synthetic.geometry import Placement, direction
 from bench.data.synthetic.plumage import Plumage, grain
 from bench.data.synthetic.pose import Pose, random_pose
@@ -27,11 +27,11 @@ PARTS = (
 
 @dataclass(frozen=True)
 class Picture:
-    """A finished picture.
+    """Finished picture with its annotations.
 
     Attributes:
         image: RGB, `SIZE` x `SIZE`.
-        mask: L, 255 where the bird shows and 0 elsewhere.
+        mask: L, 255 on pixels that show the bird, 0 elsewhere.
         box: x, y, width, height in whole pixels, tight around the mask.
         points: Pixel (x, y) of every part that shows, by its official name.
     """
@@ -43,7 +43,7 @@ class Picture:
 
 
 def _place(extent: np.ndarray, pose: Pose, rng: np.random.Generator) -> Placement:
-    """Fits the bird into the frame at a random size and place, in fine pixels."""
+    """Fit the bird into the frame at a random size and position, in fine pixels."""
     turned = Placement(pose.tilt, pose.faces_left, 1.0, (0.0, 0.0))(extent)
     low, high = turned.min(axis=0), turned.max(axis=0)
     side = SIZE * _FINE
@@ -55,7 +55,7 @@ def _place(extent: np.ndarray, pose: Pose, rng: np.random.Generator) -> Placemen
 
 
 def _grade(image: Image.Image, light: np.ndarray, rng: np.random.Generator) -> Image.Image:
-    """Sets the light of the picture: its colour, contrast and the side it comes from."""
+    """Set the light of the picture: its colour, contrast and the side it comes from."""
     gain = rng.uniform(0.86, 1.1) * (1 + rng.uniform(-0.06, 0.06) * np.array([1.0, 0.1, -1.0]))
     gamma = rng.uniform(0.86, 1.14)
     ramp = np.linspace(0, 1, 256)
@@ -70,12 +70,12 @@ def _grade(image: Image.Image, light: np.ndarray, rng: np.random.Generator) -> I
 
 
 def _share(mask: Image.Image) -> float:
-    """Returns the mean of a mask, 0 to 255."""
+    """Return the mean of a mask, 0 to 255."""
     return ImageStat.Stat(mask).mean[0]
 
 
 def _sides(shown: dict[str, tuple[int, int]], pose: Pose) -> dict[str, tuple[int, int]]:
-    """Turns near and far into left and right; a head turned back shows the other side's eye."""
+    """Turn near and far into left and right; a head turned back shows the other side's eye."""
     near, far = ("left", "right") if pose.faces_left else ("right", "left")
     named = {}
     for name, pixel in shown.items():
@@ -90,7 +90,7 @@ def _sides(shown: dict[str, tuple[int, int]], pose: Pose) -> dict[str, tuple[int
 
 
 def paint(species: Species, rng: np.random.Generator, pose: Pose | None = None) -> Picture:
-    """Paints a picture of a species; every choice comes from `rng`, except the pose when one is given.
+    """Paint a picture of a species; every choice comes from `rng`, except a given pose.
 
     Args:
         species: The species.
@@ -117,11 +117,11 @@ def paint(species: Species, rng: np.random.Generator, pose: Pose | None = None) 
     right, bottom = (min(side, int(v) + 24) for v in pixels.max(axis=0))
     angle = pose.pitch + pose.tilt
     texture = grain((right - left, bottom - top), 180 - angle if pose.faces_left else angle, place.scale, rng)
-    stage = Stage(image.crop((left, top, right, bottom)), place.shifted(left, top), light, texture)
-    Plumage(bird, stage, rng).paint()
-    image.paste(stage.picture, (left, top))
+    canvas = Canvas(image.crop((left, top, right, bottom)), place.shifted(left, top), light, texture)
+    Plumage(bird, canvas, rng).paint()
+    image.paste(canvas.picture, (left, top))
     mask = Image.new("L", (side, side), 0)
-    mask.paste(stage.mask, (left, top))
+    mask.paste(canvas.mask, (left, top))
 
     if rng.random() < 0.6:
         front = background.foreground(habitat, side, rng)
@@ -136,7 +136,7 @@ def paint(species: Species, rng: np.random.Generator, pose: Pose | None = None) 
     rows, columns = np.flatnonzero(solid.any(axis=1)), np.flatnonzero(solid.any(axis=0))
     box = (int(columns[0]), int(rows[0]), int(columns[-1] - columns[0] + 1), int(rows[-1] - rows[0] + 1))
     shown = {}
-    for name, showing in stage.shown.items():
+    for name, showing in canvas.shown.items():
         x, y = (int(v / _FINE) for v in place(bird.points[name]))
         if showing and solid[y, x]:
             shown[name] = (x, y)
