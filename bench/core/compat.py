@@ -22,7 +22,7 @@ _declared: list[Any] = []
 def keep_freed_memory() -> None:
     """Let this process use again the memory that it has freed, instead of asking the system for cleared pages.
 
-    By default glibc returns large tensors to the system whenever nothing in use lies behind them, so that each batch
+    By default glibc returns large tensors to the system whenever nothing in use is behind them, so that each batch
     pays for its pages again (``bench speed data``: reports/cost.md). Only glibc has this call, and only glibc needs it:
     elsewhere nothing happens. Environment variables (``MALLOC_TRIM_THRESHOLD_``) are overruled.
     """

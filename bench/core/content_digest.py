@@ -1,4 +1,4 @@
-"""One short name for the content of a data set, wherever it lies."""
+"""Content digests: a short hash of a data set or a source folder that is independent of its location."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ Entry = tuple[int, int, str]
 
 
 def content_digest(root: Path, files: Sequence[Path], cache: Path | None) -> str:
-    """Hash of the names (relative to ``root``) and contents of ``files``; their order does not matter.
+    """Return a hash of the names (relative to ``root``) and contents of ``files``; their order does not matter.
 
     Args:
-        root: the folder that the names are relative to, so that a moved tree keeps its digest.
+        root: folder that the names are relative to, so that a moved tree keeps its digest.
         files: annotation files, images, masks.
-        cache: JSON file with the hash of each file; one unchanged in size and time is then not read again.
+        cache: JSON file with the hash of each file; a file unchanged in size and time is not read again.
 
     Returns:
         The first 16 hex digits of a sha256.
@@ -76,12 +76,12 @@ def _sha256(path: Path) -> str:
 
 
 def _load(cache: Path | None) -> dict[str, Entry]:
-    """What the cache holds; nothing where it is absent, damaged or from elsewhere."""
+    """Return the entries of the cache; none if it is absent, damaged or of another format."""
     if cache is None:
         return {}
     try:
-        found = json.loads(cache.read_text(encoding="utf-8"))
-        return {name: (int(size), int(changed), str(value)) for name, (size, changed, value) in found.items()}
+        content = json.loads(cache.read_text(encoding="utf-8"))
+        return {name: (int(size), int(changed), str(value)) for name, (size, changed, value) in content.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 

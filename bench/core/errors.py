@@ -1,4 +1,4 @@
-"""Errors of the harness, and which errors of the machine stop the work or may pass."""
+"""Errors of the harness, and errors of the machine that stop the work or may pass."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _UNNUMBERED = re.compile(r"PytorchStreamWriter failed|file write failed|unexpect
 
 
 class BenchError(Exception):
-    """Problem that a user can understand and mend; the message says how."""
+    """Problem that a user can understand and mend; the message names the remedy."""
 
 
 class RequestError(BenchError):
@@ -34,7 +34,7 @@ class StorageError(BenchError):
 
 
 def storage_error(error: BaseException) -> StorageError | None:
-    """Return the error as one that says how to mend it, if it means that the disk refuses; else ``None``."""
+    """Return the error with its remedy in the message, if it means that the disk refuses; else ``None``."""
     if isinstance(error, StorageError):
         return error
     number, path = _number(error), getattr(error, "filename", None)

@@ -34,7 +34,7 @@ def refusal(request, monkeypatch):
             raise OSError(request.param, "no locks")
 
         monkeypatch.setattr("fcntl.flock", refused)
-    monkeypatch.setattr(locks, "_told", set())
+    monkeypatch.setattr(locks, "_warned", set())
     return request.param
 
 

@@ -14,10 +14,10 @@ from bench.core.memory import (
     PeakMemory,
     available,
     check_limit,
+    failing_line,
     format_bytes,
     is_out_of_memory,
     memory_limit,
-    place_of,
     resident,
     tried_bytes,
 )
@@ -51,7 +51,7 @@ def test_a_large_tensor_is_refused_before_it_is_made_and_its_size_is_known():
         error = refused(2**33)
     assert is_out_of_memory(error)
     assert tried_bytes(error) == 2**33
-    assert place_of(error).endswith("torch.ones(size // 4)")
+    assert failing_line(error).endswith("torch.ones(size // 4)")
     assert peak.growth < 2**28
     # Afterwards memory is to be had again.
     assert float(torch.ones(2**27).sum()) == 2**27
