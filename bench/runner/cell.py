@@ -245,7 +245,7 @@ class Cell:
 
     def _fitted(self, train: Samples) -> tuple[PartPrototypeModel, dict[str, Any]]:
         """The fitted model: from this cell's own unfinished work, or from a cell that only measures something else."""
-        if not (self.folder.work / FIT).is_file() and not self.folder.anew:
+        if not (self.folder.work / FIT).is_file() and not self.folder.recompute:
             adopt(self.store, self.folder, self.spec.fit_id, self.progress)
         found = read_fit(self.folder.work, self.progress)
         if found is not None:
