@@ -201,7 +201,7 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         "cancellation": _metric(
             "metrics.cancellation:Cancellation", "whether a class's prototypes cancel each other", "prototypes"
         ),
-        # Random maps are no rivals in being different, and no largest distance is perfect.
+        # Without a chance level: random maps always differ, and no largest distance is perfect.
         "duplication": _metric(
             "metrics.duplication:Duplication", "prototypes that repeat another", "prototypes", chance=False
         ),

@@ -23,6 +23,7 @@ _TRIED = re.compile(r"allocate (?:(\d+) bytes|([\d.]+) ([KMGT]iB))")
 # Messages of a plain RuntimeError from torch, its C++ and its convolution library (oneDNN).
 _SIGNS = re.compile(r"can't allocate memory|bad_alloc|out of memory|ALLOC_FAILED|could not create a primitive$")
 _STATM = Path("/proc/self/statm")
+# Compiled code does not survive its own failed small allocations, so the kernel refuses only beyond this reserve.
 _RESERVE = 2**28
 
 

@@ -86,7 +86,7 @@ def validated(metric: str, score: Any, unit: str, declared: Mapping[str, Aggrega
     Args:
         metric: name of the metric.
         score: return value of ``compute``.
-        unit: unit of the metric; a value in ``%`` is a share (0 to 100) unless its aggregate declares other limits or none.
+        unit: unit of the metric; a value in ``%`` is a share (0 to 100) unless its aggregate declares otherwise.
         declared: return value of the metric's ``aggregates``, of which the ``limits`` count here.
 
     Raises:

@@ -20,8 +20,8 @@ from bench.core.files import read_json, write_json
 class Classifier(nn.Module):
     """Black box: feature extractor, global average pooling, one linear layer.
 
-    Its logits are sums of contributions of cells, ``logit[c] = mean over cells of weight[c] @ features + bias[c]``:
-    that is what the decomposition takes apart.
+    Its logits are means over cells plus a bias, ``logit[c] = mean(weight[c] @ features[cell]) + bias[c]``, so that each
+    cell has an exact contribution, which the decomposition takes apart.
 
     Args:
         backbone: feature extractor with the attribute ``channels``.

@@ -1,4 +1,4 @@
-"""Files and folders of the user's own that a setting names. Their content counts, their place does not."""
+"""External files and folders that a setting names, identified by content instead of path."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from bench.models import weights
 
 @dataclass(frozen=True)
 class ExternalFile:
-    """A file, or a folder of source code.
+    """File, or folder of source code, of the user's own.
+
+    A cell's id contains the digest and ``cell.json`` the path beside it, so that a moved file changes no id.
 
     Attributes:
-        path: where it lies here.
-        digest: 16 hexadecimal digits of its content (of a folder: of its Python files); it stands in the cell's id.
+        path: its path on this machine.
+        digest: 16 hexadecimal digits of its content (of a folder: of its Python files).
     """
 
     path: Path
@@ -29,67 +31,68 @@ class ExternalFile:
 
     @classmethod
     def at(cls, path: Path) -> ExternalFile:
-        """What lies there now."""
+        """Return the file or folder at a path with the digest of its present content."""
         path = path.expanduser().resolve()
         return cls(path, content_digest(path, _code(path), None) if path.is_dir() else weights.digest(path))
 
     def changed(self) -> bool:
-        """Whether it is gone or has other content by now."""
+        """Return whether it is gone or has other content by now."""
         return not self.path.exists() or ExternalFile.at(self.path) != self
 
     def record(self) -> dict[str, str]:
-        """What a result says of it: path, digest and, where it is a git checkout, the commit."""
+        """Return the record of it in a result: path, digest and, for a git checkout, the commit."""
         commit = describe_commit(self.path) if (self.path / ".git").exists() else None
         return {"path": str(self.path), "digest": self.digest, **({"commit": commit} if commit else {})}
 
 
 def _code(root: Path) -> list[Path]:
-    found = []
+    sources = []
     for folder, folders, files in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith((".", "__pycache__"))]
-        found += [Path(folder, name) for name in files if name.endswith(".py")]
-    return found
+        sources += [Path(folder, name) for name in files if name.endswith(".py")]
+    return sources
 
 
-def _look(value: Any, info: ValidationInfo) -> ExternalFile | None:
+def _external(value: Any, info: ValidationInfo) -> ExternalFile | None:
     if value is None or isinstance(value, ExternalFile):
         return value
-    # A planned cell holds the digest; where its content lies comes beside it.
-    places = (info.context or {}).get("given", {})
-    if value in places:
-        return ExternalFile(Path(places[value]), value)
+    # The settings of a planned cell hold the digest; the context maps digests to paths.
+    paths = (info.context or {}).get("given", {})
+    if value in paths:
+        return ExternalFile(Path(paths[value]), value)
     if not isinstance(value, str | Path):
         raise ValueError("expected a path")
     return ExternalFile.at(Path(value)) if Path(value).expanduser().exists() else None
 
 
 def _file(value: Any, info: ValidationInfo) -> ExternalFile | None:
-    found = _look(value, info)
-    if value is not None and (found is None or found.path.is_dir()):
+    file = _external(value, info)
+    if value is not None and (file is None or file.path.is_dir()):
         raise ValueError("no such file")
-    return found
+    return file
 
 
 def _folder(value: Any, info: ValidationInfo) -> ExternalFile | None:
-    found = _look(value, info)
-    if value is not None and (found is None or found.path.is_file()):
+    folder = _external(value, info)
+    if value is not None and (folder is None or folder.path.is_file()):
         raise ValueError("no such folder")
-    return found
+    return folder
 
 
-_AS_DIGEST = PlainSerializer(lambda given: given and given.digest, return_type=str | None)
+_AS_DIGEST = PlainSerializer(lambda file: file and file.digest, return_type=str | None)
 ExternalFileSetting = Annotated[ExternalFile | None, PlainValidator(_file), _AS_DIGEST]
 ExternalFolderSetting = Annotated[ExternalFile | None, PlainValidator(_folder), _AS_DIGEST]
 
 
 class NetworkConfig(Settings):
-    """What every published network can be told instead of being trained.
+    """Settings of every published network that can be loaded instead of trained.
 
     Attributes:
         checkpoint: weights written by ``python -m bench import``; they are measured as they are, and their sizes win
-            over ``per_class``, ``depth`` and the like.
-        source: a checkout of the official repository, whose code is then run in place of ours: with ``checkpoint``, or
-            from random weights. Only name code that you trust.
+            over ``per_class``, ``depth`` and the like. They keep the official tensor names, so that the network here
+            and the official code load the same file.
+        source: a checkout of the official repository, whose code then runs in place of the code here: with
+            ``checkpoint``, or from random weights. Only name code that you trust.
     """
 
     checkpoint: ExternalFileSetting = None
@@ -97,5 +100,5 @@ class NetworkConfig(Settings):
 
     @property
     def given(self) -> dict[str, ExternalFile]:
-        """Those of the two that are set; where there is one, nothing is trained."""
+        """Those of the two that are set; with any, nothing is trained."""
         return {name: value for name in ("checkpoint", "source") if (value := getattr(self, name)) is not None}
