@@ -54,6 +54,7 @@ class PrototypeTable(nn.Module):
 
     def __init__(self, classes: Tensor, vectors: Tensor | None = None) -> None:
         super().__init__()
+        # Buffers: they are stored with the model's weights and move to its device.
         self.register_buffer("classes", classes.bool())
         self.register_buffer("vectors", vectors)
         self.register_buffer("source_image", torch.full((len(classes),), -1, dtype=torch.long))
@@ -134,6 +135,7 @@ class PartPrototypeModel(nn.Module, ABC):
 
     def pick(self, values: Tensor, indices: Tensor) -> Tensor:
         """Select ``(N, K, ...)`` of ``values (N, P, ...)`` by padded rows ``indices (N, K)``; padding gives zeros."""
+        # Padded rows (-1) are read as row 0, for gather takes no negative index, and then set to zero.
         shape = indices.shape + (1,) * (values.ndim - 2)
         chosen = values.gather(1, indices.clamp(min=0).reshape(shape).expand(*indices.shape, *values.shape[2:]))
         return chosen * (indices >= 0).reshape(shape)

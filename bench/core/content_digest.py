@@ -59,6 +59,7 @@ def content_digest(root: Path, files: Sequence[Path], cache: Path | None) -> str
                 if stats[name].st_mtime_ns < settled
             },
         )
+    # File names that are no UTF-8 are hashed by their bytes.
     listing = "".join(f"{name}\0{value}\n" for name, value in hashes.items())
     return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
@@ -90,6 +91,7 @@ def _save(cache: Path, entries: Mapping[str, Entry]) -> None:
     # A cache that cannot be written costs time at the next call, nothing else.
     with contextlib.suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)
+        # Renamed when it is complete: several processes may hash the same data set.
         handle, name = tempfile.mkstemp(dir=cache.parent, prefix=f".{cache.name}.")
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:

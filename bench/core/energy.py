@@ -78,6 +78,7 @@ class GpuMeter:
             self._handle = pynvml.nvmlDeviceGetHandleByUUID(name)
         except pynvml.NVMLError as error:
             raise NotMeasured(f"the driver does not tell: {error}") from error
+        # GPUs older than Volta have no energy counter: `joules` then integrates their power.
         self._last = self._millijoules()
 
     def joules(self, seconds: float) -> float | None:

@@ -57,9 +57,11 @@ def describe_commit(folder: Path) -> str | None:
 
 def make_deterministic() -> None:
     """Ask for algorithms that give the same bits every time; those that have none warn."""
+    # cuBLAS gives the same bits every time only with a workspace of fixed size (its manual, "Results reproducibility").
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # As `use_deterministic_algorithms(True, warn_only=True)`, without importing the compiler, which takes a second.
     torch.set_deterministic_debug_mode("warn")
+    # Benchmarking chooses algorithms by their speed, which differs from run to run.
     torch.backends.cudnn.benchmark = False
     # fp32 means fp32: TF32 convolutions keep 10 bits, too few for squared distances near zero.
     torch.backends.cudnn.allow_tf32 = False

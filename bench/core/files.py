@@ -31,6 +31,7 @@ def replacing(file: Path, rivals: bool = False) -> Iterator[Path]:
         rivals: whether other processes may write the same file at the same time.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
+    # The name of a rival has its process id, so that two writers never share a file; else a leftover is overwritten.
     unfinished = file.with_name(f".{file.name}.{os.getpid() if rivals else 'unfinished'}")
     try:
         yield unfinished
@@ -53,7 +54,7 @@ def write_json(file: Path, content: Any, flushed: bool = False) -> None:
         if flushed:
             flush(unfinished)
     if flushed:
-        flush(file.parent)
+        flush(file.parent)  # the rename itself
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ FILE = "digests.json"
 GROWING = ("log.txt",)
 """Files that are written to after the folder is complete: they have no digest."""
 
+# Sorted and without spaces: equal content has one spelling, and so one digest.
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 

@@ -61,6 +61,7 @@ def is_held(file: Path) -> bool:
     except ImportError:
         return file.exists() and _held_softly(file)
     try:
+        # A shared lock is refused as long as another process holds the exclusive one, and disturbs no other reader.
         with file.open("rb") as opened:
             fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -30,6 +30,7 @@ class UnknownName(LookupError):
     """Name that is in no catalogue; the message names the nearest ones."""
 
 
+# Cached: looking through the installed packages takes milliseconds, and they stay as they are.
 @functools.cache
 def _from_entry_points(kind: str) -> dict[str, Entry]:
     points = entry_points(group=f"bench.{kind}")

@@ -59,6 +59,7 @@ class Usage:
         except NotMeasured as error:
             self.reasons["gpu"] = str(error)
         self.file.parent.mkdir(parents=True, exist_ok=True)
+        # Appended, so that the sums are over all attempts.
         self._stream: TextIO = self.file.open("a+")
         self._stream.seek(0)
         before = self._stream.read()

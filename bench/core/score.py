@@ -16,6 +16,7 @@ from bench.core.errors import CellError
 # Part of file names and of rows `METRIC.NAME`. No dot first: hidden files are leftovers of writing, and not results.
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 _SHARE = (0.0, 100.0)
+# Sums in floating point may leave their bounds by this much.
 _ROUNDING = 1e-6
 
 Column = str | Callable[[Mapping[str, Any]], Any]

@@ -20,5 +20,6 @@ def derive(seed: int, *purpose: object) -> int:
     >>> derive(0, "order", 3) == derive(0, "order", 4)
     False
     """
+    # The separator keeps ("a", "bc") and ("ab", "c") apart.
     words = "\x1f".join([str(seed), *(str(word) for word in purpose)])
     return int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "big") >> 1

@@ -124,7 +124,7 @@ class WorkDir:
         for file in self.work.rglob("*"):
             flush(file)  # else a power cut could leave the name without the content
         self.work.replace(self.result)
-        flush(self.path)
+        flush(self.path)  # the rename itself
         self.tidy()
 
     def seal(self) -> None:
@@ -153,6 +153,7 @@ class WorkDir:
 
     def clear(self) -> None:
         """Delete result, work and failure; the next result reuses nothing of other cells."""
+        # Written before and after: `renew` repeats a clearing that was killed between the two.
         write_json(self.path / "anew", {})
         for part in (self.result, self.work, self.resume):
             if part.is_dir():

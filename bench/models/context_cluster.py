@@ -42,7 +42,7 @@ class Stage:
 
 
 class Cluster(nn.Module):
-    """Exchange of features among the points of a cluster: ``(N, C, H, W) -> (N, C, H, W)`` (section 3.2).
+    """Feature exchange among the points of a cluster: ``(N, C, H, W) -> (N, C, H, W)`` (section 3.2).
 
     Args:
         stage: the sizes.
@@ -80,8 +80,8 @@ class Cluster(nn.Module):
         chosen = similarity.argmax(dim=1, keepdim=True)
         member = torch.zeros_like(similarity).scatter_(1, chosen, 1.0)
         weight = similarity * member
-        # Equation 1, with the number of members in place of the sum of their similarities: so did the authors' code when
-        # the published weights (71.8 % on ImageNet) were trained.
+        # Equation 1, with the number of members in place of the sum of their similarities, as in the authors' code with
+        # which the published weights (71.8 % on ImageNet) were trained.
         total = center_values + weight @ values
         aggregated = total / (1 + member.sum(dim=2, keepdim=True))
         # Equation 2: each point receives the aggregate of its centre, by similarity.
@@ -158,6 +158,7 @@ class ContextCluster(nn.Module):
     def __init__(self, stages: tuple[Stage, ...]) -> None:
         super().__init__()
         self.channels = stages[-1].channels
+        # Colour and coordinates of each pixel: a point.
         self.patch_embed = _reducer(3 + 2, stages[0].channels, kernel=4, stride=4, padding=0)
         network: list[nn.Module] = []
         for before, stage in zip((None, *stages), stages, strict=False):

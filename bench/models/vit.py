@@ -45,6 +45,7 @@ class PatchTokens(nn.Module):
         _check_size(images, self.image_size)
         patches = self.conv_proj(images)
         tokens = patches.flatten(2).transpose(1, 2)
+        # torchvision's encoder adds the position embedding before the layers and a layer norm after them.
         tokens = self.encoder(torch.cat([self.class_token.expand(len(images), -1, -1), tokens], dim=1))
         return _as_map(tokens[:, 1:], patches.shape[2:])
 
