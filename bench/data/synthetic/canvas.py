@@ -29,14 +29,14 @@ class Canvas:
 
     Args:
         scenery: The picture (RGB) behind the bird, cut to the window.
-        place: Placement that maps the bird's frame to pixels of the window.
+        placement: Placement that maps the bird's frame to pixels of the window.
         light: Unit vector (2,) towards the light, in pixels.
         texture: Grain of the plumage, an L picture as large as the window with mean about 128.
     """
 
-    def __init__(self, scenery: Image.Image, place: Placement, light: Points, texture: Image.Image) -> None:
+    def __init__(self, scenery: Image.Image, placement: Placement, light: Points, texture: Image.Image) -> None:
         self.picture = scenery
-        self.place = place
+        self.placement = placement
         self.light = light
         self.texture = texture
         self.mask = Image.new("L", scenery.size, 0)
@@ -51,7 +51,7 @@ class Canvas:
     @property
     def unit(self) -> float:
         """Pixels of half a body length."""
-        return self.place.scale
+        return self.placement.scale
 
     def sheet(self, colour: Colour) -> Image.Image:
         """Return an empty sheet of paint."""
@@ -63,18 +63,18 @@ class Canvas:
 
     def polygon(self, image: Image.Image, points: ArrayLike, fill: Colour | int) -> None:
         """Fill an outline given in the bird's frame."""
-        ImageDraw.Draw(image).polygon(flat(self.place(points)), fill=fill)
+        ImageDraw.Draw(image).polygon(flat(self.placement(points)), fill=fill)
 
     def line(self, image: Image.Image, points: ArrayLike, fill: Colour | int, width: float) -> None:
         """Draw a line of `width` half body lengths with round ends."""
-        draw, pixels, thick = ImageDraw.Draw(image), flat(self.place(points)), max(1.0, width * self.unit)
+        draw, pixels, thick = ImageDraw.Draw(image), flat(self.placement(points)), max(1.0, width * self.unit)
         draw.line(pixels, fill=fill, width=round(thick), joint="curve")
         for x, y in (pixels[0], pixels[-1]):
             draw.ellipse((x - thick / 2, y - thick / 2, x + thick / 2, y + thick / 2), fill=fill)
 
     def disc(self, image: Image.Image, centre: ArrayLike, radius: float, fill: Colour | int) -> None:
         """Fill a circle given in the bird's frame."""
-        (x, y), r = self.place(centre), radius * self.unit
+        (x, y), r = self.placement(centre), radius * self.unit
         ImageDraw.Draw(image).ellipse((x - r, y - r, x + r, y + r), fill=fill)
 
     def round_off(self, mask: Image.Image, radius: float) -> Image.Image:
@@ -147,7 +147,7 @@ class Canvas:
     def mark(self, points: dict[str, Points], names: Iterable[str]) -> None:
         """Record key-points of the newest layer; they show until a later layer covers them."""
         for name in names:
-            x, y = (int(v) for v in self.place(points[name]))
+            x, y = (int(v) for v in self.placement(points[name]))
             inside = 0 <= x < self.size[0] and 0 <= y < self.size[1]
             self._pixels[name] = (x, y) if inside else (0, 0)
             self.shown[name] = inside and self.mask.getpixel((x, y)) > 127

@@ -226,7 +226,7 @@ class Plumage:
         canvas.disc(paint, low.at((0.0, 0.03)), 0.07, (74, 48, 38))
         canvas.disc(paint, low.at((0.0, 0.0)), 0.068, (20, 16, 20))
         # The sparkle follows the light of the picture, not the head, so it is placed in pixels.
-        (x, y), r = canvas.place(centre), 0.042 * canvas.unit
+        (x, y), r = canvas.placement(centre), 0.042 * canvas.unit
         x, y = x + canvas.light[0] * r * 1.1, y + canvas.light[1] * r * 1.1
         ImageDraw.Draw(paint).ellipse((x - r, y - r, x + r, y + r), fill=_PAPER)
         canvas.lay(paint, mask)

@@ -47,6 +47,7 @@ def _place(extent: np.ndarray, pose: Pose, rng: np.random.Generator) -> Placemen
     turned = Placement(pose.tilt, pose.faces_left, 1.0, (0.0, 0.0))(extent)
     low, high = turned.min(axis=0), turned.max(axis=0)
     side = SIZE * _FINE
+    # The longer side of the bird takes 60 to 86 % of the picture, so that nothing of it is cut off.
     scale = rng.uniform(0.6, 0.86) * side / max(high - low)
     room = side - scale * (high - low)
     corner = room * rng.uniform(0.12, 0.88, 2)
@@ -56,11 +57,13 @@ def _place(extent: np.ndarray, pose: Pose, rng: np.random.Generator) -> Placemen
 
 def _grade(image: Image.Image, light: np.ndarray, rng: np.random.Generator) -> Image.Image:
     """Set the light of the picture: its colour, contrast and the side it comes from."""
+    # White balance: red and blue change against each other.
     gain = rng.uniform(0.86, 1.1) * (1 + rng.uniform(-0.06, 0.06) * np.array([1.0, 0.1, -1.0]))
     gamma = rng.uniform(0.86, 1.14)
     ramp = np.linspace(0, 1, 256)
     tables = [np.clip(255 * factor * ramp**gamma, 0, 255).round().astype(int).tolist() for factor in gain]
     image = image.point([value for table in tables for value in table])
+    # Brighter towards the light and darker at the corners, as through a lens.
     y, x = np.meshgrid(np.linspace(-1, 1, image.size[1]), np.linspace(-1, 1, image.size[0]), indexing="ij")
     glow = (0.97 + 0.08 * (x * light[0] + y * light[1]) - 0.07 * (x**2 + y**2)).astype(np.float32)
     # Fine noise, like that of a sensor: it also hides the steps of smooth backgrounds.
@@ -98,26 +101,26 @@ def paint(species: Species, rng: np.random.Generator, pose: Pose | None = None) 
         pose: A pose to hold instead of a random one. The random one is drawn all the same, so that the rest of the
             picture stays as it is.
     """
-    own = random_pose(rng)
-    pose = pose or own
+    drawn = random_pose(rng)
+    pose = pose or drawn
     bird = build(species, pose)
     extent = bird.extent()
-    place = _place(extent, pose, rng)
+    placement = _place(extent, pose, rng)
     side = SIZE * _FINE
     habitat = list(background.HABITATS.values())[int(rng.integers(len(background.HABITATS)))]
     light = direction(float(rng.uniform(40, 140)))
     image = background.background(habitat, side, rng)
     if pose.leg:
-        background.support(image, habitat, place, bird.ground, rng)
+        background.support(image, habitat, placement, bird.ground, rng)
         image = image.filter(ImageFilter.BoxBlur(float(rng.uniform(0.5, 1.8))))
 
     # Only the window around the bird is painted in layers.
-    pixels = place(extent)
+    pixels = placement(extent)
     left, top = (max(0, int(v) - 24) for v in pixels.min(axis=0))
     right, bottom = (min(side, int(v) + 24) for v in pixels.max(axis=0))
     angle = pose.pitch + pose.tilt
-    texture = grain((right - left, bottom - top), 180 - angle if pose.faces_left else angle, place.scale, rng)
-    canvas = Canvas(image.crop((left, top, right, bottom)), place.shifted(left, top), light, texture)
+    texture = grain((right - left, bottom - top), 180 - angle if pose.faces_left else angle, placement.scale, rng)
+    canvas = Canvas(image.crop((left, top, right, bottom)), placement.shifted(left, top), light, texture)
     Plumage(bird, canvas, rng).paint()
     image.paste(canvas.picture, (left, top))
     mask = Image.new("L", (side, side), 0)
@@ -130,6 +133,7 @@ def paint(species: Species, rng: np.random.Generator, pose: Pose | None = None) 
             image.paste(front, mask=cover)
             mask = ImageChops.subtract(mask, cover)
     image = _grade(image.reduce(_FINE), light, rng)
+    # A pixel belongs to the bird if the bird covers at least half of it.
     mask = mask.reduce(_FINE).point([0] * 128 + [255] * 128)
 
     solid = np.asarray(mask) > 0
@@ -137,7 +141,8 @@ def paint(species: Species, rng: np.random.Generator, pose: Pose | None = None) 
     box = (int(columns[0]), int(rows[0]), int(columns[-1] - columns[0] + 1), int(rows[-1] - rows[0] + 1))
     shown = {}
     for name, showing in canvas.shown.items():
-        x, y = (int(v / _FINE) for v in place(bird.points[name]))
+        x, y = (int(v / _FINE) for v in placement(bird.points[name]))
+        # Annotated only if no later layer, leaf or blade covers it.
         if showing and solid[y, x]:
             shown[name] = (x, y)
     return Picture(image, mask, box, _sides(shown, pose))
