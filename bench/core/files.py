@@ -66,9 +66,9 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         content: Any = json.loads(file.read_text())
         if not isinstance(content, dict):
-            raise ValueError(f"a {type(content).__name__} where names and values were expected")
+            raise ValueError(f"a {type(content).__name__} instead of names and values")
     except (OSError, ValueError, RecursionError) as error:
-        raise RequestError(f"{file} cannot be read ({error}); run again to have it made anew") from error
+        raise RequestError(f"{file} cannot be read ({error}); run again to have it written again") from error
     return content
 
 
@@ -130,4 +130,4 @@ def flush(path: Path) -> None:
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} where a number was expected")
+    raise ValueError(f"{name} instead of a number")

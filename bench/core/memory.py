@@ -100,7 +100,7 @@ class OverLimit(MemoryError):
 def memory_limit(device: torch.device, limit: int | None) -> Iterator[None]:
     """Let an allocation far beyond the limit fail in the thread that asks for it, as on a small machine.
 
-    On a GPU: a fraction of the device for torch's allocator, exactly (what the driver itself takes is not counted).
+    On a GPU: a fraction of the device for torch's allocator, exactly (memory of the driver itself is not counted).
     On a CPU under Linux: the kernel refuses private memory (``RLIMIT_DATA``) beyond the resident memory, the rest of
     the limit and a reserve. It stops the one large allocation before it is made, and torch's message then names its
     size; ``RLIMIT_AS`` would count mapped files and address space that is only reserved as well. The reserve is for
@@ -282,5 +282,5 @@ def resident() -> int:
 
 
 def _private() -> int:
-    # Private writable pages, asked for whether or not they were touched: what RLIMIT_DATA counts.
+    # Private writable pages, requested whether or not they were touched: RLIMIT_DATA counts them.
     return int(_STATM.read_text().split()[5]) * os.sysconf("SC_PAGE_SIZE")

@@ -25,19 +25,19 @@ def home() -> Path:
     return decodable(Path(os.environ.get("BENCH_HOME", ".bench")), "BENCH_HOME")
 
 
-def decodable(folder: Path, what: str) -> Path:
+def decodable(folder: Path, option: str) -> Path:
     """Return the folder if safetensors and SQLite can open files in it.
 
     Args:
         folder: folder to write to.
-        what: name of the option or variable that sets it, for the message.
+        option: name of the option or variable that sets it, for the message.
 
     Raises:
         RequestError: if its path is no UTF-8.
     """
     if not is_text(str(folder.absolute())):
         raise RequestError(
-            f"{what} {folder.absolute()}: weights cannot be kept under a path that is no UTF-8; choose another"
+            f"{option} {folder.absolute()}: weights cannot be kept under a path that is no UTF-8; choose another"
         )
     return folder
 

@@ -96,7 +96,9 @@ def validated(metric: str, score: Any, unit: str, declared: Mapping[str, Aggrega
     if not isinstance(score, Score):
         raise CellError(f"{metric}: compute returns a {type(score).__name__}, no bench.contract.Score")
     if not isinstance(score.n, Integral) or isinstance(score.n, bool) or score.n < 0:
-        raise CellError(f"{metric}: n is {score.n!r}; it says how many items were averaged: a whole number, 0 or more")
+        raise CellError(
+            f"{metric}: n is {score.n!r}; it is the number of items that were averaged: a whole number, 0 or more"
+        )
     for kind, names in (("table", score.items), ("further number", score.also)):
         if not isinstance(names, Mapping):
             raise CellError(f"{metric}: its {kind}s are a {type(names).__name__}, no mapping from names")
