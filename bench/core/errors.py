@@ -6,6 +6,7 @@ import errno
 import os
 import re
 
+# No room: on the disk, in the quota, or for a file of that size.
 _ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _ACCESS = {errno.EROFS, errno.EACCES, errno.EPERM}
 # torch and safetensors write files in C++ and Rust: the number of the error, if any, is in the text.

@@ -24,6 +24,7 @@ def terminable() -> Iterator[list[int]]:
     code may raise it.
     """
     received: list[int] = []
+    # Python sets signal handlers in the main thread only.
     if threading.current_thread() is not threading.main_thread():
         yield received
         return

@@ -171,6 +171,7 @@ def available(device: torch.device) -> int:
         bounds.append(int(lines["MemAvailable"].split()[0]) * 2**10)
     else:
         bounds.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    # A container's limit may be below the memory that the machine has free.
     group = Path("/sys/fs/cgroup")
     most, now = group / "memory.max", group / "memory.current"
     if most.is_file() and now.is_file() and most.read_text().strip() != "max":

@@ -67,6 +67,7 @@ def config_folders() -> list[Path]:
 
 def config_files(kind: ConfigKind) -> dict[str, Path]:
     """Return the configuration files of a kind by name, sorted; a user's file replaces the package's of that name."""
+    # Of two files of one name the later counts: the user's folder is the last.
     files = {file.stem: file for folder in reversed(config_folders()) for file in (folder / kind).glob("*.yaml")}
     return dict(sorted(files.items()))
 

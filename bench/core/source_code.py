@@ -85,6 +85,7 @@ def code_of_module(module: str, distribution: str) -> Code | None:
     file = Path(spec.origin or module)
     if is_ours(file):
         return None
+    # The outermost folder that is a package: its other modules may be imported, too.
     top = file
     while (top.parent / "__init__.py").is_file():
         top = top.parent

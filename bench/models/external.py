@@ -48,6 +48,7 @@ class ExternalFile:
 def _code(root: Path) -> list[Path]:
     sources = []
     for folder, folders, files in os.walk(root):
+        # Hidden folders (.git, .venv) and bytecode are no part of the source.
         folders[:] = [name for name in folders if not name.startswith((".", "__pycache__"))]
         sources += [Path(folder, name) for name in files if name.endswith(".py")]
     return sources

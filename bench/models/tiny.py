@@ -25,6 +25,7 @@ class TinyNet(nn.Module):
     def __init__(self, channels: int = 128) -> None:
         super().__init__()
         self.channels = channels
+        # After each block a cell sees 7, 15, 31, 47, 79, 79 pixels.
         self.layers = nn.Sequential(
             *_block(3, 24, kernel=7, stride=4),
             *_block(24, 48, kernel=3, stride=2),
@@ -44,5 +45,6 @@ class TinyNet(nn.Module):
 
 def _block(inputs: int, outputs: int, *, kernel: int, stride: int) -> list[nn.Module]:
     """Return a convolution that keeps the size up to its stride, batch normalisation and ReLU."""
+    # No bias: batch normalisation subtracts it again.
     convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
     return [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]

@@ -39,6 +39,7 @@ class TorchvisionNet:
     def __call__(self) -> Features:
         """Build the feature extractor with random weights."""
         net = models.get_model(self.name, weights=None)
+        # ResNet has no module of all its features; the others call theirs `features`.
         if self.name.startswith("resnet"):
             layers = OrderedDict((name, child) for name, child in net.named_children() if name not in ("avgpool", "fc"))
         else:
