@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from baselines import official_files, official_models
-from bench.contract import CellError, Method, PartPrototypeModel, PrototypeTable, RequestError, Sizes, Task
-from bench.models.external import NetworkSettings
+from bench.contract import CellError, FitContext, Method, PartPrototypeModel, PrototypeTable, RequestError, Sizes
+from bench.models.external import NetworkConfig
 
 _HEADER = "partbench"
 _IDENTITY = "prototype_class_identity"
@@ -148,7 +148,7 @@ def read(file: Path) -> ConvertedCheckpoint:
     return ConvertedCheckpoint(facts, state)
 
 
-def check(method: str, config: NetworkSettings, sizes: Sizes) -> None:
+def check(method: str, config: NetworkConfig, sizes: Sizes) -> None:
     """Check before anything runs that the given checkpoint or source fits the request.
 
     Raises:
@@ -197,7 +197,7 @@ def check(method: str, config: NetworkSettings, sizes: Sizes) -> None:
         )
 
 
-def build(method: Method, task: Task) -> PartPrototypeModel:
+def build(method: Method, task: FitContext) -> PartPrototypeModel:
     """Build the network that was given instead of being trained, in eval mode.
 
     Raises:

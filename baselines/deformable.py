@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from baselines import layers
 from baselines.deformable_conv import KERNEL, PADDING, PARTS, linear_patches, norm_preserving_conv
-from bench.contract import Explanation, Method, PartPrototypeModel, Progress, PrototypeTable, Samples, Task
+from bench.contract import Explanation, FitContext, Method, PartPrototypeModel, Progress, PrototypeTable, Samples
 from bench.core.seeding import derive
-from bench.models.external import NetworkSettings
+from bench.models.external import NetworkConfig
 from bench.training.schedule import Schedule
 from bench.training.trainer import Learner
 
@@ -232,7 +232,7 @@ class DeformableProtoPNet(Method):
     name = "deformable"
     paper = "Donnelly et al., Deformable ProtoPNet: An Interpretable Image Classifier, CVPR 2022"
 
-    class Config(NetworkSettings):
+    class Config(NetworkConfig):
         """Published defaults; the schedule comes from the recipe.
 
         Attributes:
@@ -278,7 +278,7 @@ class DeformableProtoPNet(Method):
                 opened |= phase.action == "open_offsets"
             return schedule
 
-    def build(self, task: Task) -> DeformableProtoPNetModel:
+    def build(self, task: FitContext) -> DeformableProtoPNetModel:
         """Return the network with its initial weights, drawn from the task's seed."""
         backbone, config = task.backbone(), task.config
         with torch.random.fork_rng(devices=[]):
@@ -288,11 +288,11 @@ class DeformableProtoPNet(Method):
             )
         return model.eval()
 
-    def learner(self, model: DeformableProtoPNetModel, task: Task) -> DeformableProtoPNetLearner:
+    def learner(self, model: DeformableProtoPNetModel, task: FitContext) -> DeformableProtoPNetLearner:
         """Return the learner with the network's loss and projection."""
         return DeformableProtoPNetLearner(model, task.config, task.seed, task.progress)
 
-    def fit(self, task: Task) -> DeformableProtoPNetModel:
+    def fit(self, task: FitContext) -> DeformableProtoPNetModel:
         """Train through the phases of the schedule."""
         model = self.build(task)
         task.trainer.fit(self.learner(model, task), task.config.schedule, task.train)

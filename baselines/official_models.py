@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from baselines import extension_stubs, external_repository
 from baselines.deformable import DeformableProtoPNetModel
-from bench.contract import CellError, Explanation, PartPrototypeModel, PrototypeTable, RequestError, Sizes, Task
+from bench.contract import CellError, Explanation, FitContext, PartPrototypeModel, PrototypeTable, RequestError, Sizes
 from bench.core.seeding import derive
 
 _ABSENT = ("ones", "alfa")
@@ -182,7 +182,7 @@ def check(method: str, root: Path, sizes: Sizes) -> None:
         raise RequestError(f"{method}.source: the official code knows no {sizes.backbone}: --backbones resnet34")
 
 
-def build(method: str, task: Task, checkpoint: Any) -> OfficialModel:
+def build(method: str, task: FitContext, checkpoint: Any) -> OfficialModel:
     """Build the official network with the weights of a converted file, or random ones drawn from the task's seed.
 
     Args:
@@ -220,7 +220,7 @@ def build(method: str, task: Task, checkpoint: Any) -> OfficialModel:
     return OfficialModel(network, look, identity > 0, network.last_layer.weight, border)
 
 
-def _plan(task: Task, checkpoint: Any) -> NetworkArguments:
+def _plan(task: FitContext, checkpoint: Any) -> NetworkArguments:
     config = task.config
     image, classes = task.train.size, task.train.classes
     if checkpoint is not None:

@@ -10,9 +10,9 @@ from pydantic import PositiveInt, field_validator
 from torch import Tensor, nn
 
 from baselines import layers
-from bench.contract import Explanation, Method, PartPrototypeModel, Progress, PrototypeTable, Samples, Task
+from bench.contract import Explanation, FitContext, Method, PartPrototypeModel, Progress, PrototypeTable, Samples
 from bench.core.seeding import derive
-from bench.models.external import NetworkSettings
+from bench.models.external import NetworkConfig
 from bench.training.schedule import Schedule
 from bench.training.trainer import Learner
 
@@ -128,7 +128,7 @@ class ProtoPNet(Method):
     name = "protopnet"
     paper = "Chen et al., This Looks Like That: Deep Learning for Interpretable Image Recognition, NeurIPS 2019"
 
-    class Config(NetworkSettings):
+    class Config(NetworkConfig):
         """Published defaults; the schedule comes from the recipe.
 
         Attributes:
@@ -152,18 +152,18 @@ class ProtoPNet(Method):
         def _known(cls, schedule: Schedule) -> Schedule:
             return schedule.require(("backbone", "add_on", "prototypes", "last_layer"), ("project",))
 
-    def build(self, task: Task) -> ProtoPNetModel:
+    def build(self, task: FitContext) -> ProtoPNetModel:
         """Return the network with its initial weights, drawn from the task's seed."""
         backbone = task.backbone()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(task.seed, "protopnet"))
             return ProtoPNetModel(backbone, task.train.classes, task.config.per_class, task.config.depth).eval()
 
-    def learner(self, model: ProtoPNetModel, task: Task) -> ProtoPNetLearner:
+    def learner(self, model: ProtoPNetModel, task: FitContext) -> ProtoPNetLearner:
         """Return the learner with the network's loss and projection."""
         return ProtoPNetLearner(model, task.config, task.progress)
 
-    def fit(self, task: Task) -> ProtoPNetModel:
+    def fit(self, task: FitContext) -> ProtoPNetModel:
         """Train through the phases of the schedule."""
         model = self.build(task)
         task.trainer.fit(self.learner(model, task), task.config.schedule, task.train)

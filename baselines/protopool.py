@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from baselines import layers, protopool_ops
 from bench.contract import (
     Explanation,
+    FitContext,
     Method,
     PartPrototypeModel,
     Progress,
@@ -23,10 +24,9 @@ from bench.contract import (
     RequestError,
     Samples,
     Sizes,
-    Task,
 )
 from bench.core.seeding import derive
-from bench.models.external import NetworkSettings
+from bench.models.external import NetworkConfig
 from bench.training.schedule import Schedule
 from bench.training.trainer import Learner
 
@@ -238,7 +238,7 @@ class ProtoPool(Method):
 
     published_forms: ClassVar = {"literal": {"mixing": "literal"}}
 
-    class Config(NetworkSettings):
+    class Config(NetworkConfig):
         """Published defaults (CUB); the schedule comes from the recipe.
 
         Attributes:
@@ -285,7 +285,7 @@ class ProtoPool(Method):
                 "the separation term needs prototypes outside a class's slots"
             )
 
-    def build(self, task: Task) -> ProtoPoolModel:
+    def build(self, task: FitContext) -> ProtoPoolModel:
         """Return the network with its initial weights, drawn from the task's seed."""
         backbone, config = task.backbone(), task.config
         noise_seed = derive(task.seed, "protopool", "noise at inference") if config.official_bugs else None
@@ -295,11 +295,11 @@ class ProtoPool(Method):
                 backbone, task.train.classes, config.prototypes, config.slots, config.depth, config.mixing, noise_seed
             ).eval()
 
-    def learner(self, model: ProtoPoolModel, task: Task) -> ProtoPoolLearner:
+    def learner(self, model: ProtoPoolModel, task: FitContext) -> ProtoPoolLearner:
         """Return the learner with the network's loss and projection."""
         return ProtoPoolLearner(model, task.config, task.progress)
 
-    def fit(self, task: Task) -> ProtoPoolModel:
+    def fit(self, task: FitContext) -> ProtoPoolModel:
         """Train through the phases of the schedule."""
         model = self.build(task)
         schedule = task.config.schedule

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from baselines import layers
 from bench.contract import (
     Explanation,
+    FitContext,
     Method,
     PartPrototypeModel,
     Progress,
@@ -24,10 +25,9 @@ from bench.contract import (
     RequestError,
     Samples,
     Sizes,
-    Task,
 )
 from bench.core.seeding import derive
-from bench.models.external import NetworkSettings
+from bench.models.external import NetworkConfig
 from bench.training.schedule import Schedule
 from bench.training.trainer import Learner
 
@@ -184,7 +184,7 @@ class TesNet(Method):
 
     published_forms: ClassVar = {"literal": {"subspace_form": "literal"}}
 
-    class Config(NetworkSettings):
+    class Config(NetworkConfig):
         """Published defaults; the schedule comes from the recipe.
 
         Attributes:
@@ -226,18 +226,18 @@ class TesNet(Method):
                 f"{config.depth} dimensions; lower the one or raise the other"
             )
 
-    def build(self, task: Task) -> TesNetModel:
+    def build(self, task: FitContext) -> TesNetModel:
         """Return the network with its initial weights, drawn from the task's seed."""
         backbone = task.backbone()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(task.seed, "tesnet"))
             return TesNetModel(backbone, task.train.classes, task.config.per_class, task.config.depth).eval()
 
-    def learner(self, model: TesNetModel, task: Task) -> TesNetLearner:
+    def learner(self, model: TesNetModel, task: FitContext) -> TesNetLearner:
         """Return the learner with the network's loss and projection."""
         return TesNetLearner(model, task.config, task.progress)
 
-    def fit(self, task: Task) -> TesNetModel:
+    def fit(self, task: FitContext) -> TesNetModel:
         """Train through the phases of the schedule."""
         model, schedule = self.build(task), task.config.schedule
         if task.config.official_bugs:

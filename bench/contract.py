@@ -1,10 +1,10 @@
-"""The page that every plugin author reads: what a method, a metric and a data set are.
+"""Contract of plugins: the interfaces of methods, metrics and data sets.
 
 Tensors are ``(N, P, H, W)``; positions ``(row, column)``; image coordinates in pixels as the model sees the image.
 
-A *method* is fitted on a :class:`Task` and gives a :class:`PartPrototypeModel`. A *metric* looks at
-:class:`Observation` after observation (one batch of test images, seen through that model) and gives a
-:class:`Score`. A *data set* is a list of :class:`Record` in named splits.
+A *method* is fitted on a :class:`FitContext` and returns a :class:`PartPrototypeModel`. A *metric* is updated with
+one :class:`Observation` after another (a batch of test images seen through that model) and returns a :class:`Score`.
+A *data set* is a list of :class:`Record` in named splits.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+# Handed on, so that a plugin's class imports this module alone.
 from bench.core.errors import BenchError as BenchError
 from bench.core.errors import CellError as CellError
 from bench.core.errors import NotApplicable as NotApplicable
@@ -31,16 +32,16 @@ T = TypeVar("T")
 Augment = Callable[[Tensor, Tensor], Tensor]
 """Images ``(N, 3, H, W)`` from 0 to 1, which it may overwrite, and their positions ``(N,)`` in the split -> images."""
 
-# Of the pixels in [0, 1], per channel: what every ImageNet weight of torchvision expects, and so every batch here has.
+# Of pixels in [0, 1], per channel: every ImageNet weight of torchvision expects them, so every batch here uses them.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class PrototypeTable(nn.Module):
-    """Which classes each of P prototypes speaks for, and where it comes from.
+    """Classes and source of each of P prototypes.
 
     Args:
-        classes: bool ``(P, C)``.
-        vectors: ``(P, ...)`` or ``None`` where the method has none.
+        classes: bool ``(P, C)``, true for the classes that a prototype belongs to.
+        vectors: ``(P, ...)``, or ``None`` if the method has none.
 
     The sources (index of the training image, row and column of its latent patch; -1 = none) are filled by
     methods that project their prototypes onto training patches.
@@ -53,6 +54,7 @@ class PrototypeTable(nn.Module):
 
     def __init__(self, classes: Tensor, vectors: Tensor | None = None) -> None:
         super().__init__()
+        # Buffers: they are stored with the model's weights and move to its device.
         self.register_buffer("classes", classes.bool())
         self.register_buffer("vectors", vectors)
         self.register_buffer("source_image", torch.full((len(classes),), -1, dtype=torch.long))
@@ -62,24 +64,24 @@ class PrototypeTable(nn.Module):
         return len(self.classes)
 
     def of(self, classes: Tensor) -> Tensor:
-        """Rows of the prototypes of each of N classes: ``(N,) -> (N, K)``, padded with -1 on the right."""
-        owned = self.classes.T[classes]
+        """Return the prototypes' rows of each of N classes: ``(N,) -> (N, K)``, padded with -1 on the right."""
+        member = self.classes.T[classes]
         width = int(self.classes.sum(0).max()) if self.classes.numel() else 0
-        # A stable sort keeps the table's order and moves the prototypes that a class owns to the front.
-        order = torch.sort(owned.to(torch.uint8), dim=1, descending=True, stable=True).indices[:, :width]
-        return torch.where(owned.gather(1, order), order, -1)
+        # A stable sort keeps the table's order and moves the prototypes of the class to the front.
+        order = torch.sort(member.to(torch.uint8), dim=1, descending=True, stable=True).indices[:, :width]
+        return torch.where(member.gather(1, order), order, -1)
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a model shows for a batch of N images.
+    """Logits and presence maps of a batch of N images.
 
     Attributes:
         logits: ``(N, C)``.
-        maps: ``(N, P, h', w')``, one presence map per prototype, larger = more present. When it was asked for
-            with ``classes``, ``(N, K, h', w')``: the prototypes of each image's class, padded.
-        scores: ``(N, P)`` or ``(N, K)``: what enters the class weights.
-        indices: ``(N, K)`` row of the prototype table behind each map, -1 where padded; ``None``: all, in order.
+        maps: ``(N, P, h', w')``, one presence map per prototype, larger = more present. If requested for
+            ``classes``, ``(N, K, h', w')``: the prototypes of each image's class, padded.
+        scores: ``(N, P)`` or ``(N, K)``, the inputs of the class weights.
+        indices: ``(N, K)`` row of the prototype table behind each map, -1 for padding; ``None``: all, in order.
     """
 
     logits: Tensor
@@ -89,12 +91,12 @@ class Explanation:
 
 
 class PartPrototypeModel(nn.Module, ABC):
-    """A fitted method: ``backbone`` (images -> features) and ``head`` (features -> explanation).
+    """Fitted method: ``backbone`` (images -> features) and ``head`` (features -> explanation).
 
-    Subclasses set ``backbone`` and ``prototypes`` and define :meth:`head` and :meth:`attribute`. What they say beyond
-    that lets axioms be measured: ``mixes`` (:meth:`attribute` also takes weights ``(N, C)`` for a combination of
-    logits), ``apart`` (why cells do not all play the same role, if so), :meth:`contributions`, :meth:`offset`. And
-    ``border``: how many rings of cells at the edge of its maps look partly beyond the image, whatever the image shows.
+    Subclasses set ``backbone`` and ``prototypes`` and define :meth:`head` and :meth:`attribute`. Optional members let
+    axioms be measured: ``mixes`` (:meth:`attribute` also takes weights ``(N, C)`` for a combination of logits),
+    ``apart`` (the reason why cells do not all play the same role, if so), :meth:`contributions`, :meth:`offset`. And
+    ``border``: the number of rings of cells at the edge of its maps that always look partly beyond the image.
     """
 
     backbone: nn.Module
@@ -105,34 +107,35 @@ class PartPrototypeModel(nn.Module, ABC):
 
     @abstractmethod
     def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
-        """Features ``(N, D, h, w)`` -> explanation, of all prototypes or of those of ``classes (N,)`` only."""
+        """Return the explanation of features ``(N, D, h, w)``: all prototypes, or only those of ``classes (N,)``."""
 
     @abstractmethod
     def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
-        """The "where" map the method shows for the logit of ``classes (N,)``: ``(N, h', w')``."""
+        """Return the attribution map that the method shows for the logit of ``classes (N,)``: ``(N, h', w')``."""
 
     def contributions(self, features: Tensor, classes: Tensor) -> Tensor:
-        """What each cell adds to the logit of ``classes (N,)``, exactly: ``(N, h, w)``."""
+        """Return the exact contribution of each cell to the logit of ``classes (N,)``: ``(N, h, w)``."""
         raise NotApplicable("its logits are no sums of contributions of cells")
 
     def offset(self, classes: Tensor) -> Tensor:
-        """What of the logits of ``classes (N,)`` belongs to no cell, such as a bias: ``(N,)``."""
+        """Return the part of the logits of ``classes (N,)`` that belongs to no cell, such as a bias: ``(N,)``."""
         return torch.zeros(len(classes), device=classes.device)
 
     def logits(self, features: Tensor) -> Tensor:
-        """Class scores ``(N, C)`` from features, for callers that need no maps."""
+        """Return class scores ``(N, C)`` of features, for callers that need no maps."""
         return self.head(features).logits
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images ``(N, 3, H, W)``, normalised -> logits ``(N, C)``."""
+        """Return logits ``(N, C)`` of normalised images ``(N, 3, H, W)``."""
         return self.logits(self.backbone(images))
 
     def explain(self, images: Tensor, classes: Tensor | None = None) -> Explanation:
-        """Logits and presence maps of images ``(N, 3, H, W)``; with ``classes (N,)`` of those classes only."""
+        """Return logits and presence maps of images ``(N, 3, H, W)``; with ``classes (N,)``, of those classes only."""
         return self.head(self.backbone(images), classes)
 
     def pick(self, values: Tensor, indices: Tensor) -> Tensor:
         """Select ``(N, K, ...)`` of ``values (N, P, ...)`` by padded rows ``indices (N, K)``; padding gives zeros."""
+        # Padded rows (-1) are read as row 0, for gather takes no negative index, and then set to zero.
         shape = indices.shape + (1,) * (values.ndim - 2)
         chosen = values.gather(1, indices.clamp(min=0).reshape(shape).expand(*indices.shape, *values.shape[2:]))
         return chosen * (indices >= 0).reshape(shape)
@@ -140,10 +143,10 @@ class PartPrototypeModel(nn.Module, ABC):
 
 @dataclass(frozen=True)
 class Record:
-    """One image of a data set as its annotation files describe it, in pixels of the stored image.
+    """Image of a data set with its annotations, in pixels of the stored image.
 
     Attributes:
-        id: the data set's own name for the image, unique.
+        id: the data set's unique name of the image.
         path: the image file.
         label: class index from 0.
         box: ``(x, y, width, height)`` or ``None``.
@@ -162,7 +165,7 @@ class Record:
 class Dataset(Protocol):
     """Images and annotations of one data set on disk.
 
-    ``provides`` names what it can feed to a metric: ``image, label, bbox, keypoints, mask``.
+    ``provides`` names its annotations, of ``image, label, bbox, keypoints, mask``.
     """
 
     provides: frozenset[str]
@@ -171,7 +174,7 @@ class Dataset(Protocol):
     digest: str
 
     def split(self, name: str) -> Sequence[Record]:
-        """Records of ``train`` or ``test``, in the data set's own order."""
+        """Return the records of ``train`` or ``test``, in the data set's own order."""
 
 
 @dataclass(frozen=True)
@@ -184,18 +187,18 @@ class Batch:
 
 
 class Samples(Protocol):
-    """One split, decoded and resized once, ready to be read in batches by any stage.
+    """Split that is decoded and resized once, and read in batches.
 
     Attributes:
         labels: ``(n,)`` int64.
         keypoints: ``(n, parts, 2)`` float64 as ``(row, column)`` in pixels of the prepared image.
         visible: bool ``(n, parts)``.
         boxes: ``(n, 4)`` float64 ``(top, left, bottom, right)`` in the prepared image.
-        ids: the records' names.
+        ids: ``id`` of each record.
         size: side of the square prepared image in pixels.
-        classes: how many classes there are.
+        classes: number of classes.
         parts: names of the annotated parts.
-        protocol: how images were cut and scaled, for example ``bbox-224-truncated``.
+        protocol: name of the preprocessing (crop, size, rounding), for example ``bbox-224-truncated``.
     """
 
     labels: Tensor
@@ -218,21 +221,21 @@ class Samples(Protocol):
         index: Tensor | None = None,
         augment: Augment | None = None,
     ) -> Iterator[Batch]:
-        """Batches in the order of ``index`` (default: all, in order), changed by ``augment`` before normalisation."""
+        """Yield batches in the order of ``index`` (default: all, in order), augmented before normalisation."""
 
 
 class Progress(Protocol):
-    """Where long work tells how far it is."""
+    """Reporter of the progress of long work."""
 
     def track(self, items: Iterator[T] | Sequence[T], what: str, total: int | None = None) -> Iterator[T]:
-        """Pass the items through and show how many of ``total`` have gone by."""
+        """Yield the items and show how many of ``total`` are done; ``what`` names them."""
 
     def note(self, message: str) -> None:
-        """One line that stays in the log."""
+        """Write a line to the log."""
 
 
 class Learner(Protocol):
-    """A module that a trainer trains: a model together with its loss (base class: :mod:`bench.training.trainer`)."""
+    """Model together with its loss, trained by a trainer (base class: :mod:`bench.training.trainer`)."""
 
     def forward(self, images: Tensor, labels: Tensor, phase: str) -> dict[str, Tensor]:
         """Return named scalar losses of one batch; ``loss`` is minimised, the others are recorded."""
@@ -242,10 +245,10 @@ class Learner(Protocol):
 
 
 class Trainer(Protocol):
-    """The phased training loop of a cell (:class:`bench.training.trainer.Trainer`).
+    """Phased training loop of a cell (:class:`bench.training.trainer.Trainer`).
 
     Attributes:
-        folder: keeps checkpoints of this fit until the cell is done.
+        folder: folder of this fit's checkpoints until the cell is done.
         history: a row for each finished epoch: phase, epoch, losses, seconds.
         earlier_seconds: time that interrupted attempts at this fit took.
     """
@@ -260,7 +263,7 @@ class Trainer(Protocol):
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes a method's configuration must fit, known before anything is trained."""
+    """Sizes that a method's configuration must fit, known before anything is trained."""
 
     classes: int
     images_per_class: int
@@ -270,19 +273,19 @@ class Sizes:
 
 
 @dataclass
-class Task:
-    """All that a method is given to fit itself.
+class FitContext:
+    """Inputs of :meth:`Method.fit`.
 
     Attributes:
-        config: the method's own ``Config``.
+        config: the method's ``Config``.
         train: the training split.
-        seed: of everything random in the fit.
-        device: where tensors go.
-        backbone: builds a fresh feature extractor with its starting weights (``channels`` attribute, eval output
-            non-negative where the architecture allows it); ``backbone_name``: as in the catalogue.
-        black_box: the trained classifier of this data set and backbone, where the method ``needs_black_box``.
-        trainer: the phased training loop, with a checkpoint of its own that survives a kill.
-        progress: where long work tells how far it is.
+        seed: seed of everything random in the fit.
+        device: device of all tensors.
+        backbone: factory of a fresh feature extractor with its starting weights (attribute ``channels``, non-negative
+            output in eval mode if the architecture allows it); ``backbone_name``: its name in the catalogue.
+        black_box: the trained classifier of this data set and backbone, if the method ``needs_black_box``.
+        trainer: the phased training loop, whose checkpoints survive a kill.
+        progress: reporter of long work.
         memory_limit: bytes that features may take at a time.
     """
 
@@ -297,22 +300,26 @@ class Task:
     memory_limit: int = 2**30
     backbone_name: str = ""
     facts: dict[str, float] = field(default_factory=dict)
-    """Numbers about the fit that the method wants on record (for example a completeness residual)."""
+    """Numbers about the fit that the method records (for example a completeness residual)."""
+
+
+Task = FitContext
+"""Former name of :class:`FitContext`, for plugins."""
 
 
 class Method(ABC):
-    """A way to get part-prototypes. Subclasses are small: facts as class attributes, ``build`` and ``fit``.
+    """Method that fits part-prototypes. Subclasses are small: facts as class attributes, ``build`` and ``fit``.
 
     Attributes:
-        name: as in the catalogue.
+        name: its name in the catalogue.
         paper: its source.
         version: raised when the same settings would give another model.
         needs_backbone: whether it looks at images through a backbone.
         needs_black_box: whether it starts from the trained classifier.
         class_specific: whether each prototype belongs to one class.
         predicts: whether its logits mean anything; content-free controls have none.
-        needs: what the training data must provide beyond images and labels.
-        published_forms: name -> settings that compute the same as the published code does; rows of ``bench scale``.
+        needs: annotations that the training data must provide beyond images and labels.
+        published_forms: name -> settings under which it computes as the published code does; rows of ``bench scale``.
     """
 
     name: ClassVar[str]
@@ -326,36 +333,36 @@ class Method(ABC):
     published_forms: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     class Config(Settings):
-        """The method's settings, with the published defaults."""
+        """Settings of the method, with the published defaults."""
 
     @classmethod
     def check(cls, config: Any, sizes: Sizes) -> None:
-        """Raise :class:`RequestError` where the configuration cannot work on data of these sizes."""
+        """Raise :class:`RequestError` if the configuration cannot work on data of these sizes."""
 
     @abstractmethod
-    def build(self, task: Task) -> PartPrototypeModel:
-        """The model with untrained weights, of the shapes that the fitted one has: what a saved model loads into."""
+    def build(self, task: FitContext) -> PartPrototypeModel:
+        """Return the model with untrained weights, in the shapes of the fitted one, to load a saved model into."""
 
-    def learner(self, model: Any, task: Task) -> Learner | None:
-        """What :meth:`fit` trains a model of :meth:`build` with (steps are measured by it); ``None``: nothing."""
+    def learner(self, model: Any, task: FitContext) -> Learner | None:
+        """Return the learner with which :meth:`fit` trains a model of :meth:`build`; ``None`` if nothing is trained."""
 
     @abstractmethod
-    def fit(self, task: Task) -> PartPrototypeModel:
-        """The fitted model, in eval mode, on ``task.device``."""
+    def fit(self, task: FitContext) -> PartPrototypeModel:
+        """Return the fitted model, in eval mode, on ``task.device``."""
 
 
 class Observation:
-    """One batch of test images seen through a model. Everything is computed once, when first asked for.
+    """Batch of test images seen through a model. Everything is computed once, at its first use.
 
     Attributes:
         model: the fitted model, in eval mode.
         images: ``(N, 3, H, W)``, normalised.
         labels: ``(N,)``.
-        index: ``(N,)`` position in the test split: the seed of whatever is drawn per image.
+        index: ``(N,)`` position in the test split, part of the seed of every draw per image.
         keypoints: ``(N, parts, 2)`` ``(row, column)``; visible: bool ``(N, parts)``; boxes: ``(N, 4)``.
         size: side of the images in pixels.
-        black_box: the classifier that the method started from, where a metric needs it and the method has one.
-        fit_seconds: what the fit took, where it is known.
+        black_box: the classifier that the method started from, if a metric needs it and the method has one.
+        fit_seconds: duration of the fit, if it is known.
     """
 
     def __init__(
@@ -375,41 +382,41 @@ class Observation:
         self.keypoints, self.visible, self.boxes = keypoints, visible, boxes
         self.size = images.shape[-1]
         self._memo: dict[object, Any] = {}
-        self.made: Callable[[object, Any], None] = lambda key, value: None  # told of every value of `once`
+        self.made: Callable[[object, Any], None] = lambda key, value: None  # called with every value of `once`
 
     def once(self, key: object, compute: Callable[[], T]) -> T:
-        """The value of ``compute()``, shared by all metrics that name the same key."""
+        """Return the value of ``compute()``, shared by all metrics that use the same key."""
         if key not in self._memo:
             self._memo[key] = compute()
             self.made(key, self._memo[key])
-        found: T = self._memo[key]
-        return found
+        value: T = self._memo[key]
+        return value
 
     @property
     def features(self) -> Tensor:
-        """The backbone's features ``(N, D, h, w)``."""
-        found: Tensor = self.once("features", lambda: self.model.backbone(self.images))
-        return found
+        """Features of the backbone, ``(N, D, h, w)``."""
+        value: Tensor = self.once("features", lambda: self.model.backbone(self.images))
+        return value
 
     @property
     def own(self) -> Explanation:
-        """Logits, and the maps of the prototypes of each image's true class."""
+        """Explanation with the maps of the prototypes of each image's own, that is true, class."""
         return self.once("own", lambda: self.model.head(self.features, self.labels))
 
 
 class Metric(ABC):
-    """A number about a fitted model on the test split. State lives in the instance; one instance per cell.
+    """Metric of a fitted model on the test split. State is in the instance; each cell has its own instance.
 
-    It changes nothing of what it is shown (batch, splits, model, settings of the process): then its cell has failed.
-    Where it means nothing for the model or the data, any of its methods raises :class:`NotApplicable`.
+    A metric must not change its inputs (batch, splits, model, settings of the process), else its cell fails. If it has
+    no meaning for the model or the data, any of its methods raises :class:`NotApplicable`.
 
     Attributes:
-        name: as in the catalogue.
-        version: of the definition; numbers of different versions never meet in one table.
-        unit: of the value.
-        needs: of ``image, label, bbox, keypoints, mask`` (from the data), ``prediction, black_box`` (from the method),
-            ``noise``, ``gradient``.
-        higher_is_better: direction.
+        name: its name in the catalogue.
+        version: version of the definition; numbers of different versions are never in one table.
+        unit: unit of the value.
+        needs: inputs, of ``image, label, bbox, keypoints, mask`` (from the data), ``prediction, black_box`` (from the
+            method), ``noise``, ``gradient``.
+        higher_is_better: direction of the value.
         repeatable: whether a second measurement gives the same number; times do not.
     """
 
@@ -421,26 +428,26 @@ class Metric(ABC):
     repeatable: ClassVar[bool] = True
 
     class Config(Settings):
-        """The metric's parameters; they are part of its identity."""
+        """Parameters of the metric; they are part of its identity."""
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         self.config, self.samples, self.prototypes = config, samples, prototypes
 
     @classmethod
     def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
-        """How the value (``""``) and each further number (by its name) follow from the tables, or why one does not.
+        """Return how the value (``""``) and each further number follow from the tables, or why one does not.
 
-        Without it the metric's numbers have no intervals and methods are not tested against each other in it.
+        Numbers that are not in it have no intervals, and methods are not tested against each other in them.
         """
         return {}
 
     def prepare(self, train: Samples) -> None:
-        """Look at the training split, before the first batch: for choices that the test split must not make."""
+        """Use the training split, before the first batch, for choices that must not depend on the test split."""
 
     @abstractmethod
     def update(self, seen: Observation) -> None:
-        """Take in one batch."""
+        """Add one batch."""
 
     @abstractmethod
     def compute(self) -> Score:
-        """The score over all batches taken in."""
+        """Return the score of all batches."""

@@ -11,7 +11,16 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from bench.contract import CellError, Explanation, Method, PartPrototypeModel, PrototypeTable, Samples, Settings, Task
+from bench.contract import (
+    CellError,
+    Explanation,
+    FitContext,
+    Method,
+    PartPrototypeModel,
+    PrototypeTable,
+    Samples,
+    Settings,
+)
 from metrics.consistency import Consistency, consistent
 from metrics.fixed_positions import fixed_hits, grid
 from metrics.peaks import CANVAS
@@ -155,11 +164,11 @@ class Constant(Method):
             if not 1 <= self.grid <= CANVAS:
                 raise ValueError(f"grid is a step between 1 and {CANVAS} pixels")
 
-    def build(self, task: Task) -> ControlModel:
+    def build(self, task: FitContext) -> ControlModel:
         """Return a model that peaks in the centre until its pixel is loaded."""
         return ControlModel(task.train.classes, 1, FixedPixel()).to(task.device).eval()
 
-    def fit(self, task: Task) -> ControlModel:
+    def fit(self, task: FitContext) -> ControlModel:
         """Choose the pixel; of equally good ones the lowest, then the rightmost."""
         if not len(task.train.parts):
             raise CellError("the constant control is chosen by part key-points, and this data set has none")
@@ -178,11 +187,11 @@ class Center(Method):
     needs_backbone = False
     predicts: ClassVar[bool] = False
 
-    def build(self, task: Task) -> ControlModel:
+    def build(self, task: FitContext) -> ControlModel:
         """Return the whole model."""
         return ControlModel(task.train.classes, 1, FixedPixel()).to(task.device).eval()
 
-    def fit(self, task: Task) -> ControlModel:
+    def fit(self, task: FitContext) -> ControlModel:
         """Return the whole model: there is nothing to fit."""
         return self.build(task)
 
@@ -205,11 +214,11 @@ class Random(Method):
             if self.per_class < 1:
                 raise ValueError("per_class is 1 or more")
 
-    def build(self, task: Task) -> ControlModel:
+    def build(self, task: FitContext) -> ControlModel:
         """Return the whole model."""
         place = RandomCell(task.config.per, task.seed)
         return ControlModel(task.train.classes, task.config.per_class, place).to(task.device).eval()
 
-    def fit(self, task: Task) -> ControlModel:
+    def fit(self, task: FitContext) -> ControlModel:
         """Return the whole model: there is nothing to fit."""
         return self.build(task)

@@ -14,7 +14,7 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 
 import torch
 
-import bench.core.compat  # noqa: F401 - before anything imports torchvision
+import bench.models  # noqa: F401  before anything that imports torchvision
 from tests.support.stores import StoreMaker
 
 torch.set_num_threads(1)

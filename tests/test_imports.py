@@ -1,6 +1,8 @@
 """The order of packages: imports run one way, and nothing is imported that a package does not need."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,6 @@ ALLOWED = {
     "cli": BELOW_RUNNER | {"runner", "report", "diagnostics", "api"},
     "__main__": {"core", "cli", "runner"},
     "registry": {"core"},
-    "given": {"models"},
     "baselines": {"core", "contract", "models", "training"},
     "metrics": {"core", "contract"},
 }
@@ -86,6 +87,13 @@ def test_tables_and_plots_load_no_models():
         if package_of(module) == "report" and not module.startswith(DRAWING):
             targets = {package_of(target) for target in imported(file)}
             assert not targets & {"runner", "posthoc", "training", "models"}, file
+
+
+@pytest.mark.parametrize("package", ["bench.results", "bench.config.spec"])
+def test_stored_results_are_read_without_torch(package):
+    modules = sorted(name for name in MODULES if f"{name}.".startswith(f"{package}."))
+    code = f"import sys, {', '.join(modules)}\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_the_harness_names_no_method_and_no_metric():

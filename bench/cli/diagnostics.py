@@ -44,7 +44,7 @@ def _check_names(methods: tuple[str, ...], backbone: str) -> None:
 
 def _ready(backbone: str, size: int) -> None:
     """Say at once what would end every measurement."""
-    from bench.models.shapes import feature_shape
+    from bench.models.classifier import feature_shape
 
     try:
         feature_shape(backbone, size)

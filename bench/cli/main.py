@@ -22,8 +22,7 @@ from bench.cli import compare, data, diagnostics, figures, models, options, post
 from bench.cli import tracking as cli_tracking
 from bench.core import interrupts, registry
 from bench.core.console import Console, Text, say, settle_streams
-from bench.core.errors import BenchError, RequestError
-from bench.core.faults import storage_error
+from bench.core.errors import BenchError, RequestError, storage_error
 from bench.core.paths import config_files, config_folders
 from bench.core.plain_text import for_csv, printable
 

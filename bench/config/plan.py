@@ -20,8 +20,8 @@ from bench.core.paths import config_file
 from bench.core.source_code import Code
 from bench.data.datasets import open_dataset
 from bench.models import weights as weight_files
-from bench.models.external import NetworkSettings
-from bench.models.shapes import remembered_shape
+from bench.models.classifier import cached_feature_shape
+from bench.models.external import NetworkConfig
 from bench.training.black_box import VERSION as BLACK_BOX_VERSION
 from bench.training.black_box import BlackBoxConfig
 
@@ -190,7 +190,7 @@ def _cells_of(
             usual = schema.from_recipe(method_file, method.Config, recipe, own | preset, name).model_dump(mode="json")
             method_config = schema.from_recipe(method_file, method.Config, recipe, own | preset | overrides, name)
             method_settings = method_config.model_dump(mode="json")
-            given = method_config.given if isinstance(method_config, NetworkSettings) else {}
+            given = method_config.given if isinstance(method_config, NetworkConfig) else {}
             if given:
                 registry.load("checkpoints", name).check(name, method_config, sizes)
             else:
@@ -316,7 +316,7 @@ def _check_head(file: Path | None, backbone: str, sizes: Sizes) -> None:
 
 
 def _sizes(backbone: str, settings: DatasetConfig, dataset: Dataset, home: Path) -> Sizes:
-    channels, rows, columns = remembered_shape(backbone, settings.protocol.size, home)
+    channels, rows, columns = cached_feature_shape(backbone, settings.protocol.size, home)
     counts = [0] * len(dataset.classes)
     for record in dataset.split("train"):
         counts[record.label] += 1

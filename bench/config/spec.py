@@ -11,8 +11,9 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 import bench
-from bench.contract import RequestError, Settings
-from bench.core.file_digests import fingerprint
+from bench.core.errors import RequestError
+from bench.core.integrity import fingerprint
+from bench.core.settings import Settings
 
 _OF_BLACK_BOX = ("dataset", "backbone")
 

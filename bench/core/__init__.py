@@ -1,1 +1,1 @@
-"""Foundations without a model: errors, registry, seeding, paths, files, digests, memory."""
+"""Foundations without a model: errors, registry, seeding, paths, files, digests, locks, memory."""

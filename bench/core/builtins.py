@@ -1,4 +1,4 @@
-"""All methods, data sets, backbones, metrics and official checkpoints: to add one, add a line.
+"""Catalogue of all built-in methods, data sets, backbones, metrics and official checkpoints: to add one, add a line.
 
 A line names a class as ``module:attribute``. Nothing is imported before it is used, so listing is instant and a broken
 plugin breaks only itself.
@@ -18,21 +18,21 @@ Measured = Literal["always", "shared", "asked"]
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a catalogue.
+    """Line of a catalogue.
 
     Attributes:
-        target: ``module:attribute``.
-        summary: what it is, in a line.
-        role: for methods, whether it competes, is what one compares with, or is a content-free control.
-        facts: what the listing shows beside it.
-        preset: settings that make this entry of a class with several; ``--set`` may change the others.
-        measured: for metrics, when a run that names no metrics has it: always, where a method shares prototypes among
-            classes, or only when it is asked for (by its name, its group, or ``all``).
-        group: for metrics, a name that stands for all of the group in ``--metrics``.
-        chance: for metrics, whether what a content-free control scores is the chance level of methods. It is not where
-            the number says nothing about what a map shows: a control is always cheap.
-        code: of the plugin file that registered it; ``None``: it is ours, or installed.
-        distribution: name and version of the installed distribution that it comes from; empty: of none.
+        target: class or factory, as ``module:attribute``.
+        summary: description in a line.
+        role: for methods: a competing method, a reference to compare with, or a content-free control.
+        facts: names and values that the listing shows beside the summary.
+        preset: settings that make this entry of a class with several entries; ``--set`` may change the others.
+        measured: for metrics, when a run that names no metrics measures it: always, if a method shares prototypes among
+            classes, or only on request (by its name, its group, or ``all``).
+        group: for metrics, the name that selects the whole group in ``--metrics``.
+        chance: for metrics, whether the score of a content-free control is the chance level of methods. It is not for
+            numbers that do not depend on the map's content, such as cost: a control is always cheap.
+        code: source code of the plugin file that registered it; ``None`` for built-in and installed ones.
+        distribution: name and version of the installed distribution that provides it; empty for others.
     """
 
     target: str
@@ -52,6 +52,7 @@ class Entry:
         return getattr(importlib.import_module(module), attribute)
 
 
+# Variants of a metric are names of their own, with a preset, so that two definitions never meet in one column.
 _BIRDS = (("provides", "boxes, key-points, masks"),)
 _BOXES = (("provides", "boxes"),)
 _CONSISTENCY, _STABILITY = "metrics.consistency:Consistency", "metrics.stability:Stability"
@@ -60,10 +61,10 @@ _CONSISTENCY, _STABILITY = "metrics.consistency:Consistency", "metrics.stability
 def _metric(
     target: str, summary: str, group: str, measured: Measured = "asked", chance: bool = True, **preset: Any
 ) -> Entry:
-    when = {"always": "in every run", "shared": "where prototypes are shared", "asked": "when asked for"}[measured]
+    when = {"always": "in every run", "shared": "if prototypes are shared", "asked": "on request"}[measured]
     facts = (("group", group), ("measured", when))
-    own = tuple(preset.items())
-    return Entry(target, summary, facts=facts, preset=own, measured=measured, group=group, chance=chance)
+    settings = tuple(preset.items())
+    return Entry(target, summary, facts=facts, preset=settings, measured=measured, group=group, chance=chance)
 
 
 CATALOGUE: dict[str, dict[str, Entry]] = {
@@ -88,10 +89,10 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         ),
         "constant": Entry("metrics.controls:Constant", "one pixel, chosen on the training split", role="control"),
         "center": Entry("metrics.controls:Center", "the middle of the image", role="control"),
-        "random": Entry("metrics.controls:Random", "a random place in every image", role="control"),
+        "random": Entry("metrics.controls:Random", "a random location in every image", role="control"),
         "random_fixed": Entry(
             "metrics.controls:Random",
-            "a random place for every prototype",
+            "a random location for every prototype",
             role="control",
             preset=(("per", "prototype"),),
         ),
@@ -150,7 +151,7 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         ),
         "consistency_controlled": _metric(
             "metrics.controlled:ControlledConsistency",
-            "prototypes that are consistent by a part which the class's constant place hits less often",
+            "prototypes that are consistent by a part that the class's constant location hits less often",
             "keypoints",
             "always",
         ),
@@ -204,7 +205,7 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         "cancellation": _metric(
             "metrics.cancellation:Cancellation", "whether a class's prototypes cancel each other", "prototypes"
         ),
-        # Random maps are no rivals in being different, and no largest distance is perfect.
+        # Without a chance level: random maps always differ, and no largest distance is perfect.
         "duplication": _metric(
             "metrics.duplication:Duplication", "prototypes that repeat another", "prototypes", chance=False
         ),
@@ -224,14 +225,18 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
             "metrics.agreement:PartAgreement", "prototype and part at key-points, mutual information", "parts"
         ),
         "keypoint_regression": _metric(
-            "metrics.regression:KeypointRegression", "how well the prototypes' places tell where parts are", "parts"
+            "metrics.regression:KeypointRegression",
+            "how well the prototypes' locations predict those of parts",
+            "parts",
         ),
         "pointing_box": _metric(
             "metrics.localisation:PointingBox", "maps that peak in the object's box, on whole images", "localisation"
         ),
-        "deletion": _metric("metrics.deletion:Deletion", "taking away what is shown, against chance", "faithfulness"),
+        "deletion": _metric(
+            "metrics.deletion:Deletion", "taking away the pixels shown, against chance", "faithfulness"
+        ),
         "insertion": _metric(
-            "metrics.deletion:Deletion", "putting back what is shown, against chance", "faithfulness", mode="insert"
+            "metrics.deletion:Deletion", "putting back the pixels shown, against chance", "faithfulness", mode="insert"
         ),
         "misalignment": _metric(
             "metrics.misalignment:Misalignment", "maps that move when pixels elsewhere are attacked", "robustness"

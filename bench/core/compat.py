@@ -1,35 +1,64 @@
-"""Makes ``import torchvision`` work where its compiled operators cannot be loaded.
+"""Settings and stand-ins for libraries that are used as they are: glibc's allocator, torchvision's operators.
 
-torchvision's wheels link against one build of torch. Beside another (a CPU build of torch next to the usual CUDA
-build of torchvision) the compiled extension does not load, and the import then stops at the first operator whose
-schema it wants to annotate. We use torchvision's Python parts only (models, transforms), so it is enough that those
-schemas exist. Nothing is replaced: calling such an operator still fails, with torch's own message.
+Importing this module imports neither torch nor torchvision: ``python -m bench`` sets the allocator before anything
+else.
 """
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import importlib.util
 from pathlib import Path
+from typing import Any
 
-import torch
-
+# Of <malloc.h>. Setting either also ends glibc's own moving of both thresholds.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-_declared: list[torch.library.Library] = []
+_declared: list[Any] = []
+"""Libraries of :mod:`torch.library`, which last as long as they are referenced."""
 
 
-def declare_missing() -> None:
-    """Declare the schemas of ``nms`` and ``qnms`` if torchvision's compiled extension does not load."""
-    found = importlib.util.find_spec("torchvision")
-    if found is None or found.origin is None or _declared:
+def keep_freed_memory() -> None:
+    """Let this process use again the memory that it has freed, instead of asking the system for cleared pages.
+
+    By default glibc returns large tensors to the system whenever nothing in use is behind them, so that each batch
+    pays for its pages again (``bench speed data``: reports/cost.md). Only glibc has this call, and only glibc needs it:
+    elsewhere nothing happens. Environment variables (``MALLOC_TRIM_THRESHOLD_``) are overruled.
+    """
+    change = getattr(ctypes.CDLL(None), "mallopt", None)
+    if change is not None:
+        change(_TRIM_THRESHOLD, 2**31 - 1)
+        change(_MMAP_THRESHOLD, 2**30)
+
+
+def give_back_free_memory() -> None:
+    """Return freed memory that the process still holds to the system, so that using it again shows as growth."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def declare_torchvision_operators() -> None:
+    """Make ``import torchvision`` work if its compiled operators cannot be loaded.
+
+    torchvision's wheels link against one build of torch. With another (a CPU build of torch and the usual CUDA build of
+    torchvision) the compiled extension does not load, and the import then stops at the first operator whose schema it
+    wants to annotate. Only torchvision's Python parts are used here (models, transforms), so it is enough that the
+    schemas of ``nms`` and ``qnms`` exist. Nothing is replaced: calling such an operator still fails, with torch's own
+    message.
+    """
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or spec.origin is None or _declared:
         return
+    import torch
+
     try:
-        for extension in sorted(Path(found.origin).parent.glob("_C*.so")):
+        for extension in sorted(Path(spec.origin).parent.glob("_C*.so")):
             torch.ops.load_library(extension)
     except OSError:
         library = torch.library.Library("torchvision", "FRAGMENT")
         for name in ("nms", "qnms"):
             library.define(name + _SCHEMA)
         _declared.append(library)
-
-
-declare_missing()

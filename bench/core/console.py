@@ -1,6 +1,6 @@
-"""The only way to a terminal: what is printed is text, and nothing in it is markup or moves the cursor.
+"""Console output, the only way to a terminal: nothing printed is markup or moves the cursor.
 
-Styles are given by :class:`Text`, never by markup; ``tests/test_console.py`` refuses modules that go another way.
+Styles are given by :class:`Text`, never by markup; ``tests/test_console.py`` refuses modules that print in another way.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bench.core.plain_text import printable
 
 
 class Console(rich.console.Console):
-    """A console of rich's that reads no markup, colours nothing by itself and lets no control character through."""
+    """Console of rich that reads no markup, colours nothing by itself and lets no control character through."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**{"markup": False, "highlight": False, "emoji": False, **settings})
@@ -30,7 +30,7 @@ class Console(rich.console.Console):
         return super().render_str(printable(text), **settings)
 
     def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
-        """Yield the segments of whatever is printed; what is not the console's own control is escaped."""
+        """Yield the printed segments; all but the console's own control segments are escaped."""
         for segment in super().render(renderable, options):
             text = segment.text if segment.control else printable(segment.text)
             yield segment if text is segment.text else Segment(text, segment.style)
@@ -53,7 +53,7 @@ class Text(rich.text.Text):
 
 
 def say(text: object = "", err: bool = False, nl: bool = True) -> None:
-    """Print text in one piece, without wrapping and styles: for programs, and where rich is not worth its import."""
+    """Print text in one piece, without wrapping and styles: for programs, and if rich is not worth its import."""
     click.echo(printable(str(text)), err=err, nl=nl)
 
 

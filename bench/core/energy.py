@@ -1,6 +1,6 @@
 """Energy counters of the machine: of its processors through Linux's powercap, of an NVIDIA GPU through NVML.
 
-They count for the whole device: what other processes spend on it at the same time is in the sum.
+They count for the whole device: the energy that other processes spend on it at the same time is included.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ POWERCAP = Path("/sys/class/powercap")
 
 
 class NotMeasured(Exception):
-    """Why the machine does not tell."""
+    """Reason why the machine has no reading."""
 
 
 class ProcessorMeter:
     """Energy of all processor packages and their memory (RAPL).
 
     Args:
-        root: where the kernel keeps the counters.
+        root: folder of the kernel's counters.
 
     Raises:
-        NotMeasured: where there are none, or they are not for everybody to read.
+        NotMeasured: if there are none, or only root may read them.
     """
 
     def __init__(self, root: Path = POWERCAP) -> None:
@@ -38,10 +38,10 @@ class ProcessorMeter:
             raise NotMeasured(f"{error.filename} may be read by root only: chmod a+r it to have energy") from error
 
     def joules(self) -> float:
-        """What was spent since the last call; the first time, since the meter was made."""
+        """Return the energy spent since the last call or, at the first call, since the meter was made."""
         now = self._read()
-        # A counter begins again at zero when it has come to its end.
-        spent = sum((one - last) % (end + 1) for one, last, (_, end) in zip(now, self._last, self._zones, strict=True))
+        # A counter begins again at zero after its largest value.
+        spent = sum((new - last) % (end + 1) for new, last, (_, end) in zip(now, self._last, self._zones, strict=True))
         self._last = now
         return spent / 1e6
 
@@ -50,19 +50,19 @@ class ProcessorMeter:
 
 
 def _counted(zone: Path) -> bool:
-    """Packages, and the memory beside them; the cores are part of a package, and `psys` is all of it once more."""
+    """Return whether a zone is a package or its memory: cores are part of a package, and `psys` repeats the sum."""
     name = zone / "name"
     return name.is_file() and name.read_text().strip().startswith(("package", "dram"))
 
 
 class GpuMeter:
-    """What an NVIDIA GPU spends, how busy it is, and how much of its memory is in use.
+    """Energy, utilisation and memory in use of an NVIDIA GPU.
 
     Args:
         device: a CUDA device of torch.
 
     Raises:
-        NotMeasured: where NVML is not there.
+        NotMeasured: if NVML is not available.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -78,10 +78,11 @@ class GpuMeter:
             self._handle = pynvml.nvmlDeviceGetHandleByUUID(name)
         except pynvml.NVMLError as error:
             raise NotMeasured(f"the driver does not tell: {error}") from error
+        # GPUs older than Volta have no energy counter: `joules` then integrates their power.
         self._last = self._millijoules()
 
     def joules(self, seconds: float) -> float | None:
-        """What was spent since the last call, that many seconds ago; GPUs without a counter tell their power now."""
+        """Return the energy spent since the last call, ``seconds`` ago; without a counter, present power times time."""
         now = self._millijoules()
         if now is None or self._last is None:
             power = self._ask("nvmlDeviceGetPowerUsage")
@@ -90,20 +91,20 @@ class GpuMeter:
         return spent
 
     def busy(self) -> float | None:
-        """Share of the last moments in which it computed: 0 to 1."""
-        found = self._ask("nvmlDeviceGetUtilizationRates")
-        return None if found is None else found.gpu / 100
+        """Return the share of the last moments in which it computed: 0 to 1."""
+        rates = self._ask("nvmlDeviceGetUtilizationRates")
+        return None if rates is None else rates.gpu / 100
 
     def memory(self) -> int | None:
-        """Bytes in use, by all processes."""
-        found = self._ask("nvmlDeviceGetMemoryInfo")
-        return None if found is None else int(found.used)
+        """Return the bytes in use, by all processes."""
+        info = self._ask("nvmlDeviceGetMemoryInfo")
+        return None if info is None else int(info.used)
 
     def _millijoules(self) -> int | None:
         return self._ask("nvmlDeviceGetTotalEnergyConsumption")
 
-    def _ask(self, what: str) -> Any:
+    def _ask(self, function: str) -> Any:
         try:
-            return getattr(self._nvml, what)(self._handle)
+            return getattr(self._nvml, function)(self._handle)
         except self._nvml.NVMLError:
-            return None  # this GPU, or a part of one, does not tell
+            return None  # this GPU, or a part of one, has no such reading

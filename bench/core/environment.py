@@ -1,4 +1,4 @@
-"""What a result was computed with: versions, hardware, commit."""
+"""Environment of a result: versions, hardware, commit, and the switches of determinism."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "lightning-fabric
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` takes CUDA where there is one.
+    """Return the device of that name; ``auto`` is CUDA if available.
 
     Raises:
-        RequestError: for a device that torch does not know or does not see.
+        RequestError: if torch does not know the device or does not see it.
     """
     if name == "auto":
         name = "cuda:0" if torch.cuda.is_available() else "cpu"
@@ -41,7 +41,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def describe_commit(folder: Path) -> str | None:
-    """Return the commit that a git checkout is at, with ``-dirty`` where files differ from it."""
+    """Return the commit that a git checkout is at, with ``-dirty`` if files differ; ``None`` for other folders."""
     try:
         described = subprocess.run(
             ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"],
@@ -57,9 +57,11 @@ def describe_commit(folder: Path) -> str | None:
 
 def make_deterministic() -> None:
     """Ask for algorithms that give the same bits every time; those that have none warn."""
+    # cuBLAS gives the same bits every time only with a workspace of fixed size (its manual, "Results reproducibility").
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # As `use_deterministic_algorithms(True, warn_only=True)`, without importing the compiler, which takes a second.
     torch.set_deterministic_debug_mode("warn")
+    # Benchmarking chooses algorithms by their speed, which differs from run to run.
     torch.backends.cudnn.benchmark = False
     # fp32 means fp32: TF32 convolutions keep 10 bits, too few for squared distances near zero.
     torch.backends.cudnn.allow_tf32 = False
@@ -67,7 +69,7 @@ def make_deterministic() -> None:
 
 
 def record(device: torch.device) -> dict[str, Any]:
-    """Versions, hardware and commit, for the result."""
+    """Return versions, hardware and commit, for the result."""
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "bench": bench.__version__,
@@ -86,13 +88,13 @@ def record(device: torch.device) -> dict[str, Any]:
 
 
 def packages() -> str:
-    """All that is installed, in the form of a constraints file: ``pip install -c`` brings the same versions back."""
-    found = {one.name.lower(): f"{one.name}=={one.version}" for one in distributions() if one.name}
-    return "".join(f"{found[name]}\n" for name in sorted(found))
+    """Return everything installed as a constraints file: ``pip install -c`` installs the same versions again."""
+    pinned = {item.name.lower(): f"{item.name}=={item.version}" for item in distributions() if item.name}
+    return "".join(f"{pinned[name]}\n" for name in sorted(pinned))
 
 
 def _determinism() -> dict[str, Any]:
-    """The switches of torch that decide whether the same bits come out again."""
+    """Return the switches of torch that decide whether a repetition gives the same bits."""
     return {
         "algorithms": ("default", "warn", "error")[torch.get_deterministic_debug_mode()],
         "cudnn_benchmark": torch.backends.cudnn.benchmark,

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, told apart from exceptions by which foreign code ends a process instead of failing."""
+"""Ctrl-C and SIGTERM, as opposed to exceptions by which foreign code ends a process instead of failing."""
 
 from __future__ import annotations
 
@@ -13,40 +13,42 @@ from bench.core.errors import CellError
 from bench.core.source_code import is_ours
 
 _listening: list[list[int]] = []
-"""Of each call of :func:`terminable` that is at work: the signals that came."""
+"""For each active call of :func:`terminable`: the signals received."""
 
 
 @contextlib.contextmanager
 def terminable() -> Iterator[list[int]]:
-    """SIGTERM, what a batch system sends first, ends the work as Ctrl-C does; the list then tells which of them came.
+    """Let SIGTERM, which a batch system sends first, end the work as Ctrl-C does; yield the list of signals received.
 
-    The exception cannot tell: libraries turn a subclass of KeyboardInterrupt into a plain one, and anyone may raise it.
+    The exception does not carry the signal: libraries turn a subclass of KeyboardInterrupt into a plain one, and any
+    code may raise it.
     """
-    asked: list[int] = []
+    received: list[int] = []
+    # Python sets signal handlers in the main thread only.
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield received
         return
 
     def stop(number: int, _frame: Any) -> None:
-        asked.append(number)
+        received.append(number)
         raise KeyboardInterrupt
 
     before = {signal.SIGTERM: signal.signal(signal.SIGTERM, stop)}
     # In the background of a shell Ctrl-C is ignored, and stays so.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         before[signal.SIGINT] = signal.signal(signal.SIGINT, stop)
-    _listening.append(asked)
+    _listening.append(received)
     try:
-        yield asked
+        yield received
     finally:
-        _listening.remove(asked)
+        _listening.remove(received)
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 @contextlib.contextmanager
 def contained() -> Iterator[None]:
-    """While it is entered, an exception that would end the process is an error like any other.
+    """Turn an exception that would end the process into an error like any other.
 
     Raises:
         CellError: instead of SystemExit and the like, and of a KeyboardInterrupt that no signal asked for.
@@ -64,12 +66,12 @@ def contained() -> Iterator[None]:
 
 
 def raised_by_code() -> bool:
-    """Whether a KeyboardInterrupt that is seen now comes from no signal, as far as that is known."""
+    """Return whether a KeyboardInterrupt comes from code instead of a signal, as far as that is known."""
     return bool(_listening) and not any(_listening)
 
 
 def origin(error: BaseException) -> str:
-    """Name the file and line that an exception comes from; empty where that is our own code."""
+    """Return the file and line that an exception comes from; empty for code of the harness itself."""
     trace = error.__traceback__
     if trace is None:
         return ""

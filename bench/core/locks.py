@@ -1,4 +1,4 @@
-"""Locks between processes on one file; the kernel lets go of them when their process ends, in whatever way."""
+"""Locks between processes on one file; the kernel releases them when their process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EREMOTEIO}
-"""What file systems without locks answer: NFS without its lock daemon, Lustre mounted with ``noflock``, some FUSE."""
+"""Errors of file systems without locks: NFS without its lock daemon, Lustre mounted with ``noflock``, some FUSE."""
 
 _AT_ONCE = 0.2
-"""Seconds within which a lock counts as free: whoever only asks holds it for a moment."""
+"""Seconds within which a lock counts as free: a process that only asks holds it for a moment."""
 
 _EVERY = 0.25
-"""Seconds between two looks at a lock that another process holds."""
+"""Seconds between two attempts at a lock that another process holds."""
 
 _log = logging.getLogger(__name__)
-_told: set[Path] = set()
+_warned: set[Path] = set()
 
 
 @contextlib.contextmanager
-def alone(file: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+def exclusive(file: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Hold the lock of that file; a second process waits.
 
-    Where the file system knows no locks, a file beside it says who holds it: left behind by a process that was killed,
-    it is taken over on the same machine. That is said once.
+    On a file system without locks, a file beside it names the holder: left behind by a process that was killed, it is
+    taken over on the same machine. A warning is printed once.
 
     Args:
-        file: made where it is not there; what it holds does not matter. Its folder must be there.
-        waiting: called once where another process holds the lock.
+        file: the lock file, made if it is missing; its content does not matter. Its folder must exist.
+        waiting: callback, called once if another process holds the lock.
 
     Raises:
-        OSError: where the file cannot be written.
+        OSError: if the file cannot be written.
     """
-    import filelock  # here: reading a store needs no lock
+    import filelock  # imported here: reading a store needs no lock
 
     lock: filelock.BaseFileLock = filelock.FileLock(file)
     if not _has_locks(file):
-        _tell(file)
+        _warn(file)
         lock = filelock.SoftFileLock(_beside(file))
     try:
         lock.acquire(timeout=_AT_ONCE)
@@ -52,8 +52,8 @@ def alone(file: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[No
         lock.release()
 
 
-def held(file: Path) -> bool:
-    """Whether a living process holds the lock of that file; only asks, also where nothing may be written."""
+def is_held(file: Path) -> bool:
+    """Return whether a living process holds the lock of that file; works without write access."""
     if _beside(file).exists():
         return _held_softly(_beside(file))
     try:
@@ -61,6 +61,7 @@ def held(file: Path) -> bool:
     except ImportError:
         return file.exists() and _held_softly(file)
     try:
+        # A shared lock is refused as long as another process holds the exclusive one, and disturbs no other reader.
         with file.open("rb") as opened:
             fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -80,7 +81,7 @@ def _held_softly(file: Path) -> bool:
     except filelock.Timeout:
         return True
     except OSError:
-        return True  # it may not be written by us: believed
+        return True  # not writable for us: taken as held
 
 
 def _has_locks(file: Path) -> bool:
@@ -89,7 +90,7 @@ def _has_locks(file: Path) -> bool:
     except ImportError:
         return True
     try:
-        # To read and to write: network file systems take the one for a shared lock, the other for an exclusive one.
+        # Open to read and write: network file systems need the first for shared locks, the second for exclusive ones.
         with file.open("a+b") as opened:
             fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -108,13 +109,13 @@ def _beside(file: Path) -> Path:
     return file.with_name(file.name + _SUFFIX)
 
 
-def _tell(file: Path) -> None:
-    """Say it once for each process and folder of locks, not for each of thousands of cells."""
-    if not _told:
-        _told.add(file)
+def _warn(file: Path) -> None:
+    """Warn once for each process, not for each of thousands of cells."""
+    if not _warned:
+        _warned.add(file)
         _log.warning(
-            "warning: %s: this file system has no locks (flock); files named *%s say who works there instead. What a "
-            "crashed machine left of them has to be deleted by hand",
+            "warning: %s: this file system has no locks (flock); files named *%s name the process at work instead. "
+            "Those that a crashed machine left behind have to be deleted by hand",
             file.parent,
             _SUFFIX,
         )

@@ -1,4 +1,4 @@
-"""How much memory work takes and may take, and what is known of an allocation that failed."""
+"""Memory: peak in use, limits, and allocations that failed."""
 
 from __future__ import annotations
 
@@ -14,23 +14,27 @@ from pathlib import Path
 
 import torch
 
-from bench.core.allocator import give_back_free_memory
+from bench.core.compat import give_back_free_memory
 from bench.core.errors import CellError, RequestError
 
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-# What torch (on a CPU and on a GPU) and NumPy say; the first alternative is in bytes without a unit.
+# Messages of torch (on a CPU and on a GPU) and NumPy; the first alternative is in bytes without a unit.
 _TRIED = re.compile(r"allocate (?:(\d+) bytes|([\d.]+) ([KMGT]iB))")
-# What torch, its C++ and its convolution library (oneDNN) raise as a plain RuntimeError.
+# Messages of a plain RuntimeError from torch, its C++ and its convolution library (oneDNN).
 _SIGNS = re.compile(r"can't allocate memory|bad_alloc|out of memory|ALLOC_FAILED|could not create a primitive$")
 _STATM = Path("/proc/self/statm")
+# Compiled code does not survive its own failed small allocations, so the kernel refuses only beyond this reserve.
 _RESERVE = 2**28
 
 
 class PeakMemory:
-    """A context that finds the most memory in use inside it.
+    """Context that measures the most memory in use inside it.
 
-    On a GPU the allocator's own count. On a CPU resident memory of the process, looked at every few milliseconds, where
-    the system tells it (Linux); elsewhere the process's peak so far.
+    On a GPU the allocator's own count. On a CPU the resident memory of the process, sampled every few milliseconds, on
+    systems that report it (Linux); elsewhere the process's peak so far.
+
+    Args:
+        device: the device whose memory is measured.
 
     Attributes:
         before: bytes in use at the beginning.
@@ -66,7 +70,7 @@ class PeakMemory:
 
     @property
     def most(self) -> int:
-        """The most bytes in use from the beginning until now, or until the end."""
+        """Most bytes in use from the beginning until now, or until the end."""
         if self._done.is_set():
             return self._most
         if self.device.type == "cuda":
@@ -74,41 +78,41 @@ class PeakMemory:
         return max(self._most, resident())
 
     def check(self, limit: int | None) -> None:
-        """Compare with a limit.
+        """Compare the peak with a limit in bytes.
 
         Raises:
-            OverLimit: where more was in use.
+            OverLimit: if more was in use.
         """
         if limit is not None and self.most > limit:
-            raise OverLimit(f"{said(self.most)} were in use, {said(limit)} are allowed")
+            raise OverLimit(f"{format_bytes(self.most)} were in use, {format_bytes(limit)} are allowed")
 
     @property
     def growth(self) -> int:
-        """The most bytes in use beyond those at the beginning."""
+        """Most bytes in use beyond those at the beginning."""
         return self.most - self.before
 
 
 class OverLimit(MemoryError):
-    """More memory is in use than was allowed."""
+    """More memory in use than allowed."""
 
 
 @contextmanager
-def limited(device: torch.device, limit: int | None) -> Iterator[None]:
-    """Inside, an allocation that goes far beyond the limit fails in the thread that asks for it, as on a small machine.
+def memory_limit(device: torch.device, limit: int | None) -> Iterator[None]:
+    """Let an allocation far beyond the limit fail in the thread that asks for it, as on a small machine.
 
-    On a GPU: a fraction of the device for torch's allocator, exactly (what the driver itself takes is not counted).
-    On a CPU under Linux: the kernel refuses private memory (``RLIMIT_DATA``) beyond what is resident now, plus what is
-    left of the limit, plus a reserve. It stops the one large allocation before it is made, and torch's message then
-    names its size; ``RLIMIT_AS`` would count mapped files and address space that is only reserved as well. The reserve
-    is for small allocations: much compiled code, unlike torch's allocator, does not survive that one of its own fails.
-    So on a CPU the limit itself is kept by comparing it with :class:`PeakMemory` at safe points.
+    On a GPU: a fraction of the device for torch's allocator, exactly (memory of the driver itself is not counted).
+    On a CPU under Linux: the kernel refuses private memory (``RLIMIT_DATA``) beyond the resident memory, the rest of
+    the limit and a reserve. It stops the one large allocation before it is made, and torch's message then names its
+    size; ``RLIMIT_AS`` would count mapped files and address space that is only reserved as well. The reserve is for
+    small allocations: much compiled code, unlike torch's allocator, does not survive that one of its own fails. So on a
+    CPU the limit itself is kept by comparing it with :class:`PeakMemory` at safe points.
 
     Args:
-        device: whose memory.
-        limit: bytes of the whole process; ``None``: no limit.
+        device: the device whose memory is limited.
+        limit: bytes of the whole process; ``None`` for no limit.
 
     Raises:
-        RequestError: where the process takes more than that already.
+        RequestError: if the process takes more than that already.
     """
     if limit is None:
         yield
@@ -127,7 +131,7 @@ def limited(device: torch.device, limit: int | None) -> Iterator[None]:
             return
         import resource  # not on Windows
 
-        # An OpenMP thread that cannot be started ends the process: all of them start before.
+        # An OpenMP thread that cannot be started ends the process: all of them are started before the limit is set.
         torch.ones(2**20).add_(1)
         soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
         ceiling = _private() + limit - resident() + _RESERVE
@@ -143,7 +147,7 @@ def check_limit(device: torch.device, limit: int | None) -> None:
     """Refuse a limit that leaves nothing to work with.
 
     Raises:
-        RequestError: naming what the process takes by itself.
+        RequestError: with the memory that the process takes by itself.
     """
     if limit is None or device.type == "cuda":
         return
@@ -151,39 +155,40 @@ def check_limit(device: torch.device, limit: int | None) -> None:
     taken = resident()
     if taken >= limit:
         raise RequestError(
-            f"--memory-limit {said(limit)}: the process takes {said(taken)} before it begins; write more, for example "
-            f"--memory-limit {2 * taken // 2**30 + 1}GiB"
+            f"--memory-limit {format_bytes(limit)}: the process takes {format_bytes(taken)} before it begins; write "
+            f"more, for example --memory-limit {2 * taken // 2**30 + 1}GiB"
         )
 
 
 def available(device: torch.device) -> int:
-    """Bytes that can still be taken: of the GPU, or of this machine and the control group (container) it runs in."""
+    """Return the bytes still available: on the GPU, or on this machine within its control group (container)."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    found = []
+    bounds = []
     table = Path("/proc/meminfo")
     if table.is_file():
         lines = dict(line.split(":", 1) for line in table.read_text().splitlines())
-        found.append(int(lines["MemAvailable"].split()[0]) * 2**10)
+        bounds.append(int(lines["MemAvailable"].split()[0]) * 2**10)
     else:
-        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        bounds.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    # A container's limit may be below the memory that the machine has free.
     group = Path("/sys/fs/cgroup")
     most, now = group / "memory.max", group / "memory.current"
     if most.is_file() and now.is_file() and most.read_text().strip() != "max":
-        found.append(int(most.read_text()) - int(now.read_text()))
-    return max(0, min(found))
+        bounds.append(int(most.read_text()) - int(now.read_text()))
+    return max(0, min(bounds))
 
 
 @dataclass(frozen=True)
-class Overrun:
-    """An allocation that failed.
+class AllocationFailure:
+    """Allocation that failed.
 
     Attributes:
-        stage: what was being done.
-        batch_size: images at a time, where that says something.
-        tried_bytes: size of the tensor that broke it, where the message names it.
-        peak_bytes: the most that was in use before.
-        limit_bytes: what was allowed; ``None``: all there is.
+        stage: stage of the cell or measurement, such as ``fit``.
+        batch_size: images at a time, if the stage works in batches.
+        tried_bytes: size of the tensor that did not fit, if the message names it.
+        peak_bytes: most memory in use before.
+        limit_bytes: memory allowed; ``None`` for all there is.
         place: the line of code that asked for it.
     """
 
@@ -195,55 +200,57 @@ class Overrun:
     place: str
 
     @classmethod
-    def of(cls, error: BaseException, stage: str, batch_size: int | None, peak: int, limit: int | None) -> Overrun:
-        """What an error that :func:`is_out_of_memory` recognises tells."""
-        return cls(stage, batch_size, tried_bytes(error), peak, limit, place_of(error))
+    def of(
+        cls, error: BaseException, stage: str, batch_size: int | None, peak: int, limit: int | None
+    ) -> AllocationFailure:
+        """Return the failure behind an error that :func:`is_out_of_memory` recognises."""
+        return cls(stage, batch_size, tried_bytes(error), peak, limit, failing_line(error))
 
     def __str__(self) -> str:
         batch = f" at batch size {self.batch_size}" if self.batch_size else ""
-        tried = f"tried to allocate {said(self.tried_bytes)}, " if self.tried_bytes else ""
-        limit = f", limit {said(self.limit_bytes)}" if self.limit_bytes else ""
-        where = f" ({self.place})" if self.place else ""
-        return f"{self.stage}{batch}: {tried}peak {said(self.peak_bytes)}{limit}{where}"
+        tried = f"tried to allocate {format_bytes(self.tried_bytes)}, " if self.tried_bytes else ""
+        limit = f", limit {format_bytes(self.limit_bytes)}" if self.limit_bytes else ""
+        line = f" ({self.place})" if self.place else ""
+        return f"{self.stage}{batch}: {tried}peak {format_bytes(self.peak_bytes)}{limit}{line}"
 
 
 class OutOfMemory(CellError):
-    """Work that does not fit, in any of the ways that were tried.
+    """Work that does not fit into memory at any batch size that was tried.
 
     Args:
-        overruns: one for each way, in order.
+        overruns: a failure for each attempt, in order.
     """
 
-    def __init__(self, overruns: Sequence[Overrun]) -> None:
-        super().__init__("; before that: ".join(str(one) for one in reversed(overruns)))
+    def __init__(self, overruns: Sequence[AllocationFailure]) -> None:
+        super().__init__("; before that: ".join(str(overrun) for overrun in reversed(overruns)))
         self.overruns = tuple(overruns)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there was not enough memory."""
+    """Return whether an error means that there was not enough memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and _SIGNS.search(str(error)) is not None
 
 
 def tried_bytes(error: BaseException) -> int | None:
-    """The size of the allocation that failed, where the message names it.
+    """Return the size in bytes of the allocation that failed, if the message names it.
 
     Example:
         >>> tried_bytes(RuntimeError("CUDA out of memory. Tried to allocate 1.50 GiB. GPU 0 has ..."))
         1610612736
     """
-    found = _TRIED.search(str(error))
-    if found is None:
+    match = _TRIED.search(str(error))
+    if match is None:
         return None
-    whole, amount, unit = found.groups()
+    whole, amount, unit = match.groups()
     return int(whole) if whole else int(float(amount) * UNITS[unit])
 
 
-def place_of(error: BaseException) -> str:
-    """The innermost line of our own code or of a plugin's, that of no installed library: ``file:line code``.
+def failing_line(error: BaseException) -> str:
+    """Return the innermost line of the harness's or a plugin's code, not of a library: ``file:line code``.
 
-    Empty where it says nothing: what was too much was found out later.
+    Empty for :class:`OverLimit`, which is raised later than the allocation itself.
     """
     if isinstance(error, OverLimit):
         return ""
@@ -255,11 +262,11 @@ def place_of(error: BaseException) -> str:
     return f"{'/'.join(Path(last.filename).parts[-2:])}:{last.lineno} {last.line}"
 
 
-def said(size: int) -> str:
-    """Bytes for people.
+def format_bytes(size: int) -> str:
+    """Return a number of bytes with a unit.
 
     Example:
-        >>> said(24 * 2**30), said(1_500_000)
+        >>> format_bytes(24 * 2**30), format_bytes(1_500_000)
         ('24.0 GiB', '1.4 MiB')
     """
     unit = next((unit for unit in ("TiB", "GiB", "MiB") if size >= UNITS[unit]), "KiB")
@@ -267,7 +274,7 @@ def said(size: int) -> str:
 
 
 def resident() -> int:
-    """Bytes of the process that lie in memory now; where only its peak is told, that."""
+    """Return the bytes of the process that are in memory now; its peak on systems that report only that."""
     if _STATM.exists():
         return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     import resource
@@ -276,5 +283,5 @@ def resident() -> int:
 
 
 def _private() -> int:
-    # Private writable pages, asked for whether or not they were touched: what RLIMIT_DATA counts.
+    # Private writable pages, requested whether or not they were touched: RLIMIT_DATA counts them.
     return int(_STATM.read_text().split()[5]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,6 +1,6 @@
 """Folders of the harness: its home, and configuration files of the user and of the package.
 
-Nothing here imports torch: listing and drawing start quickly.
+No torch is imported, so that listing and drawing start quickly.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ def home() -> Path:
     """Return ``BENCH_HOME``, by default ``.bench`` in the working directory.
 
     Raises:
-        RequestError: where its path is no UTF-8.
+        RequestError: if its path is no UTF-8.
     """
     return decodable(Path(os.environ.get("BENCH_HOME", ".bench")), "BENCH_HOME")
 
 
-def decodable(folder: Path, what: str) -> Path:
-    """Return a folder to write to, which safetensors and SQLite can open.
+def decodable(folder: Path, option: str) -> Path:
+    """Return the folder if safetensors and SQLite can open files in it.
 
     Args:
-        folder: its path.
-        what: names it.
+        folder: folder to write to.
+        option: name of the option or variable that sets it, for the message.
 
     Raises:
-        RequestError: where its path is no UTF-8.
+        RequestError: if its path is no UTF-8.
     """
     if not is_text(str(folder.absolute())):
         raise RequestError(
-            f"{what} {folder.absolute()}: weights cannot be kept under a path that is no UTF-8; choose another"
+            f"{option} {folder.absolute()}: weights cannot be kept under a path that is no UTF-8; choose another"
         )
     return folder
 
 
 def is_text(name: str) -> bool:
-    """Return whether a name is text: Python holds other bytes of file names as halves of letters."""
+    """Return whether a name is text: Python holds other bytes of file names as surrogates (PEP 383)."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -57,18 +57,19 @@ def config_folders() -> list[Path]:
     Raises:
         RequestError: if ``BENCH_CONFIGS`` names no folder.
     """
-    own = os.environ.get("BENCH_CONFIGS")
-    if not own:
+    configured = os.environ.get("BENCH_CONFIGS")
+    if not configured:
         return [PACKAGED_CONFIGS]
-    if not Path(own).is_dir():
-        raise RequestError(f"BENCH_CONFIGS (--config-dir) {own}: no such folder")
-    return [Path(own), PACKAGED_CONFIGS]
+    if not Path(configured).is_dir():
+        raise RequestError(f"BENCH_CONFIGS (--config-dir) {configured}: no such folder")
+    return [Path(configured), PACKAGED_CONFIGS]
 
 
 def config_files(kind: ConfigKind) -> dict[str, Path]:
     """Return the configuration files of a kind by name, sorted; a user's file replaces the package's of that name."""
-    found = {file.stem: file for folder in reversed(config_folders()) for file in (folder / kind).glob("*.yaml")}
-    return dict(sorted(found.items()))
+    # Of two files of one name the later counts: the user's folder is the last.
+    files = {file.stem: file for folder in reversed(config_folders()) for file in (folder / kind).glob("*.yaml")}
+    return dict(sorted(files.items()))
 
 
 def config_file(kind: ConfigKind, name: str) -> Path:

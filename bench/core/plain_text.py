@@ -1,8 +1,8 @@
-"""Foreign text made harmless, each format's own way: names, paths and reasons that users, files and plugins bring.
+"""Escaping of foreign text for each format: names, paths and reasons that users, files and plugins bring.
 
-Who opens a table, a log or a message sees what is there, and nothing in it acts: no terminal sequence, no letters in
-another order than they are stored in, no markup, formula or link. HTML is escaped by jinja2; its templates take
-:func:`visible` as their ``finalize``, for what HTML has no rule for. JSON needs nothing: it is written in ASCII.
+A reader of a table, a log or a message sees the text as it is stored, and nothing in it acts: no terminal sequence,
+no letters in another order, no markup, formula or link. HTML is escaped by jinja2; its templates take :func:`visible`
+as their ``finalize``, for characters that HTML has no rule for. JSON needs nothing: it is written in ASCII.
 
 Stored files hold names exactly, since they are read again; only files for people (``results --csv``,
 ``report --format csv``, ``compare --format csv``) have their cells neutralised.
@@ -46,7 +46,7 @@ _LATEX = {
 _LATIN = 0x17F
 """The last letter that LaTeX's usual fonts have."""
 _FORMULA = "=+-@\t\r\uff1d\uff0b\uff0d\uff20"
-"""How a cell begins that a spreadsheet calculates; the wide signs count in East Asian ones."""
+"""First characters of a cell that a spreadsheet calculates; the wide signs count in East Asian ones."""
 _HTML = re.compile(r"<(?=[A-Za-z/!?])|&(?=#?\w+;)")
 _LINK = re.compile(r"\](?=[(\[]|:\s*\S*:)")
 """Of a link, or of the definition of one that names a scheme."""
@@ -54,7 +54,7 @@ _MARKED = re.compile(r"\\(?=[!-/:-@\[-`{-~]|$)|[*`$]|~(?=~)|:(?=[a-z0-9_+-]+:)|_
 
 
 def printable(text: str) -> str:
-    r"""Return the text with everything that acts instead of being seen as an escape; its lines stay lines.
+    r"""Return the text with escapes for every character that acts instead of being seen; its lines stay lines.
 
     >>> print(printable("red\x1b[31m, bytes \udcff,\n\u202etxt"))
     red\x1b[31m, bytes \udcff,
@@ -64,7 +64,7 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    r"""Return as :func:`printable`, and with line feeds and tabulators escaped too: one line stays one.
+    r"""Return :func:`printable` text with line feeds and tabulators escaped too: one line stays one.
 
     >>> print(one_line("ours\n[2/2] done"))
     ours\n[2/2] done
@@ -82,19 +82,19 @@ def for_markdown(name: str) -> str:
 
 
 def markdown_prose(text: str) -> str:
-    """Return one of our own sentences, whose emphasis and code stay; HTML and links that a name brings in are dead."""
+    """Return a sentence of the harness, whose emphasis and code stay; HTML and links from a name in it are dead."""
     return _HTML.sub(_entity, _LINK.sub(r"\\]", one_line(text)))
 
 
 def markdown_code(text: str) -> str:
-    """Return the text as code, in as many backticks as it takes, so that nothing in it ends the code."""
+    """Return the text as code, in enough backticks that nothing in it ends the code."""
     shown = one_line(text)
     fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
     return f"{fence} {shown} {fence}" if "`" in shown else f"`{shown}`"
 
 
 def for_latex(text: str) -> str:
-    r"""Return plain text as LaTeX; what LaTeX's fonts do not have becomes a question mark.
+    r"""Return plain text as LaTeX; letters that LaTeX's fonts lack become question marks.
 
     >>> for_latex("ours (k=3) & 50 % of _x_")
     'ours (k=3) \\& 50 \\% of \\_x\\_'
@@ -123,7 +123,7 @@ def for_csv(cell: Any) -> Any:
 
 
 def visible(value: Any) -> Any:
-    """Return what a template shows, with :func:`printable` text; markup was made of such text and stays as it is."""
+    """Return a template's value, text as :func:`printable`; markup was made of such text and stays as it is."""
     return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 

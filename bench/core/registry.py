@@ -1,4 +1,4 @@
-"""From names to classes: those of the catalogue, of installed plugins and of plugin files."""
+"""Registry of names: classes of the catalogue, of installed plugins and of plugin files."""
 
 from __future__ import annotations
 
@@ -27,38 +27,39 @@ _LONGEST = 60
 # Names are typed, printed, and part of file names.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _contents: dict[Path, Mapping[Path, bytes]] = {}
-"""Of the plugin files that were loaded: what they consisted of then."""
+"""For each plugin file that was loaded: the files it consisted of, with their content then."""
 
 
 class UnknownName(LookupError):
-    """A name that no catalogue holds; the message names the nearest ones."""
+    """Name that is in no catalogue; the message names the nearest ones."""
 
 
+# Cached: looking through the installed packages takes milliseconds, and they stay as they are.
 @functools.cache
 def _from_entry_points(kind: str) -> dict[str, Entry]:
-    found = entry_points(group=f"bench.{kind}")
+    points = entry_points(group=f"bench.{kind}")
     return {
         point.name: Entry(
             point.value,
             f"plugin of {point.dist.name if point.dist else '?'}",
             distribution=f"{point.dist.name} {point.dist.version}" if point.dist else "?",
         )
-        for point in found
+        for point in points
     }
 
 
 def names(kind: str) -> dict[str, Entry]:
-    """All entries of a kind: ours, then those of installed plugins (ours win where names clash)."""
+    """Return all entries of a kind: built-in ones, then those of installed plugins (built-in ones win name clashes)."""
     return {**_from_entry_points(kind), **CATALOGUE[kind]}
 
 
 def entry(kind: str, name: str) -> Entry:
-    """The entry of that name.
+    """Return the entry of that name.
 
     Raises:
-        UnknownName: naming the nearest known names.
+        UnknownName: with the nearest known names.
     """
-    # Ours win where names clash; looking through the installed packages takes milliseconds each time.
+    # Built-in names win; looking through the installed packages takes milliseconds each time.
     known = {name: CATALOGUE[kind][name]} if name in CATALOGUE[kind] else names(kind)
     if name in known:
         return known[name]
@@ -103,30 +104,32 @@ def quoted(name: str) -> str:
 
 
 def chosen_methods(wanted: Iterable[str]) -> list[str]:
-    """The methods that a request names; ``all`` stands for every one that competes."""
-    competing = [name for name, one in names("methods").items() if one.role == "method"]
-    return list(dict.fromkeys(name for one in wanted for name in (competing if one == "all" else [one])))
+    """Return the methods that a request names; ``all`` is every competing method."""
+    competing = [name for name, entry in names("methods").items() if entry.role == "method"]
+    return list(dict.fromkeys(name for word in wanted for name in (competing if word == "all" else [word])))
 
 
 def chosen_metrics(wanted: Iterable[str], shared: bool) -> list[str]:
-    """The metrics that a request names, one by one or by group (``all`` is everyone's), or those of every run.
+    """Return the metrics that a request names, singly or by group (``all`` is every metric), or those of every run.
 
     Args:
         wanted: names and groups; empty for those of every run.
         shared: whether some method shares prototypes among classes.
 
     Raises:
-        UnknownName: naming the nearest known names.
+        UnknownName: with the nearest known names.
     """
     known = names("metrics")
     if not wanted:
         return [
-            name for name, one in known.items() if one.measured == "always" or (shared and one.measured == "shared")
+            name
+            for name, entry in known.items()
+            if entry.measured == "always" or (shared and entry.measured == "shared")
         ]
     groups = {"all": list(known)}
-    for name, one in known.items():
-        if one.group:
-            groups.setdefault(one.group, []).append(name)
+    for name, entry in known.items():
+        if entry.group:
+            groups.setdefault(entry.group, []).append(name)
     chosen: list[str] = []
     for name in wanted:
         if name not in known and name not in groups:
@@ -136,7 +139,7 @@ def chosen_metrics(wanted: Iterable[str], shared: bool) -> list[str]:
 
 
 def load(kind: str, name: str) -> Any:
-    """Import what the name stands for."""
+    """Import and return the class or factory behind a name."""
     return entry(kind, name).load()
 
 
@@ -144,24 +147,24 @@ def code(kind: str, name: str) -> Code | None:
     """Return the code behind a name: of its plugin file as it was loaded, or of its installed package as it is now.
 
     Returns:
-        ``None`` for what is ours.
+        ``None`` for built-in names.
 
     Raises:
-        UnknownName: naming the nearest known names.
+        UnknownName: with the nearest known names.
     """
-    found = entry(kind, name)
-    return code_of_module(found.target.partition(":")[0], found.distribution) if found.distribution else found.code
+    item = entry(kind, name)
+    return code_of_module(item.target.partition(":")[0], item.distribution) if item.distribution else item.code
 
 
 def load_plugin(file: Path) -> None:
-    """Run a plugin file, which calls :func:`register`; the content that runs is the one that its digest is of.
+    """Run a plugin file, which calls :func:`register`; the content that runs is the one that is hashed.
 
     Raises:
-        FileNotFoundError: where there is no such file.
+        FileNotFoundError: if there is no such file.
     """
     if not file.is_file():
         raise FileNotFoundError(f"no plugin file {file}")
-    # Its place is part of the name: two plugins may have the same file name.
+    # Its path is part of the module name: two plugins may have the same file name.
     name = f"bench_plugin_{file.stem}_{abs(hash(str(file.resolve())))}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
@@ -173,17 +176,17 @@ def load_plugin(file: Path) -> None:
     _contents[file.resolve()] = contents
     sys.modules[name] = module
     before = {kind: dict(entries) for kind, entries in CATALOGUE.items()}
-    # Not by the loader: its bytecode counts as current where a file changed within a second and kept its size.
+    # Not by the loader: its bytecode counts as current if a file changed within a second and kept its size.
     writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         exec(compile(contents[file.resolve()], file, "exec", dont_inherit=True), module.__dict__)
     finally:
         sys.dont_write_bytecode = writes
     for kind, entries in CATALOGUE.items():
-        for key, one in entries.items():
-            if one is not before[kind].get(key):
-                defined = _contents_of(one)
-                entries[key] = replace(one, code=Code.of(file.resolve(), {**defined, **contents}))
+        for key, item in entries.items():
+            if item is not before[kind].get(key):
+                defined = _contents_of(item)
+                entries[key] = replace(item, code=Code.of(file.resolve(), {**defined, **contents}))
 
 
 def is_plugin_file(file: Path) -> bool:
@@ -192,26 +195,34 @@ def is_plugin_file(file: Path) -> bool:
 
 
 def _forget(contents: Mapping[Path, bytes]) -> None:
-    """Have modules of a plugin that changed imported again."""
+    """Drop the modules of a plugin that changed, so that they are imported again."""
     for name, module in list(sys.modules.items()):
-        place = getattr(module, "__file__", None)
-        if place and Path(place).resolve() in contents:
+        path = getattr(module, "__file__", None)
+        if path and Path(path).resolve() in contents:
             del sys.modules[name]
 
 
-def _contents_of(one: Entry) -> dict[Path, bytes]:
-    """The files that define what an entry stands for; none where that is ours, or has no file."""
-    place = getattr(sys.modules.get(one.target.partition(":")[0]), "__file__", None)
-    if not place or not Path(place).is_file() or is_ours(Path(place)):
+def _contents_of(item: Entry) -> dict[Path, bytes]:
+    """Return the files that define an entry's class; none if it is built in or has no file."""
+    path = getattr(sys.modules.get(item.target.partition(":")[0]), "__file__", None)
+    if not path or not Path(path).is_file() or is_ours(Path(path)):
         return {}
-    return read_with_imports(Path(place))
+    return read_with_imports(Path(path))
 
 
 def register(kind: str, name: str, plugin: type, summary: str = "", role: Role = "method", chance: bool = True) -> None:
-    """Add a plugin class under a name, for ``--plugin file.py``; ``chance`` is for metrics, see :class:`Entry`.
+    """Add a plugin class under a name, for ``--plugin file.py``.
+
+    Args:
+        kind: one of :data:`KINDS`.
+        name: up to 64 letters, digits, and ``. _ -`` between them.
+        plugin: the class.
+        summary: description in a line; by default the first line of the class's docstring.
+        role: for methods, see :class:`Entry`.
+        chance: for metrics, see :class:`Entry`.
 
     Raises:
-        ValueError: for an unknown kind, a name that is none, or one that is taken by another plugin.
+        ValueError: for an unknown kind, a malformed name, or one that is taken by another plugin.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}{nearest(kind, KINDS)}")
@@ -221,6 +232,6 @@ def register(kind: str, name: str, plugin: type, summary: str = "", role: Role =
     taken = CATALOGUE[kind].get(name)
     if taken is not None and taken.target != target:
         raise ValueError(f"{kind[:-1]} {name!r} is taken by {taken.target}")
-    one = Entry(target, summary or (plugin.__doc__ or "").strip().split("\n")[0], role, chance=chance)
-    contents = _contents_of(one)
-    CATALOGUE[kind][name] = replace(one, code=Code.of(next(iter(contents)), contents) if contents else None)
+    item = Entry(target, summary or (plugin.__doc__ or "").strip().split("\n")[0], role, chance=chance)
+    contents = _contents_of(item)
+    CATALOGUE[kind][name] = replace(item, code=Code.of(next(iter(contents)), contents) if contents else None)

@@ -1,4 +1,4 @@
-"""What a cell takes of the machine while it runs: time, memory, energy. A table that grows in the cell's folder."""
+"""Resource usage of a running cell: time, memory and energy, in a table that grows in the cell's folder."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ COLUMNS = (
     "gpu_joules",
 )
 """Seconds since 1970; since the row before, passed and computed on processors; bytes in use now; joules since the row
-before. Of a GPU the same. What the machine does not tell is empty."""
+before. Of a GPU the same. A value that the machine does not report is empty."""
 
 _SUMS = ("seconds", "cpu_seconds", "gpu_busy_seconds", "cpu_joules", "gpu_joules")
 
 
 class Usage:
-    """Writes a row now and then while it is entered; attempts that were killed have left theirs.
+    """Context that writes a row every few seconds; rows of attempts that were killed are kept.
 
     Args:
-        folder: of the table.
-        device: where tensors are.
+        folder: folder of the table.
+        device: device of the tensors.
         every: seconds between two rows.
     """
 
@@ -59,6 +59,7 @@ class Usage:
         except NotMeasured as error:
             self.reasons["gpu"] = str(error)
         self.file.parent.mkdir(parents=True, exist_ok=True)
+        # Appended, so that the sums are over all attempts.
         self._stream: TextIO = self.file.open("a+")
         self._stream.seek(0)
         before = self._stream.read()
@@ -102,12 +103,12 @@ class Usage:
             self._gpu and self._gpu.memory(),
             self._gpu and self._gpu.joules(seconds),
         )
-        told = ("" if value is None else str(value if isinstance(value, int) else round(value, 3)) for value in row)
-        self._stream.write(",".join(told) + "\n")
+        cells = ("" if value is None else str(value if isinstance(value, int) else round(value, 3)) for value in row)
+        self._stream.write(",".join(cells) + "\n")
         self._stream.flush()
 
     def record(self) -> dict[str, Any]:
-        """Sums over all attempts, after the end; what was not measured is ``None`` and ``not_measured`` says why."""
+        """Return sums over all attempts, after the end; ``None`` if not measured, with a reason in ``not_measured``."""
         rows = read_usage(self.file.parent)
         sums = {name: _sum(rows, name) for name in _SUMS}
         return {
@@ -121,7 +122,7 @@ class Usage:
 
 
 def read_usage(folder: Path) -> list[dict[str, float | None]]:
-    """The rows of a folder's table, oldest first; empty where there is none."""
+    """Return the rows of a folder's table, oldest first; empty if it has no table."""
     try:
         stream = (folder / FILE).open(newline="")
     except FileNotFoundError:
@@ -131,7 +132,7 @@ def read_usage(folder: Path) -> list[dict[str, float | None]]:
 
 
 def _parsed(row: Mapping[str | None, Any]) -> dict[str, float | None] | None:
-    """``None`` for a row that a killed process did not finish."""
+    """Return the row as numbers; ``None`` for one that a killed process did not finish."""
     try:
         return {name: float(row[name]) if row[name] != "" else None for name in COLUMNS}
     except (TypeError, ValueError):
@@ -139,10 +140,10 @@ def _parsed(row: Mapping[str | None, Any]) -> dict[str, float | None] | None:
 
 
 def _sum(rows: list[dict[str, float | None]], name: str) -> float | None:
-    told = [value for row in rows if (value := row[name]) is not None]
-    return round(sum(told), 3) if told else None
+    values = [value for row in rows if (value := row[name]) is not None]
+    return round(sum(values), 3) if values else None
 
 
 def _cpu_seconds() -> float:
-    """Of this process on all its threads, and of its children that have ended."""
+    """Return the processor time of this process on all its threads, and of its children that have ended."""
     return sum(os.times()[:4])

@@ -1,7 +1,6 @@
-"""Seeds for everything random, each derived from the run's seed and the name of what it is for.
+"""Seeds for everything random, each derived from the run's seed and the name of its purpose.
 
-A stage that is repeated, resumed or run alone therefore draws the same numbers: nothing depends on what was drawn
-before it.
+A stage that is repeated, resumed or run alone therefore draws the same numbers: nothing depends on earlier draws.
 """
 
 from __future__ import annotations
@@ -10,12 +9,17 @@ import hashlib
 
 
 def derive(seed: int, *purpose: object) -> int:
-    """A 63-bit seed for one purpose.
+    """Return a 63-bit seed for one purpose.
+
+    Args:
+        seed: the seed of the run.
+        purpose: names and numbers that identify the purpose; changing one changes everything drawn with it.
 
     >>> derive(0, "order", 3) == derive(0, "order", 3)
     True
     >>> derive(0, "order", 3) == derive(0, "order", 4)
     False
     """
+    # The separator keeps ("a", "bc") and ("ab", "c") apart.
     words = "\x1f".join([str(seed), *(str(word) for word in purpose)])
     return int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "big") >> 1

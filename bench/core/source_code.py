@@ -1,4 +1,4 @@
-"""The source code behind a plugin: which files it consists of, and one short name for their content."""
+"""Source code of a plugin: the files that it consists of, and a digest of their content."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _INSTALLED = ("site-packages", "dist-packages")
 
 @dataclass(frozen=True)
 class Code:
-    """The code of one plugin.
+    """Code of one plugin.
 
     Attributes:
         file: its main file.
-        digest: 16 hexadecimal digits of the content of all its Python files, and of the distribution's name and version
-            where it is installed.
+        digest: 16 hexadecimal digits of the content of all its Python files and, if it is installed, of the
+            distribution's name and version.
     """
 
     file: str
@@ -32,7 +32,7 @@ class Code:
 
     @classmethod
     def of(cls, file: Path, contents: Mapping[Path, bytes], distribution: str = "") -> Code:
-        """The code in these files; renaming or moving the main file together with the others changes nothing."""
+        """Return the code in these files; renaming or moving the main file together with the others changes nothing."""
         names = {path: "" if path == file else Path(os.path.relpath(path, file.parent)).as_posix() for path in contents}
         listing = "".join(
             f"{names[path]}\0{hashlib.sha256(contents[path]).hexdigest()}\n"
@@ -43,17 +43,17 @@ class Code:
 
 
 def is_ours(file: Path) -> bool:
-    """Whether a file belongs to the harness itself: its definitions carry versions instead of digests."""
+    """Return whether a file belongs to the harness itself, whose definitions carry versions instead of digests."""
     return file.resolve().is_relative_to(_ROOT) and any(file.resolve().is_relative_to(folder) for folder in _OURS)
 
 
 def read_with_imports(file: Path) -> dict[Path, bytes]:
     """Return a file's content, and that of the Python files of its own folder that it imports, directly or not.
 
-    What is installed, or lies elsewhere, is not part of it.
+    Installed modules and those in other folders are not part of it.
 
     Raises:
-        OSError: where the file cannot be read.
+        OSError: if the file cannot be read.
     """
     file = file.resolve()
     contents = {file: file.read_bytes()}
@@ -70,14 +70,14 @@ def read_with_imports(file: Path) -> dict[Path, bytes]:
 
 
 def code_of_module(module: str, distribution: str) -> Code | None:
-    """Return the code of an installed module: all of its package; ``None`` where the module is the harness's own.
+    """Return the code of an installed module: all of its package; ``None`` if the module is the harness's own.
 
     Args:
         module: its dotted name.
-        distribution: name and version of what was installed.
+        distribution: name and version of the installed distribution.
 
     Raises:
-        ModuleNotFoundError: where there is no such module.
+        ModuleNotFoundError: if there is no such module.
     """
     spec = importlib.util.find_spec(module)
     if spec is None:
@@ -85,6 +85,7 @@ def code_of_module(module: str, distribution: str) -> Code | None:
     file = Path(spec.origin or module)
     if is_ours(file):
         return None
+    # The outermost folder that is a package: its other modules may be imported, too.
     top = file
     while (top.parent / "__init__.py").is_file():
         top = top.parent
@@ -93,10 +94,10 @@ def code_of_module(module: str, distribution: str) -> Code | None:
 
 
 def _imported(path: Path, source: bytes, root: Path) -> Iterator[Path]:
-    """The files below ``root`` that a file's import statements may mean."""
+    """Yield the files below ``root`` that a file's import statements may mean."""
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError):  # whoever runs the file says what is wrong with it
+    except (SyntaxError, ValueError):  # running the file reports the error
         return
     for node in ast.walk(tree):
         base, names = root, []
@@ -110,9 +111,9 @@ def _imported(path: Path, source: bytes, root: Path) -> Iterator[Path]:
             if called in ("import_module", "__import__") and isinstance(node.args[0].value, str):
                 names = [node.args[0].value.lstrip(".")]
         for name in names:
-            place = base
+            path_of_module = base
             for part in name.split("."):
-                place = place / part
-                for file in (place.with_name(f"{place.name}.py"), place / "__init__.py"):
+                path_of_module /= part
+                for file in (path_of_module.with_name(f"{path_of_module.name}.py"), path_of_module / "__init__.py"):
                     if file.is_file():
                         yield file.resolve()

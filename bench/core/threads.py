@@ -1,4 +1,4 @@
-"""Many files at a time, in order: decoding and hashing work outside Python's lock."""
+"""Ordered map over many files with threads: decoding and hashing work outside Python's global lock."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from typing import TypeVar
 
 T, R = TypeVar("T"), TypeVar("R")
 _AHEAD = 16
-"""Items that wait for each thread: ImageNet's million at once would be gigabytes of waiting."""
+"""Items in the queue for each thread: ImageNet's million images at once would take gigabytes."""
 
 
-def in_order(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """``work(item)`` of every item, in order; threads are a little ahead of what is taken.
+def ordered_map(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Yield ``work(item)`` of every item, in order; threads work a little ahead of the consumer.
+
+    Args:
+        work: function that runs in a thread.
+        items: its arguments.
 
     Raises:
-        Exception: what ``work`` raised, at its place; what has not begun by then is not done.
+        Exception: the error of ``work``, at the item's turn; work that has not begun by then is cancelled.
     """
     threads = min(32, 2 * (os.cpu_count() or 1))  # some wait for the disk while others compute
     waiting: deque[Future[R]] = deque()

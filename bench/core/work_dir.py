@@ -1,88 +1,102 @@
-"""A directory for one piece of work whose result appears in one step; killed at any moment, nothing of it is lost."""
+"""Work directory: the result of one piece of work appears in one step, and a kill at any moment loses nothing."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bench.core import locks
 from bench.core.errors import RequestError
-from bench.core.file_digests import FILE as DIGESTS
-from bench.core.file_digests import digests_of
-from bench.results.records import Status, failed, read_failure, read_result
+from bench.core.files import StoredModel, flush, parse, unreadable, write_json
+from bench.core.integrity import FILE as DIGESTS
+from bench.core.integrity import digests_of
 
-_SPENT = ("failure.json", "anew", "activity.json")
-"""Files that say nothing any more when the result is there."""
+Status = Literal["ok", "n/a", "failed", "oom"]
+
+_OBSOLETE = ("failure.json", "anew", "activity.json")
+"""Files without a meaning once there is a result."""
 
 FIT = "fit.json"
-"""What is known of a fit; it is written after the weights and the curves, so that a fit without it is not complete."""
+"""Facts about a fit, written after its weights and curves, so that a fit without this file is not complete."""
 
 
-class Folder:
-    """What is known of one piece of work, and how far it is.
+class _Failure(StoredModel):
+    """``failure.json``; see :meth:`WorkDir.fail`."""
 
-    result/        everything that came out; it appears by one rename, when it is complete, with digests
-    work/          what will be the result
-    resume/        what only serves to go on after a kill: checkpoints, classes decomposed so far
-    failure.json   why the last attempt ended, where it failed
-    activity.json  what the process that holds it is doing; left behind by one that was killed
-    output.txt     what a process of its own printed, while it runs and where it did not end well
-    .lock          held by the process that works here; the kernel lets go when that dies
+    status: Literal["failed", "oom"]
+    reason: str
+    details: str
+
+
+class WorkDir:
+    """Directory of one piece of work and its state.
+
+    result/        the complete result with its digests; it appears by one rename
+    work/          the result in progress
+    resume/        files needed only to resume after a kill: checkpoints, classes decomposed so far
+    failure.json   the reason why the last attempt failed
+    activity.json  the present stage of the process at work; left behind by one that was killed
+    output.txt     the output of a separate process, while it runs and if it failed
+    anew           marker: everything is to be computed here, though another cell may have the same part
+    .lock          held by the process at work; the kernel releases it when that dies
+
+    Args:
+        path: the directory; it need not exist.
+        check: called with the folder of a finished result; raises :class:`RequestError` if the result is not valid.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, check: Callable[[Path], object] = lambda result: None) -> None:
+        self.path, self._check = path, check
         self._result = path / "result"
 
     @property
     def work(self) -> Path:
-        """Where the result in progress lies."""
+        """Folder of the result in progress."""
         return self.path / "work"
 
     @property
     def resume(self) -> Path:
-        """Where lies what a result does not keep."""
+        """Folder of files that a result does not keep."""
         return self.path / "resume"
 
     @property
     def result(self) -> Path:
-        """The finished result."""
+        """Folder of the finished result."""
         return self._result
 
     @property
     def done(self) -> bool:
-        """Whether the result is there."""
+        """Whether the result exists."""
         return os.path.isdir(self._result)  # noqa: PTH112 (asked a dozen times for each of thousands of cells)
 
     @property
-    def anew(self) -> bool:
+    def recompute(self) -> bool:
         """Whether everything is to be computed here, though another cell may have the same part."""
         return (self.path / "anew").is_file()
 
     @property
     def failure(self) -> dict[str, Any] | None:
-        """Status and reason of the last attempt, where it failed; and why a cell's result counts for nothing."""
+        """Status and reason of the last attempt, if it failed, or the reason why a finished result is not valid."""
         if not self.done:
             return read_failure(self.path / "failure.json")
         try:
-            read_result(self.result)
+            self._check(self.result)
         except RequestError as error:
             return failed(str(error))
         return None
 
     @property
     def failed_at(self) -> int:
-        """When the failure was recorded, in nanoseconds; 0 where there is none."""
+        """Time at which the failure was recorded, in nanoseconds; 0 without a failure."""
         file = self.path / "failure.json"
         return file.stat().st_mtime_ns if file.is_file() else 0
 
     def log_tail(self, lines: int) -> list[str]:
-        """The last lines of the log of work that is not finished."""
+        """Return the last lines of the log of unfinished work."""
         log = self.work / "log.txt"
         return log.read_text(errors="replace").splitlines()[-lines:] if log.is_file() else []
 
@@ -90,16 +104,16 @@ class Folder:
         """Record why the attempt ended.
 
         Args:
-            status: of the work.
+            status: ``failed`` or ``oom``.
             reason: a line for tables.
             details: a traceback.
-            more: what else is known, such as what did not fit into memory; what is empty is left out.
+            more: further fields, such as the allocations that failed; empty ones are left out.
         """
         content = {"status": status, "reason": reason, "details": details}
         write_json(self.path / "failure.json", {**content, **{name: value for name, value in more.items() if value}})
 
     def start_over(self) -> None:
-        """Forget what is half done."""
+        """Delete the files for resuming."""
         shutil.rmtree(self.resume, ignore_errors=True)
 
     def finish(self) -> None:
@@ -108,37 +122,38 @@ class Folder:
             leftover.unlink()  # half a file, of a process that was killed while writing
         self.seal()
         for file in self.work.rglob("*"):
-            _flush(file)  # else a power cut could leave the name without the content
+            flush(file)  # else a power cut could leave the name without the content
         self.work.replace(self.result)
-        _flush(self.path)
+        flush(self.path)  # the rename itself
         self.tidy()
 
     def seal(self) -> None:
-        """Write down the digests of all files of the work, as they are now."""
+        """Write the digests of all files of the work, as they are now."""
         write_json(self.work / DIGESTS, digests_of(self.work))
 
     def tidy(self) -> None:
-        """Remove what a finished result does not need; the caller holds the claim."""
+        """Remove files that a finished result does not need; the caller holds the claim."""
         shutil.rmtree(self.resume, ignore_errors=True)
         for leftover in self.path.glob(".deleting-*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        for leftover in [*self.path.glob(".activity.json.*"), *(self.path / name for name in _SPENT)]:
+        for leftover in [*self.path.glob(".activity.json.*"), *(self.path / name for name in _OBSOLETE)]:
             leftover.unlink(missing_ok=True)
 
     @property
     def untidy(self) -> bool:
         """Whether a process was killed between the appearance of the result and the end of :meth:`tidy`."""
-        return self.done and not {"resume", *_SPENT}.isdisjoint(os.listdir(self.path))  # noqa: PTH208 (names alone)
+        return self.done and not {"resume", *_OBSOLETE}.isdisjoint(os.listdir(self.path))  # noqa: PTH208 (names alone)
 
     def set_aside(self) -> Path:
         """Move a damaged result out of the way, so that it is computed again; nothing is deleted."""
         number = 1 + len(list(self.path.glob("damaged-*")))
-        place = self.path / f"damaged-{number}"
-        self.result.replace(place)
-        return place
+        target = self.path / f"damaged-{number}"
+        self.result.replace(target)
+        return target
 
     def clear(self) -> None:
-        """Forget result, work and failure; the next result owes nothing to what other cells have."""
+        """Delete result, work and failure; the next result reuses nothing of other cells."""
+        # Written before and after: `renew` repeats a clearing that was killed between the two.
         write_json(self.path / "anew", {})
         for part in (self.result, self.work, self.resume):
             if part.is_dir():
@@ -151,8 +166,8 @@ class Folder:
         write_json(self.path / "anew", {"cleared": True})
 
     def renew(self) -> None:
-        """As :meth:`clear`, unless what lies here was begun since, by a run that was interrupted."""
-        cleared = self.anew and "cleared" in (self.path / "anew").read_text()
+        """Call :meth:`clear`, unless the unfinished work here was begun since then by an interrupted run."""
+        cleared = self.recompute and "cleared" in (self.path / "anew").read_text()
         if self.done or self.failure is not None or not cleared:
             self.clear()
 
@@ -161,64 +176,30 @@ class Folder:
         """Hold the directory against other processes; a second one waits.
 
         Args:
-            waiting: called once where there is something to wait for.
+            waiting: callback, called once if another process holds the directory.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with locks.alone(self.path / ".lock", waiting):
+        with locks.exclusive(self.path / ".lock", waiting):
             yield
 
     @property
     def busy(self) -> bool:
-        """Whether a living process works here."""
-        return locks.held(self.path / ".lock")
+        """Whether a living process holds the directory."""
+        return locks.is_held(self.path / ".lock")
 
 
-@contextlib.contextmanager
-def replacing(file: Path, rivals: bool = False) -> Iterator[Path]:
-    """A name to write under; the file gets its own when it is whole: a reader sees the old content or the new.
+def failed(reason: str) -> dict[str, Any]:
+    """Return a failure as :meth:`WorkDir.fail` writes it."""
+    return {"status": "failed", "reason": reason, "details": ""}
 
-    Args:
-        file: to be written.
-        rivals: whether other processes may write the same file at the same time.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f".{file.name}.{os.getpid() if rivals else 'unfinished'}")
+
+def read_failure(file: Path) -> dict[str, Any] | None:
+    """Return why an attempt ended; ``None`` if no attempt has failed. A broken file is a failure too."""
     try:
-        yield unfinished
-        unfinished.replace(file)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def write_json(file: Path, content: Any, flushed: bool = False) -> None:
-    """Write the whole file or nothing; ``flushed``: also where the power is cut right after."""
-    text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
-    with replacing(file, rivals=True) as unfinished:
-        unfinished.write_text(text)
-        if flushed:
-            _flush(unfinished)
-    if flushed:
-        _flush(file.parent)
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The content of a file that :func:`write_json` wrote.
-
-    Raises:
-        RequestError: where it is missing or broken.
-    """
-    try:
-        content: Any = json.loads(file.read_text())
-        if not isinstance(content, dict):
-            raise ValueError(f"a {type(content).__name__} where names and values were expected")
-    except (OSError, ValueError, RecursionError) as error:
-        raise RequestError(f"{file} cannot be read ({error}); run again to have it made anew") from error
-    return content
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return parse(file, file.read_bytes(), _Failure)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return failed(unreadable(file, error))
+    except RequestError as error:
+        return failed(str(error))

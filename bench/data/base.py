@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from bench.contract import Record, RequestError
-from bench.core.digest import digest
+from bench.core.content_digest import content_digest
 from bench.data.faults import OFFICIAL, Faults, fault
 from bench.data.left_out import NOTHING
 from bench.data.left_out import Record as LeftOut
@@ -80,13 +80,13 @@ class Tree:
 
     @cached_property
     def digest(self) -> str:
-        """Content hash of all annotations, images and masks; see :func:`bench.core.digest.digest`."""
+        """Content hash of all annotations, images and masks; see :func:`bench.core.content_digest.content_digest`."""
         files = list(self._files)
         for records in self._splits.values():
             for record in records:
                 files += [record.path] if record.mask is None else [record.path, record.mask]
         key = hashlib.sha256(os.fsencode(self.root.resolve())).hexdigest()[:16]
-        content = digest(self.root, files, None if self.cache is None else self.cache / f"{key}.json")
+        content = content_digest(self.root, files, None if self.cache is None else self.cache / f"{key}.json")
         return hashlib.sha256(f"{content} {self._chosen}".encode()).hexdigest()[:16] if self._chosen else content
 
 

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Augment, Batch, CellError, Dataset, Progress, RequestError
 from bench.core import locks
-from bench.core.file_digests import digests_of, seal_of, sha256_of
-from bench.core.threads import in_order
+from bench.core.integrity import digests_of, seal_of, sha256_of
+from bench.core.threads import ordered_map
 from bench.data.preprocessing import Protocol
 
 SPLITS = ("train", "test")
@@ -161,7 +161,7 @@ def prepare(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         waiting = f"waiting for another process that prepares {folder.name}"
-        with locks.alone(folder.with_name(f"{folder.name}.lock"), lambda: progress.note(waiting)):
+        with locks.exclusive(folder.with_name(f"{folder.name}.lock"), lambda: progress.note(waiting)):
             if folder.exists():
                 try:
                     return _open(folder)
@@ -284,7 +284,7 @@ def _write_split(
             keypoints[row], visible[row] = found.keypoints, found.visible
         return None
 
-    problems = list(progress.track(in_order(work, range(n)), f"prepare {split}", n))
+    problems = list(progress.track(ordered_map(work, range(n)), f"prepare {split}", n))
     images.flush()
     rows = np.array([row for row, problem in enumerate(problems) if problem is None], dtype=np.int64)
     if not len(rows):

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 from bench.contract import RequestError
-from bench.core.threads import in_order
+from bench.core.threads import ordered_map
 from bench.data.decoding import image_format
 from bench.data.left_out import LeftOut
 
@@ -142,7 +142,7 @@ class _Folder:
             else:
                 folders.append(folder)
         unclear = [path for path in files if path.suffix.lower() not in IMAGES]
-        looks = map(image_format, unclear) if len(unclear) <= _FEW else in_order(image_format, unclear)
+        looks = map(image_format, unclear) if len(unclear) <= _FEW else ordered_map(image_format, unclear)
         no_images = {path for path, kind in zip(unclear, looks, strict=True) if kind is None}
         self.others += sorted(no_images)
         return [path for path in files if path not in no_images], folders

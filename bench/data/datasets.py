@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.contract import Dataset, Progress, RequestError
 from bench.core import registry
-from bench.core.work_dir import Folder
+from bench.core.work_dir import WorkDir
 from bench.data import synthetic
 from bench.data.faults import Faults
 from bench.data.left_out import NOTHING, as_text
@@ -86,7 +86,7 @@ def drawn(home: Path, progress: Progress) -> Path:
     """The folder of the demo birds; they are drawn where they are not there yet."""
     root = home / "data" / f"demo-{synthetic.VERSION}"
     # Locked: of two first runs at once, one draws and the other waits for it.
-    with Folder(home / "data" / ".demo").claim():
+    with WorkDir(home / "data" / ".demo").claim():
         if not root.is_dir():
             for leftover in root.parent.glob(f".{root.name}.*"):
                 shutil.rmtree(leftover)  # of a process that was killed while drawing

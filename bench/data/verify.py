@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from bench.contract import CellError, Dataset, Progress, Record
-from bench.core.threads import in_order
+from bench.core.threads import ordered_map
 from bench.data.base import Figures
 from bench.data.cache import SPLITS
 from bench.data.decoding import decode
@@ -80,7 +80,7 @@ def verify(dataset: Dataset, progress: Progress, faults: Faults | None = None) -
                 anomalies.append(Anomaly("class", name, f"has no {split} image"))
     flat = [(split, record) for split in SPLITS for record in records[split]]
     first: dict[str, tuple[str, str]] = {}
-    looks = in_order(look, [record for _, record in flat])
+    looks = ordered_map(look, [record for _, record in flat])
     for (split, record), (content, wrong) in zip(flat, progress.track(looks, "verify", len(flat)), strict=True):
         for anomaly in wrong:
             (warnings if anomaly.kind == "range" else anomalies).append(anomaly)

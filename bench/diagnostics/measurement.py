@@ -20,12 +20,11 @@ from torch import Tensor, nn
 
 import bench
 from bench.core import environment, registry
-from bench.core.memory import Overrun, PeakMemory, is_out_of_memory, limited
+from bench.core.memory import AllocationFailure, PeakMemory, is_out_of_memory, memory_limit
 from bench.diagnostics import synthetic
 from bench.diagnostics.machine import timed
 from bench.diagnostics.profiling import Sizes, Subject, parameters
-from bench.models.classifier import Classifier
-from bench.models.shapes import feature_shape
+from bench.models.classifier import Classifier, feature_shape
 
 What = Literal["training", "inference", "decomposition"]
 FIT_CLASSES, FIT_IMAGES = 20, 30
@@ -92,13 +91,15 @@ def measure(measurement: Measurement) -> dict[str, Any]:
     _warm_up(device)
     with PeakMemory(device) as peak:
         try:
-            with limited(device, measurement.memory_limit):
+            with memory_limit(device, measurement.memory_limit):
                 found = run(subject, measurement, peak)
             peak.check(measurement.memory_limit)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            overrun = Overrun.of(error, measurement.what, measurement.batch_size, peak.most, measurement.memory_limit)
+            overrun = AllocationFailure.of(
+                error, measurement.what, measurement.batch_size, peak.most, measurement.memory_limit
+            )
             return {"status": "oom", "reason": str(overrun), "overrun": asdict(overrun)}
     return {"status": "ok", "batch_size": measurement.batch_size, **found}
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bench.config import schema
 from bench.config.plan import black_box_config
-from bench.contract import Method, PartPrototypeModel, RequestError, Task
+from bench.contract import FitContext, Method, PartPrototypeModel, RequestError
 from bench.core import registry
 from bench.core.console import Console
 from bench.core.paths import config_file
@@ -74,7 +74,7 @@ class Subject:
         samples = synthetic.noise(self.sizes.classes, self.images, self.sizes.size, self.sizes.seed)
         # A decomposition keeps its finished classes while it runs; the folder goes with the subject.
         self._folder = tempfile.TemporaryDirectory(prefix="bench-subject-")
-        self.task: Task = synthetic.task(
+        self.task: FitContext = synthetic.task(
             Path(self._folder.name),
             samples,
             self.config,

@@ -10,7 +10,7 @@ import torch
 
 from bench.contract import Method
 from bench.core import environment, registry
-from bench.core.memory import available, said
+from bench.core.memory import available, format_bytes
 from bench.diagnostics.measurement import Measurement, What, apart
 from bench.diagnostics.profiling import Sizes, chosen, forms
 
@@ -87,7 +87,7 @@ def _limit(device: torch.device, wanted: int | None) -> tuple[int | None, str]:
         return wanted, "as asked for" if wanted else "the whole GPU"
     safe = int(_SHARE_OF_FREE * available(device))
     if wanted is None or wanted > safe:
-        asked = f"; {said(wanted)} were asked for" if wanted else ""
+        asked = f"; {format_bytes(wanted)} were asked for" if wanted else ""
         return safe, f"three quarters of what is free on this machine{asked}"
     return wanted, "as asked for"
 
@@ -112,7 +112,7 @@ def as_text(result: Mapping[str, Any]) -> str:
     lines = [
         f"{result['backbone']}, random images of {result['size']} pixels, {result['batch_size']} at a time, "
         f"{result['precision']}, on {result['hardware']} ({result['device']}, {result['threads']} threads)",
-        f"memory limit: {said(limit) + ', ' if limit else ''}{result['memory_limit_why']}",
+        f"memory limit: {format_bytes(limit) + ', ' if limit else ''}{result['memory_limit_why']}",
     ]
     if result["device"] == "cpu":
         lines.append(
@@ -153,8 +153,9 @@ def _notes(title: str, row: Mapping[str, Any]) -> list[str]:
             found.append(f"{title}, {what}: measured with one image at a time; {one['larger_batch']['reason']}")
         if what == "decomposition" and one["status"] == "ok":
             found.append(
-                f"{title}, decomposition: peak {said(one['peak_bytes'])}, {one['seconds_per_class']:.2f} s per class "
-                f"({one['classes']} classes, {one['images']} images, features at no cost); trains the black box"
+                f"{title}, decomposition: peak {format_bytes(one['peak_bytes'])}, {one['seconds_per_class']:.2f} s "
+                f"per class ({one['classes']} classes, {one['images']} images, features at no cost); "
+                "trains the black box"
             )
     return found
 
@@ -167,10 +168,14 @@ def _published(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         here = ours[row["method"], row["classes"]]
         if row["form"] and row["training"]["status"] == "oom" and here["status"] == "ok":
             overrun = row["training"]["overrun"]
-            tried = f" (tried to allocate {said(overrun['tried_bytes'])})" if overrun and overrun["tried_bytes"] else ""
+            tried = (
+                f" (tried to allocate {format_bytes(overrun['tried_bytes'])})"
+                if overrun and overrun["tried_bytes"]
+                else ""
+            )
             found.append(
                 f"{row['method']} at {row['classes']} classes: out of memory in the published code's form{tried}, "
-                f"{said(here['peak_bytes'])} here"
+                f"{format_bytes(here['peak_bytes'])} here"
             )
     return found
 
@@ -182,7 +187,7 @@ def _millions(counts: Sequence[int]) -> str:
 def _bytes(one: Mapping[str, Any], name: str = "peak_bytes") -> str:
     if one["status"] != "ok":
         return "OOM" if one["status"] == "oom" else "failed"
-    return said(one[name]) + ("*" if "larger_batch" in one else "")
+    return format_bytes(one[name]) + ("*" if "larger_batch" in one else "")
 
 
 def _rate(one: Mapping[str, Any]) -> str:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-import bench.core.compat  # noqa: F401  before torchvision
 from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Record, Samples
 from bench.data.augmentation import draw
 from bench.data.decoding import decode

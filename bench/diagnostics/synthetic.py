@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bench.contract import Augment, Batch, Progress, Samples, Task
+from bench.contract import Augment, Batch, FitContext, Progress, Samples
 from bench.core.seeding import derive
 from bench.training.trainer import Trainer
 
@@ -152,7 +152,7 @@ def task(
     device: torch.device | None = None,
     precision: Literal["fp32", "bf16"] = "fp32",
     **rest: Any,
-) -> Task:
+) -> FitContext:
     """All that a method is given to fit itself on drawn images.
 
     Args:
@@ -174,7 +174,7 @@ def task(
             torch.manual_seed(seed)
             return make()
 
-    return Task(
+    return FitContext(
         config=config,
         train=samples,
         seed=seed,

@@ -1,16 +1,31 @@
-"""The black box: a feature extractor, global average pooling, one linear layer."""
+"""Classifier on the features of a backbone, and the shape of those features before anything is trained."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import torch
 from torch import Tensor, nn
+
+import bench
+from bench.contract import BenchError, RequestError
+from bench.core import registry
+from bench.core.files import read_json, write_json
 
 
 class Classifier(nn.Module):
-    """Images ``(N, 3, H, W)`` -> logits ``(N, classes)``.
+    """Black box: feature extractor, global average pooling, one linear layer.
+
+    Its logits are means over cells plus a bias, ``logit[c] = mean(weight[c] @ features[cell]) + bias[c]``, so that each
+    cell has an exact contribution, which the decomposition takes apart.
 
     Args:
-        backbone: with attribute ``channels``.
-        classes: how many.
+        backbone: feature extractor with the attribute ``channels``.
+        classes: number of classes.
     """
 
     def __init__(self, backbone: nn.Module, classes: int) -> None:
@@ -19,9 +34,63 @@ class Classifier(nn.Module):
         self.head = nn.Linear(int(backbone.channels), classes)  # type: ignore[arg-type]
 
     def logits(self, features: Tensor) -> Tensor:
-        """Features ``(N, D, h, w)`` -> logits ``(N, classes)``."""
+        """Return logits ``(N, classes)`` of features ``(N, D, h, w)``."""
         return self.head(features.mean((2, 3)))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images -> logits."""
+        """Return logits ``(N, classes)`` of normalised images ``(N, 3, H, W)``."""
         return self.logits(self.backbone(images))
+
+
+def feature_shape(backbone: str, side: int) -> tuple[int, int, int]:
+    """Return channels, rows and columns of a backbone's features of square images.
+
+    Args:
+        backbone: name in the catalogue.
+        side: height and width of the images in pixels.
+
+    Raises:
+        RequestError: if the backbone cannot take images of that size.
+
+    Example:
+        >>> feature_shape("resnet18", 224)
+        (512, 7, 7)
+    """
+    try:
+        # On the meta device shapes are computed without memory or arithmetic.
+        with torch.device("meta"):
+            net = registry.load("backbones", backbone)().eval()
+            _, channels, rows, columns = net(torch.empty(1, 3, side, side)).shape
+    except (RuntimeError, BenchError) as error:
+        raise RequestError(f"{backbone} cannot take images of {side} pixels: {str(error).splitlines()[0]}") from error
+    return channels, rows, columns
+
+
+def cached_feature_shape(backbone: str, side: int, home: Path) -> tuple[int, int, int]:
+    """Return :func:`feature_shape` from ``home/shapes`` if the backbone's code is unchanged, else compute and store it.
+
+    Computing it makes torch import its compiler, which takes longer than planning a whole grid.
+
+    Args:
+        backbone: name in the catalogue.
+        side: height and width of the images in pixels.
+        home: ``BENCH_HOME``.
+
+    Raises:
+        RequestError: if the backbone cannot take images of that size.
+    """
+    source = Path(str(sys.modules[registry.load("backbones", backbone).__module__].__file__))
+    code = registry.code("backbones", backbone)
+    version = code.digest if code else source.stat().st_mtime_ns
+    facts = [backbone, side, str(source), version, torch.__version__, bench.__version__]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+    file = home / "shapes" / f"{key}.json"
+    try:
+        record = read_json(file)
+    except RequestError:
+        channels, rows, columns = feature_shape(backbone, side)
+        with contextlib.suppress(OSError):  # a home that cannot be written costs time at the next call, nothing else
+            write_json(file, {"backbone": backbone, "side": side, "shape": [channels, rows, columns]})
+        return channels, rows, columns
+    channels, rows, columns = record["shape"]
+    return channels, rows, columns

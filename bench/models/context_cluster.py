@@ -20,14 +20,14 @@ from bench.contract import CellError, RequestError
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: ``blocks`` blocks on points of ``channels`` features.
+    """Stage of ``blocks`` blocks on points of ``channels`` features.
 
     Attributes:
-        blocks: how many blocks.
+        blocks: number of blocks.
         channels: features of a point.
         widening: hidden over outer width of the perceptron.
-        heads: clusterings side by side, each in ``head_channels`` dimensions of its own.
-        head_channels: those dimensions.
+        heads: number of parallel clusterings.
+        head_channels: dimensions of each of them.
         regions: the map is cut into ``regions x regions`` parts that are clustered separately.
         centers: ``centers x centers`` clusters in every part.
     """
@@ -42,7 +42,7 @@ class Stage:
 
 
 class Cluster(nn.Module):
-    """Points exchange features with the others of their cluster: ``(N, C, H, W) -> (N, C, H, W)`` (section 3.2).
+    """Feature exchange among the points of a cluster: ``(N, C, H, W) -> (N, C, H, W)`` (section 3.2).
 
     Args:
         stage: the sizes.
@@ -59,10 +59,10 @@ class Cluster(nn.Module):
         self.sim_beta = nn.Parameter(torch.zeros(1))
 
     def forward(self, points: Tensor) -> Tensor:
-        """Cluster, aggregate, dispatch.
+        """Cluster, aggregate and dispatch.
 
         Raises:
-            CellError: where the map cannot be cut into the regions.
+            CellError: if the map cannot be cut into the regions.
         """
         height, width = points.shape[2:]
         regions = self.stage.regions
@@ -71,35 +71,35 @@ class Cluster(nn.Module):
                 f"a map of {height} x {width} points cannot be cut into {regions} x {regions} regions: "
                 "Context Cluster wants images of 224 x 224 pixels (coc_tiny: any multiple of 32)"
             )
-        places, values = self._cut(self.f(points)), self._cut(self.v(points))
-        centers, center_values = self._centers(places), self._centers(values)
-        places, values = places.flatten(2).mT, values.flatten(2).mT
-        cosine = functional.normalize(centers, dim=-1) @ functional.normalize(places, dim=-1).mT
+        keys, values = self._cut(self.f(points)), self._cut(self.v(points))
+        centers, center_values = self._centers(keys), self._centers(values)
+        keys, values = keys.flatten(2).mT, values.flatten(2).mT
+        cosine = functional.normalize(centers, dim=-1) @ functional.normalize(keys, dim=-1).mT
         similarity = torch.sigmoid(self.sim_beta + self.sim_alpha * cosine)  # (B, M, points)
         # Every point belongs to the one centre it is most similar to. The choice has no gradient; the similarity has.
         chosen = similarity.argmax(dim=1, keepdim=True)
         member = torch.zeros_like(similarity).scatter_(1, chosen, 1.0)
         weight = similarity * member
-        # Equation 1, with the number of members where the paper has the sum of their similarities: so did the authors'
-        # code when the published weights (71.8 % on ImageNet) were trained.
+        # Equation 1, with the number of members in place of the sum of their similarities, as in the authors' code with
+        # which the published weights (71.8 % on ImageNet) were trained.
         total = center_values + weight @ values
         aggregated = total / (1 + member.sum(dim=2, keepdim=True))
-        # Equation 2: what each point gets back from its centre.
+        # Equation 2: each point receives the aggregate of its centre, by similarity.
         dispatched = weight.mT @ aggregated
         return self.proj(self._join(dispatched, height, width))
 
     def _centers(self, cut: Tensor) -> Tensor:
-        """The starting centres are means over a grid of cells: ``(B, D, h, w) -> (B, M, D)``."""
+        """Return the starting centres, means over a grid of cells: ``(B, D, h, w) -> (B, M, D)``."""
         return functional.adaptive_avg_pool2d(cut, self.stage.centers).flatten(2).mT
 
     def _cut(self, points: Tensor) -> Tensor:
-        """Heads and regions become a batch: ``(N, E * D, H, W) -> (N * E * F * F, D, H / F, W / F)``."""
+        """Move heads and regions into the batch: ``(N, E * D, H, W) -> (N * E * F * F, D, H / F, W / F)``."""
         heads, regions = self.stage.heads, self.stage.regions
         cut = points.unflatten(1, (heads, -1)).unflatten(3, (regions, -1)).unflatten(5, (regions, -1))
         return cut.permute(0, 1, 3, 5, 2, 4, 6).flatten(0, 3)
 
     def _join(self, points: Tensor, height: int, width: int) -> Tensor:
-        """The way back, of points in row-major order: ``(N * E * F * F, h * w, D) -> (N, E * D, H, W)``."""
+        """Undo :meth:`_cut` for points in row-major order: ``(N * E * F * F, h * w, D) -> (N, E * D, H, W)``."""
         heads, regions = self.stage.heads, self.stage.regions
         cut = points.unflatten(1, (height // regions, width // regions)).unflatten(0, (-1, heads, regions, regions))
         # (N, E, F, F, h, w, D): a row of the map is (region, row within it), a column likewise.
@@ -107,7 +107,7 @@ class Cluster(nn.Module):
 
 
 class Mlp(nn.Module):
-    """A perceptron on every point by itself: ``(N, C, H, W) -> (N, C, H, W)``."""
+    """Perceptron on every point by itself: ``(N, C, H, W) -> (N, C, H, W)``."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Clustering and perceptron, each behind a group norm of one group and a scaled residual connection.
+    """Clustering and perceptron, each after a group norm of one group and in a scaled residual connection.
 
     ``layer_scale_1``, ``layer_scale_2`` ``(C,)`` start near zero, as in the authors' code.
     """
@@ -138,7 +138,7 @@ class Block(nn.Module):
         self.layer_scale_2 = nn.Parameter(torch.full((stage.channels,), 1e-5))
 
     def forward(self, points: Tensor) -> Tensor:
-        """Points ``(N, C, H, W)`` -> the same shape."""
+        """Return points ``(N, C, H, W)`` in the same shape."""
         points = points + self.layer_scale_1.view(-1, 1, 1) * self.token_mixer(self.norm1(points))
         return points + self.layer_scale_2.view(-1, 1, 1) * self.mlp(self.norm2(points))
 
@@ -149,7 +149,7 @@ class ContextCluster(nn.Module):
     Their mean under a linear layer (``head`` in the authors' files, left out here) is the authors' classifier.
 
     Args:
-        stages: of the network; between two of them a reducer halves the map.
+        stages: the stages of the network; between two of them a reducer halves the map.
 
     Attributes:
         channels: features of a point at the end.
@@ -158,6 +158,7 @@ class ContextCluster(nn.Module):
     def __init__(self, stages: tuple[Stage, ...]) -> None:
         super().__init__()
         self.channels = stages[-1].channels
+        # Colour and coordinates of each pixel: a point.
         self.patch_embed = _reducer(3 + 2, stages[0].channels, kernel=4, stride=4, padding=0)
         network: list[nn.Module] = []
         for before, stage in zip((None, *stages), stages, strict=False):
@@ -168,13 +169,13 @@ class ContextCluster(nn.Module):
         self.norm = nn.GroupNorm(1, self.channels)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features of images."""
+        """Return features of normalised images."""
         points = torch.cat([images, coordinates(images)], dim=1)
         return self.norm(self.network(self.patch_embed(points)))
 
     @staticmethod
     def translate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A state dict of the authors' first release under the names and shapes of their present code.
+        """Return a state dict of the authors' first release under the names and shapes of their present code.
 
         The first release (the published ``coc_tiny``) named the three projections fc1, fc2, fc_v, had 1x1 convolutions
         for linear layers and stored the coordinates; anything newer passes through (their issues 2, 12 and 31).
@@ -184,14 +185,14 @@ class ContextCluster(nn.Module):
         for key, value in state.items():
             if key == "fea_pos":
                 continue
-            key = re.sub(r"(?<=\.token_mixer\.)(fc1|fc2|fc_v)(?=\.)", lambda found: names[found[0]], key)
+            key = re.sub(r"(?<=\.token_mixer\.)(fc1|fc2|fc_v)(?=\.)", lambda match: names[match[0]], key)
             pointwise = re.search(r"\.mlp\.fc[12]\.weight$", key) and value.shape[2:] == (1, 1)
             translated[key] = value.flatten(1) if pointwise else value
         return translated
 
 
 def coordinates(images: Tensor) -> Tensor:
-    """Row and column of every pixel from -0.5 to 0.5: ``(N, 2, H, W)`` for images ``(N, ..., H, W)``."""
+    """Return row and column of every pixel from -0.5 to 0.5: ``(N, 2, H, W)`` for images ``(N, ..., H, W)``."""
     height, width = images.shape[-2:]
     # Computed in single precision and cast: half precision cannot count pixels.
     rows, columns = (
@@ -202,13 +203,13 @@ def coordinates(images: Tensor) -> Tensor:
 
 
 def _reducer(inputs: int, outputs: int, *, kernel: int, stride: int, padding: int) -> nn.Module:
-    """The points reducer: each new point is a linear function of the k x k points around it, so a convolution."""
+    """Return a points reducer: each new point is a linear function of the k x k points around it, so a convolution."""
     return nn.Sequential(OrderedDict(proj=nn.Conv2d(inputs, outputs, kernel, stride, padding)))
 
 
 @dataclass(frozen=True)
 class ContextClusterNet:
-    """One variant by name; calling it builds the feature extractor. Variants differ in regions and centres only."""
+    """Variant by name; calling it builds the feature extractor. Variants differ in regions and centres only."""
 
     name: str
     regions: tuple[int, int, int, int]
@@ -216,16 +217,16 @@ class ContextClusterNet:
     channels: int = 320
 
     def __call__(self) -> ContextCluster:
-        """Build it with random weights."""
+        """Build the feature extractor with random weights."""
         sizes = zip((3, 4, 5, 2), (32, 64, 196, self.channels), (8, 8, 4, 4), (4, 4, 8, 8), strict=True)
         cuts = zip(self.regions, self.centers, strict=True)
         return ContextCluster(tuple(Stage(*size, 24, *cut) for size, cut in zip(sizes, cuts, strict=True)))
 
     def fetch(self, folder: Path) -> Path:
-        """The authors' weights lie in folders without a fixed address or a hash, so they are not downloaded.
+        """Refuse to download: the authors' weights are in folders without a fixed address or a hash.
 
         Raises:
-            RequestError: always; the line says what to pass.
+            RequestError: always; the message names the options to use.
         """
         raise RequestError(
             f"weights for {self.name} are not downloaded (no fixed address with a hash): get them from the table in "

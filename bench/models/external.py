@@ -1,4 +1,4 @@
-"""Files and folders of the user's own that a setting names. Their content counts, their place does not."""
+"""External files and folders that a setting names, identified by content instead of path."""
 
 from __future__ import annotations
 
@@ -10,92 +10,96 @@ from typing import Annotated, Any
 from pydantic import PlainSerializer, PlainValidator, ValidationInfo
 
 from bench.contract import Settings
-from bench.core.digest import digest as digest_of_files
+from bench.core.content_digest import content_digest
 from bench.core.environment import describe_commit
 from bench.models import weights
 
 
 @dataclass(frozen=True)
-class Given:
-    """A file, or a folder of source code.
+class ExternalFile:
+    """File, or folder of source code, of the user's own.
+
+    A cell's id contains the digest and ``cell.json`` the path beside it, so that a moved file changes no id.
 
     Attributes:
-        path: where it lies here.
-        digest: 16 hexadecimal digits of its content (of a folder: of its Python files); it stands in the cell's id.
+        path: its path on this machine.
+        digest: 16 hexadecimal digits of its content (of a folder: of its Python files).
     """
 
     path: Path
     digest: str
 
     @classmethod
-    def at(cls, path: Path) -> Given:
-        """What lies there now."""
+    def at(cls, path: Path) -> ExternalFile:
+        """Return the file or folder at a path with the digest of its present content."""
         path = path.expanduser().resolve()
-        return cls(path, digest_of_files(path, _code(path), None) if path.is_dir() else weights.digest(path))
+        return cls(path, content_digest(path, _code(path), None) if path.is_dir() else weights.digest(path))
 
     def changed(self) -> bool:
-        """Whether it is gone or has other content by now."""
-        return not self.path.exists() or Given.at(self.path) != self
+        """Return whether it is gone or has other content by now."""
+        return not self.path.exists() or ExternalFile.at(self.path) != self
 
     def record(self) -> dict[str, str]:
-        """What a result says of it: path, digest and, where it is a git checkout, the commit."""
+        """Return the record of it in a result: path, digest and, for a git checkout, the commit."""
         commit = describe_commit(self.path) if (self.path / ".git").exists() else None
         return {"path": str(self.path), "digest": self.digest, **({"commit": commit} if commit else {})}
 
 
 def _code(root: Path) -> list[Path]:
-    found = []
+    sources = []
     for folder, folders, files in os.walk(root):
+        # Hidden folders (.git, .venv) and bytecode are no part of the source.
         folders[:] = [name for name in folders if not name.startswith((".", "__pycache__"))]
-        found += [Path(folder, name) for name in files if name.endswith(".py")]
-    return found
+        sources += [Path(folder, name) for name in files if name.endswith(".py")]
+    return sources
 
 
-def _look(value: Any, info: ValidationInfo) -> Given | None:
-    if value is None or isinstance(value, Given):
+def _external(value: Any, info: ValidationInfo) -> ExternalFile | None:
+    if value is None or isinstance(value, ExternalFile):
         return value
-    # A planned cell holds the digest; where its content lies comes beside it.
-    places = (info.context or {}).get("given", {})
-    if value in places:
-        return Given(Path(places[value]), value)
+    # The settings of a planned cell hold the digest; the context maps digests to paths.
+    paths = (info.context or {}).get("given", {})
+    if value in paths:
+        return ExternalFile(Path(paths[value]), value)
     if not isinstance(value, str | Path):
         raise ValueError("expected a path")
-    return Given.at(Path(value)) if Path(value).expanduser().exists() else None
+    return ExternalFile.at(Path(value)) if Path(value).expanduser().exists() else None
 
 
-def _file(value: Any, info: ValidationInfo) -> Given | None:
-    found = _look(value, info)
-    if value is not None and (found is None or found.path.is_dir()):
+def _file(value: Any, info: ValidationInfo) -> ExternalFile | None:
+    file = _external(value, info)
+    if value is not None and (file is None or file.path.is_dir()):
         raise ValueError("no such file")
-    return found
+    return file
 
 
-def _folder(value: Any, info: ValidationInfo) -> Given | None:
-    found = _look(value, info)
-    if value is not None and (found is None or found.path.is_file()):
+def _folder(value: Any, info: ValidationInfo) -> ExternalFile | None:
+    folder = _external(value, info)
+    if value is not None and (folder is None or folder.path.is_file()):
         raise ValueError("no such folder")
-    return found
+    return folder
 
 
-_AS_DIGEST = PlainSerializer(lambda given: given and given.digest, return_type=str | None)
-GivenFile = Annotated[Given | None, PlainValidator(_file), _AS_DIGEST]
-GivenFolder = Annotated[Given | None, PlainValidator(_folder), _AS_DIGEST]
+_AS_DIGEST = PlainSerializer(lambda file: file and file.digest, return_type=str | None)
+ExternalFileSetting = Annotated[ExternalFile | None, PlainValidator(_file), _AS_DIGEST]
+ExternalFolderSetting = Annotated[ExternalFile | None, PlainValidator(_folder), _AS_DIGEST]
 
 
-class NetworkSettings(Settings):
-    """What every published network can be told instead of being trained.
+class NetworkConfig(Settings):
+    """Settings of every published network that can be loaded instead of trained.
 
     Attributes:
         checkpoint: weights written by ``python -m bench import``; they are measured as they are, and their sizes win
-            over ``per_class``, ``depth`` and the like.
-        source: a checkout of the official repository, whose code is then run in place of ours: with ``checkpoint``, or
-            from random weights. Only name code that you trust.
+            over ``per_class``, ``depth`` and the like. They keep the official tensor names, so that the network here
+            and the official code load the same file.
+        source: a checkout of the official repository, whose code then runs in place of the code here: with
+            ``checkpoint``, or from random weights. Only name code that you trust.
     """
 
-    checkpoint: GivenFile = None
-    source: GivenFolder = None
+    checkpoint: ExternalFileSetting = None
+    source: ExternalFolderSetting = None
 
     @property
-    def given(self) -> dict[str, Given]:
-        """Those of the two that are set; where there is one, nothing is trained."""
+    def given(self) -> dict[str, ExternalFile]:
+        """Those of the two that are set; with any, nothing is trained."""
         return {name: value for name in ("checkpoint", "source") if (value := getattr(self, name)) is not None}

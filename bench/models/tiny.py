@@ -7,7 +7,7 @@ from torch import nn
 
 
 class TinyNet(nn.Module):
-    """Maps images to non-negative features of stride 16.
+    """Small convolutional network: images -> non-negative features of stride 16.
 
     One cell of the result sees 79 x 79 pixels of the image, a third of it each way: a part and its surroundings but not
     the whole bird, so that features stay features of parts.
@@ -25,6 +25,7 @@ class TinyNet(nn.Module):
     def __init__(self, channels: int = 128) -> None:
         super().__init__()
         self.channels = channels
+        # After each block a cell sees 7, 15, 31, 47, 79, 79 pixels.
         self.layers = nn.Sequential(
             *_block(3, 24, kernel=7, stride=4),
             *_block(24, 48, kernel=3, stride=2),
@@ -38,11 +39,12 @@ class TinyNet(nn.Module):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns features (N, channels, H / 16, W / 16), zero or more, of images (N, 3, H, W)."""
+        """Return features ``(N, channels, H / 16, W / 16)``, zero or more, of images ``(N, 3, H, W)``."""
         return self.layers(images)
 
 
 def _block(inputs: int, outputs: int, *, kernel: int, stride: int) -> list[nn.Module]:
-    """A convolution that keeps the size up to its stride, batch normalisation and ReLU."""
+    """Return a convolution that keeps the size up to its stride, batch normalisation and ReLU."""
+    # No bias: batch normalisation subtracts it again.
     convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
     return [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]

@@ -14,7 +14,7 @@ from bench.contract import RequestError
 
 
 class Features(nn.Sequential):
-    """A feature extractor: images ``(N, 3, H, W)`` -> ``(N, channels, h, w)``, non-negative."""
+    """Feature extractor: images ``(N, 3, H, W)`` -> ``(N, channels, h, w)``, non-negative."""
 
     def __init__(self, layers: OrderedDict[str, nn.Module], channels: int) -> None:
         super().__init__(layers)
@@ -27,7 +27,7 @@ class Features(nn.Sequential):
 
 @dataclass(frozen=True)
 class TorchvisionNet:
-    """One network of torchvision by name; calling it builds the feature extractor.
+    """Network of torchvision by name; calling it builds the feature extractor.
 
     Every network ends in a ReLU (ReLU6 for MobileNetV2), so features are non-negative. DenseNet has its final ReLU
     outside ``features``; it is added here. VGG keeps its last max-pooling: 7x7 cells at 224 pixels.
@@ -37,8 +37,9 @@ class TorchvisionNet:
     channels: int
 
     def __call__(self) -> Features:
-        """Build it with random weights."""
+        """Build the feature extractor with random weights."""
         net = models.get_model(self.name, weights=None)
+        # ResNet has no module of all its features; the others call theirs `features`.
         if self.name.startswith("resnet"):
             layers = OrderedDict((name, child) for name, child in net.named_children() if name not in ("avgpool", "fc"))
         else:
@@ -48,10 +49,10 @@ class TorchvisionNet:
         return Features(layers, self.channels)
 
     def fetch(self, folder: Path) -> Path:
-        """The file of the ImageNet weights (``IMAGENET1K_V1``), downloaded once into the folder.
+        """Return the file of the ImageNet weights (``IMAGENET1K_V1``), downloaded once into the folder.
 
         Raises:
-            RequestError: where it cannot be downloaded; the line says what to pass instead.
+            RequestError: if it cannot be downloaded; the message names the options to use instead.
         """
         url = models.get_model_weights(self.name)["IMAGENET1K_V1"].url
         file = folder / url.rsplit("/", 1)[1]

@@ -1,4 +1,4 @@
-"""ViT-B/32 as a feature extractor: the patch tokens of the last layer, laid out as the map they were cut from."""
+"""ViT-B/32 as a feature extractor: the patch tokens of the last layer as a feature map."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class PatchTokens(nn.Module):
     """Images ``(N, 3, S, S)`` -> features ``(N, channels, S / patch, S / patch)``, of either sign.
 
     Dosovitskiy et al. 2021, equations 1 to 4, read at the patches: the class token takes part in every attention and is
-    left out at the end. Cell (row, column) is the token of the patch at that place, after the final layer norm. Their
-    mean under a linear layer is what Tan et al. 2024 (section 4.4) call averaged features of the last layer into the
-    classification head.
+    left out at the end. Cell (row, column) is the token of the patch at that location, after the final layer norm.
+    Tan et al. 2024 (section 4.4) put a linear layer on the mean of these tokens, the averaged features of the last
+    layer.
 
     Args:
-        net: torchvision's vision transformer, whose parts are taken over under their names, all but ``heads``.
+        net: torchvision's vision transformer, whose parts keep their names; ``heads`` is left out.
 
     Attributes:
         channels: width of a token.
-        image_size: the one side S that the position embedding is made for.
+        image_size: the only side S that the position embedding fits.
     """
 
     def __init__(self, net: models.VisionTransformer) -> None:
@@ -37,7 +37,7 @@ class PatchTokens(nn.Module):
         self.encoder = net.encoder
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features of images.
+        """Return features of normalised images.
 
         Raises:
             CellError: for images of another size.
@@ -45,19 +45,20 @@ class PatchTokens(nn.Module):
         _check_size(images, self.image_size)
         patches = self.conv_proj(images)
         tokens = patches.flatten(2).transpose(1, 2)
+        # torchvision's encoder adds the position embedding before the layers and a layer norm after them.
         tokens = self.encoder(torch.cat([self.class_token.expand(len(images), -1, -1), tokens], dim=1))
         return _as_map(tokens[:, 1:], patches.shape[2:])
 
 
 class AugregTokens(nn.Module):
-    """The same map from timm's ViT-B/32, under timm's parameter names (``head`` left out).
+    """Feature map as of :class:`PatchTokens` from timm's ViT-B/32, under timm's parameter names (without ``head``).
 
     Args:
         net: timm's vision transformer without a head.
 
     Attributes:
         channels: width of a token.
-        image_size: the one side of images it takes.
+        image_size: the only side of images that fits.
     """
 
     scale: Tensor
@@ -66,7 +67,7 @@ class AugregTokens(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.channels, self.image_size = net.embed_dim, net.patch_embed.img_size[0]
-        # Only what carries weights: of the rest nothing is active in ViT-B/32 (dropout 0, no norm before the blocks).
+        # Only parts with weights: the others are inactive in ViT-B/32 (dropout 0, no norm before the blocks).
         self.cls_token, self.pos_embed = net.cls_token, net.pos_embed
         self.patch_embed, self.blocks, self.norm = net.patch_embed, net.blocks, net.norm
         # These weights expect pixels as (p - 0.5) / 0.5 and the data come as (p - mean) / std: one affine map.
@@ -75,7 +76,7 @@ class AugregTokens(nn.Module):
         self.register_buffer("shift", (2 * mean - 1).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features ``(N, channels, 7, 7)`` of images ``(N, 3, 224, 224)`` normalised like all others here.
+        """Return features ``(N, channels, 7, 7)`` of images ``(N, 3, 224, 224)``, normalised like all others here.
 
         Raises:
             CellError: for images of another size.
@@ -89,21 +90,21 @@ class AugregTokens(nn.Module):
 
 @dataclass(frozen=True)
 class TorchvisionViT(TorchvisionNet):
-    """A vision transformer of torchvision by name; calling it builds the feature extractor.
+    """Vision transformer of torchvision by name; calling it builds the feature extractor.
 
-    torchvision's weights were trained on pixels normalised as ours are, and their address carries a hash.
+    torchvision's weights were trained on pixels normalised as here, and their address carries a hash.
     """
 
     image_size: int = 224
 
     def __call__(self) -> PatchTokens:  # type: ignore[override]
-        """Build it with random weights."""
+        """Build the feature extractor with random weights."""
         return PatchTokens(models.get_model(self.name, weights=None, image_size=self.image_size))
 
 
 @dataclass(frozen=True)
 class TimmViT:
-    """A vision transformer of timm; calling it builds the feature extractor.
+    """Vision transformer of timm; calling it builds the feature extractor.
 
     The accuracies in the paper (80.7 with the class token, 76.3 with averaged tokens) are out of reach of torchvision's
     weights (75.9 with the class token); timm's, pretrained on ImageNet-21k, are the likely ones.
@@ -115,16 +116,16 @@ class TimmViT:
     channels: int
 
     def __call__(self) -> AugregTokens:
-        """Build it with random weights."""
-        import timm  # not above: it takes a second, and torchvision's variant needs none of it
+        """Build the feature extractor with random weights."""
+        import timm  # not at the top: it takes a second, and torchvision's variant does not need it
 
         return AugregTokens(timm.create_model(self.model, num_classes=0, global_pool=""))
 
     def fetch(self, folder: Path) -> Path:
-        """No address of these weights carries a hash, so they are not downloaded.
+        """Refuse to download: no address of these weights carries a hash.
 
         Raises:
-            RequestError: always; the line says what to pass.
+            RequestError: always; the message names the options to use.
         """
         raise RequestError(
             f"weights for {self.name} are not downloaded (no address with a hash): get model.safetensors of "
@@ -142,7 +143,7 @@ def _check_size(images: Tensor, size: int) -> None:
 
 
 def _as_map(tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """Tokens ``(N, h * w, D)`` in row-major order -> ``(N, D, h, w)``."""
+    """Return tokens ``(N, h * w, D)`` in row-major order as a map ``(N, D, h, w)``."""
     return tokens.transpose(1, 2).unflatten(2, tuple(grid))
 
 

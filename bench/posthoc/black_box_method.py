@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from bench.contract import Method, Task
+from bench.contract import FitContext, Method
 from bench.posthoc.model import DecomposedClassifier
 
 
@@ -16,13 +16,13 @@ class BlackBox(Method):
     name = "blackbox"
     needs_black_box = True
 
-    def build(self, task: Task) -> DecomposedClassifier:
+    def build(self, task: FitContext) -> DecomposedClassifier:
         """Build an untrained classifier as a decomposition into one prototype per class."""
         backbone: Any = task.backbone()
         classes = task.train.classes
         return DecomposedClassifier(backbone, torch.zeros(classes, 1, backbone.channels), torch.zeros(classes)).eval()
 
-    def fit(self, task: Task) -> DecomposedClassifier:
+    def fit(self, task: FitContext) -> DecomposedClassifier:
         """Return the trained black box as a decomposition into one prototype per class."""
         black_box: Any = task.black_box
         return DecomposedClassifier(

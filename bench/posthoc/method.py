@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 
-from bench.contract import CellError, Method, RequestError, Sizes, Task
+from bench.contract import CellError, FitContext, Method, RequestError, Sizes
 from bench.posthoc.checkpoint import Checkpoint, fingerprint
 from bench.posthoc.decompose_class import NUMBERS, DecompositionConfig
 from bench.posthoc.feature_source import BackboneFeatures
@@ -33,11 +33,11 @@ class PostHocPPN(Method):
         """Refuse a k above the rank of a class's feature matrix."""
         check_rank(cls.name, config, sizes)
 
-    def build(self, task: Task) -> DecomposedClassifier:
+    def build(self, task: FitContext) -> DecomposedClassifier:
         """Build a model of the fitted shapes, filled with zeros."""
         return empty_model(task)
 
-    def fit(self, task: Task) -> DecomposedClassifier:
+    def fit(self, task: FitContext) -> DecomposedClassifier:
         """Decompose the black box; see :func:`decompose_black_box`."""
         return decompose_black_box(task)
 
@@ -62,11 +62,11 @@ class PostHocPPNContrast(Method):
         """Refuse a k above the rank of a class's feature matrix."""
         check_rank(cls.name, config, sizes)
 
-    def build(self, task: Task) -> DecomposedClassifier:
+    def build(self, task: FitContext) -> DecomposedClassifier:
         """Build a model of the fitted shapes, filled with zeros."""
         return empty_model(task)
 
-    def fit(self, task: Task) -> DecomposedClassifier:
+    def fit(self, task: FitContext) -> DecomposedClassifier:
         """Decompose the black box; see :func:`decompose_black_box`."""
         return decompose_black_box(task)
 
@@ -96,14 +96,14 @@ def check_rank(name: str, config: Any, sizes: Sizes) -> None:
         )
 
 
-def empty_model(task: Task) -> DecomposedClassifier:
+def empty_model(task: FitContext) -> DecomposedClassifier:
     """Build a model of the fitted shapes, filled with zeros, into which a saved one is loaded."""
     backbone: Any = task.backbone()
     shape = (task.train.classes, task.config.k, backbone.channels)
     return DecomposedClassifier(backbone, torch.zeros(shape), torch.zeros(task.train.classes)).eval()
 
 
-def decompose_black_box(task: Task) -> DecomposedClassifier:
+def decompose_black_box(task: FitContext) -> DecomposedClassifier:
     """Decompose the black box by the task's configuration; finished classes survive a kill.
 
     Raises:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.core.file_digests import Changed, checked
+from bench.core.integrity import Changed, read_verified
 from bench.results.store import Row
 
 SCORES = ("metric", "value", "95 % interval", "unit", "n", "version", "parameters")
@@ -81,7 +81,7 @@ def prototype_tables(result: Path, most: int) -> dict[Path, tuple[list[dict[str,
     found: dict[Path, tuple[list[dict[str, str]], int]] = {}
     for file in sorted((result / "items").glob("*.prototype.csv")):
         try:
-            lines = checked(result, f"items/{file.name}").decode().splitlines()
+            lines = read_verified(result, f"items/{file.name}").decode().splitlines()
         except (OSError, ValueError, Changed) as error:
             found[file] = ([{"damaged": str(error)}], 1)
             continue

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import RequestError
-from bench.core.file_digests import FILE as DIGESTS
-from bench.core.file_digests import Changed, checked, digests_of
-from bench.results.store import Folder, Store, write_json
+from bench.core.integrity import FILE as DIGESTS
+from bench.core.integrity import Changed, digests_of, read_verified
+from bench.results.store import Store, WorkDir, write_json
 
 if TYPE_CHECKING:
     from bench.contract import Progress
@@ -112,8 +112,8 @@ def _published(other: Store, name: str) -> bool:
 
 
 def _write(
-    found: Folder,
-    own: Folder,
+    found: WorkDir,
+    own: WorkDir,
     written: dict[str, Any],
     result: dict[str, Any] | None,
     failure: dict[str, Any] | None,
@@ -137,7 +137,7 @@ def _write(
 def _copy(source: Path, target: Path, name: str, progress: Progress) -> None:
     """Copy a file as it was written; one that was changed since gets no digest that says otherwise."""
     try:
-        content = checked(source, name)
+        content = read_verified(source, name)
     except FileNotFoundError:
         return
     except Changed as error:

@@ -6,15 +6,20 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
 from bench.config.spec import CellSpec
-from bench.contract import BenchError, Progress, RequestError
-from bench.core.file_digests import check_all
-from bench.core.work_dir import Folder, replacing
+from bench.core.errors import BenchError, RequestError
+from bench.core.files import replacing
+from bench.core.integrity import verify_folder
+from bench.core.work_dir import WorkDir
 from bench.results.records import AGAIN, read_description, read_history
 from bench.results.store import Store
+
+if TYPE_CHECKING:
+    from bench.contract import Progress
 
 
 @dataclass
@@ -61,7 +66,7 @@ def gather(source: Path, store: Store, home: Path, progress: Progress) -> Counts
             counts.taken += taken
             counts.damaged += not taken
     for path in sorted((source / "blackboxes").glob("*")):
-        found, own = Folder(path), Folder(home / "blackboxes" / path.name)
+        found, own = WorkDir(path), WorkDir(home / "blackboxes" / path.name)
         if found.done and not own.done:
             taken = _taken(found, own, lambda found=found: _check_black_box(found), progress)  # type: ignore[misc]
             counts.black_boxes += taken
@@ -69,7 +74,7 @@ def gather(source: Path, store: Store, home: Path, progress: Progress) -> Counts
     return counts
 
 
-def _taken(found: Folder, own: Folder, check: Callable[[], None], progress: Progress) -> bool:
+def _taken(found: WorkDir, own: WorkDir, check: Callable[[], None], progress: Progress) -> bool:
     """Whether the result is here now; what is wrong with one that is damaged is told."""
     try:
         check()
@@ -117,7 +122,7 @@ def _check(store: Store, name: str) -> None:
     _check_weights(store.cell(name))
 
 
-def _check_black_box(folder: Folder) -> None:
+def _check_black_box(folder: WorkDir) -> None:
     """Its weights and, where it has them, its curves can be read.
 
     Raises:
@@ -131,19 +136,19 @@ def _check_black_box(folder: Folder) -> None:
         raise RequestError(f"{error}; copy it again") from error
 
 
-def _check_digests(folder: Folder) -> None:
+def _check_digests(folder: WorkDir) -> None:
     """All files are those that were written, where it is known what was.
 
     Raises:
         RequestError: naming the first that is not.
     """
     try:
-        check_all(folder.result)
+        verify_folder(folder.result)
     except RequestError as error:
         raise RequestError(f"{error}; copy it again") from error
 
 
-def _check_weights(folder: Folder) -> None:
+def _check_weights(folder: WorkDir) -> None:
     weights = folder.result / "model.safetensors"
     try:
         with safe_open(weights, "pt"):

@@ -6,22 +6,22 @@ A field that a version of this program has not always written is optional here; 
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from bench.core.errors import RequestError
-from bench.core.file_digests import FILE as DIGESTS
-from bench.core.file_digests import Changed, checked, fingerprint, known_digests
+from bench.core.files import StoredModel, first_problem, load_json, parse, unreadable
+from bench.core.integrity import FILE as DIGESTS
+from bench.core.integrity import Changed, fingerprint, known_digests, read_verified
 from bench.results.labels import definition
 
-Status = Literal["ok", "n/a", "failed", "oom"]
 ScoreStatus = Literal["ok", "n/a", "failed", "oom", "missing"]
 """Of one metric of a cell; ``missing``: the cell is not finished, or the metric was not asked for."""
+
 Name = Annotated[str, Field(pattern=r"^[^/\\\x00.][^/\\\x00]*$")]
 """Of a folder in the store: no path that leads elsewhere."""
 
@@ -29,25 +29,19 @@ AGAIN = ": `run` computes it again, and keeps what is there beside"
 """After what is wrong with a result."""
 
 
-class _Record(BaseModel):
-    """Part of a stored file; strict, for a number in quotes is damage."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="allow", allow_inf_nan=False)
-
-
-class _Metric(_Record):
+class _Metric(StoredModel):
     version: str | int
     parameters: dict[str, Any]
     unit: str
     higher_is_better: bool = True
 
 
-class _Refused(_Record):
+class _Refused(StoredModel):
     reason: str
     unit: str
 
 
-class _Spec(_Record):
+class _Spec(StoredModel):
     method: str
     method_version: int
     settings: dict[str, Any]
@@ -64,17 +58,17 @@ class _Spec(_Record):
     metrics: dict[str, _Metric]
 
 
-class _Where(_Record):
+class _Where(StoredModel):
     data_root: str | None
     folder: str | None
     reader: str
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     weights: str | None
     plugins: list[str]
-    given: dict[str, str] = {}
+    given: dict[str, str] = Field(default_factory=dict)
 
 
-class _Description(_Record):
+class _Description(StoredModel):
     """``cell.json``; see :func:`bench.config.spec.describe`."""
 
     spec: _Spec
@@ -84,7 +78,7 @@ class _Description(_Record):
     label: str
     role: str
     recipe: str | None
-    changed: list[str] = []
+    changed: list[str] = Field(default_factory=list)
     not_applicable: dict[str, _Refused]
     command: str
     bench_version: str
@@ -92,55 +86,47 @@ class _Description(_Record):
     black_box_seconds: float | None = None
 
 
-class _Score(_Record):
+class _Score(StoredModel):
     value: float
     n: int
-    also: dict[str, float] = {}
+    also: dict[str, float] = Field(default_factory=dict)
 
 
-class _Environment(_Record):
+class _Environment(StoredModel):
     bench: str
     git: str | None = None
     device: str
     hardware: str
     threads: int
-    packages: dict[str, Any] = {}
+    packages: dict[str, Any] = Field(default_factory=dict)
 
 
-class _Memory(_Record):
+class _Memory(StoredModel):
     peak_bytes: float | None = None
     limit_bytes: float | None = None
     retry: dict[str, Any] | None = None
 
 
-class _Result(_Record):
+class _Result(StoredModel):
     """``result.json``; see :meth:`bench.runner.cell.Cell.run`."""
 
     scores: dict[str, _Score]
-    not_applicable: dict[str, str] = {}
+    not_applicable: dict[str, str] = Field(default_factory=dict)
     facts: dict[str, float]
     fit_of: str | None = None
     black_box: str | None = None
-    given: dict[str, dict[str, Any]] = {}
+    given: dict[str, dict[str, Any]] = Field(default_factory=dict)
     memory: _Memory = _Memory()
     prototypes: int
     parameters: int
     images: dict[str, int]
     seconds: dict[str, float]
-    usage: dict[str, float | dict[str, str] | None] = {}
-    seeds: dict[str, int] = {}
+    usage: dict[str, float | dict[str, str] | None] = Field(default_factory=dict)
+    seeds: dict[str, int] = Field(default_factory=dict)
     environment: _Environment
 
 
-class _Failure(_Record):
-    """``failure.json``; see :meth:`bench.core.work_dir.Folder.fail`."""
-
-    status: Literal["failed", "oom"]
-    reason: str
-    details: str
-
-
-class _Activity(_Record):
+class _Activity(StoredModel):
     """``activity.json``; see :class:`bench.runner.heartbeat.Activity`."""
 
     pid: int
@@ -155,7 +141,7 @@ class _Activity(_Record):
     note: str = ""
 
 
-class _Invocation(_Record):
+class _Invocation(StoredModel):
     """``invocations/STAMP.json``: one call of ``run``."""
 
     suite: str
@@ -163,7 +149,7 @@ class _Invocation(_Record):
     cells: list[Name]
 
 
-class _Epoch(_Record):
+class _Epoch(StoredModel):
     """One row of ``history.json``; all else in it are numbers, the curves."""
 
     __pydantic_extra__: dict[str, float] = Field(init=False)
@@ -228,11 +214,6 @@ class CellRecord:
         return "missing", None, ""
 
 
-def failed(reason: str) -> dict[str, Any]:
-    """Return a failure as :meth:`bench.core.work_dir.Folder.fail` writes it."""
-    return {"status": "failed", "reason": reason, "details": ""}
-
-
 def read_description(file: Path, name: str) -> dict[str, Any]:
     """Return the content of the ``cell.json`` of the cell with that id.
 
@@ -258,29 +239,17 @@ def read_result(folder: Path, metrics: Mapping[str, Any] | None = None) -> dict[
     """
     file = folder / "result.json"
     try:
-        content = parse(file, checked(folder, file.name), _Result)
+        content = parse(file, read_verified(folder, file.name), _Result)
         lacking = set(metrics or ()) - {*content["scores"], *content.get("not_applicable", {})}
         if lacking:
-            raise RequestError(_broken(file, f"it has no {', '.join(sorted(lacking))}"))
+            raise RequestError(unreadable(file, f"it has no {', '.join(sorted(lacking))}"))
         if content.get("sealed") and known_digests(folder) is None:
             raise Changed(f"{folder / DIGESTS} is missing, with which {file.name} was written")
     except OSError as error:
-        raise RequestError(f"{_broken(file, error)}{AGAIN}") from error
+        raise RequestError(f"{unreadable(file, error)}{AGAIN}") from error
     except RequestError as error:
         raise type(error)(f"{error}{AGAIN}") from error
     return content
-
-
-def read_failure(file: Path) -> dict[str, Any] | None:
-    """Return why an attempt ended; ``None`` where no attempt has failed. A broken file is a failure too."""
-    try:
-        return parse(file, file.read_bytes(), _Failure)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        return failed(_broken(file, error))
-    except RequestError as error:
-        return failed(str(error))
 
 
 def read_activity(file: Path) -> dict[str, Any] | None:
@@ -308,34 +277,14 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     """
     file = folder / "history.json"
     try:
-        content: list[dict[str, Any]] = _loaded(file, checked(folder, file.name))
+        content: list[dict[str, Any]] = load_json(file, read_verified(folder, file.name))
         _HISTORY.validate_python(content)
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise RequestError(_broken(file, error)) from error
+        raise RequestError(unreadable(file, error)) from error
     except ValidationError as error:
-        raise RequestError(_broken(file, _first(error))) from error
-    return content
-
-
-def parse(file: Path, text: bytes, shape: type[BaseModel]) -> dict[str, Any]:
-    """Return JSON content of that shape, as it was written: nothing is added, left out or converted.
-
-    Args:
-        file: named in errors.
-        text: the file's bytes.
-        shape: what readers rely on.
-
-    Raises:
-        RequestError: where it has another one.
-    """
-    content = _loaded(file, text)
-    try:
-        shape.model_validate(content)
-    except ValidationError as error:
-        raise RequestError(_broken(file, _first(error))) from error
-    assert isinstance(content, dict)
+        raise RequestError(unreadable(file, first_problem(error))) from error
     return content
 
 
@@ -343,28 +292,4 @@ def _read(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise RequestError(_broken(file, error)) from error
-
-
-def _loaded(file: Path, text: bytes) -> Any:
-    try:
-        content = json.loads(text.decode(), parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        raise RequestError(_broken(file, error)) from error
-    return content
-
-
-def _no_number(name: str) -> float:
-    raise ValueError(f"{name} where a number was expected")
-
-
-def _broken(file: Path, reason: object) -> str:
-    said = reason.strerror if isinstance(reason, OSError) and reason.strerror else reason
-    return f"{file} cannot be read ({said})"
-
-
-def _first(error: ValidationError) -> str:
-    """The first thing that is wrong, with its place: ``spec.seed: Input should be a valid integer``."""
-    about = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(map(str, about["loc"]))
-    return f"{place}: {about['msg']}" if place else str(about["msg"])
+        raise RequestError(unreadable(file, error)) from error

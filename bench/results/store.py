@@ -18,19 +18,18 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import RequestError
-from bench.core.work_dir import Folder, read_json, write_json
+from bench.core.files import read_json, write_json
+from bench.core.work_dir import Status, WorkDir, failed
 from bench.results.records import (
     CellRecord,
     ScoreStatus,
-    Status,
-    failed,
     read_description,
     read_history,
     read_invocation,
     read_result,
 )
 
-__all__ = ["CellRecord", "Folder", "Row", "Status", "Store", "as_dicts", "new_stamp", "write_json"]
+__all__ = ["CellRecord", "Row", "Status", "Store", "WorkDir", "as_dicts", "new_stamp", "write_json"]
 
 _STAMP = "%Y%m%d-%H%M%S-%f"
 _log = logging.getLogger(__name__)
@@ -79,7 +78,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.faults: dict[str, str] = {}
-        self._folders: dict[str, Folder] = {}
+        self._folders: dict[str, WorkDir] = {}
 
     @staticmethod
     def read(file: Path) -> dict[str, Any]:
@@ -106,11 +105,11 @@ class Store:
                 "folder with --out or BENCH_HOME"
             ) from error
 
-    def cell(self, name: str) -> Folder:
+    def cell(self, name: str) -> WorkDir:
         """The folder of a cell."""
         found = self._folders.get(name)
         if found is None:
-            found = self._folders[name] = Folder(self.root / "cells" / name)
+            found = self._folders[name] = WorkDir(self.root / "cells" / name, read_result)
         return found
 
     def find(self, prefix: str) -> str:
@@ -202,7 +201,7 @@ class Store:
 
     def new_invocation(self, content: Mapping[str, Any]) -> str:
         """Remember one call of ``run`` under a stamp after all others, also where the clock was set back."""
-        with Folder(self.root / "invocations").claim():
+        with WorkDir(self.root / "invocations").claim():
             now = new_stamp()
             last = max((file.stem for file in self._files("invocations") if _is_stamp(file.stem)), default="")
             if now <= last:

@@ -18,17 +18,18 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bench.config.spec import CellSpec
-from bench.contract import BenchError, CellError, PartPrototypeModel, RequestError, Samples, Score, Task
+from bench.contract import BenchError, CellError, FitContext, PartPrototypeModel, RequestError, Samples, Score
 from bench.core import environment, registry
-from bench.core.faults import storage_error
-from bench.core.file_digests import Changed, check, known_digests
+from bench.core.errors import storage_error
+from bench.core.files import read_json
+from bench.core.integrity import Changed, known_digests, verify_file
 from bench.core.interrupts import contained
 from bench.core.memory import OutOfMemory
 from bench.core.resource_usage import Usage
 from bench.core.score import write_table
 from bench.core.seeding import derive
-from bench.core.work_dir import FIT, read_json
-from bench.results.store import Folder, Status, Store, write_json
+from bench.core.work_dir import FIT, WorkDir
+from bench.results.store import Status, Store, write_json
 from bench.runner.evaluator import compares_black_box, evaluate
 from bench.runner.fit_cache import adopt, read_fit
 from bench.runner.heartbeat import Activity
@@ -175,14 +176,14 @@ class Cell:
         parts = {"method": self.spec.method, **{name: name for name in ("backbone", "black box", "training")}}
         return {"cell": self.spec.seed, **{part: derive(self.spec.seed, name) for part, name in parts.items()}}
 
-    def task(self, train: Samples, need_black_box: bool = True) -> Task:
+    def task(self, train: Samples, need_black_box: bool = True) -> FitContext:
         """What the method is given."""
         black_box: nn.Module | None = None
         if need_black_box and self.spec.black_box is not None:
             self.attempts.stage = SHARED
             facts = {name: value for name, value in self.spec.black_box.items() if name != "version"}
             black_box = train_or_load(
-                Folder(self.home / "blackboxes" / self.spec.black_box_id),
+                WorkDir(self.home / "blackboxes" / self.spec.black_box_id),
                 BlackBoxConfig.model_validate(facts),
                 self.inputs.backbone,
                 self.inputs.head,
@@ -191,7 +192,7 @@ class Cell:
                 self._trainer,
                 self.progress,
             ).to(self.device)
-        return Task(
+        return FitContext(
             config=self.inputs.settings(),
             train=self.attempts.guarded(train),
             seed=derive(self.spec.seed, self.spec.method),
@@ -218,7 +219,7 @@ class Cell:
         model = self._built(self.task(train, need_black_box=False))
         file = self.folder.result / "model.safetensors"
         try:
-            check(self.folder.result, file.name)
+            verify_file(self.folder.result, file.name)
             model.load_state_dict(load_file(file))
         except Changed as error:
             raise CellError(f"{error}; `run --existing rerun` fits it again") from error
@@ -227,7 +228,7 @@ class Cell:
             raise CellError(f"{file} cannot be used ({reason}); `run --existing rerun` fits it again") from error
         return model.to(self.device).eval()
 
-    def _built(self, task: Task) -> PartPrototypeModel:
+    def _built(self, task: FitContext) -> PartPrototypeModel:
         """The model that was given, or else one that nothing has been fitted to yet."""
         if not self.inputs.given:
             return self.method.build(task)
@@ -245,13 +246,13 @@ class Cell:
             self.attempts.part,
         )
 
-    def fit(self, task: Task) -> PartPrototypeModel:
+    def fit(self, task: FitContext) -> PartPrototypeModel:
         """The model that was given, or else the fitted one."""
         return (self._built if self.inputs.given else self.method.fit)(task)
 
     def _fitted(self, train: Samples) -> tuple[PartPrototypeModel, dict[str, Any]]:
         """The fitted model: from this cell's own unfinished work, or from a cell that only measures something else."""
-        if not (self.folder.work / FIT).is_file() and not self.folder.anew:
+        if not (self.folder.work / FIT).is_file() and not self.folder.recompute:
             adopt(self.store, self.folder, self.spec.fit_id, self.progress)
         found = read_fit(self.folder.work, self.progress)
         if found is not None:

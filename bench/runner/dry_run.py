@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.config.spec import PlannedCell
 from bench.core.console import Console
-from bench.results.store import Folder, Store
+from bench.results.store import Store, WorkDir
 from bench.runner.eta import Timings, said
 from bench.runner.heartbeat import activity_of
 
@@ -38,7 +38,7 @@ def print_plan(console: Console, cells: Sequence[PlannedCell], store: Store, hom
             seconds = timings.of(spec.model_dump(), cell.recipe, spec.fit_id)
             takes = "?" if seconds is None else said(seconds)
             known, unknown = known + (seconds or 0.0), unknown + (seconds is None)
-            if spec.trains_black_box and not Folder(home / "blackboxes" / spec.black_box_id).done:
+            if spec.trains_black_box and not WorkDir(home / "blackboxes" / spec.black_box_id).done:
                 boxes[spec.black_box_id] = timings.of_black_box(spec.model_dump(), cell.recipe)
         notes = [reasons.setdefault(why, len(reasons) + 1) for why in _refused(cell)]
         backbone, marks = spec.backbone or "-", ", ".join(map(str, notes))

@@ -11,7 +11,7 @@ from torch import nn
 
 from bench.contract import Metric, NotApplicable, Observation, PartPrototypeModel, Progress, Samples, Score
 from bench.core import registry
-from bench.core.score import check_apart, checked
+from bench.core.score import check_unique_names, validated
 from bench.runner.metric_guard import Apart, Guard
 
 
@@ -73,7 +73,7 @@ def evaluate(
 
     def end(name: str) -> None:
         metric = metrics[name]
-        scores[name] = checked(name, metric.compute(), metric.unit, metric.aggregates(metric.config))
+        scores[name] = validated(name, metric.compute(), metric.unit, metric.aggregates(metric.config))
 
     for metric, facts in wanted.items():
         attempt(metric, partial(begin, metric, facts["parameters"]))
@@ -99,5 +99,5 @@ def evaluate(
             attempt(metric, partial(metrics[metric].update, shown))
     for metric in list(metrics):
         attempt(metric, partial(end, metric))
-    check_apart(scores)
+    check_unique_names(scores)
     return scores, refused

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bench.core.errors import RequestError
-from bench.core.file_digests import check
-from bench.core.work_dir import FIT, Folder, read_json, replacing, write_json
+from bench.core.files import read_json, replacing, write_json
+from bench.core.integrity import verify_file
+from bench.core.work_dir import FIT, WorkDir
 from bench.results.store import Store
 from bench.runner.progress import ConsoleProgress
 
@@ -26,14 +27,14 @@ def read_fit(place: Path, progress: ConsoleProgress) -> tuple[dict[str, Tensor],
         return None
     try:
         for file in (*_FILES, FIT):
-            check(place, file)
+            verify_file(place, file)
         return load_file(place / _FILES[0]), read_json(place / FIT)
     except (SafetensorError, OSError, RequestError) as error:
         progress.note(f"the fit in {place} is damaged ({error}): not used")
         return None
 
 
-def adopt(store: Store, folder: Folder, fit_id: str, progress: ConsoleProgress) -> None:
+def adopt(store: Store, folder: WorkDir, fit_id: str, progress: ConsoleProgress) -> None:
     """Copy the fit of a finished cell that was to fit the same, where there is one: a metric more costs no training."""
     for name in store.cells():
         other = store.cell(name)
@@ -59,5 +60,5 @@ def take(source: Path, work: Path, progress: ConsoleProgress, origin: Mapping[st
         with replacing(work / file) as unfinished:
             shutil.copyfile(source / file, unfinished)
     write_json(work / FIT, {**origin, **read_json(source / FIT)})
-    Folder(work.parent).seal()
+    WorkDir(work.parent).seal()
     return True

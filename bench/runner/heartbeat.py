@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.core.work_dir import Folder, write_json
+from bench.core.files import write_json
+from bench.core.work_dir import WorkDir
 from bench.results.records import read_activity
 
 _EVERY = 1.0
@@ -26,7 +27,7 @@ class Activity:
         stage: asked for what is being done.
     """
 
-    def __init__(self, folder: Folder, stage: Callable[[], str]) -> None:
+    def __init__(self, folder: WorkDir, stage: Callable[[], str]) -> None:
         self._file, self._stage = folder.path / "activity.json", stage
         self._fixed = {
             "pid": os.getpid(),
@@ -72,7 +73,7 @@ class Activity:
                     return  # a full disk ends the work itself, at its next file and with the reason
 
 
-def activity_of(folder: Folder) -> dict[str, Any] | None:
+def activity_of(folder: WorkDir) -> dict[str, Any] | None:
     """What a process is doing there, or was doing when it was killed; ``seconds`` says since when.
 
     ``alive`` tells the two apart.

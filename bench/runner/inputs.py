@@ -17,7 +17,7 @@ from bench.data.cache import prepare
 from bench.data.datasets import open_dataset
 from bench.data.preprocessing import Protocol
 from bench.models import weights
-from bench.models.external import Given, NetworkSettings
+from bench.models.external import ExternalFile, NetworkConfig
 from bench.runner.progress import ConsoleProgress
 from bench.training.black_box import VERSION as BLACK_BOX_VERSION
 
@@ -122,10 +122,10 @@ class Inputs:
         return type(self.method).Config.model_validate(self.spec.settings, context={"given": self.where.get("given")})
 
     @property
-    def given(self) -> dict[str, Given]:
+    def given(self) -> dict[str, ExternalFile]:
         """The files and folders that stand in for training, where there are any."""
         settings = self.settings()
-        return settings.given if isinstance(settings, NetworkSettings) else {}
+        return settings.given if isinstance(settings, NetworkConfig) else {}
 
     def head(self, classes: int, channels: int) -> tuple[Tensor, Tensor]:
         """Weight and bias of the head that the starting weights were trained with; see :func:`weights.head`."""

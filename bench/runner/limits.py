@@ -10,14 +10,14 @@ from typing import Any
 import torch
 
 from bench.contract import Progress, RequestError, Samples
-from bench.core.allocator import give_back_free_memory
+from bench.core.compat import give_back_free_memory
 from bench.core.memory import (
+    AllocationFailure,
     OutOfMemory,
-    Overrun,
     PeakMemory,
+    format_bytes,
     is_out_of_memory,
-    limited,
-    said,
+    memory_limit,
 )
 from bench.results.store import Store, write_json
 from bench.runner.limited_samples import Guarded
@@ -93,12 +93,12 @@ class Attempts:
         if found is not None:
             raise OutOfMemory([found])
 
-    def _before(self, start_over: Callable[[], None]) -> Overrun | None:
+    def _before(self, start_over: Callable[[], None]) -> AllocationFailure | None:
         """What did not fit within this limit before; what did not fit within another one says nothing of this one."""
         if not self.note.is_file():
             return None
         try:
-            found = Overrun(**Store.read(self.note))
+            found = AllocationFailure(**Store.read(self.note))
         except (TypeError, RequestError) as error:
             self.progress.note(f"{self.note} is damaged ({error}): starts over as planned")
             start_over()
@@ -106,7 +106,7 @@ class Attempts:
             return None
         if found.limit_bytes == self.limit:
             return found
-        limit = f"{said(found.limit_bytes)} of memory" if found.limit_bytes else "all the memory there was"
+        limit = f"{format_bytes(found.limit_bytes)} of memory" if found.limit_bytes else "all the memory there was"
         self.progress.note(f"did not fit into {limit} before, and the limit is another now: starts over as planned")
         start_over()
         self.note.unlink()
@@ -134,18 +134,18 @@ class Attempts:
             "retry": Store.read(self.note) if self.note.is_file() else None,
         }
 
-    def _attempt(self, work: Callable[[], None], most: int | None) -> Overrun | None:
+    def _attempt(self, work: Callable[[], None], most: int | None) -> AllocationFailure | None:
         """What did not fit, or ``None``. The error itself is let go: it holds the tensors of all its frames."""
         self.most, self.stage = most, "reading the data"
         failed = None
         with PeakMemory(self.device) as self._peak:
             try:
-                with limited(self.device, self.limit):
+                with memory_limit(self.device, self.limit):
                     work()
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
                 batch_size = self.most or self.planned.get(self.stage)
-                failed = Overrun.of(error, self.stage, batch_size, self._peak.most, self.limit)
+                failed = AllocationFailure.of(error, self.stage, batch_size, self._peak.most, self.limit)
         give_back_free_memory()
         return failed

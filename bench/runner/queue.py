@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.config.spec import PlannedCell
 from bench.contract import Progress
-from bench.core.faults import may_pass
+from bench.core.errors import is_transient
 from bench.results.records import AGAIN
 from bench.results.store import Store
 from bench.runner.cell import reason_of
@@ -80,7 +80,7 @@ def persistently(work: Callable[[], Any], retries: int, progress: Progress) -> A
         try:
             return work()
         except Exception as error:
-            if not retries or not may_pass(error):
+            if not retries or not is_transient(error):
                 raise
             retries -= 1
             progress.note(f"{reason_of(error)}: once more")

@@ -25,7 +25,7 @@ from bench.config import schema
 from bench.contract import RequestError, Sizes
 from bench.core import registry
 from bench.core.plain_text import for_markdown
-from bench.models.shapes import remembered_shape
+from bench.models.classifier import cached_feature_shape
 from bench.results.store import Store
 from bench.runner.cell import Cell
 from bench.training.trainer import Trainer
@@ -146,7 +146,7 @@ def _parts(splits: dict[str, Any], folds: int, split: str) -> Iterator[tuple[int
 def _sizes(cell: Cell, fit: Any) -> Sizes:
     """What a setting has to fit, of a part of the training split."""
     backbone = cell.spec.backbone or ""
-    channels, rows, columns = remembered_shape(backbone, fit.size, cell.home)
+    channels, rows, columns = cached_feature_shape(backbone, fit.size, cell.home)
     counts = torch.bincount(fit.labels, minlength=fit.classes)
     return Sizes(fit.classes, int(counts.min()), channels, rows * columns, backbone)
 

@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bench.contract import CellError, Progress, Samples, Settings
-from bench.core.file_digests import Changed, check
+from bench.core.files import write_json
+from bench.core.integrity import Changed, verify_file
 from bench.core.seeding import derive
-from bench.core.work_dir import Folder, write_json
+from bench.core.work_dir import WorkDir
 from bench.models.classifier import Classifier
 from bench.models.confusion import judge
 from bench.training.schedule import Schedule
@@ -81,7 +82,7 @@ class ClassifierLearner(Learner):
 
 
 def train_or_load(
-    folder: Folder,
+    folder: WorkDir,
     config: BlackBoxConfig,
     backbone: Callable[[], nn.Module],
     head: Callable[[int, int], tuple[Tensor, Tensor]],
@@ -134,7 +135,7 @@ def train_or_load(
             progress.note("black box found, not trained again")
             folder.tidy()
     try:
-        check(folder.result, "model.safetensors")
+        verify_file(folder.result, "model.safetensors")
         classifier.load_state_dict(load_file(folder.result / "model.safetensors"))
     except (SafetensorError, OSError, RuntimeError, Changed) as error:
         # Not retrained in silence: on a GPU that gives other bits, and finished cells started from these.

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.contract import Batch, CellError, Progress, Samples
+from bench.core.files import replacing, write_json
 from bench.core.memory import is_out_of_memory
 from bench.core.seeding import derive
-from bench.core.work_dir import replacing, write_json
 from bench.data import augmentation
 from bench.training.distributed import ProcessGroup, ShardedBackbone
 from bench.training.feature_cache import FrozenFeatureCache

@@ -11,7 +11,7 @@ from baselines.protopnet import ProtoPNet
 from bench.contract import CellError, RequestError, Sizes
 from bench.core import registry
 from bench.models import torchvision
-from bench.models.external import Given
+from bench.models.external import ExternalFile
 from bench.training.schedule import Schedule
 from tests.support import official_checkouts as stand_ins
 from tests.support.samples import SmallNet, stripes, task
@@ -341,4 +341,4 @@ def test_a_backbone_with_other_tensors_fails_the_cell(saved, tmp_path):
 def test_a_converted_file_is_its_content_not_its_place(saved, tmp_path):
     checkpoints.convert("protopnet", saved("protopnet")[0], tmp_path / "one")
     checkpoints.convert("protopnet", saved("protopnet")[0], tmp_path / "two")
-    assert Given.at(tmp_path / "one.safetensors").digest == Given.at(tmp_path / "two.safetensors").digest
+    assert ExternalFile.at(tmp_path / "one.safetensors").digest == ExternalFile.at(tmp_path / "two.safetensors").digest

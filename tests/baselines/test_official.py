@@ -9,25 +9,25 @@ import torch
 
 from baselines import checkpoints, external_repository, official_models
 from bench.contract import BenchError, CellError, RequestError, Sizes
-from bench.models.external import Given, NetworkSettings
+from bench.models.external import ExternalFile, NetworkConfig
 from tests.support import official_checkouts as stand_ins
 from tests.support.samples import stripes, task
 
 
-class Config(NetworkSettings):
+class Config(NetworkConfig):
     """The sizes that each method's settings say, under one name each."""
 
     per_class: int = 2
     depth: int = 5
 
 
-class PoolConfig(NetworkSettings):
+class PoolConfig(NetworkConfig):
     prototypes: int = 7
     slots: int = 2
     depth: int = 5
 
 
-class DeepConfig(NetworkSettings):
+class DeepConfig(NetworkConfig):
     """Deformable prototypes are as deep as the backbone."""
 
     per_class: int = 2
@@ -255,18 +255,18 @@ def test_a_checkout_is_its_code(tmp_path):
     (same / "weights.pth").write_bytes(b"large")
     (same / ".git").mkdir()
     (same / ".git" / "hook.py").write_text("")
-    assert Given.at(folder).digest == Given.at(same).digest
+    assert ExternalFile.at(folder).digest == ExternalFile.at(same).digest
     (same / "model.py").write_text((same / "model.py").read_text() + "\n")
-    assert Given.at(folder).digest != Given.at(same).digest
+    assert ExternalFile.at(folder).digest != ExternalFile.at(same).digest
 
 
 def test_a_git_checkout_records_its_commit(tmp_path):
     folder = stand_ins.checkout("protopnet", tmp_path / "checkout")
-    assert set(Given.at(folder).record()) == {"path", "digest"}
+    assert set(ExternalFile.at(folder).record()) == {"path", "digest"}
     git = ["git", "-C", str(folder), "-c", "user.name=x", "-c", "user.email=x@example.org"]
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "x"]):
         subprocess.run([*git, *words], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    assert head.startswith(Given.at(folder).record()["commit"])
+    assert head.startswith(ExternalFile.at(folder).record()["commit"])
     (folder / "model.py").write_text("")
-    assert Given.at(folder).record()["commit"].endswith("-dirty")
+    assert ExternalFile.at(folder).record()["commit"].endswith("-dirty")

@@ -19,7 +19,7 @@ if sys.argv[2] != "0":
     def refused(*_):
         raise OSError(int(sys.argv[2]), "no locks")
     fcntl.flock = refused
-with locks.alone(pathlib.Path(sys.argv[1])):
+with locks.exclusive(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -34,7 +34,7 @@ def refusal(request, monkeypatch):
             raise OSError(request.param, "no locks")
 
         monkeypatch.setattr("fcntl.flock", refused)
-    monkeypatch.setattr(locks, "_told", set())
+    monkeypatch.setattr(locks, "_warned", set())
     return request.param
 
 
@@ -54,38 +54,38 @@ def holder(tmp_path, refusal):
 
 def test_a_lock_falls_with_a_killed_process(tmp_path, holder):
     file, waited = tmp_path / ".lock", []
-    assert locks.held(file)
+    assert locks.is_held(file)
 
     def waiting():
         waited.append(True)
         holder.kill()
         holder.wait()
 
-    with locks.alone(file, waiting):
+    with locks.exclusive(file, waiting):
         assert waited == [True]
-    assert not locks.held(file)
+    assert not locks.is_held(file)
 
 
 def test_a_stopped_process_keeps_its_lock(tmp_path, holder):
     os.kill(holder.pid, signal.SIGSTOP)
-    assert locks.held(tmp_path / ".lock")
+    assert locks.is_held(tmp_path / ".lock")
     os.kill(holder.pid, signal.SIGCONT)
     holder.stdin.close()
     holder.wait()
-    assert not locks.held(tmp_path / ".lock")
+    assert not locks.is_held(tmp_path / ".lock")
 
 
 def test_a_file_system_without_locks_is_told_once(tmp_path, refusal, caplog):
     with caplog.at_level(logging.WARNING):
         for name in "abc":
-            with locks.alone(tmp_path / name):
-                assert locks.held(tmp_path / name)
-            assert not locks.held(tmp_path / name)
+            with locks.exclusive(tmp_path / name):
+                assert locks.is_held(tmp_path / name)
+            assert not locks.is_held(tmp_path / name)
     assert len(caplog.messages) == bool(refusal)
 
 
 def test_asking_leaves_nothing_behind(tmp_path, refusal):
-    assert not locks.held(tmp_path / "absent" / ".lock")
+    assert not locks.is_held(tmp_path / "absent" / ".lock")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -96,11 +96,11 @@ def test_asking_hinders_nobody(tmp_path):
 
     with file.open() as opened:
         fcntl.flock(opened, fcntl.LOCK_SH)  # another process asks at this moment, and for long
-        assert not locks.held(file)
+        assert not locks.is_held(file)
 
 
 def test_a_place_that_may_not_be_written_is_an_error(tmp_path):
     began = time.monotonic()
-    with pytest.raises(OSError), locks.alone(tmp_path / "absent" / ".lock"):  # noqa: PT011 (whatever the system says)
+    with pytest.raises(OSError), locks.exclusive(tmp_path / "absent" / ".lock"):  # noqa: PT011 (whatever the system says)
         pass
     assert time.monotonic() - began < 5

@@ -9,16 +9,16 @@ import torch
 
 from bench.contract import RequestError
 from bench.core.memory import (
+    AllocationFailure,
     OverLimit,
-    Overrun,
     PeakMemory,
     available,
     check_limit,
+    failing_line,
+    format_bytes,
     is_out_of_memory,
-    limited,
-    place_of,
+    memory_limit,
     resident,
-    said,
     tried_bytes,
 )
 
@@ -40,7 +40,7 @@ def test_peak_is_what_was_in_use_between():
 
 
 def refused(size):
-    with pytest.raises(RuntimeError) as caught, limited(CPU, resident() + 2**27):
+    with pytest.raises(RuntimeError) as caught, memory_limit(CPU, resident() + 2**27):
         torch.ones(size // 4)
     return caught.value
 
@@ -51,7 +51,7 @@ def test_a_large_tensor_is_refused_before_it_is_made_and_its_size_is_known():
         error = refused(2**33)
     assert is_out_of_memory(error)
     assert tried_bytes(error) == 2**33
-    assert place_of(error).endswith("torch.ones(size // 4)")
+    assert failing_line(error).endswith("torch.ones(size // 4)")
     assert peak.growth < 2**28
     # Afterwards memory is to be had again.
     assert float(torch.ones(2**27).sum()) == 2**27
@@ -59,9 +59,9 @@ def test_a_large_tensor_is_refused_before_it_is_made_and_its_size_is_known():
 
 @linux
 def test_what_fits_is_not_refused():
-    with limited(CPU, resident() + 2**28):
+    with memory_limit(CPU, resident() + 2**28):
         assert float(torch.ones(2**24).sum()) == 2**24  # 64 MiB
-    with limited(CPU, None):
+    with memory_limit(CPU, None):
         assert float(torch.ones(2**24).sum()) == 2**24
 
 
@@ -100,16 +100,16 @@ def test_other_errors_are_something_else():
 
 
 def test_an_overrun_says_all_that_is_known():
-    whole = Overrun("fit", 32, 3 * 2**30, 2**30, 4 * 2**30, "baselines/x.py:3 a @ b")
+    whole = AllocationFailure("fit", 32, 3 * 2**30, 2**30, 4 * 2**30, "baselines/x.py:3 a @ b")
     expected = "fit at batch size 32: tried to allocate 3.0 GiB, peak 1.0 GiB, limit 4.0 GiB (baselines/x.py:3 a @ b)"
     assert str(whole) == expected
-    assert str(Overrun("fit", None, None, 2**30, None, "")) == "fit: peak 1.0 GiB"
-    found = Overrun.of(OverLimit("2 MiB were in use"), "evaluation", 1, 5, 4)
+    assert str(AllocationFailure("fit", None, None, 2**30, None, "")) == "fit: peak 1.0 GiB"
+    found = AllocationFailure.of(OverLimit("2 MiB were in use"), "evaluation", 1, 5, 4)
     assert (found.tried_bytes, found.place) == (None, "")
 
 
 def test_sizes_for_people():
-    assert [said(2**n) for n in (10, 25, 30, 41)] == ["1.0 KiB", "32.0 MiB", "1.0 GiB", "2.0 TiB"]
+    assert [format_bytes(2**n) for n in (10, 25, 30, 41)] == ["1.0 KiB", "32.0 MiB", "1.0 GiB", "2.0 TiB"]
 
 
 def test_there_is_memory_left():

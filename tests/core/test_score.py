@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bench.contract import Aggregate, CellError, Score, share
-from bench.core.score import check_apart, checked
+from bench.core.score import check_unique_names, validated
 
 
 def test_a_sound_score_gets_plain_numbers():
@@ -16,7 +16,7 @@ def test_a_sound_score_gets_plain_numbers():
         "hit": [True, False, np.bool_(True)],
     }
     score = Score(np.float32(12.5), np.int64(3), {"image": columns}, {"area": 7, "in.all": -1.0})
-    found = checked("m", score, "%", {})
+    found = validated("m", score, "%", {})
     assert (found.value, found.n, found.also) == (12.5, 3, {"area": 7.0, "in.all": -1.0})
     assert {type(found.value), type(found.also["area"])} == {float}
     assert type(found.n) is int
@@ -67,27 +67,27 @@ def test_a_sound_score_gets_plain_numbers():
 )
 def test_a_broken_rule_is_told(score, message):
     with pytest.raises(CellError, match=f"^m.*{message}|^{message}"):
-        checked("m", score, "%", {})
+        validated("m", score, "%", {})
 
 
 def test_ranges_are_those_that_a_metric_declares():
     free = {"": Aggregate("image", "gain", "index")}
-    assert checked("m", Score(-250.0, 1), "%", free).value == -250.0
-    assert checked("m", Score(250.0, 1), "ms", {}).value == 250.0
-    assert checked("m", Score(100.0 + 1e-9, 1), "%", {}).value > 100
+    assert validated("m", Score(-250.0, 1), "%", free).value == -250.0
+    assert validated("m", Score(250.0, 1), "ms", {}).value == 250.0
+    assert validated("m", Score(100.0 + 1e-9, 1), "%", {}).value > 100
     for unit in ("", "%"):
         with pytest.raises(CellError, match=r"^m is 101 .*outside 0 to 100$"):
-            checked("m", Score(101.0, 1), unit, {"": share("image", "hit", "index")})
+            validated("m", Score(101.0, 1), unit, {"": share("image", "hit", "index")})
     with pytest.raises(CellError, match=r"^m\.area is -1"):
-        checked("m", Score(1.0, 1, also={"area": -1.0}), "%", {"area": share("image", "area", "index")})
+        validated("m", Score(1.0, 1, also={"area": -1.0}), "%", {"area": share("image", "area", "index")})
 
 
 def test_two_metrics_never_write_under_one_name():
     def table(name):
         return Score(1.0, 1, {name: {}})
 
-    check_apart({"a": table("b"), "b": table("b")})
+    check_unique_names({"a": table("b"), "b": table("b")})
     with pytest.raises(CellError, match=r"table of the name a\.b\.c\.csv"):
-        check_apart({"a": table("b.c"), "a.b": table("c")})
+        check_unique_names({"a": table("b.c"), "a.b": table("c")})
     with pytest.raises(CellError, match=r"number of the name a\.b"):
-        check_apart({"a.b": Score(1.0, 1), "a": Score(1.0, 1, also={"b": 1.0})})
+        check_unique_names({"a.b": Score(1.0, 1), "a": Score(1.0, 1, also={"b": 1.0})})

@@ -5,17 +5,17 @@ import threading
 
 import pytest
 
-from bench.core.threads import in_order
+from bench.core.threads import ordered_map
 
 
 def test_results_come_in_order_and_not_far_ahead_of_what_is_taken():
     drawn = itertools.count()
     items = (next(drawn) for _ in range(10**9))
-    found = in_order(lambda number: number * number, items)
+    found = ordered_map(lambda number: number * number, items)
     assert list(itertools.islice(found, 1000)) == [number * number for number in range(1000)]
     assert next(drawn) < 2100
     found.close()
-    assert list(in_order(str, [])) == []
+    assert list(ordered_map(str, [])) == []
 
 
 def test_an_error_comes_at_its_place_and_ends_the_rest():
@@ -30,6 +30,6 @@ def test_an_error_comes_at_its_place_and_ends_the_rest():
 
     taken = []
     with pytest.raises(ValueError, match="five"):
-        taken.extend(in_order(work, range(10**6)))
+        taken.extend(ordered_map(work, range(10**6)))
     assert taken == [0, 1, 2, 3, 4]
     assert len(begun) < 2000

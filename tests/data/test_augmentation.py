@@ -2,7 +2,7 @@
 
 from typing import get_args
 
-import bench.core.compat  # noqa: F401  before anything that imports torchvision
+import bench.models  # noqa: F401  before anything that imports torchvision
 
 # isort: split
 import pytest

@@ -8,7 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
-import bench.core.compat  # noqa: F401  before anything that imports torchvision
+import bench.models  # noqa: F401  before anything that imports torchvision
 
 # isort: split
 import numpy as np

@@ -1,6 +1,6 @@
 """Prepared images as batches: normalised, in order, changed by an augmentation, from a subset."""
 
-import bench.core.compat  # noqa: F401  before anything that imports torchvision
+import bench.models  # noqa: F401  before anything that imports torchvision
 
 # isort: split
 import numpy as np

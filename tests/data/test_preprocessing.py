@@ -1,7 +1,7 @@
 import io
 from dataclasses import replace
 
-import bench.core.compat  # noqa: F401  before anything that imports torchvision
+import bench.models  # noqa: F401  before anything that imports torchvision
 
 # isort: split
 import numpy as np

@@ -1,6 +1,6 @@
 """Protocols other than the reference path: what is cut and how it is resized, against torchvision."""
 
-import bench.core.compat  # noqa: F401  before anything that imports torchvision
+import bench.models  # noqa: F401  before anything that imports torchvision
 
 # isort: split
 import numpy as np

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from safetensors.torch import load, save
 
 import metrics.controls
-from bench.contract import CellError, Method, Task
+from bench.contract import CellError, FitContext, Method
 from metrics.consistency import Consistency
 from metrics.controls import Center, Constant, Random, fingerprint, train_consistency
 from metrics.parts import peaks
@@ -17,7 +17,7 @@ from tests.support.scripted_model import score
 
 def make_task(method, train=None, seed=0, **settings):
     train = train or SimpleNamespace(classes=3, parts=["a"], size=224)
-    return Task(
+    return FitContext(
         config=method.Config(**settings), train=train, seed=seed, device=torch.device("cpu"),
         backbone=None, black_box=None, trainer=None, progress=None,
     )  # fmt: skip

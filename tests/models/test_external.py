@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from bench.config.schema import validate
 from bench.contract import RequestError
-from bench.models.external import Given, NetworkSettings
+from bench.models.external import ExternalFile, NetworkConfig
 
 
 @pytest.fixture
@@ -16,29 +16,29 @@ def file(tmp_path):
 
 
 def test_the_serialised_form_is_the_content(file, tmp_path):
-    config = NetworkSettings(checkpoint=str(file))
+    config = NetworkConfig(checkpoint=str(file))
     # The first 16 digits of SHA-256("abc"), FIPS 180-2, appendix B.1.
     assert config.model_dump(mode="json") == {"checkpoint": "ba7816bf8f01cfea", "source": None}
     other = tmp_path / "elsewhere"
     other.write_bytes(b"abc")
-    assert NetworkSettings(checkpoint=other).model_dump() == config.model_dump()
+    assert NetworkConfig(checkpoint=other).model_dump() == config.model_dump()
     other.write_bytes(b"abd")
-    assert NetworkSettings(checkpoint=other).model_dump() != config.model_dump()
+    assert NetworkConfig(checkpoint=other).model_dump() != config.model_dump()
 
 
 def test_what_was_planned_is_found_again(file, tmp_path):
-    config = NetworkSettings(checkpoint=str(file))
+    config = NetworkConfig(checkpoint=str(file))
     places = {given.digest: str(given.path) for given in config.given.values()}
-    again = NetworkSettings.model_validate(config.model_dump(mode="json"), context={"given": places})
+    again = NetworkConfig.model_validate(config.model_dump(mode="json"), context={"given": places})
     assert again == config
     assert list(again.given) == ["checkpoint"]
-    assert NetworkSettings().given == {}
+    assert NetworkConfig().given == {}
     with pytest.raises(ValidationError, match="no such file"):
-        NetworkSettings.model_validate(config.model_dump(mode="json"))
+        NetworkConfig.model_validate(config.model_dump(mode="json"))
 
 
 def test_a_change_is_noticed(file):
-    given = Given.at(file)
+    given = ExternalFile.at(file)
     assert not given.changed()
     file.write_bytes(b"abd")
     assert given.changed()
@@ -59,14 +59,14 @@ def test_a_change_is_noticed(file):
 )
 def test_wrong_ones_are_one_line(values, expected):
     with pytest.raises(RequestError) as error:
-        validate(NetworkSettings, values, "x")
+        validate(NetworkConfig, values, "x")
     assert expected in str(error.value)
 
 
 def test_a_folder_counts_by_its_code(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "model.py").write_text("x = 1\n")
-    before = Given.at(tmp_path)
+    before = ExternalFile.at(tmp_path)
     for name in ("data.bin", "__pycache__/model.py", ".git/x.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("changed")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.contract import Task
+from bench.contract import FitContext
 from metrics.consistency import Consistency
 from metrics.controls import Constant, ControlModel, FixedPixel, Random
 from metrics.parts import peaks
@@ -174,7 +174,7 @@ def test_the_constant_chosen_on_train_is_that_pixel(cub):
         labels=torch.tensor(labels), keypoints=torch.tensor(points).double(), visible=torch.tensor(visible),
         size=224, classes=50, parts=[""] * 15,
     )  # fmt: skip
-    task = Task(Constant.Config(), train, 0, torch.device("cpu"), None, None, None, None)
+    task = FitContext(Constant.Config(), train, 0, torch.device("cpu"), None, None, None, None)
     Constant().fit(task)
     assert (task.facts["row"], task.facts["column"]) == (64, 112)
     owned, at = [(c, c) for c in range(50)], [[(64, 112)] * 50] * len(labels)
@@ -194,7 +194,7 @@ def test_random_peaks_score_the_chance_level(cub):
     expected = 100 * sum(chances) / len(chances)
     assert 23 < expected < 26
 
-    task = Task(Random.Config(per_class=4), SimpleNamespace(classes=50), 0, torch.device("cpu"), *[None] * 4)
+    task = FitContext(Random.Config(per_class=4), SimpleNamespace(classes=50), 0, torch.device("cpu"), *[None] * 4)
     model = Random().fit(task)
     pictures = torch.randn(len(labels), 1, 1, 224, generator=torch.Generator().manual_seed(0))
     found = score(Stability, model, pictures, labels, points, visible)

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench.cli.main import main
-from bench.core.file_digests import check_all, known_digests
+from bench.core.integrity import check_all, known_digests
 from bench.report.plots.scatter import cost
 from bench.results.store import Store, write_json
 from tests.support.stores import example_store, reseal

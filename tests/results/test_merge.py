@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from bench.cli.main import main
 from bench.results.merge import gather
-from bench.results.store import Folder, Store, write_json
+from bench.results.store import Store, WorkDir, write_json
 from tests.support.documented import RESULTS, ROOT
 from tests.support.samples import Silent
 from tests.support.small_birds import QUICK, few_birds, stored
@@ -109,7 +109,7 @@ def black_boxes(tmp_path):
     """A home with two finished black boxes, as they lie on disk, and no cells."""
     (tmp_path / "there" / "cells").mkdir(parents=True)
     for name in ("one", "two"):
-        folder = Folder(tmp_path / "there" / "blackboxes" / name)
+        folder = WorkDir(tmp_path / "there" / "blackboxes" / name)
         folder.work.mkdir(parents=True)
         save_file({"weight": torch.ones(1000)}, folder.work / "model.safetensors")
         write_json(folder.work / "history.json", [])
@@ -132,7 +132,7 @@ def test_a_black_box_that_was_copied_in_part_is_not_taken(black_boxes, tmp_path,
 
 def test_what_another_process_holds_is_waited_for_and_that_is_told(black_boxes, tmp_path):
     here = tmp_path / "here"
-    progress, own = Silent(), Folder(here / "blackboxes" / "one")
+    progress, own = Silent(), WorkDir(here / "blackboxes" / "one")
     with own.claim():
         waiting = Thread(target=gather, args=(black_boxes, Store(here), here, progress))
         waiting.start()

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from bench.cli.main import main
 from bench.core.errors import RequestError
-from bench.core.file_digests import fingerprint
+from bench.core.integrity import fingerprint
 from bench.results.records import read_description, read_history, read_result
 from bench.results.store import Store, write_json
 from tests.support.stores import StoreMaker, epoch, reseal

@@ -7,12 +7,12 @@ import sys
 import pytest
 
 from bench.contract import RequestError
-from bench.results.store import Folder, Store, write_json
+from bench.results.store import Store, WorkDir, write_json
 from tests.support.stores import StoreMaker
 
 
 def test_a_result_appears_in_one_step(tmp_path):
-    folder = Folder(tmp_path / "x")
+    folder = Store(tmp_path).cell("x")
     for place in (folder.work, folder.resume):
         place.mkdir(parents=True)
     (folder.resume / "training.pt").write_text("checkpoint")
@@ -26,10 +26,11 @@ def test_a_result_appears_in_one_step(tmp_path):
     assert "scores: Field required" in folder.failure["reason"]  # "{}" is no result
     assert sorted(file.name for file in folder.result.iterdir()) == ["digests.json", "result.json"]
     assert [file.name for file in folder.path.iterdir()] == ["result"]
+    assert WorkDir(folder.path).failure is None  # without a check of its content a result is taken as it is
 
 
 def test_clear_forgets_everything(tmp_path):
-    folder = Folder(tmp_path / "x")
+    folder = WorkDir(tmp_path / "x")
     for place in (folder.work, folder.result):
         place.mkdir(parents=True)
         (place / "file").write_text("")
@@ -45,7 +46,7 @@ def begun(folder):
 
 
 def test_renewing_a_second_time_keeps_what_was_begun_since(tmp_path):
-    folder = Folder(tmp_path / "x")
+    folder = WorkDir(tmp_path / "x")
     folder.result.mkdir(parents=True)
     old = begun(folder)
     folder.renew()
@@ -57,7 +58,7 @@ def test_renewing_a_second_time_keeps_what_was_begun_since(tmp_path):
 
 
 def test_what_has_ended_since_it_was_renewed_is_renewed_again(tmp_path):
-    finished, failed = Folder(tmp_path / "x"), Folder(tmp_path / "y")
+    finished, failed = WorkDir(tmp_path / "x"), WorkDir(tmp_path / "y")
     for folder in (finished, failed):
         folder.renew()
     finished.work.mkdir()
@@ -71,7 +72,7 @@ def test_what_has_ended_since_it_was_renewed_is_renewed_again(tmp_path):
 
 
 def test_a_clearing_that_was_killed_is_done_again(tmp_path):
-    folder = Folder(tmp_path / "x")
+    folder = WorkDir(tmp_path / "x")
     checkpoint = begun(folder)
     write_json(folder.path / "anew", {})
     folder.renew()
@@ -98,8 +99,8 @@ def test_stamps_only_grow(tmp_path):
 
 def test_a_claim_keeps_others_out_and_ends_with_its_process(tmp_path):
     code = (
-        "import sys, pathlib\nfrom bench.results.store import Folder\n"
-        "with Folder(pathlib.Path(sys.argv[1])).claim():\n    print('held', flush=True)\n    sys.stdin.read()\n"
+        "import sys, pathlib\nfrom bench.results.store import WorkDir\n"
+        "with WorkDir(pathlib.Path(sys.argv[1])).claim():\n    print('held', flush=True)\n    sys.stdin.read()\n"
     )
     holder = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "x")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -110,10 +111,10 @@ def test_a_claim_keeps_others_out_and_ends_with_its_process(tmp_path):
     with (tmp_path / "x" / ".lock").open("w") as lock:
         with pytest.raises(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        assert Folder(tmp_path / "x").busy
+        assert WorkDir(tmp_path / "x").busy
         holder.kill()
         holder.wait()
-        assert not Folder(tmp_path / "x").busy
+        assert not WorkDir(tmp_path / "x").busy
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     holder.stdin.close()
     holder.stdout.close()

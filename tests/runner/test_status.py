@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from bench.cli.main import main
-from bench.core.work_dir import Folder, write_json
+from bench.core.files import write_json
+from bench.core.work_dir import WorkDir
 from bench.runner.eta import Timings, said
 from bench.runner.heartbeat import Activity, activity_of
 from bench.runner.status import Board, Overview
@@ -20,8 +21,8 @@ from tests.support.stores import METRICS, StoreMaker, example_store
 WORKER = """
 import pathlib, sys, time
 from bench.runner.heartbeat import Activity
-from bench.core.work_dir import Folder
-folder = Folder(pathlib.Path(sys.argv[1]))
+from bench.core.work_dir import WorkDir
+folder = WorkDir(pathlib.Path(sys.argv[1]))
 with folder.claim(), Activity(folder, lambda: "fit") as activity:
     activity.counted("epochs", 5, 30)
     activity.noted("joint 5/30  loss 0.250")
@@ -108,7 +109,7 @@ def test_a_living_process_is_told_from_a_killed_one(grid, worker):
 
 
 def test_what_ends_by_itself_leaves_nothing(tmp_path):
-    folder = Folder(tmp_path / "x")
+    folder = WorkDir(tmp_path / "x")
 
     def wrong():
         assert activity_of(folder)["stage"] == "fit"
@@ -121,7 +122,7 @@ def test_what_ends_by_itself_leaves_nothing(tmp_path):
 
 @pytest.mark.parametrize("same_boot", [True, False])
 def test_a_clock_that_jumps_gives_no_negative_times(tmp_path, same_boot):
-    folder = Folder(tmp_path / "x")
+    folder = WorkDir(tmp_path / "x")
     with folder.claim(), Activity(folder, lambda: "fit"):
         file = folder.path / "activity.json"
         written = json.loads(file.read_text())

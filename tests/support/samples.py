@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.contract import Task
+from bench.contract import FitContext
 from bench.diagnostics import synthetic
 from bench.diagnostics.synthetic import SmallNet, Tensors, stripes
 from bench.training.trainer import Trainer
@@ -42,6 +42,6 @@ class Dying(Trainer):
             raise Killed
 
 
-def task(folder: Path, samples: Any, config: Any, **rest: Any) -> Task:
+def task(folder: Path, samples: Any, config: Any, **rest: Any) -> FitContext:
     """A task on the CPU with a small network."""
     return synthetic.task(folder, samples, config, Silent(), **rest)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.core.file_digests import digests_of, fingerprint
+from bench.core.integrity import digests_of, fingerprint
 from bench.results.store import Store, write_json
 
 STAMP = "20260304-101500-123"

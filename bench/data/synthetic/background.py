@@ -1,6 +1,7 @@
-"""Scenery: the habitat out of focus, what the bird stands on, and leaves and blades in front of it.
+"""Scenery: the habitat out of focus, the support under the bird, and leaves and blades in front of it.
 
-All of it is drawn from the picture's own random numbers and knows nothing of the species.
+All of it is drawn from the picture's own random numbers and is independent of the species, so that no scenery gives a
+class away.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from bench.data.synthetic.geometry import Feather, Placement, Points, bend, dire
 
 @dataclass(frozen=True)
 class Habitat:
-    """The colours of one kind of place.
+    """Colours of one kind of scenery.
 
     Attributes:
         sky, ground: Colours at the top and at the bottom.
@@ -77,7 +78,7 @@ def _pick(colours: tuple[Colour, ...], rng: np.random.Generator) -> Colour:
 
 
 def background(habitat: Habitat, size: int, rng: np.random.Generator) -> Image.Image:
-    """Returns the picture (RGB, size x size) behind everything, out of focus."""
+    """Return the picture (RGB, size x size) behind everything, out of focus."""
     side = size // 4
     ramp = np.linspace(0, 1, side)[:, None, None] ** rng.uniform(0.7, 1.5)
     sky, ground = np.array(habitat.sky, dtype=float), np.array(habitat.ground, dtype=float)
@@ -93,13 +94,13 @@ def background(habitat: Habitat, size: int, rng: np.random.Generator) -> Image.I
     for _ in range(int(rng.integers(1, 4))):  # far twigs
         a, b = rng.uniform(-0.1, 1.1, (2, 2)) * side
         draw.line([tuple(a), tuple(b)], fill=(*mix(habitat.bark, habitat.sky, 0.3), 130), width=int(rng.integers(1, 5)))
-    # What is out of focus needs no fine pixels: half of them do until the end.
+    # Scenery out of focus needs no fine pixels: half of them do until the end.
     image = image.filter(ImageFilter.GaussianBlur(side / 26)).resize((size // 2, size // 2), Image.Resampling.BICUBIC)
     return _discs(image, habitat, rng).resize((size, size), Image.Resampling.BICUBIC)
 
 
 def _discs(image: Image.Image, habitat: Habitat, rng: np.random.Generator) -> Image.Image:
-    """Adds the bright discs of points out of focus, and berries, petals and leaves half in focus."""
+    """Add the bright discs of points out of focus, and berries, petals and leaves half in focus."""
     size = image.size[0]
     draw = ImageDraw.Draw(image, "RGBA")
     for _ in range(int(rng.integers(6, 20))):
@@ -137,15 +138,19 @@ def _flower(draw: ImageDraw.ImageDraw, at: tuple[float, float], size: float, col
     draw.ellipse((at[0] - r, at[1] - r, at[0] + r, at[1] + r), fill=(*mix(colour, (255, 236, 150), 0.7), 230))
 
 
-def support(image: Image.Image, habitat: Habitat, place: Placement, ground: float, rng: np.random.Generator) -> None:
-    """Draws what the bird stands on: a branch, or moss and stone where the ground is about level."""
-    if abs(place.tilt) < 22 and rng.random() < 0.5:
-        _bank(image, habitat, place, ground, rng)
+def support(
+    image: Image.Image, habitat: Habitat, placement: Placement, ground: float, rng: np.random.Generator
+) -> None:
+    """Draw the support under the bird: a branch, or moss and stone if the ground is about level."""
+    if abs(placement.tilt) < 22 and rng.random() < 0.5:
+        _bank(image, habitat, placement, ground, rng)
     else:
-        _branch(image, habitat, place, ground, rng)
+        _branch(image, habitat, placement, ground, rng)
 
 
-def _branch(image: Image.Image, habitat: Habitat, place: Placement, ground: float, rng: np.random.Generator) -> None:
+def _branch(
+    image: Image.Image, habitat: Habitat, placement: Placement, ground: float, rng: np.random.Generator
+) -> None:
     thick = float(rng.uniform(0.13, 0.3))
     lift = rng.uniform(-0.25, 0.35, 2)
     x = np.linspace(-7, 7, 25)
@@ -156,21 +161,21 @@ def _branch(image: Image.Image, habitat: Habitat, place: Placement, ground: floa
     for low, high, tone in ((-1.0, 1.0, 0.0), (-1.0, 0.45, 0.18), (-0.95, -0.1, 0.36), (-0.85, -0.5, 0.55)):
         colour = mix(mix(habitat.bark, (30, 24, 34), 0.3), (236, 214, 186), tone)
         top, bottom = np.stack([x, middle + low * radius], 1), np.stack([x, middle + high * radius], 1)
-        draw.polygon(flat(place(np.concatenate([top, bottom[::-1]]))), fill=colour)
+        draw.polygon(flat(placement(np.concatenate([top, bottom[::-1]]))), fill=colour)
     for _ in range(26):  # bark
         at, level, long = rng.uniform(-4, 4), rng.uniform(-0.85, 0.85), rng.uniform(0.08, 0.4)
         y = np.interp([at, at + long], x, middle + level * radius)
         tone = mix(habitat.bark, (30, 24, 30) if rng.random() < 0.6 else (226, 204, 176), float(rng.uniform(0.2, 0.6)))
-        draw.line(flat(place(np.stack([[at, at + long], y], 1))), fill=tone, width=2)
+        draw.line(flat(placement(np.stack([[at, at + long], y], 1))), fill=tone, width=2)
     for _ in range(int(rng.integers(2, 6))):  # twigs with a few leaves
         at = float(rng.uniform(0.9, 3.5)) * (1 if rng.random() < 0.5 else -1)
         root = np.array([at, float(np.interp(at, x, middle))])
         angle = float(rng.uniform(20, 160)) * (1 if rng.random() < 0.35 else -1)
         tip = root + direction(angle) * rng.uniform(0.4, 1.0)
         draw.line(
-            flat(place(np.stack([root, tip]))),
+            flat(placement(np.stack([root, tip]))),
             fill=mix(habitat.bark, (30, 24, 30), 0.2),
-            width=round(0.07 * place.scale),
+            width=round(0.07 * placement.scale),
         )
         for share in (0.5, 0.8, 1.0):
             at_leaf = root + (tip - root) * share
@@ -179,13 +184,13 @@ def _branch(image: Image.Image, habitat: Habitat, place: Placement, ground: floa
             )
             _leaf(
                 draw,
-                place(leaf.blade()),
-                place(np.stack([leaf.point(0), leaf.point(0.95)])),
+                placement(leaf.blade()),
+                placement(np.stack([leaf.point(0), leaf.point(0.95)])),
                 _pick(habitat.leaves, rng),
             )
 
 
-def _bank(image: Image.Image, habitat: Habitat, place: Placement, ground: float, rng: np.random.Generator) -> None:
+def _bank(image: Image.Image, habitat: Habitat, placement: Placement, ground: float, rng: np.random.Generator) -> None:
     draw = ImageDraw.Draw(image)
     x = np.linspace(-8, 8, 60)
     wave = 0.1 * np.sin(x * rng.uniform(0.6, 1.4) + rng.uniform(0, 6)) + 0.03 * np.sin(x * 5 + rng.uniform(0, 6))
@@ -194,27 +199,32 @@ def _bank(image: Image.Image, habitat: Habitat, place: Placement, ground: float,
     for depth, tone in ((0.0, 0.22), (0.1, 0.06), (0.3, -0.12), (0.7, -0.3)):
         line = np.stack([x, ground + 0.02 + depth + wave * (1 + depth)], 1)
         colour = mix(base, (250, 244, 214) if tone > 0 else (26, 28, 40), abs(tone))
-        draw.polygon(flat(place(np.concatenate([line, [[8, 14], [-8, 14]]]))), fill=colour)
+        draw.polygon(flat(placement(np.concatenate([line, [[8, 14], [-8, 14]]]))), fill=colour)
     for _ in range(70):  # pebbles, moss
         at, depth = rng.uniform(-4, 4), rng.uniform(0.12, 2.5)
-        centre = place(np.array([at, ground + depth + float(np.interp(at, x, wave))]))
-        r = rng.uniform(0.02, 0.07) * place.scale
+        centre = placement(np.array([at, ground + depth + float(np.interp(at, x, wave))]))
+        r = rng.uniform(0.02, 0.07) * placement.scale
         tone = mix(base, (240, 234, 206) if rng.random() < 0.5 else (30, 30, 40), float(rng.uniform(0.1, 0.35)))
         draw.ellipse((centre[0] - 1.6 * r, centre[1] - r, centre[0] + 1.6 * r, centre[1] + r), fill=tone)
     for _ in range(int(rng.integers(14, 40))):  # grass behind the bird
         at = float(rng.uniform(-4.5, 4.5))
         root = np.array([at, ground + 0.1 + float(np.interp(at, x, wave))])
-        _blade(draw, place, root, float(rng.uniform(0.3, 1.0)), _pick(habitat.leaves, rng), rng)
+        _blade(draw, placement, root, float(rng.uniform(0.3, 1.0)), _pick(habitat.leaves, rng), rng)
 
 
 def _blade(
-    draw: ImageDraw.ImageDraw, place: Placement, root: Points, height: float, colour: Colour, rng: np.random.Generator
+    draw: ImageDraw.ImageDraw,
+    placement: Placement,
+    root: Points,
+    height: float,
+    colour: Colour,
+    rng: np.random.Generator,
 ) -> None:
     lean = rng.uniform(-0.4, 0.4)
     curve = bend(root, root + np.array([lean * 0.2, -0.6 * height]), root + np.array([lean, -height]), 7)
     wide = np.linspace(0.05, 0.004, 7)[:, None] * np.array([1.0, 0.0])
     tone = mix(colour, (250, 248, 210) if rng.random() < 0.5 else (30, 40, 40), float(rng.uniform(0, 0.3)))
-    draw.polygon(flat(place(np.concatenate([curve - wide, (curve + wide)[::-1]]))), fill=tone)
+    draw.polygon(flat(placement(np.concatenate([curve - wide, (curve + wide)[::-1]]))), fill=tone)
 
 
 def _leaf(draw: ImageDraw.ImageDraw, blade: Points, rib: Points, colour: Colour) -> None:
@@ -225,7 +235,7 @@ def _leaf(draw: ImageDraw.ImageDraw, blade: Points, rib: Points, colour: Colour)
 
 
 def foreground(habitat: Habitat, full: int, rng: np.random.Generator) -> Image.Image:
-    """Returns leaves or blades (RGBA, full x full) that hang in front of the bird, a little out of focus."""
+    """Return leaves or blades (RGBA, full x full) that hang in front of the bird, a little out of focus."""
     size = full // 2  # out of focus, so half the pixels do
     sheet = Image.new("RGBA", (size, size), (*_pick(habitat.leaves, rng), 0))
     draw = ImageDraw.Draw(sheet)

@@ -10,7 +10,7 @@ from bench.data.synthetic.geometry import Feather, Frame, Points, bend, directio
 from bench.data.synthetic.pose import Pose
 from bench.data.synthetic.species import Species
 
-HEAD = 0.5  # radius of the head; large, because that is where most of the parts are
+HEAD = 0.5  # radius of the head; large, because most of the parts are on it
 
 _TORSO = [(1.0, 0.06), (0.9, -0.3), (0.55, -0.54), (0.05, -0.58), (-0.5, -0.42), (-0.95, -0.18), (-1.08, 0.02)]
 _TORSO += [(-0.9, 0.2), (-0.5, 0.47), (0.05, 0.63), (0.55, 0.58), (0.88, 0.38)]
@@ -47,10 +47,10 @@ _TAILS = {
 
 @dataclass
 class Bird:
-    """A posed bird, in units of half a body length.
+    """Posed bird, in units of half a body length.
 
     Attributes:
-        pose, species: What it was built from.
+        pose, species: Pose and species of the bird.
         body, head: Frames of the body and of the head.
         torso: Outline (n, 2) of the body; `neck`: circles (x, y, radius) that join it to the head.
         beak: Outlines of the upper and lower half.
@@ -58,7 +58,7 @@ class Bird:
         tail, near_wing, far_wing: Rows of feathers, the hindmost first. The far wing is empty when folded.
         arms: Thick lines ((2, 2), width) of the raised wings, near first.
         near_leg, far_leg: Lines (n, 2) from hip to foot, toes apart; empty when tucked in.
-        ground: Height y of what the bird stands on.
+        ground: Height y of the ground under the feet.
         points: Key-points (2,) by the name of the part, with "near" and "far" for "left" and "right".
     """
 
@@ -80,7 +80,7 @@ class Bird:
     points: dict[str, Points] = field(default_factory=dict)
 
     def extent(self) -> Points:
-        """Returns points (n, 2) that span the whole bird."""
+        """Return points (n, 2) that span the whole bird."""
         rows = [*self.near_wing, *self.far_wing, self.tail, self.crest]
         shapes = [self.torso, *self.beak, *self.near_leg, *self.far_leg]
         shapes += [feather.blade() for row in rows for feather in row]
@@ -90,7 +90,7 @@ class Bird:
 
 
 def build(species: Species, pose: Pose) -> Bird:
-    """Poses a bird of a species."""
+    """Pose a bird of a species."""
     body = Frame(angle=pose.pitch)
     stretch = np.array([1.0, pose.plump])
     torso = body.at(smooth(_TORSO) * stretch)
@@ -142,7 +142,7 @@ def build(species: Species, pose: Pose) -> Bird:
 
 
 def _crest(shape: str, head: Frame) -> list[Feather]:
-    """Feathers of the crest in the bird's frame."""
+    """Return the feathers of the crest in the bird's frame."""
     rows = {
         "cap": [],
         "peak": fan(5, ((0.26, -0.36), (-0.34, -0.22)), (112, 158), (0.42, 0.66), 0.13, "point"),
@@ -159,7 +159,7 @@ def _crest(shape: str, head: Frame) -> list[Feather]:
 
 
 def _tail(shape: str, pose: Pose, body: Frame) -> list[Feather]:
-    """Feathers of the tail, from the upper to the lower."""
+    """Return the feathers of the tail, from the upper to the lower."""
     count, spread, middle, outer, width, tip = _TAILS[shape]
     spread, length = spread * pose.tail_spread, 0.95 * pose.tail_length
     centre = 180 + pose.pitch - pose.tail
@@ -176,7 +176,7 @@ def _tail(shape: str, pose: Pose, body: Frame) -> list[Feather]:
 
 
 def _place(rows: list[list[Feather]], frame: Frame) -> list[list[Feather]]:
-    """Moves feathers into the frame's parent; the frame must not mirror."""
+    """Move feathers into the frame's parent; the frame must not mirror."""
     moved = []
     for row in rows:
         moved.append([])
@@ -190,7 +190,7 @@ def _place(rows: list[list[Feather]], frame: Frame) -> list[list[Feather]]:
 
 
 def _wings(bird: Bird) -> None:
-    """Adds the wings and their key-points."""
+    """Add the wings and their key-points."""
     pose = bird.pose
     if pose.wing is None:
         shoulder = bird.body.at((0.5, 0.0))
@@ -215,7 +215,7 @@ def _wings(bird: Bird) -> None:
 
 
 def _open_wing(bird: Bird, arm: float, root: tuple[float, float], size: float) -> tuple[list[list[Feather]], Points]:
-    """Rows of an open wing whose arm points along `arm` against the body, and the line of the arm."""
+    """Return the rows of an open wing whose arm points along `arm` against the body, and the line of the arm."""
     pose = bird.pose
     sign = 1.0 if arm > 0 else -1.0
     shoulder = bird.body.at(root)
@@ -234,7 +234,7 @@ def _open_wing(bird: Bird, arm: float, root: tuple[float, float], size: float) -
 
 
 def _legs(bird: Bird) -> None:
-    """Adds legs that reach down to one common ground, and their key-points."""
+    """Add legs that reach down to one common ground, and their key-points."""
     pose = bird.pose
     if pose.leg == 0.0:
         return
@@ -254,5 +254,5 @@ def _legs(bird: Bird) -> None:
             bird.near_leg = lines
         else:
             bird.far_leg = lines
-        # Half way down what shows of the leg below the belly.
+        # Half way down the part of the leg that shows below the belly.
         bird.points[f"{name} leg"] = heel + 0.35 * (foot - heel)

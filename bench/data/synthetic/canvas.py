@@ -1,4 +1,4 @@
-"""A stage: the window of a picture in which a bird is painted layer by layer, the hindmost first."""
+"""Canvas: the window of a picture in which a bird is painted layer by layer, the hindmost first."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ _SOFT = ImageFilter.BoxBlur(0.7)  # takes the stairs off the edges of polygons
 
 
 def mix(a: Colour, b: Colour, share: float) -> Colour:
-    """Returns the colour `share` of the way from `a` to `b`."""
+    """Return the colour `share` of the way from `a` to `b`."""
     return tuple(round(x + (y - x) * share) for x, y in zip(a, b, strict=True))  # type: ignore[return-value]
 
 
 def flat(points: Points) -> list[tuple[float, float]]:
-    """Points (n, 2) as Pillow wants them."""
+    """Return points (n, 2) as the list of pairs that Pillow takes."""
     return [tuple(p) for p in points.tolist()]
 
 
-class Stage:
-    """Layers over a piece of scenery; keeps the bird's mask and which key-points still show.
+class Canvas:
+    """Layers over a piece of scenery, with the bird's mask and the key-points that still show.
 
     Args:
         scenery: The picture (RGB) behind the bird, cut to the window.
-        place: From the bird's frame to pixels of the window.
+        placement: Placement that maps the bird's frame to pixels of the window.
         light: Unit vector (2,) towards the light, in pixels.
         texture: Grain of the plumage, an L picture as large as the window with mean about 128.
     """
 
-    def __init__(self, scenery: Image.Image, place: Placement, light: Points, texture: Image.Image) -> None:
+    def __init__(self, scenery: Image.Image, placement: Placement, light: Points, texture: Image.Image) -> None:
         self.picture = scenery
-        self.place = place
+        self.placement = placement
         self.light = light
         self.texture = texture
         self.mask = Image.new("L", scenery.size, 0)
@@ -51,40 +51,40 @@ class Stage:
     @property
     def unit(self) -> float:
         """Pixels of half a body length."""
-        return self.place.scale
+        return self.placement.scale
 
     def sheet(self, colour: Colour) -> Image.Image:
-        """Returns an empty sheet of paint."""
+        """Return an empty sheet of paint."""
         return Image.new("RGB", self.size, colour)
 
     def stencil(self) -> Image.Image:
-        """Returns an empty mask."""
+        """Return an empty mask."""
         return Image.new("L", self.size, 0)
 
     def polygon(self, image: Image.Image, points: ArrayLike, fill: Colour | int) -> None:
-        """Fills an outline given in the bird's frame."""
-        ImageDraw.Draw(image).polygon(flat(self.place(points)), fill=fill)
+        """Fill an outline given in the bird's frame."""
+        ImageDraw.Draw(image).polygon(flat(self.placement(points)), fill=fill)
 
     def line(self, image: Image.Image, points: ArrayLike, fill: Colour | int, width: float) -> None:
-        """Draws a line of `width` half body lengths with round ends."""
-        draw, pixels, thick = ImageDraw.Draw(image), flat(self.place(points)), max(1.0, width * self.unit)
+        """Draw a line of `width` half body lengths with round ends."""
+        draw, pixels, thick = ImageDraw.Draw(image), flat(self.placement(points)), max(1.0, width * self.unit)
         draw.line(pixels, fill=fill, width=round(thick), joint="curve")
         for x, y in (pixels[0], pixels[-1]):
             draw.ellipse((x - thick / 2, y - thick / 2, x + thick / 2, y + thick / 2), fill=fill)
 
     def disc(self, image: Image.Image, centre: ArrayLike, radius: float, fill: Colour | int) -> None:
-        """Fills a circle given in the bird's frame."""
-        (x, y), r = self.place(centre), radius * self.unit
+        """Fill a circle given in the bird's frame."""
+        (x, y), r = self.placement(centre), radius * self.unit
         ImageDraw.Draw(image).ellipse((x - r, y - r, x + r, y + r), fill=fill)
 
     def round_off(self, mask: Image.Image, radius: float) -> Image.Image:
-        """Melts the corners of a mask, convex and concave, as skin and down would."""
+        """Round the corners of a mask, convex and concave, as skin and down would."""
         small = mask.reduce(2).filter(ImageFilter.GaussianBlur(radius * self.unit / 2))
         blurred = small.resize(mask.size, Image.Resampling.BICUBIC)
         return blurred.point([max(0, min(255, (v - 110) * 8)) for v in range(256)])
 
     def shade(self, mask: Image.Image, depth: float, strength: float = 1.0) -> Image.Image:
-        """Returns the light on a layer as if its mask were a cushion `depth` units thick: RGB, 128 is neutral."""
+        """Return the light on a layer as if its mask were a cushion `depth` units thick: RGB, 128 is neutral."""
         small = mask.reduce(4)
         height = np.asarray(small.filter(ImageFilter.GaussianBlur(depth * self.unit / 4)), dtype=np.float32) / 255
         slope_y, slope_x = np.gradient(height)
@@ -106,11 +106,11 @@ class Stage:
         grain: bool = False,
         shadow: float = 0.0,
     ) -> None:
-        """Puts a painted sheet down through its mask.
+        """Put a painted sheet down through its mask.
 
         Args:
             paint: The colours, RGB.
-            mask: Where they go, L.
+            mask: Coverage of the layer, L.
             depth: Thickness of the layer for the shading, in half body lengths; 0 leaves it flat.
             strength: How strong the shading is.
             grain: Whether the texture of the plumage shows.
@@ -145,9 +145,9 @@ class Stage:
                 self.shown[name] = False
 
     def mark(self, points: dict[str, Points], names: Iterable[str]) -> None:
-        """Notes key-points of the layer just laid; they show until a later layer covers them."""
+        """Record key-points of the newest layer; they show until a later layer covers them."""
         for name in names:
-            x, y = (int(v) for v in self.place(points[name]))
+            x, y = (int(v) for v in self.placement(points[name]))
             inside = 0 <= x < self.size[0] and 0 <= y < self.size[1]
             self._pixels[name] = (x, y) if inside else (0, 0)
             self.shown[name] = inside and self.mask.getpixel((x, y)) > 127

@@ -1,4 +1,4 @@
-"""The file tree: writes the pictures in the official layout of CUB-200-2011."""
+"""Generator of the data set: pictures and annotations in the official layout of CUB-200-2011."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _QUALITY = 93
 
 
 def picture(seed: int, label: int, index: int) -> Picture:
-    """Returns picture `index` of species `label` (both from 0); it depends on nothing but these three numbers."""
+    """Return picture `index` of species `label` (both from 0); it depends on nothing but these three numbers."""
     return paint(SPECIES[label], np.random.default_rng([seed, label, index]))
 
 
@@ -29,21 +29,21 @@ def draw(
     test: int = 20,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Draws the demo data set and writes it under `root` in the layout of CUB-200-2011.
+    """Draw the demo data set and write it under `root` in the layout of CUB-200-2011.
 
     The folder appears whole or not at all: pictures go to a sibling folder that is renamed at the end.
 
     Args:
         root: Folder to make; must not exist yet, or be empty.
-        seed: Everything follows from it.
+        seed: Seed of every random choice.
         classes: Number of species, at most `len(SPECIES)`.
         train: Training images of each species.
         test: Test images of each species.
-        progress: Called with (images done, images in all) after each image.
+        progress: Callback with (images done, images in all), called after each image.
 
     Raises:
         ValueError: If there are not so many species, or no images are asked for.
-        FileExistsError: If `root` holds something.
+        FileExistsError: If `root` is not empty.
     """
     if not 1 <= classes <= len(SPECIES):
         raise ValueError(f"classes must be between 1 and {len(SPECIES)}, not {classes}")

@@ -18,13 +18,13 @@ Points: TypeAlias = NDArray[np.float64]
 
 
 def direction(angle: float) -> Points:
-    """Returns the unit vector (2,) of an angle in degrees."""
+    """Return the unit vector (2,) of an angle in degrees."""
     radians = math.radians(angle)
     return np.array([math.cos(radians), -math.sin(radians)])
 
 
 def turned(points: Points, angle: float) -> Points:
-    """Points (..., 2) turned by `angle` degrees about the origin.
+    """Return points (..., 2) turned by `angle` degrees about the origin.
 
     No matrix product: its last bit depends on the processor that a library picks its code for, and a drawing must not.
     """
@@ -35,7 +35,7 @@ def turned(points: Points, angle: float) -> Points:
 
 @dataclass(frozen=True)
 class Frame:
-    """A local coordinate system: mirror, then turn by `angle`, then scale, then move to `origin`."""
+    """Local coordinate system: mirror, then turn by `angle`, then scale, then move to `origin`."""
 
     origin: tuple[float, float] = (0.0, 0.0)
     angle: float = 0.0
@@ -43,7 +43,7 @@ class Frame:
     scale: float = 1.0
 
     def at(self, points: ArrayLike) -> Points:
-        """Maps local points (..., 2) to the parent's coordinates."""
+        """Map local points (..., 2) to the parent's coordinates."""
         local = np.array(points, dtype=np.float64)
         if self.mirror:
             local[..., 0] *= -1
@@ -52,7 +52,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a bird stands in its picture: turned by `tilt`, mirrored when it faces left, scaled to pixels, moved."""
+    """Placement of a bird in its picture: turned by `tilt`, mirrored if it faces left, scaled to pixels, moved."""
 
     tilt: float
     faces_left: bool
@@ -60,19 +60,19 @@ class Placement:
     offset: tuple[float, float]
 
     def __call__(self, points: ArrayLike) -> Points:
-        """Maps points (..., 2) of the bird's frame to pixels."""
+        """Map points (..., 2) of the bird's frame to pixels."""
         placed = turned(np.asarray(points, dtype=np.float64), self.tilt)
         if self.faces_left:
             placed = placed * np.array([-1.0, 1.0])
         return placed * self.scale + np.asarray(self.offset)
 
     def shifted(self, left: float, top: float) -> Placement:
-        """Returns the same placement seen from a window whose corner is at (left, top)."""
+        """Return the same placement seen from a window whose corner is at (left, top)."""
         return Placement(self.tilt, self.faces_left, self.scale, (self.offset[0] - left, self.offset[1] - top))
 
 
 def smooth(points: ArrayLike, steps: int = 6) -> Points:
-    """Runs a closed Catmull-Rom curve through control points (n, 2); returns (n * steps, 2)."""
+    """Return points (n * steps, 2) of a closed Catmull-Rom curve through control points (n, 2)."""
     p1 = np.asarray(points, dtype=np.float64)[:, None, :]
     p0, p2, p3 = np.roll(p1, 1, axis=0), np.roll(p1, -1, axis=0), np.roll(p1, -2, axis=0)
     t = (np.arange(steps) / steps)[None, :, None]
@@ -81,7 +81,7 @@ def smooth(points: ArrayLike, steps: int = 6) -> Points:
 
 
 def bend(start: ArrayLike, control: ArrayLike, end: ArrayLike, steps: int = 12) -> Points:
-    """Returns a quadratic Bezier curve (steps, 2)."""
+    """Return a quadratic Bezier curve (steps, 2)."""
     t = np.linspace(0, 1, steps)[:, None]
     a, b, c = (np.asarray(p, dtype=np.float64) for p in (start, control, end))
     return (1 - t) ** 2 * a + 2 * t * (1 - t) * b + t**2 * c
@@ -96,7 +96,7 @@ _WIDE = {
 
 @cache
 def _blade(tip: str, start: float, shrink: float) -> Points:
-    """Outline (n, 2) of a feather of length 1 and half width 1 along x."""
+    """Return the outline (n, 2) of a feather of length 1 and half width 1 along x."""
     along = start + (1 - start) * _ALONG
     wide = np.interp(along, _ALONG, _WIDE[tip]) * shrink
     wide[-1] = 0.0
@@ -107,7 +107,7 @@ def _blade(tip: str, start: float, shrink: float) -> Points:
 
 @dataclass(frozen=True)
 class Feather:
-    """One feather: a leaf-shaped blade from `root` along `angle`."""
+    """Feather: a leaf-shaped blade from `root` along `angle`."""
 
     root: tuple[float, float]
     angle: float
@@ -116,12 +116,12 @@ class Feather:
     tip: str = "round"
 
     def blade(self, start: float = 0.0, shrink: float = 1.0) -> Points:
-        """Returns the outline (n, 2) of the part beyond the share `start` of the length, `shrink` times as wide."""
+        """Return the outline (n, 2) of the part beyond the share `start` of the length, `shrink` times as wide."""
         local = _blade(self.tip, start, shrink) * np.array([self.length, self.width])
         return turned(local, self.angle) + np.asarray(self.root)
 
     def point(self, share: float, aside: float = 0.0) -> Points:
-        """Returns the point (2,) at `share` of the length, `aside` widths off the shaft."""
+        """Return the point (2,) at `share` of the length, `aside` widths off the shaft."""
         return turned(np.array([share * self.length, aside * self.width]), self.angle) + np.asarray(self.root)
 
 
@@ -133,7 +133,7 @@ def fan(
     width: float,
     tip: str = "round",
 ) -> list[Feather]:
-    """Lays out feathers evenly between two roots, two angles and two lengths."""
+    """Lay out feathers evenly between two roots, two angles and two lengths."""
     first, last = (np.asarray(root, dtype=np.float64) for root in roots)
     row = []
     for share in np.linspace(0, 1, count):

@@ -1,4 +1,4 @@
-"""Poses: how a bird holds its body, neck, head, wings and tail, and how far the whole picture of it is tilted."""
+"""Poses: angles and lengths of body, neck, head, wings and tail, and the tilt of the whole bird."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ _SHARES = {
 
 @dataclass(frozen=True)
 class Pose:
-    """One way to hold still. Angles in degrees, lengths in half body lengths.
+    """Pose of a bird. Angles in degrees, lengths in half body lengths.
 
     Attributes:
         kind: The name of the pose.
         pitch: Body axis above the horizontal.
         neck: Direction of the neck, and `reach` its length.
-        head: Direction of the beak; counted from the mirrored head where the bird looks back.
-        looks_back: The head is turned over the shoulder, so that its far side shows.
+        head: Direction of the beak; counted from the mirrored head if the bird looks back.
+        looks_back: Whether the head is turned over the shoulder, so that its far side shows.
         tail: Tail against the body axis; `tail_spread` and `tail_length` multiply the species' own.
         wing: Direction of the raised arm against the body axis, or None for folded wings.
-        wing_spread: How far the hand feathers fan out.
+        wing_spread: Angle over which the hand feathers fan out.
         wing_droop: Turn of the folded wing about the shoulder.
         leg: Length of the legs; 0 when they are tucked in. `stride` parts the feet.
         plump: Height of the body against its mean.
-        tilt: Turn of the bird together with what it stands on.
-        faces_left: The picture is mirrored.
+        tilt: Turn of the bird together with its support.
+        faces_left: Whether the picture is mirrored.
     """
 
     kind: str
@@ -58,7 +58,7 @@ class Pose:
 
 
 def random_pose(rng: np.random.Generator) -> Pose:
-    """Draws a pose."""
+    """Draw a random pose."""
     kind = str(rng.choice(list(_SHARES), p=list(_SHARES.values())))
 
     def between(low: float, high: float) -> float:

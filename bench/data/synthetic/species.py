@@ -1,7 +1,7 @@
-"""The species: which variant (shape, colour, pattern) each part of a bird takes.
+"""Species: the variant (shape, colour, pattern) of each part of a bird.
 
-Every variant belongs to several species, so that a species is told by the combination of its parts and never by one
-part alone.
+Every variant belongs to several species, so that the combination of parts identifies a species and no single part
+does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 
 @dataclass(frozen=True)
 class Species:
-    """One species, part by part. Colours are keys of `COLOURS`.
+    """Species, part by part. Colours are keys of `COLOURS`.
 
     Attributes:
         name: Its name as in the file tree, without the number.
@@ -41,7 +41,7 @@ class Species:
         ring: Colour of the ring round the eye, or None.
         beak: Shape of the beak: cone, needle, hook or sickle; `beak_colour` its colour.
         throat: Colour of the throat.
-        breast: Ground colour of the breast; `marks` what is on it: plain, streaks, spots or band.
+        breast: Ground colour of the breast; `marks` its pattern: plain, streaks, spots or band.
         belly: Colour of the belly.
         wing: Pattern of the wing: bars, patch, scales or spots, in the colour `accent`.
         tail: Shape of the tail: square, fork, fan, streamer or wedge; `tip` the colour of its end, or None.
@@ -67,7 +67,7 @@ class Species:
     legs: str
 
 
-# Name, then the fields in the order of `Species`; "-" where there is none.
+# Name, then the fields in the order of `Species`; "-" for none.
 _ROWS = """
 Crimson_crested_Streakling slate crimson peak - white cone orange white cream streaks cream bars white fork - coral
 Golden_capped_Bandit olive golden cap mask - needle coal lemon cream plain lemon bars white square white coal

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from bench.config.plan import ALWAYS_PROVIDED
 from bench.config.schema import from_recipe
-from bench.contract import CellError, Method, NotApplicable, Observation, PartPrototypeModel, Settings, Task
+from bench.contract import CellError, FitContext, Method, NotApplicable, Observation, PartPrototypeModel, Settings
 from bench.core import registry
 from bench.core.console import Console
 from bench.core.paths import config_file
@@ -43,11 +43,11 @@ class Fitted:
     method: type[Method]
     config: Any
     samples: synthetic.Tensors
-    task: Task
+    task: FitContext
     model: PartPrototypeModel
     folder: Path
 
-    def another_task(self, config: Any = None) -> Task:
+    def another_task(self, config: Any = None) -> FitContext:
         """The same task anew, with other settings where some are given."""
         return _task(self.method, self.config if config is None else config, self.samples, self.folder / "again")
 
@@ -72,7 +72,7 @@ def prepare(name: str, folder: Path) -> Fitted:
     return Fitted(method, config, samples, task, method().fit(task), folder)
 
 
-def _task(method: type[Method], config: Any, samples: synthetic.Tensors, folder: Path) -> Task:
+def _task(method: type[Method], config: Any, samples: synthetic.Tensors, folder: Path) -> FitContext:
     box = None
     if method.needs_black_box:
         with torch.random.fork_rng(devices=[]):

@@ -24,7 +24,7 @@ from bench.contract import (
     Settings,
 )
 from bench.core import registry
-from bench.core.score import checked
+from bench.core.score import validated
 from bench.diagnostics import synthetic
 from bench.diagnostics.conformance.methods import KNOWN
 from bench.diagnostics.conformance.outcome import Broken, expect
@@ -138,7 +138,7 @@ def a_score(measured: Measured) -> None:
     score = measured.score(torch.arange(len(measured.samples)).split(16))
     expect(isinstance(score, Score), f"compute returns a {type(score).__name__}, no bench.contract.Score")
     try:
-        checked(measured.metric.name, score, measured.metric.unit, measured.metric.aggregates(measured.config))
+        validated(measured.metric.name, score, measured.metric.unit, measured.metric.aggregates(measured.config))
     except CellError as error:
         raise Broken(str(error)) from error
     expect(score.n > 0, f"n is {score.n}: how many items were averaged")

@@ -112,7 +112,7 @@ class Mirror:
     def _alone(self) -> Iterator[None]:
         """One process writes at a time: two that look for a run and find none would both create it."""
         self.home.mkdir(parents=True, exist_ok=True)
-        with locks.alone(self.home / ".mlflow.lock"):
+        with locks.exclusive(self.home / ".mlflow.lock"):
             yield
 
     def sync(self, store: Store, stamps: Sequence[str] | None = None, progress: Progress | None = None) -> Counts:

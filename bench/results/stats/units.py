@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core import registry
-from bench.core.file_digests import Changed, checked
+from bench.core.integrity import Changed, read_verified
 from bench.core.score import Aggregate
 from bench.results.stats.bootstrap import NoInterval, Sample, sample
 
@@ -109,7 +109,7 @@ class Items:
 
             file = self._folder / f"{self._metric}.{name}.csv"
             try:
-                frame = pd.read_csv(io.BytesIO(checked(self._folder.parent, f"items/{file.name}")))
+                frame = pd.read_csv(io.BytesIO(read_verified(self._folder.parent, f"items/{file.name}")))
             except FileNotFoundError as error:
                 raise NoInterval(f"its table {file.name} is not on disk") from error
             except Changed as error:

@@ -10,10 +10,10 @@ import torch
 
 from bench.config.spec import PlannedCell
 from bench.core import registry
-from bench.core.faults import storage_error
+from bench.core.errors import storage_error
 from bench.core.interrupts import contained
 from bench.core.memory import OutOfMemory
-from bench.results.store import Folder, Store
+from bench.results.store import Store, WorkDir
 from bench.runner.cell import Cell, reason_of
 from bench.runner.launchers.callbacks import Events
 from bench.runner.launchers.subprocess_job import Job, execute
@@ -123,7 +123,7 @@ def has_foreign_code(cell: PlannedCell) -> bool:
     return bool(cell.where.code and (cell.where.plugins or installed)) or bool(cell.spec.settings.get("source"))
 
 
-def _apart(job: Job, folder: Folder) -> None:
+def _apart(job: Job, folder: WorkDir) -> None:
     """Run a cell in a process of its own.
 
     Raises:

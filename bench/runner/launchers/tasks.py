@@ -11,7 +11,7 @@ from typing import Literal
 from bench.config.spec import CellSpec, PlannedCell
 from bench.data.cache import cache_folder
 from bench.data.preprocessing import Protocol
-from bench.results.store import Folder, Store
+from bench.results.store import Store, WorkDir
 
 Stage = Literal["data", "black-box"]
 
@@ -53,9 +53,9 @@ def prepared_folder(spec: CellSpec, home: Path) -> Path:
     return cache_folder(spec.data_digest, Protocol.model_validate(spec.protocol), home, spec.on_bad_image)
 
 
-def black_box_folder(spec: CellSpec, home: Path) -> Folder:
+def black_box_folder(spec: CellSpec, home: Path) -> WorkDir:
     """Where the black box of a cell is kept."""
-    return Folder(home / "blackboxes" / spec.black_box_id)
+    return WorkDir(home / "blackboxes" / spec.black_box_id)
 
 
 def units_of(cells: Sequence[PlannedCell], home: Path) -> list[Unit]:

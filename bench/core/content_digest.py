@@ -1,4 +1,4 @@
-"""One short name for the content of a data set, wherever it lies."""
+"""Content digests: a short hash of a data set or a source folder that is independent of its location."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.core.errors import RequestError
-from bench.core.threads import in_order
+from bench.core.threads import ordered_map
 
 # A file that changed this recently may change again within the same tick of the file system's clock, unseen by size
 # and time; its hash is used but not remembered (git calls such entries "racily clean"). FAT has the coarsest tick.
@@ -27,11 +27,11 @@ Entry = tuple[int, int, int, int, str]
 """The state, and the sha256 in hex."""
 
 
-def digest(root: Path, files: Sequence[Path], cache: Path | None) -> str:
-    """Hash of the names (relative to ``root``) and contents of ``files``; their order does not matter.
+def content_digest(root: Path, files: Sequence[Path], cache: Path | None) -> str:
+    """Return a hash of the names (relative to ``root``) and contents of ``files``; their order does not matter.
 
     Args:
-        root: the folder that the names are relative to, so that a moved tree keeps its digest.
+        root: folder that the names are relative to, so that a moved tree keeps its digest.
         files: annotation files, images, masks.
         cache: JSON file with the hash of each file; one whose :data:`State` is unchanged is then not read again.
 
@@ -46,7 +46,7 @@ def digest(root: Path, files: Sequence[Path], cache: Path | None) -> str:
     try:
         states = {name: _state(path) for name, path in paths.items()}
         stale = [name for name, state in states.items() if known.get(name, ())[:4] != state]
-        fresh = dict(zip(stale, in_order(_sha256, [paths[name] for name in stale]), strict=True))
+        fresh = dict(zip(stale, ordered_map(_sha256, [paths[name] for name in stale]), strict=True))
     except OSError as error:
         raise RequestError(
             f"{error.filename or root}: cannot be read ({error.strerror or error}); mend its permissions or restore it"
@@ -58,6 +58,7 @@ def digest(root: Path, files: Sequence[Path], cache: Path | None) -> str:
             cache,
             {name: (*states[name], value) for name, value in hashes.items() if max(states[name][1:3]) < settled},
         )
+    # File names that are no UTF-8 are hashed by their bytes.
     listing = "".join(f"{name}\0{value}\n" for name, value in hashes.items())
     return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
@@ -80,7 +81,7 @@ def _sha256(path: Path) -> str:
 
 
 def _load(cache: Path | None) -> dict[str, Entry]:
-    """What the cache holds; nothing where it is absent, damaged or from elsewhere."""
+    """Return the entries of the cache; none if it is absent, damaged or of another format."""
     if cache is None:
         return {}
     try:
@@ -97,6 +98,7 @@ def _save(cache: Path, entries: Mapping[str, Entry]) -> None:
     # A cache that cannot be written costs time at the next call, nothing else.
     with contextlib.suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)
+        # Renamed when it is complete: several processes may hash the same data set.
         handle, name = tempfile.mkstemp(dir=cache.parent, prefix=f".{cache.name}.")
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""Freed memory stays with a process that asked for it, and goes back when it is told to."""
+"""Freed memory stays with a process that asked for it, and torchvision is imported beside any build of torch."""
 
 import ctypes
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.skipif(
+glibc = pytest.mark.skipif(
     sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"),
     reason="only glibc gives memory back and keeps it",
 )
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(
 SIZE = 2**27
 FREED = f"""
 import sys
-from bench.core.allocator import give_back_free_memory, keep_freed_memory
+from bench.core.compat import give_back_free_memory, keep_freed_memory
 from bench.core.memory import resident
 import numpy
 if sys.argv[1] == "keep":
@@ -33,11 +33,22 @@ def left(how):
     return [int(line) for line in found.stdout.split()]
 
 
+@glibc
 def test_what_is_freed_stays_until_it_is_given_back():
     freed, given_back = left("keep")
     assert freed > 0.9 * SIZE
     assert given_back < 0.1 * SIZE
 
 
+@glibc
 def test_without_it_freed_memory_goes_at_once():
     assert max(left("as it is")) < 0.1 * SIZE
+
+
+def test_the_allocator_is_set_without_torch():
+    code = "import sys, bench.core.compat\nassert not {'torch', 'torchvision'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_models_let_torchvision_be_imported():
+    subprocess.run([sys.executable, "-c", "import bench.models, torchvision"], check=True)

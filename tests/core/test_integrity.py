@@ -4,8 +4,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bench.core.file_digests import Changed, check, check_all, checked
-from bench.core.work_dir import FIT, Folder, write_json
+from bench.core.files import write_json
+from bench.core.integrity import Changed, read_verified, verify_file, verify_folder
+from bench.core.work_dir import FIT, WorkDir
 from bench.runner.fit_cache import read_fit, take
 from tests.support.samples import Silent
 
@@ -21,7 +22,7 @@ class Told(Silent):
 @pytest.fixture
 def fit(tmp_path):
     """A finished folder with a fit in it."""
-    folder = Folder(tmp_path / "cell")
+    folder = WorkDir(tmp_path / "cell")
     folder.work.mkdir(parents=True)
     save_file({"weight": torch.ones(3)}, folder.work / "model.safetensors")
     write_json(folder.work / "history.json", [])
@@ -39,10 +40,10 @@ FILES = ["model.safetensors", "history.json", FIT, "items/accuracy.image.csv"]
 @pytest.mark.parametrize("name", FILES)
 def test_every_file_is_checked_by_its_bytes(fit, name):
     content = (fit / name).read_bytes()
-    assert checked(fit, name) == content
-    check_all(fit)
+    assert read_verified(fit, name) == content
+    verify_folder(fit)
     (fit / name).write_bytes(content[:-1] + b"x")  # of the same size
-    for ask in (lambda: checked(fit, name), lambda: check(fit, name), lambda: check_all(fit)):
+    for ask in (lambda: read_verified(fit, name), lambda: verify_file(fit, name), lambda: verify_folder(fit)):
         with pytest.raises(Changed, match=f"{name} was changed after it was written"):
             ask()
 
@@ -50,23 +51,23 @@ def test_every_file_is_checked_by_its_bytes(fit, name):
 def test_a_file_that_was_not_there_is_not_taken(fit):
     (fit / "items" / "stability.image.csv").write_text("index\n0\n")
     with pytest.raises(Changed):
-        checked(fit, "items/stability.image.csv")
+        read_verified(fit, "items/stability.image.csv")
     (fit / FILES[0]).unlink()
     with pytest.raises(Changed, match=f"{FILES[0]} cannot be read"):
-        check_all(fit)
+        verify_folder(fit)
 
 
 def test_a_log_goes_on_after_the_end(fit):
     with (fit / "log.txt").open("a") as log:
         log.write("ended\n")
-    check_all(fit)
+    verify_folder(fit)
 
 
 def test_folders_of_earlier_versions_are_not_checked(fit):
     (fit / "digests.json").unlink()
     (fit / "history.json").write_text("[1]")
-    check_all(fit)
-    assert checked(fit, "history.json") == b"[1]"
+    verify_folder(fit)
+    assert read_verified(fit, "history.json") == b"[1]"
 
 
 @pytest.mark.parametrize("name", FILES[:3])
@@ -86,6 +87,6 @@ def test_an_altered_fit_is_neither_read_nor_copied(fit, tmp_path, name):
 def test_a_copied_fit_is_sealed_where_it_goes(fit, tmp_path):
     work = tmp_path / "other" / "work"
     assert take(fit, work, Told(), {"of": "cell"})
-    check_all(work)
+    verify_folder(work)
     write_json(work / FIT, {"facts": {}, "seconds": {"fit": 2.0}})
     assert read_fit(work, Told()) is None

@@ -1,4 +1,4 @@
-"""Digests of what is stored: a file that was altered since it was written is never taken for what was computed.
+"""Integrity of stored files: one that was altered since it was written never passes for the computed one.
 
 They guard against mistakes and damage (a tool that rewrote a file, a copy that went wrong, an edit by hand), not
 against a forger, who could rewrite them too.
@@ -15,20 +15,25 @@ from typing import Any
 from bench.core.errors import RequestError
 
 FILE = "digests.json"
-"""In a folder of results: the sha256 of every other file in it, by its path there. Older folders have none."""
+"""File in a folder of results with the sha256 of every other file by its relative path. Older folders have none."""
 
 GROWING = ("log.txt",)
 """Files that are written to after the folder is complete: they have no digest."""
 
+# Sorted and without spaces: equal content has one spelling, and so one digest.
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 class Changed(RequestError):
-    """A stored file is not what was written; the message names it and begins with its path."""
+    """Stored file that differs from the written one; the message begins with its path."""
 
 
 def fingerprint(content: Any) -> str:
-    """Twelve hexadecimal digits of the canonical JSON."""
+    """Return twelve hexadecimal digits of the sha256 of the canonical JSON.
+
+    >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+    True
+    """
     return hashlib.sha256(_CANONICAL.encode(content).encode()).hexdigest()[:12]
 
 
@@ -41,23 +46,23 @@ def sha256_of(file: Path) -> str:
     """Return the sha256 of a file's bytes in hexadecimal digits.
 
     Raises:
-        OSError: where it cannot be read.
+        OSError: if it cannot be read.
     """
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def digests_of(folder: Path) -> dict[str, str]:
-    """Return the sha256 of every file below a folder by its path there, for :data:`FILE`."""
+    """Return the sha256 of every file below a folder by its relative path, for :data:`FILE`."""
     files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
     return {name: sha256_of(file) for name, file in files.items() if name not in (FILE, *GROWING)}
 
 
 def known_digests(folder: Path) -> dict[str, str] | None:
-    """Return what a folder's :data:`FILE` says; ``None`` where the folder is older than such files.
+    """Return the content of a folder's :data:`FILE`; ``None`` if the folder is older than such files.
 
     Raises:
-        Changed: where it is damaged.
+        Changed: if it is damaged.
     """
     file = folder / FILE
     try:
@@ -71,37 +76,37 @@ def known_digests(folder: Path) -> dict[str, str] | None:
     return content
 
 
-def checked(folder: Path, name: str) -> bytes:
-    """Return the bytes of a file of the folder, as they were written.
+def read_verified(folder: Path, name: str) -> bytes:
+    """Return the bytes of a file of the folder after comparing them with its digest.
 
     Raises:
-        Changed: where they are others.
-        OSError: where the file cannot be read.
+        Changed: if they are not those that were written.
+        OSError: if the file cannot be read.
     """
     content = (folder / name).read_bytes()
     _compare(folder, name, hashlib.sha256(content).hexdigest())
     return content
 
 
-def check(folder: Path, name: str) -> None:
-    """As :func:`checked`, for a large file that is read by another library.
+def verify_file(folder: Path, name: str) -> None:
+    """Compare a large file, which another library reads, with its digest.
 
     Raises:
-        Changed: where its bytes are not those that were written.
-        OSError: where it cannot be read.
+        Changed: if its bytes are not those that were written.
+        OSError: if it cannot be read.
     """
     _compare(folder, name, sha256_of(folder / name) if (folder / FILE).exists() else "")
 
 
-def check_all(folder: Path) -> None:
-    """Check every file that the folder has a digest of.
+def verify_folder(folder: Path) -> None:
+    """Compare every file that the folder has a digest of.
 
     Raises:
-        Changed: naming the first that is not what was written, or not there.
+        Changed: for the first that is missing or not the one that was written.
     """
     for name in known_digests(folder) or {}:
         try:
-            check(folder, name)
+            verify_file(folder, name)
         except OSError as error:
             raise Changed(f"{folder / name} cannot be read ({error.strerror or error})") from error
 

@@ -1,0 +1,133 @@
+"""Atomic files: written completely or not at all, and JSON that is validated when it is read."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bench.core.errors import RequestError
+
+
+class StoredModel(BaseModel):
+    """Schema of a stored JSON file or of a part of one; strict, because a number in quotes is damage."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow", allow_inf_nan=False)
+
+
+@contextlib.contextmanager
+def replacing(file: Path, rivals: bool = False) -> Iterator[Path]:
+    """Yield a temporary name to write to; the finished file then replaces ``file`` in one step.
+
+    A reader sees the old content or the new one, never a part.
+
+    Args:
+        file: the file to be written.
+        rivals: whether other processes may write the same file at the same time.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # The name of a rival has its process id, so that two writers never share a file; else a leftover is overwritten.
+    unfinished = file.with_name(f".{file.name}.{os.getpid() if rivals else 'unfinished'}")
+    try:
+        yield unfinished
+        unfinished.replace(file)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_json(file: Path, content: Any, flushed: bool = False) -> None:
+    """Write the complete file or nothing.
+
+    Args:
+        file: the file to be written; its folder is made.
+        content: JSON content; NaN and infinity are refused.
+        flushed: whether the content must survive a power cut right after the call.
+    """
+    text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    with replacing(file, rivals=True) as unfinished:
+        unfinished.write_text(text)
+        if flushed:
+            flush(unfinished)
+    if flushed:
+        flush(file.parent)  # the rename itself
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Return the content of a file that :func:`write_json` wrote.
+
+    Raises:
+        RequestError: if it is missing or broken.
+    """
+    try:
+        content: Any = json.loads(file.read_text())
+        if not isinstance(content, dict):
+            raise ValueError(f"a {type(content).__name__} instead of names and values")
+    except (OSError, ValueError, RecursionError) as error:
+        raise RequestError(f"{file} cannot be read ({error}); run again to have it written again") from error
+    return content
+
+
+def parse(file: Path, text: bytes, schema: type[BaseModel]) -> dict[str, Any]:
+    """Return JSON content of that schema as it was written: nothing is added, left out or converted.
+
+    Args:
+        file: the file's path, for error messages.
+        text: the file's bytes.
+        schema: the fields that readers rely on.
+
+    Raises:
+        RequestError: if the content does not fit the schema.
+    """
+    content = load_json(file, text)
+    try:
+        schema.model_validate(content)
+    except ValidationError as error:
+        raise RequestError(unreadable(file, first_problem(error))) from error
+    assert isinstance(content, dict)
+    return content
+
+
+def load_json(file: Path, text: bytes) -> Any:
+    """Return the JSON content of a file's bytes.
+
+    Raises:
+        RequestError: if it is no JSON, has a NaN, or text that cannot be printed.
+    """
+    try:
+        content = json.loads(text.decode(), parse_constant=_refuse_constant)
+        if b"\\ud" in text.lower():
+            json.dumps(content, ensure_ascii=False).encode()  # halves of characters cannot be printed
+    except (ValueError, RecursionError) as error:
+        raise RequestError(unreadable(file, error)) from error
+    return content
+
+
+def unreadable(file: Path, reason: object) -> str:
+    """Return the message for a file that cannot be read, with the system's own words for an ``OSError``."""
+    text = reason.strerror if isinstance(reason, OSError) and reason.strerror else reason
+    return f"{file} cannot be read ({text})"
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return the first problem with its field: ``spec.seed: Input should be a valid integer``."""
+    problem = error.errors(include_url=False, include_input=False)[0]
+    field = ".".join(map(str, problem["loc"]))
+    return f"{field}: {problem['msg']}" if field else str(problem["msg"])
+
+
+def flush(path: Path) -> None:
+    """Force a file's content, or a folder's list of names, onto the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} instead of a number")
