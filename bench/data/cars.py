@@ -13,18 +13,18 @@ _FIELDS = ("fname", "class", "bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
 
 
 class Cars(Tree):
-    """Car models with boxes: ``devkit/*.mat``, ``cars_train``, ``cars_test``, ``cars_test_annos_withlabels.mat``.
+    """Car models with boxes in ``devkit/*.mat``, ``cars_train``, ``cars_test``, ``cars_test_annos_withlabels.mat``.
 
-    The copy on Kaggle has the same files with a folder more around each (``car_devkit/devkit``,
-    ``cars_train/cars_train``, ``cars_test/cars_test``); it is read too.
+    The copy on Kaggle, which nests each folder once more (``car_devkit/devkit``, ``cars_train/cars_train``,
+    ``cars_test/cars_test``), is read too.
 
     Args:
         root: the folder with ``devkit``.
         cache: as in :class:`bench.data.base.Tree`.
-        faults: where they are collected instead of raised.
+        faults: collects the problems instead of raising the first.
 
     Raises:
-        RequestError: one line with the file, the entry and what is wrong there.
+        RequestError: naming the file, the entry and the problem.
     """
 
     markers = ("devkit/cars_meta.mat", "car_devkit/devkit/cars_meta.mat", "devkit/devkit/cars_meta.mat")
@@ -68,7 +68,7 @@ class Cars(Tree):
 
 
 def _labelled(root: Path, devkit: Path, faults: Faults) -> Path | None:
-    """The test annotations with labels: beside the images or in the devkit."""
+    """Return the test annotations with labels, beside the images or in the devkit."""
     usual = [root / "cars_test_annos_withlabels.mat", devkit / "cars_test_annos_withlabels.mat"]
     if devkit.parent != root:
         usual.append(devkit.parent / "cars_test_annos_withlabels.mat")

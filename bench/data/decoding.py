@@ -1,4 +1,4 @@
-"""Image files in, whole or not at all."""
+"""Decoding of image files to RGB, whole or not at all."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from bench.data.image_formats import HEAD, described, format_of
 from bench.data.image_truncation import refuse_early_end, refuse_gaps
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "PPM", "TIFF", "AVIF", "JPEG2000", "TGA")
-"""Formats that are read, as PIL names them. None of them runs another program (EPS does) or reads another file."""
+"""PIL's names of the formats that are read. None of them runs another program (EPS does) or reads another file."""
 
 
 def image_format(path: Path) -> str | None:
-    """Return which of :data:`FORMATS` a file begins as, by its content alone; ``None``: none of them, or no file.
+    """Return the format of :data:`FORMATS` that a file's first bytes show; ``None``: none of them, or no file.
 
-    Only the first bytes are read: the image may still turn out to be damaged.
+    The image may still turn out to be damaged.
 
     Raises:
-        OSError: where the file cannot be opened or read.
+        OSError: if the file cannot be opened or read.
     """
     if not path.is_file():  # opening a pipe would wait for its other end
         return None
@@ -34,15 +34,15 @@ def image_format(path: Path) -> str | None:
 
 
 def decode(path: Path) -> Image.Image:
-    """The whole image as RGB, without its orientation tag, alpha or later frames.
+    """Decode a whole image as RGB, without its orientation tag, alpha or later frames.
 
     Of grey images of more than 8 bits the upper 8 that they use are kept
     (:func:`bench.data.image_depth.eight_bits`); wider pixels have no known range and are refused. ``info["bits"]`` of
-    the result is the number of bits of a sample that were taken for used; 16 may be stated by a file that holds less.
+    the result is the number of used bits of a sample; 16 may be stated by a file that holds less.
 
     Raises:
-        CellError: naming the file, for whatever keeps it from being decoded to the last row: it is none of
-            :data:`FORMATS`, it ends early, or it is damaged.
+        CellError: naming the file, if it cannot be decoded to the last row: it is none of :data:`FORMATS`, ends early,
+            or is damaged.
     """
     try:
         if path.exists() and not path.is_file():
@@ -52,13 +52,13 @@ def decode(path: Path) -> Image.Image:
             name = _readable(head)
             with Image.open(file, formats=(name,)) as image:  # no name: no reader opens or maps the file by itself
                 return _loaded(name, image, head, file)
-    except Exception as error:  # PIL's readers raise whatever broken bytes lead them into
+    except Exception as error:  # broken bytes lead PIL's readers into errors of any type
         problem = " ".join(str(error).replace(str(path), "it").split()) or type(error).__name__
         raise CellError(f"{path}: cannot be decoded ({problem}); restore the file") from error
 
 
 def _readable(head: bytes) -> str:
-    """The one format that a file's first bytes say."""
+    """Return the format that a file's first bytes show."""
     name = format_of(head)
     if name not in FORMATS:
         raise ValueError(f"it is {described(head)}, not an image format that is read: {', '.join(FORMATS)}")
@@ -69,7 +69,7 @@ def _readable(head: bytes) -> str:
 
 
 def _loaded(name: str, image: Image.Image, head: bytes, file: BinaryIO) -> Image.Image:
-    """The pixels of an opened image as RGB."""
+    """Return the pixels of an opened image as RGB."""
     if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
         raise ValueError(f"{image.width} by {image.height} pixels are too many")
     bits = sample_bits(name, image, head)
@@ -93,7 +93,7 @@ _reading = {"files": 0, "before": False}
 
 @contextmanager
 def _strict() -> Iterator[None]:
-    """While any thread decodes, switch off PIL's filling up of files that end early, which others switch on."""
+    """Switch off PIL's filling up of files that end early, which other packages switch on, while any thread decodes."""
     with _lock:
         if not _reading["files"]:
             _reading["before"] = ImageFile.LOAD_TRUNCATED_IMAGES

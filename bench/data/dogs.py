@@ -14,17 +14,17 @@ _NESTED = {"Images": "images", "Annotation": "annotations"}
 
 
 class Dogs(Tree):
-    """Dog breeds: ``Images``, the lists ``train_list.mat`` and ``test_list.mat``, and boxes where ``Annotation`` is.
+    """Dog breeds: ``Images``, ``train_list.mat``, ``test_list.mat`` and, for boxes, ``Annotation``.
 
     An image with several dogs has the box around them all.
 
     Args:
-        root: the folder with ``Images``; the lists lie in it or in ``lists`` inside it.
+        root: the folder with ``Images``; the lists are in it or in its folder ``lists``.
         cache: as in :class:`bench.data.base.Tree`.
-        faults: where they are collected instead of raised.
+        faults: collects the problems instead of raising the first.
 
     Raises:
-        RequestError: one line with the file, the entry and what is wrong there.
+        RequestError: naming the file, the entry and the problem.
     """
 
     markers = ("train_list.mat", "lists/train_list.mat")
@@ -65,7 +65,7 @@ def _first(usual: Path, nested: Path) -> Path:
 
 
 def _names(file: Path, folder: Path, breeds: dict[int, str], faults: Faults) -> list[tuple[str, int]]:
-    """Image names and labels from 1 of one list; ``breeds`` learns the folder of each label."""
+    """Return image names and labels (from 1) of one list, and add the folder of each label to ``breeds``."""
     names = Names(file)
     rows: dict[str, tuple[str, int]] = {}
     with faults:
@@ -88,7 +88,7 @@ def _names(file: Path, folder: Path, breeds: dict[int, str], faults: Faults) -> 
 
 
 def _box(file: Path) -> Box:
-    """The box around all dogs of an annotation."""
+    """Return the box around all dogs of an annotation."""
     try:
         text = file.read_bytes()
         if b"<!" in text:

@@ -1,4 +1,4 @@
-"""What is wrong with a data set: told at once where it is read to be used, collected where it is verified."""
+"""Problems of a data set: raised at once when it is read for use, collected when it is verified."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from bench.contract import RequestError
 
 K = TypeVar("K")
 
-OFFICIAL = "mend it, or, where it is from the official archive, unpack the official archive again"
-"""What to do about a file that may be the authors' or a user's own in their layout."""
+OFFICIAL = "mend it or, if it is from the official archive, unpack the official archive again"
+"""Advice on a file that may be the authors', or a user's in the same layout."""
 
 
 @dataclass(frozen=True)
 class Anomaly:
-    """One thing that is wrong.
+    """Problem that was collected.
 
     Attributes:
         kind: ``count``, ``class``, ``image``, ``box``, ``keypoint``, ``mask``, ``leak``, ``missing`` (a file that
             is not on disk) or the name of the annotation file whose lines are wrong.
-        where: the record's id, the file and its line, or what else it is about.
-        what: in words.
+        where: the record's id, the file and its line, or another subject.
+        what: description.
     """
 
     kind: str
@@ -33,12 +33,12 @@ class Anomaly:
 
 
 class Fault(RequestError):
-    """Something wrong at one place of a file.
+    """Error at one line or entry of a file.
 
     Attributes:
         kind: the file's name.
         where: the file, and the line or entry in it.
-        what: in words, without the cure.
+        what: description, without the cure.
     """
 
     kind = where = what = ""
@@ -53,20 +53,20 @@ def fault(file: Path, place: int | str | None, what: str, cure: str = OFFICIAL) 
 
 
 def gone(file: Path, cure: str, more: str = "") -> Fault:
-    """Return an error of one line about an annotation file that is not there."""
+    """Return an error of one line about a missing annotation file."""
     error = Fault(f"{file} is missing{more}; {cure}")
     error.kind, error.where, error.what = "missing", f"{file}", f"is missing{more}"
     return error
 
 
 class Faults:
-    """Where a reader says what is wrong.
+    """Collector of a reader's problems.
 
-    As a context manager it stands around the reading of one line or entry: a fault in it ends that one alone, where
-    faults are collected, and else everything.
+    As a context manager it surrounds the reading of one line or entry: a fault ends that one alone if faults are
+    collected, and otherwise the whole reading.
 
     Args:
-        collecting: whether to keep faults in :attr:`collected` and go on, instead of raising the first.
+        collecting: whether to keep faults in :attr:`collected` and continue, instead of raising the first.
     """
 
     def __init__(self, collecting: bool = False) -> None:
@@ -83,11 +83,11 @@ class Faults:
             self.collected.append(Anomaly(kind or "class", "", str(error)))
 
     def missing(self, keys: Sequence[K], error: Callable[[K, str], RequestError]) -> None:
-        """Tell about files that are not on disk: each, or the first with the number of the others.
+        """Report files that are not on disk: each, or the first with the number of the others.
 
         Args:
-            keys: of the files.
-            error: makes the error from a key and what is to be added to its first sentence.
+            keys: keys of the files.
+            error: makes the error from a key and an addition to its first sentence.
         """
         if keys and not self.collecting:
             raise error(keys[0], f" (nor {len(keys) - 1} more)" if len(keys) > 1 else "")
@@ -100,7 +100,7 @@ class Faults:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        """Keep the fault of a line or entry, where faults are collected."""
+        """Keep the fault of a line or entry if faults are collected."""
         if not (self.collecting and isinstance(error, RequestError)):
             return False
         self.tell(error)

@@ -1,4 +1,4 @@
-"""What a reader of files left out: how many for each reason, and one of them."""
+"""Counts of files that a reader left out, by reason, with an example of each."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from types import MappingProxyType
 from typing import Any
 
 Record = Mapping[str, Mapping[str, Any]]
-"""``{reason: {"files": how many, "example": one of them}}``, as results hold it."""
+"""``{reason: {"files": number, "example": path of one}}``, the form that is stored in results."""
 
 NOTHING: Record = MappingProxyType({})
 
 
 _LONGEST = 200
-"""Characters of an example; of a longer path the end is told."""
+"""Characters of an example; of a longer path the end is kept."""
 
 
 class LeftOut:
-    """A count for each reason, in the order in which they came up.
+    """Counter of files that were left out, by reason, in the order in which the reasons came up.
 
     Args:
-        root: the folder that examples are named in.
+        root: the folder to which the paths of examples are relative.
     """
 
     def __init__(self, root: Path) -> None:
@@ -43,7 +43,7 @@ class LeftOut:
             self.add(reason, paths[0], len(paths))
 
     def take(self, other: LeftOut) -> None:
-        """Count what another has counted."""
+        """Add the counts of another counter."""
         for reason, (count, path) in other._counts.items():
             self.add(reason, path, count)
 
@@ -62,8 +62,8 @@ def as_text(record: Record) -> str:
 
 
 def _name(path: Path, root: Path) -> str:
-    """A path in ``root`` that can be printed and written; bytes that are no UTF-8 are escaped."""
-    with contextlib.suppress(ValueError):  # it lies elsewhere
+    """Return a path in ``root`` that can be printed and written; bytes that are no UTF-8 are escaped."""
+    with contextlib.suppress(ValueError):  # it is outside root
         path = path.relative_to(root)
     name = path.as_posix().encode("utf-8", "backslashreplace").decode()
     return name if len(name) <= _LONGEST else f"...{name[-_LONGEST:]}"

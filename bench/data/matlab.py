@@ -13,15 +13,15 @@ from bench.data.faults import fault, gone
 
 
 def column(file: Path, variable: str) -> NDArray[Any]:
-    """A variable of the file as a row of values.
+    """Return a variable of the file as a row of values.
 
     Raises:
-        RequestError: where the file is missing, is no MATLAB file, or has no such variable.
+        RequestError: if the file is missing, is no MATLAB file, or has no such variable.
     """
     from scipy.io import loadmat  # half a second
 
     try:
-        # Opened here: the reader reports a missing file as something else.
+        # Opened before: loadmat reports a missing file as another error.
         with file.open("rb") as stream:
             content = loadmat(stream, squeeze_me=True, chars_as_strings=True, variable_names=[variable])
     except FileNotFoundError:
@@ -34,10 +34,10 @@ def column(file: Path, variable: str) -> NDArray[Any]:
 
 
 def entries(file: Path, variable: str, fields: tuple[str, ...]) -> Iterator[tuple[str, list[Any]]]:
-    """The entries of a table: where each stands, and the values of the fields.
+    """Yield the name of each entry of a table, and the values of the fields.
 
     Raises:
-        RequestError: where a field is missing.
+        RequestError: if a field is missing.
     """
     table = column(file, variable)
     missing = [name for name in fields if name not in (table.dtype.names or ())]
@@ -48,7 +48,7 @@ def entries(file: Path, variable: str, fields: tuple[str, ...]) -> Iterator[tupl
 
 
 def whole(file: Path, place: str, value: Any, what: str, most: int) -> int:
-    """A whole number from 1 to ``most``.
+    """Return a whole number from 1 to ``most``.
 
     Raises:
         RequestError: for anything else.

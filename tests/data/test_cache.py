@@ -269,7 +269,7 @@ def test_what_was_altered_is_named_and_made_anew(root, home, change):
     assert contents(only(home)) != before
     quiet = Quiet()
     prepare(Cub(root), SMALL, home, quiet)
-    assert "was changed after it was written); it is written anew" in quiet.notes[0]
+    assert "was changed after it was written); it is written again" in quiet.notes[0]
     assert contents(only(home)) == before
 
 

@@ -98,7 +98,7 @@ REFUSED = {
     "years": (["train2017/cat", "val2017/cat"], "train2017/ seems to be a split"),
     "splits only": (["train", "test"], "test/ seems to be a split"),
     "classes of splits": (["cat/train", "cat/test", "dog/train", "dog/test"], "cat/ is divided into splits itself"),
-    "a folder around": (["images/cat", "images/dog"], "all images lie in folders inside images/"),
+    "a folder around": (["images/cat", "images/dog"], "all images are in folders inside images/"),
     "data sets": (["a/images/cat", "b/images/dog"], "those of a/ several folders deep"),
     "nothing": (["cat/a.txt!"], "no images in|no class folders"),
 }

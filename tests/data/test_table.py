@@ -91,7 +91,7 @@ REFUSED = {
     "fractions": (BOXES.replace("1,2,30,20", "0.1,0.1,0.5,0.5"), "csv:2: the box .* fractions"),
     "points as fractions": (PLAIN.replace("5,6\n", "0.5,0.25\n"), r"csv:2: the key-point \(0.5, 0.25\) and all others"),
     "nothing but images": ("image\n" + "\n".join(NAMES), "csv:1: has the column image and no other"),
-    "two signs": (semicolons(BOXES).replace("1;2;", "1,5;2.5;"), "csv:2: a decimal comma, where line 2 has a decimal"),
+    "two signs": (semicolons(BOXES).replace("1;2;", "1,5;2.5;"), "csv:2: a decimal comma, but line 2 has a decimal"),
     "thousands": (BOXES.replace("30,20", '"1,234",20'), "csv:2: width '1,234' may be read in two ways"),
     "underscores": (BOXES.replace("30,20", "3_0,20"), "csv:2: width '3_0' is not a finite number"),
     "open quote": (BOXES + '"cat/9.png,1', r"csv:8: cannot be read as a table"),
@@ -125,7 +125,7 @@ def test_all_faults_of_a_table_are_collected(root):
 
 def test_text_that_only_begins_as_utf_16(tmp_path):
     (tmp_path / "a").write_bytes(b"\xff\xfea\0b")
-    with pytest.raises(ValueError, match="it begins as UTF-16 and goes on as something else"):
+    with pytest.raises(ValueError, match="it begins as UTF-16 but continues in another encoding"):
         read_text(tmp_path / "a")
 
 
