@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from bench.data.base import Box, Names, corners
 from bench.data.class_folders import same
-from bench.data.faults import Fault, Faults, fault
+from bench.data.reader_reports import Fault, Faults, fault
 from bench.data.text_files import read_text
 
 CURE = "mend the table"

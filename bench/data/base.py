@@ -13,9 +13,7 @@ from typing import ClassVar, TypeVar
 
 from bench.contract import Record, RequestError
 from bench.core.digest import digest
-from bench.data.faults import OFFICIAL, Faults, fault
-from bench.data.left_out import NOTHING
-from bench.data.left_out import Record as LeftOut
+from bench.data.reader_reports import NOTHING, OFFICIAL, Faults, LeftOutRecord, fault
 
 K = TypeVar("K")
 Box = tuple[float, float, float, float]
@@ -54,7 +52,7 @@ class Tree:
     provides: frozenset[str] = frozenset({"image", "label"})
     classes: Sequence[str]
     parts: Sequence[str] = ()
-    left_out: LeftOut = NOTHING
+    left_out: LeftOutRecord = NOTHING
 
     def __init__(
         self,

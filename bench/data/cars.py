@@ -6,8 +6,8 @@ from pathlib import Path
 
 from bench.contract import Record
 from bench.data.base import Figures, Names, Tree, absent, corners, nested
-from bench.data.faults import Faults, fault, gone
 from bench.data.matlab import column, entries, whole
+from bench.data.reader_reports import Faults, fault, gone
 
 _FIELDS = ("fname", "class", "bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
 

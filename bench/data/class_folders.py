@@ -17,7 +17,7 @@ from pathlib import Path
 from bench.contract import RequestError
 from bench.core.threads import in_order
 from bench.data.decoding import image_format
-from bench.data.left_out import LeftOut
+from bench.data.reader_reports import LeftOut
 
 SPLITS = {
     "train": "train",

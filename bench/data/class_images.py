@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, Subset
 from bench.contract import CellError, RequestError
 from bench.data.class_folders import numbers_of, read
 from bench.data.decoding import decode
-from bench.data.left_out import as_text
+from bench.data.reader_reports import as_text
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
@@ -28,7 +28,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
     Attributes:
         classes: class names; a class folder without images is a class too.
         files: path and label of each image, class by class.
-        left_out: files that were not read: see :data:`bench.data.left_out.Record`.
+        left_out: files that were not read: see :data:`bench.data.reader_reports.LeftOutRecord`.
 
     Raises:
         RequestError: if there is no folder, no image, or a folder that is no class.

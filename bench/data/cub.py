@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from bench.contract import Record
 from bench.data.base import Figures, Names, Tree, absent
-from bench.data.faults import Fault, Faults, fault, gone
+from bench.data.reader_reports import Fault, Faults, fault, gone
 
 T = TypeVar("T")
 Keypoint = tuple[float, float, bool]

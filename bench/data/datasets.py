@@ -13,9 +13,8 @@ from bench.contract import Dataset, Progress, RequestError
 from bench.core import registry
 from bench.core.work_dir import Folder
 from bench.data import synthetic
-from bench.data.faults import Faults
-from bench.data.left_out import NOTHING, as_text
 from bench.data.locate import locate
+from bench.data.reader_reports import NOTHING, Faults, as_text
 
 
 def open_dataset(

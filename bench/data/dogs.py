@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 
 from bench.contract import Record
 from bench.data.base import Box, Figures, Names, Tree, absent, corners
-from bench.data.faults import Fault, Faults, fault
 from bench.data.matlab import column, whole
+from bench.data.reader_reports import Fault, Faults, fault
 
 _NESTED = {"Images": "images", "Annotation": "annotations"}
 

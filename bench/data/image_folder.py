@@ -10,8 +10,7 @@ from bench.contract import Record, RequestError
 from bench.data.annotation_table import Table
 from bench.data.base import Tree
 from bench.data.class_folders import read
-from bench.data.faults import Faults
-from bench.data.left_out import LeftOut
+from bench.data.reader_reports import Faults, LeftOut
 
 TABLE = "annotations.csv"
 Classes = Mapping[str, list[Path]]

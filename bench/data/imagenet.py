@@ -7,10 +7,9 @@ from pathlib import Path
 from bench.contract import Record, RequestError
 from bench.data.base import Figures, Tree
 from bench.data.class_folders import classes_in
-from bench.data.faults import Faults, fault
 from bench.data.image_folder import check_classes
-from bench.data.left_out import LeftOut
 from bench.data.matlab import entries, whole
+from bench.data.reader_reports import Faults, LeftOut, fault
 
 _DEVKIT = Path("ILSVRC2012_devkit_t12") / "data"
 

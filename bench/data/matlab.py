@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.faults import fault, gone
+from bench.data.reader_reports import fault, gone
 
 
 def column(file: Path, variable: str) -> NDArray[Any]:

@@ -16,8 +16,7 @@ from bench.core.threads import in_order
 from bench.data.base import Figures
 from bench.data.cache import SPLITS
 from bench.data.decoding import decode
-from bench.data.faults import Anomaly, Faults
-from bench.data.left_out import NOTHING
+from bench.data.reader_reports import NOTHING, Anomaly, Faults
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Report:
         anomalies: all problems.
         warnings: possible problems of images that are used unchanged.
         refused: whether `run` refuses the data set: its annotations or files do not fit together.
-        left_out: files in the folder that are not read: see :data:`bench.data.left_out.Record`.
+        left_out: files in the folder that are not read: see :data:`bench.data.reader_reports.LeftOutRecord`.
     """
 
     images: dict[str, int]

@@ -99,7 +99,7 @@ REFUSED = {
     "splits only": (["train", "test"], "test/ seems to be a split"),
     "classes of splits": (["cat/train", "cat/test", "dog/train", "dog/test"], "cat/ is divided into splits itself"),
     "a folder around": (["images/cat", "images/dog"], "all images are in folders inside images/"),
-    "data sets": (["a/images/cat", "b/images/dog"], "those of a/ several folders deep"),
+    "data sets": (["a/images/cat", "b/images/dog"], "those of a/ are several folders deep"),
     "nothing": (["cat/a.txt!"], "no images in|no class folders"),
 }
 

@@ -7,8 +7,8 @@ import pytest
 from bench.cli.decompose import _lines
 from bench.contract import RequestError
 from bench.data.class_images import Pictures
-from bench.data.faults import Faults
 from bench.data.image_folder import Folder
+from bench.data.reader_reports import Faults
 from bench.data.text_files import read_text
 from tests.support.cub_trees import picture
 

@@ -10,8 +10,8 @@ from bench.data.base import Figures
 from bench.data.cars import Cars
 from bench.data.cub import Cub
 from bench.data.dogs import Dogs
-from bench.data.faults import Faults
 from bench.data.image_folder import Folder
+from bench.data.reader_reports import Faults
 from bench.data.verify import verify
 from tests.support.cub_trees import Quiet, car_table, edit, make_cars, make_dogs, make_tree, picture, real
 
