@@ -24,7 +24,7 @@ from bench.core import registry
 from bench.core.paths import config_file
 from bench.core.yaml12 import read_mapping as read_yaml
 from bench.data.download import Source
-from bench.data.preprocessing import PRESETS, Protocol
+from bench.data.preprocessing import PRESETS, Preprocessing
 
 Recipe = Literal["published", "small", "demo"]
 M = TypeVar("M", bound=BaseModel)
@@ -50,7 +50,7 @@ class DatasetConfig(Settings):
     folder: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     source: Source = Source()
-    protocol: Protocol = Protocol()
+    protocol: Preprocessing = Preprocessing()
     backbones: tuple[str, ...]
     recipe: Recipe = "published"
     recipes: dict[Recipe, dict[str, Any]] = Field(default_factory=dict)

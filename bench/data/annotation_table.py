@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from bench.data.base import Box, Names, corners
-from bench.data.class_folders import same
+from bench.data.base import Box, CheckedNames, box_of_corners
+from bench.data.class_folders import nfc
 from bench.data.reader_reports import Fault, Faults, fault
 from bench.data.text_files import read_text
 
@@ -22,7 +22,7 @@ _SEPARATORS = ",;\t|"
 Annotation = tuple[Box | None, tuple[tuple[float, float, bool], ...]]
 
 
-class Table:
+class AnnotationTable:
     r"""Boxes and key-points of each image.
 
     The table has a line for each image: ``image`` (its path in the table's folder, with ``/`` or ``\``), a box as ``x,
@@ -51,8 +51,8 @@ class Table:
         self.rows: dict[str, Annotation] = {}
         self._exact = set(images)
         # Names that differ in their Unicode form alone are matched if only one of the images has such a name.
-        counts = Counter(same(name) for name in images)
-        self._folded = {same(name): name for name in images if counts[same(name)] == 1}
+        counts = Counter(nfc(name) for name in images)
+        self._folded = {nfc(name): name for name in images if counts[nfc(name)] == 1}
         self._commas: list[int] = []
         self._points: list[int] = []
         with faults:
@@ -118,7 +118,7 @@ class Table:
 
     def _read(self, lines: Iterable[tuple[int, list[str]]], header: list[str], boxed: bool) -> None:
         """Read all lines below the header."""
-        names, strangers, count = Names(self.file, CURE), list[tuple[int, str]](), 0
+        names, strangers, count = CheckedNames(self.file, CURE), list[tuple[int, str]](), 0
         numbers: dict[str, int] = {}
         column = header.index("image")
         for line, row in lines:
@@ -148,7 +148,7 @@ class Table:
             what = f"{len(strangers)} of {count} lines name images" if len(strangers) > 1 else "names an image"
             raise self._fault(line, f"{what} not on disk: {name!r}")
         for line, name in strangers:
-            self._faults.tell(self._fault(line, f"names an image not on disk: {name!r}"))
+            self._faults.report(self._fault(line, f"names an image not on disk: {name!r}"))
         if self._commas and self._points:
             raise self._fault(
                 self._commas[0], f"a decimal comma, but line {self._points[0]} has a decimal point: write all alike"
@@ -161,7 +161,7 @@ class Table:
         if bare and not self._faults.collecting:
             raise self._fault(None, f"has no line for {bare[0]}" + (f" (nor {len(bare) - 1} more)" if bare[1:] else ""))
         for name in bare:
-            self._faults.tell(self._fault(None, f"has no line for {name}"))
+            self._faults.report(self._fault(None, f"has no line for {name}"))
 
     def _image(self, written: str) -> str | None:
         """Return the id of the image that a line names."""
@@ -169,15 +169,15 @@ class Table:
             path = PurePosixPath(name).as_posix()
             if path in self._exact:
                 return path
-            if same(path) in self._folded:
-                return self._folded[same(path)]
+            if nfc(path) in self._folded:
+                return self._folded[nfc(path)]
         return None
 
     def _annotation(self, line: int, fields: Mapping[str, str], boxed: bool) -> Annotation:
         box = None
         if boxed:
             x, y, width, height = (self._number(line, fields[name], name) for name in _BOX)
-            box = corners(self.file, str(line), x, y, x + width, y + height, CURE)
+            box = box_of_corners(self.file, str(line), x, y, x + width, y + height, CURE)
             if max(x, y, width, height) <= 1 and min(x, y) >= 0:
                 raise self._fault(
                     line,

@@ -20,7 +20,7 @@ Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Figures:
+class PublishedCounts:
     """Published numbers of classes and images of the whole data set."""
 
     classes: int
@@ -28,7 +28,7 @@ class Figures:
     test: int
 
 
-class Tree:
+class AnnotatedDataset:
     """Data set in a folder; subclasses read its annotations.
 
     Args:
@@ -48,7 +48,7 @@ class Tree:
     """
 
     markers: ClassVar[tuple[str, ...]] = ()
-    official: ClassVar[Figures | None] = None
+    official: ClassVar[PublishedCounts | None] = None
     provides: frozenset[str] = frozenset({"image", "label"})
     classes: Sequence[str]
     parts: Sequence[str] = ()
@@ -88,7 +88,7 @@ class Tree:
         return hashlib.sha256(f"{content} {self._chosen}".encode()).hexdigest()[:16] if self._chosen else content
 
 
-class Names:
+class CheckedNames:
     """Checked image names of an annotation file: relative, inside the data set's folder, and each one once."""
 
     def __init__(self, file: Path, cure: str = OFFICIAL) -> None:
@@ -112,7 +112,7 @@ class Names:
         return name
 
 
-def corners(file: Path, place: str, x1: float, y1: float, x2: float, y2: float, cure: str = OFFICIAL) -> Box:
+def box_of_corners(file: Path, place: str, x1: float, y1: float, x2: float, y2: float, cure: str = OFFICIAL) -> Box:
     """Return a box given by its left, top, right and bottom edges as ``(x, y, width, height)``.
 
     Raises:
@@ -128,7 +128,7 @@ def nested(root: Path, name: str) -> Path:
     return root / name / name if (root / name / name).is_dir() else root / name
 
 
-def absent(paths: Mapping[K, Path], faults: Faults) -> list[K]:
+def missing_keys(paths: Mapping[K, Path], faults: Faults) -> list[K]:
     """Return the keys whose file is not on disk, with one listing per folder instead of one look-up per file.
 
     Raises:
@@ -145,7 +145,7 @@ def absent(paths: Mapping[K, Path], faults: Faults) -> list[K]:
                 listed[path.parent] = set()
             except OSError as error:
                 problem = f"cannot be read ({error.strerror or error})"
-                faults.tell(fault(path.parent, None, problem, "mend its permissions or restore it"), "missing")
+                faults.report(fault(path.parent, None, problem, "mend its permissions or restore it"), "missing")
                 listed[path.parent] = None
         names = listed[path.parent]
         if names is not None and path.name not in names:

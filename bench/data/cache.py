@@ -27,7 +27,7 @@ from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Augment, Batch, CellErro
 from bench.core import locks
 from bench.core.file_digests import digests_of, seal_of, sha256_of
 from bench.core.threads import in_order
-from bench.data.preprocessing import Protocol
+from bench.data.preprocessing import Preprocessing
 
 SPLITS = ("train", "test")
 _FORMAT = 4
@@ -38,7 +38,7 @@ _ARRAYS = ("rows", "labels", "keypoints", "visible", "boxes")
 
 
 @dataclass(frozen=True, eq=False)
-class PreparedSamples:
+class CachedSplit:
     """Split of preprocessed images, or a subset of one: a :class:`bench.contract.Samples` on a memory-mapped file.
 
     Attributes:
@@ -77,7 +77,7 @@ class PreparedSamples:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def subset(self, index: Tensor) -> PreparedSamples:
+    def subset(self, index: Tensor) -> CachedSplit:
         """Return the samples at positions ``index``, in that order; nothing but annotations is read or copied."""
         index = _positions(index, len(self))
         chosen = {name: getattr(self, name)[index] for name in _ARRAYS}
@@ -135,8 +135,12 @@ class PreparedSamples:
 
 
 def prepare(
-    dataset: Dataset, protocol: Protocol, home: Path, progress: Progress, on_bad: Literal["error", "skip"] = "error"
-) -> dict[str, PreparedSamples]:
+    dataset: Dataset,
+    protocol: Preprocessing,
+    home: Path,
+    progress: Progress,
+    on_bad: Literal["error", "skip"] = "error",
+) -> dict[str, CachedSplit]:
     """Preprocess the train and test split of a data set, or open them from the cache under ``home``.
 
     The cache is written to a temporary folder and renamed, so it is whole or absent; processes that need the same one
@@ -178,12 +182,12 @@ def prepare(
         raise CellError(f"{problem}; make room and write access there, or set BENCH_HOME") from error
 
 
-def cache_folder(digest: str, protocol: Protocol, home: Path, on_bad: str = "error") -> Path:
+def cache_folder(digest: str, protocol: Preprocessing, home: Path, on_bad: str = "error") -> Path:
     """Return the folder of the cache that :func:`prepare` writes for the data set with that digest."""
     return home / "prepared" / (f"{digest}-{protocol.name}" + ("-skip" if on_bad == "skip" else ""))
 
 
-def _open(folder: Path) -> dict[str, PreparedSamples]:
+def _open(folder: Path) -> dict[str, CachedSplit]:
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     if meta["format"] != _FORMAT:
         raise ValueError(f"format {meta['format']}, not {_FORMAT}")
@@ -193,7 +197,7 @@ def _open(folder: Path) -> dict[str, PreparedSamples]:
     return {split: _open_split(folder, split, meta) for split in SPLITS}
 
 
-def _open_split(folder: Path, split: str, meta: Mapping[str, Any]) -> PreparedSamples:
+def _open_split(folder: Path, split: str, meta: Mapping[str, Any]) -> CachedSplit:
     ids, skipped = meta["splits"][split]["ids"], meta["splits"][split]["skipped"]
     n, p, size, path = len(ids), len(meta["parts"]), meta["protocol"]["size"], folder / f"{split}.images.npy"
     digests = meta.get("files", {})
@@ -210,13 +214,13 @@ def _open_split(folder: Path, split: str, meta: Mapping[str, Any]) -> PreparedSa
     whole = path.stat().st_size == images.offset + images.nbytes
     if not whole or images.dtype != np.uint8 or images.shape != (n + len(skipped), size, size, 3):
         raise ValueError(f"wrong sizes in {path.name}")
-    return PreparedSamples(
+    return CachedSplit(
         images=np.asarray(images),
         ids=ids,
         class_names=meta["classes"],
         parts=meta["parts"],
         digest=meta["digest"],
-        protocol=Protocol(**meta["protocol"]).name,
+        protocol=Preprocessing(**meta["protocol"]).name,
         skipped=[(image, reason) for image, reason in skipped],
         **{name: torch.from_numpy(array) for name, array in arrays.items()},
     )
@@ -238,7 +242,7 @@ def _check(path: Path, digest: str | None) -> None:
     _checked[path] = state
 
 
-def _write(dataset: Dataset, protocol: Protocol, folder: Path, progress: Progress, on_bad: str) -> None:
+def _write(dataset: Dataset, protocol: Preprocessing, folder: Path, progress: Progress, on_bad: str) -> None:
     shared = {record.id for record in dataset.split("train")} & {record.id for record in dataset.split("test")}
     if shared:
         raise RequestError(f"{min(shared)} is in both train and test; mend the data set's split")
@@ -263,7 +267,7 @@ def _write(dataset: Dataset, protocol: Protocol, folder: Path, progress: Progres
 
 
 def _write_split(
-    dataset: Dataset, split: str, protocol: Protocol, folder: Path, progress: Progress, on_bad: str
+    dataset: Dataset, split: str, protocol: Preprocessing, folder: Path, progress: Progress, on_bad: str
 ) -> dict[str, Any]:
     records = dataset.split(split)
     if not records:

@@ -55,13 +55,13 @@ class ClassFolders:
         splits: ``train`` and, if the folder comes divided, ``test``: the images of each class, sorted by path.
             Classes are named in NFC and in the order of their folders' names by code points; one without images has an
             empty list.
-        places: the folder of each split; in an undivided folder ``train`` is the folder itself.
+        folders: the folder of each split; in an undivided folder ``train`` is the folder itself.
         left_out: files that were not read, by reason.
     """
 
     root: Path
     splits: Mapping[str, Mapping[str, list[Path]]]
-    places: Mapping[str, Path]
+    folders: Mapping[str, Path]
     left_out: LeftOut
 
 
@@ -99,7 +99,7 @@ def classes_in(folder: Path, left_out: LeftOut) -> dict[str, list[Path]]:
         raise RequestError(f"{error.filename or folder}: cannot be read ({error.strerror or error})") from error
 
 
-def same(name: str) -> str:
+def nfc(name: str) -> str:
     """Return a name in the one Unicode form (NFC) in which names are compared."""
     return unicodedata.normalize("NFC", name)
 
@@ -209,7 +209,7 @@ def _classes(folder: _Folder, left_out: LeftOut, owners: dict[tuple[int, int], P
     left_out.extend("outside class folders", folder.images)
     classes: dict[str, list[Path]] = {}
     for child in children:
-        name = same(child.name)
+        name = nfc(child.name)
         if name in classes:
             raise RequestError(
                 f"{folder.path} holds two folders named {name!r}, one in each Unicode form (NFC and NFD): put the "
@@ -346,6 +346,6 @@ def numbers_of(classes: Iterable[str]) -> dict[str, int]:
     """
     numbers: dict[str, int] = {}
     for number, name in enumerate(classes):
-        if numbers.setdefault(same(name), number) != number:
+        if numbers.setdefault(nfc(name), number) != number:
             raise RequestError(f"the list of classes names {name!r} twice")
     return numbers

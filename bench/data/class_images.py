@@ -15,7 +15,7 @@ from bench.data.decoding import decode
 from bench.data.reader_reports import as_text
 
 
-class Pictures(Dataset[tuple[Tensor, int]]):
+class ClassImages(Dataset[tuple[Tensor, int]]):
     """Images with the index of their class, read by :mod:`bench.data.class_folders`.
 
     Of a divided folder these are the training images.
@@ -38,7 +38,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         if not folder.is_dir():
             raise RequestError(f"no folder {folder}")
         content = read(folder)
-        root, images = content.places["train"], content.splits["train"]
+        root, images = content.folders["train"], content.splits["train"]
         if not images:
             raise RequestError(f"no class folders in {root}: expected {root}/CLASS/*.jpg")
         self.classes = list(images if classes is None else classes)

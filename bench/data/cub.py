@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from bench.contract import Record
-from bench.data.base import Figures, Names, Tree, absent
+from bench.data.base import AnnotatedDataset, CheckedNames, PublishedCounts, missing_keys
 from bench.data.reader_reports import Fault, Faults, fault, gone
 
 T = TypeVar("T")
@@ -26,13 +26,13 @@ _ANNOTATIONS = (
 )
 
 
-class Cub(Tree):
+class Cub(AnnotatedDataset):
     """Birds with boxes, part key-points and, if they were downloaded too, masks. Every annotation is checked.
 
     Args:
         root: the folder with ``images.txt``. Masks (a separate download) are in ``segmentations`` inside it or beside
             it; the folder counts if it has the mask of any image, and must then have those of all.
-        cache: as in :class:`bench.data.base.Tree`.
+        cache: as in :class:`bench.data.base.AnnotatedDataset`.
         faults: collects the problems instead of raising the first; then unknown labels are -1.
 
     Attributes:
@@ -45,7 +45,7 @@ class Cub(Tree):
     """
 
     markers = ("images.txt",)
-    official = Figures(classes=200, train=5994, test=5794)
+    official = PublishedCounts(classes=200, train=5994, test=5794)
 
     def __init__(self, root: Path, cache: Path | None = None, faults: Faults | None = None) -> None:
         faults = faults or Faults()
@@ -61,7 +61,7 @@ class Cub(Tree):
         points = _keypoints(files["parts/part_locs.txt"], lines, len(self.parts))
 
         paths = {image: root / "images" / name for image, (_, name) in images.items()}
-        missing = absent(paths, faults)
+        missing = missing_keys(paths, faults)
         faults.missing(
             missing, lambda image, more: files["images.txt"].fault(lines[image], f"{paths[image]} is not on disk{more}")
         )
@@ -85,7 +85,7 @@ def _masks(root: Path, file: _File, images: Mapping[int, tuple[int, str]]) -> di
         if not folder.is_dir():
             continue
         masks = {image: (folder / name).with_suffix(".png") for image, (_, name) in images.items()}
-        missing = absent(masks, file.faults)
+        missing = missing_keys(masks, file.faults)
         if len(missing) < len(masks):
             file.faults.missing(
                 missing,
@@ -112,15 +112,15 @@ class _File:
         try:
             text = self.path.read_text(encoding="utf-8-sig")
         except FileNotFoundError:
-            self.faults.tell(gone(self.path, "the folder passed must be a whole CUB_200_2011 tree"))
+            self.faults.report(gone(self.path, "the folder passed must be a whole CUB_200_2011 tree"))
             return
         except (OSError, UnicodeDecodeError) as error:
-            self.faults.tell(self.fault(None, f"cannot be read as text ({error})"))
+            self.faults.report(self.fault(None, f"cannot be read as text ({error})"))
             return
         for number, line in enumerate(text.rstrip().split("\n"), 1):
             row = line.strip().split(maxsplit=fields - 1) if free else line.split()
             if len(row) != fields:
-                self.faults.tell(self.fault(number, f"{len(row)} fields instead of {fields}"))
+                self.faults.report(self.fault(number, f"{len(row)} fields instead of {fields}"))
                 continue
             yield number, row
 
@@ -152,7 +152,7 @@ class _File:
     def images(self) -> dict[int, tuple[int, str]]:
         """Return line and file name of each image id."""
         images: dict[int, tuple[int, str]] = {}
-        names = Names(self.path)
+        names = CheckedNames(self.path)
         for line, (text, name) in self.rows(2, free=True):
             with self.faults:
                 image = self.integer(line, text, "image id")
@@ -178,7 +178,7 @@ class _File:
                 parsed[image] = parse(self, line, row[1:])
         for image, line in lines.items():
             if image not in seen and seen:  # a file without any line is reported once, not once per image
-                self.faults.tell(self.fault(None, f"no line for image {image} (images.txt:{line})"))
+                self.faults.report(self.fault(None, f"no line for image {image} (images.txt:{line})"))
         return parsed
 
 
@@ -242,5 +242,5 @@ def _keypoints(file: _File, lines: Mapping[int, int], parts: int) -> dict[int, t
         for part, point in enumerate(row, 1):
             if point is None and any_line and str(image) not in spoilt:
                 line = lines[image]
-                file.faults.tell(file.fault(None, f"no line for image {image} (images.txt:{line}), part {part}"))
+                file.faults.report(file.fault(None, f"no line for image {image} (images.txt:{line}), part {part}"))
     return whole

@@ -54,17 +54,17 @@ def open_dataset(
                 f"{name}.options.{option}: unknown setting{registry.nearest(option, known) if known else ''}"
             )
     markers = getattr(kind, "markers", ())
-    root = drawn(home, progress) if folder is None else locate(folder, data_root, home, markers, name)
+    root = synthetic_folder(home, progress) if folder is None else locate(folder, data_root, home, markers, name)
     collected = {"faults": faults} if faults is not None and "faults" in signature else {}
     dataset: Dataset = kind(root, cache=home / "digests", **options, **collected)
     left_out = as_text(getattr(dataset, "left_out", NOTHING))
     if left_out:
         progress.note(f"{name}: {left_out}")
     code = registry.code("datasets", reader)
-    return dataset if code is None else ReadByPlugin(dataset, code.digest)
+    return dataset if code is None else PluginDataset(dataset, code.digest)
 
 
-class ReadByPlugin:
+class PluginDataset:
     """Data set whose content follows from its files and from the code of the plugin that reads them.
 
     Attributes:
@@ -81,7 +81,7 @@ class ReadByPlugin:
         return getattr(self.dataset, name)
 
 
-def drawn(home: Path, progress: Progress) -> Path:
+def synthetic_folder(home: Path, progress: Progress) -> Path:
     """Return the folder of the synthetic birds, which are drawn if they are missing."""
     root = home / "data" / f"demo-{synthetic.VERSION}"
     # Locked: of two first runs at once, one draws and the other waits for it.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from bench.contract import CellError
-from bench.data.image_formats import HEAD, described, format_of
+from bench.data.image_formats import HEAD, describe, format_of
 from bench.data.image_truncation import png_chunks, refuse_early_end, refuse_gaps
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "PPM", "TIFF", "AVIF", "JPEG2000", "TGA")
@@ -65,7 +65,7 @@ def _readable(head: bytes) -> str:
     """Return the format that a file's first bytes show."""
     name = format_of(head)
     if name not in FORMATS:
-        raise ValueError(f"it is {described(head)}, not an image format that is read: {', '.join(FORMATS)}")
+        raise ValueError(f"it is {describe(head)}, not an image format that is read: {', '.join(FORMATS)}")
     Image.init()
     if name not in Image.OPEN:
         raise ValueError(f"this installation of Pillow cannot read {name}")

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bench.contract import Record, RequestError
-from bench.data.annotation_table import Table
-from bench.data.base import Tree
+from bench.data.annotation_table import AnnotationTable
+from bench.data.base import AnnotatedDataset
 from bench.data.class_folders import read
 from bench.data.reader_reports import Faults, LeftOut
 
@@ -16,16 +16,16 @@ TABLE = "annotations.csv"
 Classes = Mapping[str, list[Path]]
 
 
-class Folder(Tree):
+class ImageFolder(AnnotatedDataset):
     """Images in ``root/{train,test}/CLASS/*.jpg``, or in ``root/CLASS/*.jpg``, which is divided by the reader.
 
     :mod:`bench.data.class_folders` decides which folders are splits and classes and which files are images; class
     folders without any image are left out too. ``root/annotations.csv`` may hold a line for each image: see
-    :class:`bench.data.annotation_table.Table`.
+    :class:`bench.data.annotation_table.AnnotationTable`.
 
     Args:
         root: the folder.
-        cache: as in :class:`bench.data.base.Tree`.
+        cache: as in :class:`bench.data.base.AnnotatedDataset`.
         test_share: share of each class that is tested on, if the folder has no ``test``.
         seed: seed of that division. Most images stay in their split when others are added or removed.
         faults: collects the problems instead of raising the first.
@@ -60,7 +60,7 @@ class Folder(Tree):
         file = min((path for path in root.iterdir() if path.name.lower() == TABLE), default=None)
         table = None
         if file is not None:
-            table = Table(file, [name for rows in images.values() for name, _, _ in rows], faults)
+            table = AnnotationTable(file, [name for rows in images.values() for name, _, _ in rows], faults)
             self.parts = table.parts
             self.provides = table.provides | {"image", "label"}
         annotations = {} if table is None else table.rows
@@ -110,7 +110,7 @@ def check_classes(
         )
     for split, other in (("train", "test"), ("test", "train")):
         for name in sorted(full[other].keys() - full[split].keys()) if divided else ():
-            faults.tell(RequestError(f"{root}: class {name!r} has {other} images and no {split} image"))
+            faults.report(RequestError(f"{root}: class {name!r} has {other} images and no {split} image"))
     return list({**full["train"], **full["test"]}), full
 
 
@@ -134,7 +134,7 @@ def _divide(found: Classes, root: Path, share: float, seed: int, faults: Faults)
 
     for name, paths in found.items():
         if len(paths) == 1:
-            faults.tell(RequestError(f"{root / name} has one image; a class needs at least two to be divided"))
+            faults.report(RequestError(f"{root / name} has one image; a class needs at least two to be divided"))
         ranked = sorted(paths, key=rank)
         count = min(max(round(share * len(paths)), 1), max(len(paths) - 1, 0))
         splits["test"][name], splits["train"][name] = sorted(ranked[:count]), sorted(ranked[count:])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 HEAD = 512
-"""Number of bytes of a file that :func:`format_of` and :func:`described` need."""
+"""Number of bytes of a file that :func:`format_of` and :func:`describe` need."""
 
 _PREFIXES = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -71,7 +71,7 @@ def format_of(head: bytes) -> str | None:
     return "TGA" if _is_tga(head) else None
 
 
-def described(head: bytes) -> str:
+def describe(head: bytes) -> str:
     """Describe a file that is no image of :func:`format_of`, for use in a sentence."""
     if not head:
         return "empty"

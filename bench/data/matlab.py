@@ -25,7 +25,7 @@ def column(file: Path, variable: str) -> NDArray[Any]:
         with file.open("rb") as stream:
             content = loadmat(stream, squeeze_me=True, chars_as_strings=True, variable_names=[variable])
     except FileNotFoundError:
-        raise gone(file, "the folder passed must be the data set's whole tree") from None
+        raise gone(file, "the folder passed must be the data set's whole folder") from None
     except Exception as error:  # broken bytes lead the reader into any error
         raise fault(file, None, f"cannot be read as a MATLAB file ({type(error).__name__}: {error})") from error
     if variable not in content:
@@ -47,7 +47,7 @@ def entries(file: Path, variable: str, fields: tuple[str, ...]) -> Iterator[tupl
         yield f"entry {number}", [row[name] for name in fields]
 
 
-def whole(file: Path, place: str, value: Any, what: str, most: int) -> int:
+def whole_number(file: Path, place: str, value: Any, what: str, most: int) -> int:
     """Return a whole number from 1 to ``most``.
 
     Raises:

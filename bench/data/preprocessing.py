@@ -28,7 +28,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedImage:
     """Preprocessed image with its annotations in pixels of that image.
 
     Attributes:
@@ -44,7 +44,7 @@ class Prepared:
     box: NDArray[np.float64]
 
 
-class Protocol(Settings):
+class Preprocessing(Settings):
     """Protocol of an image: crop and size, and the matching change of its coordinates.
 
     The defaults are the data path of the consistency and stability scores (Huang et al. 2023): RGB, cut to the box,
@@ -107,7 +107,7 @@ class Protocol(Settings):
         ]
         return "-".join([self.crop, str(self.size), self.coordinates, *filter(None, others)])
 
-    def apply(self, record: Record) -> Prepared:
+    def apply(self, record: Record) -> PreparedImage:
         """Decode, crop and resize one image, and map its key-points and box.
 
         Raises:
@@ -121,7 +121,7 @@ class Protocol(Settings):
             raise CellError(f"{record.path}: its box {record.box} is outside the image; correct the box")
         pixels = self._resized(image.crop(cut))
         keypoints, visible, box = self.place(record, *image.size)
-        return Prepared(pixels.transpose(2, 0, 1), keypoints, visible, box)
+        return PreparedImage(pixels.transpose(2, 0, 1), keypoints, visible, box)
 
     def _resized(self, image: Image.Image) -> NDArray[np.uint8]:
         """Return pixels ``(size, size, 3)``."""

@@ -74,7 +74,7 @@ class Faults:
         self.collecting = collecting
         self.collected: list[Anomaly] = []
 
-    def tell(self, error: RequestError, kind: str = "") -> None:
+    def report(self, error: RequestError, kind: str = "") -> None:
         """Raise an error, or keep it under its kind."""
         if not self.collecting:
             raise error
@@ -93,7 +93,7 @@ class Faults:
         if keys and not self.collecting:
             raise error(keys[0], f" (nor {len(keys) - 1} more)" if len(keys) > 1 else "")
         for key in keys:
-            self.tell(error(key, ""), "missing")
+            self.report(error(key, ""), "missing")
 
     def __enter__(self) -> None:
         """Begin a line or entry."""
@@ -104,7 +104,7 @@ class Faults:
         """Keep the fault of a line or entry if faults are collected."""
         if not (self.collecting and isinstance(error, RequestError)):
             return False
-        self.tell(error)
+        self.report(error)
         return True
 
 

@@ -13,14 +13,14 @@ from PIL import Image
 
 from bench.contract import CellError, Dataset, Progress, Record
 from bench.core.threads import in_order
-from bench.data.base import Figures
+from bench.data.base import PublishedCounts
 from bench.data.cache import SPLITS
 from bench.data.decoding import decode
 from bench.data.reader_reports import NOTHING, Anomaly, Faults
 
 
 @dataclass(frozen=True)
-class Report:
+class VerificationReport:
     """Result of a verification.
 
     Attributes:
@@ -42,7 +42,7 @@ class Report:
     left_out: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-def verify(dataset: Dataset, progress: Progress, faults: Faults | None = None) -> Report:
+def verify(dataset: Dataset, progress: Progress, faults: Faults | None = None) -> VerificationReport:
     """Check every record and every file of a data set.
 
     Counts are compared with the published ones if the folder has as many classes as the whole data set; its lists are
@@ -57,7 +57,7 @@ def verify(dataset: Dataset, progress: Progress, faults: Faults | None = None) -
     collected = [] if faults is None else list(faults.collected)
     records = {split: dataset.split(split) for split in SPLITS}
     counts = {split: len(rows) for split, rows in records.items()}
-    official: Figures | None = getattr(dataset, "official", None)
+    official: PublishedCounts | None = getattr(dataset, "official", None)
     anomalies = list(collected)
     warnings: list[Anomaly] = []
     if official is None:
@@ -79,7 +79,7 @@ def verify(dataset: Dataset, progress: Progress, faults: Faults | None = None) -
                 anomalies.append(Anomaly("class", name, f"has no {split} image"))
     flat = [(split, record) for split in SPLITS for record in records[split]]
     first: dict[str, tuple[str, str]] = {}
-    looks = in_order(look, [record for _, record in flat])
+    looks = in_order(check_record, [record for _, record in flat])
     for (split, record), (content, wrong) in zip(flat, progress.track(looks, "verify", len(flat)), strict=True):
         for anomaly in wrong:
             (warnings if anomaly.kind == "range" else anomalies).append(anomaly)
@@ -87,10 +87,10 @@ def verify(dataset: Dataset, progress: Progress, faults: Faults | None = None) -
         if content and before != split:
             anomalies.append(Anomaly("leak", record.id, f"the same file is {twin} of the {before} split"))
     left_out = {reason: dict(entry) for reason, entry in getattr(dataset, "left_out", NOTHING).items()}
-    return Report(counts, len(dataset.classes), compared, anomalies, warnings, bool(collected), left_out)
+    return VerificationReport(counts, len(dataset.classes), compared, anomalies, warnings, bool(collected), left_out)
 
 
-def look(record: Record) -> tuple[str, list[Anomaly]]:
+def check_record(record: Record) -> tuple[str, list[Anomaly]]:
     """Return a hash of the file's content (empty if it cannot be read), and the problems of the record."""
     try:
         content = hashlib.sha256(record.path.read_bytes()).hexdigest()

@@ -15,7 +15,7 @@ from bench.core import registry
 from bench.core.seeding import derive
 from bench.data.cache import prepare
 from bench.data.datasets import open_dataset
-from bench.data.preprocessing import Protocol
+from bench.data.preprocessing import Preprocessing
 from bench.models import weights
 from bench.models.external import Given, NetworkSettings
 from bench.runner.progress import ConsoleProgress
@@ -114,7 +114,7 @@ class Inputs:
             CellError: where the data is no longer what the cell was planned for.
         """
         dataset = self.dataset()
-        protocol = Protocol.model_validate(self.spec.protocol)
+        protocol = Preprocessing.model_validate(self.spec.protocol)
         return dict(prepare(dataset, protocol, self.home, self.progress, on_bad=self.spec.on_bad_image))  # type: ignore[arg-type]
 
     def settings(self) -> Any:
