@@ -27,7 +27,7 @@ class Inputs:
 
     Args:
         spec: the plan.
-        where: the places of files, by what they are: see :class:`bench.config.spec.Where`.
+        where: the places of files, by what they are: see :class:`bench.config.spec.InputLocations`.
         home: ``BENCH_HOME``: prepared data.
         progress: where the preparing of data is told.
 
