@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from bench.cli.main import main as bench
 from bench.config.spec import CellSpec, fingerprint
 from bench.core import registry
-from bench.data.preprocessing import Protocol
+from bench.data.preprocessing import Preprocessing
 from bench.diagnostics.profiling import Sizes, Subject
 from bench.training.black_box import BlackBoxConfig
 from bench.training.schedule import Phase, Schedule
@@ -61,7 +61,7 @@ def printed() -> dict[str, dict[str, Any]]:
 def fields() -> dict[str, dict[str, Any]]:
     """Names and defaults of the settings of everything that is hashed into ids."""
     models: dict[str, type[BaseModel]] = {
-        "cell": CellSpec, "protocol": Protocol, "schedule": Schedule, "phase": Phase, "classifier": BlackBoxConfig,
+        "cell": CellSpec, "protocol": Preprocessing, "schedule": Schedule, "phase": Phase, "classifier": BlackBoxConfig,
     }  # fmt: skip
     for kind in ("methods", "metrics"):
         for name in registry.names(kind):

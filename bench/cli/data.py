@@ -115,7 +115,7 @@ def verify(name: str, data_root: Path | None, pairs: tuple[str, ...], as_json: b
     from dataclasses import asdict
 
     _check_names(name, pairs)
-    from bench.data.faults import Faults
+    from bench.data.reader_reports import Faults
     from bench.data.verify import verify as look
     from bench.runner.progress import ConsoleProgress
 

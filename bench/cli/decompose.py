@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 import bench.models  # noqa: F401 - lets torchvision be imported beside a CPU build of torch
 from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Progress, RequestError
 from bench.core.paths import is_text
-from bench.data.class_images import Pictures
+from bench.data.class_images import ClassImages
 from bench.data.text_files import read_text
 from bench.models.weights import fitting
 from bench.posthoc.decompose_class import DecompositionConfig
@@ -121,59 +121,59 @@ def run(
     if classes is not None and class_order is not None:
         raise RequestError("--classes and --class-order both say the order of the classes: give one of them")
     # The classes are counted before the model is built, and images are prepared as the model says.
-    pictures = Pictures(data, lambda image: image)
-    for name in pictures.classes:
+    images = ClassImages(data, lambda image: image)
+    for name in images.classes:
         if not is_text(name):
             raise RequestError(
                 f"{data}: class {name!r} cannot be written down, its name is no UTF-8; rename the folder"
             )
     order = class_order or classes or TORCHVISION
     named = str(order) in (TIMM, TORCHVISION)
-    names = arranged(pictures.classes, str(order)) if named else spelled(_lines(Path(order)), pictures.classes)
+    names = arranged(images.classes, str(order)) if named else spelled(_lines(Path(order)), images.classes)
     classifier, preparation = build(model, weights, len(names), global_pool, telling.note)
-    if names != pictures.classes:
-        pictures = Pictures(data, lambda image: image, names)
-    pictures.transform = preparation.transform
+    if names != images.classes:
+        images = ClassImages(data, lambda image: image, names)
+    images.transform = preparation.transform
     if images_per_class is not None:
         # Nothing is wanted of the others: they are neither decoded nor sent through the network.
-        by_class = groupby(pictures.files, key=lambda file: file[1])
-        pictures.files = [file for _, files in by_class for file in islice(files, images_per_class)]
+        by_class = groupby(images.files, key=lambda file: file[1])
+        images.files = [file for _, files in by_class for file in islice(files, images_per_class)]
     classifier.to(device, torch.bfloat16 if precision == "bf16" else torch.float32)
 
     def loader(dataset: Any) -> DataLoader[Any]:
         return DataLoader(dataset, batch_size, num_workers=workers, pin_memory=torch.device(device).type == "cuda")
 
-    LoggingProgress(progress).note(pictures.summary())
+    LoggingProgress(progress).note(images.summary())
     work = out / "work"
     try:
         decomposed = decompose(
             classifier,
-            loader(pictures),
+            loader(images),
             k,
             config=config,
             seed=seed,
-            class_names=pictures.classes,
+            class_names=images.classes,
             folder=work,
             memory_limit=memory_limit,
             precision=storage,
             images_per_class=images_per_class,
             missing=missing,
             check_labels=not any_accuracy,
-            images_key=_identity(pictures.files, preparation.name),
+            images_key=_identity(images.files, preparation.name),
             progress=progress,
         )
     except WrongLabels as error:
         raise _refused(error, out) from error
-    decomposed.left_out = pictures.left_out
+    decomposed.left_out = images.left_out
     save(decomposed, out)
     load(out, classifier)  # What was written can be read.
     forget(work)
     drawings = []
-    present = sorted({label for _, label in pictures.files})[:drawn]
+    present = sorted({label for _, label in images.files})[:drawn]
     if present:
         drawings = draw(
             decomposed,
-            loader(pictures.of(present)),
+            loader(images.of(present)),
             out / "gallery",
             present,
             top,

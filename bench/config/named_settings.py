@@ -1,4 +1,4 @@
-"""The names in a request, compared with what there is. Nothing here imports torch: a wrong name is refused at once."""
+"""Check of the names in a request. Nothing in this module imports torch: a wrong name is refused at once."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from bench.core.errors import RequestError
 from bench.core.registry import some
 
 EVERYWHERE = ("classifier", "pretrained")
-"""Sections of no method, metric or data set: how black boxes are trained, whether backbones start from ImageNet."""
+"""Sections of no method, metric or data set: training of black boxes, and whether backbones start from ImageNet."""
 
 
 @dataclass
 class Named:
-    """What a run, or several together, consist of: sections that settings can be about.
+    """Sections that settings can be about: methods, data sets and metrics of a run, or of several together.
 
     Attributes:
-        methods: with controls.
-        datasets: their names.
-        metrics: that are measured.
+        methods: names of methods, with controls.
+        datasets: names of data sets.
+        metrics: names of the metrics that are measured.
     """
 
     methods: set[str] = field(default_factory=set)
@@ -36,14 +36,14 @@ class Named:
         return Named(self.methods | other.methods, self.datasets | other.datasets, self.metrics | other.metrics)
 
     def check_settings(self, single: Iterable[str], several: Iterable[str]) -> None:
-        """Refuse settings of what is not in the run: they would have no effect.
+        """Refuse settings of sections that are not in the run: they would have no effect.
 
         Args:
             single: dotted names of settings.
-            several: those given several values at once.
+            several: dotted names with several values at once.
 
         Raises:
-            RequestError: naming what is in the run, or the nearest names.
+            RequestError: naming the sections of the run, or the nearest names.
         """
         several = set(several)
         for name in [*several, *single]:
@@ -65,14 +65,14 @@ class Named:
                     f"--set {name}: {section} is not in this run, whose {kind} are "
                     f"{some(sorted(getattr(self, kind)))}; leave the setting out, or add {section} to --{kind}"
                 )
-        known = {*EVERYWHERE, *self.datasets, *(one for kind in kinds for one in registry.names(kind))}
+        known = {*EVERYWHERE, *self.datasets, *(entry for kind in kinds for entry in registry.names(kind))}
         near = registry.nearest(section, known)
         listed = near if "did you mean" in near else "; a section is a method, a metric, a data set or classifier"
         raise RequestError(f"--set {name}: unknown section{listed}")
 
 
 def with_controls(wanted: Iterable[str], controls: bool) -> list[str]:
-    """Return methods, and the black box and the content-free controls behind them."""
+    """Return methods, followed by the black box and the content-free controls."""
     added = [name for name, entry in registry.names("methods").items() if entry.role != "method"]
     return list(dict.fromkeys([*wanted, *(added if controls else [])]))
 
@@ -80,19 +80,19 @@ def with_controls(wanted: Iterable[str], controls: bool) -> list[str]:
 def check_requests(
     requests: Sequence[Mapping[str, Any]], gpus: Iterable[str] = (), weights: Iterable[str] = ()
 ) -> None:
-    """Refuse unknown names in the fields of requests, and settings of what is in none of them.
+    """Refuse unknown names in the fields of requests, and settings of sections that are in none of them.
 
     Values of a wrong type are left to :class:`bench.config.schema.Request`; metrics that only some methods have count
-    as measured, for those methods are not imported here.
+    as measured, because the methods are not imported yet.
 
     Args:
-        requests: their fields.
-        gpus: methods that ``--gpus-per-cell`` names; empty stands for all others.
+        requests: fields of each request.
+        gpus: methods that ``--gpus-per-cell`` names; the empty name means all others.
         weights: backbones that ``--weights`` names.
 
     Raises:
-        RequestError: one line about the first that is wrong.
-        UnknownName: likewise.
+        RequestError: one line about the first problem.
+        UnknownName: if a method, backbone or metric is unknown.
     """
     every = functools.reduce(operator.or_, map(_named, requests))
     for name in weights:

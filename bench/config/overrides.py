@@ -1,6 +1,6 @@
-"""Settings by dotted name, as ``--set`` and suites give them: read, put together, put in their place.
+"""Settings by dotted name, as ``--set`` and suites give them: parsing, merging, selection by section.
 
-Nothing here imports torch: a wrong setting is refused at once.
+Nothing in this module imports torch: a wrong setting is refused at once.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _COMMENT = re.compile(r"(?:^|\s)#")
 
 
 def parse_overrides(pairs: Iterable[str]) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
-    """Return settings, and those given several values at once; values are read as YAML, the last of a name counts.
+    """Return settings of one value, and those of several values; values are YAML, the last of a name counts.
 
     >>> parse_overrides(("ours.k=3,5", "ours.norm=l2"))
     ({'ours.norm': 'l2'}, {'ours.k': (3, 5)})
 
     Raises:
-        RequestError: where a pair is not NAME=VALUE, or its value no YAML.
+        RequestError: if a pair is not NAME=VALUE, or its value no YAML.
     """
     single: dict[str, Any] = {}
     several: dict[str, tuple[Any, ...]] = {}
@@ -53,10 +53,10 @@ def _value(pair: str, text: str) -> Any:
 
 
 def check_name(name: str) -> None:
-    """Refuse a dotted name that leads nowhere whatever it is meant for.
+    """Refuse a dotted name that is no setting of any section.
 
     Raises:
-        RequestError: where a part of it is empty, or there are too many.
+        RequestError: if a part of it is empty, or there are too many.
     """
     parts = name.split(".")
     if not all(parts) or len(parts) > MOST_DEPTH or len(name) > 200 or any(not part.isprintable() for part in parts):
@@ -67,7 +67,7 @@ def parse_single(pairs: Iterable[str]) -> dict[str, Any]:
     """Return settings of one value each.
 
     Raises:
-        RequestError: where one has several.
+        RequestError: if a setting has several values.
     """
     single, several = parse_overrides(pairs)
     for name in several:
@@ -92,7 +92,7 @@ def for_datasets(pairs: Iterable[str], names: Iterable[str]) -> dict[str, Any]:
 def with_settings(
     values: Mapping[str, Any], single: Mapping[str, Any], several: Mapping[str, tuple[Any, ...]]
 ) -> dict[str, Any]:
-    """The fields of a request with settings of the command line, which count more than those it has.
+    """Return the fields of a request with settings of the command line, which replace the request's.
 
     >>> with_settings({"grid": {"ours.k": [3, 5]}}, {"ours.k": 7}, {})
     {'grid': {}, 'overrides': {'ours.k': 7}}
@@ -100,46 +100,46 @@ def with_settings(
     overrides, grid = values.get("overrides") or {}, values.get("grid") or {}
     return {
         **values,
-        # A grid goes before overrides: a setting must not stay in the one where the other is given.
-        "grid": {**{name: own for name, own in grid.items() if name not in single}, **several},
-        "overrides": {**{name: own for name, own in overrides.items() if name not in several}, **single},
+        # A grid takes precedence over overrides, so a setting must not stay in one when the other is given.
+        "grid": {**{name: values for name, values in grid.items() if name not in single}, **several},
+        "overrides": {**{name: value for name, value in overrides.items() if name not in several}, **single},
     }
 
 
 def combinations(grid: Mapping[str, tuple[Any, ...]], section: str) -> list[dict[str, Any]]:
-    """Every choice of one value for each grid entry of a section; one empty choice where it has none."""
-    own = {name: values for name, values in grid.items() if name.startswith(section + ".")}
-    return [dict(zip(own, chosen, strict=True)) for chosen in itertools.product(*own.values())]
+    """Return every choice of one value for each grid entry of a section; one empty choice if it has none."""
+    axes = {name: values for name, values in grid.items() if name.startswith(section + ".")}
+    return [dict(zip(axes, chosen, strict=True)) for chosen in itertools.product(*axes.values())]
 
 
 def for_section(overrides: Mapping[str, Any], section: str) -> dict[str, Any]:
-    """Those overrides whose dotted name begins with the section, without it."""
+    """Return the overrides whose dotted name begins with the section, without that prefix."""
     return {name[len(section) + 1 :]: value for name, value in overrides.items() if name.startswith(section + ".")}
 
 
-def merge(base: dict[str, Any], overrides: Mapping[str, Any], what: str) -> dict[str, Any]:
+def merge(base: dict[str, Any], overrides: Mapping[str, Any], section: str) -> dict[str, Any]:
     """Return a copy of nested ``base`` with dotted names set; a number, from 0, picks an item of a list.
 
     >>> merge({"schedule": {"phases": [{"epochs": 3}]}}, {"schedule.phases.0.epochs": 1}, "ours")
     {'schedule': {'phases': [{'epochs': 1}]}}
 
     Raises:
-        RequestError: where a dotted name leads nowhere.
+        RequestError: if a dotted name is no setting.
     """
     result: dict[str, Any] = copied(base)
     for dotted, value in overrides.items():
-        check_name(f"{what}.{dotted}")
+        check_name(f"{section}.{dotted}")
         *path, last = dotted.split(".")
         place: Any = result
         for step in path:
-            step = _step(place, step, what, dotted)
+            step = _step(place, step, section, dotted)
             place = place[step] if isinstance(place, list) else place.setdefault(step, {})
         # A copy: a later name may lead into it, and the value serves other cells too.
-        place[_step(place, last, what, dotted)] = copied(value)
+        place[_step(place, last, section, dotted)] = copied(value)
     return result
 
 
-def _step(place: Any, step: str, what: str, dotted: str) -> Any:
+def _step(place: Any, step: str, section: str, dotted: str) -> Any:
     """Return the key or index of a step."""
     if isinstance(place, dict):
         return step
@@ -149,10 +149,10 @@ def _step(place: Any, step: str, what: str, dotted: str) -> Any:
         if re.fullmatch(r"[0-9]{1,9}", step) and int(step) < len(place):
             return int(step)
         problem = f"{step!r} is none of its items, which are 0 to {len(place) - 1}" if place else "it has no items"
-    raise RequestError(f"--set {_cut(f'{what}.{dotted}')}: {problem}")
+    raise RequestError(f"--set {_cut(f'{section}.{dotted}')}: {problem}")
 
 
 def _cut(text: str) -> str:
-    """Return a text as it can stand in one line of an error."""
+    """Return a text quoted and shortened for one line of an error."""
     text = text if text.isprintable() else repr(text)
     return text if len(text) <= 80 else f"{text[:60]}..."

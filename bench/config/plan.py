@@ -1,4 +1,4 @@
-"""From a request to cells: what runs, what is not applicable and why. Nothing is trained here."""
+"""Planning of cells: from requests to the cells that run, with the metrics that are not applicable and why."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from bench.config import schema
 from bench.config.named_settings import Named, with_controls
 from bench.config.schema import DatasetConfig, Request
-from bench.config.spec import CellSpec, PlannedCell, Where
+from bench.config.spec import CellSpec, InputLocations, PlannedCell
 from bench.contract import Dataset, Method, Progress, RequestError, Sizes
 from bench.core import registry
 from bench.core.paths import config_file
@@ -26,14 +26,14 @@ from bench.training.black_box import VERSION as BLACK_BOX_VERSION
 from bench.training.black_box import BlackBoxConfig
 
 ALWAYS_PROVIDED = frozenset({"noise", "gradient", "prediction", "black_box"})
-"""What any model on any images can give a metric."""
+"""Inputs that any model on any images can give a metric."""
 
 _PLAIN = {"keypoints": "part key-points", "bbox": "bounding boxes", "mask": "object masks"}
 
 
 @dataclass
 class Context:
-    """What a plan needs of its surroundings."""
+    """Folders, weights and plugins that a plan depends on."""
 
     home: Path
     progress: Progress
@@ -43,15 +43,15 @@ class Context:
 
 
 def plan(request: Request, context: Context, beside: Sequence[Request] = ()) -> list[PlannedCell]:
-    """All cells of a request, those that share a black box one after the other.
+    """Return all cells of a request, those that share a black box one after the other.
 
     Args:
-        request: what is asked for.
-        context: its surroundings.
-        beside: requests of the same run, this one among them: a setting may be about what only another of them has.
+        request: the request.
+        context: folders, weights and plugins.
+        beside: all requests of the same run: a setting may be about a section of another one.
 
     Raises:
-        RequestError: one line about the first thing that is wrong with the request.
+        RequestError: one line about the first problem of the request.
     """
     try:
         methods = {name: registry.entry("methods", name) for name in _methods(request)}
@@ -91,7 +91,7 @@ def plan(request: Request, context: Context, beside: Sequence[Request] = ()) -> 
         for cell in _cells_of(
             request, context, dataset_name, settings, dataset, methods, metrics, metric_configs, code
         ):
-            # A control does not look at the backbone: it is one cell, however many backbones are asked for.
+            # A control does not use the backbone: it is one cell for any number of requested backbones.
             if cell.spec.id not in seen:
                 seen.add(cell.spec.id)
                 cells.append(cell)
@@ -99,10 +99,10 @@ def plan(request: Request, context: Context, beside: Sequence[Request] = ()) -> 
 
 
 def plan_all(requests: Sequence[Request], context: Context) -> list[PlannedCell]:
-    """The cells of several requests, each once.
+    """Return the cells of several requests, each once.
 
     Raises:
-        RequestError: about everything that is wrong with any of them, a line each.
+        RequestError: one line for each problem of any of them.
     """
     if context.weights:
         _check_weights(requests, context.weights)
@@ -122,10 +122,10 @@ def plan_all(requests: Sequence[Request], context: Context) -> list[PlannedCell]
 
 
 def _check_weights(requests: Sequence[Request], given: Mapping[str, Path]) -> None:
-    """Refuse weights that nothing starts from; one data set's default backbone need not be another's.
+    """Refuse weights of a backbone that no request uses; one data set's default backbone need not be another's.
 
     Raises:
-        RequestError: naming the backbones that there are.
+        RequestError: naming the backbones of the run.
     """
     used: set[str] = set()
     for request in requests:
@@ -169,7 +169,7 @@ def _cells_of(
     code: Callable[[str, str], Code | None],
 ) -> Iterator[PlannedCell]:
     recipe = request.recipe or settings.recipe
-    own = settings.recipes.get(recipe, {})
+    shared = settings.recipes.get(recipe, {})
     for backbone in request.backbones or settings.backbones:
         starting = functools.cache(functools.partial(_weights, backbone, settings, context))
         sizes = _sizes(backbone, settings, dataset, context.home)
@@ -179,7 +179,7 @@ def _cells_of(
         needed = any(method.needs_black_box for method in loaded.values())
         black_box = None
         if needed:
-            box = black_box_config(backbone, recipe, own | request.overrides)
+            box = black_box_config(backbone, recipe, shared | request.overrides)
             black_box = {"version": BLACK_BOX_VERSION, **box.model_dump(mode="json")}
         unseeded: list[PlannedCell] = []
         for name, chosen in variants:
@@ -187,15 +187,17 @@ def _cells_of(
             method = loaded[name]
             method_file = config_file("methods", name)
             preset = {f"{name}.{key}": value for key, value in _preset("methods", name).items()}
-            usual = schema.from_recipe(method_file, method.Config, recipe, own | preset, name).model_dump(mode="json")
-            method_config = schema.from_recipe(method_file, method.Config, recipe, own | preset | overrides, name)
+            usual = schema.from_recipe(method_file, method.Config, recipe, shared | preset, name).model_dump(
+                mode="json"
+            )
+            method_config = schema.from_recipe(method_file, method.Config, recipe, shared | preset | overrides, name)
             method_settings = method_config.model_dump(mode="json")
             given = method_config.given if isinstance(method_config, NetworkConfig) else {}
             if given:
                 registry.load("checkpoints", name).check(name, method_config, sizes)
             else:
                 method.check(method_config, sizes)
-            # What is not trained here starts from no weights: none are looked for, none enter the id.
+            # An external model starts from no weights: none are looked for, none enter the id.
             file, digest = starting() if method.needs_backbone and not given else (None, "")
             if method.needs_black_box and box.head == "pretrained":
                 check_head(file, backbone, sizes)
@@ -205,10 +207,10 @@ def _cells_of(
                 used["backbone"] = code("backbones", backbone)
             if given:
                 used["checkpoint"] = code("checkpoints", name)
-            foreign = {what: one for what, one in used.items() if one is not None}
-            measuring = {metric: one for metric in applicable if (one := code("metrics", metric)) is not None}
-            for metric, one in measuring.items():
-                applicable[metric]["code"] = one.digest
+            foreign = {part: source for part, source in used.items() if source is not None}
+            measuring = {metric: source for metric in applicable if (source := code("metrics", metric)) is not None}
+            for metric, source in measuring.items():
+                applicable[metric]["code"] = source.digest
             unseeded.append(
                 PlannedCell(
                     spec=CellSpec(
@@ -226,19 +228,19 @@ def _cells_of(
                         precision=request.precision if method.needs_backbone else "fp32",
                         split=request.split,
                         metrics=applicable,
-                        code={what: one.digest for what, one in foreign.items()},
+                        code={part: source.digest for part, source in foreign.items()},
                     ),
-                    where=Where(
+                    where=InputLocations(
                         data_root=str(context.data_root.resolve()) if context.data_root else None,
                         folder=settings.folder,
                         reader=settings.reader or dataset_name,
                         options=settings.options,
                         weights=str(file.resolve()) if file else None,
                         plugins=context.plugins,
-                        given={one.digest: str(one.path) for one in given.values()},
+                        given={file.digest: str(file.path) for file in given.values()},
                         code={
-                            **{what: one.file for what, one in foreign.items()},
-                            **{f"metrics.{metric}": one.file for metric, one in measuring.items()},
+                            **{part: source.file for part, source in foreign.items()},
+                            **{f"metrics.{metric}": source.file for metric, source in measuring.items()},
                         },
                     ),
                     label=_label(
@@ -262,7 +264,7 @@ def _applicable(
     name: str,
     method: type[Method],
 ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, str]]]:
-    """Metrics that can be measured, with version and parameters; those that cannot, with the reason."""
+    """Return metrics that can be measured, with version and parameters, and those that cannot, with the reason."""
     applicable: dict[str, dict[str, Any]] = {}
     refused: dict[str, dict[str, str]] = {}
     for metric_name, metric in metrics.items():
@@ -271,7 +273,7 @@ def _applicable(
         if "prediction" in metric.needs and not method.predicts:
             refused[metric_name] = {"unit": metric.unit, "reason": f"{name} predicts no class"}
         elif lacking:
-            reason = f"{dataset_name} has no {', '.join(_PLAIN.get(what, what) for what in lacking)}"
+            reason = f"{dataset_name} has no {', '.join(_PLAIN.get(need, need) for need in lacking)}"
             refused[metric_name] = {"unit": metric.unit, "reason": reason}
         elif "black_box" in metric.needs and not method.needs_black_box:
             refused[metric_name] = {"unit": metric.unit, "reason": f"{name} does not start from a black box"}
@@ -282,15 +284,15 @@ def _applicable(
 
 
 def black_box_config(backbone: str, recipe: Any, overrides: Mapping[str, Any]) -> BlackBoxConfig:
-    """How the plain classifier of a backbone is trained: by a recipe of its own, where it has one of that name."""
-    own = config_file("backbones", backbone)
-    has_own = own.is_file() and recipe in schema.read_yaml(own)["recipes"]
-    file = own if has_own else config_file("backbones", "default")
+    """Return the training settings of a backbone's black box: of its own recipe, or else of the default backbone."""
+    specific = config_file("backbones", backbone)
+    has_recipe = specific.is_file() and recipe in schema.read_yaml(specific)["recipes"]
+    file = specific if has_recipe else config_file("backbones", "default")
     return schema.from_recipe(file, BlackBoxConfig, recipe, overrides, "classifier")
 
 
 def _weights(backbone: str, settings: DatasetConfig, context: Context) -> tuple[Path | None, str]:
-    """The file of starting weights and its digest; ``random`` where there is none on purpose."""
+    """Return the file of starting weights and its digest; ``random`` for a random initialisation."""
     given = context.weights.get(backbone)
     if given is not None:
         if not weight_files.split(given)[0].is_file():
@@ -301,7 +303,7 @@ def _weights(backbone: str, settings: DatasetConfig, context: Context) -> tuple[
         if not settings.pretrained or not hasattr(source, "fetch"):
             return None, "random"
         file = source.fetch(context.home / "weights")
-    # Loading it once here turns a wrong file into an error of the request, before anything is trained.
+    # Loading it in the plan turns a wrong file into an error of the request, before anything is trained.
     weight_files.load(registry.load("backbones", backbone)(), file, backbone, context.progress.note)
     return file, weight_files.digest(file)
 

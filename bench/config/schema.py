@@ -1,6 +1,6 @@
-"""What a run is made of, as pydantic models: requests (from the command line or a suite), data sets, method recipes.
+"""Pydantic models of a run: requests (from the command line or a suite), data sets, method recipes.
 
-Every value comes from, in rising order: the plugin's own defaults, ``configs/``, ``--set KEY=VALUE``.
+Every value comes from, in rising order: the plugin's defaults, ``configs/``, ``--set KEY=VALUE``.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from bench.core import registry
 from bench.core.paths import config_file
 from bench.core.yaml12 import read_mapping as read_yaml
 from bench.data.download import Source
-from bench.data.preprocessing import PRESETS, Protocol
+from bench.data.preprocessing import PRESETS, Preprocessing
 
 Recipe = Literal["published", "small", "demo"]
 M = TypeVar("M", bound=BaseModel)
 
 
 class DatasetConfig(Settings):
-    """How a data set is found and looked at: ``configs/datasets/NAME.yaml``.
+    """Reader, folder and preprocessing of a data set: ``configs/datasets/NAME.yaml``.
 
     Attributes:
-        reader: name in the catalogue of data sets, by default the data set's own.
-        folder: its usual folder name under ``--data-root``; ``None``: the project draws it itself.
+        reader: name in the catalogue of data sets; default: the data set's name.
+        folder: its usual folder name under ``--data-root``; ``None``: synthetic data.
         options: settings of the reader.
-        source: where it can be downloaded from.
+        source: downloads, or advice how to get it.
         protocol: crop, size and rounding, or the name of a preset: ``huang2023``, ``whole``, ``torchvision``.
-        backbones: used where none is asked for.
-        recipe: training schedules where none is asked for.
-        recipes: what a recipe sets differently on this data set: its name -> ``--set`` pairs.
+        backbones: default backbones.
+        recipe: default training schedules.
+        recipes: changes of a recipe on this data set: its name -> ``--set`` pairs.
         pretrained: whether backbones start from ImageNet weights.
         on_bad_image: ``error`` fails the cell, ``skip`` leaves the image out and records it.
     """
@@ -50,7 +50,7 @@ class DatasetConfig(Settings):
     folder: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     source: Source = Source()
-    protocol: Protocol = Protocol()
+    protocol: Preprocessing = Preprocessing()
     backbones: tuple[str, ...]
     recipe: Recipe = "published"
     recipes: dict[Recipe, dict[str, Any]] = Field(default_factory=dict)
@@ -59,19 +59,19 @@ class DatasetConfig(Settings):
 
 
 class Request(Settings):
-    """What to run; the fields of a suite file are the same.
+    """Request for a run; a suite file has the same fields.
 
     Attributes:
         suite: the name under which results are grouped.
-        methods: names in the catalogue; ``all``: every one that competes.
+        methods: names in the catalogue; ``all``: every method, without controls.
         datasets: names in ``configs/datasets``.
         backbones: names in the catalogue; empty: each data set's default.
-        seeds: one cell for each.
+        seeds: random seeds, one cell for each.
         recipe: training schedules of all methods; ``None``: each data set's default.
-        precision: of training; measuring is always in fp32.
+        precision: precision of training; measuring is always in fp32.
         metrics: names or groups in the catalogue, or ``all``; empty: those that every run has.
         controls: add the black box and the content-free controls as rows.
-        split: on which the metrics are measured; choices belong on ``train``.
+        split: split on which the metrics are measured; choose settings on ``train``.
         overrides: ``--set`` pairs, dotted name -> value.
         grid: ``--set`` pairs with several values, dotted name -> values; a method runs once for each combination.
     """
@@ -90,11 +90,11 @@ class Request(Settings):
     grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
 
 
-def validate(model: type[M], values: Mapping[str, Any], what: str) -> M:
-    """The values as that model.
+def validate(model: type[M], values: Mapping[str, Any], section: str) -> M:
+    """Validate values as a pydantic model.
 
     Raises:
-        RequestError: one line naming the first wrong field, with the nearest known name where it is unknown.
+        RequestError: one line naming the first wrong field, and the nearest known name for an unknown one.
     """
     try:
         return model.model_validate(values)
@@ -106,12 +106,12 @@ def validate(model: type[M], values: Mapping[str, Any], what: str) -> M:
         shown = repr(first["input"])
         shown = shown if len(shown) <= 80 else f"{shown[:60]}..."
         given = "" if first["type"] in ("extra_forbidden", "missing") else f" (got {shown})"
-        place = ".".join(part for part in (what, name) if part)
+        place = ".".join(part for part in (section, name) if part)
         raise RequestError(f"{place}: {message}{given}{hint}") from error
 
 
 def dataset_config(name: str, overrides: Mapping[str, Any]) -> DatasetConfig:
-    """The configuration of a data set.
+    """Return the configuration of a data set.
 
     Raises:
         RequestError: for an unknown name, with the nearest one.
@@ -119,17 +119,17 @@ def dataset_config(name: str, overrides: Mapping[str, Any]) -> DatasetConfig:
     file = config_file("datasets", name)
     check_dataset(name)
     values = read_yaml(file) if file.is_file() else {"folder": name, "backbones": ["resnet34"]}
-    own = for_section(overrides, name)
-    chosen = own.pop("protocol", values.get("protocol", {}))
+    settings = for_section(overrides, name)
+    chosen = settings.pop("protocol", values.get("protocol", {}))
     if isinstance(chosen, str):
         if chosen not in PRESETS:
             raise RequestError(f"{name}.protocol: unknown protocol {chosen!r}{registry.nearest(chosen, PRESETS)}")
         chosen = dict(PRESETS[chosen])
-    return validate(DatasetConfig, merge({**values, "protocol": chosen}, own, name), name)
+    return validate(DatasetConfig, merge({**values, "protocol": chosen}, settings, name), name)
 
 
-def from_recipe(file: Path, model: type[M], recipe: Recipe, overrides: Mapping[str, Any], what: str) -> M:
-    """Settings for a recipe: the file's ``defaults``, then its ``recipes``, then the overrides of that section.
+def from_recipe(file: Path, model: type[M], recipe: Recipe, overrides: Mapping[str, Any], section: str) -> M:
+    """Return settings for a recipe: the file's ``defaults``, then its ``recipes``, then the section's overrides.
 
     Raises:
         RequestError: naming the wrong field, or the missing recipe.
@@ -137,6 +137,6 @@ def from_recipe(file: Path, model: type[M], recipe: Recipe, overrides: Mapping[s
     content = read_yaml(file) if file.is_file() else {}
     recipes = content.get("recipes") or {}
     if recipes and recipe not in recipes:
-        raise RequestError(f"{what} has no recipe {recipe!r}; it has {', '.join(sorted(recipes))}")
+        raise RequestError(f"{section} has no recipe {recipe!r}; it has {', '.join(sorted(recipes))}")
     values = {**(content.get("defaults") or {}), **recipes.get(recipe, {})}
-    return validate(model, merge(values, for_section(overrides, what), what), what)
+    return validate(model, merge(values, for_section(overrides, section), section), section)

@@ -1,4 +1,4 @@
-"""What a cell is: everything that its result depends on, where that lies on this machine, and how it is called."""
+"""Specification of a cell: its inputs, their locations on this machine, and its label."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OF_BLACK_BOX = ("dataset", "backbone")
 
 
 class CellSpec(Settings):
-    """Everything that changes a cell's result, and nothing else: its hash is the cell's id."""
+    """Inputs that change a cell's result, and nothing else: their hash is the cell's id."""
 
     method: str
     method_version: int
@@ -36,54 +36,54 @@ class CellSpec(Settings):
     split: str
     metrics: dict[str, dict[str, Any]]
     code: dict[str, str] = Field(default_factory=dict)
-    """Of what plugins provide (``method``, ``dataset``, ``backbone``, ``checkpoint``), the digest of its source code;
-    that of a metric is in its own facts."""
+    """Digests of the source code of plugins (``method``, ``dataset``, ``backbone``, ``checkpoint``); that of a metric
+    is in ``metrics``."""
 
     @classmethod
     def of(cls, written: Mapping[str, Any], file: Path) -> CellSpec:
-        """What the content of a ``cell.json`` says.
+        """Return the specification in the content of a ``cell.json``.
 
         Raises:
-            RequestError: where another version wrote the file, with fields that this one does not know or lacks.
+            RequestError: if another version wrote the file, with unknown or missing fields.
         """
         try:
             return cls.model_validate(written["spec"])
         except ValidationError as error:
-            about = error.errors()[0]
-            place = ".".join(map(str, about["loc"]))
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"]))
             raise RequestError(
-                f"{file} is no cell as this version writes them ({place}: {about['msg']}); its numbers can be read, "
-                "and `run` plans it anew"
+                f"{file} is no cell as this version writes them ({field}: {first['msg']}); its numbers can be read, "
+                "and `run` plans it again"
             ) from error
 
     @functools.cached_property
     def content(self) -> dict[str, Any]:
-        """All of it, ready for JSON; not to be changed."""
+        """Return all inputs, ready for JSON; not to be changed."""
         content = self.model_dump(mode="json")
         if not self.code:
-            del content["code"]  # cells of nothing but our own code have the ids that they had before there was this
+            del content["code"]  # cells without plugins keep the ids that they had before this field
         return content
 
     @functools.cached_property
     def id(self) -> str:
-        """Twelve hexadecimal digits."""
+        """Return the id of the cell: twelve hexadecimal digits."""
         return fingerprint(self.content)
 
     @functools.cached_property
     def fit_id(self) -> str:
-        """The id of what is fitted: the same for all cells that differ only in what is measured on it."""
+        """Return the id of the fit: the same for all cells that differ only in their metrics and split."""
         return self._without("split", "metrics")
 
     @functools.cached_property
     def black_box_id(self) -> str:
-        """The id of the classifier that this cell decomposes or shows: the same for all cells that can share it."""
-        left = {**self.content, "code": {name: one for name, one in self.code.items() if name in _OF_BLACK_BOX}}
-        names = ("method", "method_version", "settings", "split", "metrics", *([] if left["code"] else ["code"]))
-        return fingerprint({name: value for name, value in left.items() if name not in names})
+        """Return the id of the black box of this cell, the same for all cells that can share it."""
+        inputs = {**self.content, "code": {part: code for part, code in self.code.items() if part in _OF_BLACK_BOX}}
+        others = ("method", "method_version", "settings", "split", "metrics", *([] if inputs["code"] else ["code"]))
+        return fingerprint({name: value for name, value in inputs.items() if name not in others})
 
     @property
     def trains_black_box(self) -> bool:
-        """Whether that classifier is trained, and not given with its starting weights."""
+        """Return whether the black box is trained, and not given with its starting weights."""
         return self.black_box is not None and self.black_box.get("head") != "pretrained"
 
     def _without(self, *names: str) -> str:
@@ -91,8 +91,8 @@ class CellSpec(Settings):
 
 
 @dataclass(frozen=True)
-class Where:
-    """Where a cell's inputs lie on this machine. It does not enter the id."""
+class InputLocations:
+    """Locations of a cell's inputs on this machine. They do not enter the id."""
 
     data_root: str | None
     folder: str | None
@@ -102,20 +102,20 @@ class Where:
     plugins: tuple[str, ...]
     given: dict[str, str]
     code: dict[str, str]
-    """Of what plugins provide, as in :attr:`CellSpec.code` and ``metrics.NAME``: the file that its digest is of."""
+    """Source files of plugins, by the names in :attr:`CellSpec.code` and ``metrics.NAME``."""
 
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A cell with what is needed to run and to print it.
+    """Cell with the facts that are needed to run and to print it.
 
     Attributes:
-        label: the method and what was said about it; the same cell may be asked for under another one.
-        changed: the settings that are not those of the recipe.
+        label: the method with its settings on the command line; the same cell may have another label in another run.
+        changed: names of settings that differ from the recipe.
     """
 
     spec: CellSpec
-    where: Where
+    where: InputLocations
     label: str
     role: str
     recipe: str
@@ -124,7 +124,7 @@ class PlannedCell:
 
 
 def describe(cell: PlannedCell, command: str) -> dict[str, Any]:
-    """What ``cell.json`` holds."""
+    """Return the content of ``cell.json``."""
     where = {**cell.where.__dict__, "plugins": list(cell.where.plugins)}
     if not where["code"]:
         del where["code"]

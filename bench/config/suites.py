@@ -1,4 +1,4 @@
-"""The suites and data sets of ``configs/``, by name. Nothing here imports torch: an unknown name is refused at once."""
+"""Suites and data sets of ``configs/`` by name. No import of torch: an unknown name is refused at once."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def suites() -> list[str]:
 
 
 def read_suites(name: str, within: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    """Return the fields of a suite: one request, or one for each suite that it ``includes``, all under its own name.
+    """Return the fields of a suite: one request, or one for each suite that it ``includes``, all under its name.
 
     A suite that ``extends`` another takes over its fields; ``overrides`` are added to the other's.
 
     Args:
-        name: of a file in ``configs/suites``, or the path of a YAML file; its stem is then the suite's name.
-        within: suites that lead to this one.
+        name: name of a file in ``configs/suites``, or the path of a YAML file; its stem is then the suite's name.
+        within: suites that extend or include this one.
 
     Raises:
-        RequestError: for an unknown name, with the nearest one, or where suites lead in a circle.
+        RequestError: for an unknown name, with the nearest one, or if a suite includes itself.
     """
     file = _suite_file(name)
     name = file.stem
@@ -57,11 +57,11 @@ def read_suites(name: str, within: tuple[str, ...] = ()) -> list[dict[str, Any]]
         if not isinstance(content.get(field) or {}, dict):
             raise RequestError(f"{file}: {field}: expected names and values, such as {{ours.k: 5}}")
     parts: list[dict[str, Any]] = [part for other in others for part in read_suites(other, trail)] or [{}]
-    found = []
+    requests = []
     for part in parts:
         overrides = {**(part.get("overrides") or {}), **(content.get("overrides") or {})}
-        found.append({**part, **content, **({"overrides": overrides} if overrides else {}), "suite": name})
-    return found
+        requests.append({**part, **content, **({"overrides": overrides} if overrides else {}), "suite": name})
+    return requests
 
 
 def _suite_file(name: str) -> Path:

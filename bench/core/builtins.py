@@ -106,7 +106,7 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         ),
         "imagenet": Entry("bench.data.imagenet:ImageNet", "ImageNet, 1000 classes; tested on its validation images"),
         "folder": Entry(
-            "bench.data.image_folder:Folder",
+            "bench.data.image_folder:ImageFolder",
             "your own images, a folder for each class",
             facts=(("provides", "boxes, key-points, by annotations.csv"),),
         ),

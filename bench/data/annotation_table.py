@@ -1,4 +1,4 @@
-"""``annotations.csv``: boxes and key-points of one's own images, as spreadsheets and scripts write them."""
+"""``annotations.csv``: boxes and key-points of a user's images, as spreadsheets and scripts write them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from bench.data.base import Box, Names, corners
-from bench.data.class_folders import same
-from bench.data.faults import Fault, Faults, fault
+from bench.data.base import Box, CheckedNames, box_of_corners
+from bench.data.class_folders import nfc
+from bench.data.reader_reports import Fault, Faults, fault
 from bench.data.text_files import read_text
 
 CURE = "mend the table"
@@ -22,26 +22,26 @@ _SEPARATORS = ",;\t|"
 Annotation = tuple[Box | None, tuple[tuple[float, float, bool], ...]]
 
 
-class Table:
-    r"""Boxes and key-points by image.
+class AnnotationTable:
+    r"""Boxes and key-points of each image.
 
-    A line for each image: ``image`` (its path in the table's folder, with ``/`` or ``\``), a box as ``x, y, width,
-    height`` in pixels of the stored image, and for each part ``PART.x, PART.y`` (both empty where it is not visible).
-    Columns are separated by commas, semicolons, tabs or bars; the text is UTF-8, or UTF-16 or UTF-32 with its mark.
-    A comma in a number is a decimal comma where it can be nothing else.
+    The table has a line for each image: ``image`` (its path in the table's folder, with ``/`` or ``\``), a box as ``x,
+    y, width, height`` in pixels of the stored image, and for each part ``PART.x, PART.y`` (both empty for a part that
+    is not visible). Columns are separated by commas, semicolons, tabs or bars; the text is UTF-8, or UTF-16 or UTF-32
+    with its byte order mark. A comma in a number is a decimal comma if it can be nothing else.
 
     Args:
-        file: the table.
+        file: path of the table.
         images: ids of the images, each of which must have a line.
-        faults: where they are told.
+        faults: collects the problems.
 
     Attributes:
-        parts: in the order of their columns.
-        provides: ``bbox`` and ``keypoints``, if it has them.
-        rows: by image id.
+        parts: part names in the order of their columns.
+        provides: ``bbox`` and ``keypoints``, if the table has them.
+        rows: annotations by image id.
 
     Raises:
-        RequestError: one line that names the table, the line and what is wrong there.
+        RequestError: naming the table, the line and the problem.
     """
 
     def __init__(self, file: Path, images: Sequence[str], faults: Faults) -> None:
@@ -50,9 +50,9 @@ class Table:
         self.provides: frozenset[str] = frozenset()
         self.rows: dict[str, Annotation] = {}
         self._exact = set(images)
-        # Names that differ in their Unicode form alone, where only one of them is there.
-        counts = Counter(same(name) for name in images)
-        self._folded = {same(name): name for name in images if counts[same(name)] == 1}
+        # Names that differ in their Unicode form alone are matched if only one of the images has such a name.
+        counts = Counter(nfc(name) for name in images)
+        self._folded = {nfc(name): name for name in images if counts[nfc(name)] == 1}
         self._commas: list[int] = []
         self._points: list[int] = []
         with faults:
@@ -65,12 +65,12 @@ class Table:
         return fault(self.file, line, what, CURE)
 
     def _opened(self) -> tuple[Iterator[tuple[int, list[str]]], list[str], int]:
-        """The lines below the header with their numbers, the header, and its number."""
+        """Return the lines below the header with their numbers, the header, and its number."""
         try:
             text = read_text(self.file)
         except (OSError, ValueError) as error:
             raise self._fault(None, f"cannot be read as a table ({error})") from error
-        # Excel's own way to say which separator a file has.
+        # Excel states the separator of a file by a first line such as sep=;
         hint = re.match(r'"?sep=(.)"?[ ;,\t]*(\r\n|\r|\n)', text, re.IGNORECASE)
         first = 2 if hint else 1
         text = text[hint.end() :] if hint else text
@@ -82,7 +82,7 @@ class Table:
         return lines, [name.strip() for name in row], number
 
     def _lines(self, text: str, before: int) -> Iterator[tuple[int, list[str]]]:
-        """Number and fields of each line that is not empty."""
+        """Yield number and fields of each line that is not empty."""
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=self._separator, strict=True)
         while True:
             try:
@@ -95,7 +95,7 @@ class Table:
                 yield before + reader.line_num, row
 
     def _columns(self, header: list[str], line: int) -> bool:
-        """Set the parts and say whether there are boxes."""
+        """Set the parts and return whether there are boxes."""
         while header and not header[-1]:  # a spreadsheet's empty columns
             header.pop()
         self.parts = [name.removesuffix(".x") for name in header if name.endswith(".x")]
@@ -118,15 +118,15 @@ class Table:
 
     def _read(self, lines: Iterable[tuple[int, list[str]]], header: list[str], boxed: bool) -> None:
         """Read all lines below the header."""
-        names, strangers, count = Names(self.file, CURE), list[tuple[int, str]](), 0
+        names, strangers, count = CheckedNames(self.file, CURE), list[tuple[int, str]](), 0
         numbers: dict[str, int] = {}
-        place = header.index("image")
+        column = header.index("image")
         for line, row in lines:
             count += 1
             with self._faults:
                 while len(row) > len(header) and not row[-1].strip():
                     row.pop()
-                written = row[place] if place < len(row) else ""
+                written = row[column] if column < len(row) else ""
                 name = self._image(written)
                 if name is not None:
                     numbers.setdefault(name, line)
@@ -148,36 +148,36 @@ class Table:
             what = f"{len(strangers)} of {count} lines name images" if len(strangers) > 1 else "names an image"
             raise self._fault(line, f"{what} not on disk: {name!r}")
         for line, name in strangers:
-            self._faults.tell(self._fault(line, f"names an image not on disk: {name!r}"))
+            self._faults.report(self._fault(line, f"names an image not on disk: {name!r}"))
         if self._commas and self._points:
             raise self._fault(
-                self._commas[0], f"a decimal comma, where line {self._points[0]} has a decimal point: write all alike"
+                self._commas[0], f"a decimal comma, but line {self._points[0]} has a decimal point: write all alike"
             )
         self._check_scale(numbers)
 
     def _complete(self, images: Sequence[str]) -> None:
-        """Every image must have a line."""
+        """Refuse a table in which an image has no line."""
         bare = [name for name in images if name not in self._seen]
         if bare and not self._faults.collecting:
             raise self._fault(None, f"has no line for {bare[0]}" + (f" (nor {len(bare) - 1} more)" if bare[1:] else ""))
         for name in bare:
-            self._faults.tell(self._fault(None, f"has no line for {name}"))
+            self._faults.report(self._fault(None, f"has no line for {name}"))
 
     def _image(self, written: str) -> str | None:
-        """The id of the image that a line names."""
+        """Return the id of the image that a line names."""
         for name in dict.fromkeys((written, written.strip(), written.strip().replace("\\", "/"))):
             path = PurePosixPath(name).as_posix()
             if path in self._exact:
                 return path
-            if same(path) in self._folded:
-                return self._folded[same(path)]
+            if nfc(path) in self._folded:
+                return self._folded[nfc(path)]
         return None
 
     def _annotation(self, line: int, fields: Mapping[str, str], boxed: bool) -> Annotation:
         box = None
         if boxed:
             x, y, width, height = (self._number(line, fields[name], name) for name in _BOX)
-            box = corners(self.file, str(line), x, y, x + width, y + height, CURE)
+            box = box_of_corners(self.file, str(line), x, y, x + width, y + height, CURE)
             if max(x, y, width, height) <= 1 and min(x, y) >= 0:
                 raise self._fault(
                     line,
@@ -211,7 +211,7 @@ class Table:
     def _number(self, line: int, text: str, what: str) -> float:
         plain = text.strip()
         if "," in plain:
-            # Where semicolons separate columns a comma is a decimal comma; elsewhere 1,234 may be a thousand.
+            # Between semicolons a comma is a decimal comma; with other separators 1,234 may be a thousand.
             clear = r"[+-]?\d*,\d+" if self._separator == ";" else r"[+-]?\d*,(\d{1,2}|\d{4,})"
             if not re.fullmatch(clear, plain):
                 raise self._fault(line, f"{what} {text!r} may be read in two ways: write it with a decimal point")
@@ -229,7 +229,7 @@ class Table:
 
 
 def _fields(line: str, separator: str) -> list[str]:
-    """The fields of a line, or none where it cannot be divided so."""
+    """Return the fields of a line; none if the separator does not divide it."""
     try:
         return [field.strip() for field in next(csv.reader([line], delimiter=separator, strict=True), [])]
     except csv.Error:

@@ -1,8 +1,8 @@
 """Augmentation of training images by published policies: drawn on the CPU, applied to a whole batch on its device.
 
-Places are ``(x, y)`` between the edges of the image, from -1 to 1, so that no draw depends on its size. A matrix
-``(3, 3)`` leads, in homogeneous coordinates, from a place in the augmented image to the place in the given one that is
-seen there. The policies were published for image files; here they act on the prepared, square image.
+Points are ``(x, y)`` between the edges of the image, from -1 to 1, so that no draw depends on its size. A matrix
+``(3, 3)`` maps, in homogeneous coordinates, a point of the augmented image to its source in the original image. The
+policies were published for image files; here they act on the preprocessed, square image.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from torch.nn import functional
 
 CORNERS = torch.tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]], dtype=torch.float64)
 MESH, SHIFT = 10, 5
-"""Random distortion: cells of the mesh along a side, and how far its inner corners move at most, in pixels."""
+"""Random distortion: cells of the mesh along a side, and the largest displacement of its inner corners in pixels."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """One draw for each of n images; called with a batch and its positions among the n.
+    """One random draw for each of n images; called with a batch and its positions among the n.
 
     Attributes:
-        flip: bool ``(n,)``: mirrored left to right, after all else.
-        matrices: float64 ``(n, 3, 3)``, or ``None`` where no pixel moves otherwise.
+        flip: bool ``(n,)``: mirror left to right, after all other changes.
+        matrices: float64 ``(n, 3, 3)``; ``None``: pixels move by ``flip`` alone.
         mesh: int8 ``(n, 2, 9, 9)``: displacement in pixels, x and y, of the inner corners of a mesh, or ``None``.
         colour: float32 ``(n, 4)``: factors of brightness, contrast and saturation, turns of hue, or ``None``.
     """
@@ -37,14 +37,14 @@ class Augmentation:
     colour: Tensor | None = None
 
     def __call__(self, images: Tensor, rows: Tensor) -> Tensor:
-        """Augmented images.
+        """Augment a batch.
 
-        Pixels are interpolated with a bicubic kernel; what comes from outside the image is black. Where nothing but
-        ``flip`` is drawn the result is exact.
+        Pixels are interpolated with a bicubic kernel; points outside the image are black. If nothing but ``flip`` is
+        drawn the result is exact.
 
         Args:
             images: ``(N, 3, H, W)`` from 0 to 1; may be overwritten.
-            rows: ``(N,)`` on the CPU, which of the n draws each image gets.
+            rows: ``(N,)`` on the CPU, the index of each image's draw among the n.
         """
         if self.matrices is not None:
             places = self._sources(*_pixel_places(images), rows, images.shape[-1]).movedim(1, -1)
@@ -56,11 +56,11 @@ class Augmentation:
         return images
 
     def points(self, points: Tensor, rows: Tensor, size: int) -> Tensor:
-        """Where points of the images are in the augmented images, inside or outside.
+        """Map points of the images to the augmented images, inside or outside.
 
         Args:
-            points: float64 ``(N, P, 2)`` as ``(row, column)`` on pixel edges: 0 to ``size``. A pixel's index lies half
-                a pixel before its centre.
+            points: float64 ``(N, P, 2)`` as ``(row, column)`` on pixel edges: 0 to ``size``. A pixel's index is half a
+                pixel before its centre.
             rows: ``(N,)``, as in the call.
             size: side of the square images in pixels.
         """
@@ -68,7 +68,7 @@ class Augmentation:
         places = start
         if self.matrices is not None:
             inverse = torch.linalg.inv(self.matrices[rows])
-            # A displaced mesh has no inverse in closed form; it is a contraction, so repeating it finds the place.
+            # A displaced mesh has no inverse in closed form; it is a contraction, so fixed-point iteration converges.
             for _ in range(1 if self.mesh is None else 100):
                 x, y = places.unbind(-1)
                 drift = 0 if self.mesh is None else self._drift(x[:, :, None], y[:, :, None], rows, size)[..., 0].mT
@@ -78,22 +78,22 @@ class Augmentation:
         return (torch.stack([y, x], -1) + 1) * size / 2
 
     def boxes(self, boxes: Tensor, rows: Tensor, size: int) -> Tensor:
-        """The upright boxes around where the corners of ``boxes (N, 4)`` go: ``(top, left, bottom, right)``."""
+        """Return the upright boxes around the mapped corners of ``boxes (N, 4)``: ``(top, left, bottom, right)``."""
         corners = self.points(boxes[:, [0, 1, 0, 3, 2, 3, 2, 1]].unflatten(1, (4, 2)), rows, size)
         return torch.cat([corners.amin(1), corners.amax(1)], 1)
 
     def _sources(self, x: Tensor, y: Tensor, rows: Tensor, size: int) -> Tensor:
-        """Where the pixels at ``x (1, 1, W), y (1, H, 1)`` come from, before mirroring: ``(N, 2, H, W)``."""
+        """Return the sources of the pixels at ``x (1, 1, W), y (1, H, 1)``, before mirroring: ``(N, 2, H, W)``."""
         assert self.matrices is not None
         m = self.matrices[rows].to(x.device, x.dtype)[:, :, :, None, None]
         # Written out: a matrix product may round otherwise in another batch, or to TF32.
         across, down, scale = (m[:, i, 0] * x + m[:, i, 1] * y + m[:, i, 2] for i in range(3))
         # Beyond the horizon of a strong perspective there is nothing: far outside, so black.
-        found = torch.stack([across, down], 1) / scale[:, None].clamp(min=1e-6)
-        return found if self.mesh is None else found + self._drift(*torch.broadcast_tensors(x, y), rows, size)
+        sources = torch.stack([across, down], 1) / scale[:, None].clamp(min=1e-6)
+        return sources if self.mesh is None else sources + self._drift(*torch.broadcast_tensors(x, y), rows, size)
 
     def _drift(self, x: Tensor, y: Tensor, rows: Tensor, size: int) -> Tensor:
-        """By how much the mesh displaces places ``(N or 1, H, W)``: ``(N, 2, H, W)``, linear within its cells."""
+        """Return the mesh's displacement of points ``(N or 1, H, W)``: ``(N, 2, H, W)``, linear within its cells."""
         assert self.mesh is not None
         corners = functional.pad(self.mesh[rows].to(x.device, x.dtype) * (2 / size), (1, 1, 1, 1))
         places = torch.stack([x, y], -1).expand(len(rows), -1, -1, -1)
@@ -101,12 +101,12 @@ class Augmentation:
 
 
 def draw(policy: str, n: int, generator: Generator) -> Augmentation:
-    """A draw of a named policy for each of n images, whatever batches they are in later.
+    """Draw a named policy for each of n images, independently of the batches that they are in later.
 
     Args:
         policy: a name in :data:`POLICIES`.
-        n: how many images.
-        generator: on the CPU.
+        n: number of images.
+        generator: random generator on the CPU.
     """
     flip = torch.rand(n, generator=generator) < 0.5
     return POLICIES[policy](n, flip, generator)
@@ -117,13 +117,13 @@ def _mirrored(n: int, flip: Tensor, generator: Generator) -> Augmentation:
 
 
 def _protopnet(n: int, flip: Tensor, generator: Generator) -> Augmentation:
-    """Exactly one of rotation, skew and shear, as in ten passes of Augmentor each (spec/baselines.md, section 2)."""
+    """Draw exactly one of rotation, skew and shear, as in ten passes of Augmentor each (ProtoPNet)."""
     kinds = torch.stack([rotation(n, generator), skew(n, generator), shear(n, generator)])
     return Augmentation(flip, kinds[torch.randint(3, (n,), generator=generator), torch.arange(n)])
 
 
 def _tesnet(n: int, flip: Tensor, generator: Generator) -> Augmentation:
-    """As ProtoPNet's, with random distortion as a fourth kind (spec/baselines.md, section 6)."""
+    """Draw as for ProtoPNet, with random distortion as a fourth kind (TesNet)."""
     same = torch.eye(3, dtype=torch.float64).expand(n, 3, 3)
     kinds = torch.stack([rotation(n, generator), skew(n, generator), shear(n, generator), same])
     chosen = torch.randint(4, (n,), generator=generator)
@@ -132,12 +132,12 @@ def _tesnet(n: int, flip: Tensor, generator: Generator) -> Augmentation:
 
 
 def _deformable(n: int, flip: Tensor, generator: Generator) -> Augmentation:
-    """Rotation up to 25 degrees, shear along x up to 15 (spec/baselines.md, section 9)."""
+    """Draw a rotation up to 25 degrees and a shear along x up to 15 (Deformable ProtoPNet)."""
     return Augmentation(flip, affine(n, 25, 15, generator))
 
 
 def _prototree_cars(n: int, flip: Tensor, generator: Generator) -> Augmentation:
-    """Perspective, affine map and colours at 256 pixels, of which 224 are cut (spec/baselines.md, section 10).
+    """Draw perspective, affine map and colours at 256 pixels, of which 224 are cut (ProtoTree, for Cars).
 
     The perspective comes before or after the affine map, at random; colours change after both.
     """
@@ -156,7 +156,7 @@ def _prototree_cars(n: int, flip: Tensor, generator: Generator) -> Augmentation:
 
 
 def _resized_crop(n: int, flip: Tensor, generator: Generator) -> Augmentation:
-    """A part of the image enlarged to the whole: appendix B of the paper, for Dogs, with torchvision's defaults."""
+    """Draw a part of the image to enlarge: appendix B of Tan et al. 2024, for Dogs, with torchvision's defaults."""
     return Augmentation(flip, resized_crop(n, generator))
 
 
@@ -168,11 +168,11 @@ POLICIES: dict[str, Callable[[int, Tensor, Generator], Augmentation]] = {
     "prototree2021": _prototree_cars,
     "resized_crop": _resized_crop,
 }
-"""By the names of a schedule's ``augment``; each also mirrors half of the images."""
+"""Policies by the names of a schedule's ``augment``; each also mirrors half of the images."""
 
 
 def rotation(n: int, generator: Generator, degrees: float = 15) -> Tensor:
-    """Matrices of rotations about the middle, of which Augmentor shows an inner rectangle, enlarged to the whole image.
+    """Draw rotations about the middle, of which Augmentor shows an inner rectangle, enlarged to the whole image.
 
     In a square of side 1 turned by an angle of tangent t, whose upright hull has side X, it leaves out
     E = X·t·(1 - t) on the left and right and t·(X - E) above and below.
@@ -186,7 +186,7 @@ def rotation(n: int, generator: Generator, degrees: float = 15) -> Tensor:
 
 
 def shear(n: int, generator: Generator, degrees: float = 10) -> Tensor:
-    """Matrices of shears along x or y, of which Augmentor shows the filled part, enlarged to the whole image."""
+    """Draw shears along x or y, of which Augmentor shows the filled part, enlarged to the whole image."""
     tangent = torch.tan(torch.deg2rad(_uniform((n,), degrees, generator)))
     filled = 1 - tangent.abs()
     along_x = _matrix([filled, tangent, 0, 0, 1, 0], n)
@@ -195,7 +195,7 @@ def shear(n: int, generator: Generator, degrees: float = 10) -> Tensor:
 
 
 def skew(n: int, generator: Generator, magnitude: float = 0.2) -> Tensor:
-    """Matrices of perspective skews: corners move outward by up to ``magnitude`` of the side, so nothing is black.
+    """Draw perspective skews: corners move outward by up to ``magnitude`` of the side, so nothing is black.
 
     Augmentor's four types are equally likely: one of four tilts, one of the two to the left and right, one of the two
     forward and backward, one corner along one axis (of eight choices). A tilt moves both corners of a side.
@@ -211,7 +211,7 @@ def skew(n: int, generator: Generator, magnitude: float = 0.2) -> Tensor:
 
 
 def affine(n: int, degrees: float, sheared: float, generator: Generator) -> Tensor:
-    """Matrices that undo a shear along x followed by a rotation about the middle, as torchvision's RandomAffine."""
+    """Draw maps that undo a shear along x followed by a rotation about the middle, as torchvision's RandomAffine."""
     angle = torch.deg2rad(_uniform((n,), degrees, generator))
     tangent = torch.tan(torch.deg2rad(_uniform((n,), sheared, generator)))
     cos, sin = torch.cos(angle), torch.sin(angle)
@@ -219,10 +219,10 @@ def affine(n: int, degrees: float, sheared: float, generator: Generator) -> Tens
 
 
 def resized_crop(n: int, generator: Generator, least: float = 0.08, ratio: float = 4 / 3) -> Tensor:
-    """Matrices that show a rectangle inside the image: the first of ten draws that fits, else the whole image.
+    """Draw a rectangle inside the image to enlarge: the first of ten draws that fits, else the whole image.
 
     As torchvision's RandomResizedCrop: its area is uniform from ``least`` to 1, its width over its height log-uniform
-    from 1 / ``ratio`` to ``ratio``, its place uniform.
+    from 1 / ``ratio`` to ``ratio``, its position uniform.
     """
     drawn = torch.rand(4, n, 10, generator=generator, dtype=torch.float64)
     area, shape = least + (1 - least) * drawn[0], torch.exp(math.log(ratio) * (2 * drawn[1] - 1))
@@ -230,26 +230,26 @@ def resized_crop(n: int, generator: Generator, least: float = 0.08, ratio: float
     fits = (sides <= 1).all(0)
     first = fits.to(torch.uint8).argmax(1)
     some = torch.arange(n)
-    (wide, high), place = torch.where(fits.any(1), sides[:, some, first], 1), drawn[2:, some, 0]
-    across, down = (2 * place - 1) * (1 - torch.stack([wide, high]))
+    (wide, high), position = torch.where(fits.any(1), sides[:, some, first], 1), drawn[2:, some, 0]
+    across, down = (2 * position - 1) * (1 - torch.stack([wide, high]))
     return _matrix([wide, 0, across, 0, high, down], n)
 
 
 def homography(source: Tensor, target: Tensor) -> Tensor:
-    """The matrices ``(n, 3, 3)`` that lead four points ``(n, 4, 2)`` each to four others; bottom right is 1."""
+    """Return the matrices ``(n, 3, 3)`` that map four points ``(n, 4, 2)`` each to four others; bottom right is 1."""
     (x, y), (u, v) = source.unbind(-1), target.unbind(-1)
     one, zero = torch.ones_like(x), torch.zeros_like(x)
     first = torch.stack([x, y, one, zero, zero, zero, -u * x, -u * y], -1)
     second = torch.stack([zero, zero, zero, x, y, one, -v * x, -v * y], -1)
-    found = torch.linalg.solve(torch.cat([first, second], 1), torch.cat([u, v], 1))
-    return torch.cat([found, torch.ones_like(found[:, :1])], 1).unflatten(1, (3, 3))
+    entries = torch.linalg.solve(torch.cat([first, second], 1), torch.cat([u, v], 1))
+    return torch.cat([entries, torch.ones_like(entries[:, :1])], 1).unflatten(1, (3, 3))
 
 
 def jitter(images: Tensor, colour: Tensor) -> Tensor:
-    """Brightness, contrast, saturation and hue of images ``(N, 3, H, W)`` from 0 to 1, changed in that order.
+    """Change brightness, contrast, saturation and hue of images ``(N, 3, H, W)`` from 0 to 1, in that order.
 
     Args:
-        images: what to change.
+        images: batch of images.
         colour: ``(N, 4)``: three factors, and turns of hue.
     """
     brightness, contrast, saturation, turns = colour[:, :, None, None, None].unbind(1)
@@ -260,7 +260,7 @@ def jitter(images: Tensor, colour: Tensor) -> Tensor:
 
 
 def turn_hue(images: Tensor, turns: Tensor) -> Tensor:
-    """Images ``(N, 3, H, W)`` from 0 to 1 with their hue moved by ``turns (N, 1, 1, 1)`` of the colour circle."""
+    """Rotate the hue of images ``(N, 3, H, W)`` from 0 to 1 by ``turns (N, 1, 1, 1)`` of the colour circle."""
     red, green, blue = images.split(1, 1)
     value = images.amax(1, keepdim=True)
     chroma = value - images.amin(1, keepdim=True)
@@ -280,24 +280,24 @@ def _grey(images: Tensor) -> Tensor:
 
 
 def _pixel_places(images: Tensor) -> tuple[Tensor, Tensor]:
-    """The centres of the pixels: x ``(1, 1, W)`` and y ``(1, H, 1)``."""
+    """Return the centres of the pixels: x ``(1, 1, W)`` and y ``(1, H, 1)``."""
     height, width = images.shape[-2:]
     x, y = ((2 * torch.arange(side, device=images.device) + 1) / side - 1 for side in (width, height))
     return x[None, None], y[None, :, None]
 
 
 def _project(matrices: Tensor, places: Tensor) -> Tensor:
-    """Places ``(N, P, 2)`` through matrices ``(N, 3, 3)``."""
-    found = functional.pad(places, (0, 1), value=1) @ matrices.mT
-    return found[..., :2] / found[..., 2:]
+    """Map points ``(N, P, 2)`` by matrices ``(N, 3, 3)``."""
+    mapped = functional.pad(places, (0, 1), value=1) @ matrices.mT
+    return mapped[..., :2] / mapped[..., 2:]
 
 
 def _uniform(shape: tuple[int, ...], most: float, generator: Generator) -> Tensor:
-    """Uniform between ``-most`` and ``most``."""
+    """Draw uniformly between ``-most`` and ``most``."""
     return most * (2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1)
 
 
 def _matrix(rows: list[Tensor | int], n: int) -> Tensor:
-    """The first two rows of affine matrices, entry by entry -> ``(n, 3, 3)``."""
+    """Build affine matrices ``(n, 3, 3)`` from their first two rows, entry by entry."""
     entries = [torch.as_tensor(entry, dtype=torch.float64).expand(n) for entry in [*rows, 0, 0, 1]]
     return torch.stack(entries, 1).unflatten(1, (3, 3))

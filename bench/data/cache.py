@@ -1,4 +1,4 @@
-"""Images decoded and resized once, kept as memory-mapped uint8, read in batches by every later stage."""
+"""Cache of preprocessed images: memory-mapped uint8, read in batches by every later stage."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Augment, Batch, CellErro
 from bench.core import locks
 from bench.core.integrity import digests_of, seal_of, sha256_of
 from bench.core.threads import ordered_map
-from bench.data.preprocessing import Protocol
+from bench.data.preprocessing import Preprocessing
 
 SPLITS = ("train", "test")
 _FORMAT = 4
 _checked: dict[Path, tuple[str | int | None, ...]] = {}
-"""Large files of which this process knows that they are what was written, and how they looked then."""
+"""Large files whose content this process has verified, with their status at that time."""
 
 _ARRAYS = ("rows", "labels", "keypoints", "visible", "boxes")
 
 
 @dataclass(frozen=True, eq=False)
-class PreparedSamples:
-    """One split, or a subset of one: a :class:`bench.contract.Samples` on a memory-mapped file.
+class CachedSplit:
+    """Split of preprocessed images, or a subset of one: a :class:`bench.contract.Samples` on a memory-mapped file.
 
     Attributes:
-        images: uint8 ``(m, size, size, 3)``, the whole split, on disk; zeros where an image was skipped.
-        rows: ``(n,)`` int64, where in ``images`` each of the n samples is.
-        labels, keypoints, visible, boxes, ids, parts: as in the contract; boxes are NaN where there are none.
-        class_names: of all classes of the data set, also where a subset has no image of one.
+        images: uint8 ``(m, size, size, 3)``, the whole split, on disk; zeros for a skipped image.
+        rows: ``(n,)`` int64, the row of ``images`` of each of the n samples.
+        labels, keypoints, visible, boxes, ids, parts: as in the contract; a missing box is NaN.
+        class_names: names of all classes of the data set, also of those without an image in a subset.
         digest: content hash of the data set.
-        protocol: name of the image protocol.
-        skipped: id and reason of each image of the split that was left out because it could not be prepared.
+        protocol: name of the protocol.
+        skipped: id and reason of each image of the split that could not be preprocessed.
     """
 
     images: NDArray[np.uint8]
@@ -66,19 +66,19 @@ class PreparedSamples:
 
     @property
     def size(self) -> int:
-        """Side of the square images in pixels."""
+        """Return the side of the square images in pixels."""
         return int(self.images.shape[1])
 
     @property
     def classes(self) -> int:
-        """How many classes the data set has."""
+        """Return the number of classes of the data set."""
         return len(self.class_names)
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def subset(self, index: Tensor) -> PreparedSamples:
-        """The samples at positions ``index``, in that order; nothing is read or copied but annotations."""
+    def subset(self, index: Tensor) -> CachedSplit:
+        """Return the samples at positions ``index``, in that order; nothing but annotations is read or copied."""
         index = _positions(index, len(self))
         chosen = {name: getattr(self, name)[index] for name in _ARRAYS}
         return replace(self, ids=[self.ids[position] for position in index.tolist()], **chosen)
@@ -91,18 +91,19 @@ class PreparedSamples:
         index: Tensor | None = None,
         augment: Augment | None = None,
     ) -> Iterator[Batch]:
-        """Batches in the order of ``index`` (positions here; default: all, in order); the last may be smaller.
+        """Yield batches in the order of ``index`` (positions in this split; default: all); the last may be smaller.
 
         Images are float32 ``(N, 3, size, size)`` in ``channels_last`` memory, scaled to 0..1 and normalised with
-        ImageNet's statistics on the device, to the same bits whatever the batch size or device. Labels are on the
-        device too; ``Batch.index`` stays on the CPU, where the annotations are that it selects.
+        ImageNet's statistics on the device, to the same bits for any batch size and device. Labels are on the device
+        too; ``Batch.index`` stays on the CPU with the annotations that it selects.
 
         Args:
-            batch_size: how many images at a time.
-            device: where images and labels go.
+            batch_size: images per batch.
+            device: device of images and labels.
             index: int64 ``(m,)``, repeats allowed.
-            augment: changes the pixels, scaled to 0..1, on the device; for example
-                :func:`bench.data.augmentation.draw`, with one draw per sample here (not per entry of ``index``).
+            augment: change of the pixels, scaled to 0..1, on the device; for example
+                :func:`bench.data.augmentation.draw`, with one draw per sample of this split (not per entry of
+                ``index``).
         """
         if batch_size < 1:
             raise ValueError(f"batch size {batch_size}; it must be 1 or more")
@@ -121,7 +122,7 @@ class PreparedSamples:
             # With mode="raise" numpy would read into a buffer first; the positions are checked already.
             np.take(self.images, self.rows[chunk].numpy(), axis=0, out=pixels.numpy(), mode="clip")
             pixels = pixels.to(device, non_blocking=cuda)
-            # A CPU works faster image by image, on what its cache holds; a GPU on all of them at once.
+            # A CPU works faster image by image, which its cache holds; a GPU on all of them at once.
             step = len(chunk) if cuda else 1
             images = torch.empty(pixels.shape, device=device)
             for target, source in zip(images.split(step), pixels.split(step), strict=True):
@@ -134,28 +135,32 @@ class PreparedSamples:
 
 
 def prepare(
-    dataset: Dataset, protocol: Protocol, home: Path, progress: Progress, on_bad: Literal["error", "skip"] = "error"
-) -> dict[str, PreparedSamples]:
-    """The train and test split of a data set, prepared; from the cache under ``home`` where it is there already.
+    dataset: Dataset,
+    protocol: Preprocessing,
+    home: Path,
+    progress: Progress,
+    on_bad: Literal["error", "skip"] = "error",
+) -> dict[str, CachedSplit]:
+    """Preprocess the train and test split of a data set, or open them from the cache under ``home``.
 
-    The cache is written to a temporary folder and renamed, so it is whole or absent; processes that want the same
-    one wait for the first. One that is damaged is written anew.
+    The cache is written to a temporary folder and renamed, so it is whole or absent; processes that need the same one
+    wait for the first. A damaged one is written again.
 
     Args:
-        dataset: what to prepare.
-        protocol: how.
-        home: the harness's own folder.
-        progress: is told about each image.
-        on_bad: what an image that cannot be prepared leads to: an error, or a cache of its own without it.
+        dataset: the data set.
+        protocol: crop, size and coordinates.
+        home: folder of caches (``BENCH_HOME``).
+        progress: counts the images.
+        on_bad: an image that cannot be preprocessed is an error, or left out (in a separate cache).
 
     Raises:
-        RequestError: where the data set cannot be used with this protocol.
-        CellError: naming a bad image, or the place where the cache cannot be written.
+        RequestError: if the data set cannot be used with this protocol.
+        CellError: naming a bad image, or the folder to which the cache cannot be written.
     """
     if protocol.crop == "bbox" and "bbox" not in dataset.provides:
         raise RequestError("the data set has no boxes to crop to; use crop=full")
     folder = cache_folder(dataset.digest, protocol, home, on_bad)
-    # Damaged bytes lead the readers into any error; the `_open` at the end is the one that tells.
+    # Damaged bytes lead the readers into any error; the `_open` under the lock reports it.
     with contextlib.suppress(Exception):
         return _open(folder)
     try:
@@ -166,7 +171,7 @@ def prepare(
                 try:
                     return _open(folder)
                 except Exception as error:
-                    progress.note(f"{folder} is damaged ({error}); it is written anew")
+                    progress.note(f"{folder} is damaged ({error}); it is written again")
                     shutil.rmtree(folder)
             for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -177,12 +182,12 @@ def prepare(
         raise CellError(f"{problem}; make room and write access there, or set BENCH_HOME") from error
 
 
-def cache_folder(digest: str, protocol: Protocol, home: Path, on_bad: str = "error") -> Path:
-    """Where :func:`prepare` keeps what it prepares of the data set with that digest."""
+def cache_folder(digest: str, protocol: Preprocessing, home: Path, on_bad: str = "error") -> Path:
+    """Return the folder of the cache that :func:`prepare` writes for the data set with that digest."""
     return home / "prepared" / (f"{digest}-{protocol.name}" + ("-skip" if on_bad == "skip" else ""))
 
 
-def _open(folder: Path) -> dict[str, PreparedSamples]:
+def _open(folder: Path) -> dict[str, CachedSplit]:
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     if meta["format"] != _FORMAT:
         raise ValueError(f"format {meta['format']}, not {_FORMAT}")
@@ -192,7 +197,7 @@ def _open(folder: Path) -> dict[str, PreparedSamples]:
     return {split: _open_split(folder, split, meta) for split in SPLITS}
 
 
-def _open_split(folder: Path, split: str, meta: Mapping[str, Any]) -> PreparedSamples:
+def _open_split(folder: Path, split: str, meta: Mapping[str, Any]) -> CachedSplit:
     ids, skipped = meta["splits"][split]["ids"], meta["splits"][split]["skipped"]
     n, p, size, path = len(ids), len(meta["parts"]), meta["protocol"]["size"], folder / f"{split}.images.npy"
     digests = meta.get("files", {})
@@ -209,27 +214,27 @@ def _open_split(folder: Path, split: str, meta: Mapping[str, Any]) -> PreparedSa
     whole = path.stat().st_size == images.offset + images.nbytes
     if not whole or images.dtype != np.uint8 or images.shape != (n + len(skipped), size, size, 3):
         raise ValueError(f"wrong sizes in {path.name}")
-    return PreparedSamples(
+    return CachedSplit(
         images=np.asarray(images),
         ids=ids,
         class_names=meta["classes"],
         parts=meta["parts"],
         digest=meta["digest"],
-        protocol=Protocol(**meta["protocol"]).name,
+        protocol=Preprocessing(**meta["protocol"]).name,
         skipped=[(image, reason) for image, reason in skipped],
         **{name: torch.from_numpy(array) for name, array in arrays.items()},
     )
 
 
 def _check(path: Path, digest: str | None) -> None:
-    """Read a large file once in each process, and again when it was touched since.
+    """Verify a large file once in each process, and again if it was touched since.
 
     Raises:
-        ValueError: where it does not have that sha256; ``None``: none is known.
+        ValueError: if its sha256 differs from ``digest``; ``None``: it is unknown, so not checked.
     """
-    found = path.stat()
-    # A time of change that was set back, or a copy in its place, shows in the time of the inode or in its number.
-    state = (digest, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+    status = path.stat()
+    # A modification time that was set back, or a copy in its place, shows in the time of the inode or in its number.
+    state = (digest, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
     if digest is None or _checked.get(path) == state:
         return
     if sha256_of(path) != digest:
@@ -237,7 +242,7 @@ def _check(path: Path, digest: str | None) -> None:
     _checked[path] = state
 
 
-def _write(dataset: Dataset, protocol: Protocol, folder: Path, progress: Progress, on_bad: str) -> None:
+def _write(dataset: Dataset, protocol: Preprocessing, folder: Path, progress: Progress, on_bad: str) -> None:
     shared = {record.id for record in dataset.split("train")} & {record.id for record in dataset.split("test")}
     if shared:
         raise RequestError(f"{min(shared)} is in both train and test; mend the data set's split")
@@ -248,21 +253,21 @@ def _write(dataset: Dataset, protocol: Protocol, folder: Path, progress: Progres
         meta = {"format": _FORMAT, "digest": dataset.digest, "protocol": protocol.model_dump(), "pillow": pillow}
         meta |= {"classes": list(dataset.classes), "parts": list(dataset.parts), "splits": splits}
         meta["files"] = digests_of(temporary)
-        # As it will be read: what JSON changes (tuples, keys) is changed before it is sealed.
+        # As it will be read: tuples and keys that JSON changes are changed before the content is sealed.
         meta = json.loads(json.dumps(meta))
         text = json.dumps({**meta, "seal": seal_of(meta)}, indent=1)
         (temporary / "meta.json").write_text(text, encoding="utf-8")
         try:
             temporary.rename(folder)
         except OSError:
-            if not folder.exists():  # else a process that could not see our lock was faster: its cache is as good
+            if not folder.exists():  # else a process that does not see our lock was faster: its cache is as good
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_split(
-    dataset: Dataset, split: str, protocol: Protocol, folder: Path, progress: Progress, on_bad: str
+    dataset: Dataset, split: str, protocol: Preprocessing, folder: Path, progress: Progress, on_bad: str
 ) -> dict[str, Any]:
     records = dataset.split(split)
     if not records:
@@ -272,16 +277,16 @@ def _write_split(
     keypoints, visible, boxes = np.zeros((n, p, 2)), np.zeros((n, p), dtype=bool), np.zeros((n, 4))
 
     def work(row: int) -> str | None:
-        """Fill a row, or say why it cannot be filled."""
+        """Fill a row, or return the reason why it cannot be filled."""
         try:
-            found = protocol.apply(records[row])
+            prepared = protocol.apply(records[row])
         except CellError as error:
             if on_bad == "error":
                 raise CellError(f"{error}, or go on without such images: on_bad=skip") from error
             return str(error).removeprefix(f"{records[row].path}: ")
-        images[row], boxes[row] = found.image.transpose(1, 2, 0), found.box
+        images[row], boxes[row] = prepared.image.transpose(1, 2, 0), prepared.box
         if records[row].keypoints:
-            keypoints[row], visible[row] = found.keypoints, found.visible
+            keypoints[row], visible[row] = prepared.keypoints, prepared.visible
         return None
 
     problems = list(progress.track(ordered_map(work, range(n)), f"prepare {split}", n))
@@ -299,7 +304,7 @@ def _write_split(
 
 
 def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.uint8]]:
-    """A new uint8 .npy file whose space is reserved: writing to a memory map on a full disk would kill the process."""
+    """Create a uint8 .npy file with reserved space: writing to a memory map on a full disk would kill the process."""
     array = open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
@@ -312,7 +317,7 @@ def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.
 
 
 def _positions(index: Tensor, n: int) -> Tensor:
-    """Index as int64 on the CPU, checked: a negative one would silently be another sample's."""
+    """Return an index as int64 on the CPU, checked: a negative one would silently be another sample's."""
     index = index.detach().cpu().long()
     if index.ndim != 1 or (len(index) and not 0 <= int(index.min()) <= int(index.max()) < n):
         raise IndexError(f"index must be one row of positions from 0 to {n - 1}")

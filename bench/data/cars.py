@@ -5,30 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.contract import Record
-from bench.data.base import Figures, Names, Tree, absent, corners, nested
-from bench.data.faults import Faults, fault, gone
-from bench.data.matlab import column, entries, whole
+from bench.data.base import AnnotatedDataset, CheckedNames, PublishedCounts, box_of_corners, missing_keys, nested
+from bench.data.matlab import column, entries, whole_number
+from bench.data.reader_reports import Faults, fault, gone
 
 _FIELDS = ("fname", "class", "bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
 
 
-class Cars(Tree):
-    """Car models with boxes: ``devkit/*.mat``, ``cars_train``, ``cars_test``, ``cars_test_annos_withlabels.mat``.
+class Cars(AnnotatedDataset):
+    """Car models with boxes in ``devkit/*.mat``, ``cars_train``, ``cars_test``, ``cars_test_annos_withlabels.mat``.
 
-    The copy on Kaggle has the same files with a folder more around each (``car_devkit/devkit``,
-    ``cars_train/cars_train``, ``cars_test/cars_test``); it is read too.
+    The copy on Kaggle, which nests each folder once more (``car_devkit/devkit``, ``cars_train/cars_train``,
+    ``cars_test/cars_test``), is read too.
 
     Args:
         root: the folder with ``devkit``.
-        cache: as in :class:`bench.data.base.Tree`.
-        faults: where they are collected instead of raised.
+        cache: as in :class:`bench.data.base.AnnotatedDataset`.
+        faults: collects the problems instead of raising the first.
 
     Raises:
-        RequestError: one line with the file, the entry and what is wrong there.
+        RequestError: naming the file, the entry and the problem.
     """
 
     markers = ("devkit/cars_meta.mat", "car_devkit/devkit/cars_meta.mat", "devkit/devkit/cars_meta.mat")
-    official = Figures(classes=196, train=8144, test=8041)
+    official = PublishedCounts(classes=196, train=8144, test=8041)
     provides = frozenset({"image", "label", "bbox"})
 
     def __init__(self, root: Path, cache: Path | None = None, faults: Faults | None = None) -> None:
@@ -46,29 +46,29 @@ class Cars(Tree):
         super().__init__(root, cache, splits, [meta, *(file for file in tables.values() if file is not None)])
 
     def _records(self, file: Path, folder: Path) -> list[Record]:
-        faults, names = self._faults, Names(file)
+        faults, names = self._faults, CheckedNames(file)
         records: dict[str, Record] = {}
         with faults:
             for place, (name, label, *edges) in entries(file, "annotations", _FIELDS):
                 with faults:
                     # Without the classes' names any number is possible.
-                    index = whole(file, place, label, "class", len(self.classes) or 10**6) - 1
+                    index = whole_number(file, place, label, "class", len(self.classes) or 10**6) - 1
                     name = names.check(str(name), place)
                     try:
                         left, top, right, bottom = (float(edge) for edge in edges)
                     except (TypeError, ValueError):
                         raise fault(file, place, f"the box {edges} is not four numbers") from None
                     # Pixels are counted from 1, and the last one belongs to the box.
-                    box = corners(file, place, left - 1, top - 1, right, bottom)
+                    box = box_of_corners(file, place, left - 1, top - 1, right, bottom)
                     records[place] = Record(f"{folder.name}/{name}", folder / name, index, box)
-        missing = absent({place: record.path for place, record in records.items()}, faults)
+        missing = missing_keys({place: record.path for place, record in records.items()}, faults)
         faults.missing(missing, lambda place, more: fault(file, place, f"{records[place].path} is not on disk{more}"))
         lost = set(missing)
         return [record for place, record in records.items() if place not in lost]
 
 
 def _labelled(root: Path, devkit: Path, faults: Faults) -> Path | None:
-    """The test annotations with labels: beside the images or in the devkit."""
+    """Return the test annotations with labels, beside the images or in the devkit."""
     usual = [root / "cars_test_annos_withlabels.mat", devkit / "cars_test_annos_withlabels.mat"]
     if devkit.parent != root:
         usual.append(devkit.parent / "cars_test_annos_withlabels.mat")
@@ -82,5 +82,5 @@ def _labelled(root: Path, devkit: Path, faults: Faults) -> Path | None:
     else:
         unlabelled = devkit / "cars_test_annos.mat"
         more = f" ({unlabelled} has no labels)" if unlabelled.exists() else ""
-    faults.tell(gone(usual[0], "the folder passed must be the data set's whole tree", more))
+    faults.report(gone(usual[0], "the folder passed must be the data set's whole folder", more))
     return None

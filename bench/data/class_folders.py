@@ -1,6 +1,6 @@
-"""The one reader of image folders: which images each class has, and what was left out for which reason.
+"""Reader of image folders: the images of each class, and the files that are left out with the reason.
 
-``DIR/CLASS/**/image`` or, divided, ``DIR/SPLIT/CLASS/**/image``; the rule is written down in ``bench/data/README.md``.
+``DIR/CLASS/**/image`` or, divided, ``DIR/SPLIT/CLASS/**/image``; ``bench/data/README.md`` has the rules.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from bench.contract import RequestError
 from bench.core.threads import ordered_map
 from bench.data.decoding import image_format
-from bench.data.left_out import LeftOut
+from bench.data.reader_reports import LeftOut
 
 SPLITS = {
     "train": "train",
@@ -31,37 +31,37 @@ SPLITS = {
 """Names of split folders in lower case -> the split."""
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"})
-"""Files with these endings are meant as images: one that holds something else is a fault, told when it is decoded."""
+"""Files with these endings are meant as images: one that holds something else is an error when it is decoded."""
 
 _SYSTEM = frozenset(
     {"@eadir", "@recycle", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__macosx"}
     | {"__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 )
-"""What operating systems and network disks put beside images, in lower case."""
+"""Files and folders of operating systems and network disks, in lower case."""
 
 _LIKE_A_SPLIT = re.compile(
     r"(^|[^a-z])(train|training|test|testing|val|valid|validation|dev|eval|evaluation|holdout|fold|split)([^a-z]|$)"
 )
 _FEW = 64
-"""So many files are looked into one after the other; threads take longer to start."""
+"""Up to so many files are read one after the other; threads take longer to start."""
 
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """What :func:`read` found.
+    """Images of a folder by split and class.
 
     Attributes:
         root: the folder that was read.
-        splits: ``train`` and, where the folder comes divided, ``test``: the images of each class, sorted by path.
+        splits: ``train`` and, if the folder comes divided, ``test``: the images of each class, sorted by path.
             Classes are named in NFC and in the order of their folders' names by code points; one without images has an
             empty list.
-        places: the folder of each split; where the folder is not divided, ``train`` is the folder itself.
-        left_out: what was not read, by reason.
+        folders: the folder of each split; in an undivided folder ``train`` is the folder itself.
+        left_out: files that were not read, by reason.
     """
 
     root: Path
     splits: Mapping[str, Mapping[str, list[Path]]]
-    places: Mapping[str, Path]
+    folders: Mapping[str, Path]
     left_out: LeftOut
 
 
@@ -69,8 +69,8 @@ def read(root: Path) -> ClassFolders:
     """Read a folder of class folders, divided into splits or not.
 
     Raises:
-        RequestError: where a folder cannot be read, a class is a link that leads nowhere, one folder belongs to two
-            classes, or where it cannot be told which folders are classes and which are splits.
+        RequestError: if a folder cannot be read, a class is a broken link, one folder belongs to two classes, or
+            classes and splits cannot be distinguished.
     """
     try:
         top, left_out = _Folder(root, _above(root)), LeftOut(root)
@@ -88,10 +88,10 @@ def read(root: Path) -> ClassFolders:
 
 
 def classes_in(folder: Path, left_out: LeftOut) -> dict[str, list[Path]]:
-    """Return the images of each folder inside ``folder``, as :attr:`ClassFolders.splits` has them; splits mean nothing.
+    """Return the images of each folder inside ``folder`` as in :attr:`ClassFolders.splits`, with any folder a class.
 
     Raises:
-        RequestError: as :func:`read` does, except that any folder may be a class.
+        RequestError: as :func:`read`.
     """
     try:
         return _classes(_Folder(folder, _above(folder)), left_out, {})
@@ -99,13 +99,13 @@ def classes_in(folder: Path, left_out: LeftOut) -> dict[str, list[Path]]:
         raise RequestError(f"{error.filename or folder}: cannot be read ({error.strerror or error})") from error
 
 
-def same(name: str) -> str:
+def nfc(name: str) -> str:
     """Return a name in the one Unicode form (NFC) in which names are compared."""
     return unicodedata.normalize("NFC", name)
 
 
 class _Folder:
-    """One folder, listed when it is first asked for; ``above`` holds the identities of the folders it lies in."""
+    """Folder that is listed at its first use; ``above`` holds the identities of its parent folders."""
 
     def __init__(self, path: Path, above: frozenset[tuple[int, int]]) -> None:
         self.path, self.name, self.above = path, path.name, above
@@ -115,13 +115,13 @@ class _Folder:
 
     @cached_property
     def identity(self) -> tuple[int, int]:
-        """Device and inode: the same for a folder and for a link to it."""
+        """Return device and inode: the same for a folder and for a link to it."""
         status = self.path.stat()
         return status.st_dev, status.st_ino
 
     @cached_property
     def _listed(self) -> tuple[list[Path], list[_Folder]]:
-        """Images and folders, both sorted by name; what is neither goes into the attributes."""
+        """Return images and folders, both sorted by name, and put the other entries into the attributes."""
         files: list[Path] = []
         folders: list[_Folder] = []
         inside = self.above | {self.identity}
@@ -149,32 +149,32 @@ class _Folder:
 
     @property
     def images(self) -> list[Path]:
-        """The images right in it."""
+        """Return the images directly in the folder."""
         return self._listed[0]
 
     @property
     def folders(self) -> list[_Folder]:
-        """The folders right in it."""
+        """Return the folders directly in the folder."""
         return self._listed[1]
 
     @property
     def left_out(self) -> LeftOut:
-        """What was left out right in it, other than files that are no images."""
-        found, _ = LeftOut(self.path), self._listed
-        found.take(self.hidden)
-        found.extend("link that leads nowhere", self.dead)
-        return found
+        """Return the entries directly in the folder that are left out, other than files that are no images."""
+        left_out, _ = LeftOut(self.path), self._listed
+        left_out.take(self.hidden)
+        left_out.extend("link that leads nowhere", self.dead)
+        return left_out
 
     @cached_property
     def holds(self) -> bool:
-        """Whether there is an image anywhere in it."""
+        """Return whether there is an image in the folder or below."""
         return any(folder.images for folder in self.walk())
 
     def walk(self, twice: list[Path] | None = None) -> Iterator[_Folder]:
-        """The folder and all folders in it, each once; links that lead to one of them go to ``twice``."""
+        """Yield the folder and all folders below, each once; links that lead to one of them go to ``twice``."""
         waiting, links, seen = [self], list[_Folder](), set[tuple[int, int]]()
         while waiting or links:
-            # Where a folder lies in itself counts, not where a link to it does.
+            # Links come last, so that a folder is read at its real path and not at a link to it.
             folder = waiting.pop() if waiting else links.pop()
             if folder.identity not in seen:
                 seen.add(folder.identity)
@@ -185,7 +185,7 @@ class _Folder:
                 twice.append(folder.path)
 
     def read(self, left_out: LeftOut) -> tuple[list[Path], dict[tuple[int, int], Path]]:
-        """All images in it and in its folders, sorted, and the identity of each of these folders."""
+        """Return all images in the folder and below, sorted, and the identity of each of these folders."""
         images: list[Path] = []
         twice: list[Path] = []
         folders: dict[tuple[int, int], Path] = {}
@@ -201,7 +201,7 @@ class _Folder:
 
 
 def _classes(folder: _Folder, left_out: LeftOut, owners: dict[tuple[int, int], Path]) -> dict[str, list[Path]]:
-    """The images of each class folder in a folder; ``owners`` learns the folders, each of which is in one class."""
+    """Return the images of each class folder in a folder, and add the folders to ``owners``: each has one class."""
     children = folder.folders
     if folder.dead:
         raise RequestError(f"{folder.dead[0]}: cannot be read (a link that leads nowhere); mend or delete it")
@@ -209,7 +209,7 @@ def _classes(folder: _Folder, left_out: LeftOut, owners: dict[tuple[int, int], P
     left_out.extend("outside class folders", folder.images)
     classes: dict[str, list[Path]] = {}
     for child in children:
-        name = same(child.name)
+        name = nfc(child.name)
         if name in classes:
             raise RequestError(
                 f"{folder.path} holds two folders named {name!r}, one in each Unicode form (NFC and NFD): put the "
@@ -227,10 +227,10 @@ def _classes(folder: _Folder, left_out: LeftOut, owners: dict[tuple[int, int], P
 
 
 def _choose(top: _Folder) -> tuple[dict[str, _Folder], list[tuple[_Folder, str]]]:
-    """The folders that hold the classes of ``train`` and, if there is one, ``test``; and those beside them, and why."""
+    """Return the folders with the classes of ``train`` and, if there is one, ``test``, and the others with a reason."""
     root = top.path
     named: dict[str, list[_Folder]] = {"train": [], "test": [], "val": []}
-    # A class may be called train too: a split is what holds class folders, and one split at least holds images.
+    # A class may be called train too: a split holds class folders, and at least one split holds images.
     for folder in top.folders:
         if folder.name.lower() in SPLITS and folder.folders:
             named[SPLITS[folder.name.lower()]].append(folder)
@@ -270,7 +270,7 @@ def _choose(top: _Folder) -> tuple[dict[str, _Folder], list[tuple[_Folder, str]]
 
 
 def _check_level(folder: _Folder) -> None:
-    """Refuse a folder whose folders seem to be no classes: those lie one level deeper, or there are only splits."""
+    """Refuse a folder whose folders seem to be no classes: these are one level deeper, or there are only splits."""
     full = [child for child in folder.folders if child.holds]
     if not full:
         return
@@ -288,29 +288,29 @@ def _check_level(folder: _Folder) -> None:
     elif splits and (nested or len(splits) == len(full)):
         what = f"{splits[0].name}/ seems to be a split, not a class"
     elif nested and len(full) == 1:
-        what = f"all images lie in folders inside {full[0].name}/"
+        what = f"all images are in folders inside {full[0].name}/"
     elif nested and (deep := next((child for child in full if _deep(child)), None)):
-        what = f"no image lies right in them, and those of {deep.name}/ several folders deep"
+        what = f"no image is directly in them, and those of {deep.name}/ are several folders deep"
     else:
         return
     raise RequestError(
         f"{folder.path} has no class folders with images, or not clearly: {what}; expected DIR/train/CLASS/*.jpg and "
-        "DIR/test/CLASS/*.jpg, or DIR/CLASS/*.jpg: pass the folder in which the classes lie, or rename the splits"
+        "DIR/test/CLASS/*.jpg, or DIR/CLASS/*.jpg: pass the folder that holds the class folders, or rename the splits"
     )
 
 
 def _deep(folder: _Folder) -> bool:
-    """Whether images lie more than one folder below a class folder."""
+    """Return whether images are more than one folder below a class folder."""
     return any(inner.holds for child in folder.folders for inner in child.folders)
 
 
 def _above(root: Path) -> frozenset[tuple[int, int]]:
-    """Identities of the folders that a folder lies in."""
+    """Return the identities of the parents of a folder."""
     return frozenset((status.st_dev, status.st_ino) for status in map(os.stat, root.resolve().parents))
 
 
 def _dead(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a link that leads nowhere, or in a circle."""
+    """Return whether an entry is a link that leads nowhere, or in a circle."""
     if not entry.is_symlink():
         return False
     try:
@@ -323,7 +323,7 @@ def _dead(entry: os.DirEntry[str]) -> bool:
 
 
 def _files_in(path: Path) -> int:
-    """How many files a folder holds, links not followed, or 1."""
+    """Count the files in a folder and below, links not followed; 1 for a file."""
     count, waiting = 0, [path]
     while waiting:
         try:
@@ -342,10 +342,10 @@ def numbers_of(classes: Iterable[str]) -> dict[str, int]:
     """Return the number of each class in a list, by its name in NFC.
 
     Raises:
-        RequestError: where the list names a class twice.
+        RequestError: if the list names a class twice.
     """
     numbers: dict[str, int] = {}
     for number, name in enumerate(classes):
-        if numbers.setdefault(same(name), number) != number:
+        if numbers.setdefault(nfc(name), number) != number:
             raise RequestError(f"the list of classes names {name!r} twice")
     return numbers

@@ -1,4 +1,4 @@
-"""An image folder: ``FOLDER/CLASS/*.jpg``, or ``FOLDER/train/CLASS/*.jpg``."""
+"""Torch data set of an image folder: ``FOLDER/CLASS/*.jpg``, or ``FOLDER/train/CLASS/*.jpg``."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from torch.utils.data import Dataset, Subset
 from bench.contract import CellError, RequestError
 from bench.data.class_folders import numbers_of, read
 from bench.data.decoding import decode
-from bench.data.left_out import as_text
+from bench.data.reader_reports import as_text
 
 
-class Pictures(Dataset[tuple[Tensor, int]]):
-    """Images with the number of their class, found by :mod:`bench.data.class_folders`.
+class ClassImages(Dataset[tuple[Tensor, int]]):
+    """Images with the index of their class, read by :mod:`bench.data.class_folders`.
 
-    Of a folder that is divided these are the training images.
+    Of a divided folder these are the training images.
 
     Args:
-        folder: see above.
-        transform: from a PIL image in RGB to a tensor ``(3, H, W)``; it may be set later.
-        classes: names of the classes in the order of the classifier's rows; default: the folders' names, sorted.
+        folder: image folder.
+        transform: map from a PIL image in RGB to a tensor ``(3, H, W)``; it may be set later.
+        classes: class names in the order of the classifier's rows; default: the folders' names, sorted.
 
     Attributes:
-        classes: the names; a class folder without images is a class too.
+        classes: class names; a class folder without images is a class too.
         files: path and label of each image, class by class.
-        left_out: what lies in the folder and was not read: see :data:`bench.data.left_out.Record`.
+        left_out: files that were not read: see :data:`bench.data.reader_reports.LeftOutRecord`.
 
     Raises:
-        RequestError: where there is no folder, no image, or a folder that is no class.
+        RequestError: if there is no folder, no image, or a folder that is no class.
     """
 
     def __init__(self, folder: Path, transform: Callable[[Any], Tensor], classes: Sequence[str] | None = None) -> None:
         if not folder.is_dir():
             raise RequestError(f"no folder {folder}")
-        found = read(folder)
-        root, images = found.places["train"], found.splits["train"]
+        content = read(folder)
+        root, images = content.folders["train"], content.splits["train"]
         if not images:
             raise RequestError(f"no class folders in {root}: expected {root}/CLASS/*.jpg")
         self.classes = list(images if classes is None else classes)
@@ -49,11 +49,11 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         self.files = [(file, label) for name, label in labels.items() if name in images for file in images[name]]
         if not self.files:
             raise RequestError(f"no images in {root}: expected {root}/CLASS/*.jpg")
-        self.root, self.left_out, self.transform = root, found.left_out.record(), transform
-        self._tested = sum(map(len, found.splits.get("test", {}).values()))
+        self.root, self.left_out, self.transform = root, content.left_out.record(), transform
+        self._tested = sum(map(len, content.splits.get("test", {}).values()))
 
     def summary(self) -> str:
-        """Return how many images and classes were read from where, and what was not read, in a line."""
+        """Return one line with the numbers of images and classes, the folder, and the files that were left out."""
         text = f"{len(self.files)} images of {len(self.classes)} classes in {self.root}"
         if self._tested:
             text += f"; {self._tested} test images beside it are not used"
@@ -70,6 +70,6 @@ class Pictures(Dataset[tuple[Tensor, int]]):
             raise RequestError(str(error)) from error
 
     def of(self, labels: Sequence[int]) -> Subset[tuple[Tensor, int]]:
-        """The images of some classes only."""
+        """Return the images of some classes only."""
         wanted = set(labels)
         return Subset(self, [i for i, (_, label) in enumerate(self.files) if label in wanted])

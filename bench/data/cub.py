@@ -1,4 +1,4 @@
-"""CUB-200-2011 in its official tree (Wah et al. 2011), and any data set written in the same files."""
+"""CUB-200-2011 in its official folders (Wah et al. 2011), and any data set written in the same files."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from bench.contract import Record
-from bench.data.base import Figures, Names, Tree, absent
-from bench.data.faults import Fault, Faults, fault, gone
+from bench.data.base import AnnotatedDataset, CheckedNames, PublishedCounts, missing_keys
+from bench.data.reader_reports import Fault, Faults, fault, gone
 
 T = TypeVar("T")
 Keypoint = tuple[float, float, bool]
@@ -26,14 +26,14 @@ _ANNOTATIONS = (
 )
 
 
-class Cub(Tree):
-    """Images, boxes, part key-points and, where they were downloaded too, masks. Every annotation is checked.
+class Cub(AnnotatedDataset):
+    """Birds with boxes, part key-points and, if they were downloaded too, masks. Every annotation is checked.
 
     Args:
-        root: the folder with ``images.txt``. Masks (a download of their own) lie in ``segmentations`` inside it or
-            beside it; the folder counts if it has the mask of any image, and must then have those of all.
-        cache: as in :class:`bench.data.base.Tree`.
-        faults: where they are collected instead of raised. Then labels that are not known are -1.
+        root: the folder with ``images.txt``. Masks (a separate download) are in ``segmentations`` inside it or beside
+            it; the folder counts if it has the mask of any image, and must then have those of all.
+        cache: as in :class:`bench.data.base.AnnotatedDataset`.
+        faults: collects the problems instead of raising the first; then unknown labels are -1.
 
     Attributes:
         provides: ``image, label, bbox, keypoints`` and, with masks, ``mask``.
@@ -41,11 +41,11 @@ class Cub(Tree):
         parts: names of the parts, in the order of :attr:`bench.contract.Record.keypoints`.
 
     Raises:
-        RequestError: one line with the file, the line and what is wrong there.
+        RequestError: naming the file, the line and the problem.
     """
 
     markers = ("images.txt",)
-    official = Figures(classes=200, train=5994, test=5794)
+    official = PublishedCounts(classes=200, train=5994, test=5794)
 
     def __init__(self, root: Path, cache: Path | None = None, faults: Faults | None = None) -> None:
         faults = faults or Faults()
@@ -61,7 +61,7 @@ class Cub(Tree):
         points = _keypoints(files["parts/part_locs.txt"], lines, len(self.parts))
 
         paths = {image: root / "images" / name for image, (_, name) in images.items()}
-        missing = absent(paths, faults)
+        missing = missing_keys(paths, faults)
         faults.missing(
             missing, lambda image, more: files["images.txt"].fault(lines[image], f"{paths[image]} is not on disk{more}")
         )
@@ -79,13 +79,13 @@ class Cub(Tree):
 
 
 def _masks(root: Path, file: _File, images: Mapping[int, tuple[int, str]]) -> dict[int, Path]:
-    """The mask of each image, from the first folder that has any; it must then have all."""
+    """Return the mask of each image, from the first folder that has any; it must then have all."""
     beside = [root.parent, *([root.parent.parent] if root.parent.name == root.name else [])]
     for folder in (place / "segmentations" for place in (root, *beside)):
         if not folder.is_dir():
             continue
         masks = {image: (folder / name).with_suffix(".png") for image, (_, name) in images.items()}
-        missing = absent(masks, file.faults)
+        missing = missing_keys(masks, file.faults)
         if len(missing) < len(masks):
             file.faults.missing(
                 missing,
@@ -99,7 +99,7 @@ def _masks(root: Path, file: _File, images: Mapping[int, tuple[int, str]]) -> di
 
 @dataclass(frozen=True)
 class _File:
-    """One annotation file, read line by line; what is wrong with it is said with the line number."""
+    """Annotation file that is read line by line; problems are reported with the line number."""
 
     path: Path
     faults: Faults
@@ -108,19 +108,19 @@ class _File:
         return fault(self.path, line, what)
 
     def rows(self, fields: int, *, free: bool = False) -> Iterator[tuple[int, list[str]]]:
-        """Line number and fields of each line; with ``free`` the last field may hold spaces."""
+        """Yield line number and fields of each line; with ``free`` the last field may hold spaces."""
         try:
             text = self.path.read_text(encoding="utf-8-sig")
         except FileNotFoundError:
-            self.faults.tell(gone(self.path, "the folder passed must be a whole CUB_200_2011 tree"))
+            self.faults.report(gone(self.path, "the folder passed must be a whole CUB_200_2011 tree"))
             return
         except (OSError, UnicodeDecodeError) as error:
-            self.faults.tell(self.fault(None, f"cannot be read as text ({error})"))
+            self.faults.report(self.fault(None, f"cannot be read as text ({error})"))
             return
         for number, line in enumerate(text.rstrip().split("\n"), 1):
             row = line.strip().split(maxsplit=fields - 1) if free else line.split()
             if len(row) != fields:
-                self.faults.tell(self.fault(number, f"{len(row)} fields where {fields} belong"))
+                self.faults.report(self.fault(number, f"{len(row)} fields instead of {fields}"))
                 continue
             yield number, row
 
@@ -140,21 +140,19 @@ class _File:
         return value
 
     def names(self) -> list[str]:
-        """Names with ids 1, 2, 3, ..."""
+        """Return names with ids 1, 2, 3, ..."""
         names: list[str] = []
         for line, (number, name) in self.rows(2, free=True):
             with self.faults:
                 if self.integer(line, number, "id") != len(names) + 1:
-                    raise self.fault(
-                        line, f"id {number} where {len(names) + 1} belongs (ids are 1, 2, 3, ... in order)"
-                    )
+                    raise self.fault(line, f"id {number} instead of {len(names) + 1} (ids are 1, 2, 3, ... in order)")
             names.append(name)
         return names
 
     def images(self) -> dict[int, tuple[int, str]]:
-        """Line and file name of each image id."""
+        """Return line and file name of each image id."""
         images: dict[int, tuple[int, str]] = {}
-        names = Names(self.path)
+        names = CheckedNames(self.path)
         for line, (text, name) in self.rows(2, free=True):
             with self.faults:
                 image = self.integer(line, text, "image id")
@@ -166,8 +164,8 @@ class _File:
     def per_image(
         self, lines: Mapping[int, int], fields: int, parse: Callable[[_File, int, list[str]], T]
     ) -> dict[int, T]:
-        """The parsed rest of the one line that each image of ``lines`` (id -> line of images.txt) must have."""
-        found: dict[int, T] = {}
+        """Return the parsed rest of the one line that each image of ``lines`` (id -> line of images.txt) must have."""
+        parsed: dict[int, T] = {}
         seen: set[int] = set()
         for line, row in self.rows(fields):
             with self.faults:
@@ -175,13 +173,13 @@ class _File:
                 seen.add(image)
                 if image not in lines:
                     raise self.fault(line, f"image {image} is not in images.txt")
-                if image in found:
+                if image in parsed:
                     raise self.fault(line, f"image {image} has a line already")
-                found[image] = parse(self, line, row[1:])
+                parsed[image] = parse(self, line, row[1:])
         for image, line in lines.items():
-            if image not in seen and seen:  # of a file without a line enough has been told
-                self.faults.tell(self.fault(None, f"no line for image {image} (images.txt:{line})"))
-        return found
+            if image not in seen and seen:  # a file without any line is reported once, not once per image
+                self.faults.report(self.fault(None, f"no line for image {image} (images.txt:{line})"))
+        return parsed
 
 
 def _label(classes: int) -> Callable[[_File, int, list[str]], int]:
@@ -196,7 +194,7 @@ def _label(classes: int) -> Callable[[_File, int, list[str]], int]:
 
 def _flag(file: _File, line: int, row: list[str]) -> bool:
     if row[0] not in ("0", "1"):
-        raise file.fault(line, f"flag {row[0]!r} where 0 (test) or 1 (train) belongs")
+        raise file.fault(line, f"flag {row[0]!r} instead of 0 (test) or 1 (train)")
     return row[0] == "1"
 
 
@@ -208,9 +206,10 @@ def _box(file: _File, line: int, row: list[str]) -> tuple[float, float, float, f
 
 
 def _keypoints(file: _File, lines: Mapping[int, int], parts: int) -> dict[int, tuple[Keypoint, ...]]:
-    """Key-points of each image in the order of parts.txt. Long (15 lines per image), so written for speed."""
-    found: dict[int, list[Keypoint | None]] = {image: [None] * parts for image in lines}
-    any_line, told, spoilt = False, len(file.faults.collected), set[str]()
+    """Return the key-points of each image in the order of parts.txt."""
+    # The file is long (15 lines per image), so this loop is written for speed.
+    points: dict[int, list[Keypoint | None]] = {image: [None] * parts for image in lines}
+    any_line, reported, spoilt = False, len(file.faults.collected), set[str]()
     for line, (image_text, part_text, x_text, y_text, flag) in file.rows(5):
         any_line = True
         with file.faults:
@@ -223,7 +222,7 @@ def _keypoints(file: _File, lines: Mapping[int, int], parts: int) -> dict[int, t
                     file.integer(line, text, what)
                 for text, what in ((x_text, "x"), (y_text, "y")):
                     file.number(line, text, what)
-            row = found.get(image)
+            row = points.get(image)
             if row is None:
                 raise file.fault(line, f"image {image} is not in images.txt")
             if not 1 <= part <= parts:
@@ -231,17 +230,17 @@ def _keypoints(file: _File, lines: Mapping[int, int], parts: int) -> dict[int, t
             if row[part - 1] is not None:
                 raise file.fault(line, f"image {image} has a line for part {part} already")
             if flag not in ("0", "1"):
-                raise file.fault(line, f"visible flag {flag!r} where 0 or 1 belongs")
+                raise file.fault(line, f"visible flag {flag!r} instead of 0 or 1")
             row[part - 1] = (x, y, flag == "1")
-        if len(file.faults.collected) > told:
-            told = len(file.faults.collected)
+        if len(file.faults.collected) > reported:
+            reported = len(file.faults.collected)
             spoilt.add(image_text)
     whole: dict[int, tuple[Keypoint, ...]] = {}
-    for image, row in found.items():
+    for image, row in points.items():
         # An absent row could mean "not visible", but in the official files it never does: it is lost data.
         whole[image] = tuple(point or (0.0, 0.0, False) for point in row)
         for part, point in enumerate(row, 1):
             if point is None and any_line and str(image) not in spoilt:
                 line = lines[image]
-                file.faults.tell(file.fault(None, f"no line for image {image} (images.txt:{line}), part {part}"))
+                file.faults.report(file.fault(None, f"no line for image {image} (images.txt:{line}), part {part}"))
     return whole

@@ -1,4 +1,4 @@
-"""From the name of a data set to the data set: found on disk, or drawn."""
+"""Opening of data sets by name: located on disk, or drawn."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from bench.contract import Dataset, Progress, RequestError
 from bench.core import registry
 from bench.core.work_dir import WorkDir
 from bench.data import synthetic
-from bench.data.faults import Faults
-from bench.data.left_out import NOTHING, as_text
 from bench.data.locate import locate
+from bench.data.reader_reports import NOTHING, Faults, as_text
 
 
 def open_dataset(
@@ -28,22 +27,22 @@ def open_dataset(
     options: Mapping[str, Any] | None = None,
     faults: Faults | None = None,
 ) -> Any:
-    """The data set, read from where it lies; where it has no folder it is drawn first.
+    """Locate and read a data set; synthetic data are drawn first.
 
-    What its reader left out is noted.
+    Files that its reader left out are noted.
 
     Args:
-        name: as the user said it.
-        reader: name in the catalogue.
-        folder: usual folder name; ``None``: drawn by the project.
-        data_root: what ``--data-root`` says.
+        name: name that the user passed.
+        reader: name of the reader in the catalogue.
+        folder: usual folder name; ``None``: synthetic data.
+        data_root: value of ``--data-root``.
         home: ``BENCH_HOME``.
-        progress: where drawing is counted.
+        progress: counts drawn images.
         options: settings of the reader.
-        faults: where they are collected instead of raised, by readers that can.
+        faults: collects the problems instead of raising the first, if the reader supports it.
 
     Raises:
-        RequestError: where it is not found, or its annotation files are broken.
+        RequestError: if it is not found, or its annotation files are broken.
     """
     kind, options = registry.load("datasets", reader), options or {}
     signature = inspect.signature(kind).parameters
@@ -55,21 +54,21 @@ def open_dataset(
                 f"{name}.options.{option}: unknown setting{registry.nearest(option, known) if known else ''}"
             )
     markers = getattr(kind, "markers", ())
-    root = drawn(home, progress) if folder is None else locate(folder, data_root, home, markers, name)
+    root = synthetic_folder(home, progress) if folder is None else locate(folder, data_root, home, markers, name)
     collected = {"faults": faults} if faults is not None and "faults" in signature else {}
     dataset: Dataset = kind(root, cache=home / "digests", **options, **collected)
     left_out = as_text(getattr(dataset, "left_out", NOTHING))
     if left_out:
         progress.note(f"{name}: {left_out}")
     code = registry.code("datasets", reader)
-    return dataset if code is None else ReadByPlugin(dataset, code.digest)
+    return dataset if code is None else PluginDataset(dataset, code.digest)
 
 
-class ReadByPlugin:
-    """A data set whose content follows from its files and from the code of the plugin that reads them.
+class PluginDataset:
+    """Data set whose content follows from its files and from the code of the plugin that reads them.
 
     Attributes:
-        digest: of both: what was prepared from other code is not this data.
+        digest: hash of both, so that a cache made by other code is not used.
     """
 
     def __init__(self, dataset: Dataset, code: str) -> None:
@@ -77,13 +76,13 @@ class ReadByPlugin:
         self.digest = hashlib.sha256(f"{dataset.digest} {code}".encode()).hexdigest()[:16]
 
     def __getattr__(self, name: str) -> Any:
-        if name == "dataset":  # not there yet while a copy is being made
+        if name == "dataset":  # not set yet while copy or pickle make an instance
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
 
-def drawn(home: Path, progress: Progress) -> Path:
-    """The folder of the demo birds; they are drawn where they are not there yet."""
+def synthetic_folder(home: Path, progress: Progress) -> Path:
+    """Return the folder of the synthetic birds, which are drawn if they are missing."""
     root = home / "data" / f"demo-{synthetic.VERSION}"
     # Locked: of two first runs at once, one draws and the other waits for it.
     with WorkDir(home / "data" / ".demo").claim():

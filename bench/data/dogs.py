@@ -6,29 +6,29 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from bench.contract import Record
-from bench.data.base import Box, Figures, Names, Tree, absent, corners
-from bench.data.faults import Fault, Faults, fault
-from bench.data.matlab import column, whole
+from bench.data.base import AnnotatedDataset, Box, CheckedNames, PublishedCounts, box_of_corners, missing_keys
+from bench.data.matlab import column, whole_number
+from bench.data.reader_reports import Fault, Faults, fault
 
 _NESTED = {"Images": "images", "Annotation": "annotations"}
 
 
-class Dogs(Tree):
-    """Dog breeds: ``Images``, the lists ``train_list.mat`` and ``test_list.mat``, and boxes where ``Annotation`` is.
+class Dogs(AnnotatedDataset):
+    """Dog breeds: ``Images``, ``train_list.mat``, ``test_list.mat`` and, for boxes, ``Annotation``.
 
     An image with several dogs has the box around them all.
 
     Args:
-        root: the folder with ``Images``; the lists lie in it or in ``lists`` inside it.
-        cache: as in :class:`bench.data.base.Tree`.
-        faults: where they are collected instead of raised.
+        root: the folder with ``Images``; the lists are in it or in its folder ``lists``.
+        cache: as in :class:`bench.data.base.AnnotatedDataset`.
+        faults: collects the problems instead of raising the first.
 
     Raises:
-        RequestError: one line with the file, the entry and what is wrong there.
+        RequestError: naming the file, the entry and the problem.
     """
 
     markers = ("train_list.mat", "lists/train_list.mat")
-    official = Figures(classes=120, train=12000, test=8580)
+    official = PublishedCounts(classes=120, train=12000, test=8580)
 
     def __init__(self, root: Path, cache: Path | None = None, faults: Faults | None = None) -> None:
         faults = faults or Faults()
@@ -43,7 +43,7 @@ class Dogs(Tree):
         names = {split: _names(file, images, breeds, faults) for split, file in files.items()}
         unused = sorted(set(range(1, max(breeds, default=0) + 1)) - set(breeds))
         if unused:
-            faults.tell(fault(files["train"], None, f"class {unused[0]} has no image in either list"))
+            faults.report(fault(files["train"], None, f"class {unused[0]} has no image in either list"))
         self.classes = [breeds[label] for label in sorted(breeds)]
         splits: dict[str, list[Record]] = {"train": [], "test": []}
         annotations = []
@@ -55,7 +55,7 @@ class Dogs(Tree):
                 try:
                     box = _box(annotation) if annotated else None
                 except Fault as error:
-                    faults.tell(error, "annotation")
+                    faults.report(error, "annotation")
                 splits[split].append(Record(name, images / name, label - 1, box))
         super().__init__(root, cache, splits, [*files.values(), *(annotations if annotated else [])])
 
@@ -65,8 +65,8 @@ def _first(usual: Path, nested: Path) -> Path:
 
 
 def _names(file: Path, folder: Path, breeds: dict[int, str], faults: Faults) -> list[tuple[str, int]]:
-    """Image names and labels from 1 of one list; ``breeds`` learns the folder of each label."""
-    names = Names(file)
+    """Return image names and labels (from 1) of one list, and add the folder of each label to ``breeds``."""
+    names = CheckedNames(file)
     rows: dict[str, tuple[str, int]] = {}
     with faults:
         listed, labels = column(file, "file_list"), column(file, "labels")
@@ -76,19 +76,19 @@ def _names(file: Path, folder: Path, breeds: dict[int, str], faults: Faults) -> 
             place = f"entry {number}"
             with faults:
                 name = names.check(str(text), place)
-                label = whole(file, place, given, "class", 10**6)
+                label = whole_number(file, place, given, "class", 10**6)
                 breed = Path(name).parent.as_posix()
                 if breeds.setdefault(label, breed) != breed:
                     raise fault(file, place, f"class {label} is {breed!r} here and {breeds[label]!r} before")
                 rows[place] = (name, label)
-    missing = absent({place: folder / name for place, (name, _) in rows.items()}, faults)
+    missing = missing_keys({place: folder / name for place, (name, _) in rows.items()}, faults)
     faults.missing(missing, lambda place, more: fault(file, place, f"{folder / rows[place][0]} is not on disk{more}"))
     lost = set(missing)
     return [row for place, row in rows.items() if place not in lost]
 
 
 def _box(file: Path) -> Box:
-    """The box around all dogs of an annotation."""
+    """Return the box around all dogs of an annotation."""
     try:
         text = file.read_bytes()
         if b"<!" in text:
@@ -104,4 +104,4 @@ def _box(file: Path) -> Box:
     if not boxes:
         raise fault(file, None, "has no box")
     left, top, right, bottom = zip(*boxes, strict=True)
-    return corners(file, "", min(left), min(top), max(right), max(bottom))
+    return box_of_corners(file, "", min(left), min(top), max(right), max(bottom))

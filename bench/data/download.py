@@ -1,4 +1,4 @@
-"""Downloads of data sets: resumed where they stopped, checked, and unpacked without following what an archive says."""
+"""Downloads of data sets: resumed, checked, and unpacked without links or paths that leave the folder."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ _CHUNK = 2**20
 
 
 class FetchError(BenchError):
-    """A download or an archive that cannot be used; the message says what to do."""
+    """Error of a download or an archive that cannot be used."""
 
 
 class Archive(Settings):
-    """A tar file to download.
+    """Tar file to download.
 
     Attributes:
         url: its official address.
         md5: of the whole file, in hex.
         into: folder to unpack into, in the folder that holds the data sets.
-        members: what is taken from the top of the archive; where all of it is there already nothing is downloaded.
+        members: files and folders at the top of the archive to unpack; if all exist already nothing is downloaded.
     """
 
     url: str
@@ -53,11 +53,11 @@ class Archive(Settings):
 
 
 class Source(Settings):
-    """Where a data set comes from.
+    """Source of a data set.
 
     Attributes:
-        archives: to download, in order.
-        by_hand: what to do where there is no official download any more.
+        archives: archives to download, in order.
+        by_hand: advice for a data set without an official download.
     """
 
     archives: tuple[Archive, ...] = ()
@@ -65,34 +65,34 @@ class Source(Settings):
 
     @property
     def way(self) -> str:
-        """How to get it, in a line; ``{name}`` stands for the data set's."""
+        """Return in one line how to get the data set; ``{name}`` is a placeholder for its name."""
         return "python -m bench data fetch {name}" if self.archives else self.by_hand.replace("{", "{{")
 
 
 def fetch(source: Source, base: Path, progress: Progress) -> list[Path]:
-    """Download and unpack what is not there yet.
+    """Download and unpack the missing files of a data set.
 
-    An interrupted download goes on where it stopped; what is unpacked appears under its name when it is whole.
+    An interrupted download resumes; unpacked files appear under their names when they are whole.
 
     Args:
-        source: what to download.
+        source: archives of the data set.
         base: the folder that holds the data sets.
-        progress: is told about megabytes and files.
+        progress: counts megabytes and files.
 
     Returns:
-        The folders and files that are there now.
+        The folders and files, new or there before.
 
     Raises:
-        RequestError: where there is nothing that can be downloaded.
-        FetchError: saying what went wrong and what to do.
+        RequestError: if nothing can be downloaded.
+        FetchError: naming the problem and its cure.
     """
     if not source.archives:
         raise RequestError(source.by_hand or "there is nothing to download for this data set")
-    found = []
+    files = []
     for archive in source.archives:
         folder = base / archive.into
         targets = [folder / name for name in archive.members]
-        found += targets
+        files += targets
         if all(target.exists() for target in targets):
             progress.note(f"{', '.join(archive.members)}: there already")
             continue
@@ -104,15 +104,15 @@ def fetch(source: Source, base: Path, progress: Progress) -> list[Path]:
             file.unlink()
         except OSError as error:
             raise _on_disk(error, base) from error
-    return found
+    return files
 
 
 def download(url: str, md5: str, file: Path, progress: Progress) -> None:
-    """Download to ``file``, from where an earlier attempt stopped; a file that is whole already is kept.
+    """Download to ``file``, resuming an earlier attempt; a file that is whole already is kept.
 
     Raises:
-        FetchError: where the server does not answer, the connection is cut again and again, or the content is wrong.
-        OSError: where it cannot be written.
+        FetchError: if the server does not answer, the connection is cut repeatedly, or the content is wrong.
+        OSError: if the file cannot be written.
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise FetchError(f"{url}: only http and https addresses can be fetched")
@@ -130,7 +130,7 @@ def download(url: str, md5: str, file: Path, progress: Progress) -> None:
             reason = " ".join(str(error.reason).split())
             raise FetchError(f"{url}: the server answers {error.code} {reason}; download it by hand") from error
         except (URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
-            # An attempt that brought nothing counts; one that got further may be followed by as many as it takes.
+            # Only attempts that brought nothing count; one that got further may be followed by any number.
             barren = 0 if part.exists() and part.stat().st_size > before else barren + 1
             if barren == ATTEMPTS:
                 reason = getattr(error, "reason", error)
@@ -138,28 +138,28 @@ def download(url: str, md5: str, file: Path, progress: Progress) -> None:
             progress.note(f"{file.name}: connection cut, going on")
         except ValueError as error:  # an address that the server redirects to, or a header, is none
             raise FetchError(f"{url}: the server's answer makes no sense ({error}); download it by hand") from error
-    found = _md5(part)
-    if found != md5:
+    content = _md5(part)
+    if content != md5:
         part.unlink()
-        raise FetchError(f"{url}: wrong content (md5 {found}, expected {md5}); it was deleted, call `fetch` again")
+        raise FetchError(f"{url}: wrong content (md5 {content}, expected {md5}); it was deleted, call `fetch` again")
     part.replace(file)
 
 
 def _received(url: str, part: Path, start: int) -> Iterator[None]:
-    """Append what the server sends after the first ``start`` bytes; gives one item for each MiB."""
+    """Append the server's data after the first ``start`` bytes; yields once for each MiB."""
     request = Request(url, headers={"Range": f"bytes={start}-", "User-Agent": "partbench"} if start else {})
     try:
         response = _opener().open(request, timeout=TIMEOUT)
     except HTTPError as error:
-        if error.code == 416 and start:  # nothing is left to send: the checksum will tell whether that is so
+        if error.code == 416 and start:  # nothing is left to send; the checksum verifies it
             return
         raise
     with response:
         if start:
             sent = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
             start = start if response.status == 206 and sent and int(sent[1]) == start else 0
-        said = response.headers.get("Content-Length", "")
-        expected = int(said) if said.isdecimal() else 0  # one that is no number says nothing: the checksum tells
+        length = response.headers.get("Content-Length", "")
+        expected = int(length) if length.isdecimal() else 0  # another value is ignored: the checksum decides
         received = 0
         with part.open("ab" if start else "wb") as stream:
             while chunk := response.read(_CHUNK):
@@ -171,7 +171,7 @@ def _received(url: str, part: Path, start: int) -> Iterator[None]:
 
 
 def _opener() -> OpenerDirector:
-    """Follows redirects to http and https alone: ``urlopen`` also follows those to ftp."""
+    """Build an opener that follows redirects to http and https alone: ``urlopen`` also follows those to ftp."""
     opener = OpenerDirector()
     for handler in (
         ProxyHandler,
@@ -190,7 +190,7 @@ def unpack(file: Path, folder: Path, members: tuple[str, ...], progress: Progres
 
     Raises:
         FetchError: for a damaged archive, and for one that holds links, devices or paths that leave the folder.
-        OSError: where there is no room.
+        OSError: if the disk is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(".unpacking-*"):
@@ -218,7 +218,7 @@ def unpack(file: Path, folder: Path, members: tuple[str, ...], progress: Progres
 
 
 def _checked(entry: tarfile.TarInfo, file: Path) -> str:
-    """The entry's name without a leading ``./``, if it may be unpacked."""
+    """Return the entry's name without a leading ``./``, if it may be unpacked."""
     name = entry.name.removeprefix("./")
     if not (entry.isfile() or entry.isdir()):
         raise FetchError(f"{file}: {entry.name!r} is no plain file or folder; nothing was unpacked")

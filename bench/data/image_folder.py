@@ -1,4 +1,4 @@
-"""Anyone's images, one folder for each class, with boxes and key-points from a table where there is one."""
+"""Image folders of users: one folder for each class, with boxes and key-points from an optional table."""
 
 from __future__ import annotations
 
@@ -7,32 +7,31 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bench.contract import Record, RequestError
-from bench.data.annotation_table import Table
-from bench.data.base import Tree
+from bench.data.annotation_table import AnnotationTable
+from bench.data.base import AnnotatedDataset
 from bench.data.class_folders import read
-from bench.data.faults import Faults
-from bench.data.left_out import LeftOut
+from bench.data.reader_reports import Faults, LeftOut
 
 TABLE = "annotations.csv"
 Classes = Mapping[str, list[Path]]
 
 
-class Folder(Tree):
-    """``root/train/CLASS/*.jpg`` and ``root/test/CLASS/*.jpg``, or ``root/CLASS/*.jpg``, divided here.
+class ImageFolder(AnnotatedDataset):
+    """Images in ``root/{train,test}/CLASS/*.jpg``, or in ``root/CLASS/*.jpg``, which is divided by the reader.
 
-    What is a split, a class and an image, and what is left out, is decided by :mod:`bench.data.class_folders`; class
+    :mod:`bench.data.class_folders` decides which folders are splits and classes and which files are images; class
     folders without any image are left out too. ``root/annotations.csv`` may hold a line for each image: see
-    :class:`bench.data.annotation_table.Table`.
+    :class:`bench.data.annotation_table.AnnotationTable`.
 
     Args:
         root: the folder.
-        cache: as in :class:`bench.data.base.Tree`.
-        test_share: of each class, where the folder has no ``test``.
-        seed: of that division. Most images stay in their split when others come or go.
-        faults: where they are collected instead of raised.
+        cache: as in :class:`bench.data.base.AnnotatedDataset`.
+        test_share: share of each class that is tested on, if the folder has no ``test``.
+        seed: seed of that division. Most images stay in their split when others are added or removed.
+        faults: collects the problems instead of raising the first.
 
     Raises:
-        RequestError: one line that says what is missing or wrong, and where.
+        RequestError: naming the file or folder and the problem.
     """
 
     markers = (".",)
@@ -46,7 +45,7 @@ class Folder(Tree):
         faults: Faults | None = None,
     ) -> None:
         if not 0 < test_share < 1:
-            raise RequestError(f"test_share is {test_share}; it must lie between 0 and 1")
+            raise RequestError(f"test_share is {test_share}; it must be between 0 and 1")
         faults = faults or Faults()
         divided, found, left_out = _splits(root, test_share, seed, faults)
         self.classes, found = check_classes(found, root, left_out, faults, divided)
@@ -57,11 +56,11 @@ class Folder(Tree):
             ]
             for split, classes in found.items()
         }
-        # In capitals or not, and also where it is a link that leads nowhere: a table is never passed over.
+        # In any case of letters, and also if it is a broken link: a table is never silently ignored.
         file = min((path for path in root.iterdir() if path.name.lower() == TABLE), default=None)
         table = None
         if file is not None:
-            table = Table(file, [name for rows in images.values() for name, _, _ in rows], faults)
+            table = AnnotationTable(file, [name for rows in images.values() for name, _, _ in rows], faults)
             self.parts = table.parts
             self.provides = table.provides | {"image", "label"}
         annotations = {} if table is None else table.rows
@@ -75,7 +74,7 @@ class Folder(Tree):
 
     @classmethod
     def recognises(cls, root: Path) -> bool:
-        """Whether there are class folders with images, as the reader wants them; any folder has the marker."""
+        """Return whether there are class folders with images; any folder has the marker."""
         try:
             _, found, left_out = _splits(root, 0.5, 0, Faults())
             check_classes(found, root, left_out, Faults())
@@ -92,10 +91,9 @@ def check_classes(
     Args:
         found: the images of ``train`` and ``test`` by class.
         root: the folder, for messages.
-        left_out: learns which class folders have no image in any split.
-        faults: where classes without images in one of the splits are told. Where faults are collected, the classes of
-            both splits are returned.
-        divided: whether the folder came divided; what cannot be divided has been told.
+        left_out: counts the class folders without an image in any split.
+        faults: collects classes without images in one of the splits; then the classes of both splits are returned.
+        divided: whether the folder came divided; otherwise classes that cannot be divided are reported already.
 
     Raises:
         RequestError: naming a class without images in one of the splits.
@@ -112,22 +110,22 @@ def check_classes(
         )
     for split, other in (("train", "test"), ("test", "train")):
         for name in sorted(full[other].keys() - full[split].keys()) if divided else ():
-            faults.tell(RequestError(f"{root}: class {name!r} has {other} images and no {split} image"))
+            faults.report(RequestError(f"{root}: class {name!r} has {other} images and no {split} image"))
     return list({**full["train"], **full["test"]}), full
 
 
 def _splits(
     root: Path, test_share: float, seed: int, faults: Faults
 ) -> tuple[bool, dict[str, dict[str, list[Path]]], LeftOut]:
-    """Whether the folder comes divided, the images of each split by class, and what was left out."""
-    found = read(root)
-    if "test" in found.splits:
-        return True, {split: dict(classes) for split, classes in found.splits.items()}, found.left_out
-    return False, _divide(found.splits["train"], root, test_share, seed, faults), found.left_out
+    """Return whether the folder comes divided, the images of each split by class, and the files left out."""
+    content = read(root)
+    if "test" in content.splits:
+        return True, {split: dict(classes) for split, classes in content.splits.items()}, content.left_out
+    return False, _divide(content.splits["train"], root, test_share, seed, faults), content.left_out
 
 
 def _divide(found: Classes, root: Path, share: float, seed: int, faults: Faults) -> dict[str, dict[str, list[Path]]]:
-    """A stratified split: of each class the images whose hashes come first are test images, at least one."""
+    """Split by class: the images whose hashes come first are test images, at least one."""
     splits: dict[str, dict[str, list[Path]]] = {"train": {}, "test": {}}
 
     def rank(path: Path) -> bytes:
@@ -136,7 +134,7 @@ def _divide(found: Classes, root: Path, share: float, seed: int, faults: Faults)
 
     for name, paths in found.items():
         if len(paths) == 1:
-            faults.tell(RequestError(f"{root / name} has one image; a class needs at least two to be divided"))
+            faults.report(RequestError(f"{root / name} has one image; a class needs at least two to be divided"))
         ranked = sorted(paths, key=rank)
         count = min(max(round(share * len(paths)), 1), max(len(paths) - 1, 0))
         splits["test"][name], splits["train"][name] = sorted(ranked[:count]), sorted(ranked[count:])

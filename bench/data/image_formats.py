@@ -1,11 +1,11 @@
-"""File formats told by the bytes that they begin with, whatever the file is called."""
+"""File formats by their first bytes, independent of the file's name."""
 
 from __future__ import annotations
 
 import re
 
 HEAD = 512
-"""So many bytes of a file are enough for :func:`format_of` and :func:`described`."""
+"""Number of bytes of a file that :func:`format_of` and :func:`describe` need."""
 
 _PREFIXES = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -30,7 +30,7 @@ _OTHERS = (
     (40, b" EMF", "a Windows metafile"),
     (0, b"\xd0\xcf\x11\xe0", "an OLE file (FlashPix, Thumbs.db)"),
     (4, b"Bud1", "a .DS_Store of macOS"),
-    (0, b"\0\x05\x16\x07", "an AppleDouble file (what macOS keeps beside another)"),
+    (0, b"\0\x05\x16\x07", "an AppleDouble file (metadata of macOS for another file)"),
     (0, b"8BPS", "Photoshop"),
     (0, b"gimp xcf", "GIMP XCF"),
     (0, b"\xff\x0a", "JPEG XL"),
@@ -52,10 +52,10 @@ _OTHERS = (
 
 
 def format_of(head: bytes) -> str | None:
-    """Return the PIL name of the raster format that a file begins as, or ``None``.
+    """Return the PIL name of the raster format that a file's first bytes show, or ``None``.
 
     Args:
-        head: the first :data:`HEAD` bytes of the file, fewer where it ends before.
+        head: the first :data:`HEAD` bytes of the file, fewer if it is shorter.
     """
     for prefix, name in _PREFIXES:
         if head.startswith(prefix):
@@ -71,8 +71,8 @@ def format_of(head: bytes) -> str | None:
     return "TGA" if _is_tga(head) else None
 
 
-def described(head: bytes) -> str:
-    """Say what a file is that is no image of :func:`format_of`, to go into a sentence."""
+def describe(head: bytes) -> str:
+    """Describe a file that is no image of :func:`format_of`, for use in a sentence."""
     if not head:
         return "empty"
     for at, mark, name in _OTHERS:
@@ -95,7 +95,7 @@ def described(head: bytes) -> str:
 
 
 def _brands(head: bytes) -> list[bytes]:
-    """The brands of an ISO media file (ISO/IEC 14496-12, the box `ftyp`), its own first; none of any other file."""
+    """Return the brands of an ISO media file (ISO/IEC 14496-12, box `ftyp`), its major brand first."""
     if head[4:8] != b"ftyp":
         return []
     end = min(int.from_bytes(head[:4], "big"), len(head))
@@ -103,7 +103,7 @@ def _brands(head: bytes) -> list[bytes]:
 
 
 def _is_tga(head: bytes) -> bool:
-    """Whether all fields of a Targa header agree: the format has no number of its own at the beginning."""
+    """Return whether all fields of a Targa header agree: the format has no magic number at the beginning."""
     if len(head) < 18:
         return False
     mapped, kind, depth = head[1], head[2], head[16]

@@ -1,4 +1,4 @@
-"""Image files that end early and are yet taken by their decoders, which fill up what is missing."""
+"""Detection of image files that end early although their decoders accept them and fill up the missing pixels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def refuse_gaps(image: Image.Image) -> None:
     """Refuse an image, not yet loaded, whose strips or tiles do not cover it (uncompressed TIFF).
 
     Raises:
-        ValueError: saying how much is there.
+        ValueError: naming the number of stored pixels.
     """
     if image.format != "TIFF":
         return
@@ -35,14 +35,14 @@ def refuse_gaps(image: Image.Image) -> None:
 
 
 def refuse_early_end(name: str, image: Image.Image, file: BinaryIO) -> None:
-    """Refuse a loaded image whose file holds less than its header says.
+    """Refuse a loaded image whose file holds fewer pixels than its header declares.
 
-    PIL itself refuses a file that was merely cut. What it takes are a PNG whose compressed stream ends properly, but
+    PIL itself refuses a file that was merely cut. It accepts a PNG whose compressed stream ends properly, but
     before the last row (the rest stays black), or that has no end; a JPEG with an end-of-image marker before the last
     row (grey); JPEG 2000 without some of its tiles (black).
 
     Raises:
-        ValueError: saying how much is there.
+        ValueError: naming the amount of stored data.
     """
     if name == "PNG":
         _png(_all(file))
@@ -53,7 +53,7 @@ def refuse_early_end(name: str, image: Image.Image, file: BinaryIO) -> None:
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Name and content of each chunk of a PNG, as far as they are there."""
+    """Yield name and content of each chunk of a PNG, up to its end."""
     at = 8
     while at + 8 <= len(data):
         length, name = struct.unpack(">I4s", data[at : at + 8])
@@ -67,7 +67,7 @@ def _all(file: BinaryIO) -> bytes:
 
 
 def _png(data: bytes) -> None:
-    """Count what the stream inflates to (PNG specification, sections 7.2 and 8: a filter byte begins each row)."""
+    """Check the length of the inflated stream (PNG specification, 7.2 and 8: a filter byte begins each row)."""
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
     wanted = 0
     for left, top, across, down in _ADAM7 if interlaced else ((0, 0, 1, 1),):
@@ -89,32 +89,32 @@ def _png(data: bytes) -> None:
 
 
 def _jpeg(image: Image.Image, file: BinaryIO) -> None:
-    """See whether the last block depends on what follows the scans.
+    """Check whether the last block depends on bytes that are appended to the scans.
 
-    Decoders fill what is missing with the mid-grey of coefficients that are all zero. Where the last pixel has it, more
-    bytes are put behind each scan: an image that was complete stays the same, another one goes on with them.
+    Decoders fill missing blocks with the mid-grey of zero coefficients. If the last pixel has it, more bytes are
+    appended to each scan: a complete image stays the same, a truncated one changes.
     """
     last = image.getpixel((image.width - 1, image.height - 1))
     if not {127, 128}.issuperset(last if isinstance(last, tuple) else (last,)):
         return
     pieces = (random.Random(number).randbytes(2**12).replace(b"\xff", b"") for number in range(17))
-    restarts = (bytes([0xFF, 0xD0 + number % 8]) for number in range(17))  # whichever a decoder waits for
+    restarts = (bytes([0xFF, 0xD0 + number % 8]) for number in range(17))  # any marker that a decoder may wait for
     more = b"".join(piece + restart for piece, restart in zip(pieces, restarts, strict=True))
     data, longer, at, marker = _all(file), [], 0, 0xD8
     while marker != 0xD9:
         begin = at + 2 + (0 if marker == 0xD8 else int.from_bytes(data[at + 2 : at + 4], "big"))
-        found = _JPEG_MARKER.search(data, begin)
-        if found is None:
+        match = _JPEG_MARKER.search(data, begin)
+        if match is None:
             return
-        longer += [data[at : found.start()], more if marker == 0xDA else b""]
-        at, marker = found.start(), data[found.start() + 1]
+        longer += [data[at : match.start()], more if marker == 0xDA else b""]
+        at, marker = match.start(), data[match.start() + 1]
     with Image.open(io.BytesIO(b"".join([*longer, b"\xff\xd9"])), formats=("JPEG",)) as other:
         if not np.array_equal(np.asarray(image), np.asarray(other)):
             raise ValueError("its pixels end early: an end-of-image marker comes before the last row")
 
 
 def _jpeg2000(data: bytes) -> None:
-    """Count the tiles that have a tile-part (ISO/IEC 15444-1, A.4.2 SOT and A.5.1 SIZ)."""
+    """Check the number of tiles that have a tile-part (ISO/IEC 15444-1, A.4.2 SOT and A.5.1 SIZ)."""
     at = data.find(b"\xff\x4f\xff\x51")
     _, right, bottom, _, _, wide, high, left, top = struct.unpack(">H8I", data[at + 6 : at + 40])
     wanted = -((left - right) // wide) * -((top - bottom) // high)

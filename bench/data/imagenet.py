@@ -5,38 +5,37 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.contract import Record, RequestError
-from bench.data.base import Figures, Tree
+from bench.data.base import AnnotatedDataset, PublishedCounts
 from bench.data.class_folders import classes_in
-from bench.data.faults import Faults, fault
 from bench.data.image_folder import check_classes
-from bench.data.left_out import LeftOut
-from bench.data.matlab import entries, whole
+from bench.data.matlab import entries, whole_number
+from bench.data.reader_reports import Faults, LeftOut, fault
 
 _DEVKIT = Path("ILSVRC2012_devkit_t12") / "data"
 
 
-class ImageNet(Tree):
-    """``train/WNID/*`` and ``val/WNID/*``, or all of ``val`` in one folder beside ``ILSVRC2012_devkit_t12``.
+class ImageNet(AnnotatedDataset):
+    """ImageNet in ``train/WNID/*`` and ``val/WNID/*``, or with a flat ``val`` beside ``ILSVRC2012_devkit_t12``.
 
     Class indices are those of torchvision's weights: the WordNet ids in alphabetical order.
 
     Args:
         root: the folder with ``train`` and ``val``.
-        cache: as in :class:`bench.data.base.Tree`.
-        faults: where they are collected instead of raised.
+        cache: as in :class:`bench.data.base.AnnotatedDataset`.
+        faults: collects the problems instead of raising the first.
 
     Raises:
-        RequestError: one line that says what is missing or wrong, and where.
+        RequestError: naming the file or folder and the problem.
     """
 
-    markers = ("val",)  # folders of one's own have train too
-    official = Figures(classes=1000, train=1_281_167, test=50_000)
+    markers = ("val",)  # image folders of users have train too
+    official = PublishedCounts(classes=1000, train=1_281_167, test=50_000)
 
     def __init__(self, root: Path, cache: Path | None = None, faults: Faults | None = None) -> None:
         faults, left_out, files = faults or Faults(), LeftOut(root), []
         validation = classes_in(root / "val", left_out)
         if not any(validation.values()):
-            left_out = LeftOut(root)  # its images lie right in it
+            left_out = LeftOut(root)  # its images are directly in it
             files = [root / _DEVKIT / "meta.mat", root / _DEVKIT / "ILSVRC2012_validation_ground_truth.txt"]
             validation = _by_devkit(root / "val", *files, faults)
         found = {"train": classes_in(root / "train", left_out), "test": validation}
@@ -55,12 +54,12 @@ class ImageNet(Tree):
 
 
 def _by_devkit(folder: Path, meta: Path, truth: Path, faults: Faults) -> dict[str, list[Path]]:
-    """The validation images of each class: line n of the ground truth belongs to the n-th name."""
+    """Return the validation images of each class: line n of the ground truth belongs to the n-th name."""
     if not truth.is_file():
         raise RequestError(f"{folder} has no class folders, and {truth} is missing; unpack the devkit beside it")
     wnids = {}
     for place, (number, wnid) in entries(meta, "synsets", ("ILSVRC2012_ID", "WNID")):
-        wnids[whole(meta, place, number, "ILSVRC2012_ID", 10**5)] = str(wnid)
+        wnids[whole_number(meta, place, number, "ILSVRC2012_ID", 10**5)] = str(wnid)
     images = sorted(
         path for path in folder.iterdir() if path.suffix.lower() in (".jpeg", ".jpg") and path.name[0] != "."
     )

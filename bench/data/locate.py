@@ -1,4 +1,4 @@
-"""Where a data set lies on this machine."""
+"""Search for the folder of a data set on this machine."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from bench.core.yaml12 import parse
 
 VARIABLE = "BENCH_DATA"
 _MOST = 3
-"""Folders that are named where several would do."""
+"""Most folders that a message names."""
 _DRAWN = re.compile(r"demo-\d+")
-"""The demo birds, which the project draws in the tree of CUB; nobody who asks for CUB means them."""
+"""Synthetic birds, which are drawn in the layout of CUB; nobody who asks for CUB means them."""
 
 
 def base(data_root: Path | None, home: Path) -> tuple[Path, str]:
-    """The one place where data sets are looked for, and what named it.
+    """Return the folder in which data sets are looked for, and the setting that named it.
 
     The first of these that is given: ``data_root``, the environment's ``BENCH_DATA``, ``home/data``.
     """
@@ -34,21 +34,21 @@ def base(data_root: Path | None, home: Path) -> tuple[Path, str]:
 def locate(
     folder: str, data_root: Path | None, home: Path, markers: Sequence[str] = (), dataset: str | None = None
 ) -> Path:
-    """The tree of a data set.
+    """Return the folder of a data set.
 
-    The place of :func:`base` either holds ``folder`` or is such a tree itself. Where ``folder`` is no such tree but
-    holds exactly one, as archives unpacked twice over leave it, it is that one.
+    The folder of :func:`base` either holds ``folder`` or is the data set itself. If ``folder`` is no data set but holds
+    exactly one, as archives unpacked into a folder leave it, it is that one.
 
     Args:
         folder: the data set's usual folder name, for example ``CUB_200_2011``.
-        data_root: what the user passed as ``--data-root``.
-        home: the harness's own folder (``BENCH_HOME``).
-        markers: files or folders inside, of which any one tells such a tree from others, for example
-            ``images.txt``; without them a tree is recognised by its name.
-        dataset: what ``--set`` calls it, to say how to name a tree that lies there under another name.
+        data_root: value of ``--data-root``.
+        home: folder of caches (``BENCH_HOME``).
+        markers: files or folders, any one of which identifies the data set, for example ``images.txt``; without
+            them it is recognised by its name.
+        dataset: its name in ``--set``, for advice on a folder with another name.
 
     Raises:
-        RequestError: where it is not there: one line with where was looked and what to pass.
+        RequestError: if it is missing, naming the searched folder and the option to pass.
     """
     place, source = base(data_root, home)
     for tree, fits in ((place / folder, True), (place, bool(markers) or place.name == folder)):
@@ -67,23 +67,23 @@ def locate(
         raise RequestError(f"{name} not found: {place} ({source}) {problem}; {advice(dataset, others)}")
     raise RequestError(
         f"{name} not found: {place} ({source}) {problem}; pass --data-root DIR, the folder that holds {name}, "
-        "or that tree itself; `python -m bench data list` says how to get it"
+        "or that tree itself; `python -m bench data list` prints how to get it"
     )
 
 
 def nearby(place: Path, markers: Sequence[str]) -> list[str]:
-    """Names of the folders right inside ``place`` that have one of the markers; none where every folder has it."""
-    telling = [marker for marker in markers if marker != "."]
+    """Return the names of the folders in ``place`` that have one of the markers (other than ``.``, which all have)."""
+    specific = [marker for marker in markers if marker != "."]
     try:
         inside = sorted(path for path in place.iterdir() if not path.name.startswith("."))
     except OSError:
         return []
     candidates = [path for path in inside if not _DRAWN.fullmatch(path.name)]
-    return [path.name for path in candidates if any(_exists(path / marker) for marker in telling)]
+    return [path.name for path in candidates if any(_exists(path / marker) for marker in specific)]
 
 
 def advice(dataset: str, folders: Sequence[str]) -> str:
-    """What to write, so that a data set is read from one of these folders of the data root."""
+    """Return the ``--set`` option by which a data set is read from one of these folders of the data root."""
     shown = list(folders[:_MOST])
     names = [*shown, *([f"{len(folders) - _MOST} more"] if len(folders) > _MOST else [])]
     listed = " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
@@ -99,7 +99,7 @@ def _exists(path: Path) -> bool:
 
 
 def _written(folder: str) -> str:
-    """Return the name as ``--set`` reads it: 2011 alone would be a number, a comma would separate two values."""
+    """Quote a folder name for ``--set``: 2011 alone would be a number, a comma would separate two values."""
     try:
         plain = not set(",#") & set(folder) and parse(folder, "folder") == folder
     except RequestError:

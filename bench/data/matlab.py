@@ -9,23 +9,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.faults import fault, gone
+from bench.data.reader_reports import fault, gone
 
 
 def column(file: Path, variable: str) -> NDArray[Any]:
-    """A variable of the file as a row of values.
+    """Return a variable of the file as a row of values.
 
     Raises:
-        RequestError: where the file is missing, is no MATLAB file, or has no such variable.
+        RequestError: if the file is missing, is no MATLAB file, or has no such variable.
     """
     from scipy.io import loadmat  # half a second
 
     try:
-        # Opened here: the reader reports a missing file as something else.
+        # Opened before: loadmat reports a missing file as another error.
         with file.open("rb") as stream:
             content = loadmat(stream, squeeze_me=True, chars_as_strings=True, variable_names=[variable])
     except FileNotFoundError:
-        raise gone(file, "the folder passed must be the data set's whole tree") from None
+        raise gone(file, "the folder passed must be the data set's whole folder") from None
     except Exception as error:  # broken bytes lead the reader into any error
         raise fault(file, None, f"cannot be read as a MATLAB file ({type(error).__name__}: {error})") from error
     if variable not in content:
@@ -34,10 +34,10 @@ def column(file: Path, variable: str) -> NDArray[Any]:
 
 
 def entries(file: Path, variable: str, fields: tuple[str, ...]) -> Iterator[tuple[str, list[Any]]]:
-    """The entries of a table: where each stands, and the values of the fields.
+    """Yield the name of each entry of a table, and the values of the fields.
 
     Raises:
-        RequestError: where a field is missing.
+        RequestError: if a field is missing.
     """
     table = column(file, variable)
     missing = [name for name in fields if name not in (table.dtype.names or ())]
@@ -47,8 +47,8 @@ def entries(file: Path, variable: str, fields: tuple[str, ...]) -> Iterator[tupl
         yield f"entry {number}", [row[name] for name in fields]
 
 
-def whole(file: Path, place: str, value: Any, what: str, most: int) -> int:
-    """A whole number from 1 to ``most``.
+def whole_number(file: Path, place: str, value: Any, what: str, most: int) -> int:
+    """Return a whole number from 1 to ``most``.
 
     Raises:
         RequestError: for anything else.

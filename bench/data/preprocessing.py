@@ -1,4 +1,4 @@
-"""From a stored image and its annotations to what the network sees, to the pixel."""
+"""Preprocessing of images and their annotations for the network, exact to the pixel."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """One image ready for the network, with its annotations in pixels of that image.
+class PreparedImage:
+    """Preprocessed image with its annotations in pixels of that image.
 
     Attributes:
         image: uint8 ``(3, size, size)``, RGB.
-        keypoints: float64 ``(parts, 2)`` as ``(row, column)``; zeros where not visible.
+        keypoints: float64 ``(parts, 2)`` as ``(row, column)``; zeros for a part that is not visible.
         visible: bool ``(parts,)``.
-        box: float64 ``(4,)`` as ``(top, left, bottom, right)``, pixel edges; NaN where the record has none.
+        box: float64 ``(4,)`` as ``(top, left, bottom, right)``, pixel edges; NaN if the record has none.
     """
 
     image: NDArray[np.uint8]
@@ -44,28 +44,28 @@ class Prepared:
     box: NDArray[np.float64]
 
 
-class Protocol(Settings):
-    """How images are cropped and resized, and how coordinates follow.
+class Preprocessing(Settings):
+    """Protocol of an image: crop and size, and the matching change of its coordinates.
 
     The defaults are the data path of the consistency and stability scores (Huang et al. 2023): RGB, cut to the box,
     squashed to a square with PIL's antialiased bilinear filter, coordinates truncated to integers before and after
-    scaling. One step of theirs is left out: they store the crops as JPEG once more. As in theirs, a camera's
-    orientation tag is ignored, since the annotations are in pixels as stored.
+    scaling. One step of theirs is left out: they store the crops as JPEG again. As in theirs, a camera's orientation
+    tag is ignored, since the annotations are in pixels as stored.
 
     Attributes:
-        crop: ``bbox`` cuts to the record's box, its numbers truncated to integers; ``full`` keeps the whole image.
+        crop: ``bbox`` crops to the record's box, its numbers truncated to integers; ``full`` keeps the whole image.
         size: side of the square result in pixels.
         coordinates: ``truncated`` as published: pixel indices, truncated before and after scaling; ``exact``:
             real numbers on pixel edges, from 0 to ``size``, scaled without any rounding.
         resize: ``squash`` gives up the aspect ratio; ``resize-centre-crop`` brings the shorter side to 8/7 of ``size``
             (256 for 224) and cuts the middle, as torchvision does.
         interpolation: ``bilinear`` or ``bicubic``.
-        antialias: whether the filter widens where the image shrinks, as PIL's does.
-        order: of the product and the division where a truncated key-point is scaled: ``ratio`` divides first, as the
+        antialias: whether the filter widens when the image shrinks, as PIL's does.
+        order: order of product and division in the scaling of a truncated key-point: ``ratio`` divides first, as the
             official code does, and loses a pixel at a few positions at which the product is whole; ``product``, the
             default and the order of all earlier results, does not.
-        outside: whether a key-point outside the prepared image counts as visible: ``kept``, as published, or
-            ``hidden``, which is what a centre crop has unless told otherwise.
+        outside: whether a key-point outside the preprocessed image counts as visible: ``kept``, as published, or
+            ``hidden``, the default of a centre crop.
     """
 
     crop: Literal["bbox", "full"] = "bbox"
@@ -80,15 +80,16 @@ class Protocol(Settings):
     @model_validator(mode="before")
     @classmethod
     def _depending_defaults(cls, given: Any) -> Any:
-        """What a centre crop cuts off no network sees; a key-point outside its own box is still one of the bird."""
+        """Hide key-points outside a centre crop by default: no network sees them."""
         if not isinstance(given, Mapping):
             return given
+        # A key-point outside its box is still one of the bird, so other crops keep it.
         outside = "hidden" if given.get("resize", "squash") != "squash" else "kept"
         return {"outside": outside, **given}
 
     @model_serializer(mode="wrap")
     def _identity(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """The later settings are left out where they say what was always done: results keep their ids."""
+        """Leave out settings that are newer than stored results while they have their defaults: results keep ids."""
         late = {"resize": "squash", "interpolation": "bilinear", "antialias": True, "order": "product"}
         if self.resize == "squash":
             late["outside"] = "kept"
@@ -96,7 +97,7 @@ class Protocol(Settings):
 
     @property
     def name(self) -> str:
-        """For example ``bbox-224-truncated``: part of the name of everything that depends on it."""
+        """Return a name such as ``bbox-224-truncated``, a part of the name of every cache that depends on it."""
         others = [
             "centre" if self.resize != "squash" else "",
             self.interpolation if self.interpolation != "bilinear" else "",
@@ -106,24 +107,24 @@ class Protocol(Settings):
         ]
         return "-".join([self.crop, str(self.size), self.coordinates, *filter(None, others)])
 
-    def apply(self, record: Record) -> Prepared:
-        """Decode, crop and resize one image, and move its key-points and box along.
+    def apply(self, record: Record) -> PreparedImage:
+        """Decode, crop and resize one image, and map its key-points and box.
 
         Raises:
-            CellError: naming the file, where it cannot be decoded whole or its box holds no pixel.
+            CellError: naming the file, if it cannot be decoded whole or its box holds no pixel.
         """
         image = decode(record.path)
         x1, y1, x2, y2 = self.region(record, *image.size)
-        # The cut ends where the image ends, as an array slice would, whatever the scale in `place` is.
+        # The cut ends at the image's edge, as an array slice would, independent of the scale in `place`.
         cut = (max(x1, 0), max(y1, 0), min(x2, image.width), min(y2, image.height))
         if cut[0] >= cut[2] or cut[1] >= cut[3]:
-            raise CellError(f"{record.path}: its box {record.box} lies outside the image; correct the box")
+            raise CellError(f"{record.path}: its box {record.box} is outside the image; correct the box")
         pixels = self._resized(image.crop(cut))
         keypoints, visible, box = self.place(record, *image.size)
-        return Prepared(pixels.transpose(2, 0, 1), keypoints, visible, box)
+        return PreparedImage(pixels.transpose(2, 0, 1), keypoints, visible, box)
 
     def _resized(self, image: Image.Image) -> NDArray[np.uint8]:
-        """Pixels ``(size, size, 3)``."""
+        """Return pixels ``(size, size, 3)``."""
         (width, height), (left, top) = self._scaled(*image.size)
         if self.antialias:
             kind = Image.Resampling.BILINEAR if self.interpolation == "bilinear" else Image.Resampling.BICUBIC
@@ -135,7 +136,7 @@ class Protocol(Settings):
         return pixels[top : top + self.size, left : left + self.size]
 
     def _scaled(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Width and height that a region is resized to, and how much is then cut at its left and top."""
+        """Return width and height of the resized region, and the pixels that are then cut at its left and top."""
         if self.resize == "squash":
             return (self.size, self.size), (0, 0)
         short = round(self.size * 8 / 7)
@@ -144,12 +145,10 @@ class Protocol(Settings):
         return (wide, high), (round((wide - self.size) / 2), round((high - self.size) / 2))
 
     def region(self, record: Record, width: int, height: int) -> tuple[int, int, int, int]:
-        """What is cut from an image of that size, and its key-points are scaled by: ``(x1, y1, x2, y2)``.
-
-        As published, the scale is the whole box's also where that reaches beyond the image; else it ends there.
+        """Return the region ``(x1, y1, x2, y2)`` to which an image is cropped and by which key-points are scaled.
 
         Raises:
-            CellError: where the record has no box, or one without area once truncated to integers.
+            CellError: if the record has no box, or one without area once truncated to integers.
         """
         if self.crop == "full":
             return 0, 0, width, height
@@ -159,16 +158,17 @@ class Protocol(Settings):
         if w <= 0 or h <= 0:
             raise CellError(f"{record.path}: its box {record.box} holds no pixel; correct the box or use crop=full")
         if self.coordinates == "truncated" and self.resize == "squash":
+            # As published (Huang et al. 2023), key-points are scaled by the whole box, even if it leaves the image.
             return x, y, x + w, y + h
         return max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
 
     def place(
         self, record: Record, width: int, height: int
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
-        """Key-points ``(parts, 2)``, visibility ``(parts,)`` and box ``(4,)`` in the prepared image.
+        """Return key-points ``(parts, 2)``, visibility ``(parts,)`` and box ``(4,)`` in the preprocessed image.
 
-        Not clipped: a key-point outside the crop gets a place outside the image, and where those are ``hidden`` it
-        is not visible. ``width`` and ``height`` are those of the stored image in pixels.
+        They are not clipped: a key-point outside the crop gets coordinates outside the image and, with ``hidden``, is
+        not visible. ``width`` and ``height`` are those of the stored image in pixels.
         """
         x1, y1, x2, y2 = self.region(record, width, height)
         (wide, high), (left_cut, top_cut) = self._scaled(x2 - x1, y2 - y1)
@@ -208,17 +208,17 @@ def flipped(
     parts: Sequence[str],
     coordinates: Coordinates = "truncated",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Annotations of horizontally mirrored images: columns mirrored, left and right parts exchanged by name.
+    """Mirror annotations horizontally: columns are mirrored, left and right parts exchanged by name.
 
     A pixel index ``c`` becomes ``size - 1 - c``; edges (exact key-points, all boxes) become ``size - c``.
 
     Args:
         keypoints: ``(n, parts, 2)`` as ``(row, column)``.
-        visible: bool ``(n, parts)``; what is not visible stays zero.
+        visible: bool ``(n, parts)``; key-points that are not visible stay zero.
         boxes: ``(n, 4)`` as ``(top, left, bottom, right)``.
         size: side of the square images in pixels.
-        parts: names; one with the word ``left`` is exchanged with its ``right`` namesake where there is one.
-        coordinates: the protocol's.
+        parts: names; one with the word ``left`` is exchanged with its ``right`` namesake, if there is one.
+        coordinates: as in the protocol.
     """
     other = {"left": "right", "right": "left"}
     twins = [" ".join(other.get(word, word) for word in name.split(" ")) for name in parts]

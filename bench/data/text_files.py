@@ -18,9 +18,8 @@ def read_text(file: Path) -> str:
     """Return the content of a text file, without its byte order mark; line ends stay as they are.
 
     Raises:
-        OSError: where it cannot be read.
-        ValueError: where it is no text in one of these encodings: what was seen, and what to do. A code page of Windows
-            is not guessed: names would silently become others.
+        OSError: if it cannot be read.
+        ValueError: if it is no text in one of these encodings, with the cause and the cure.
     """
     data = file.read_bytes()
     encoding = next((encoding for mark, encoding in _MARKS if data.startswith(mark)), "")
@@ -30,9 +29,10 @@ def read_text(file: Path) -> str:
         text = data.decode(encoding or "utf-8")
     except UnicodeDecodeError as error:
         if encoding and encoding != "utf-8-sig":
-            raise ValueError(f"it begins as {encoding.upper()} and goes on as something else") from error
+            raise ValueError(f"it begins as {encoding.upper()} but continues in another encoding") from error
         number = data.count(b"\n", 0, error.start) + 1
         line = data.splitlines()[number - 1][:60].decode("cp1252", "replace")
+        # A code page of Windows is not guessed: names would silently become others.
         raise ValueError(
             f"line {number} holds the byte 0x{data[error.start]:02x}, which is not UTF-8 (in Windows' code page 1252 "
             f"the line is {line!r}): save it as UTF-8"

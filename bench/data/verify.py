@@ -1,4 +1,4 @@
-"""Whether a data set on disk is what it says it is."""
+"""Verification of a data set on disk."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ from PIL import Image
 
 from bench.contract import CellError, Dataset, Progress, Record
 from bench.core.threads import ordered_map
-from bench.data.base import Figures
+from bench.data.base import PublishedCounts
 from bench.data.cache import SPLITS
 from bench.data.decoding import decode
-from bench.data.faults import Anomaly, Faults
-from bench.data.left_out import NOTHING
+from bench.data.reader_reports import NOTHING, Anomaly, Faults
 
 
 @dataclass(frozen=True)
-class Report:
-    """What was looked at and found.
+class VerificationReport:
+    """Result of a verification.
 
     Attributes:
-        images: how many of each split.
-        classes: how many.
-        compared: what the counts were compared with.
-        anomalies: all that is wrong.
-        warnings: what may be wrong, and is used as it is.
-        refused: whether `run` refuses the data set as it is: its annotations or files do not fit together.
-        left_out: what lies in the folder and is not read: see :data:`bench.data.left_out.Record`.
+        images: number of images of each split.
+        classes: number of classes.
+        compared: reference of the counts.
+        anomalies: all problems.
+        warnings: possible problems of images that are used unchanged.
+        refused: whether `run` refuses the data set: its annotations or files do not fit together.
+        left_out: files in the folder that are not read: see :data:`bench.data.reader_reports.LeftOutRecord`.
     """
 
     images: dict[str, int]
@@ -43,23 +42,23 @@ class Report:
     left_out: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-def verify(dataset: Dataset, progress: Progress, faults: Faults | None = None) -> Report:
-    """Look at every record and every file.
+def verify(dataset: Dataset, progress: Progress, faults: Faults | None = None) -> VerificationReport:
+    """Check every record and every file of a data set.
 
-    Counts are compared with the published figures where the tree has as many classes as the whole data set, else only
-    with the tree's own lists, which its reader has done. Every image is decoded to its last row; boxes, visible
-    key-points and masks must fit it; no image of the test split may have the content of a training image.
+    Counts are compared with the published ones if the folder has as many classes as the whole data set; its lists are
+    compared with each other by its reader. Every image is decoded to its last row; boxes, visible key-points and masks
+    must fit it; no image of the test split may have the content of a training image.
 
     Args:
-        dataset: read already.
-        progress: is told about each image.
-        faults: what its reader has collected; without it, what the reader refuses does not come here.
+        dataset: the data set, already read.
+        progress: counts the images.
+        faults: problems that its reader has collected.
     """
-    told = [] if faults is None else list(faults.collected)
+    collected = [] if faults is None else list(faults.collected)
     records = {split: dataset.split(split) for split in SPLITS}
-    counts = {split: len(found) for split, found in records.items()}
-    official: Figures | None = getattr(dataset, "official", None)
-    anomalies = list(told)
+    counts = {split: len(rows) for split, rows in records.items()}
+    official: PublishedCounts | None = getattr(dataset, "official", None)
+    anomalies = list(collected)
     warnings: list[Anomaly] = []
     if official is None:
         compared = "the tree's own lists"
@@ -73,14 +72,14 @@ def verify(dataset: Dataset, progress: Progress, faults: Faults | None = None) -
             for split in SPLITS
             if counts[split] != expected[split]
         ]
-    for split, found in records.items():
-        there = Counter(record.label for record in found)
+    for split, rows in records.items():
+        present = Counter(record.label for record in rows)
         for label, name in enumerate(dataset.classes):
-            if not there[label] and not any(anomaly.kind == "class" for anomaly in told):
+            if not present[label] and not any(anomaly.kind == "class" for anomaly in collected):
                 anomalies.append(Anomaly("class", name, f"has no {split} image"))
     flat = [(split, record) for split in SPLITS for record in records[split]]
     first: dict[str, tuple[str, str]] = {}
-    looks = ordered_map(look, [record for _, record in flat])
+    looks = ordered_map(check_record, [record for _, record in flat])
     for (split, record), (content, wrong) in zip(flat, progress.track(looks, "verify", len(flat)), strict=True):
         for anomaly in wrong:
             (warnings if anomaly.kind == "range" else anomalies).append(anomaly)
@@ -88,11 +87,11 @@ def verify(dataset: Dataset, progress: Progress, faults: Faults | None = None) -
         if content and before != split:
             anomalies.append(Anomaly("leak", record.id, f"the same file is {twin} of the {before} split"))
     left_out = {reason: dict(entry) for reason, entry in getattr(dataset, "left_out", NOTHING).items()}
-    return Report(counts, len(dataset.classes), compared, anomalies, warnings, bool(told), left_out)
+    return VerificationReport(counts, len(dataset.classes), compared, anomalies, warnings, bool(collected), left_out)
 
 
-def look(record: Record) -> tuple[str, list[Anomaly]]:
-    """A hash of the file's content (empty where it cannot be read), and what is wrong with the record."""
+def check_record(record: Record) -> tuple[str, list[Anomaly]]:
+    """Return a hash of the file's content (empty if it cannot be read), and the problems of the record."""
     try:
         content = hashlib.sha256(record.path.read_bytes()).hexdigest()
         image = decode(record.path)
@@ -100,12 +99,12 @@ def look(record: Record) -> tuple[str, list[Anomaly]]:
         return "", [Anomaly("image", record.id, f"cannot be read ({error.strerror or error})")]
     except CellError as error:
         return content, [Anomaly("image", record.id, str(error).removeprefix(f"{record.path}: "))]
-    found = [*_range(record, image), *_box(record, *image.size), *_keypoints(record, *image.size)]
-    return content, [*found, *_mask(record, *image.size)]
+    problems = [*_range(record, image), *_box(record, *image.size), *_keypoints(record, *image.size)]
+    return content, [*problems, *_mask(record, *image.size)]
 
 
 def _range(record: Record, image: Image.Image) -> Iterator[Anomaly]:
-    """A picture of 16 bits a sample in which none uses the upper two: likely 10, 12 or 14 bits, stored as they are."""
+    """Yield a warning for 16-bit samples that never use the upper two bits: likely 10, 12 or 14 bits, unscaled."""
     largest = max(high for _, high in image.getextrema())
     if image.info["bits"] == 16 and largest < 64:
         dark = f"its brightest value is {largest} of 255: of 16 bits a sample the upper ones are not used"

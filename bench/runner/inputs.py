@@ -15,7 +15,7 @@ from bench.core import registry
 from bench.core.seeding import derive
 from bench.data.cache import prepare
 from bench.data.datasets import open_dataset
-from bench.data.preprocessing import Protocol
+from bench.data.preprocessing import Preprocessing
 from bench.models import weights
 from bench.models.external import ExternalFile, NetworkConfig
 from bench.runner.progress import ConsoleProgress
@@ -27,7 +27,7 @@ class Inputs:
 
     Args:
         spec: the plan.
-        where: the places of files, by what they are: see :class:`bench.config.spec.Where`.
+        where: the places of files, by what they are: see :class:`bench.config.spec.InputLocations`.
         home: ``BENCH_HOME``: prepared data.
         progress: where the preparing of data is told.
 
@@ -114,7 +114,7 @@ class Inputs:
             CellError: where the data is no longer what the cell was planned for.
         """
         dataset = self.dataset()
-        protocol = Protocol.model_validate(self.spec.protocol)
+        protocol = Preprocessing.model_validate(self.spec.protocol)
         return dict(prepare(dataset, protocol, self.home, self.progress, on_bad=self.spec.on_bad_image))  # type: ignore[arg-type]
 
     def settings(self) -> Any:

@@ -12,7 +12,7 @@ from bench.config.schema import dataset_config
 from bench.core import registry
 from bench.data.cache import prepare
 from bench.data.cub import Cub
-from bench.data.preprocessing import Protocol
+from bench.data.preprocessing import Preprocessing
 from bench.models.classifier import Classifier
 from bench.training.black_box import BlackBoxConfig
 from tests.support.samples import Silent
@@ -70,7 +70,7 @@ def predictions(place, cell):
 
 
 def prepared(place):
-    test = prepare(Cub(place[0]), Protocol(), place[1] / "home", Silent())["test"]
+    test = prepare(Cub(place[0]), Preprocessing(), place[1] / "home", Silent())["test"]
     return torch.cat([batch.images for batch in test.batches(64)])
 
 

@@ -9,7 +9,7 @@ from bench.contract import RequestError
 from bench.data.cars import Cars
 from bench.data.cub import Cub
 from bench.data.dogs import Dogs
-from bench.data.image_folder import Folder
+from bench.data.image_folder import ImageFolder
 from tests.support.cub_trees import make_cars, make_dogs, make_tree, picture
 
 
@@ -30,7 +30,7 @@ def own(root):
     for name in ("a", "b"):
         for number in range(3):
             picture(root / name / f"{number}.png", number)
-    return Folder, root, "a"
+    return ImageFolder, root, "a"
 
 
 @pytest.mark.parametrize("make", [birds, cars, dogs, own])

@@ -19,10 +19,10 @@ from bench.contract import CellError, RequestError
 from bench.data import cache
 from bench.data.cache import prepare
 from bench.data.cub import Cub
-from bench.data.preprocessing import Protocol
+from bench.data.preprocessing import Preprocessing
 from tests.support.cub_trees import PARTS, Quiet, edit, make_tree, real
 
-SMALL = Protocol(size=32)
+SMALL = Preprocessing(size=32)
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -109,7 +109,7 @@ def test_second_call_opens_without_decoding(root, home, monkeypatch):
 
 def test_changed_data_and_other_protocols_get_caches_of_their_own(root, home):
     prepare(Cub(root), SMALL, home, Quiet())
-    prepare(Cub(root), Protocol(size=16), home, Quiet())
+    prepare(Cub(root), Preprocessing(size=16), home, Quiet())
     edit(root / "bounding_boxes.txt", 1, "10 0 0 30 30")
     prepare(Cub(root), SMALL, home, Quiet())
     assert len([path for path in (home / "prepared").iterdir() if path.is_dir()]) == 3
@@ -175,14 +175,14 @@ def test_a_damaged_cache_is_noted_and_rebuilt(root, home, damage):
 def test_killed_while_writing(root, home):
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from bench.data.cub import Cub; from bench.data.preprocessing import Protocol\n"
+        "from bench.data.cub import Cub; from bench.data.preprocessing import Preprocessing\n"
         "from bench.data.cache import prepare\n"
         "class Deadly:\n"
         "    def track(self, items, what, total=None):\n"
         "        for number, item in enumerate(items):\n"
         "            if number == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
         "            yield item\n"
-        "prepare(Cub(Path(sys.argv[1])), Protocol(size=32), Path(sys.argv[2]), Deadly())\n"
+        "prepare(Cub(Path(sys.argv[1])), Preprocessing(size=32), Path(sys.argv[2]), Deadly())\n"
     )
     place = Path(cache.__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code, root, home], cwd=place, check=False)
@@ -269,7 +269,7 @@ def test_what_was_altered_is_named_and_made_anew(root, home, change):
     assert contents(only(home)) != before
     quiet = Quiet()
     prepare(Cub(root), SMALL, home, quiet)
-    assert "was changed after it was written); it is written anew" in quiet.notes[0]
+    assert "was changed after it was written); it is written again" in quiet.notes[0]
     assert contents(only(home)) == before
 
 
@@ -372,7 +372,7 @@ def test_data_that_do_not_fit(root, home):
 
 def test_real_subset(home):
     cub = Cub(real("cub3_full"), home / "digests")
-    found = prepare(cub, Protocol(), home, Quiet())
+    found = prepare(cub, Preprocessing(), home, Quiet())
     assert (len(found["train"]), len(found["test"])) == (90, 62)
     for samples in found.values():
         points = samples.keypoints[samples.visible]

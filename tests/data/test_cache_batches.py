@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 from bench.data.augmentation import Augmentation
 from bench.data.cache import prepare
 from bench.data.cub import Cub
-from bench.data.preprocessing import Protocol
+from bench.data.preprocessing import Preprocessing
 from tests.support.cub_trees import Quiet, make_tree
 
 
@@ -19,7 +19,7 @@ from tests.support.cub_trees import Quiet, make_tree
 def train(tmp_path):
     (tmp_path / "tree").mkdir()
     tree = make_tree(tmp_path / "tree", 12)
-    return prepare(Cub(tree), Protocol(size=32), tmp_path / "home", Quiet())["train"]
+    return prepare(Cub(tree), Preprocessing(size=32), tmp_path / "home", Quiet())["train"]
 
 
 def test_batches_are_what_torchvision_gives(train):

@@ -9,8 +9,8 @@ from PIL import Image
 
 from bench.contract import RequestError
 from bench.data.class_folders import read
-from bench.data.class_images import Pictures
-from bench.data.image_folder import Folder
+from bench.data.class_images import ClassImages
+from bench.data.image_folder import ImageFolder
 from tests.support.cub_trees import picture
 
 
@@ -31,14 +31,14 @@ def fill(root, *places):
 
 def counts(root):
     """Images of ``decompose``, and of each split of ``folder``."""
-    dataset = Folder(root)
-    return len(Pictures(root, None).files), len(dataset.split("train")), len(dataset.split("test"))
+    dataset = ImageFolder(root)
+    return len(ClassImages(root, None).files), len(dataset.split("train")), len(dataset.split("test"))
 
 
 def left_out(root):
     """Reasons and counts; the same for both."""
-    found = {reason: entry["files"] for reason, entry in Folder(root).left_out.items()}
-    assert {reason: entry["files"] for reason, entry in Pictures(root, None).left_out.items()} == found
+    found = {reason: entry["files"] for reason, entry in ImageFolder(root).left_out.items()}
+    assert {reason: entry["files"] for reason, entry in ClassImages(root, None).left_out.items()} == found
     return found
 
 
@@ -79,7 +79,7 @@ def test_both_commands_read_the_same(tmp_path, name):
     places, expected, reasons = READ[name]
     fill(tmp_path, *places)
     if name == "all in sub-folders":
-        assert Folder(tmp_path).classes == Pictures(tmp_path, None).classes == ["cat", "dog"]
+        assert ImageFolder(tmp_path).classes == ClassImages(tmp_path, None).classes == ["cat", "dog"]
     assert counts(tmp_path) == expected
     assert left_out(tmp_path) == reasons
 
@@ -98,14 +98,14 @@ REFUSED = {
     "years": (["train2017/cat", "val2017/cat"], "train2017/ seems to be a split"),
     "splits only": (["train", "test"], "test/ seems to be a split"),
     "classes of splits": (["cat/train", "cat/test", "dog/train", "dog/test"], "cat/ is divided into splits itself"),
-    "a folder around": (["images/cat", "images/dog"], "all images lie in folders inside images/"),
-    "data sets": (["a/images/cat", "b/images/dog"], "those of a/ several folders deep"),
+    "a folder around": (["images/cat", "images/dog"], "all images are in folders inside images/"),
+    "data sets": (["a/images/cat", "b/images/dog"], "those of a/ are several folders deep"),
     "nothing": (["cat/a.txt!"], "no images in|no class folders"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
-@pytest.mark.parametrize("reader", [Folder, lambda root: Pictures(root, None)], ids=["folder", "decompose"])
+@pytest.mark.parametrize("reader", [ImageFolder, lambda root: ClassImages(root, None)], ids=["folder", "decompose"])
 def test_what_cannot_be_told_is_refused(tmp_path, name, reader):
     places, message = REFUSED[name]
     fill(tmp_path, *places)
@@ -183,10 +183,10 @@ def test_classes_in_two_unicode_forms(tmp_path):
     forms = [unicodedata.normalize(form, "Café") for form in ("NFC", "NFD")]
     fill(tmp_path / "a", f"train/{forms[0]}", f"test/{forms[1]}*2")
     assert counts(tmp_path / "a") == (3, 3, 2)
-    assert Folder(tmp_path / "a").classes == [forms[0]]
-    assert len(Pictures(tmp_path / "a", None, [forms[1]]).files) == 3
+    assert ImageFolder(tmp_path / "a").classes == [forms[0]]
+    assert len(ClassImages(tmp_path / "a", None, [forms[1]]).files) == 3
     with pytest.raises(RequestError, match=r"names .* twice"):
-        Pictures(tmp_path / "a", None, forms)
+        ClassImages(tmp_path / "a", None, forms)
     fill(tmp_path / "b", *forms)
     with pytest.raises(RequestError, match="two folders named"):
         read(tmp_path / "b")
@@ -194,13 +194,13 @@ def test_classes_in_two_unicode_forms(tmp_path):
 
 def test_empty_class_folders(tmp_path):
     fill(tmp_path, "cat", "dog", "bird/")
-    assert Pictures(tmp_path, None).classes == ["bird", "cat", "dog"]
-    assert [label for _, label in Pictures(tmp_path, None).files] == [1, 1, 1, 2, 2, 2]
-    assert Folder(tmp_path).classes == ["cat", "dog"]
-    assert Folder(tmp_path).left_out == {"class folder without images": {"files": 1, "example": "bird"}}
+    assert ClassImages(tmp_path, None).classes == ["bird", "cat", "dog"]
+    assert [label for _, label in ClassImages(tmp_path, None).files] == [1, 1, 1, 2, 2, 2]
+    assert ImageFolder(tmp_path).classes == ["cat", "dog"]
+    assert ImageFolder(tmp_path).left_out == {"class folder without images": {"files": 1, "example": "bird"}}
     fill(tmp_path / "b", "train/cat", "train/dog", "test/cat", "test/dog/")
     with pytest.raises(RequestError, match="class 'dog' has train images and no test image"):
-        Folder(tmp_path / "b")
+        ImageFolder(tmp_path / "b")
 
 
 def test_pipes_and_names_of_other_bytes(tmp_path):
@@ -214,7 +214,7 @@ def test_pipes_and_names_of_other_bytes(tmp_path):
 @pytest.mark.parametrize("name", ["hidden", "three splits", "test without classes"])
 def test_the_summary_tells_what_was_left_out(tmp_path, name):
     places, (images, *_), reasons = READ[name]
-    summary = Pictures(fill(tmp_path, *places), None).summary()
+    summary = ClassImages(fill(tmp_path, *places), None).summary()
     assert summary.startswith(f"{images} images of 2 classes in ")
     for reason, files in reasons.items():
         assert f"{reason}: {files} (" in summary

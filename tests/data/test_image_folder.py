@@ -5,7 +5,7 @@ import pytest
 from scipy.io import savemat
 
 from bench.contract import RequestError
-from bench.data.image_folder import Folder
+from bench.data.image_folder import ImageFolder
 from bench.data.imagenet import ImageNet
 from tests.support.cub_trees import picture
 
@@ -26,7 +26,7 @@ def test_train_and_test_folders(tmp_path):
     (root / "train/kind 0/notes.txt").write_text("no image")
     (root / "train/.hidden").mkdir()
     picture(root / "train/.hidden/x.png")
-    found = Folder(root)
+    found = ImageFolder(root)
     assert found.classes == ["kind 0", "kind 1"]
     assert found.provides == {"image", "label"}
     assert ids(found)["train"][:2] == ["train/kind 0/0.png", "train/kind 0/2.png"]
@@ -36,23 +36,23 @@ def test_train_and_test_folders(tmp_path):
 
 def test_one_folder_is_divided_by_class(tmp_path):
     root = make(tmp_path, splits=False, count=10)
-    found = ids(Folder(root))
+    found = ids(ImageFolder(root))
     assert len(found["test"]) == 6
     assert sum("kind 0" in name for name in found["test"]) == 3
     assert set(found["train"]) | set(found["test"]) == {f"kind {n % 2}/{n}.png" for n in range(20)}
     assert not set(found["train"]) & set(found["test"])
-    assert ids(Folder(root)) == found
-    assert ids(Folder(root, seed=1)) != found
-    assert len(ids(Folder(root, test_share=0.5))["test"]) == 10
-    digests = {Folder(root, **options).digest for options in ({}, {"seed": 1}, {"test_share": 0.31})}
+    assert ids(ImageFolder(root)) == found
+    assert ids(ImageFolder(root, seed=1)) != found
+    assert len(ids(ImageFolder(root, test_share=0.5))["test"]) == 10
+    digests = {ImageFolder(root, **options).digest for options in ({}, {"seed": 1}, {"test_share": 0.31})}
     assert len(digests) == 3  # another division is another data set
 
 
 def test_the_division_does_not_depend_on_the_place(tmp_path):
     root = make(tmp_path / "a", splits=False)
     other = shutil.copytree(root, tmp_path / "b")
-    assert ids(Folder(root)) == ids(Folder(other))
-    assert Folder(root).digest == Folder(other).digest
+    assert ids(ImageFolder(root)) == ids(ImageFolder(other))
+    assert ImageFolder(root).digest == ImageFolder(other).digest
 
 
 def test_boxes_and_key_points_from_a_table(tmp_path):
@@ -60,7 +60,7 @@ def test_boxes_and_key_points_from_a_table(tmp_path):
     lines = ["image,x,y,width,height,head.x,head.y,tail.x,tail.y"]
     lines += [f"{split}/kind {kind}/{kind}.png,1,2,30,20.5,5,6,," for split in ("train", "test") for kind in (0, 1)]
     (root / "annotations.csv").write_text("\r\n".join(lines) + "\r\n", encoding="utf-8-sig")
-    found = Folder(root)
+    found = ImageFolder(root)
     assert found.provides == {"image", "label", "bbox", "keypoints"}
     assert list(found.parts) == ["head", "tail"]
     (record, _) = found.split("train")
@@ -68,7 +68,7 @@ def test_boxes_and_key_points_from_a_table(tmp_path):
     assert record.keypoints == ((5, 6, True), (0, 0, False))
     before = found.digest
     (root / "annotations.csv").write_text("\n".join(lines).replace("20.5", "20"))
-    assert Folder(root).digest != before
+    assert ImageFolder(root).digest != before
 
 
 TABLES = {
@@ -93,33 +93,33 @@ def test_faults_of_the_table_name_the_line(tmp_path, name):
     text, message = TABLES[name]
     (make(tmp_path, count=1) / "annotations.csv").write_text(text)
     with pytest.raises(RequestError, match=message) as caught:
-        Folder(tmp_path)
+        ImageFolder(tmp_path)
     assert "\n" not in str(caught.value)
 
 
 def test_what_cannot_be_a_data_set(tmp_path):
     with pytest.raises(RequestError, match="has no class folders with images: expected DIR/train"):
-        Folder(tmp_path)
+        ImageFolder(tmp_path)
     make(tmp_path, count=1)
     shutil.rmtree(tmp_path / "test/kind 1")
     with pytest.raises(RequestError, match="class 'kind 1' has train images and no test image"):
-        Folder(tmp_path)
+        ImageFolder(tmp_path)
     with pytest.raises(RequestError, match="one image; a class needs at least two"):
-        Folder(tmp_path / "train")
+        ImageFolder(tmp_path / "train")
     with pytest.raises(RequestError, match="test_share is 1"):
-        Folder(tmp_path, test_share=1)
+        ImageFolder(tmp_path, test_share=1)
 
 
 def test_it_is_recognised_where_it_can_be_read(tmp_path):
-    assert not Folder.recognises(tmp_path / "nowhere")
-    assert not Folder.recognises(tmp_path)
+    assert not ImageFolder.recognises(tmp_path / "nowhere")
+    assert not ImageFolder.recognises(tmp_path)
     make(tmp_path / "divided")
-    assert Folder.recognises(tmp_path / "divided")
-    assert Folder.recognises(tmp_path / "divided/train")
+    assert ImageFolder.recognises(tmp_path / "divided")
+    assert ImageFolder.recognises(tmp_path / "divided/train")
     # Its class folders lie two levels down.
-    assert not Folder.recognises(tmp_path)
+    assert not ImageFolder.recognises(tmp_path)
     shutil.rmtree(tmp_path / "divided/test/kind 1")
-    assert not Folder.recognises(tmp_path / "divided")
+    assert not ImageFolder.recognises(tmp_path / "divided")
 
 
 def imagenet(root, flat):

@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as tvf
 from bench.contract import CellError, Record
 from bench.data.cub import Cub
 from bench.data.decoding import decode
-from bench.data.preprocessing import Protocol, flipped
+from bench.data.preprocessing import Preprocessing, flipped
 from tests.support.cub_trees import PARTS, make_tree, real
 
 
@@ -41,16 +41,16 @@ def both():
 
 
 def test_name_and_checked_settings():
-    assert Protocol().name == "bbox-224-truncated"
-    assert Protocol(crop="full", size=64, coordinates="exact").name == "full-64-exact"
+    assert Preprocessing().name == "bbox-224-truncated"
+    assert Preprocessing(crop="full", size=64, coordinates="exact").name == "full-64-exact"
     for wrong in ({"size": 0}, {"size": -1}, {"crop": "box"}, {"coordinates": "rounded"}, {"sise": 224}):
         with pytest.raises(ValidationError):
-            Protocol(**wrong)
+            Preprocessing(**wrong)
 
 
 def test_pixels_by_hand(tmp_path):
     record, image = drawn(tmp_path)
-    found = Protocol(size=16).apply(record)
+    found = Preprocessing(size=16).apply(record)
     expected = Image.fromarray(image[2:13, 3:23]).resize((16, 16), Image.Resampling.BILINEAR)
     assert found.image.dtype == np.uint8
     np.testing.assert_array_equal(found.image, np.asarray(expected).transpose(2, 0, 1))
@@ -61,26 +61,26 @@ def test_pixels_by_hand(tmp_path):
 
 def test_whole_image_keeps_the_box(tmp_path):
     record, image = drawn(tmp_path)
-    found = Protocol(crop="full", size=16).apply(record)
+    found = Preprocessing(crop="full", size=16).apply(record)
     expected = Image.fromarray(image).resize((16, 16), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(found.image, np.asarray(expected).transpose(2, 0, 1))
     np.testing.assert_array_equal(found.keypoints[0], [16 * 5 // 24, 16 * 10 // 32])
     np.testing.assert_allclose(found.box, [16 * 2 / 24, 16 * 3 / 32, 16 * 13 / 24, 16 * 23 / 32])
-    exact = Protocol(crop="full", size=16, coordinates="exact").apply(record)
+    exact = Preprocessing(crop="full", size=16, coordinates="exact").apply(record)
     np.testing.assert_allclose(exact.keypoints[0], [16 * 5.6 / 24, 16 * 10.4 / 32])
     np.testing.assert_allclose(exact.box, [16 * 2.2 / 24, 16 * 3.7 / 32, 16 * 13.7 / 24, 16 * 24.6 / 32])
 
 
 def test_a_box_that_exceeds_the_image_scales_by_the_box(tmp_path):
     record, image = drawn(tmp_path, box=(20, 10, 40, 30), points=((30.0, 20.0, True), (19.0, 9.0, True)))
-    found = Protocol(size=16).apply(record)
+    found = Preprocessing(size=16).apply(record)
     expected = Image.fromarray(image[10:24, 20:32]).resize((16, 16), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(found.image, np.asarray(expected).transpose(2, 0, 1))
     # Truncated toward zero, not down: -0.53 and -0.4 become 0.
     np.testing.assert_array_equal(found.keypoints, [[16 * 10 // 30, 16 * 10 // 40], [0, 0]])
     before, image = drawn(tmp_path, box=(-5, -5, 20, 20))
     expected = Image.fromarray(image[:15, :15]).resize((16, 16), Image.Resampling.BILINEAR)
-    np.testing.assert_array_equal(Protocol(size=16).apply(before).image, np.asarray(expected).transpose(2, 0, 1))
+    np.testing.assert_array_equal(Preprocessing(size=16).apply(before).image, np.asarray(expected).transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize(("box", "left"), [((20, 10, 40, 30), (20, 10, 32, 24)), ((-5, -6, 20, 20), (0, 0, 15, 14))])
@@ -88,10 +88,10 @@ def test_exact_places_are_those_of_the_pixels_that_a_box_has_in_the_image(tmp_pa
     x1, y1, x2, y2 = left
     point = (x1 + 3, y1 + 2)
     record, _ = drawn(tmp_path, box=box, points=((*map(float, point), True),))
-    found = Protocol(size=16, coordinates="exact").apply(record)
+    found = Preprocessing(size=16, coordinates="exact").apply(record)
     np.testing.assert_allclose(found.keypoints[0], [16 * 2 / (y2 - y1), 16 * 3 / (x2 - x1)])
     inside = drawn(tmp_path, box=(x1, y1, x2 - x1, y2 - y1), points=((*map(float, point), True),))[0]
-    same = Protocol(size=16, coordinates="exact").apply(inside)
+    same = Preprocessing(size=16, coordinates="exact").apply(inside)
     np.testing.assert_array_equal(found.image, same.image)
     np.testing.assert_array_equal(found.keypoints, same.keypoints)
 
@@ -109,13 +109,13 @@ def test_exact_places_are_those_of_the_pixels_that_a_box_has_in_the_image(tmp_pa
 def test_boxes_without_a_pixel(tmp_path, box, problem):
     record, _ = drawn(tmp_path, box=box)
     with pytest.raises(CellError, match=r"a\.png: .*" + problem):
-        Protocol(size=16).apply(record)
-    assert Protocol(crop="full", size=16).apply(record).image.shape == (3, 16, 16)
+        Preprocessing(size=16).apply(record)
+    assert Preprocessing(crop="full", size=16).apply(record).image.shape == (3, 16, 16)
 
 
 def test_without_annotations(tmp_path):
     record, _ = drawn(tmp_path, box=None, points=())
-    found = Protocol(crop="full", size=8).apply(record)
+    found = Preprocessing(crop="full", size=8).apply(record)
     assert found.keypoints.shape == (0, 2)
     assert found.visible.shape == (0,)
     assert np.isnan(found.box).all()
@@ -129,7 +129,7 @@ def test_real_crops_pixel_by_pixel(full):
             crop = np.asarray(image.convert("RGB"))[y : y + h, x : x + w]
         assert crop.shape == (h, w, 3)
         expected = np.asarray(resize(Image.fromarray(crop)))
-        np.testing.assert_array_equal(Protocol().apply(record).image, expected.transpose(2, 0, 1))
+        np.testing.assert_array_equal(Preprocessing().apply(record).image, expected.transpose(2, 0, 1))
 
 
 def test_truncated_key_points_of_all_real_rows_against_the_annotation_file():
@@ -148,7 +148,7 @@ def test_truncated_key_points_of_all_real_rows_against_the_annotation_file():
         ids = {row.split()[1]: row.split()[0] for row in (root / "images.txt").read_text().splitlines()}
         rows = 0
         for record in records(Cub(root)):
-            keypoints, visible, _ = Protocol().place(record, 1, 1)
+            keypoints, visible, _ = Preprocessing().place(record, 1, 1)
             for part in range(15):
                 found = (*keypoints[part].tolist(), bool(visible[part]))
                 assert found == expected[ids[record.id], part + 1]
@@ -162,7 +162,7 @@ def test_truncation_is_exact_where_the_result_is_whole(tmp_path):
     assert (115, 224) in cases
     for k, side in cases:
         record = Record("a", tmp_path, 0, (7, 9, side, side), ((7.0 + k, 9.0 + k, True),))
-        assert Protocol(order="product").place(record, 1, 1)[0].tolist() == [[224 * k // side] * 2]
+        assert Preprocessing(order="product").place(record, 1, 1)[0].tolist() == [[224 * k // side] * 2]
 
 
 def test_official_order_loses_a_pixel_at_eight_places(tmp_path):
@@ -173,33 +173,33 @@ def test_official_order_loses_a_pixel_at_eight_places(tmp_path):
     for k, side in [*lost, *pairs[::97]]:
         record = Record("a", tmp_path, 0, (7, 9, side, side), ((7.0 + k, 9.0 + k, True),))
         ratio = k / side
-        assert Protocol(order="ratio").place(record, 1, 1)[0].tolist() == [[int(224 * ratio)] * 2]
+        assert Preprocessing(order="ratio").place(record, 1, 1)[0].tolist() == [[int(224 * ratio)] * 2]
         assert int(224 * ratio) == 224 * k // side - ((k, side) in lost)
 
 
 def test_order_is_named_where_it_changes_real_key_points(full):
     changed = set()
     for size in (112, 224, 336, 448):
-        one, other = (Protocol(size=size, order=order) for order in ("ratio", "product"))
-        assert Protocol(size=size) == other
+        one, other = (Preprocessing(size=size, order=order) for order in ("ratio", "product"))
+        assert Preprocessing(size=size) == other
         assert one.name != other.name
         assert one.model_dump() != other.model_dump()
-        assert Protocol(**one.model_dump()) == one
-        assert Protocol(**other.model_dump()) == other
+        assert Preprocessing(**one.model_dump()) == one
+        assert Preprocessing(**other.model_dump()) == other
         for record in full:
             if (one.place(record, 1, 1)[0] != other.place(record, 1, 1)[0]).any():
                 changed.add(size)
     assert changed == {336, 448}
-    names = [Protocol(size=size, order=order).name for size in (224, 336) for order in ("ratio", "product")]
+    names = [Preprocessing(size=size, order=order).name for size in (224, 336) for order in ("ratio", "product")]
     end = "-truncated"
     assert names == [f"bbox-224{end}-ratio", f"bbox-224{end}", f"bbox-336{end}-ratio", f"bbox-336{end}"]
-    assert Protocol().model_dump() == {"crop": "bbox", "size": 224, "coordinates": "truncated"}
+    assert Preprocessing().model_dump() == {"crop": "bbox", "size": 224, "coordinates": "truncated"}
 
 
 def test_visible_real_key_points_lie_in_the_image(both):
     for coordinates in ("truncated", "exact"):
         for record in both:
-            keypoints, visible, _ = Protocol(coordinates=coordinates).place(record, 10**4, 10**4)
+            keypoints, visible, _ = Preprocessing(coordinates=coordinates).place(record, 10**4, 10**4)
             assert visible.any()
             assert (keypoints[visible] >= 0).all()
             assert (keypoints[visible] < 224).all()
@@ -217,7 +217,7 @@ def test_exact_key_points_against_torchvision(both, crop):
             x, y, w, h = (int(value) for value in record.box)
             moved = tvf.crop(moved, y, x, h, w)
         moved = tvf.resize(moved, [224, 224])
-        found, seen, _ = Protocol(crop=crop, coordinates="exact").place(record, width, height)
+        found, seen, _ = Preprocessing(crop=crop, coordinates="exact").place(record, width, height)
         np.testing.assert_array_equal(seen, visible)
         # torchvision rounds its two ratios to float32, hence the tolerance.
         np.testing.assert_allclose(found[visible], moved.numpy()[:, ::-1], rtol=1e-6, atol=1e-6)
@@ -239,7 +239,7 @@ def test_flipped_exact_is_the_annotation_of_the_mirrored_image(full):
         swap[PARTS.index(a)], swap[PARTS.index(b)] = PARTS.index(b), PARTS.index(a)
     assert sum(part != twin for part, twin in enumerate(swap)) == 6
     for crop in ("bbox", "full"):
-        protocol = Protocol(crop=crop, coordinates="exact")
+        protocol = Preprocessing(crop=crop, coordinates="exact")
         for record in full[::5]:
             found = flipped(*tables(protocol, record, 500, 400), 224, PARTS, "exact")
             expected = tables(protocol, mirrored(record, 500), 500, 400)
@@ -252,7 +252,7 @@ def test_flipped_columns_against_torchvision(full):
     names = [f"part {part}" for part in range(15)]
     for coordinates, edge in (("truncated", 0), ("exact", 1)):
         for record in full[::5]:
-            keypoints, visible, boxes = tables(Protocol(coordinates=coordinates), record, 500, 400)
+            keypoints, visible, boxes = tables(Preprocessing(coordinates=coordinates), record, 500, 400)
             points = tv_tensors.KeyPoints(keypoints[visible].flip(-1), canvas_size=(224, 224))
             expected = tvf.horizontal_flip(points).flip(-1)
             # torchvision mirrors pixel indices; pixel edges are mirrored one further.
@@ -270,7 +270,7 @@ def test_flipped_pixel_follows_the_image_and_names(tmp_path):
     Image.fromarray(image).save(tmp_path / "a.png")
     points = ((3.0, 4.0, True), (0.0, 0.0, False), (3.0, 4.0, True))
     record = Record("a", tmp_path / "a.png", 0, (0, 0, 20, 20), points)
-    protocol = Protocol(size=20)
+    protocol = Preprocessing(size=20)
     picture = protocol.apply(record).image[:, :, ::-1]
     keypoints, visible, boxes = flipped(*tables(protocol, record, 20, 20), 20, ["left eye", "right eye", "left fin"])
     assert visible.tolist() == [[False, True, True]]
@@ -284,7 +284,7 @@ def test_flipped_pixel_follows_the_image_and_names(tmp_path):
 def test_flipping_twice_is_nothing(tmp_path):
     record = Cub(make_tree(tmp_path)).split("train")[0]
     for coordinates in ("truncated", "exact"):
-        before = tables(Protocol(crop="full", size=64, coordinates=coordinates), record, 80, 80)
+        before = tables(Preprocessing(crop="full", size=64, coordinates=coordinates), record, 80, 80)
         once = flipped(*before, 64, PARTS, coordinates)
         assert not torch.equal(once[0], before[0])
         for twice, start in zip(flipped(*once, 64, PARTS, coordinates), before, strict=True):

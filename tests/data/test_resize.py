@@ -16,10 +16,10 @@ from bench.contract import Record, RequestError
 from bench.data.cache import prepare
 from bench.data.cars import Cars
 from bench.data.cub import Cub
-from bench.data.preprocessing import PRESETS, Protocol
+from bench.data.preprocessing import PRESETS, Preprocessing
 from tests.support.cub_trees import Quiet, make_cars, real
 
-CENTRE = Protocol(**PRESETS["torchvision"])
+CENTRE = Preprocessing(**PRESETS["torchvision"])
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +28,8 @@ def birds():
 
 
 def test_presets_by_name():
-    assert Protocol(**PRESETS["huang2023"]) == Protocol()
-    assert schema.dataset_config("cars", {}).protocol == Protocol(crop="full")
+    assert Preprocessing(**PRESETS["huang2023"]) == Preprocessing()
+    assert schema.dataset_config("cars", {}).protocol == Preprocessing(crop="full")
     assert schema.dataset_config("imagenet", {}).protocol == CENTRE
     chosen = schema.dataset_config("cub", {"cub.protocol": "torchvision", "cub.protocol.size": 64}).protocol
     assert chosen == CENTRE.model_copy(update={"size": 64})
@@ -39,19 +39,19 @@ def test_presets_by_name():
 
 def test_every_setting_is_in_the_name_and_the_identity():
     protocols = [
-        Protocol(),
-        Protocol(resize="resize-centre-crop"),
-        Protocol(interpolation="bicubic"),
-        Protocol(antialias=False),
-        Protocol(interpolation="bicubic", antialias=False),
-        Protocol(outside="hidden"),
-        Protocol(resize="resize-centre-crop", outside="kept"),
+        Preprocessing(),
+        Preprocessing(resize="resize-centre-crop"),
+        Preprocessing(interpolation="bicubic"),
+        Preprocessing(antialias=False),
+        Preprocessing(interpolation="bicubic", antialias=False),
+        Preprocessing(outside="hidden"),
+        Preprocessing(resize="resize-centre-crop", outside="kept"),
     ]
     assert len({protocol.name for protocol in protocols}) == len(protocols)
     assert len({str(protocol.model_dump(mode="json")) for protocol in protocols}) == len(protocols)
-    assert all(Protocol(**protocol.model_dump()) == protocol for protocol in protocols)
+    assert all(Preprocessing(**protocol.model_dump()) == protocol for protocol in protocols)
     # Results recorded before these settings existed stand for the same protocol.
-    assert Protocol().model_dump() == {"crop": "bbox", "size": 224, "coordinates": "truncated"}
+    assert Preprocessing().model_dump() == {"crop": "bbox", "size": 224, "coordinates": "truncated"}
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -94,7 +94,7 @@ def test_truncated_key_points_are_pixels_of_the_cut(tmp_path):
     image = np.zeros((40, 80, 3), dtype=np.uint8)
     Image.fromarray(image).save(tmp_path / "a.png")
     record = Record("a", tmp_path / "a.png", 0, (20, 10, 40, 20), ((40.9, 21.2, True), (0.0, 0.0, False)))
-    protocol = Protocol(crop="full", size=14, resize="resize-centre-crop")
+    protocol = Preprocessing(crop="full", size=14, resize="resize-centre-crop")
     found = protocol.apply(record)
     assert found.image.shape == (3, 14, 14)
     assert found.keypoints.tolist() == [[7, 7], [0, 0]]  # rows 21 -> 8.4, columns 40 -> 16
@@ -103,7 +103,7 @@ def test_truncated_key_points_are_pixels_of_the_cut(tmp_path):
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_without_antialiasing(birds, interpolation):
-    protocol = Protocol(crop="full", interpolation=interpolation, antialias=False)
+    protocol = Preprocessing(crop="full", interpolation=interpolation, antialias=False)
     mode = v2.InterpolationMode(interpolation)
     for record in birds[:4]:
         with Image.open(record.path) as image:
@@ -113,12 +113,12 @@ def test_without_antialiasing(birds, interpolation):
         # torchvision clamps bytes between its two bicubic passes, so a few pixels beside strong edges differ.
         apart = (found.int() - expected.int()).abs()
         assert (apart <= 1).float().mean() > (0.99 if interpolation == "bicubic" else 0.999999)
-        smooth = Protocol(crop="full", interpolation=interpolation).apply(record).image
+        smooth = Preprocessing(crop="full", interpolation=interpolation).apply(record).image
         assert np.abs(found.numpy().astype(int) - smooth).max() > 10
 
 
 def test_data_without_key_points_is_prepared(tmp_path):
-    found = prepare(Cars(make_cars(tmp_path / "cars")), Protocol(size=16), tmp_path / "home", Quiet())["test"]
+    found = prepare(Cars(make_cars(tmp_path / "cars")), Preprocessing(size=16), tmp_path / "home", Quiet())["test"]
     assert found.keypoints.shape == (6, 0, 2)
     assert found.visible.shape == (6, 0)
     assert found.boxes[0].tolist() == [0, 0, 16, 16]

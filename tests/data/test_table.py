@@ -6,9 +6,9 @@ import pytest
 
 from bench.cli.decompose import _lines
 from bench.contract import RequestError
-from bench.data.class_images import Pictures
-from bench.data.faults import Faults
-from bench.data.image_folder import Folder
+from bench.data.class_images import ClassImages
+from bench.data.image_folder import ImageFolder
+from bench.data.reader_reports import Faults
 from bench.data.text_files import read_text
 from tests.support.cub_trees import picture
 
@@ -26,7 +26,7 @@ def root(tmp_path):
 
 def table(root, text, encoding="utf-8"):
     (root / "annotations.csv").write_bytes(text if isinstance(text, bytes) else text.encode(encoding))
-    return Folder(root)
+    return ImageFolder(root)
 
 
 def semicolons(text):
@@ -91,7 +91,7 @@ REFUSED = {
     "fractions": (BOXES.replace("1,2,30,20", "0.1,0.1,0.5,0.5"), "csv:2: the box .* fractions"),
     "points as fractions": (PLAIN.replace("5,6\n", "0.5,0.25\n"), r"csv:2: the key-point \(0.5, 0.25\) and all others"),
     "nothing but images": ("image\n" + "\n".join(NAMES), "csv:1: has the column image and no other"),
-    "two signs": (semicolons(BOXES).replace("1;2;", "1,5;2.5;"), "csv:2: a decimal comma, where line 2 has a decimal"),
+    "two signs": (semicolons(BOXES).replace("1;2;", "1,5;2.5;"), "csv:2: a decimal comma, but line 2 has a decimal"),
     "thousands": (BOXES.replace("30,20", '"1,234",20'), "csv:2: width '1,234' may be read in two ways"),
     "underscores": (BOXES.replace("30,20", "3_0,20"), "csv:2: width '3_0' is not a finite number"),
     "open quote": (BOXES + '"cat/9.png,1', r"csv:8: cannot be read as a table"),
@@ -114,7 +114,7 @@ def test_all_faults_of_a_table_are_collected(root):
     )
     (root / "annotations.csv").write_text(text)
     faults = Faults(collecting=True)
-    Folder(root, faults=faults)
+    ImageFolder(root, faults=faults)
     assert [(fault.kind, fault.where[-5:], fault.what) for fault in faults.collected] == [
         ("annotations.csv", "csv:2", "x 'one' is not a finite number"),
         ("annotations.csv", "csv:3", "5 fields belong here"),
@@ -125,7 +125,7 @@ def test_all_faults_of_a_table_are_collected(root):
 
 def test_text_that_only_begins_as_utf_16(tmp_path):
     (tmp_path / "a").write_bytes(b"\xff\xfea\0b")
-    with pytest.raises(ValueError, match="it begins as UTF-16 and goes on as something else"):
+    with pytest.raises(ValueError, match="it begins as UTF-16 but continues in another encoding"):
         read_text(tmp_path / "a")
 
 
@@ -133,7 +133,7 @@ def test_text_that_only_begins_as_utf_16(tmp_path):
 def test_a_list_of_classes_with_a_mark(root, encoding):
     (root / "classes.txt").write_bytes("dog\r\n\r\ncat\r\n".encode(encoding))
     assert _lines(root / "classes.txt") == ["dog", "cat"]
-    assert Pictures(root, None, _lines(root / "classes.txt")).classes == ["dog", "cat"]
+    assert ClassImages(root, None, _lines(root / "classes.txt")).classes == ["dog", "cat"]
     (root / "classes.txt").write_bytes("Café\n".encode("cp1252"))
     with pytest.raises(RequestError, match=r"line 1 holds the byte 0xe9.*'Café'"):
         _lines(root / "classes.txt")
@@ -141,10 +141,10 @@ def test_a_list_of_classes_with_a_mark(root, encoding):
 
 def test_a_table_is_never_passed_over(root):
     (root / "Annotations.CSV").write_text(PLAIN)
-    assert Folder(root).parts == ["beak"]
+    assert ImageFolder(root).parts == ["beak"]
     (root / "Annotations.CSV").unlink()
     for split in ("train", "test"):
         picture(root / "set" / split / "cat/1.png")
     (root / "set/annotations.csv").symlink_to("nowhere")
     with pytest.raises(RequestError, match=r"annotations.csv: cannot be read as a table"):
-        Folder(root / "set")
+        ImageFolder(root / "set")

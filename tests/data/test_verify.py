@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.data.base import Figures
+from bench.data.base import PublishedCounts
 from bench.data.cars import Cars
 from bench.data.cub import Cub
 from bench.data.dogs import Dogs
-from bench.data.faults import Faults
-from bench.data.image_folder import Folder
+from bench.data.image_folder import ImageFolder
+from bench.data.reader_reports import Faults
 from bench.data.verify import verify
 from tests.support.cub_trees import Quiet, car_table, edit, make_cars, make_dogs, make_tree, picture, real
 
@@ -93,7 +93,7 @@ def test_a_class_without_test_images(tmp_path):
 
 
 def test_counts_of_the_whole_data_set(birds, monkeypatch):
-    monkeypatch.setattr(Cub, "official", Figures(classes=2, train=8, test=5))
+    monkeypatch.setattr(Cub, "official", PublishedCounts(classes=2, train=8, test=5))
     report = verify(Cub(birds), Quiet())
     assert report.compared == "the official figures"
     assert [(a.kind, a.where, a.what) for a in report.anomalies] == [("count", "test", "4 images, officially 5")]
@@ -187,10 +187,10 @@ def test_all_faults_of_folders_at_once(tmp_path):
     for place in ("train/a/1", "train/a/2", "train/b/1", "test/a/3", "test/c/1"):
         picture(tmp_path / f"{place}.png", seed=sum(map(ord, place)))
     (tmp_path / "train/a/2.png").write_bytes(b"")
-    found = gathered(Folder, tmp_path)
+    found = gathered(ImageFolder, tmp_path)
     assert [kind for kind, _ in found] == ["class", "class", "image"]
     picture(tmp_path / "d/e/1.png")
     picture(tmp_path / "d/f/1.png", seed=1)
     picture(tmp_path / "d/f/2.png", seed=2)
     (tmp_path / "d/f/2.png").write_bytes(b"")
-    assert [kind for kind, _ in gathered(Folder, tmp_path / "d")] == ["class", "image"]
+    assert [kind for kind, _ in gathered(ImageFolder, tmp_path / "d")] == ["class", "image"]

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from bench.cli.main import main
 from bench.data.cache import prepare
 from bench.data.cars import Cars
-from bench.data.preprocessing import Protocol
+from bench.data.preprocessing import Preprocessing
 from bench.diagnostics.speed_data import Files, as_text, measure
 from bench.models.tiny import TinyNet
 from tests.support.cub_trees import Quiet, make_cars
@@ -22,7 +22,7 @@ def cars(tmp_path):
 
 def test_both_read_the_same_images(cars, tmp_path):
     """Whole images squashed with PIL's filter: the files give the prepared images, or their mirrors."""
-    samples = prepare(cars, Protocol(crop="full", size=32), tmp_path / "home", Quiet())["train"]
+    samples = prepare(cars, Preprocessing(crop="full", size=32), tmp_path / "home", Quiet())["train"]
     files = Files(cars.split("train"), 32)
     (batch,) = samples.batches(10)
     for index, pixels in enumerate(batch.images):
@@ -32,7 +32,7 @@ def test_both_read_the_same_images(cars, tmp_path):
 
 
 def test_what_is_reported(cars, tmp_path):
-    samples = prepare(cars, Protocol(crop="full", size=32), tmp_path / "home", Quiet())["train"]
+    samples = prepare(cars, Preprocessing(crop="full", size=32), tmp_path / "home", Quiet())["train"]
     settings = {"images": 10, "batch_size": 4, "workers": 0, "rounds": 2, "steps": 2, "augment": "protopnet2019"}
     found = measure(cars.split("train"), samples, TinyNet, torch.device("cpu"), **settings)
     del settings["steps"]

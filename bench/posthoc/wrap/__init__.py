@@ -1,6 +1,6 @@
-"""The decomposition for anyone's classifier: find where features end and the head begins, prove it, decompose, keep.
+"""Decomposition of a user's classifier: split into features and head, verification, decomposition, storage.
 
-``tracing`` records a forward pass, ``split`` finds the split in it and ``verify`` proves it; ``gathering`` and
-``storage`` bring the features class by class, ``classwise`` decomposes them, ``wrapped`` is the result, ``saved`` and
-``gallery`` keep and show it, ``command`` is what the shell calls.
+``trace`` records a forward pass, ``split`` finds the split in it and ``verify`` proves it; ``feature_store`` gathers
+the features and reads them class by class, ``api`` decomposes them, ``classifier`` is the resulting module and
+``serialization`` stores it; ``labels`` and ``class_order`` check the labels.
 """

@@ -1,4 +1,4 @@
-"""Part-prototypes for anyone's classifier: ``decompose(classifier, loader)``."""
+"""Part-prototypes for any classifier: ``decompose(classifier, loader)``."""
 
 from __future__ import annotations
 
@@ -18,17 +18,15 @@ from bench.posthoc.checkpoint import Checkpoint, fingerprint
 from bench.posthoc.decompose_class import DecompositionConfig
 from bench.posthoc.pipeline import class_name, decompose_all
 from bench.posthoc.progress import LoggingProgress
-from bench.posthoc.wrap.batches import opening, running
+from bench.posthoc.wrap.batches import digest_of, opening, running
 from bench.posthoc.wrap.classifier import Features, PartPrototypeClassifier, fold
-from bench.posthoc.wrap.feature_store import Precision, Storage
-from bench.posthoc.wrap.gathering import gather
+from bench.posthoc.wrap.feature_store import FeatureStore, Precision, gather
 from bench.posthoc.wrap.labels import check
-from bench.posthoc.wrap.seen import seen_in
 from bench.posthoc.wrap.split import find
 from bench.posthoc.wrap.verify import verify
 
 _FIRST = 8
-"""Images that the split is found and verified on; every further one is verified as it comes by."""
+"""Number of images on which the split is found and verified; later ones are verified while they are gathered."""
 
 
 def decompose(
@@ -52,8 +50,8 @@ def decompose(
     """Write each class's row of a trained classifier as a sum of k part-prototypes (Tan et al., ICML 2024).
 
     The head must be global average pooling and one linear layer, with or without a norm between them (see
-    ``bench.posthoc.wrap.split``). Where it begins is found from one forward pass and verified on every image. The
-    classifier is not trained or changed, except that it is put into eval mode; the result shares it.
+    ``bench.posthoc.wrap.split``). Its start is found from one forward pass and verified on every image. The classifier
+    is not trained or changed, except that it is put into eval mode; the result shares it.
 
     Args:
         classifier: any module from images ``(N, 3, H, W)`` to logits ``(N, C)``.
@@ -61,22 +59,20 @@ def decompose(
             randomness advised. A part of the training images is enough.
         k: prototypes per class.
         config: settings of the decomposition other than k.
-        seed: of the starting points.
-        device: where to compute; default: where the classifier is.
-        class_names: for messages and drawings; default: the loader's ``dataset.classes``.
-        folder: keeps features and finished classes there, so that the same call goes on where it was interrupted.
-            What was made with another classifier, other images, labels or settings is not used: it is made again, and
-            the log says so.
+        seed: seed of the initialisation.
+        device: device of the computation; default: the classifier's.
+        class_names: names in messages and drawings; default: the loader's ``dataset.classes``.
+        folder: folder for features and finished classes, so that an interrupted call can be resumed. Those of another
+            classifier, other images, labels or settings are not used but made again, which is logged.
         memory_limit: bytes that features may take at a time; more go to a file.
-        precision: of the features in that file.
-        images_per_class: most images used of each class, the first ones that come.
-        missing: what happens to a class without images: refused, or its row shared out equally.
-        check_labels: whether labels are refused where the classifier's answers speak against them for sure (another
-            order of the classes fits far better, or they are right by chance only); ``False`` only says so.
-        images_key: a word that changes with any image, label or transform, where the caller knows one. Otherwise the
-            pixels and labels themselves are compared, for which the loader is read once more where ``folder`` has
-            features.
-        progress: told about batches and classes; default: the log ``bench.posthoc``.
+        precision: precision of the features in that file.
+        images_per_class: most images used of each class, the first ones of the loader.
+        missing: a class without images is refused, or its row divided equally.
+        check_labels: refuse labels that contradict the classifier's answers for sure (another order of the classes
+            fits far better, or accuracy is chance); ``False``: only warn.
+        images_key: a word that changes with any image, label or transform, if the caller knows one. Otherwise the
+            pixels and labels themselves are compared, for which the loader is read again if ``folder`` has features.
+        progress: counts batches and classes; default: the log ``bench.posthoc``.
 
     Returns:
         A module with the classifier's logits (to the bit), ``explain(images)`` for the maps of the prototypes,
@@ -86,10 +82,10 @@ def decompose(
         %), ``top1_changed``, ``images``.
 
     Raises:
-        RequestError: the classifier cannot be split or run, with the reason and what to do; wrong settings or labels.
+        RequestError: the classifier cannot be split or run, with the reason and the cure; wrong settings or labels.
             :class:`bench.posthoc.wrap.labels.WrongLabels` names the order of the classes that fits.
-        CellError: naming the class, where it has no image, fewer features than k, or features that are not finite
-            or all zero.
+        CellError: naming a class that has no image, fewer features than k, or features that are not finite or all
+            zero.
 
     Example:
         >>> import torch
@@ -106,8 +102,8 @@ def decompose(
         (6, 4, 6, 6)
     """
     settings = _settings(config, k)
-    where = None if folder is None else Path(folder)
-    _check_options(classifier, loader, where, class_names, memory_limit, precision, images_per_class, missing, seed)
+    kept_in = None if folder is None else Path(folder)
+    _check_options(classifier, loader, kept_in, class_names, memory_limit, precision, images_per_class, missing, seed)
     classifier = _plain(classifier).eval()
     first_parameter = next(classifier.parameters(), None)
     if first_parameter is None:
@@ -130,7 +126,7 @@ def decompose(
     place, dtype = first_parameter.device, first_parameter.dtype
     telling = LoggingProgress(progress)
 
-    # One pass over the loader, which may be a generator: the first batch is looked at and put back.
+    # One pass over the loader, which may be a generator: the first batch is read and put back.
     batches = iter(loader)
     head, first = opening(batches, place, dtype)
     first = first[:_FIRST]
@@ -145,17 +141,17 @@ def decompose(
 
     made_with = f"{fingerprint(classifier)} {split.model_dump_json()} {precision} {images_per_class} {names}"
     expected = len(getattr(loader, "dataset", ())) or None
-    storage = Storage(where, _digest(made_with), precision, memory_limit // 4, expected)
+    storage = FeatureStore(kept_in, _digest(made_with), precision, memory_limit // 4, expected)
 
     def finished() -> Checkpoint:
-        """What is kept of classes with these features and settings; others in the folder stay what they are."""
+        """Open the finished classes of these features and settings; others in the folder are not touched."""
         key = f"{made_with} {storage.images} {settings.model_dump_json()} {seed}"
-        return Checkpoint(None if where is None else where / f"classes-{_digest(key)}", key)
+        return Checkpoint(None if kept_in is None else kept_in / f"classes-{_digest(key)}", key)
 
     try:
         good, read = _still_good(storage, loader, batches, images_key, place, dtype, telling)
         if good and not finished().covers(split.classes) and not storage.readable:
-            telling.note(f"features in {where} are incomplete, damaged or were altered: gathered again")
+            telling.note(f"features in {kept_in} are incomplete, damaged or were altered: gathered again")
             good = False
         if not good:
             storage.begin()
@@ -187,7 +183,7 @@ def decompose(
 
 
 def _still_good(
-    storage: Storage,
+    storage: FeatureStore,
     loader: Iterable[Any],
     batches: Iterable[Any],
     images_key: str | None,
@@ -195,7 +191,7 @@ def _still_good(
     dtype: torch.dtype,
     telling: LoggingProgress,
 ) -> tuple[bool, bool]:
-    """Whether kept features are of this classifier and these images, and whether the loader was read to find out."""
+    """Return whether kept features are of this classifier and these images, and whether the loader was read for it."""
     if storage.folder is None or not (storage.folder / "features.json").exists():
         return False, False
     if not storage.complete:
@@ -206,9 +202,9 @@ def _still_good(
         return False, False
     read = images_key is None
     if read and batches is loader:
-        # A generator cannot be read twice; what it gives goes through the classifier instead.
+        # A generator cannot be read twice, so its images go through the classifier again.
         return False, False
-    if storage.images == (images_key or seen_in(telling.track(loader, "batches compared"), place, dtype)):
+    if storage.images == (images_key or digest_of(telling.track(loader, "batches compared"), place, dtype)):
         return True, read
     telling.note(f"images, labels or transforms are not those of the features in {storage.folder}: gathered again")
     return False, read
@@ -221,7 +217,7 @@ def _maps_residual(model: PartPrototypeClassifier, images: Tensor) -> float:
     return float((total - seen.logits).abs().max() / seen.logits.abs().max().clamp(min=1e-30))
 
 
-def _check_classes(storage: Storage, names: Sequence[str], k: int, missing: str) -> None:
+def _check_classes(storage: FeatureStore, names: Sequence[str], k: int, missing: str) -> None:
     empty = [label for label in range(len(names)) if not storage.count(label)]
     if len(empty) == len(names):
         raise CellError("the loader gave no images")
@@ -236,7 +232,7 @@ def _check_classes(storage: Storage, names: Sequence[str], k: int, missing: str)
         if 0 < most < k:
             raise CellError(
                 f"{class_name(label, names)}: k={k} exceeds the rank of its features, at most {most} "
-                f"({storage.channels} channels, {storage.count(label)} images x {storage.cells} cells)"
+                f"({storage.channels} channels, {storage.count(label)} images x {storage.cells} locations)"
             )
 
 
@@ -251,7 +247,7 @@ def _check_options(
     missing: Any,
     seed: Any,
 ) -> None:
-    """Refuse what would end in an error of another kind further on, or be taken for something else."""
+    """Refuse options that would fail later with an unclear error, or be silently misread."""
     if not isinstance(classifier, nn.Module):
         raise RequestError(f"the classifier must be a torch.nn.Module, not {type(classifier).__name__}")
     if not isinstance(loader, Iterable):
@@ -284,14 +280,14 @@ def _names(given: Sequence[str] | None, loader: Any, classes: int) -> tuple[str,
         if len(given) != classes:
             raise RequestError(f"{len(given)} class_names for a classifier of {classes} classes")
         return tuple(str(name) for name in given)
-    found = getattr(getattr(loader, "dataset", None), "classes", None)
-    if isinstance(found, list | tuple) and len(found) == classes and all(isinstance(name, str) for name in found):
-        return tuple(found)
+    names = getattr(getattr(loader, "dataset", None), "classes", None)
+    if isinstance(names, list | tuple) and len(names) == classes and all(isinstance(name, str) for name in names):
+        return tuple(names)
     return tuple(str(i) for i in range(classes))
 
 
 def _plain(classifier: nn.Module) -> nn.Module:
-    """The module inside ``torch.compile`` and data-parallel wrappers, which hide what happens in it."""
+    """Return the module inside ``torch.compile`` and data-parallel wrappers, which hide its forward pass."""
     while True:
         if hasattr(classifier, "_orig_mod"):
             classifier = classifier._orig_mod  # type: ignore[assignment]
@@ -308,8 +304,8 @@ def _settings(config: DecompositionConfig | None, k: int) -> DecompositionConfig
         settings = DecompositionConfig(**{**(config.model_dump() if config else {}), "k": k})
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(x) for x in first["loc"])
-        raise RequestError(f"{where}: {first['msg']} (given: {first['input']})") from None
+        field = ".".join(str(x) for x in first["loc"])
+        raise RequestError(f"{field}: {first['msg']} (given: {first['input']})") from None
     if settings.refinement == "none":
         raise RequestError("refinement='none' leaves a rest of each row out, so logits would not be the classifier's")
     return settings

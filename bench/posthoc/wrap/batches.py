@@ -1,8 +1,9 @@
-"""Batches of anyone's loader: images and labels, checked, and the classifier run on them."""
+"""Batches of a user's loader: checked images and labels, their digest, and errors of the classifier on them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,10 +15,10 @@ from bench.core.memory import is_out_of_memory
 
 
 def batch_of(batch: Any, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, list[int]]:
-    """Images ``(N, 3, H, W)`` on the device in the classifier's precision, and their labels.
+    """Return images ``(N, 3, H, W)`` on the device in the classifier's precision, and their labels.
 
     Raises:
-        RequestError: where a batch is something else.
+        RequestError: if the batch has another form.
     """
     if batch is None:
         raise RequestError("the loader gave no images")
@@ -42,10 +43,10 @@ def batch_of(batch: Any, device: torch.device, dtype: torch.dtype) -> tuple[Tens
 
 
 def opening(batches: Iterator[Any], device: torch.device, dtype: torch.dtype) -> tuple[Any, Tensor]:
-    """The first batch that has images, and its images; empty ones before it say nothing.
+    """Return the first batch that has images, and its images.
 
     Raises:
-        RequestError: where there is none, or a batch is something else.
+        RequestError: if there is none, or a batch has another form.
     """
     for batch in batches:
         images, labels = batch_of(batch, device, dtype)
@@ -54,9 +55,45 @@ def opening(batches: Iterator[Any], device: torch.device, dtype: torch.dtype) ->
     raise RequestError("the loader gave no images")
 
 
+class BatchDigest:
+    """Digest of images and labels in their order, independent of the batches."""
+
+    def __init__(self) -> None:
+        self._images, self._labels = hashlib.sha256(), hashlib.sha256()
+        self._form: tuple[Any, ...] = ()
+
+    def add(self, batch: Any) -> None:
+        """Add a batch ``(images, labels, ...)``."""
+        images, labels = (batch.images, batch.labels) if hasattr(batch, "images") else (batch[0], batch[1])
+        form = (images.dtype, tuple(images.shape[1:]))
+        if len(images) and form != self._form:
+            self._form = form
+            self._images.update(str(form).encode())
+        # As bytes, because numpy has no bfloat16.
+        self._images.update(images.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        self._labels.update(",".join(["", *map(str, torch.as_tensor(labels).tolist())]).encode())
+
+    def hexdigest(self) -> str:
+        """Return 32 hexadecimal digits."""
+        return self._images.hexdigest()[:16] + self._labels.hexdigest()[:16]
+
+
+def digest_of(loader: Iterable[Any], device: torch.device, dtype: torch.dtype) -> str:
+    """Return the digest of all images and labels of a loader.
+
+    Raises:
+        RequestError: if a batch has another form.
+    """
+    seen = BatchDigest()
+    for batch in loader:
+        batch_of(batch, device, dtype)
+        seen.add(batch)
+    return seen.hexdigest()
+
+
 @contextmanager
 def running(classifier: nn.Module, images: Tensor) -> Iterator[None]:
-    """Turn whatever the classifier raises on images into one line that says on which.
+    """Turn any error of the classifier on images into one line with their shape.
 
     Raises:
         RequestError: instead of any error but those of this project and of memory.

@@ -1,4 +1,4 @@
-"""Anyone's classifier with each row of its head written as a sum of k prototypes."""
+"""Classifier of a user with each row of its head written as a sum of k prototypes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from bench.posthoc.wrap.split import Split
 
 
 class Features(nn.Module):
-    """The classifier up to its pooling: images ``(N, 3, H, W)`` -> features ``(N, D, h, w)``.
+    """Classifier up to its pooling: images ``(N, 3, H, W)`` -> features ``(N, D, h, w)``.
 
-    It runs the whole classifier and catches the features on the way; what comes after them costs next to nothing,
-    and the logits are then the classifier's own.
+    It runs the whole classifier and captures the features on the way: the head costs next to nothing, and the logits
+    are then the classifier's own.
 
     Args:
-        classifier: shared, not copied.
-        split: found for it.
+        classifier: the classifier; shared, not copied.
+        split: its split into features and head.
     """
 
     def __init__(self, classifier: nn.Module, split: Split) -> None:
@@ -29,11 +29,11 @@ class Features(nn.Module):
         self.classifier, self.split, self.channels = classifier, split, split.channels
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images -> features."""
+        """Map images to features."""
         return self.both(images)[0]
 
     def both(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images -> features and the classifier's logits ``(N, C)``."""
+        """Map images to features and the classifier's logits ``(N, C)``."""
         caught: list[Tensor] = []
         module = self.classifier.get_submodule(self.split.module)
         if self.split.side == "output":
@@ -55,7 +55,7 @@ class Features(nn.Module):
         if self.split.layout == "nhwc":
             return x.permute(0, 3, 1, 2)
         x = x.mT if self.split.layout == "nld" else x
-        # Tokens lie on a grid in the image's own proportions.
+        # Tokens form a grid in the image's proportions.
         height, width = images.shape[-2:]
         rows = round((x.shape[2] * height / width) ** 0.5)
         if rows == 0 or x.shape[2] % rows or rows * width != x.shape[2] // rows * height:
@@ -66,15 +66,15 @@ class Features(nn.Module):
         return x.unflatten(2, (rows, -1))
 
     def named(self, name: str | None) -> Tensor | None:
-        """A parameter or buffer of the classifier."""
+        """Return a parameter or buffer of the classifier."""
         if name is None:
             return None
         path, _, last = name.rpartition(".")
-        found: Tensor = getattr(self.classifier.get_submodule(path), last)
-        return found.detach()
+        tensor: Tensor = getattr(self.classifier.get_submodule(path), last)
+        return tensor.detach()
 
     def head(self, features: Tensor) -> Tensor:
-        """What the classifier does with features: pooling, norm and linear layer, in its own precision."""
+        """Apply the classifier's pooling, norm and linear layer to features, in its own precision."""
         weight, norm = self.named(self.split.weight), self.split.norm
         assert weight is not None
         pooled = features.to(weight.dtype).mean((2, 3))
@@ -91,7 +91,7 @@ class Features(nn.Module):
         return nn.functional.linear(pooled, weight.flatten(1), self.named(self.split.bias))
 
     def rows(self) -> tuple[Tensor, Tensor]:
-        """Rows v ``(C, D)`` and biases c ``(C,)`` with ``logit = s Avg(x v^T) + c``, float64; see ``split``."""
+        """Return rows v ``(C, D)`` and biases c ``(C,)`` with ``logit = s Avg(x v^T) + c``, float64; see ``split``."""
         weight = self.named(self.split.weight)
         assert weight is not None
         v, norm = weight.flatten(1).double(), self.split.norm
@@ -114,7 +114,7 @@ class Features(nn.Module):
         return v, c
 
     def strength(self, features: Tensor) -> Tensor | None:
-        """The positive number s of each image ``(N, 1, 1, 1)``, float64; None where it is 1."""
+        """Return the positive number s of each image ``(N, 1, 1, 1)``, float64; None if it is always 1."""
         norm = self.split.norm
         if norm is None or norm.kind == "batch":
             return None
@@ -123,28 +123,28 @@ class Features(nn.Module):
         return (spread + norm.eps).rsqrt()[:, None, None, None]
 
     def recomposed(self, features: Tensor, rows: Tensor, bias: Tensor) -> Tensor:
-        """``s Avg(x v^T) + c`` in float64: what the logits must be if the split holds."""
+        """Compute ``s Avg(x v^T) + c`` in float64, which are the logits if the split holds."""
         s = self.strength(features)
         logits = features.double().mean((2, 3)) @ rows.T
         return (logits if s is None else logits * s[:, :, 0, 0]) + bias
 
 
 class PartPrototypeClassifier(PartPrototypeModel):
-    """Same logits as the classifier, computed by it; its maps are ``s x p_i`` (see ``split`` for s, mostly 1).
+    """Part-prototype model with the classifier's logits; its maps are ``s x p_i`` (see ``split`` for s, mostly 1).
 
     ``sum_i mean(map_i) + bias[c]`` is the logit of class c. The prototypes are kept in float64, also after
-    ``model.bfloat16()`` and the like; where that rounds the classifier's rows, the change goes into each class's last
+    ``model.bfloat16()`` and the like; if that rounds the classifier's rows, the change goes into each class's last
     prototype.
 
     Args:
-        features: the classifier, split.
-        vectors: ``(C, k, D)``.
-        bias: ``(C,)``, with what a norm between pooling and linear layer adds.
-        class_names: of the C classes.
+        features: the split classifier.
+        vectors: prototypes ``(C, k, D)``.
+        bias: bias ``(C,)``, including that of a norm between pooling and linear layer.
+        class_names: names of the C classes.
 
     Attributes:
         facts: numbers about the decomposition, such as the completeness residual.
-        left_out: what was not read of a folder of images: reason -> ``files`` (how many) and ``example``.
+        left_out: files of an image folder that were not read: reason -> ``files`` (number) and ``example``.
     """
 
     bias: Tensor
@@ -164,36 +164,36 @@ class PartPrototypeClassifier(PartPrototypeModel):
 
     @property
     def classifier(self) -> nn.Module:
-        """The classifier itself."""
-        found: nn.Module = self.backbone.classifier  # type: ignore[assignment]
-        return found
+        """Return the classifier."""
+        classifier: nn.Module = self.backbone.classifier  # type: ignore[assignment]
+        return classifier
 
     @property
     def vectors(self) -> Tensor:
-        """The prototypes ``(C, k, D)``, float64."""
+        """Return the prototypes ``(C, k, D)``, float64."""
         assert self.prototypes.vectors is not None
         return self.prototypes.vectors.unflatten(0, (-1, self.k))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images ``(N, 3, H, W)``, normalised -> logits ``(N, C)``: to the bit those of the classifier."""
+        """Map normalised images ``(N, 3, H, W)`` to logits ``(N, C)``, to the bit those of the classifier."""
         logits: Tensor = self.classifier(images)
         return logits
 
     def logits(self, features: Tensor) -> Tensor:
-        """Logits from features, by the classifier's own layers."""
+        """Return logits from features, by the classifier's own layers."""
         return self.features.head(features)
 
     def explain(self, images: Tensor, classes: Tensor | None = None) -> Explanation:
-        """Logits (the classifier's, to the bit) and maps, of all prototypes or of ``classes (N,)`` only."""
+        """Return the classifier's logits, to the bit, and maps of all prototypes or of ``classes (N,)`` only."""
         features, logits = self.features.both(images)
         return replace(self._maps(features, classes), logits=logits)
 
     def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
-        """Maps ``s x p_i`` in single precision and their means over the image; see the contract."""
+        """Return maps ``s x p_i`` in single precision and their means over the image; see the contract."""
         return replace(self._maps(features, classes), logits=self.logits(features))
 
     def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
-        """``sum_i s x p_i / hw``: its sum over the cells plus the bias is the logit."""
+        """Return ``sum_i s x p_i / hw``: its sum over the locations plus the bias is the logit."""
         cells = features.shape[2] * features.shape[3]
         return self._maps(features, classes).maps.sum(1) / cells
 
@@ -212,15 +212,15 @@ class PartPrototypeClassifier(PartPrototypeModel):
 
     @property
     def features(self) -> Features:
-        """The classifier, split."""
-        found: Features = self.backbone  # type: ignore[assignment]
-        return found
+        """Return the split classifier."""
+        features: Features = self.backbone  # type: ignore[assignment]
+        return features
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PartPrototypeClassifier:
         vectors, before = self.vectors, self.features.named(self.features.split.weight)
         super()._apply(fn, recurse)
         after: Any = self.features.named(self.features.split.weight)
-        # Moving is followed, rounding is not.
+        # Prototypes follow a change of device but not of precision: rounded, they would not sum to the rows.
         self.prototypes.vectors = vectors.flatten(0, 1).to(after.device)
         rows, bias = self.features.rows()
         self.bias = bias
@@ -230,11 +230,11 @@ class PartPrototypeClassifier(PartPrototypeModel):
 
 
 def fold(vectors: Tensor, rows: Tensor) -> Tensor:
-    """Prototypes ``(C, k, D)`` whose float64 sums are the rows ``(C, D)``, in whatever order they are added.
+    """Return prototypes ``(C, k, D)`` whose float64 sums are the rows ``(C, D)``, in any order of addition.
 
     All but the last are rounded to multiples of one power of two per channel, so that sums of them are exact; the last
-    is what is left of the row. The sum is off only where a row is no such multiple: smaller than a 2^-28th of its own
-    prototypes, and then by less than their last bit.
+    is the rest of the row. The sum is off only if a row is no such multiple: smaller than a 2^-28th of its prototypes,
+    and then by less than their last bit.
     """
     vectors, rows = vectors.double(), rows.double()
     k = vectors.shape[1]
@@ -242,7 +242,7 @@ def fold(vectors: Tensor, rows: Tensor) -> Tensor:
         return rows[:, None].clone()
     largest = torch.maximum(vectors.abs().amax(1), rows.abs()) * (2 * k)
     unit = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - 52)
-    # Where all are zero, and where the unit itself would underflow, there is nothing to round.
+    # If all are zero, or the unit itself would underflow, there is nothing to round.
     unit = torch.where((largest > 0) & (unit > 0), unit, 1.0)[:, None]
     first = torch.where(largest[:, None] > 0, (vectors[:, :-1] / unit).round() * unit, 0.0)
     return torch.cat([first, (rows - first.sum(1))[:, None]], 1)

@@ -1,8 +1,8 @@
-"""Why a classifier is refused, and what to do about it."""
+"""Reasons why a classifier is not supported, each with its cure."""
 
 from __future__ import annotations
 
-from bench.posthoc.wrap.trace import Call, Recording
+from bench.posthoc.wrap.trace import Call, ForwardTrace
 
 _ACTIVATIONS = {
     *("relu", "relu_", "relu6", "gelu", "silu", "silu_", "hardswish", "hardswish_", "tanh", "sigmoid", "leaky_relu"),
@@ -15,12 +15,12 @@ _PASSING = {"flatten", "reshape", "view", "squeeze", "dropout", "batch_norm", "l
 _REPLACE = "put one linear layer on the averaged features and fine-tune it"
 
 
-class Refusal(Exception):
-    """The reason, as the end of a sentence."""
+class UnsupportedHead(Exception):
+    """Error of a classifier without average pooling and one linear layer; the message ends a sentence."""
 
 
-def logits_are(call: Call | None, recording: Recording) -> str:
-    """Why the logits are not those of one linear layer; ``call`` made them."""
+def unsupported_logits(call: Call | None, trace: ForwardTrace) -> str:
+    """Return the reason why the logits are not those of one linear layer; ``call`` made them."""
     if call is None:
         return (
             "no linear layer was seen at its end: it has none (build it with a number of classes), or it is "
@@ -35,29 +35,29 @@ def logits_are(call: Call | None, recording: Recording) -> str:
         return f"it ends in `{call.name}`; pass the model without it, so that it returns logits"
     if "pool" in call.name:
         return (
-            "nothing but a pooling makes its logits: it was built without a head, or classifies each cell before it "
-            f"pools, as SqueezeNet does; {_REPLACE}"
+            "nothing but a pooling makes its logits: it was built without a head, or classifies each location before "
+            f"it pools, as SqueezeNet does; {_REPLACE}"
         )
     if call.name in _ATTENTION:
         return f"its logits come from `{call.name}` instead of a linear layer (a cosine or bilinear head); {_REPLACE}"
     return f"its logits come from `{call.name}` instead of a linear layer; {_REPLACE}"
 
 
-def between(call: Call | None, recording: Recording) -> str:
-    """Why what stands between the pooling and the linear layer is no averaging; ``call`` is the first obstacle."""
+def unsupported_pooling(call: Call | None, trace: ForwardTrace) -> str:
+    """Return the reason why the input of the linear layer is no average; ``call`` is the first obstacle."""
     if call is None:
         return (
-            "nothing is known about where the last layer's input comes from: TorchScript or compiled modules hide it "
+            "nothing is known about the source of the last layer's input: TorchScript or compiled modules hide it "
             "(pass the original module)"
         )
     if call.name in ("linear", "conv2d"):
         return f"its head has more than one layer (`{call.name}` before the last one); {_REPLACE}"
     if call.name in _ACTIVATIONS:
-        if _is_layered(call, recording):
+        if _is_layered(call, trace):
             return f"its head has more than one layer (with `{call.name}` between them); {_REPLACE}"
         return (
-            f"an activation (`{call.name}`) stands between the pooling and the last layer, so the logit is no average "
-            f"over the cells; move it before the pooling, or {_REPLACE}"
+            f"an activation (`{call.name}`) is between the pooling and the last layer, so the logit is no average "
+            f"over the locations; move it before the pooling, or {_REPLACE}"
         )
     if call.name in ("__getitem__", "select", "index_select", "narrow", "unbind", "chunk", "split"):
         return (
@@ -80,14 +80,14 @@ def between(call: Call | None, recording: Recording) -> str:
         return f"it pools by attention (`{call.name}`); build it with average pooling (timm: global_pool='avg')"
     if call.main is not None and (call.name in ("flatten", "reshape", "view") or "pool" in call.name):
         return (
-            "its last layer reads the cells one by one (features are flattened, not averaged over all cells); use "
-            f"global average pooling: {_REPLACE}"
+            "its last layer reads the locations one by one (features are flattened, not averaged over all locations); "
+            f"use global average pooling: {_REPLACE}"
         )
-    return f"`{call.name}` stands between the average pooling and the last linear layer; {_REPLACE}"
+    return f"`{call.name}` is between the average pooling and the last linear layer; {_REPLACE}"
 
 
-def cannot_reach(call: Call | None) -> str:
-    """Why the features cannot be caught."""
+def unreachable_features(call: Call | None) -> str:
+    """Return the reason why the features cannot be captured."""
     made = f" They come from `{call.name}`." if call else ""
     return (
         f"its features are no module's input or output, so they cannot be caught.{made} Pass them through a "
@@ -95,16 +95,16 @@ def cannot_reach(call: Call | None) -> str:
     )
 
 
-def _is_layered(call: Call, recording: Recording) -> bool:
-    """Whether a layer with weights lies behind an activation that sees one vector per image."""
+def _is_layered(call: Call, trace: ForwardTrace) -> bool:
+    """Return whether an activation, which sees one vector per image, follows a layer with weights."""
     tensor, before = call.main, call.index
     while tensor is not None:
-        found = recording.producer(tensor, before)
-        if found is None:
+        producer = trace.producer(tensor, before)
+        if producer is None:
             return False
-        if found.name in ("linear", "conv2d"):
+        if producer.name in ("linear", "conv2d"):
             return sum(size > 1 for size in tensor.shape[1:]) <= 1
-        if found.name not in _PASSING:
+        if producer.name not in _PASSING:
             return False
-        tensor, before = found.main, found.index
+        tensor, before = producer.main, producer.index
     return False

@@ -1,4 +1,4 @@
-"""Features of all training images, gathered in one pass in any order and read back class by class."""
+"""Store of the features of all training images: gathered in one pass in any order, read back class by class."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import json
 import math
 import shutil
 import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -18,6 +21,11 @@ from torch import Tensor
 
 from bench.contract import CellError, RequestError
 from bench.posthoc.checkpoint import write
+from bench.posthoc.pipeline import class_name
+from bench.posthoc.progress import LoggingProgress
+from bench.posthoc.wrap.batches import BatchDigest, batch_of, running
+from bench.posthoc.wrap.classifier import Features
+from bench.posthoc.wrap.verify import Residual
 
 Precision = Literal["single", "half"]
 _TYPES: dict[str, tuple[Any, torch.dtype]] = {
@@ -27,7 +35,7 @@ _TYPES: dict[str, tuple[Any, torch.dtype]] = {
 
 
 def forget(folder: Path) -> None:
-    """Remove what a decomposition kept in a folder, and the folder where nothing else is in it."""
+    """Remove the files that a decomposition kept in a folder, and the folder if it is then empty."""
     for name in ("features.*", "classes-*/class-*", "classes-*/decomposition.json", "class-*", "decomposition.json"):
         for file in folder.glob(name):
             file.unlink()
@@ -37,26 +45,26 @@ def forget(folder: Path) -> None:
 
 
 def _sealed(described: dict[str, Any], content: bytes) -> str:
-    """A digest of what is said of features beside them: what was altered on the disk is not used."""
+    """Return a digest of the description and tables of features, by which altered files are detected."""
     text = json.dumps(described, sort_keys=True)
     return hashlib.sha256(text.encode() + content).hexdigest()
 
 
-class Storage:
-    """Features ``(n, cells, D)`` with their labels: in memory while they are few, otherwise in a file.
+class FeatureStore:
+    """Features ``(n, locations, D)`` with their labels: in memory while they are few, otherwise in a file.
 
     Args:
-        folder: where the file stays for a later run; ``None``: in memory, or in a temporary file that goes away.
-        key: what a kept file must have been made with, but for the images.
-        precision: in which they are kept. Half takes half the space and rounds to three digits.
-        memory: bytes that may be held before they go to a file.
-        expected: images that will come, if known, to tell a full disk beforehand.
+        folder: folder of a file that stays for a later call; ``None``: in memory, or in a temporary file.
+        key: digest of the classifier and settings that a kept file must have been made with.
+        precision: precision of the stored features. Half takes half the space and rounds to three digits.
+        memory: bytes that may be held in memory before they go to a file.
+        expected: number of images to come, if known, to detect a full disk beforehand.
 
     Attributes:
-        images: what the images were that the features are of; set before :meth:`finish`.
-        complete: whether all that is kept was made with this key; whether of these images is for the caller to say.
-        seen: labels of all images that came by, also of those that are not kept, and the classifier's answers.
-        facts: numbers about them.
+        images: key of the images that the features are of; set before :meth:`finish`.
+        complete: whether the kept features were made with this key; the caller compares ``images``.
+        seen: labels of all images, also of those that are not kept, and the classifier's answers.
+        facts: numbers about the features.
     """
 
     def __init__(
@@ -79,7 +87,7 @@ class Storage:
         self.complete = folder is not None and self._reopen(folder)
 
     def begin(self) -> None:
-        """Forget what an earlier run left, and take in features."""
+        """Forget the features of an earlier call, and begin to add new ones."""
         self._labels, self._positions, self._by_class, self.seen = [], [], {}, ([], [])
         self._content, self.images = hashlib.sha256(), ""
         self._shape, self.grid, self.facts, self.complete = (), (0, 0), {}, False
@@ -87,22 +95,22 @@ class Storage:
             (self.folder / "features.json").unlink(missing_ok=True)
 
     def saw(self, labels: list[int], answers: list[int]) -> None:
-        """Take down what images were said to show and what the classifier sees in them."""
+        """Add the labels of images and the classifier's answers."""
         self.seen[0].extend(labels)
         self.seen[1].extend(answers)
 
     def add(self, features: Tensor, labels: list[int], positions: list[int]) -> None:
-        """Take in features ``(n, D, h, w)`` of n images, their labels and their places in the loader's order.
+        """Add features ``(n, D, h, w)`` of n images, their labels and their positions in the loader's order.
 
         Raises:
-            CellError: naming the class, where a feature is too large for half precision.
-            RequestError: where images differ in size, or the disk is too small.
+            CellError: naming a class with a feature that is too large for half precision.
+            RequestError: if images differ in size, or the disk is too small.
         """
         x = features.detach().flatten(2).mT.to("cpu", torch.float32)
         if self._shape and (tuple(x.shape[1:]) != self._shape or tuple(features.shape[2:]) != self.grid):
             raise RequestError(
-                f"features of {features.shape[2]} x {features.shape[3]} cells after {self.grid[0]} x {self.grid[1]}: "
-                "let the loader give all images in one size"
+                f"features of {features.shape[2]} x {features.shape[3]} locations after {self.grid[0]} x "
+                f"{self.grid[1]}: let the loader give all images in one size"
             )
         self._shape, self.grid = tuple(x.shape[1:]), (features.shape[2], features.shape[3])
         kept = x.to(self._torch).contiguous()
@@ -119,7 +127,7 @@ class Storage:
         self._positions += positions
 
     def finish(self) -> None:
-        """No more features come."""
+        """Finish adding, and write the description of the features."""
         if self._stream is not None:
             self._stream.close()
             self._stream = None
@@ -142,16 +150,16 @@ class Storage:
                 "facts": self.facts,
                 "features": self._digest,
             }
-            # Written last and in one piece: where it is there, the features are whole.
+            # Written last and atomically: if it exists, the features are whole.
             write(self.folder / "features.json", json.dumps({**described, "digest": _sealed(described, content)}))
         self._index()
 
     def count(self, label: int) -> int:
-        """How many images of a class there are."""
+        """Return the number of images of a class."""
         return len(self._by_class.get(label, ()))
 
     def of(self, label: int) -> tuple[Tensor, Tensor]:
-        """Features ``(n, cells, D)`` of a class in single precision, and the images' places in the loader's order."""
+        """Return features ``(n, locations, D)`` of a class in single precision, and the images' loader positions."""
         rows = self._by_class[label]
         positions = torch.tensor([self._positions[row] for row in rows])
         if self._held:
@@ -161,16 +169,16 @@ class Storage:
 
     @property
     def cells(self) -> int:
-        """Cells of one image."""
+        """Return the number of locations of one image."""
         return self.grid[0] * self.grid[1]
 
     @property
     def channels(self) -> int:
-        """Channels of one cell."""
+        """Return the number of channels of one location."""
         return self._shape[1]
 
     def close(self, keep: bool = False) -> None:
-        """Let go of everything; the features of a ``folder`` stay only with ``keep``."""
+        """Release memory and files; the features in a ``folder`` stay only with ``keep``."""
         if self._stream is not None:
             self._stream.close()
             self._stream = None
@@ -229,7 +237,7 @@ class Storage:
 
     @property
     def readable(self) -> bool:
-        """Whether the features themselves are still there, and as they were written; the file is read for it."""
+        """Return whether the features exist and are unaltered; the file is read for it."""
         if self._held:
             return True
         if not self._file.is_file() or self._file.stat().st_size != self._bytes(len(self._labels)):
@@ -241,3 +249,66 @@ class Storage:
         self._by_class = {}
         for row, label in enumerate(self._labels):
             self._by_class.setdefault(label, []).append(row)
+
+
+@torch.no_grad()
+def gather(
+    features: Features,
+    rows: Tensor,
+    bias: Tensor,
+    batches: Iterable[Any],
+    storage: FeatureStore,
+    names: Sequence[str],
+    images_per_class: int | None,
+    telling: LoggingProgress,
+    images_key: str | None,
+) -> None:
+    """Fill the store in one pass, with the completeness residual over all images in its ``facts``.
+
+    Its ``images`` is ``images_key``, or else, in a folder, a digest of all pixels and labels.
+
+    Raises:
+        CellError: naming a class with features that are not finite.
+        RequestError: if a label is no class, or the split does not hold for an image.
+    """
+    residual, taken, position, seen = Residual(), Counter[int](), 0, BatchDigest()
+    first = next(features.classifier.parameters())
+    device, dtype = first.device, first.dtype
+    began = time.perf_counter()
+    for batch in batches:
+        images, labels = batch_of(batch, device, dtype)
+        if not labels:
+            continue
+        wrong = [label for label in labels if not 0 <= label < len(names)]
+        if wrong:
+            last = len(names) - 1
+            why = "; if labels count from 1, give label - 1" if wrong[0] == len(names) else ""
+            why = "; it has one logit: give it a row for each class" if last == 0 else why
+            raise RequestError(f"label {wrong[0]} in the loader: the classifier has classes 0 to {last}{why}")
+        if images_key is None and storage.folder is not None:
+            seen.add(batch)
+        with running(features.classifier, images):
+            x, logits = features.both(images)
+        storage.saw(labels, logits.argmax(1).tolist())
+        finite = torch.isfinite(x.flatten(1)).all(1).tolist()
+        if not all(finite):
+            bad = finite.index(False)
+            raise CellError(f"{class_name(labels[bad], names)}: features of image {position + bad} are not finite")
+        with torch.autocast(device.type, enabled=False):
+            residual.add(x, logits, features.recomposed(x, rows, bias))
+        chosen = []
+        for i, label in enumerate(labels):
+            if images_per_class is None or taken[label] < images_per_class:
+                taken[label] += 1
+                chosen.append(i)
+        if chosen:
+            storage.add(x[chosen], [labels[i] for i in chosen], [position + i for i in chosen])
+        position += len(labels)
+        telling.rarely(f"features of {position} images, {position / (time.perf_counter() - began):.0f} images/s")
+    storage.facts = {
+        "completeness_residual": residual.largest,
+        "top1_changed": float(residual.changed),
+        "images": float(position),
+    }
+    storage.images = images_key or seen.hexdigest()
+    storage.finish()

@@ -1,4 +1,4 @@
-"""Whether the labels that were given with the images are those of the classifier."""
+"""Check of the images' labels against the classifier's answers."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _HOW = {
     TORCHVISION: "its rows are numbered as torchvision numbers class folders (by code points)",
     "from 1": "1 is taken from every label",
     "from 0": "1 is added to every label",
-    "best": "its rows are numbered as the images themselves say",
+    "best": "its rows are numbered as its answers on the images suggest",
 }
 
 
 class WrongLabels(RequestError):
-    """The classifier does not know the images by the labels that came with them.
+    """Error of labels that are not the classifier's.
 
     Attributes:
-        reason: what was measured.
+        reason: the measured accuracy.
         way: the order that fits, as in :class:`bench.models.confusion.Fit`.
-        order: class names by row in that order; empty where none fits.
+        order: class names by row in that order; empty if none fits.
     """
 
     def __init__(self, reason: str, way: str, order: Sequence[str]) -> None:
@@ -39,20 +39,20 @@ class WrongLabels(RequestError):
 def check(
     labels: Sequence[int], answers: Sequence[int], names: Sequence[str], refuse: bool, telling: LoggingProgress
 ) -> dict[str, float]:
-    """Say how often the classifier's answers are the given labels, and refuse labels that are not its own.
+    """Log the classifier's accuracy on the given labels, and refuse labels that are not its own.
 
     Args:
-        labels: of all images.
-        answers: the classifier's, as rows.
-        names: of the classes, by row.
-        refuse: ``False``: only say it.
-        telling: where it is said.
+        labels: labels of all images.
+        answers: the classifier's answers, as rows.
+        names: class names by row.
+        refuse: ``False``: only warn.
+        telling: log.
 
     Returns:
         ``accuracy`` on the given labels in %.
 
     Raises:
-        WrongLabels: where the accuracy is chance for sure, or another order fits far better; see
+        WrongLabels: if the accuracy is chance for sure, or another order fits far better; see
             :func:`bench.models.confusion.judge` for the tests.
     """
     fit = judge(labels, answers, len(names), rows(names))

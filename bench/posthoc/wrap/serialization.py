@@ -1,6 +1,6 @@
-"""A decomposition as files: ``prototypes.safetensors`` with the numbers and ``prototypes.json`` with everything else.
+"""Files of a decomposition: ``prototypes.safetensors`` with the numbers and ``prototypes.json`` with all else.
 
-The classifier itself is not in them: it is given again when they are loaded, and checked to be the same.
+The classifier itself is not in them: it is passed again when they are loaded, and checked to be the same.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class _Description(Settings):
 
 
 def save(model: PartPrototypeClassifier, folder: Path | str) -> Path:
-    """Write a decomposition into a folder, which is made; returns the folder.
+    """Write a decomposition into a folder, which is made, and return the folder.
 
     Args:
-        model: as :func:`bench.posthoc.decompose` made it.
-        folder: files of an earlier one in it are replaced.
+        model: result of :func:`bench.posthoc.decompose`.
+        folder: target folder; files of an earlier decomposition in it are replaced.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,15 +73,15 @@ def save(model: PartPrototypeClassifier, folder: Path | str) -> Path:
 
 
 def load(folder: Path | str, classifier: nn.Module, images: Tensor | None = None) -> PartPrototypeClassifier:
-    """Read a decomposition back. Nothing in the files is executed.
+    """Load a decomposition. Nothing in the files is executed.
 
     Args:
-        folder: where :func:`save` wrote it.
-        classifier: the one that was decomposed, with the same weights in the same precision.
-        images: a few, to verify the logits once more.
+        folder: folder that :func:`save` wrote.
+        classifier: the decomposed classifier, with the same weights in the same precision.
+        images: a few images, to verify the logits again.
 
     Raises:
-        RequestError: where files are missing, are something else, are damaged, or belong to another classifier.
+        RequestError: if files are missing, damaged, of another kind, or belong to another classifier.
     """
     folder = Path(folder)
     description = _describe(folder / _FACTS)
@@ -93,9 +93,9 @@ def load(folder: Path | str, classifier: nn.Module, images: Tensor | None = None
         "source_image": (split.classes * description.k,),
         "source_patch": (split.classes * description.k, 2),
     }
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if found != shapes or tensors["vectors"].dtype != torch.float64 or len(description.class_names) != split.classes:
-        raise RequestError(f"{folder / _TENSORS} does not fit {_FACTS} beside it: {found} instead of {shapes}")
+    stored = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if stored != shapes or tensors["vectors"].dtype != torch.float64 or len(description.class_names) != split.classes:
+        raise RequestError(f"{folder / _TENSORS} does not fit {_FACTS} beside it: {stored} instead of {shapes}")
     if not all(bool(torch.isfinite(tensors[name]).all()) for name in ("vectors", "bias")):
         raise RequestError(f"{folder / _TENSORS} holds numbers that are not finite")
     content = hashlib.sha256((folder / _TENSORS).read_bytes()).hexdigest()
@@ -134,5 +134,5 @@ def _describe(file: Path) -> _Description:
         return _Description.model_validate_json(file.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(x) for x in first["loc"]) or "the file"
-        raise RequestError(f"{file} is no description of prototypes ({where}: {first['msg']})") from None
+        field = ".".join(str(x) for x in first["loc"]) or "the file"
+        raise RequestError(f"{file} is no description of prototypes ({field}: {first['msg']})") from None

@@ -1,4 +1,4 @@
-"""The split of a classifier into features and head: found in a recorded forward pass, described by plain data.
+"""Split of a classifier into features and head: found in a recorded forward pass, described by plain data.
 
 ``logits = norm(Avg(x)) W^T + b`` for features x, with or without a norm. The head is linear in x up to one positive
 number s per image, the same for all classes, so that *rows* v and a bias c exist with ``logit = s Avg(x v^T) + c``:
@@ -12,9 +12,9 @@ layer norm            w g, minus its mean over the channels          1 / sqrt(Va
 RMS norm              w g                                            1 / sqrt(Avg(x)^2 + eps)
 ====================  =============================================  ==========================
 
-For the layer norm: its mean ``1/D sum_d Avg(x)_d`` is itself linear in x and goes into the rows; only the spread is
-not. Dividing the maps of an image by its spread changes neither where they are high nor which class wins, and the maps
-then add up to the logit exactly.
+For the layer norm, its mean ``1/D sum_d Avg(x)_d`` is itself linear in x and goes into the rows; only the spread is
+not. Dividing the maps of an image by its spread changes neither their peaks nor the predicted class, and the maps then
+add up to the logit exactly.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.contract import RequestError, Settings
-from bench.posthoc.wrap.errors import Refusal, between, cannot_reach, logits_are
-from bench.posthoc.wrap.trace import Call, Recording
+from bench.posthoc.wrap.errors import UnsupportedHead, unreachable_features, unsupported_logits, unsupported_pooling
+from bench.posthoc.wrap.trace import Call, ForwardTrace
 
 Layout = Literal["nchw", "nhwc", "nld", "ndl"]
 
@@ -40,18 +40,18 @@ _NORMS = ("layer_norm", "rms_norm", "batch_norm", "group_norm")
 
 
 class Step(Settings):
-    """An operation between the module whose tensor is caught and the features.
+    """Operation between the captured tensor of a module and the features.
 
     Attributes:
         op: ``tokens`` leaves out the first ``dims[0]`` of dimension 1; ``flatten`` starts at ``dims[0]``.
-        dims: its integers.
+        dims: dimensions of the operation.
     """
 
     op: Literal["tokens", "permute", "flatten", "relu", "relu6", "silu", "gelu", "hardswish", "mish"]
     dims: tuple[int, ...] = ()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Do it."""
+        """Apply the operation."""
         if self.op == "tokens":
             return x[:, self.dims[0] :]
         if self.op == "permute":
@@ -63,7 +63,7 @@ class Step(Settings):
 
 
 class Norm(Settings):
-    """The norm between pooling and linear layer; weights by their names in the classifier."""
+    """Norm between pooling and linear layer; weights by their names in the classifier."""
 
     kind: Literal["layer", "rms", "batch"]
     eps: float
@@ -74,18 +74,18 @@ class Norm(Settings):
 
 
 class Split(Settings):
-    """Where the features of a classifier are and what its head does with them. Nothing but names and numbers.
+    """Description of a classifier's features and head, in names and numbers alone.
 
     Attributes:
-        module: the module whose tensor is caught, by its name.
+        module: name of the module whose tensor is captured.
         side: its output, or its first input.
-        steps: from that tensor to the features.
-        layout: of the features: n = images, c or d = channels, h, w = rows and columns, l = tokens.
-        norm: between pooling and linear layer.
-        weight: name of the linear layer's weight ``(C, D)``; a 1 x 1 convolution's counts.
+        steps: operations from that tensor to the features.
+        layout: layout of the features: n = images, c or d = channels, h, w = rows and columns, l = tokens.
+        norm: norm between pooling and linear layer.
+        weight: name of the weight ``(C, D)`` of the linear layer or 1 x 1 convolution.
         bias: name of its bias.
-        channels: D.
-        classes: C.
+        channels: number of channels D.
+        classes: number of classes C.
     """
 
     module: str
@@ -99,7 +99,7 @@ class Split(Settings):
     classes: int
 
     def summary(self) -> str:
-        """One line for people."""
+        """Return a description of one line."""
         norm = f" -> {self.norm.kind} norm" if self.norm else ""
         return f"{self.side} of `{self.module}` ({self.channels} channels) -> average{norm} -> {self.weight}"
 
@@ -109,29 +109,31 @@ def find(classifier: nn.Module, images: Tensor) -> Split:
     """Find the split from one forward pass; ``verify`` is the check that must follow.
 
     Args:
-        classifier: in eval mode.
-        images: ``(N, 3, H, W)``, N small; real ones.
+        classifier: classifier in eval mode.
+        images: a few real images ``(N, 3, H, W)``.
 
     Raises:
-        RequestError: with the reason, where the head is not average pooling and one linear layer.
+        RequestError: with the reason, if the head is not average pooling and one linear layer.
     """
-    recording = Recording(classifier)
-    logits = recording.run(images)
+    trace = ForwardTrace(classifier)
+    logits = trace.run(images)
     try:
-        return _walk(recording, logits)
-    except Refusal as refusal:
+        return _walk(trace, logits)
+    except UnsupportedHead as refusal:
         raise RequestError(f"{type(classifier).__name__} cannot be decomposed: {refusal}") from None
 
 
-def _walk(recording: Recording, logits: Any) -> Split:
+def _walk(trace: ForwardTrace, logits: Any) -> Split:
     if not isinstance(logits, Tensor) or logits.ndim != 2:
-        what = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise Refusal(f"it returns {what} instead of logits (images, classes); wrap it so that it returns these only")
-    linear = _back(recording, logits, None, _is_linear, lambda call: logits_are(call, recording))
+        returned = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise UnsupportedHead(
+            f"it returns {returned} instead of logits (images, classes); wrap it so that it returns these only"
+        )
+    linear = _back(trace, logits, None, _is_linear, lambda call: unsupported_logits(call, trace))
     weight, bias = linear.argument(1, "weight"), linear.argument(2, "bias")
-    names = [recording.parameter(tensor) for tensor in (weight, bias)]
+    names = [trace.parameter(tensor) for tensor in (weight, bias)]
     if names[0] is None or (bias is not None and names[1] is None):
-        raise Refusal(
+        raise UnsupportedHead(
             "the last layer's weight is computed during the forward pass (weight normalisation or another "
             "parametrisation); remove it first, e.g. torch.nn.utils.parametrize.remove_parametrizations"
         )
@@ -140,27 +142,28 @@ def _walk(recording: Recording, logits: Any) -> Split:
     def pools(call: Call) -> bool:
         if call.name in _NORMS:
             if norms:
-                raise Refusal("more than one norm stands between the average pooling and the last linear layer")
-            norms.append(_norm(call, recording))
+                raise UnsupportedHead("more than one norm is between the average pooling and the last linear layer")
+            norms.append(_norm(call, trace))
             return False
         return _layout(call) is not None
 
     start = linear.main
     assert start is not None
-    pool = _back(recording, start, linear.index, pools, lambda call: between(call, recording), skip=_NORMS)
+    pool = _back(trace, start, linear.index, pools, lambda call: unsupported_pooling(call, trace), skip=_NORMS)
     layout = _layout(pool)
     features = pool.main
     assert layout is not None
     assert features is not None
     if features.shape.numel() // features.shape[0] == weight.shape[1]:
-        raise Refusal(
-            "its features are a single cell before they are pooled, so no prototype could say where; give it larger "
-            "images (timm's VGG and others with convolutions for fully connected layers have one cell at 224 pixels)"
+        raise UnsupportedHead(
+            "its features are a single location before they are pooled, so no prototype has a position; give it larger "
+            "images (timm's VGG and others with convolutions for fully connected layers have one location at 224 "
+            "pixels)"
         )
-    passage, steps = _source(recording, features, pool.index)
+    captured, steps = _source(trace, features, pool.index)
     return Split(
-        module=passage.module,
-        side=passage.side,
+        module=captured.module,
+        side=captured.side,
         steps=steps,
         layout=layout,
         norm=norms[0] if norms else None,
@@ -172,30 +175,30 @@ def _walk(recording: Recording, logits: Any) -> Split:
 
 
 def _back(
-    recording: Recording,
+    trace: ForwardTrace,
     tensor: Tensor,
     before: int | None,
     wanted: Callable[[Call], bool],
     why: Callable[[Call | None], str],
     skip: tuple[str, ...] = (),
 ) -> Call:
-    """The call that is wanted, upstream of a tensor, with nothing but renamings of the same values on the way."""
+    """Return the wanted call upstream of a tensor, refusing calls on the way that change its values."""
     current: Tensor | None = tensor
     while current is not None:
-        call = recording.producer(current, before)
+        call = trace.producer(current, before)
         if call is None:
             break
         if wanted(call):
             return call
         passes = call.name in _SAME_VALUES and call.main is not None and _is_vector(call.main)
         if not passes and not (call.name in skip and call.main is not None and _is_vector(call.main)):
-            raise Refusal(why(call))
+            raise UnsupportedHead(why(call))
         current, before = call.main, call.index
-    raise Refusal(why(None))
+    raise UnsupportedHead(why(None))
 
 
 def _is_vector(tensor: Tensor) -> bool:
-    """Whether there is one vector per image, so that any reshaping keeps its values in order."""
+    """Return whether there is one vector per image, so that any reshaping keeps its values in order."""
     return sum(size > 1 for size in tensor.shape[1:]) <= 1
 
 
@@ -210,7 +213,7 @@ def _is_linear(call: Call) -> bool:
 
 
 def _layout(call: Call) -> Layout | None:
-    """The layout of the features that this call averages over all cells; None where it does no such thing."""
+    """Return the layout of the features that this call averages over all locations; None for another call."""
     x = call.main
     if x is None:
         return None
@@ -234,46 +237,46 @@ def _layout(call: Call) -> Layout | None:
     return None
 
 
-def _norm(call: Call, recording: Recording) -> Norm:
+def _norm(call: Call, trace: ForwardTrace) -> Norm:
     if call.name == "batch_norm":
         if call.argument(5, "training", False):
-            raise Refusal("a batch norm between pooling and linear layer uses the batch's own statistics")
+            raise UnsupportedHead("a batch norm between pooling and linear layer uses the batch's own statistics")
         tensors = [call.argument(i, n) for i, n in enumerate(("running_mean", "running_var", "weight", "bias"), 1)]
-        mean, var, weight, bias = _named(tensors, recording)
+        mean, var, weight, bias = _named(tensors, trace)
         return Norm(kind="batch", eps=call.argument(7, "eps", 1e-5), weight=weight, bias=bias, mean=mean, var=var)
     if call.name == "group_norm" and call.argument(1, "num_groups") != 1:
-        raise Refusal("a group norm with several groups stands between pooling and linear layer")
+        raise UnsupportedHead("a group norm with several groups is between pooling and linear layer")
     assert call.main is not None
     if call.name == "rms_norm":
-        (weight,) = _named([call.argument(2, "weight")], recording)
+        (weight,) = _named([call.argument(2, "weight")], trace)
         eps = call.argument(3, "eps")
         return Norm(kind="rms", eps=torch.finfo(call.main.dtype).eps if eps is None else eps, weight=weight)
-    weight, bias = _named([call.argument(i, n) for i, n in enumerate(("weight", "bias"), 2)], recording)
+    weight, bias = _named([call.argument(i, n) for i, n in enumerate(("weight", "bias"), 2)], trace)
     return Norm(kind="layer", eps=call.argument(4, "eps", 1e-5), weight=weight, bias=bias)
 
 
-def _named(tensors: list[Any], recording: Recording) -> list[str | None]:
-    names = [recording.parameter(tensor) for tensor in tensors]
+def _named(tensors: list[Any], trace: ForwardTrace) -> list[str | None]:
+    names = [trace.parameter(tensor) for tensor in tensors]
     if any(name is None and tensor is not None for name, tensor in zip(names, tensors, strict=True)):
-        raise Refusal("the norm between pooling and linear layer has weights that are computed on the way")
+        raise UnsupportedHead("the norm between pooling and linear layer has weights that are computed on the way")
     return names
 
 
-def _source(recording: Recording, features: Tensor, before: int) -> tuple[Any, tuple[Step, ...]]:
-    """The module by which the features can be caught, and the steps from its tensor to them."""
+def _source(trace: ForwardTrace, features: Tensor, before: int) -> tuple[Any, tuple[Step, ...]]:
+    """Return the module that captures the features, and the steps from its tensor to them."""
     steps: list[Step] = []
     current: Tensor | None = features
     while current is not None:
-        passage = recording.passage(current)
-        if passage is not None:
-            return passage, tuple(reversed(steps))
-        call = recording.producer(current, before)
+        captured = trace.capture(current)
+        if captured is not None:
+            return captured, tuple(reversed(steps))
+        call = trace.producer(current, before)
         step = None if call is None else _step(call)
         if call is None or step is None:
-            raise Refusal(cannot_reach(call))
+            raise UnsupportedHead(unreachable_features(call))
         steps.append(step)
         current, before = call.main, call.index
-    raise Refusal(cannot_reach(None))
+    raise UnsupportedHead(unreachable_features(None))
 
 
 def _step(call: Call) -> Step | None:

@@ -1,4 +1,4 @@
-"""What happened in one forward pass: which call made which tensor, and which modules it went through."""
+"""Trace of one forward pass: the calls that made each tensor, and the modules that it went through."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 _KEPT = 256
-"""The end of the network is all that matters here; keeping every activation of a large one would cost memory."""
+"""Only the end of the network matters; keeping every activation of a large one would cost memory."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a torch function, in order of its return.
+    """Call of a torch function.
 
     Attributes:
-        index: how many calls came before it.
-        name: for example ``linear`` or ``adaptive_avg_pool2d``.
-        args: as given.
-        kwargs: as given.
-        outputs: the tensors it returned.
+        index: number of calls that returned before it.
+        name: name of the function, for example ``linear`` or ``adaptive_avg_pool2d``.
+        args: positional arguments.
+        kwargs: keyword arguments.
+        outputs: the returned tensors.
     """
 
     index: int
@@ -34,42 +34,42 @@ class Call:
     outputs: tuple[Tensor, ...]
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
-        """An argument, however it was passed."""
+        """Return an argument, passed by position or by name."""
         return self.args[position] if position < len(self.args) else self.kwargs.get(name, default)
 
     @property
     def main(self) -> Tensor | None:
-        """The tensor the call is about."""
-        found = self.argument(0, "input")
-        return found if isinstance(found, Tensor) else None
+        """Return the tensor that the call processes."""
+        value = self.argument(0, "input")
+        return value if isinstance(value, Tensor) else None
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All tensors it was given, also inside lists."""
+        """Return all tensors among the arguments, also inside lists."""
         return list(_tensors((*self.args, *self.kwargs.values())))
 
 
 @dataclass(frozen=True)
-class Passage:
-    """A tensor that went into or came out of a module."""
+class ModuleTensor:
+    """Tensor that is an input or output of a module."""
 
     module: str
     side: Literal["output", "input"]
     tensor: Tensor
 
 
-class Recording(TorchFunctionMode):
-    """Records the last calls of one forward pass of ``model``.
+class ForwardTrace(TorchFunctionMode):
+    """Recorder of the last calls of one forward pass of ``model``.
 
-    Calls are looked up by the identity of the tensors, latest first: an operation in place returns the tensor that it
-    was given, and what matters is who wrote it last before it was read.
+    Calls are looked up by the identity of the tensors, latest first: an operation in place returns its input tensor,
+    and the last call that wrote it before it was read counts.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self._model = model
         self._calls: deque[Call] = deque(maxlen=_KEPT)
-        self._passages: deque[Passage] = deque(maxlen=_KEPT)
+        self._tensors_seen: deque[ModuleTensor] = deque(maxlen=_KEPT)
         self._visits: dict[str, int] = {}
         self._count = 0
 
@@ -83,7 +83,7 @@ class Recording(TorchFunctionMode):
         return result
 
     def run(self, images: Tensor) -> Any:
-        """The model's output for the images, recorded."""
+        """Return the model's output for the images, and record the pass."""
         with ExitStack() as hooks:
             for name, module in self._model.named_modules():
                 if name:
@@ -93,30 +93,30 @@ class Recording(TorchFunctionMode):
                 return self._model(images)
 
     def producer(self, tensor: Tensor, before: int | None = None) -> Call | None:
-        """The last call before number ``before`` that returned this very tensor; None where there was none."""
+        """Return the last call before number ``before`` that returned this tensor; None if there is none."""
         for call in reversed(self._calls):
             if (before is None or call.index < before) and any(output is tensor for output in call.outputs):
                 return call
         return None
 
-    def passage(self, tensor: Tensor) -> Passage | None:
-        """A module by which this tensor can be seen again: run once, its output rather than its input, outermost."""
-        found = [
-            passage
-            for passage in self._passages
-            if passage.tensor is tensor
-            # A module used more than once is seen at its last visit.
-            and next(p for p in reversed(self._passages) if (p.module, p.side) == (passage.module, passage.side))
-            is passage
+    def capture(self, tensor: Tensor) -> ModuleTensor | None:
+        """Return a module that captures this tensor: run once, its output rather than its input, outermost."""
+        candidates = [
+            captured
+            for captured in self._tensors_seen
+            if captured.tensor is tensor
+            # A hook on a module that is used more than once captures its last visit.
+            and next(p for p in reversed(self._tensors_seen) if (p.module, p.side) == (captured.module, captured.side))
+            is captured
         ]
 
-        def order(passage: Passage) -> tuple[bool, bool, int]:
-            return self._visits[passage.module] > 1, passage.side == "input", passage.module.count(".")
+        def order(captured: ModuleTensor) -> tuple[bool, bool, int]:
+            return self._visits[captured.module] > 1, captured.side == "input", captured.module.count(".")
 
-        return min(found, key=order, default=None)
+        return min(candidates, key=order, default=None)
 
     def parameter(self, tensor: Any) -> str | None:
-        """Name of the parameter or buffer that this tensor is, also behind a change of precision."""
+        """Return the name of the parameter or buffer that this tensor is, also after a change of precision."""
         while isinstance(tensor, Tensor):
             for name, known in (*self._model.named_parameters(), *self._model.named_buffers()):
                 if known is tensor:
@@ -129,14 +129,14 @@ class Recording(TorchFunctionMode):
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
             self._visits[name] = self._visits.get(name, 0) + 1
             if args and isinstance(args[0], Tensor):
-                self._passages.append(Passage(name, "input", args[0]))
+                self._tensors_seen.append(ModuleTensor(name, "input", args[0]))
 
         return hook
 
     def _left(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if isinstance(output, Tensor):
-                self._passages.append(Passage(name, "output", output))
+                self._tensors_seen.append(ModuleTensor(name, "output", output))
 
         return hook
 

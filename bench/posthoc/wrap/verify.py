@@ -1,4 +1,4 @@
-"""The proof that a split holds: logits recomposed from features and rows are the classifier's own."""
+"""Verification of a split: logits recomposed from features and rows must be the classifier's."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from bench.contract import RequestError
 from bench.posthoc.wrap.classifier import Features
 
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-"""Largest difference allowed, relative to the largest logit, by the precision that the classifier computes in."""
+"""Largest allowed difference, relative to the largest logit, by the precision of the classifier."""
 
 
 @dataclass
 class Residual:
-    """How far recomposed logits are from the classifier's, over all images seen.
+    """Differences of recomposed logits from the classifier's, over all images so far.
 
     Attributes:
-        largest: of the differences, relative to the largest logit of its batch.
-        images: how many were seen.
-        changed: of how many the recomposed prediction is another one (ties within rounding).
+        largest: largest difference, relative to the largest logit of its batch.
+        images: number of images.
+        changed: number of images with another recomposed prediction (ties within rounding).
     """
 
     largest: float = 0.0
@@ -29,14 +29,14 @@ class Residual:
     changed: int = 0
 
     def add(self, features: Tensor, logits: Tensor, recomposed: Tensor) -> None:
-        """Take in one batch.
+        """Add one batch.
 
         Raises:
-            RequestError: where the difference is more than rounding, a prediction changes by more than that, or
-                logits are not finite.
+            RequestError: if the difference is more than rounding, a prediction changes by more than that, or logits
+                are not finite.
         """
         if not bool(torch.isfinite(features).all()):
-            # These are reported with their class by whoever gathers them.
+            # The gathering of features reports these with their class.
             return
         if not bool(torch.isfinite(logits).all()):
             raise RequestError(
@@ -52,9 +52,9 @@ class Residual:
                 f"{worst:.1e} of the largest (at most {tolerance:.0e}); its head does more than average, norm and one "
                 "linear layer, or works differently from batch to batch"
             )
-        own, new = logits.argmax(1), recomposed.argmax(1)
-        differ = own != new
-        gap = logits.gather(1, own[:, None]) - logits.gather(1, new[:, None])
+        predicted, new = logits.argmax(1), recomposed.argmax(1)
+        differ = predicted != new
+        gap = logits.gather(1, predicted[:, None]) - logits.gather(1, new[:, None])
         if bool((differ & (gap[:, 0].double() > 2 * tolerance * scale)).any()):
             raise RequestError("the split into features and head does not hold: recomposed predictions differ")
         self.largest = max(self.largest, worst)
@@ -67,14 +67,14 @@ def verify(features: Features, images: Tensor) -> Residual:
     """Check a split on real images ``(N, 3, H, W)``.
 
     Raises:
-        RequestError: where it does not hold.
+        RequestError: if it does not hold.
     """
     x, logits = features.both(images)
     if x.shape[2] * x.shape[3] < 2:
-        raise RequestError("its features are a single cell, so no prototype could say where; give it larger images")
+        raise RequestError("its features are a single location, so no prototype has a position; give it larger images")
     residual = Residual()
     with torch.autocast(x.device.type, enabled=False):
         residual.add(x, logits, features.recomposed(x, *features.rows()))
-        # The head as this project runs it on features alone.
+        # The head as PartPrototypeClassifier runs it on features alone.
         Residual().add(x, logits, features.head(x).double())
     return residual

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Progress
 from bench.posthoc.progress import LoggingProgress
+from bench.posthoc.wrap.batches import batch_of
 from bench.posthoc.wrap.classifier import PartPrototypeClassifier
-from bench.posthoc.wrap.gathering import batch_of
 from bench.report.plots import style
 from bench.report.plots.overlay import heat, rgb, tinted
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from bench.config.spec import CellSpec, PlannedCell
 from bench.data.cache import cache_folder
-from bench.data.preprocessing import Protocol
+from bench.data.preprocessing import Preprocessing
 from bench.results.store import Store, WorkDir
 
 Stage = Literal["data", "black-box"]
@@ -50,7 +50,7 @@ class Unit:
 
 def prepared_folder(spec: CellSpec, home: Path) -> Path:
     """Where the images of a cell are kept, decoded and resized."""
-    return cache_folder(spec.data_digest, Protocol.model_validate(spec.protocol), home, spec.on_bad_image)
+    return cache_folder(spec.data_digest, Preprocessing.model_validate(spec.protocol), home, spec.on_bad_image)
 
 
 def black_box_folder(spec: CellSpec, home: Path) -> WorkDir:

@@ -252,7 +252,7 @@ def test_errors_name_the_class_and_say_what_to_do():
     with pytest.raises(CellError, match=r"class 2 \(cat\): all its features are zero or below"):
         decompose(dark, loader(zero, labels), 2, class_names=names)
     for bad, message in (
-        ([(x, labels + 1)], "label 5 in the loader: the classifier has classes 0 to 4; where labels count from 1"),
+        ([(x, labels + 1)], "label 5 in the loader: the classifier has classes 0 to 4; if labels count from 1"),
         ([(x, ["cat"] * len(x))], "one whole number per image as labels, not list of str"),
         ([(x, [None] * len(x))], "one whole number per image"),
         ([(x, labels[:3])], r"not int64 \(3,\) for 20 images"),

@@ -99,14 +99,16 @@ def test_labels_that_count_from_another_number(known, change, way):
     classifier = knowing(labels[inside], x[inside], 12)
     with pytest.raises(WrongLabels, match=way):
         decompose(classifier, loader(x[inside], labels[inside] + change), 2, config=QUICK, missing="keep")
-    with pytest.raises(RequestError, match="where labels count from 1, give label - 1"):
+    with pytest.raises(RequestError, match="if labels count from 1, give label - 1"):
         decompose(classifier, loader(x, labels + 1), 2, config=QUICK)
 
 
 def test_an_order_that_no_library_has(known):
     x, labels, classifier = known
     mixed = torch.tensor([5, 0, 7, 2, 9, 4, 11, 6, 1, 8, 3, 10])
-    with pytest.raises(WrongLabels, match=r"100\.0 % if its rows are numbered as the images themselves say") as caught:
+    with pytest.raises(
+        WrongLabels, match=r"100\.0 % if its rows are numbered as its answers on the images suggest"
+    ) as caught:
         decompose(classifier, loader(x, mixed[labels]), 2, config=QUICK)
     assert caught.value.order == tuple(str(int(label)) for label in mixed)
 

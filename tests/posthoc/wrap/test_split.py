@@ -170,14 +170,14 @@ def test_an_activation_in_place_is_seen():
         assert (features(images) >= 0).all()
     verify(features, images)
     bad = Shell(lambda m, x: m.last(nn.functional.relu(m.body(x).mean((2, 3)), inplace=True))).eval()
-    with pytest.raises(RequestError, match=r"an activation \(`relu`\) stands between the pooling"):
+    with pytest.raises(RequestError, match=r"an activation \(`relu`\) is between the pooling"):
         find(bad, images)
 
 
 REFUSED = {
     "vgg": (lambda: from_torchvision("vgg11"), "more than one layer"),
     "mobilenet v3": (lambda: from_torchvision("mobilenet_v3_small"), "more than one layer .*hardswish"),
-    "squeezenet": (lambda: from_torchvision("squeezenet1_1"), "classifies each cell before it pools"),
+    "squeezenet": (lambda: from_torchvision("squeezenet1_1"), "classifies each location before it pools"),
     "vit, class token": (
         lambda: from_timm("vit_tiny_patch16_224", img_size=64, depth=1),
         "reads one token .*global_pool='avg'",
@@ -194,18 +194,18 @@ REFUSED = {
     "avgmax": (lambda: from_timm("resnet10t", global_pool="avgmax"), "mixed or rescaled .*avgmax"),
     "catavgmax": (lambda: from_timm("resnet10t", global_pool="catavgmax"), "side by side .*catavgmax"),
     "no head": (lambda: timm.create_model("resnet10t", num_classes=0), "built without a head"),
-    "activation": (lambda: sequence(nn.Tanh()), r"an activation \(`tanh`\) stands between"),
+    "activation": (lambda: sequence(nn.Tanh()), r"an activation \(`tanh`\) is between"),
     "two layers": (lambda: sequence(nn.Linear(8, 8)), r"more than one layer \(`linear` before"),
     "two norms": (lambda: sequence(nn.LayerNorm(8), nn.BatchNorm1d(8)), "more than one norm"),
     "cells one by one": (
         lambda: nn.Sequential(nn.Conv2d(3, 2, 63), nn.Flatten(), nn.Linear(8, CLASSES)),
-        "reads the cells one by one",
+        "reads the locations one by one",
     ),
     "coarse pooling": (
         lambda: nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(8, CLASSES)),
-        "reads the cells one by one",
+        "reads the locations one by one",
     ),
-    "one cell": (lambda: nn.Sequential(nn.Conv2d(3, 8, 64), *sequence()[2:]), "single cell"),
+    "one cell": (lambda: nn.Sequential(nn.Conv2d(3, 8, 64), *sequence()[2:]), "single location"),
     "softmax": (lambda: nn.Sequential(*sequence(), nn.Softmax(1)), "ends in `softmax`"),
     "cosine": (
         lambda: Shell(lambda m, x: m.body(x).mean((2, 3)) @ nn.functional.normalize(m.last.weight).T),
@@ -217,7 +217,7 @@ REFUSED = {
     ),
     "generalised mean": (
         lambda: Shell(lambda m, x: m.last(m.body(x).clamp(min=1e-6).pow(3).mean((2, 3)).pow(1 / 3))),
-        "`pow` stands between",
+        "`pow` is between",
     ),
     "several outputs": (lambda: Shell(lambda m, x: (m.last(m.body(x).mean((2, 3))), x)), "returns tuple instead"),
     "torchscript": (lambda: torch.jit.trace(sequence(), torch.randn(2, 3, 64, 64)), "TorchScript"),

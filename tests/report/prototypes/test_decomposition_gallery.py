@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 import bench.models  # noqa: F401 - lets torchvision be imported
 from bench.cli.decompose import build, run
 from bench.contract import CellError, RequestError
-from bench.data.class_images import Pictures
+from bench.data.class_images import ClassImages
 from bench.posthoc import decompose, draw, load
 from bench.report.prototypes.decomposition_gallery import strongest
 from tests.support.classifiers import QUICK, images, loader, net
@@ -160,7 +160,7 @@ def test_requests_that_cannot_work_say_why(folder, weights, tmp_path):
 
 
 def test_pictures_follow_the_list_of_classes(folder):
-    pictures = Pictures(folder, lambda image: image.size, ["red", "nothing", "blue"])
+    pictures = ClassImages(folder, lambda image: image.size, ["red", "nothing", "blue"])
     assert [label for _, label in pictures.files] == [0, 0, 0, 2, 2, 2]
     assert pictures[0] == ((70, 80), 0)
     assert [pictures.files[i][1] for i in pictures.of([2]).indices] == [2, 2, 2]
@@ -170,6 +170,6 @@ def test_grey_images_of_16_bits_are_not_white(tmp_path):
     (tmp_path / "moth").mkdir()
     ramp = np.arange(256, dtype=np.uint16).reshape(16, 16) * 256 + 99
     Image.fromarray(ramp).save(tmp_path / "moth" / "a.png")
-    image, label = Pictures(tmp_path, np.asarray)[0]
+    image, label = ClassImages(tmp_path, np.asarray)[0]
     assert label == 0
     np.testing.assert_array_equal(image, np.repeat((ramp >> 8)[:, :, None], 3, axis=2))
