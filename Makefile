@@ -5,13 +5,14 @@ BIN := .venv/bin
 # Small networks on few cores: more threads than cores wait for one another.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo test test-fast test-all lint clean
+.PHONY: help demo test test-fast test-all docs-check lint clean
 
 help:
 	@echo "make demo       install, draw the demo birds, run ours, protopnet and the black box, print the table"
 	@echo "make test       install, lint, type-check, run the test suite"
 	@echo "make test-all   the same with what repeats a test many times, such as 30 kills at random moments"
 	@echo "make test-fast  the tests that take seconds"
+	@echo "make docs-check README, STUDY and the wheel alone (part of make test)"
 	@echo "make lint       ruff and mypy alone"
 	@echo "make clean      remove .venv and .bench"
 
@@ -41,6 +42,9 @@ test-fast: .venv/installed-dev
 
 test-all: lint
 	$(BIN)/python -m pytest -n 2
+
+docs-check: .venv/installed-dev
+	$(BIN)/python -m pytest tests/docs
 
 clean:
 	rm -rf .venv .bench

@@ -96,12 +96,10 @@ def load_json(file: Path, text: bytes) -> Any:
     """Return the JSON content of a file's bytes.
 
     Raises:
-        RequestError: if it is no JSON, has a NaN, or text that cannot be printed.
+        RequestError: if it is no JSON, or has a NaN.
     """
     try:
         content = json.loads(text.decode(), parse_constant=_refuse_constant)
-        if b"\\ud" in text.lower():
-            json.dumps(content, ensure_ascii=False).encode()  # halves of characters cannot be printed
     except (ValueError, RecursionError) as error:
         raise RequestError(unreadable(file, error)) from error
     return content
