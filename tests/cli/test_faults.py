@@ -83,7 +83,7 @@ def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(run, home, done, 
     result = run()
     assert result.exit_code == 1, result.output
     (line,) = [line for line in result.stderr.splitlines() if line]
-    assert line.endswith(": make room there, then the same command goes on where it stopped")
+    assert line.endswith(": make room there, then the same command resumes")
     assert not (cell / "failure.json").exists()
     (cell / name).unlink(missing_ok=True)
     assert run().exit_code == 0
@@ -99,7 +99,7 @@ def test_a_limit_on_file_size_is_told_like_a_full_disk(data, tmp_path):
     ended = bench(tmp_path, *arguments, preexec_fn=limit)
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
-    assert line.endswith(": make room there, then the same command goes on where it stopped")
+    assert line.endswith(": make room there, then the same command resumes")
     assert bench(tmp_path, *arguments).returncode == 0
 
 

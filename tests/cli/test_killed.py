@@ -93,7 +93,7 @@ def mirrored(home):
     found, count = {}, Counter()
     for experiment in mirror.client.search_experiments():
         for run in mirror.client.search_runs([experiment.experiment_id]):
-            cell = run.data.tags.get("bench.runner.cell")
+            cell = run.data.tags.get("bench.cell")
             if cell is None:
                 continue
             count[run.data.tags["bench.invocation"], cell] += 1

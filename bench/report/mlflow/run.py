@@ -124,7 +124,7 @@ class MirroredInvocation:
                 [self.experiment], f"tags.`bench.invocation` = '{self.stamp}'", max_results=1000, page_token=token
             )
             for run in page:
-                cell = run.data.tags.get("bench.runner.cell")
+                cell = run.data.tags.get("bench.cell")
                 if cell is None:
                     parents.append(run)
                 else:
@@ -191,7 +191,7 @@ class MirroredInvocation:
         self.mirror.write(run, {}, cell.curve_points(began, shown), {_SHOWN: json.dumps(rows)})
 
     def _begin(self, cell: TrackedCell, parent: str, began: int) -> str:
-        tags = {"bench.runner.cell": cell.name, "bench.invocation": self.stamp, "mlflow.parentRunId": parent}
+        tags = {"bench.cell": cell.name, "bench.invocation": self.stamp, "mlflow.parentRunId": parent}
         tags["bench.suite"] = self.content["suite"]
         return str(self.client.create_run(self.experiment, began, tags, cell.title).info.run_id)
 
@@ -214,7 +214,7 @@ class MirroredInvocation:
         from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
         tags = {name: value for name, value in cell.tags().items() if name in ("method", "dataset", "backbone", "seed")}
-        tags |= {"bench.runner.cell": cell.name, "weights": str(cell.folder.result / "model.safetensors")}
+        tags |= {"bench.cell": cell.name, "weights": str(cell.folder.result / "model.safetensors")}
         name = model_name(cell.title)
         model = self.client.create_logged_model(self.experiment, name, run, tags, cell.params(), "part-prototype")
         self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)

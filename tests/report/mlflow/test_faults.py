@@ -81,7 +81,7 @@ def test_a_deleted_experiment_is_restored_and_said(home: Path) -> None:
     counts = Mirror(home).sync(maker.store, progress=told)
     assert told.notes == ["MLflow: experiment partbench/default had been deleted there; it is restored, with its runs"]
     assert counts.unchanged == 2
-    assert {run.data.tags.get("bench.runner.cell") for run in runs(mirror).values()} == {cell, None}
+    assert {run.data.tags.get("bench.cell") for run in runs(mirror).values()} == {cell, None}
     assert Mirror(home).sync(maker.store, progress=told).unchanged == 2
     assert len(told.notes) == 1
 

@@ -16,7 +16,7 @@ def test_every_finished_cell_is_a_run_under_its_invocation(home: Path) -> None:
     found = runs(mirror)
     parent = found.pop(STAMP)
     assert {run.data.tags["mlflow.parentRunId"] for run in found.values()} == {parent.info.run_id}
-    assert {run.data.tags["bench.runner.cell"] for run in found.values()} == set(cells.values()) - {cells["ours-late"]}
+    assert {run.data.tags["bench.cell"] for run in found.values()} == set(cells.values()) - {cells["ours-late"]}
     assert parent.info.status == "RUNNING"
     assert parent.data.tags["bench.cells"] == "6 of 9 cells done, 2 failed"
     assert "| **91.0** ± 1.4 |" in parent.data.tags["mlflow.note.content"]
@@ -43,7 +43,7 @@ def test_a_run_holds_what_the_cell_is(home: Path) -> None:
         "device": "cpu",
         "status": "ok",
     }
-    expected |= {"bench.runner.cell": cell, "bench.suite": "default", "bench.version": "0.1.0", "bench.git": "abc123"}
+    expected |= {"bench.cell": cell, "bench.suite": "default", "bench.version": "0.1.0", "bench.git": "abc123"}
     expected |= {"mlflow.source.git.commit": "abc123", "version.torch": "2.13.0", "version.python": "3.11.9"}
     assert expected.items() <= tags.items()
     assert tags["row"].startswith("ours·demo·resnet34·demo·")
@@ -75,8 +75,8 @@ def test_scores_hang_on_the_images_and_on_the_model(home: Path) -> None:
     maker.invocation([cell, other, control])
     mirror = Mirror(home)
     mirror.sync(maker.store)
-    found = {run.data.tags["bench.runner.cell"]: run for run in mirror.client.search_runs(experiments(mirror))
-             if "bench.runner.cell" in run.data.tags}  # fmt: skip
+    found = {run.data.tags["bench.cell"]: run for run in mirror.client.search_runs(experiments(mirror))
+             if "bench.cell" in run.data.tags}  # fmt: skip
     inputs = {
         name: {one.tags[0].value: one.dataset for one in run.inputs.dataset_inputs} for name, run in found.items()
     }
@@ -89,7 +89,7 @@ def test_scores_hang_on_the_images_and_on_the_model(home: Path) -> None:
     assert inputs[cell]["evaluation"].digest == inputs[control]["evaluation"].digest
     assert inputs[cell]["evaluation"].digest != inputs[other]["evaluation"].digest
     good = mirror.client.search_logged_models(experiments(mirror), "metrics.accuracy > 80")
-    assert [(model.tags["bench.runner.cell"], model.model_type, model.status.value) for model in good] == [
+    assert [(model.tags["bench.cell"], model.model_type, model.status.value) for model in good] == [
         (cell, "part-prototype", "READY")
     ]
     assert good[0].source_run_id == found[cell].info.run_id

@@ -139,7 +139,7 @@ def test_sixteen_cells_that_are_written_into_a_fresh_database_at_once_all_arrive
     assert [process.returncode for process in started] == [0] * 16, said
     client = Mirror(tmp_path).client
     experiment = client.get_experiment_by_name("partbench/default").experiment_id
-    found = {run.data.tags.get("bench.runner.cell"): run for run in client.search_runs([experiment])}
+    found = {run.data.tags.get("bench.cell"): run for run in client.search_runs([experiment])}
     assert set(found) == {*cells, None}
     for seed, cell in enumerate(cells):
         assert (found[cell].info.status, found[cell].data.metrics["accuracy"]) == ("FINISHED", 80.0 + seed)
@@ -233,7 +233,7 @@ def test_a_server_gets_everything_and_its_absence_stops_nothing(tmp_path: Path) 
         assert said.stdout.splitlines()[-1].startswith("MLflow runs: 2 created"), said.stdout + said.stderr
         client = Mirror(home, server.uri).client
         experiment = client.get_experiment_by_name("partbench/default")
-        (run,) = [one for one in client.search_runs([experiment.experiment_id]) if "bench.runner.cell" in one.data.tags]
+        (run,) = [one for one in client.search_runs([experiment.experiment_id]) if "bench.cell" in one.data.tags]
         assert run.info.run_name == "constant·cub·s0"
         assert {item.path for item in client.list_artifacts(run.info.run_id)} >= {"cell.json", "result.json", "items"}
         assert list((tmp_path / "artifacts").rglob("report.md"))
