@@ -53,7 +53,7 @@ def cell(
     from bench.core import environment
     from bench.core.paths import home as find_home
     from bench.results.store import Store
-    from bench.runner.cell import Cell
+    from bench.runner.cell import CellRunner
     from bench.runner.launchers.stages import follow, share
     from bench.runner.progress import ConsoleProgress
     from bench.runner.queue import mend, persistently
@@ -79,7 +79,7 @@ def cell(
         if not ranks.rank and only is None:
             mend([folder.name], store, progress)
         more = {"memory_limit": memory_limit, "elsewhere": elsewhere, "ranks": ranks}
-        found = Cell(store, folder.name, find_home(), picked, progress, **more)
+        found = CellRunner(store, folder.name, find_home(), picked, progress, **more)
         try:
             if ranks.rank:
                 follow(found)

@@ -111,7 +111,7 @@ class _Memory(_Record):
 
 
 class _Result(_Record):
-    """``result.json``; see :meth:`bench.runner.cell.Cell.run`."""
+    """``result.json``; see :meth:`bench.runner.cell.CellRunner.run`."""
 
     scores: dict[str, _Score]
     not_applicable: dict[str, str] = {}

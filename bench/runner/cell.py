@@ -43,7 +43,7 @@ REDUCED = "batch_size_after_out_of_memory"
 """The fact of a fit that says how many images at a time it was made with, where that is not as planned."""
 
 
-class Cell:
+class CellRunner:
     """One cell of the grid, to be run or looked at again.
 
     Args:

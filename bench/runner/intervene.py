@@ -11,7 +11,7 @@ from torch import Tensor
 from bench.contract import RequestError
 from bench.posthoc.intervention import Effects, effects
 from bench.posthoc.model import DecomposedClassifier
-from bench.runner.cell import Cell
+from bench.runner.cell import CellRunner
 
 _BATCH = 64
 
@@ -53,7 +53,7 @@ class Intervention:
 
 
 @torch.no_grad()
-def intervene(cell: Cell) -> Intervention:
+def intervene(cell: CellRunner) -> Intervention:
     """Look at every prototype of a finished cell once.
 
     Raises:

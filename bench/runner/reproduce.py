@@ -12,7 +12,7 @@ import torch
 
 from bench.contract import RequestError
 from bench.results.store import Store, write_json
-from bench.runner.cell import Cell
+from bench.runner.cell import CellRunner
 from bench.runner.progress import ConsoleProgress
 
 
@@ -63,7 +63,7 @@ def repeat(
         where["data_root"] = str(beside)  # where it was looked for by default
     command = f"BENCH_HOME={shlex.quote(str(home.resolve()))} python -m bench cell {shlex.quote(str(place))}"
     write_json(place / "cell.json", {**written, "where": where, "command": command})
-    Cell(store, name, home, device, progress, memory_limit=memory_limit).run()
+    CellRunner(store, name, home, device, progress, memory_limit=memory_limit).run()
     before, now = source.outcome(name) or {}, store.outcome(name) or {}
     numbers = [_numbers(one) for one in (before, now)]
     return Repetition(

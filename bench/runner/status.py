@@ -199,6 +199,6 @@ def _clock(seconds: float) -> str:
 
 
 def title_of(written: dict[str, Any]) -> str:
-    """Cell for people: ``ours · demo · tiny · seed 0``."""
+    """Return a readable title of a cell: ``ours · demo · tiny · seed 0``."""
     spec = written["spec"]
     return f"{written['label']} · {spec['dataset']} · {spec['backbone'] or 'no backbone'} · seed {spec['seed']}"

@@ -27,7 +27,7 @@ from bench.core import registry
 from bench.core.plain_text import for_markdown
 from bench.models.shapes import remembered_shape
 from bench.results.store import Store
-from bench.runner.cell import Cell
+from bench.runner.cell import CellRunner
 from bench.training.trainer import Trainer
 
 Choice = dict[str, Any]
@@ -88,7 +88,7 @@ def choices(method: str, pairs: tuple[str, ...]) -> list[Choice]:
     return [schema.for_section({**single, **chosen}, method) for chosen in schema.combinations(several, method)]
 
 
-def tune(cells: Sequence[Cell], wanted: Sequence[Choice], folds: int = 2, split: str = "train") -> Iterator[Trial]:
+def tune(cells: Sequence[CellRunner], wanted: Sequence[Choice], folds: int = 2, split: str = "train") -> Iterator[Trial]:
     """Fit and measure every choice for every cell and fold.
 
     Args:
@@ -143,7 +143,7 @@ def _parts(splits: dict[str, Any], folds: int, split: str) -> Iterator[tuple[int
         yield fold, fit, judge
 
 
-def _sizes(cell: Cell, fit: Any) -> Sizes:
+def _sizes(cell: CellRunner, fit: Any) -> Sizes:
     """What a setting has to fit, of a part of the training split."""
     backbone = cell.spec.backbone or ""
     channels, rows, columns = remembered_shape(backbone, fit.size, cell.home)
@@ -151,7 +151,7 @@ def _sizes(cell: Cell, fit: Any) -> Sizes:
     return Sizes(fit.classes, int(counts.min()), channels, rows * columns, backbone)
 
 
-def _measured(cell: Cell, task: Any, judge: Any) -> dict[str, float]:
+def _measured(cell: CellRunner, task: Any, judge: Any) -> dict[str, float]:
     """Scores on ``judge`` of the method fitted on ``task.train``, and the facts of the fit."""
     began = time.perf_counter()
     model = cell.method.fit(task).eval()
@@ -169,13 +169,13 @@ def within_class(labels: Tensor) -> Tensor:
     return place
 
 
-def open_cells(store: Store, names: Sequence[str], make: Any) -> list[Cell]:
+def open_cells(store: Store, names: Sequence[str], make: Any) -> list[CellRunner]:
     """The cells of those names, which must be of one method.
 
     Args:
         store: where they are.
         names: ids or beginnings of them.
-        make: from an id to a :class:`Cell`.
+        make: from an id to a :class:`CellRunner`.
 
     Raises:
         RequestError: where they are of several methods.
@@ -187,7 +187,7 @@ def open_cells(store: Store, names: Sequence[str], make: Any) -> list[Cell]:
     return found
 
 
-def check_columns(cells: Sequence[Cell], columns: Sequence[str]) -> None:
+def check_columns(cells: Sequence[CellRunner], columns: Sequence[str]) -> None:
     """Refuse a column before the fits that could not fill it.
 
     Raises:

@@ -14,7 +14,7 @@ from bench.core.faults import storage_error
 from bench.core.interrupts import contained
 from bench.core.memory import OutOfMemory
 from bench.results.store import Folder, Store
-from bench.runner.cell import Cell, reason_of
+from bench.runner.cell import CellRunner, reason_of
 from bench.runner.launchers.callbacks import Events
 from bench.runner.launchers.subprocess_job import Job, execute
 from bench.runner.launchers.summary import Summary
@@ -89,7 +89,7 @@ def inline(
                 _apart(job(unit), folder)
             else:
                 with contained():
-                    made = Cell(store, name, home, device, progress, memory_limit=memory_limit)
+                    made = CellRunner(store, name, home, device, progress, memory_limit=memory_limit)
                     persistently(made.run, retries, progress)
         except _Ended as error:
             summary.failed[name] = str(error)
@@ -98,7 +98,7 @@ def inline(
             refused = storage_error(error)
             if refused is not None:
                 raise refused from error
-            # Whatever a method or a metric does wrong ends its own cell only; Cell has recorded it with a traceback.
+            # Whatever a method or a metric does wrong ends its own cell only; CellRunner has recorded it with a traceback.
             summary.failed[name] = reason_of(error)
             events.failed(unit, summary.failed[name], isinstance(error, OutOfMemory))
         else:

@@ -6,13 +6,13 @@ from contextlib import suppress
 
 from bench.core import environment
 from bench.core.interrupts import contained
-from bench.runner.cell import Cell
+from bench.runner.cell import CellRunner
 from bench.runner.launchers.tasks import Stage
 from bench.runner.queue import persistently
 from bench.training.distributed import Followed
 
 
-def share(cell: Cell, stage: Stage, retries: int = 0) -> None:
+def share(cell: CellRunner, stage: Stage, retries: int = 0) -> None:
     """Do one stage, which several cells share, and stop: prepare the images, or train the black box.
 
     Args:
@@ -31,7 +31,7 @@ def share(cell: Cell, stage: Stage, retries: int = 0) -> None:
         raise
 
 
-def _done(cell: Cell, stage: Stage) -> None:
+def _done(cell: CellRunner, stage: Stage) -> None:
     cell.inputs.check()
     environment.make_deterministic()
     with cell.told():
@@ -44,7 +44,7 @@ def _done(cell: Cell, stage: Stage) -> None:
             cell.attempts.once(black_box)
 
 
-def follow(cell: Cell) -> None:
+def follow(cell: CellRunner) -> None:
     """On all ranks but 0: take part in what that one trains, until it has ended.
 
     Each builds by itself what is trained, from the same seeds; the first of them that fails says why.

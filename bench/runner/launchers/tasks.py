@@ -84,5 +84,5 @@ def units_of(cells: Sequence[PlannedCell], home: Path) -> list[Unit]:
 
 
 def title_of(cell: PlannedCell) -> str:
-    """Cell for people: ``ours · demo · tiny · seed 0``."""
+    """Return a readable title of a cell: ``ours · demo · tiny · seed 0``."""
     return " · ".join([cell.label, cell.spec.dataset, cell.spec.backbone or "no backbone", f"seed {cell.spec.seed}"])
