@@ -14,7 +14,7 @@ from bench.core.seeding import derive
 from bench.training.trainer import Trainer
 
 
-class Tensors:
+class TensorSamples:
     """A split held in memory.
 
     Args:
@@ -64,7 +64,7 @@ class Tensors:
             yield Batch(images.to(device), self.labels[part].to(device), part)
 
 
-def stripes(classes: int = 3, per_class: int = 12, size: int = 32, seed: int = 0) -> Tensors:
+def stripes(classes: int = 3, per_class: int = 12, size: int = 32, seed: int = 0) -> TensorSamples:
     """Easy images: each class is bright in another horizontal band."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(classes).repeat_interleave(per_class)
@@ -72,14 +72,14 @@ def stripes(classes: int = 3, per_class: int = 12, size: int = 32, seed: int = 0
     band = size // classes
     for i, label in enumerate(labels.tolist()):
         images[i, label % 3, label * band : (label + 1) * band] += 2.0
-    return Tensors(images, labels, classes)
+    return TensorSamples(images, labels, classes)
 
 
-def noise(classes: int, count: int, size: int, seed: int = 0, distinct: int = 64) -> Tensors:
+def noise(classes: int, count: int, size: int, seed: int = 0, distinct: int = 64) -> TensorSamples:
     """Random images, each class as often as the others; no more than ``distinct`` of them are held in memory."""
     generator = torch.Generator().manual_seed(derive(seed, "random images"))
     few = torch.randn(min(count, distinct), 3, size, size, generator=generator)
-    samples = Tensors(few, torch.arange(count) % classes, classes)
+    samples = TensorSamples(few, torch.arange(count) % classes, classes)
     samples.images = _Repeated(few, count)  # type: ignore[assignment]
     samples.keypoints, samples.boxes = torch.zeros(count, 2, 2).double(), torch.zeros(count, 4).double()
     samples.visible, samples.ids = torch.zeros(count, 2, dtype=torch.bool), [str(i) for i in range(count)]

@@ -21,7 +21,7 @@ from metrics.localisation import PointingBox
 from metrics.purity import Purity
 from tests.oracle import plain_loops
 from tests.support.ragged_model import CLASSES, COUNT, NAMES, Loud, case, measure
-from tests.support.samples import Tensors
+from tests.support.samples import TensorSamples
 
 ALL = (
     Calibration, Cancellation, Compactness, Contrastivity, Duplication, PartAgreement, PointingBox, Purity,
@@ -170,7 +170,7 @@ def test_compactness():
 
 def test_compactness_says_nothing_of_images_whose_class_has_no_prototype():
     model, split, _ = case()
-    told = Tensors(split.images, split.labels.clone(), CLASSES)
+    told = TensorSamples(split.images, split.labels.clone(), CLASSES)
     told.labels[::2] = 3  # the class without one
     found = measure(Compactness, model, told)
     kept = told.labels != 3
@@ -251,7 +251,7 @@ def test_a_part_per_prototype_agrees_wholly():
     spots = [(16, 16), (16, 208), (208, 16), (208, 208)]
     for k, (y, x) in enumerate(spots):
         maps[:, k, y // 32, x // 32] = 1
-    told = Tensors(split.images, split.labels, CLASSES)
+    told = TensorSamples(split.images, split.labels, CLASSES)
     told.keypoints = torch.tensor([spots] * COUNT).double()
     told.visible = torch.ones(COUNT, 4).bool()
     told.parts = NAMES

@@ -10,14 +10,14 @@ from bench.contract import CellError, RequestError, Sizes
 from bench.models.classifier import Classifier
 from bench.posthoc.black_box_method import BlackBox
 from bench.posthoc.method import Ours, OursContrast
-from tests.support.samples import SmallNet, Tensors, stripes, task
+from tests.support.samples import SmallNet, TensorSamples, stripes, task
 
 
 def ragged():
     """Classes of 12, 9 and 4 images: padding differs with the company."""
     samples = stripes()
     keep = torch.cat([torch.arange(12), torch.arange(12, 21), torch.arange(24, 28)])
-    return Tensors(samples.images[keep], samples.labels[keep], 3)
+    return TensorSamples(samples.images[keep], samples.labels[keep], 3)
 
 
 def black_box(classes=3, seed=0):
@@ -248,7 +248,7 @@ def test_negative_features(tmp_path, factorisation):
 
 def test_a_class_without_images_is_named(tmp_path):
     samples = stripes()
-    gap = Tensors(samples.images[samples.labels != 1], samples.labels[samples.labels != 1], 3)
+    gap = TensorSamples(samples.images[samples.labels != 1], samples.labels[samples.labels != 1], 3)
     with pytest.raises(CellError, match="class 1 has no training image"):
         Ours().fit(task(tmp_path, gap, Ours.Config(), black_box=black_box()))
 
@@ -364,7 +364,7 @@ def test_exact_whatever_the_shapes(
             box.head.weight[0] = 0
     config = Ours.Config(k=k, refinement=refinement, space=space, nmf_solver=solver[0], nmf_init=solver[1])
     folder = tmp_path_factory.mktemp("drawn")
-    work = task(folder, Tensors(x, labels, len(counts)), config, black_box=box)
+    work = task(folder, TensorSamples(x, labels, len(counts)), config, black_box=box)
     model = Ours().fit(work)
     with torch.no_grad():
         assert torch.equal(model(x), box(x))

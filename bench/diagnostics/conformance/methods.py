@@ -42,7 +42,7 @@ class Fitted:
 
     method: type[Method]
     config: Any
-    samples: synthetic.Tensors
+    samples: synthetic.TensorSamples
     task: Task
     model: PartPrototypeModel
     folder: Path
@@ -72,7 +72,7 @@ def prepare(name: str, folder: Path) -> Fitted:
     return Fitted(method, config, samples, task, method().fit(task), folder)
 
 
-def _task(method: type[Method], config: Any, samples: synthetic.Tensors, folder: Path) -> Task:
+def _task(method: type[Method], config: Any, samples: synthetic.TensorSamples, folder: Path) -> Task:
     box = None
     if method.needs_black_box:
         with torch.random.fork_rng(devices=[]):

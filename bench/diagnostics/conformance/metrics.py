@@ -75,7 +75,7 @@ class Measured:
 
     metric: type[Metric]
     config: Any
-    samples: synthetic.Tensors
+    samples: synthetic.TensorSamples
     model: nn.Module
     black_box: nn.Module
 
