@@ -11,8 +11,7 @@ import torch
 from bench.contract import Method
 from bench.core import environment, registry
 from bench.core.memory import available, said
-from bench.diagnostics.measurement import Measurement, What, apart
-from bench.diagnostics.profiling import Sizes, chosen, forms
+from bench.diagnostics.profiling import Measurement, ProfileSizes, What, chosen, forms, in_new_process
 
 _SHARE_OF_FREE = 0.75
 
@@ -56,7 +55,7 @@ def scale(
     record = environment.record(device)
     rows = []
     for count in classes:
-        sizes = Sizes(backbone, count, size, str(device))
+        sizes = ProfileSizes(backbone, count, size, str(device))
         for name in names:
             for form, overrides in forms(name).items():
                 row: dict[str, Any] = {"method": name, "form": form, "classes": count}
@@ -99,10 +98,10 @@ def _what(name: str) -> list[What]:
 
 
 def _measured(measurement: Measurement) -> dict[str, Any]:
-    found = apart(measurement)
+    found = in_new_process(measurement)
     if found["status"] != "oom" or measurement.batch_size == 1 or measurement.what == "decomposition":
         return found
-    alone = apart(Measurement(**{**measurement.__dict__, "batch_size": 1}))
+    alone = in_new_process(Measurement(**{**measurement.__dict__, "batch_size": 1}))
     return {**alone, "larger_batch": {"batch_size": measurement.batch_size, "reason": found["reason"]}}
 
 

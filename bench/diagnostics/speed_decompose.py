@@ -15,8 +15,8 @@ from torch import Tensor
 from bench.contract import RequestError
 from bench.core.memory import PeakMemory
 from bench.diagnostics import reference_pipeline
-from bench.diagnostics.machine import copy_bandwidth, timed
-from bench.diagnostics.synthetic_features import draw
+from bench.diagnostics.profiling import copy_bandwidth, timed
+from bench.diagnostics.synthetic import class_features
 from bench.posthoc.decompose_class import DecompositionConfig, decompose_classes, factorise_classes
 
 COMPARABLE: dict[str, Any] = {"norm": "l2", "start": "equal"}
@@ -75,7 +75,7 @@ def measure(
         raise RequestError("speed decompose compares objectives: norm=l2, norm_over=class, and a refinement are needed")
     factors = _sklearn() if sklearn else None
     chosen = np.unique(np.linspace(0, classes - 1, min(sample, classes)).round().astype(int)).tolist()
-    drawn = [draw(label, images, hw, features, seed) for label in chosen]
+    drawn = [class_features(label, images, hw, features, seed) for label in chosen]
     load = os.getloadavg()[0]  # before this run adds to it
     note(f"published pipeline on {len(chosen)} of {classes} classes")
     slow = {"reference": _slow(drawn, k, seed, None)}
@@ -222,7 +222,7 @@ def _stacked(
     F = torch.empty(len(classes), shape[0] * shape[1], shape[2], device=device)
     v = torch.empty(len(classes), shape[2], device=device)
     for b, label in enumerate(classes):
-        F[b], v[b] = (part.to(device) for part in draw(label, *shape, seed))
+        F[b], v[b] = (part.to(device) for part in class_features(label, *shape, seed))
     return F, torch.full((len(F),), F.shape[1], device=device), v
 
 

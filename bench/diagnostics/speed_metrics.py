@@ -14,7 +14,7 @@ from bench.contract import Explanation, Metric, Observation, PartPrototypeModel,
 from bench.core import registry
 from bench.core.memory import PeakMemory
 from bench.core.seeding import derive
-from bench.diagnostics.machine import timed
+from bench.diagnostics.profiling import timed
 
 MEASURED = ("consistency", "stability", "sensitivity", "completeness", "linearity", "symmetry")
 SCORED = ("consistency", "stability")

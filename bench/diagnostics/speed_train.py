@@ -13,8 +13,7 @@ from torch import Tensor
 from bench.contract import RequestError
 from bench.core import environment
 from bench.diagnostics import synthetic
-from bench.diagnostics.machine import timed
-from bench.diagnostics.profiling import Sizes, Step, Subject, black_box, chosen
+from bench.diagnostics.profiling import ProfiledMethod, ProfileSizes, Step, black_box, chosen, timed
 
 _PUSH_BATCH = 64
 
@@ -64,10 +63,10 @@ def training_speed(
         raise RequestError("speed train: rounds, classes and size must be at least 1")
     load = os.getloadavg()[0]  # before this run adds to it
     environment.make_deterministic()
-    sizes = Sizes(backbone, classes, size, str(device), precision)
+    sizes = ProfileSizes(backbone, classes, size, str(device), precision)
     plain = black_box()
     names = list(dict.fromkeys([*chosen(methods), plain]))
-    subjects = {name: Subject(name, sizes, images=max(64, batch_size)) for name in names}
+    subjects = {name: ProfiledMethod(name, sizes, images=max(64, batch_size)) for name in names}
     batch = subjects[plain].batch(batch_size)
     prepared = {name: subject.step() for name, subject in subjects.items()}
     for name, (_, _, step) in prepared.items():
@@ -125,7 +124,7 @@ def _repeat(step: Step, steps: int, batch: tuple[Tensor, Tensor]) -> None:
 
 @torch.no_grad()
 def _push(
-    subject: Subject, learner: Any, images: int, rounds: int, note: Callable[[str], None]
+    subject: ProfiledMethod, learner: Any, images: int, rounds: int, note: Callable[[str], None]
 ) -> dict[str, Any] | None:
     """The actions of a method's schedule beside plain forward passes over the same images, round by round."""
     actions = list(dict.fromkeys(phase.action for phase in subject.config.schedule.phases if phase.action))

@@ -1,7 +1,8 @@
-"""A small world in memory, for checks and measurements that need no data set: images, a network, a task."""
+"""Synthetic in-memory data sets, features and tiny models for tests and measurements."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -80,13 +81,13 @@ def noise(classes: int, count: int, size: int, seed: int = 0, distinct: int = 64
     generator = torch.Generator().manual_seed(derive(seed, "random images"))
     few = torch.randn(min(count, distinct), 3, size, size, generator=generator)
     samples = TensorSamples(few, torch.arange(count) % classes, classes)
-    samples.images = _Repeated(few, count)  # type: ignore[assignment]
+    samples.images = _CyclicImages(few, count)  # type: ignore[assignment]
     samples.keypoints, samples.boxes = torch.zeros(count, 2, 2).double(), torch.zeros(count, 4).double()
     samples.visible, samples.ids = torch.zeros(count, 2, dtype=torch.bool), [str(i) for i in range(count)]
     return samples
 
 
-class _Repeated:
+class _CyclicImages:
     """So many images, of which only the first few are there: the others are those again."""
 
     def __init__(self, few: Tensor, count: int) -> None:
@@ -119,7 +120,7 @@ class SmallNet(nn.Module):
         return self.body(images)
 
 
-class StandIn(nn.Module):
+class PooledColourBackbone(nn.Module):
     """Features of the shape of a large network's at no cost: pooled colours, mixed at random.
 
     Args:
@@ -185,3 +186,31 @@ def task(
         progress=progress,
         **rest,
     )
+
+
+_PARTS = 6
+
+
+def class_features(label: int, images: int, hw: int, features: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Features ``(images hw, D)`` like those after a last ReLU, and a classifier's row ``(D,)``, of one class.
+
+    Six parts, each a sparse profile over the channels, lie at another place in every image as smooth blobs over a
+    common background; noise follows, and the ReLU. About half of the entries are zero.
+    """
+    g = torch.Generator().manual_seed(derive(seed, "speed", label))
+    side = math.ceil(math.sqrt(hw))
+
+    def sparse(rows: int, density: float) -> Tensor:
+        return torch.randn(rows, features, generator=g).square() * (torch.rand(rows, features, generator=g) < density)
+
+    profiles, background = sparse(_PARTS, 0.25), sparse(1, 0.1)
+    cells = torch.arange(hw)
+    grid = torch.stack([cells // side, cells % side], 1) + 0.5
+    centres = torch.rand(images, 1, _PARTS, 2, generator=g) * side
+    widths = 0.5 + 1.5 * torch.rand(_PARTS, generator=g)
+    heights = 0.5 + torch.rand(images, 1, _PARTS, generator=g)
+    blobs = heights * torch.exp(-(grid[:, None] - centres).square().sum(3) / (2 * widths**2))
+    x = blobs @ profiles + 0.3 * background
+    x = x * (1 + 0.3 * torch.randn(x.shape, generator=g)) + 0.3 * torch.randn(x.shape, generator=g) - 0.1
+    F = x.clamp(min=0).reshape(-1, features)
+    return F, F.mean(0) - F.mean() + F.mean(0).std() * torch.randn(features, generator=g)

@@ -195,7 +195,8 @@ def test_losses(model, images, scale, mixing, mixup):
 
 def test_projection(model):
     generator = torch.Generator().manual_seed(3)
-    samples = TensorSamples(torch.randn(10, 3, 32, 32, generator=generator), torch.tensor([2, 0, 1, 1, 0, 2, 2, 0, 1, 0]), 3)
+    labels = torch.tensor([2, 0, 1, 1, 0, 2, 2, 0, 1, 0])
+    samples = TensorSamples(torch.randn(10, 3, 32, 32, generator=generator), labels, 3)
     prototypes, presence, _ = numbers(model)
     cells = latent(model, samples.images)
     expected, source = [list(p) for p in prototypes], [(-1, -1, -1)] * PROTOTYPES
