@@ -54,9 +54,9 @@ def cell(
     from bench.core.paths import home as find_home
     from bench.results.store import Store
     from bench.runner.cell import CellRunner
-    from bench.runner.launchers.stages import follow, share
+    from bench.runner.launchers.tasks import join_training, run_stage
     from bench.runner.progress import ConsoleProgress
-    from bench.runner.queue import mend, persistently
+    from bench.runner.queue import repair, retry
     from bench.training.distributed import Ranks
 
     folder = Store(find_home()).place(folder)
@@ -77,18 +77,18 @@ def cell(
     ranks.join(picked)
     with ConsoleProgress(Console(quiet=ranks.rank > 0), quiet=ranks.rank > 0) as progress:
         if not ranks.rank and only is None:
-            mend([folder.name], store, progress)
+            repair([folder.name], store, progress)
         more = {"memory_limit": memory_limit, "elsewhere": elsewhere, "ranks": ranks}
         found = CellRunner(store, folder.name, find_home(), picked, progress, **more)
         try:
             if ranks.rank:
-                follow(found)
+                join_training(found)
             elif only is not None:
-                share(found, only, retries)
+                run_stage(found, only, retries)
             else:
                 if found.folder.done:
                     say("done before")
-                persistently(found.run, retries, progress)
+                retry(found.run, retries, progress)
         finally:
             ranks.leave()
 

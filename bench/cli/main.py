@@ -180,12 +180,12 @@ def run(
     from bench.core.paths import home as find_home
     from bench.report import report as render
     from bench.results.store import Store
-    from bench.runner.dry_run import print_plan
-    from bench.runner.launchers.callbacks import Lines
+    from bench.runner.eta import print_plan
+    from bench.runner.launchers.callbacks import ConsoleCallback
     from bench.runner.launchers.launcher import Launcher
     from bench.runner.launchers.summary import write_down
     from bench.runner.progress import ConsoleProgress
-    from bench.runner.queue import mend
+    from bench.runner.queue import repair
     from bench.runner.status import Board, Overview
 
     single, several = schema.parse_overrides(pairs)
@@ -222,9 +222,9 @@ def run(
         names = [cell.spec.id for cell in cells]
         content = {"suite": requests[0].suite, "command": command, "cells": names}
         stamp = store.new_invocation({**content, "launcher": launcher, "device": how.where})
-        mend(names, store, progress)
+        repair(names, store, progress)
         overview = Overview(store, names, from_now=True)
-        lines = Lines(console, cells, how.several)
+        lines = ConsoleCallback(console, cells, how.several)
         try:
             board = progress.above(Board(overview, requests[0].suite))
             with board, cli_tracking.live(home, out, uri, stamp, tracking):
@@ -232,7 +232,7 @@ def run(
                 gc.enable()
                 summary = how.run(cells, store, home, progress, lines, rerun=existing == "rerun")
         except KeyboardInterrupt:
-            say(f"\n{overview.told()}", err=True)
+            say(f"\n{overview.summary()}", err=True)
             if existing == "rerun":
                 raise KeyboardInterrupt(_RERUN) from None
             raise

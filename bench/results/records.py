@@ -137,7 +137,7 @@ class _Failure(_Record):
 
 
 class _Activity(_Record):
-    """``activity.json``; see :class:`bench.runner.heartbeat.Activity`."""
+    """``activity.json``; see :class:`bench.runner.heartbeat.Heartbeat`."""
 
     pid: int
     host: str

@@ -30,10 +30,10 @@ from bench.core.seeding import derive
 from bench.core.work_dir import FIT, read_json
 from bench.results.store import Folder, Status, Store, write_json
 from bench.runner.evaluator import compares_black_box, evaluate
-from bench.runner.fit_cache import adopt, read_fit
-from bench.runner.heartbeat import Activity
+from bench.runner.fit_cache import read_fit, reuse_fit
+from bench.runner.heartbeat import Heartbeat
 from bench.runner.inputs import Inputs
-from bench.runner.limits import SHARED, Attempts
+from bench.runner.limits import SHARED, OomRetry
 from bench.runner.progress import ConsoleProgress
 from bench.training.black_box import BlackBoxConfig, obtain
 from bench.training.distributed import Ranks
@@ -78,7 +78,7 @@ class CellRunner:
         self.inputs = Inputs(self.spec, {**written["where"], **(elsewhere or {})}, home, progress)
         self.method = self.inputs.method
         planned = {"fit": self.spec.settings.get("schedule", {}).get("batch_size"), "evaluation": batch_size}
-        self.attempts = Attempts(device, memory_limit, self.folder.work / "retry.json", planned, progress)
+        self.attempts = OomRetry(device, memory_limit, self.folder.work / "retry.json", planned, progress)
         self.ranks = ranks or Ranks()
         self.ranks.brief = lambda: {"stage": self.attempts.stage, "most": self.attempts.most}
 
@@ -96,7 +96,7 @@ class CellRunner:
                 return
             self.inputs.check()
             try:
-                with self.told(), contained():
+                with self.reporting(), contained():
                     self.attempts.run(self._run, self.start_over)
             except Exception as error:
                 self.record(error)
@@ -109,11 +109,11 @@ class CellRunner:
             if REDUCED in read_json(self.folder.work / FIT)["facts"]:
                 (self.folder.work / FIT).unlink()
 
-    def told(self) -> AbstractContextManager[None]:
+    def reporting(self) -> AbstractContextManager[None]:
         """As long as this lasts, the cell's log and other processes are told how far it is."""
         self.folder.work.mkdir(parents=True, exist_ok=True)
-        activity = Activity(self.folder, lambda: self.attempts.stage)
-        return self.progress.told(self.folder.work / "log.txt", activity)
+        activity = Heartbeat(self.folder, lambda: self.attempts.stage)
+        return self.progress.logging_to(self.folder.work / "log.txt", activity)
 
     def record(self, error: Exception) -> None:
         """Keep why the attempt ended, in the cell's folder.
@@ -245,7 +245,7 @@ class CellRunner:
     def _fitted(self, train: Samples) -> tuple[PartPrototypeModel, dict[str, Any]]:
         """The fitted model: from this cell's own unfinished work, or from a cell that only measures something else."""
         if not (self.folder.work / FIT).is_file() and not self.folder.anew:
-            adopt(self.store, self.folder, self.spec.fit_id, self.progress)
+            reuse_fit(self.store, self.folder, self.spec.fit_id, self.progress)
         found = read_fit(self.folder.work, self.progress)
         if found is not None:
             state, notes = found

@@ -1,14 +1,18 @@
-"""How long cells will take, as far as the store has earlier ones of their kind."""
+"""Estimated durations of cells, from earlier ones of their kind, and the plan that a dry run prints."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from bench.config.spec import PlannedCell
+from bench.core.console import Console
 from bench.core.work_dir import FIT
-from bench.results.store import Store
+from bench.results.store import Folder, Store
+from bench.runner.heartbeat import activity_of
 
 
 class Timings:
@@ -53,18 +57,11 @@ class Timings:
         return max(self._box.get(_place(spec, recipe), []), default=None)
 
 
-def total(seconds: Iterable[float | None]) -> tuple[float, int]:
-    """The sum of those that are known, and how many are not."""
-    everything = list(seconds)
-    known = [one for one in everything if one is not None]
-    return sum(known), len(everything) - len(known)
-
-
-def said(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A duration for people.
 
     Example:
-        >>> said(8), said(95), said(5400), said(200000)
+        >>> format_duration(8), format_duration(95), format_duration(5400), format_duration(200000)
         ('8 s', '2 min', '1 h 30 min', '2 d 7 h')
     """
     if seconds < 60:
@@ -85,3 +82,69 @@ def _kind(spec: Mapping[str, Any], recipe: str | None) -> tuple[Any, ...]:
 
 def _place(spec: Mapping[str, Any], recipe: str | None) -> tuple[Any, ...]:
     return (spec["dataset"], spec["backbone"], recipe)
+
+
+_HEADINGS = ("cell", "method", "dataset", "backbone", "seed", "state", "takes", "n/a")
+
+
+def print_plan(console: Console, cells: Sequence[PlannedCell], store: Store, home: Path) -> None:
+    """Every cell with what becomes of it, what is not applicable and why, and a line about the whole.
+
+    Args:
+        console: where to print.
+        cells: the plan.
+        store: where their results would lie.
+        home: ``BENCH_HOME``, where black boxes lie.
+    """
+    timings = Timings.of_store(store)
+    rows: list[tuple[str, ...]] = [_HEADINGS]
+    reasons: dict[str, int] = {}
+    counts: Counter[str] = Counter()
+    boxes: dict[str, float | None] = {}
+    known, unknown = 0.0, 0
+    for cell in cells:
+        spec, state = cell.spec, _state(cell, store)
+        counts[state] += 1
+        takes = "-"
+        if state not in ("done", "nothing to measure"):
+            seconds = timings.of(spec.model_dump(), cell.recipe, spec.fit_id)
+            takes = "?" if seconds is None else format_duration(seconds)
+            known, unknown = known + (seconds or 0.0), unknown + (seconds is None)
+            if spec.trains_black_box and not Folder(home / "blackboxes" / spec.black_box_id).done:
+                boxes[spec.black_box_id] = timings.of_black_box(spec.model_dump(), cell.recipe)
+        notes = [reasons.setdefault(why, len(reasons) + 1) for why in _refused(cell)]
+        backbone, marks = spec.backbone or "-", ", ".join(map(str, notes))
+        rows.append((spec.id, cell.label, spec.dataset, backbone, str(spec.seed), state, takes, marks))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    lines += ["", *(f"n/a {number}: {why}" for why, number in reasons.items())] if reasons else []
+    line = f"{len(cells)} cells: " + ", ".join(f"{count} {state}" for state, count in counts.items())
+    if boxes:
+        line += f"; black boxes to train first: {len(boxes)}"
+        known += sum(seconds or 0.0 for seconds in boxes.values())
+        unknown += sum(seconds is None for seconds in boxes.values())
+    if known:
+        line += f"; about {format_duration(known)} one after the other, as earlier cells took"
+        line += f", and {unknown} of unknown length" if unknown else ""
+    console.out("\n".join([*lines, "", line]))
+
+
+def _refused(cell: PlannedCell) -> list[str]:
+    """Why metrics are not applicable, and which: those with the same reason together."""
+    metrics: dict[str, list[str]] = {}
+    for name, facts in cell.not_applicable.items():
+        metrics.setdefault(facts["reason"], []).append(name)
+    return [f"{reason} ({', '.join(names)})" for reason, names in metrics.items()]
+
+
+def _state(cell: PlannedCell, store: Store) -> str:
+    folder = store.cell(cell.spec.id)
+    if not cell.spec.metrics:
+        return "nothing to measure"
+    failure = store.record(cell.spec.id).failure if folder.done else folder.failure
+    if folder.done:
+        return "done" if failure is None else "damaged, to run"
+    activity = activity_of(folder)
+    if activity is not None:
+        return "running now" if activity["alive"] else "begun, to run"
+    return "failed before, to run" if failure is not None else "to run"

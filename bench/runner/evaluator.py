@@ -12,7 +12,7 @@ from torch import nn
 from bench.contract import Metric, NotApplicable, Observation, PartPrototypeModel, Progress, Samples, Score
 from bench.core import registry
 from bench.core.score import check_apart, checked
-from bench.runner.metric_guard import Apart, Guard
+from bench.runner.metric_guard import Guard, PluginObservation
 
 
 def compares_black_box(metrics: Mapping[str, Mapping[str, Any]]) -> bool:
@@ -95,7 +95,7 @@ def evaluate(
         memos: dict[str, dict[object, Any]] = {}
         for metric in list(metrics):
             # A plugin shares what it has worked out only with itself: it may call other things by our names.
-            shown = Apart(seen, memos.setdefault(foreign[metric], {})) if metric in foreign else seen
+            shown = PluginObservation(seen, memos.setdefault(foreign[metric], {})) if metric in foreign else seen
             attempt(metric, partial(metrics[metric].update, shown))
     for metric in list(metrics):
         attempt(metric, partial(end, metric))

@@ -33,18 +33,18 @@ def read_fit(place: Path, progress: ConsoleProgress) -> tuple[dict[str, Tensor],
         return None
 
 
-def adopt(store: Store, folder: Folder, fit_id: str, progress: ConsoleProgress) -> None:
+def reuse_fit(store: Store, folder: Folder, fit_id: str, progress: ConsoleProgress) -> None:
     """Copy the fit of a finished cell that was to fit the same, where there is one: a metric more costs no training."""
     for name in store.cells():
         other = store.cell(name)
         if other.path == folder.path or not (other.result / FIT).is_file():
             continue
-        if store.record(name).fit_id == fit_id and take(other.result, folder.work, progress, {"of": name}):
+        if store.record(name).fit_id == fit_id and copy_fit(other.result, folder.work, progress, {"of": name}):
             progress.note(f"fitted before by cell {name}, which differs only in what is measured")
             return
 
 
-def take(source: Path, work: Path, progress: ConsoleProgress, origin: Mapping[str, str]) -> bool:
+def copy_fit(source: Path, work: Path, progress: ConsoleProgress, origin: Mapping[str, str]) -> bool:
     """Copy a fit; False where there is none, or a damaged one.
 
     Args:

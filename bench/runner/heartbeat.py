@@ -18,7 +18,7 @@ _EVERY = 1.0
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
-class Activity:
+class Heartbeat:
     """Keeps ``activity.json`` of a folder up to date while it is entered; the caller holds the folder's claim.
 
     Args:
@@ -39,7 +39,7 @@ class Activity:
         self._changed, self._ended = threading.Event(), threading.Event()
         self._writer = threading.Thread(target=self._write_often, daemon=True)
 
-    def __enter__(self) -> Activity:
+    def __enter__(self) -> Heartbeat:
         self._write()
         self._writer.start()
         return self

@@ -1,32 +1,24 @@
-"""A cell's work within a memory limit: as planned, and where that does not fit once more with one image at a time."""
+"""Memory limit of a cell: splits that are read within it, and a retry with one image at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.contract import Progress, RequestError, Samples
+from bench.contract import Batch, Progress, RequestError, Samples
 from bench.core.allocator import give_back_free_memory
-from bench.core.memory import (
-    OutOfMemory,
-    Overrun,
-    PeakMemory,
-    is_out_of_memory,
-    limited,
-    said,
-)
+from bench.core.memory import OutOfMemory, Overrun, PeakMemory, is_out_of_memory, limited, said
 from bench.results.store import Store, write_json
-from bench.runner.limited_samples import Guarded
 
 SHARED = "black box"
 """The stage whose result other cells use too: it is not tried in another way than planned."""
 
 
-class Attempts:
+class OomRetry:
     """Two at most, as in the paper (4.3: "OOM indicates the out of memory error even with batch size 1").
 
     Args:
@@ -119,7 +111,7 @@ class Attempts:
 
     def guarded(self, split: Samples, capped: bool = True) -> Samples:
         """The split, in batches of as many images as this attempt allows, each given out only within the limit."""
-        return Guarded(split, self.most if capped else None, lambda: self._peak.check(self.limit))
+        return LimitedSamples(split, self.most if capped else None, lambda: self._peak.check(self.limit))
 
     def record(self) -> dict[str, Any]:
         """For the result: peak and limit in bytes, and what the first attempt ended with where there were two.
@@ -149,3 +141,31 @@ class Attempts:
                 failed = Overrun.of(error, self.stage, batch_size, self._peak.most, self.limit)
         give_back_free_memory()
         return failed
+
+
+class LimitedSamples:
+    """The same split for whoever reads it (training, projection, evaluation), in batches that are not too large.
+
+    Args:
+        samples: the split.
+        most: images at a time; ``None``: as many as are asked for.
+        check: called before each batch is given out and after the last; it raises to end the reading.
+    """
+
+    def __init__(self, samples: Samples, most: int | None, check: Callable[[], None]) -> None:
+        self.samples, self.most, self.check = samples, most, check
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "samples":  # not there yet while a copy is being made
+            raise AttributeError(name)
+        return getattr(self.samples, name)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def batches(self, batch_size: int, device: torch.device | str = "cpu", **how: Any) -> Iterator[Batch]:
+        """As the split's own, of at most ``most`` images."""
+        for batch in self.samples.batches(min(batch_size, self.most or batch_size), device, **how):
+            self.check()
+            yield batch
+        self.check()

@@ -72,7 +72,7 @@ class _Watched:
         return exact and self.content is not None and not _same(self.tensor, self.content)
 
 
-class Apart(Observation):
+class PluginObservation(Observation):
     """A batch as a plugin sees it: features and own maps are everyone's; what it sets or keeps by a key is its own.
 
     Args:

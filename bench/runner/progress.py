@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from bench.core.console import Console, Text
 from bench.core.plain_text import one_line
-from bench.runner.heartbeat import Activity
+from bench.runner.heartbeat import Heartbeat
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ class ConsoleProgress:
     def __init__(self, console: Console, quiet: bool = False) -> None:
         self.console, self.quiet = console, quiet
         self._log: Path | None = None
-        self._activity: Activity | None = None
+        self._activity: Heartbeat | None = None
         self._bars = _Bars(
             SpinnerColumn(),
             TextColumn("{task.description}", style="progress.description", markup=False),
@@ -67,7 +67,7 @@ class ConsoleProgress:
             self._bars.above = None
 
     @contextlib.contextmanager
-    def told(self, log: Path, activity: Activity) -> Iterator[None]:
+    def logging_to(self, log: Path, activity: Heartbeat) -> Iterator[None]:
         """As long as this lasts, notes go to that log too, and other processes see how far the work is."""
         with activity:
             self._log, self._activity = log, activity

@@ -12,13 +12,13 @@ from bench.core.faults import may_pass
 from bench.results.records import AGAIN
 from bench.results.store import Store
 from bench.runner.cell import reason_of
-from bench.runner.fit_cache import take
+from bench.runner.fit_cache import copy_fit
 from bench.runner.progress import ConsoleProgress
 
 _POLL = 0.5
 
 
-class Turns:
+class CellQueue:
     """Hands out cells in their order; those that another run works on come last, when it has let go of them.
 
     Args:
@@ -31,7 +31,7 @@ class Turns:
         self._cells, self._store, self._progress = list(cells), store, progress
         self._failures = {cell.spec.id: store.cell(cell.spec.id).failed_at for cell in cells}
 
-    def __iter__(self) -> Turns:
+    def __iter__(self) -> CellQueue:
         return self
 
     def __next__(self) -> PlannedCell:
@@ -53,7 +53,7 @@ class Turns:
         return None if folder.failed_at == self._failures[cell.spec.id] else folder.failure
 
 
-def mend(names: Sequence[str], store: Store, progress: ConsoleProgress) -> None:
+def repair(names: Sequence[str], store: Store, progress: ConsoleProgress) -> None:
     """Before a run: damaged results count for nothing, and are kept beside; leftovers of killed processes go."""
     for name in names:
         folder = store.cell(name)
@@ -65,12 +65,12 @@ def mend(names: Sequence[str], store: Store, progress: ConsoleProgress) -> None:
                 place = folder.set_aside()
                 why = failure["reason"].removesuffix(AGAIN)
                 progress.note(f"the result of {name} is damaged: kept as {place}, and made anew ({why})")
-                take(place, folder.work, progress, {})
+                copy_fit(place, folder.work, progress, {})
             else:
                 folder.tidy()
 
 
-def persistently(work: Callable[[], Any], retries: int, progress: Progress) -> Any:
+def retry(work: Callable[[], Any], retries: int, progress: Progress) -> Any:
     """Do the work, and again where what went wrong may pass; it goes on from what is finished.
 
     Raises:

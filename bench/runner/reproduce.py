@@ -17,7 +17,7 @@ from bench.runner.progress import ConsoleProgress
 
 
 @dataclass(frozen=True)
-class Repetition:
+class Reproduction:
     """What came out: names with the value before and now.
 
     Attributes:
@@ -31,9 +31,9 @@ class Repetition:
     surroundings: Mapping[str, tuple[Any, Any]]
 
 
-def repeat(
+def reproduce(
     folder: Path, home: Path, device: torch.device, progress: ConsoleProgress, memory_limit: int | None = None
-) -> Repetition:
+) -> Reproduction:
     """Run the cell in another home, where nothing of it is, and compare.
 
     Args:
@@ -66,7 +66,7 @@ def repeat(
     CellRunner(store, name, home, device, progress, memory_limit=memory_limit).run()
     before, now = source.outcome(name) or {}, store.outcome(name) or {}
     numbers = [_numbers(one) for one in (before, now)]
-    return Repetition(
+    return Reproduction(
         compared=len(numbers[0].keys() | numbers[1].keys()),
         numbers=_different(*numbers),
         surroundings=_different(*(_flat(one["environment"]) for one in (before, now))),

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from bench.core.console import Text
 from bench.results.store import Store
-from bench.runner.eta import Timings, said
+from bench.runner.eta import Timings, format_duration
 from bench.runner.heartbeat import activity_of
 
 State = Literal["done", "running", "killed", "failed", "oom", "to run"]
@@ -71,7 +71,7 @@ class Overview:
             if written is None or written["spec"]["metrics"]
         ]
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """The counts in one line."""
         states = self.look()
         counts = Counter(one.state for one in states)
@@ -160,9 +160,9 @@ class Board:
                 line.append(" · ", style="dim").append(f"{counts[state]} {_PLAIN.get(state, state)}", _STYLES[state])
         left, unknown = self._overview.seconds_left(states)
         if left and unknown:
-            line.append(f" · more than {said(left)} left ({unknown} of unknown length)", style="dim")
+            line.append(f" · more than {format_duration(left)} left ({unknown} of unknown length)", style="dim")
         elif left:
-            line.append(f" · about {said(left)} left", style="dim")
+            line.append(f" · about {format_duration(left)} left", style="dim")
         return line
 
 

@@ -50,7 +50,7 @@ class Trial:
     values: dict[str, float]
 
 
-class Remembered(nn.Module):
+class MemoizedBackbone(nn.Module):
     """A backbone that computes the features of an image once, and gives them again whenever it comes.
 
     Images are told apart by their bits: a noisy copy is another image. All features stay in memory, on the CPU.
@@ -88,7 +88,9 @@ def choices(method: str, pairs: tuple[str, ...]) -> list[Choice]:
     return [schema.for_section({**single, **chosen}, method) for chosen in schema.combinations(several, method)]
 
 
-def tune(cells: Sequence[CellRunner], wanted: Sequence[Choice], folds: int = 2, split: str = "train") -> Iterator[Trial]:
+def tune(
+    cells: Sequence[CellRunner], wanted: Sequence[Choice], folds: int = 2, split: str = "train"
+) -> Iterator[Trial]:
     """Fit and measure every choice for every cell and fold.
 
     Args:
@@ -113,7 +115,7 @@ def tune(cells: Sequence[CellRunner], wanted: Sequence[Choice], folds: int = 2, 
         splits: dict[str, Any] = dict(cell.inputs.data())
         task = cell.task(splits["train"])
         box: Any = task.black_box
-        box.backbone = Remembered(box.backbone)
+        box.backbone = MemoizedBackbone(box.backbone)
         parts = list(_parts(splits, folds, split))
         for _, fit, _ in parts:
             sizes = _sizes(cell, fit)

@@ -5,13 +5,13 @@ import copy
 import pytest
 import torch
 
-from bench.runner.limited_samples import Guarded
+from bench.runner.limits import LimitedSamples
 from tests.support.samples import stripes
 
 
 def test_the_same_images_in_smaller_batches():
     samples = stripes()
-    guarded = Guarded(samples, 5, lambda: None)
+    guarded = LimitedSamples(samples, 5, lambda: None)
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
 
     def darker(images, where):
@@ -27,7 +27,7 @@ def test_the_same_images_in_smaller_batches():
 
 
 def test_as_many_as_asked_for_where_nothing_is_said():
-    assert [len(batch.labels) for batch in Guarded(stripes(), None, lambda: None).batches(20)] == [20, 16]
+    assert [len(batch.labels) for batch in LimitedSamples(stripes(), None, lambda: None).batches(20)] == [20, 16]
 
 
 def test_the_check_is_called_before_each_batch_and_after_the_last():
@@ -38,7 +38,7 @@ def test_the_check_is_called_before_each_batch_and_after_the_last():
         if len(calls) == 5:
             raise MemoryError
 
-    guarded = Guarded(stripes(), 12, check)
+    guarded = LimitedSamples(stripes(), 12, check)
     assert len(list(guarded.batches(64))) == 3
     assert len(calls) == 4
     with pytest.raises(MemoryError):

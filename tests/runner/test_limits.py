@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bench.core.memory import OutOfMemory
-from bench.runner.limits import SHARED, Attempts
+from bench.runner.limits import SHARED, OomRetry
 from tests.support.samples import Killed, Silent
 
 GIB = 2**30
@@ -16,7 +16,7 @@ class Work:
     def __init__(self, folder, limit, fits_at=1, dies=False):
         self.progress = Silent()
         note = folder / "retry.json"
-        self.attempts = Attempts(torch.device("cpu"), limit, note, {"fit": 32}, self.progress)
+        self.attempts = OomRetry(torch.device("cpu"), limit, note, {"fit": 32}, self.progress)
         self.fits_at, self.dies, self.tried, self.started_over = fits_at, dies, [], 0
 
     def run(self):

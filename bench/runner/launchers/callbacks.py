@@ -8,29 +8,29 @@ from collections.abc import Sequence
 from bench.config.spec import PlannedCell
 from bench.core.console import Console, Text
 from bench.core.plain_text import one_line
-from bench.runner.launchers.tasks import Unit, title_of
+from bench.runner.launchers.tasks import CellTask, title_of
 
 
-class Events:
-    """Told about every unit of work; what a subclass leaves out does nothing."""
+class RunCallback:
+    """Told about every task of work; what a subclass leaves out does nothing."""
 
-    def skipped(self, unit: Unit, why: str) -> None:
+    def skipped(self, task: CellTask, why: str) -> None:
         """It is not run: it was done before, or there is nothing to measure."""
 
-    def started(self, unit: Unit) -> None:
+    def started(self, task: CellTask) -> None:
         """A worker was given it, or this process begins it."""
 
-    def finished(self, unit: Unit, seconds: float) -> None:
+    def finished(self, task: CellTask, seconds: float) -> None:
         """It is done."""
 
-    def failed(self, unit: Unit, reason: str, out_of_memory: bool) -> None:
+    def failed(self, task: CellTask, reason: str, out_of_memory: bool) -> None:
         """It went wrong, and what went wrong is recorded."""
 
-    def again(self, unit: Unit, reason: str) -> None:
+    def requeued(self, task: CellTask, reason: str) -> None:
         """Its worker was lost, and another one is given it."""
 
 
-class Lines(Events):
+class ConsoleCallback(RunCallback):
     """A line for each event.
 
     Args:
@@ -44,40 +44,40 @@ class Lines(Events):
         self._skipped: Counter[str] = Counter()
         self.position = {cell.spec.id: position for position, cell in enumerate(cells, 1)}
 
-    def skipped(self, unit: Unit, why: str) -> None:
+    def skipped(self, task: CellTask, why: str) -> None:
         """The reason, dimmed; what was settled before the run is only counted."""
         if why == "done by another run":
-            self._print(self._title(unit), "  ", (why, "dim"))
+            self._print(self._title(task), "  ", (why, "dim"))
         else:
             self._skipped[why] += 1
 
-    def started(self, unit: Unit) -> None:
+    def started(self, task: CellTask) -> None:
         """The cell in bold."""
-        self._print((self._title(unit), "bold"), "  started" if self.several else "")
+        self._print((self._title(task), "bold"), "  started" if self.several else "")
 
-    def finished(self, unit: Unit, seconds: float) -> None:
+    def finished(self, task: CellTask, seconds: float) -> None:
         """How long it took."""
-        self._print(self._begin(unit), f"done in {seconds:.1f} s")
+        self._print(self._begin(task), f"done in {seconds:.1f} s")
 
-    def failed(self, unit: Unit, reason: str, out_of_memory: bool) -> None:
+    def failed(self, task: CellTask, reason: str, out_of_memory: bool) -> None:
         """The reason."""
         word = "out of memory:" if out_of_memory else "failed:"
-        self._print(self._begin(unit), (word, "red"), f" {one_line(reason)}")
+        self._print(self._begin(task), (word, "red"), f" {one_line(reason)}")
 
-    def again(self, unit: Unit, reason: str) -> None:
+    def requeued(self, task: CellTask, reason: str) -> None:
         """Why it goes back into the queue."""
-        self._print(self._begin(unit), ("once more:", "yellow"), f" {one_line(reason)}")
+        self._print(self._begin(task), ("once more:", "yellow"), f" {one_line(reason)}")
 
-    def _begin(self, unit: Unit) -> str:
-        return f"{self._title(unit)}  " if self.several else "  "
+    def _begin(self, task: CellTask) -> str:
+        return f"{self._title(task)}  " if self.several else "  "
 
-    def _title(self, unit: Unit) -> str:
-        if unit.stage == "data":
-            return f"for several cells: images of {unit.cell.spec.dataset}"
-        if unit.stage == "black-box":
-            own = unit.cell.spec
+    def _title(self, task: CellTask) -> str:
+        if task.stage == "data":
+            return f"for several cells: images of {task.cell.spec.dataset}"
+        if task.stage == "black-box":
+            own = task.cell.spec
             return f"for several cells: black box · {own.dataset} · {own.backbone} · seed {own.seed}"
-        return f"[{self.position[unit.name]}/{self.total}] {title_of(unit.cell)}"
+        return f"[{self.position[task.name]}/{self.total}] {title_of(task.cell)}"
 
     def _print(self, *parts: str | tuple[str, str]) -> None:
         for why, count in self._skipped.items():

@@ -15,12 +15,12 @@ from bench.core.interrupts import contained
 from bench.core.memory import OutOfMemory
 from bench.results.store import Folder, Store
 from bench.runner.cell import CellRunner, reason_of
-from bench.runner.launchers.callbacks import Events
+from bench.runner.launchers.callbacks import RunCallback
 from bench.runner.launchers.subprocess_job import Job, execute
 from bench.runner.launchers.summary import Summary
-from bench.runner.launchers.tasks import Unit
+from bench.runner.launchers.tasks import CellTask
 from bench.runner.progress import ConsoleProgress
-from bench.runner.queue import Turns, persistently
+from bench.runner.queue import CellQueue, retry
 
 
 def inline(
@@ -29,12 +29,12 @@ def inline(
     home: Path,
     device: torch.device,
     progress: ConsoleProgress,
-    events: Events,
+    events: RunCallback,
     *,
     rerun: bool = False,
     memory_limit: int | None = None,
     retries: int = 0,
-    job: Callable[[Unit], Job] | None = None,
+    job: Callable[[CellTask], Job] | None = None,
 ) -> Summary:
     """Run the cells that are not finished; one that fails is recorded and the others go on.
 
@@ -59,51 +59,51 @@ def inline(
     for cell in cells:
         name = cell.spec.id
         if not cell.spec.metrics:
-            events.skipped(Unit(name, cell), "nothing to measure")
+            events.skipped(CellTask(name, cell), "nothing to measure")
             summary.unmeasured.append(name)
         elif store.cell(name).done and not rerun:
-            events.skipped(Unit(name, cell), "done before")
+            events.skipped(CellTask(name, cell), "done before")
             summary.before.append(name)
         else:
             to_run.append(cell)
-    turns = Turns(to_run, store, progress)
-    for cell in turns:
+    queue = CellQueue(to_run, store, progress)
+    for cell in queue:
         name = cell.spec.id
-        folder, unit = store.cell(name), Unit(name, cell)
+        folder, task = store.cell(name), CellTask(name, cell)
         if rerun:
             with folder.claim():
                 folder.renew()
         if folder.done:
-            events.skipped(unit, "done by another run")
+            events.skipped(task, "done by another run")
             summary.before.append(name)
             continue
-        failed = turns.failed_elsewhere(cell)
+        failed = queue.failed_elsewhere(cell)
         if failed is not None:
             summary.failed[name] = failed["reason"]
-            events.failed(unit, f"in another run: {failed['reason']}", failed["status"] == "oom")
+            events.failed(task, f"in another run: {failed['reason']}", failed["status"] == "oom")
             continue
-        events.started(unit)
+        events.started(task)
         began = time.perf_counter()
         try:
             if job is not None and has_foreign_code(cell):
-                _apart(job(unit), folder)
+                _apart(job(task), folder)
             else:
                 with contained():
                     made = CellRunner(store, name, home, device, progress, memory_limit=memory_limit)
-                    persistently(made.run, retries, progress)
+                    retry(made.run, retries, progress)
         except _Ended as error:
             summary.failed[name] = str(error)
-            events.failed(unit, str(error), error.out_of_memory)
+            events.failed(task, str(error), error.out_of_memory)
         except Exception as error:
             refused = storage_error(error)
             if refused is not None:
                 raise refused from error
-            # Whatever a method or a metric does wrong ends its own cell only; CellRunner has recorded it with a traceback.
+            # An error of a method or a metric ends its own cell only; CellRunner has recorded it with a traceback.
             summary.failed[name] = reason_of(error)
-            events.failed(unit, summary.failed[name], isinstance(error, OutOfMemory))
+            events.failed(task, summary.failed[name], isinstance(error, OutOfMemory))
         else:
             summary.done.append(name)
-            events.finished(unit, time.perf_counter() - began)
+            events.finished(task, time.perf_counter() - began)
     return summary
 
 
@@ -135,6 +135,6 @@ def _apart(job: Job, folder: Folder) -> None:
         return
     failure = folder.failure if folder.failed_at != before else None
     if failure is None:  # the process had no chance to record it
-        folder.fail("failed", found.told, found.said)
-        failure = {"status": "failed", "reason": found.told}
+        folder.fail("failed", found.summary, found.output)
+        failure = {"status": "failed", "reason": found.summary}
     raise _Ended(failure["reason"], failure["status"] == "oom")

@@ -18,14 +18,14 @@ from bench.core.memory import check_limit
 from bench.core.paths import config_file
 from bench.results.store import Store
 from bench.runner.launchers import slurm
-from bench.runner.launchers.callbacks import Events
+from bench.runner.launchers.callbacks import RunCallback
 from bench.runner.launchers.inline import inline
 from bench.runner.launchers.processes import Processes
 from bench.runner.launchers.ray import RayWorkers, own_cpus
-from bench.runner.launchers.scheduler import Grid
+from bench.runner.launchers.scheduler import Scheduler
 from bench.runner.launchers.subprocess_job import Job
 from bench.runner.launchers.summary import Summary
-from bench.runner.launchers.tasks import Unit
+from bench.runner.launchers.tasks import CellTask
 from bench.runner.progress import ConsoleProgress
 
 THREADS = "OMP_NUM_THREADS"
@@ -90,7 +90,7 @@ class Launcher:
         store: Store,
         home: Path,
         progress: ConsoleProgress,
-        events: Events,
+        events: RunCallback,
         *,
         rerun: bool = False,
     ) -> Summary:
@@ -110,9 +110,9 @@ class Launcher:
         if not self.several:
             device = environment.pick_device(self.device)
 
-            def apart(unit: Unit) -> Job:
-                place = str(store.cell(unit.name).path.resolve())
-                return Job(unit.name, place, self._options(unit), self._environment(home, None))
+            def apart(task: CellTask) -> Job:
+                place = str(store.cell(task.name).path.resolve())
+                return Job(task.name, place, self._options(task), self._environment(home, None))
 
             own = {"memory_limit": self.memory_limit, "retries": self.retries, "job": apart}
             return inline(cells, store, home, device, progress, events, rerun=rerun, **own)
@@ -121,19 +121,19 @@ class Launcher:
             for gpus in set(shares.values()):
                 workers.check(gpus)
 
-            def job(unit: Unit) -> Job:
-                own = unit.cell.spec
-                ranks = 1 if unit.stage == "data" else max(1, int(shares[own.method]))
+            def job(task: CellTask) -> Job:
+                own = task.cell.spec
+                ranks = 1 if task.stage == "data" else max(1, int(shares[own.method]))
                 return Job(
-                    name=unit.name,
+                    name=task.name,
                     folder=str(store.cell(own.id).path.resolve()),
-                    options=self._options(unit),
+                    options=self._options(task),
                     environment=self._environment(home, max(1, workers.cpus // ranks)),
                     gpus=shares[own.method],
                     ranks=ranks,
                 )
 
-            return Grid(cells, store, home, workers, events, job, rerun=rerun).run()
+            return Scheduler(cells, store, home, workers, events, job, rerun=rerun).run()
 
     @property
     def where(self) -> str:
@@ -183,12 +183,12 @@ class Launcher:
         folder = home.resolve() / "slurm"
         return slurm.script(folder, self.slurm, self.jobs, self.cpus, shares[0], shares.count(shares[0]))
 
-    def _options(self, unit: Unit) -> tuple[str, ...]:
+    def _options(self, task: CellTask) -> tuple[str, ...]:
         options = ["--device", self.device, "--retries", str(self.retries)]
         if self.memory_limit is not None:
             options += ["--memory-limit", f"{self.memory_limit / 2**10!r}KiB"]
-        if unit.stage is not None:
-            options += ["--only", unit.stage]
+        if task.stage is not None:
+            options += ["--only", task.stage]
         return tuple(options)
 
     def _environment(self, home: Path, cpus: int | None) -> dict[str, str]:

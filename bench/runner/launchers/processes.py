@@ -6,7 +6,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 
-from bench.runner.launchers.subprocess_job import Exit, Job, ended, start
+from bench.runner.launchers.subprocess_job import Job, ProcessExit, ended, start
 
 _POLL = 0.02
 _GRACE = 5.0
@@ -39,7 +39,7 @@ class Processes:
         for job in jobs:
             self.running[job.name] = (job, start(job, {}))
 
-    def wait(self, seconds: float) -> Iterator[tuple[str, Exit]]:
+    def wait(self, seconds: float) -> Iterator[tuple[str, ProcessExit]]:
         """Those that have ended; comes back early when one has."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

@@ -15,12 +15,12 @@ from importlib.util import find_spec
 from typing import Any
 
 from bench.core.errors import RequestError
-from bench.runner.launchers.subprocess_job import Exit, Job, execute
+from bench.runner.launchers.subprocess_job import Job, ProcessExit, execute
 
 _STORE_BYTES = 100 * 2**20  # nothing but exit codes goes through Ray; its least is 75 MiB
 
 
-def _on_worker(job: Job) -> Exit:
+def _on_worker(job: Job) -> ProcessExit:
     """In a Ray worker: the cell sees the GPUs that Ray gave this task and no others."""
     import ray
 
@@ -97,10 +97,10 @@ class RayWorkers:
         machines = [machine["Resources"] for machine in self.ray.nodes() if machine["Alive"]]
         found = {(machine.get("CPU", 0.0), machine.get("GPU", 0.0)) for machine in machines}
         if not any(cores >= self.cpus and cards >= gpus for cores, cards in found):
-            told = "; ".join(f"{cores:g} and {cards:g}" for cores, cards in sorted(found, reverse=True))
+            sizes = "; ".join(f"{cores:g} and {cards:g}" for cores, cards in sorted(found, reverse=True))
             raise RequestError(
                 f"a cell wants {self.cpus} CPUs and {gpus:g} GPUs, which no machine of the Ray cluster has "
-                f"(CPUs and GPUs: {told}); lower --cpus-per-cell or --gpus-per-cell"
+                f"(CPUs and GPUs: {sizes}); lower --cpus-per-cell or --gpus-per-cell"
             )
 
     @property
@@ -120,7 +120,7 @@ class RayWorkers:
         for job in jobs:
             self.running[self.task.options(num_cpus=self.cpus, num_gpus=job.gpus, name=job.name).remote(job)] = job
 
-    def wait(self, seconds: float) -> Iterator[tuple[str, Exit]]:
+    def wait(self, seconds: float) -> Iterator[tuple[str, ProcessExit]]:
         """Those that have ended; a worker or a machine that was lost is an end too."""
         if not self.running:
             time.sleep(seconds)
@@ -129,13 +129,13 @@ class RayWorkers:
         for reference in over:
             yield self.running.pop(reference).name, self._end(reference)
 
-    def _end(self, reference: Any) -> Exit:
+    def _end(self, reference: Any) -> ProcessExit:
         try:
-            found: Exit = self.ray.get(reference)
+            found: ProcessExit = self.ray.get(reference)
         except self.ray.exceptions.RayTaskError as error:
-            return Exit(1, "", str(error))
+            return ProcessExit(1, "", str(error))
         except self.ray.exceptions.RayError as error:
-            return Exit(-9, "", f"its Ray worker was lost: {str(error).strip().splitlines()[0]}")
+            return ProcessExit(-9, "", f"its Ray worker was lost: {str(error).strip().splitlines()[0]}")
         return found
 
     def stop(self) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import RequestError
-from bench.runner.launchers.subprocess_job import Exit, Job, execute
+from bench.runner.launchers.subprocess_job import Job, ProcessExit, execute
 
 _DAY = 24 * 60
 _ABREAST = 256
@@ -30,7 +30,7 @@ class _OnNode:
 
     job: Job
 
-    def __call__(self) -> Exit:
+    def __call__(self) -> ProcessExit:
         return execute(self.job)
 
     def checkpoint(self) -> Any:
@@ -93,7 +93,7 @@ class SlurmWorkers:
                     submitted = [executor.submit(_OnNode(job)) for job in chunk]
                 self.running.update({job.name: found for job, found in zip(chunk, submitted, strict=True)})
 
-    def wait(self, seconds: float) -> Iterator[tuple[str, Exit]]:
+    def wait(self, seconds: float) -> Iterator[tuple[str, ProcessExit]]:
         """Those that have ended."""
         time.sleep(seconds)
         for name, found in list(self.running.items()):
@@ -125,14 +125,14 @@ class SlurmWorkers:
             executor.update_parameters(**self.parameters, **_gpus(gpus))
         return executor
 
-    def _end(self, found: Any) -> Exit:
+    def _end(self, found: Any) -> ProcessExit:
         error = found.exception()
         if error is None:
-            done: Exit = found.result()
+            done: ProcessExit = found.result()
             return done
         state = str(found.state).upper()
         lost = isinstance(error, self.submitit.core.utils.UncompletedJobError) and not state.startswith(_HOPELESS)
-        return Exit(-9 if lost else 1, "", f"{str(error).strip()}\nSlurm: {state.lower()}, job {found.job_id}")
+        return ProcessExit(-9 if lost else 1, "", f"{str(error).strip()}\nSlurm: {state.lower()}, job {found.job_id}")
 
 
 def require() -> None:

@@ -31,7 +31,7 @@ class Job:
     """What a worker is given.
 
     Attributes:
-        name: of the unit of work.
+        name: of the task of work.
         folder: the cell's.
         options: of ``bench cell``, after the folder.
         environment: set on top of the worker's own.
@@ -48,18 +48,18 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Exit:
+class ProcessExit:
     """How the process ended.
 
     Attributes:
         code: exit code, or minus the signal that ended it.
         host: the machine it ran on; empty where that is not known.
-        said: the end of what it printed, or what is known otherwise.
+        output: the end of what it printed, or what is known otherwise.
     """
 
     code: int
     host: str = ""
-    said: str = ""
+    output: str = ""
 
     @property
     def lost(self) -> bool:
@@ -67,9 +67,9 @@ class Exit:
         return self.code < 0 or self.code in (128 + signal.SIGINT, 128 + signal.SIGKILL, 128 + signal.SIGTERM)
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """One line about an end that recorded nothing."""
-        lines = [line.strip() for line in self.said.splitlines() if line.strip()]
+        lines = [line.strip() for line in self.output.splitlines() if line.strip()]
         how = f"ended by signal {-self.code}" if self.code < 0 else f"exit code {self.code}"
         if self.code == 0:
             how = "ended without a result (exit code 0)"
@@ -93,28 +93,28 @@ def start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         )
 
 
-def ended(job: Job, code: int) -> Exit:
+def ended(job: Job, code: int) -> ProcessExit:
     """How a process of :func:`start` ended."""
     output = Path(job.folder) / OUTPUT
     try:
-        said = output.read_text(errors="replace")
+        text = output.read_text(errors="replace")
         if code == 0:
             output.unlink()
     except OSError as error:
-        said = str(error)
-    return Exit(code, socket.gethostname(), said[-2000:])
+        text = str(error)
+    return ProcessExit(code, socket.gethostname(), text[-2000:])
 
 
-def execute(job: Job, environment: Mapping[str, str] | None = None) -> Exit:
+def execute(job: Job, environment: Mapping[str, str] | None = None) -> ProcessExit:
     """Start it and wait for its end; whatever ends the waiting ends the process."""
     # A network file system may show a new file late.
     deadline = time.monotonic() + _LATE
     while not (Path(job.folder) / "cell.json").is_file():
         if time.monotonic() > deadline:
-            said = (
+            problem = (
                 f"{socket.gethostname()} does not see {job.folder}: all machines need the same BENCH_HOME (and --out)"
             )
-            return Exit(2, socket.gethostname(), said)
+            return ProcessExit(2, socket.gethostname(), problem)
         time.sleep(0.2)
     process = start(job, environment or {})
     try:

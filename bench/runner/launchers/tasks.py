@@ -1,30 +1,36 @@
-"""Cells as units of work: what they share comes first, as units of its own."""
+"""Cells and the stages that they share, as tasks of a launcher."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from bench.config.spec import CellSpec, PlannedCell
+from bench.core import environment
+from bench.core.interrupts import contained
 from bench.data.cache import cache_folder
 from bench.data.preprocessing import Protocol
 from bench.results.store import Folder, Store
+from bench.runner.cell import CellRunner
+from bench.runner.queue import retry
+from bench.training.distributed import Followed
 
 Stage = Literal["data", "black-box"]
 
 
 @dataclass(frozen=True, eq=False)
-class Unit:
+class CellTask:
     """Something that a worker does: a cell, or a stage of one that others wait for.
 
     Attributes:
         name: the cell's id, or the stage and an id of its own.
         cell: the cell; of a stage, one of those that want it.
         stage: ``None``: all of the cell.
-        needs: names of the units that must have ended before.
+        needs: names of the tasks that must have ended before.
     """
 
     name: str
@@ -58,7 +64,7 @@ def black_box_folder(spec: CellSpec, home: Path) -> Folder:
     return Folder(home / "blackboxes" / spec.black_box_id)
 
 
-def units_of(cells: Sequence[PlannedCell], home: Path) -> list[Unit]:
+def tasks_of(cells: Sequence[PlannedCell], home: Path) -> list[CellTask]:
     """The cells, and before them what several of them share and is not there yet.
 
     Black boxes come before the cells, because most cells wait for them; a cell that is the only one to want something
@@ -66,23 +72,75 @@ def units_of(cells: Sequence[PlannedCell], home: Path) -> list[Unit]:
     """
     images = Counter(prepared_folder(cell.spec, home) for cell in cells)
     boxes = Counter(cell.spec.black_box_id for cell in cells if cell.spec.trains_black_box)
-    stages: dict[str, Unit] = {}
+    stages: dict[str, CellTask] = {}
     whole = []
     for cell in cells:
         needs: tuple[str, ...] = ()
         folder = prepared_folder(cell.spec, home)
         if images[folder] > 1 and not folder.is_dir():
             needs = (f"data {folder.name}",)
-            stages.setdefault(needs[0], Unit(needs[0], cell, "data"))
+            stages.setdefault(needs[0], CellTask(needs[0], cell, "data"))
         if cell.spec.trains_black_box and boxes[cell.spec.black_box_id] > 1:
             name = f"black box {cell.spec.black_box_id}"
             if not black_box_folder(cell.spec, home).done:
-                stages.setdefault(name, Unit(name, cell, "black-box", needs))
+                stages.setdefault(name, CellTask(name, cell, "black-box", needs))
                 needs = (*needs, name)
-        whole.append(Unit(cell.spec.id, cell, None, needs))
-    return [*sorted(stages.values(), key=lambda unit: unit.stage != "data"), *whole]
+        whole.append(CellTask(cell.spec.id, cell, None, needs))
+    return [*sorted(stages.values(), key=lambda task: task.stage != "data"), *whole]
 
 
 def title_of(cell: PlannedCell) -> str:
     """Return a readable title of a cell: ``ours · demo · tiny · seed 0``."""
     return " · ".join([cell.label, cell.spec.dataset, cell.spec.backbone or "no backbone", f"seed {cell.spec.seed}"])
+
+
+def run_stage(cell: CellRunner, stage: Stage, retries: int = 0) -> None:
+    """Do one stage, which several cells share, and stop: prepare the images, or train the black box.
+
+    Args:
+        cell: one of those that want it.
+        stage: which.
+        retries: how often it is tried again where what went wrong may pass; only the last failure is recorded.
+
+    Raises:
+        Exception: whatever went wrong, after it was recorded in the cell's folder.
+    """
+    try:
+        with contained():
+            retry(lambda: _done(cell, stage), retries, cell.progress)
+    except Exception as error:
+        cell.record(error)
+        raise
+
+
+def _done(cell: CellRunner, stage: Stage) -> None:
+    cell.inputs.check()
+    environment.make_deterministic()
+    with cell.reporting():
+        train = cell.inputs.data()["train"]
+
+        def black_box() -> None:
+            cell.task(train)
+
+        if stage == "black-box":
+            cell.attempts.once(black_box)
+
+
+def join_training(cell: CellRunner) -> None:
+    """On all ranks but 0: take part in what that one trains, until it has ended.
+
+    Each builds by itself what is trained, from the same seeds; the first of them that fails says why.
+
+    Raises:
+        Exception: whatever went wrong, after it was recorded in the cell's folder.
+    """
+    try:
+        environment.make_deterministic()
+        for order in cell.ranks.orders():
+            cell.attempts.most = order["most"]
+            # To the training of the black box, or of the method where the black box is there.
+            with suppress(Followed), contained():
+                cell.fit(cell.task(cell.inputs.data()["train"]))
+    except Exception as error:
+        cell.record(error)
+        raise
