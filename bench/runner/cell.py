@@ -1,4 +1,4 @@
-"""One cell: data -> fit or load -> observe -> score -> save. The only place where the stages meet."""
+"""Execution of one cell: load data, fit or load the model, observe, score, save. The stages meet only here."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ from bench.training.distributed import Ranks
 from bench.training.trainer import Trainer
 
 REDUCED = "batch_size_after_out_of_memory"
-"""The fact of a fit that says how many images at a time it was made with, where that is not as planned."""
+"""Fact of a fit: its batch size, if memory did not allow the planned one."""
 
 
 class CellRunner:
-    """One cell of the grid, to be run or looked at again.
+    """Executor of one planned cell: runs it, or loads its fitted model again.
 
     Args:
-        store: where it lives.
-        name: its id.
+        store: results store that contains the cell.
+        name: id of the cell.
         home: ``BENCH_HOME``: data, black boxes.
-        device: where tensors go.
-        progress: where it is told.
-        batch_size: of the evaluation; it does not change the numbers.
-        memory_limit: bytes of the GPU, or of the process on a CPU; ``None``: all there is.
-        elsewhere: ``data_root`` and ``weights`` where they lie elsewhere on this machine than where it was planned.
-        ranks: the processes that train it together; ``None``: this one alone.
+        device: device of models and batches.
+        progress: reporter of progress and notes.
+        batch_size: images per batch of the evaluation; it does not change the numbers.
+        memory_limit: bytes of the GPU, or of the process on a CPU; ``None``: no limit.
+        elsewhere: ``data_root`` and ``weights`` on this machine, if they differ from the planned paths.
+        ranks: process group that trains the cell; ``None``: this process alone.
     """
 
     def __init__(
@@ -83,10 +83,10 @@ class CellRunner:
         self.ranks.brief = lambda: {"stage": self.attempts.stage, "most": self.attempts.most}
 
     def run(self) -> None:
-        """Do all that is not done yet; the result appears when everything is there.
+        """Run the unfinished part of the cell; its result appears only when it is complete.
 
         Raises:
-            Exception: whatever went wrong, after it was recorded in the cell's folder.
+            Exception: any failure, after it was recorded in the cell's folder.
         """
         with self.folder.claim(lambda: self.progress.note("another process works on this cell: waiting for it")):
             if self.folder.done:
@@ -103,23 +103,23 @@ class CellRunner:
                 raise
 
     def start_over(self) -> None:
-        """Forget what is half done, and a fit of one image at a time: it is not the one that was planned."""
+        """Discard unfinished work, and a fit with batch size 1, which is not the planned fit."""
         self.folder.start_over()
-        with contextlib.suppress(RequestError):  # a damaged one is not used anyway
+        with contextlib.suppress(RequestError):  # a damaged fit is not used anyway
             if REDUCED in read_json(self.folder.work / FIT)["facts"]:
                 (self.folder.work / FIT).unlink()
 
     def reporting(self) -> AbstractContextManager[None]:
-        """As long as this lasts, the cell's log and other processes are told how far it is."""
+        """Write the cell's log and its heartbeat while the context is active."""
         self.folder.work.mkdir(parents=True, exist_ok=True)
-        activity = Heartbeat(self.folder, lambda: self.attempts.stage)
-        return self.progress.logging_to(self.folder.work / "log.txt", activity)
+        heartbeat = Heartbeat(self.folder, lambda: self.attempts.stage)
+        return self.progress.logging_to(self.folder.work / "log.txt", heartbeat)
 
     def record(self, error: Exception) -> None:
-        """Keep why the attempt ended, in the cell's folder.
+        """Record a failure in the cell's folder.
 
         Raises:
-            StorageError: instead, where the disk refuses: that is not the cell's failure, nor is there room for one.
+            StorageError: if the disk refuses writes: that is no failure of the cell, and leaves no room to record one.
         """
         refused = storage_error(error)
         if refused is not None:
@@ -128,7 +128,7 @@ class CellRunner:
             return
         overruns = error.overruns if isinstance(error, OutOfMemory) else ()
         status: Status = "oom" if overruns else "failed"
-        memory = [asdict(one) for one in overruns]
+        memory = [asdict(overrun) for overrun in overruns]
         self.folder.fail(status, reason_of(error), traceback.format_exc(), memory=memory)
 
     def _run(self) -> None:
@@ -169,12 +169,17 @@ class CellRunner:
         self.folder.finish()
 
     def _seeds(self) -> dict[str, int]:
-        """The seed of the cell, and what the parts make of it."""
+        """Return the seed of the cell and the seeds derived from it for its parts."""
         parts = {"method": self.spec.method, **{name: name for name in ("backbone", "black box", "training")}}
         return {"cell": self.spec.seed, **{part: derive(self.spec.seed, name) for part, name in parts.items()}}
 
     def task(self, train: Samples, need_black_box: bool = True) -> Task:
-        """What the method is given."""
+        """Build the method's input for fitting.
+
+        Args:
+            train: the training split.
+            need_black_box: whether to train or load the black box; a finished model does without it.
+        """
         black_box: nn.Module | None = None
         if need_black_box and self.spec.black_box is not None:
             self.attempts.stage = SHARED
@@ -203,10 +208,13 @@ class CellRunner:
         )
 
     def load(self, train: Samples) -> PartPrototypeModel:
-        """The fitted model of a finished cell.
+        """Load the fitted model of a finished cell.
+
+        Args:
+            train: the training split, whose classes size the network.
 
         Raises:
-            CellError: where its weights are not on disk, damaged, or those of another network.
+            CellError: if its weights are not on disk, damaged, or those of another network.
         """
         model = self._built(self.task(train, need_black_box=False))
         file = self.folder.result / "model.safetensors"
@@ -221,7 +229,7 @@ class CellRunner:
         return model.to(self.device).eval()
 
     def _built(self, task: Task) -> PartPrototypeModel:
-        """The model that was given, or else one that nothing has been fitted to yet."""
+        """Build the model from the external files of the config, or else an unfitted one."""
         if not self.inputs.given:
             return self.method.build(task)
         model: PartPrototypeModel = registry.load("checkpoints", self.spec.method).build(self.method, task)
@@ -239,16 +247,17 @@ class CellRunner:
         )
 
     def fit(self, task: Task) -> PartPrototypeModel:
-        """The model that was given, or else the fitted one."""
+        """Fit the model, or take it from the external files of the config."""
         return (self._built if self.inputs.given else self.method.fit)(task)
 
     def _fitted(self, train: Samples) -> tuple[PartPrototypeModel, dict[str, Any]]:
-        """The fitted model: from this cell's own unfinished work, or from a cell that only measures something else."""
+        """Return model and facts of a fit: of an earlier attempt, of another cell with the same fit, or a new one."""
+        # Cells that differ only in metrics or split share the fit (`fit_id`); the result names its cell (`fit_of`).
         if not (self.folder.work / FIT).is_file() and not self.folder.anew:
             reuse_fit(self.store, self.folder, self.spec.fit_id, self.progress)
-        found = read_fit(self.folder.work, self.progress)
-        if found is not None:
-            state, notes = found
+        fit = read_fit(self.folder.work, self.progress)
+        if fit is not None:
+            state, notes = fit
             self.progress.note("fit found, not repeated")
             model = self._built(self.task(train, need_black_box=False))
             model.load_state_dict(state)
@@ -258,7 +267,7 @@ class CellRunner:
         self.attempts.stage = "fit"
         started = time.perf_counter()
         model = self.fit(task).to(self.device).eval()
-        # What earlier, killed attempts spent on the epochs that were found is part of the cost.
+        # The cost includes the epochs of earlier, killed attempts, which the checkpoint continues.
         fitting = time.perf_counter() - started + task.trainer.earlier_seconds
         if self.attempts.most:
             task.facts[REDUCED] = self.attempts.most
@@ -278,11 +287,21 @@ class CellRunner:
     def evaluate(
         self, model: PartPrototypeModel, train: Samples, split: Samples, fit_seconds: float
     ) -> tuple[dict[str, Score], dict[str, str]]:
-        """Scores of a model on a split, and of metrics that mean nothing there the reason.
+        """Compute the scores of a model on a split, and the reasons of metrics that do not apply.
+
+        Args:
+            model: fitted model in eval mode.
+            train: the training split, from which a metric may learn.
+            split: the measured split.
+            fit_seconds: duration of the fit, itself a score of some metrics.
+
+        Returns:
+            Scores by metric, and for each metric that does not apply the reason.
 
         Raises:
-            CellError: where a metric has no finite value.
+            CellError: if a metric has no finite value.
         """
+        # Always in float32: only training takes the cell's precision (bf16), so that scores of both are comparable.
         black_box = self.task(train).black_box if compares_black_box(self.spec.metrics) else None
         self.attempts.stage = "evaluation"
         split, batch_size = self.attempts.guarded(split), self.attempts.most or self.batch_size
@@ -301,6 +320,6 @@ class CellRunner:
 
 
 def reason_of(error: Exception) -> str:
-    """One line: what a table's footnote says of a failed cell."""
+    """Return the failure in one line, for the footnote of a table."""
     text = str(error).split("\n")[0]
     return text if isinstance(error, BenchError) else f"{type(error).__name__}: {text}"

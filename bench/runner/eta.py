@@ -1,4 +1,4 @@
-"""Estimated durations of cells, from earlier ones of their kind, and the plan that a dry run prints."""
+"""Estimated durations of cells, from finished ones of their kind, and the plan that a dry run prints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.runner.heartbeat import activity_of
 
 
 class Timings:
-    """Seconds of finished cells, by what they have in common with those to come."""
+    """Durations of finished cells, grouped by method, data set, backbone and recipe."""
 
     def __init__(self) -> None:
         self._own: dict[tuple[Any, ...], list[tuple[float, float]]] = defaultdict(list)
@@ -25,40 +25,47 @@ class Timings:
 
     @classmethod
     def of_store(cls, store: Store) -> Timings:
-        """All that a store tells."""
-        found = cls()
+        """Collect the durations of all finished cells of a store."""
+        timings = cls()
         for name in store.cells():
-            found.add(store, name)
-        return found
+            timings.add(store, name)
+        return timings
 
     def add(self, store: Store, name: str) -> None:
-        """Take in a cell, where it is finished."""
-        found = store.record(name)
-        written, outcome = found.written, found.result
+        """Add the durations of a cell, if it is finished."""
+        record = store.record(name)
+        written, outcome = record.written, record.result
         if written is None or outcome is None:
             return
         spec, seconds = written["spec"], outcome.get("seconds", {})
         self._own[_kind(spec, written.get("recipe"))].append((seconds.get("fit", 0.0), seconds.get("evaluate", 0.0)))
         if (store.cell(name).result / FIT).is_file():
-            self._fits.add(found.fit_id)
+            self._fits.add(record.fit_id)
         if "black box" in seconds:
             self._box[_place(spec, written.get("recipe"))].append(seconds["black box"])
 
     def of(self, spec: Mapping[str, Any], recipe: str | None, fit_id: str | None) -> float | None:
-        """Seconds of a cell whose black box is there: the mean over its method, data set, backbone and recipe.
+        """Estimate the seconds of a cell, without those of its black box.
 
-        Only of measuring, where a finished cell has the same fit.
+        Args:
+            spec: settings of the cell.
+            recipe: name of its recipe.
+            fit_id: id of its fit; the time of fitting is left out if a finished cell has the same fit.
+
+        Returns:
+            The mean over finished cells of the same method, data set, backbone and recipe; ``None``: there are none.
         """
-        found = self._own.get(_kind(spec, recipe))
-        return fmean((0.0 if fit_id in self._fits else fit) + measuring for fit, measuring in found) if found else None
+        times = self._own.get(_kind(spec, recipe))
+        return fmean((0.0 if fit_id in self._fits else fit) + measuring for fit, measuring in times) if times else None
 
     def of_black_box(self, spec: Mapping[str, Any], recipe: str | None) -> float | None:
-        """Seconds of training its black box; most cells only waited for one to be read, so the longest counts."""
+        """Estimate the seconds of training the black box of a cell; ``None``: unknown."""
+        # Most cells only loaded a black box that another one had trained: the longest time is that of training.
         return max(self._box.get(_place(spec, recipe), []), default=None)
 
 
 def format_duration(seconds: float) -> str:
-    """A duration for people.
+    """Format a duration for display.
 
     Example:
         >>> format_duration(8), format_duration(95), format_duration(5400), format_duration(200000)
@@ -88,13 +95,13 @@ _HEADINGS = ("cell", "method", "dataset", "backbone", "seed", "state", "takes", 
 
 
 def print_plan(console: Console, cells: Sequence[PlannedCell], store: Store, home: Path) -> None:
-    """Every cell with what becomes of it, what is not applicable and why, and a line about the whole.
+    """Print each cell with its state, estimated duration and inapplicable metrics, and a summary line.
 
     Args:
-        console: where to print.
+        console: output of the table.
         cells: the plan.
-        store: where their results would lie.
-        home: ``BENCH_HOME``, where black boxes lie.
+        store: results store of the cells.
+        home: ``BENCH_HOME``, which contains the black boxes.
     """
     timings = Timings.of_store(store)
     rows: list[tuple[str, ...]] = [_HEADINGS]
@@ -130,7 +137,7 @@ def print_plan(console: Console, cells: Sequence[PlannedCell], store: Store, hom
 
 
 def _refused(cell: PlannedCell) -> list[str]:
-    """Why metrics are not applicable, and which: those with the same reason together."""
+    """Return the reasons why metrics do not apply, each with the names of its metrics."""
     metrics: dict[str, list[str]] = {}
     for name, facts in cell.not_applicable.items():
         metrics.setdefault(facts["reason"], []).append(name)

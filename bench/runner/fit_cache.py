@@ -1,4 +1,4 @@
-"""Fits that are there already: in a cell's own unfinished work, or in a cell that differs only in what is measured."""
+"""Reuse of fits: from an interrupted attempt, or from a cell that differs only in metrics or split."""
 
 from __future__ import annotations
 
@@ -21,7 +21,15 @@ _FILES = ("model.safetensors", "history.json")
 
 
 def read_fit(place: Path, progress: ConsoleProgress) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Weights and facts of the fit that lies there; ``None`` where it is not complete, or damaged."""
+    """Read a fit.
+
+    Args:
+        place: folder of the fit.
+        progress: reporter of damage.
+
+    Returns:
+        Tensors by name, and the facts of the fit; ``None`` if it is incomplete or damaged.
+    """
     if not (place / FIT).is_file():
         return None
     try:
@@ -34,7 +42,7 @@ def read_fit(place: Path, progress: ConsoleProgress) -> tuple[dict[str, Tensor],
 
 
 def reuse_fit(store: Store, folder: Folder, fit_id: str, progress: ConsoleProgress) -> None:
-    """Copy the fit of a finished cell that was to fit the same, where there is one: a metric more costs no training."""
+    """Copy the fit of a finished cell with the same ``fit_id``, if any: another metric needs no new training."""
     for name in store.cells():
         other = store.cell(name)
         if other.path == folder.path or not (other.result / FIT).is_file():
@@ -45,13 +53,16 @@ def reuse_fit(store: Store, folder: Folder, fit_id: str, progress: ConsoleProgre
 
 
 def copy_fit(source: Path, work: Path, progress: ConsoleProgress, origin: Mapping[str, str]) -> bool:
-    """Copy a fit; False where there is none, or a damaged one.
+    """Copy a fit.
 
     Args:
-        source: where it lies.
-        work: where it goes.
-        progress: told of damage.
-        origin: what is added to its facts, unless they say so already.
+        source: folder of the fit.
+        work: folder of the copy.
+        progress: reporter of damage.
+        origin: added to the facts of the fit, which take precedence.
+
+    Returns:
+        Whether the fit was complete and undamaged, and is copied.
     """
     if read_fit(source, progress) is None:
         return False

@@ -1,4 +1,4 @@
-"""Several runs of the same cells at once, and cells that are tried again."""
+"""Queue of cells for concurrent runs over the same store, repair of damaged results, and retries."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _POLL = 0.5
 
 
 class CellQueue:
-    """Hands out cells in their order; those that another run works on come last, when it has let go of them.
+    """Iterator over cells in order; those that another run works on come last, when it has released them.
 
     Args:
         cells: in order.
-        store: where they live.
-        progress: where it is told that all that is left is being worked on.
+        store: results store of the cells.
+        progress: reporter of waiting.
     """
 
     def __init__(self, cells: Sequence[PlannedCell], store: Store, progress: Progress) -> None:
@@ -37,24 +37,30 @@ class CellQueue:
     def __next__(self) -> PlannedCell:
         if not self._cells:
             raise StopIteration
-        told = False
+        noted = False
         while True:
-            for place, cell in enumerate(self._cells):
+            for position, cell in enumerate(self._cells):
                 if not self._store.cell(cell.spec.id).busy:
-                    return self._cells.pop(place)
-            if not told:
+                    return self._cells.pop(position)
+            if not noted:
                 self._progress.note(f"another run works on the {len(self._cells)} cells that are left: waiting for it")
-                told = True
+                noted = True
             time.sleep(_POLL)
 
     def failed_elsewhere(self, cell: PlannedCell) -> dict[str, Any] | None:
-        """What is recorded, where the cell has failed in another run since this one began: it would only fail again."""
+        """Return the failure of a cell in another run since this one began, if any: it would only fail again."""
         folder = self._store.cell(cell.spec.id)
         return None if folder.failed_at == self._failures[cell.spec.id] else folder.failure
 
 
 def repair(names: Sequence[str], store: Store, progress: ConsoleProgress) -> None:
-    """Before a run: damaged results count for nothing, and are kept beside; leftovers of killed processes go."""
+    """Set damaged results of cells aside, keeping their fits, and remove leftovers of killed processes.
+
+    Args:
+        names: ids of the cells.
+        store: results store of the cells.
+        progress: reporter of damaged results.
+    """
     for name in names:
         folder = store.cell(name)
         if not folder.untidy and not (folder.done and store.record(name).failure):
@@ -64,17 +70,22 @@ def repair(names: Sequence[str], store: Store, progress: ConsoleProgress) -> Non
             if failure is not None:
                 place = folder.set_aside()
                 why = failure["reason"].removesuffix(AGAIN)
-                progress.note(f"the result of {name} is damaged: kept as {place}, and made anew ({why})")
+                progress.note(f"the result of {name} is damaged: kept as {place}, and computed again ({why})")
                 copy_fit(place, folder.work, progress, {})
             else:
                 folder.tidy()
 
 
 def retry(work: Callable[[], Any], retries: int, progress: Progress) -> Any:
-    """Do the work, and again where what went wrong may pass; it goes on from what is finished.
+    """Run the work, and again after transient failures such as a lost device; it resumes from its checkpoint.
+
+    Args:
+        work: the work.
+        retries: largest number of retries.
+        progress: reporter of retries.
 
     Raises:
-        Exception: what went wrong at last.
+        Exception: the last failure.
     """
     while True:
         try:
@@ -83,4 +94,4 @@ def retry(work: Callable[[], Any], retries: int, progress: Progress) -> Any:
             if not retries or not may_pass(error):
                 raise
             retries -= 1
-            progress.note(f"{reason_of(error)}: once more")
+            progress.note(f"{reason_of(error)}: trying again")

@@ -1,4 +1,4 @@
-"""What a launcher tells while cells run, and the plain lines that a console shows of it."""
+"""Callbacks of a launcher while cells run, and the plain lines that a console shows."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from bench.runner.launchers.tasks import CellTask, title_of
 
 
 class RunCallback:
-    """Told about every task of work; what a subclass leaves out does nothing."""
+    """Observer of the tasks of a run; methods that a subclass leaves out do nothing."""
 
     def skipped(self, task: CellTask, why: str) -> None:
-        """It is not run: it was done before, or there is nothing to measure."""
+        """Handle a task that is not run: it was done before, or there is nothing to measure."""
 
     def started(self, task: CellTask) -> None:
-        """A worker was given it, or this process begins it."""
+        """Handle a task that a worker, or this process, begins."""
 
     def finished(self, task: CellTask, seconds: float) -> None:
-        """It is done."""
+        """Handle a finished task."""
 
     def failed(self, task: CellTask, reason: str, out_of_memory: bool) -> None:
-        """It went wrong, and what went wrong is recorded."""
+        """Handle a failed task, whose failure is recorded."""
 
     def requeued(self, task: CellTask, reason: str) -> None:
-        """Its worker was lost, and another one is given it."""
+        """Handle a task whose worker was lost, and which goes to another one."""
 
 
 class ConsoleCallback(RunCallback):
-    """A line for each event.
+    """Callback that prints a line for each event.
 
     Args:
-        console: where they go.
-        cells: all of the run: what ``[3/24]`` counts.
+        console: output of the lines.
+        cells: all cells of the run, which ``[3/24]`` counts.
         several: whether cells run at the same time: then each line names its cell.
     """
 
@@ -45,28 +45,28 @@ class ConsoleCallback(RunCallback):
         self.position = {cell.spec.id: position for position, cell in enumerate(cells, 1)}
 
     def skipped(self, task: CellTask, why: str) -> None:
-        """The reason, dimmed; what was settled before the run is only counted."""
+        """Print the reason, dimmed; cells that were settled before the run are only counted."""
         if why == "done by another run":
             self._print(self._title(task), "  ", (why, "dim"))
         else:
             self._skipped[why] += 1
 
     def started(self, task: CellTask) -> None:
-        """The cell in bold."""
+        """Print the cell in bold."""
         self._print((self._title(task), "bold"), "  started" if self.several else "")
 
     def finished(self, task: CellTask, seconds: float) -> None:
-        """How long it took."""
+        """Print the duration."""
         self._print(self._begin(task), f"done in {seconds:.1f} s")
 
     def failed(self, task: CellTask, reason: str, out_of_memory: bool) -> None:
-        """The reason."""
+        """Print the reason."""
         word = "out of memory:" if out_of_memory else "failed:"
         self._print(self._begin(task), (word, "red"), f" {one_line(reason)}")
 
     def requeued(self, task: CellTask, reason: str) -> None:
-        """Why it goes back into the queue."""
-        self._print(self._begin(task), ("once more:", "yellow"), f" {one_line(reason)}")
+        """Print why it goes back into the queue."""
+        self._print(self._begin(task), ("trying again:", "yellow"), f" {one_line(reason)}")
 
     def _begin(self, task: CellTask) -> str:
         return f"{self._title(task)}  " if self.several else "  "
@@ -75,8 +75,8 @@ class ConsoleCallback(RunCallback):
         if task.stage == "data":
             return f"for several cells: images of {task.cell.spec.dataset}"
         if task.stage == "black-box":
-            own = task.cell.spec
-            return f"for several cells: black box · {own.dataset} · {own.backbone} · seed {own.seed}"
+            spec = task.cell.spec
+            return f"for several cells: black box · {spec.dataset} · {spec.backbone} · seed {spec.seed}"
         return f"[{self.position[task.name]}/{self.total}] {title_of(task.cell)}"
 
     def _print(self, *parts: str | tuple[str, str]) -> None:

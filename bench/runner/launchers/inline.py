@@ -1,4 +1,4 @@
-"""The default: one cell after the other in this process."""
+"""Default launcher: one cell after the other in this process."""
 
 from __future__ import annotations
 
@@ -36,23 +36,26 @@ def inline(
     retries: int = 0,
     job: Callable[[CellTask], Job] | None = None,
 ) -> Summary:
-    """Run the cells that are not finished; one that fails is recorded and the others go on.
+    """Run the unfinished cells; a failure is recorded and does not stop the others.
 
     Args:
         cells: in order.
-        store: where they live.
+        store: results store of the cells.
         home: ``BENCH_HOME``.
-        device: where tensors go.
-        progress: where what happens inside a cell is told.
-        events: told what becomes of each cell.
-        rerun: forget earlier results of these cells.
+        device: device of models and batches.
+        progress: reporter of progress inside a cell.
+        events: callback of the run.
+        rerun: whether to discard earlier results of these cells.
         memory_limit: bytes for each cell.
-        retries: how often a cell is tried again where what went wrong may pass.
-        job: makes the process of its own in which a cell with foreign code runs, which may end its process at any
-            moment, without an error and with exit code 0; ``None``: such cells, too, run in this process.
+        retries: number of retries of a cell after transient failures.
+        job: describes the separate process of a cell with foreign code, which may end its process at any moment,
+            without an error and with exit code 0; ``None``: such cells run in this process too.
+
+    Returns:
+        The outcome of each cell.
 
     Raises:
-        StorageError: where the disk takes nothing more; what has been done is safe.
+        StorageError: if the disk refuses writes; finished cells are safe.
     """
     summary = Summary()
     to_run = []
@@ -86,11 +89,11 @@ def inline(
         began = time.perf_counter()
         try:
             if job is not None and has_foreign_code(cell):
-                _apart(job(task), folder)
+                _run_in_new_process(job(task), folder)
             else:
                 with contained():
-                    made = CellRunner(store, name, home, device, progress, memory_limit=memory_limit)
-                    retry(made.run, retries, progress)
+                    runner = CellRunner(store, name, home, device, progress, memory_limit=memory_limit)
+                    retry(runner.run, retries, progress)
         except _Ended as error:
             summary.failed[name] = str(error)
             events.failed(task, str(error), error.out_of_memory)
@@ -108,7 +111,7 @@ def inline(
 
 
 class _Ended(Exception):
-    """A cell's own process ended without a result; the message is the reason, which is recorded."""
+    """End of a cell's own process without a result; the message is the recorded reason."""
 
     def __init__(self, reason: str, out_of_memory: bool) -> None:
         super().__init__(reason)
@@ -116,25 +119,25 @@ class _Ended(Exception):
 
 
 def has_foreign_code(cell: PlannedCell) -> bool:
-    """Whether a cell uses code of a plugin or an official checkout that another process finds, too."""
+    """Return whether a cell uses code of a plugin or an official checkout that another process finds too."""
     names = {"methods": [cell.spec.method], "metrics": [*cell.spec.metrics], "datasets": [cell.where.reader]}
     names["backbones"] = [cell.spec.backbone] if cell.spec.backbone else []
     installed = any(registry.entry(kind, name).distribution for kind, those in names.items() for name in those)
     return bool(cell.where.code and (cell.where.plugins or installed)) or bool(cell.spec.settings.get("source"))
 
 
-def _apart(job: Job, folder: Folder) -> None:
+def _run_in_new_process(job: Job, folder: Folder) -> None:
     """Run a cell in a process of its own.
 
     Raises:
-        _Ended: where there is no result at its end.
+        _Ended: if the process ends without a result.
     """
     before = folder.failed_at
-    found = execute(job)
+    ended = execute(job)
     if folder.done:
         return
     failure = folder.failure if folder.failed_at != before else None
     if failure is None:  # the process had no chance to record it
-        folder.fail("failed", found.summary, found.output)
-        failure = {"status": "failed", "reason": found.summary}
+        folder.fail("failed", ended.summary, ended.output)
+        failure = {"status": "failed", "reason": ended.summary}
     raise _Ended(failure["reason"], failure["status"] == "oom")

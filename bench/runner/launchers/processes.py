@@ -1,4 +1,4 @@
-"""Processes of this machine: ``--launcher inline --jobs N``."""
+"""Launcher of several processes on this machine: ``--launcher inline --jobs N``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _GRACE = 5.0
 
 
 class Processes:
-    """So many processes at a time; they share whatever GPU ``--device`` names.
+    """Pool of local processes; they share the GPU of ``--device``.
 
     Args:
-        jobs: how many.
-        cpus: for each.
+        jobs: number of processes at a time.
+        cpus: CPUs of each.
     """
 
     default_gpus = 0.0
@@ -27,32 +27,32 @@ class Processes:
         self.running: dict[str, tuple[Job, subprocess.Popen[bytes]]] = {}
 
     def check(self, gpus: float) -> None:
-        """The processes of a cell find their GPUs, or say what is missing, themselves."""
+        """Accept any number of GPUs: the processes of a cell check theirs themselves."""
 
     @property
     def free(self) -> int:
-        """How many could begin now."""
+        """Number of jobs that could begin now."""
         return self.jobs - len(self.running)
 
     def start(self, jobs: Sequence[Job]) -> None:
-        """Begin these."""
+        """Start a process for each job."""
         for job in jobs:
             self.running[job.name] = (job, start(job, {}))
 
     def wait(self, seconds: float) -> Iterator[tuple[str, ProcessExit]]:
-        """Those that have ended; comes back early when one has."""
+        """Yield name and end of processes that have ended; return as soon as any has."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            over = [name for name, (_, process) in self.running.items() if process.poll() is not None]
-            for name in over:
+            finished = [name for name, (_, process) in self.running.items() if process.poll() is not None]
+            for name in finished:
                 job, process = self.running.pop(name)
                 yield name, ended(job, process.returncode)
-            if over:
+            if finished:
                 return
             time.sleep(_POLL)
 
     def stop(self) -> None:
-        """Ask all to end, and end those that do not."""
+        """Terminate all processes, and kill those that do not end."""
         for _, process in self.running.values():
             process.terminate()
         deadline = time.monotonic() + _GRACE
@@ -65,4 +65,4 @@ class Processes:
         self.running.clear()
 
     def close(self) -> None:
-        """Nothing of ours is left running."""
+        """Do nothing: no process outlives :meth:`stop` or its own end."""

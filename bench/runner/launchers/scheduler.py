@@ -1,4 +1,4 @@
-"""Hands tasks of work to workers and settles what comes back: the part that all launchers with processes share."""
+"""Scheduler of tasks on workers, shared by all launchers with several processes."""
 
 from __future__ import annotations
 
@@ -16,42 +16,45 @@ from bench.runner.launchers.summary import Summary
 from bench.runner.launchers.tasks import CellTask, tasks_of
 
 LOST = 3
-"""How often a cell whose worker was lost is given to another one."""
+"""Number of times that a task whose worker was lost is given to another one."""
 
 _SECONDS = 1.0
 
 
 class Workers(Protocol):
-    """Places where cells run."""
+    """Pool of workers that run jobs."""
 
     def check(self, gpus: float) -> None:
-        """Refuse a cell of so many GPUs that no place here could ever give; raises :class:`RequestError`."""
+        """Refuse a number of GPUs that no worker could ever give; raises :class:`RequestError`."""
 
     @property
     def free(self) -> int:
-        """How many jobs could begin now."""
+        """Number of jobs that could begin now."""
 
     def start(self, jobs: Sequence[Job]) -> None:
-        """Begin these."""
+        """Start the jobs."""
 
     def wait(self, seconds: float) -> Iterable[tuple[str, ProcessExit]]:
-        """Name and end of those that have ended, at the latest after so many seconds."""
+        """Yield name and end of jobs that have ended, at the latest after ``seconds``."""
 
     def stop(self) -> None:
-        """End all that run; nothing of them is left behind."""
+        """Stop all running jobs."""
 
 
 class Scheduler:
-    """One run of cells on workers.
+    """Scheduler of one run of cells on workers.
+
+    A task starts when the tasks that it needs have ended. Plain bookkeeping serves instead of a DAG library: the graph
+    has three levels (images, black boxes, cells).
 
     Args:
         cells: in order.
-        store: where they live.
+        store: results store of the cells.
         home: ``BENCH_HOME``.
-        workers: where they run.
-        events: told what becomes of each task.
-        job: what a worker is given for a task.
-        rerun: forget earlier results of these cells.
+        workers: pool of workers.
+        events: callback of the run.
+        job: describes a task for a worker.
+        rerun: whether to discard earlier results of these cells.
     """
 
     def __init__(
@@ -75,16 +78,19 @@ class Scheduler:
         self.before = {task.name: self._recorded(task) for task in self.waiting if task.stage is None}
 
     def run(self) -> Summary:
-        """Work until every task has ended.
+        """Run until every task has ended.
+
+        Returns:
+            The outcome of each cell.
 
         Raises:
-            KeyboardInterrupt: and whatever else ends the run, after all that ran was stopped.
+            KeyboardInterrupt: and any other end of the run, after all running jobs were stopped.
         """
         try:
             while self.waiting or self.running:
                 self._start()
-                for name, found in self.workers.wait(_SECONDS):
-                    self._settle(name, found)
+                for name, ended in self.workers.wait(_SECONDS):
+                    self._settle(name, ended)
         except BaseException:
             self.workers.stop()
             raise
@@ -110,7 +116,7 @@ class Scheduler:
         for task in list(self.waiting):
             if len(chosen) >= free:
                 break
-            # What another run is at work on is left until last: a worker that waits for it does nothing else.
+            # Tasks that another run works on come last: a worker that waits for one does nothing else.
             if self.open.intersection(task.needs) or task.busy(self.store, self.home):
                 continue
             self.waiting.remove(task)
@@ -127,10 +133,10 @@ class Scheduler:
             self.workers.start([self.job(task) for task in chosen])
 
     def _elsewhere(self, task: CellTask) -> bool:
-        """Whether another run has ended it meanwhile; one that failed there would only fail again."""
+        """Settle a task that another run has ended meanwhile; one that failed there would only fail again."""
         done = task.done(self.store, self.home)
         recorded = self._recorded(task)
-        # None any more: this run has forgotten it.
+        # Absent if this run has discarded the failure.
         failed = recorded not in (0, self.before.pop(task.name, recorded))
         if not done and not failed:
             return False
@@ -144,7 +150,7 @@ class Scheduler:
             self.summary.before.append(task.name)
         return True
 
-    def _settle(self, name: str, found: ProcessExit) -> None:
+    def _settle(self, name: str, ended: ProcessExit) -> None:
         task, began, recorded = self.running.pop(name)
         if task.done(self.store, self.home):
             self.open.discard(name)
@@ -152,14 +158,14 @@ class Scheduler:
             if task.stage is None:
                 self.summary.done.append(name)
             return
-        if found.lost and self.lost[name] < LOST:
+        if ended.lost and self.lost[name] < LOST:
             self.lost[name] += 1
             self.waiting.insert(0, task)
-            self.events.requeued(task, f"lost ({found.summary})")
+            self.events.requeued(task, f"lost ({ended.summary})")
             return
         failure = self.store.cell(task.cell.spec.id).failure if self._recorded(task) != recorded else None
-        status, reason = (failure["status"], failure["reason"]) if failure else ("failed", found.summary)
-        details = failure["details"] if failure else found.output
+        status, reason = (failure["status"], failure["reason"]) if failure else ("failed", ended.summary)
+        details = failure["details"] if failure else ended.output
         self.open.discard(name)
         self.events.failed(task, reason, status == "oom")
         if task.stage is not None:
@@ -170,14 +176,14 @@ class Scheduler:
             self.store.cell(name).fail(status, reason, details)
 
     def _without(self, stage: CellTask, status: Status, reason: str, details: str, recorded: bool) -> None:
-        """What waits for a stage that failed would only fail in the same way, each after as long.
+        """Fail the tasks that wait for a failed stage: each would only fail in the same way, after as long.
 
         Args:
-            stage: that failed.
-            status: of its failure.
-            reason: a line for tables.
-            details: a traceback, or what its process said.
-            recorded: whether its process has recorded that for the stage's own cell, and says more there.
+            stage: the failed stage.
+            status: status of the failure.
+            reason: reason in one line, for tables.
+            details: a traceback, or the output of the process.
+            recorded: whether the process has recorded the failure for the stage's own cell, in more detail.
         """
         lacking = {stage.name}
         while task := next((task for task in self.waiting if lacking.intersection(task.needs)), None):
@@ -192,5 +198,5 @@ class Scheduler:
                 self.store.cell(task.name).fail(status, reason, details)
 
     def _recorded(self, task: CellTask) -> int:
-        """When the cell's failure was recorded: one of an earlier attempt says nothing of this one."""
+        """Return the time of the cell's recorded failure, which tells one of this attempt from an earlier one."""
         return self.store.cell(task.cell.spec.id).failed_at

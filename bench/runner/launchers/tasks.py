@@ -24,13 +24,13 @@ Stage = Literal["data", "black-box"]
 
 @dataclass(frozen=True, eq=False)
 class CellTask:
-    """Something that a worker does: a cell, or a stage of one that others wait for.
+    """Task of a worker: a cell, or a stage that several cells share.
 
     Attributes:
-        name: the cell's id, or the stage and an id of its own.
-        cell: the cell; of a stage, one of those that want it.
-        stage: ``None``: all of the cell.
-        needs: names of the tasks that must have ended before.
+        name: id of the cell, or the stage and an id of its own.
+        cell: the cell; for a stage, one of the cells that share it.
+        stage: the shared stage; ``None``: the whole cell.
+        needs: names of the tasks that must end before.
     """
 
     name: str
@@ -39,13 +39,13 @@ class CellTask:
     needs: tuple[str, ...] = ()
 
     def done(self, store: Store, home: Path) -> bool:
-        """Whether its result is there."""
+        """Return whether its result exists."""
         if self.stage == "data":
             return prepared_folder(self.cell.spec, home).is_dir()
         return (store.cell(self.name) if self.stage is None else black_box_folder(self.cell.spec, home)).done
 
     def busy(self, store: Store, home: Path) -> bool:
-        """Whether another process is at work on it, or on the black box that it would have to train itself."""
+        """Return whether another process works on it, or on the black box that it would have to train itself."""
         if self.stage is None and store.cell(self.name).busy:
             return True
         if self.stage == "data" or self.cell.spec.black_box is None:
@@ -55,20 +55,23 @@ class CellTask:
 
 
 def prepared_folder(spec: CellSpec, home: Path) -> Path:
-    """Where the images of a cell are kept, decoded and resized."""
+    """Return the folder of a cell's preprocessed images."""
     return cache_folder(spec.data_digest, Protocol.model_validate(spec.protocol), home, spec.on_bad_image)
 
 
 def black_box_folder(spec: CellSpec, home: Path) -> Folder:
-    """Where the black box of a cell is kept."""
+    """Return the folder of a cell's black box."""
     return Folder(home / "blackboxes" / spec.black_box_id)
 
 
 def tasks_of(cells: Sequence[PlannedCell], home: Path) -> list[CellTask]:
-    """The cells, and before them what several of them share and is not there yet.
+    """Return the tasks of cells, preceded by the stages that several of them share and that are not done.
 
-    Black boxes come before the cells, because most cells wait for them; a cell that is the only one to want something
-    makes it itself.
+    Black boxes come before the cells, because most cells wait for them; a stage of a single cell is part of that cell.
+
+    Args:
+        cells: in order.
+        home: ``BENCH_HOME``, which contains preprocessed images and black boxes.
     """
     images = Counter(prepared_folder(cell.spec, home) for cell in cells)
     boxes = Counter(cell.spec.black_box_id for cell in cells if cell.spec.trains_black_box)
@@ -95,15 +98,15 @@ def title_of(cell: PlannedCell) -> str:
 
 
 def run_stage(cell: CellRunner, stage: Stage, retries: int = 0) -> None:
-    """Do one stage, which several cells share, and stop: prepare the images, or train the black box.
+    """Run only a stage that several cells share: preprocess the images, or train the black box.
 
     Args:
-        cell: one of those that want it.
-        stage: which.
-        retries: how often it is tried again where what went wrong may pass; only the last failure is recorded.
+        cell: one of the cells that share it.
+        stage: the stage.
+        retries: number of retries after transient failures; only the last failure is recorded.
 
     Raises:
-        Exception: whatever went wrong, after it was recorded in the cell's folder.
+        Exception: any failure, after it was recorded in the cell's folder.
     """
     try:
         with contained():
@@ -127,18 +130,21 @@ def _done(cell: CellRunner, stage: Stage) -> None:
 
 
 def join_training(cell: CellRunner) -> None:
-    """On all ranks but 0: take part in what that one trains, until it has ended.
+    """Take part in the training of rank 0, on any other rank, until it has ended.
 
-    Each builds by itself what is trained, from the same seeds; the first of them that fails says why.
+    Each rank builds the same model from the same seeds; the first that fails records the reason.
+
+    Args:
+        cell: the cell that rank 0 runs.
 
     Raises:
-        Exception: whatever went wrong, after it was recorded in the cell's folder.
+        Exception: any failure, after it was recorded in the cell's folder.
     """
     try:
         environment.make_deterministic()
         for order in cell.ranks.orders():
             cell.attempts.most = order["most"]
-            # To the training of the black box, or of the method where the black box is there.
+            # Reaches the training of the black box, or that of the method if the black box is trained.
             with suppress(Followed), contained():
                 cell.fit(cell.task(cell.inputs.data()["train"]))
     except Exception as error:

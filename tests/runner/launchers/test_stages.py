@@ -47,7 +47,7 @@ def stage(tmp_path, monkeypatch):
 def test_what_may_pass_is_tried_again_and_leaves_no_failure(stage):
     result, cell, box = stage(1)
     assert result.exit_code == 0, result.output
-    assert "Input/output error: once more" in result.output
+    assert "Input/output error: trying again" in result.output
     assert box.done
     assert cell.failure is None
 
