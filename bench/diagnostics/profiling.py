@@ -1,4 +1,8 @@
-"""Memory and speed of methods, each measurement in a process of its own."""
+"""Profiling of methods: memory and speed, each measurement in a process of its own.
+
+``python -m bench.diagnostics.profiling < REQUEST`` measures one: its peaks are not mixed with those of other
+measurements, and running out of memory ends only itself.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +40,7 @@ from bench.training.trainer import Learner, freeze_norm
 
 
 def copy_bandwidth(device: torch.device) -> float:
-    """Bytes per second that a copy of 256 MiB reads and writes, the best of five."""
+    """Measure the bytes per second that a copy of 256 MiB reads and writes, the best of six."""
     source = torch.ones(2**26, device=device)
     target = torch.empty_like(source)
     best = min(timed(device, target.copy_, source)[1] for _ in range(6))
@@ -44,7 +48,7 @@ def copy_bandwidth(device: torch.device) -> float:
 
 
 def timed(device: torch.device, function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
-    """What a function returns, and the seconds until the device has finished it."""
+    """Call a function; return its result and the seconds until the device has finished it."""
 
     def wait() -> None:
         if device.type == "cuda":
@@ -62,15 +66,15 @@ Step = Callable[[Tensor, Tensor], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class ProfileSizes:
-    """What all methods of one measurement have in common.
+    """Sizes that all methods of one measurement share.
 
     Attributes:
         backbone: name in the catalogue; its weights are random.
-        classes: how many.
+        classes: number of classes.
         size: side of the square images in pixels.
         device: ``cpu``, ``cuda:0``, ...
-        precision: of training.
-        seed: of weights and images.
+        precision: precision of training.
+        seed: seed of weights and images.
     """
 
     backbone: str
@@ -83,13 +87,13 @@ class ProfileSizes:
 
 @dataclass
 class ProfiledMethod:
-    """One method in one form.
+    """Method in one form, built on random images in its published settings.
 
     Attributes:
-        name: of the method in the catalogue.
-        sizes: what it is built for.
-        overrides: settings other than the published ones, dotted names without the method's.
-        images: how many images the training split has.
+        name: name of the method in the catalogue.
+        sizes: sizes that it is built for.
+        overrides: settings other than the published ones, as dotted names without the method's.
+        images: number of images of the training split.
     """
 
     name: str
@@ -104,7 +108,7 @@ class ProfiledMethod:
         self.config: Any = schema.from_recipe(file, type(self.method).Config, "published", section, self.name)
         self.device = torch.device(self.sizes.device)
         samples = synthetic.noise(self.sizes.classes, self.images, self.sizes.size, self.sizes.seed)
-        # A decomposition keeps its finished classes while it runs; the folder goes with the subject.
+        # A decomposition keeps its finished classes while it runs; the folder is removed with this object.
         self._folder = tempfile.TemporaryDirectory(prefix="bench-subject-")
         self.task: Task = synthetic.task(
             Path(self._folder.name),
@@ -119,24 +123,24 @@ class ProfiledMethod:
 
     @property
     def trains(self) -> bool:
-        """Whether it has training steps of its own; where not, it starts from the trained black box."""
+        """Whether it has training steps of its own; else it starts from the trained black box."""
         return not self.method.needs_black_box
 
     def model(self) -> PartPrototypeModel:
-        """The untrained model in eval mode, on its device."""
+        """Build the untrained model in eval mode, on its device."""
         return self.method.build(self.task).to(self.device).eval()
 
     def black_box(self) -> Classifier:
-        """The plain classifier with random weights, in eval mode, on its device."""
+        """Build the plain classifier with random weights, in eval mode, on its device."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(self.sizes.seed, "head"))
             return Classifier(self.task.backbone(), self.sizes.classes).to(self.device).eval()
 
     def learner(self) -> tuple[Learner, Phase]:
-        """What is trained, and the phase in which most parameters learn.
+        """Return the learner and the phase in which most parameters learn.
 
         Raises:
-            RequestError: where the method does not say what it trains with.
+            RequestError: if the method has no ``learner`` or no ``schedule``.
         """
         if not self.trains:
             learner: Learner = ClassifierLearner(self.black_box())
@@ -144,20 +148,20 @@ class ProfiledMethod:
             assert plain.schedule is not None
             phases = plain.schedule.phases
         else:
-            found = self.method.learner(self.model(), self.task)
-            if found is None or not hasattr(self.config, "schedule"):
+            own_learner = self.method.learner(self.model(), self.task)
+            if own_learner is None or not hasattr(self.config, "schedule"):
                 raise RequestError(
                     f"{self.name} has no training step to measure: give the method `learner(model, task)` and its "
                     "Config a `schedule` (bench/contract.py)"
                 )
-            learner, phases = found, self.config.schedule.phases
-        sizes = {name: sum(one.numel() for one in group) for name, group in learner.groups().items()}
-        # A phase of no epochs trains nothing: it is there for its action.
+            learner, phases = own_learner, self.config.schedule.phases
+        sizes = {name: sum(parameter.numel() for parameter in group) for name, group in learner.groups().items()}
+        # A phase of no epochs trains nothing: it only runs its action.
         trained = [phase for phase in phases if phase.lr and phase.epochs] or list(phases)
         return learner.to(self.device), max(trained, key=lambda phase: sum(sizes[name] for name in phase.lr))
 
     def step(self) -> tuple[Learner, Phase, Step]:
-        """The learner in train mode, its phase, and one step of its optimiser."""
+        """Return the learner in train mode, its phase, and one step of its optimiser."""
         learner, phase = self.learner()
         _, step = self.task.trainer.stepper(learner, phase)
         learner.train()
@@ -167,16 +171,16 @@ class ProfiledMethod:
         return learner, phase, step
 
     def batch(self, count: int) -> tuple[Tensor, Tensor]:
-        """So many images and labels, on the device."""
-        one = next(iter(self.task.train.batches(count, self.device, index=torch.arange(count) % self.images)))
-        return one.images, one.labels
+        """Return ``count`` images and labels, on the device."""
+        batch = next(iter(self.task.train.batches(count, self.device, index=torch.arange(count) % self.images)))
+        return batch.images, batch.labels
 
 
 def chosen(names: tuple[str, ...]) -> list[str]:
-    """Names of methods; ``all`` stands for every registered one that competes, and the black box.
+    """Return names of methods; ``all`` means all registered ones that compete, and the black box.
 
     Raises:
-        RequestError: for a name that no catalogue holds, and for a content-free control.
+        RequestError: for an unknown name, and for a content-free control.
     """
     if names == ("all",):
         return [*registry.chosen_methods(names), black_box()]
@@ -191,7 +195,7 @@ def chosen(names: tuple[str, ...]) -> list[str]:
 
 
 def black_box() -> str:
-    """The name of the method that is the plain classifier itself."""
+    """Return the name of the method that is the plain classifier itself."""
     return next(name for name, entry in registry.names("methods").items() if entry.role == "reference")
 
 
@@ -208,12 +212,12 @@ def parameters(module: nn.Module) -> int:
 
 What = Literal["training", "inference", "decomposition"]
 FIT_CLASSES, FIT_IMAGES = 20, 30
-"""What a decomposition is measured on: it goes class by class, so that more classes take longer, not more."""
+"""Classes and images per class of a measured decomposition: more classes take more time, not more memory."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What is measured.
+    """Request of one measurement.
 
     Attributes:
         what: one training step, inference (logits, and an explanation by the prototypes of each image's class), or the
@@ -221,10 +225,10 @@ class Measurement:
         method: name in the catalogue.
         overrides: settings other than the published ones.
         sizes: backbone, classes, images, device.
-        batch_size: images at a time.
-        steps: repetitions that are timed, after one that is not.
-        memory_limit: bytes; ``None``: all there is.
-        plugins: files to load before.
+        batch_size: images per batch.
+        steps: timed repetitions, after one that is not timed.
+        memory_limit: bytes; ``None``: no limit.
+        plugins: files that register methods.
     """
 
     what: What
@@ -243,6 +247,7 @@ def in_new_process(measurement: Measurement) -> dict[str, Any]:
     Returns:
         ``status`` (``ok``, ``oom`` or ``failed``), and the numbers or the reason.
     """
+    # Not `python -m bench`, which keeps the memory that it frees: peaks here are of requested memory.
     root = str(Path(bench.__file__).resolve().parent.parent)
     paths = [root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     process = subprocess.run(
@@ -254,8 +259,8 @@ def in_new_process(measurement: Measurement) -> dict[str, Any]:
         check=False,
     )
     if process.returncode == 0:
-        found: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
-        return found
+        result: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+        return result
     if process.returncode == -9:
         return {"status": "oom", "reason": "killed by the system, which ran out of memory", "overrun": None}
     last = (process.stderr.strip().splitlines() or [f"ended with code {process.returncode}"])[-1]
@@ -274,14 +279,14 @@ def measure(measurement: Measurement) -> dict[str, Any]:
     with PeakMemory(device) as peak:
         try:
             with limited(device, measurement.memory_limit):
-                found = run(subject, measurement, peak)
+                numbers = run(subject, measurement, peak)
             peak.check(measurement.memory_limit)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             overrun = Overrun.of(error, measurement.what, measurement.batch_size, peak.most, measurement.memory_limit)
             return {"status": "oom", "reason": str(overrun), "overrun": asdict(overrun)}
-    return {"status": "ok", "batch_size": measurement.batch_size, **found}
+    return {"status": "ok", "batch_size": measurement.batch_size, **numbers}
 
 
 def _training(subject: ProfiledMethod, measurement: Measurement, peak: PeakMemory) -> dict[str, Any]:
@@ -336,13 +341,13 @@ def _decomposition(subject: ProfiledMethod, measurement: Measurement, peak: Peak
 
 
 def _saved_bytes(learner: nn.Module, step: Callable[..., Any], images: Tensor, labels: Tensor) -> int:
-    """Bytes that a training step's forward pass keeps for its backward pass, parameters and buffers not counted."""
-    own = {value.untyped_storage().data_ptr() for value in [*learner.parameters(), *learner.buffers()]}
+    """Count the bytes that a forward pass keeps for its backward pass, besides parameters and buffers."""
+    state = {value.untyped_storage().data_ptr() for value in [*learner.parameters(), *learner.buffers()]}
     saved: dict[int, int] = {}
 
     def keep(value: Tensor) -> Tensor:
         storage = value.untyped_storage()
-        if storage.data_ptr() not in own:
+        if storage.data_ptr() not in state:
             saved[storage.data_ptr()] = storage.nbytes()
         return value
 
@@ -352,7 +357,7 @@ def _saved_bytes(learner: nn.Module, step: Callable[..., Any], images: Tensor, l
 
 
 def _warm_up(device: torch.device) -> None:
-    """Load what torch loads at its first convolution and its first optimiser step: it is no method's memory."""
+    """Run one convolution and one optimiser step: the libraries that torch then loads are no method's memory."""
     layer = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).to(device)
     optimizer = torch.optim.Adam(layer.parameters())
     layer(torch.randn(2, 3, 16, 16, device=device)).square().mean().backward()
@@ -361,8 +366,8 @@ def _warm_up(device: torch.device) -> None:
 
 def main() -> None:
     """Read a measurement as JSON, print its result as a line of JSON."""
-    given = json.load(sys.stdin)
-    measurement = Measurement(**{**given, "sizes": ProfileSizes(**given["sizes"])})
+    request = json.load(sys.stdin)
+    measurement = Measurement(**{**request, "sizes": ProfileSizes(**request["sizes"])})
     for file in measurement.plugins:
         registry.load_plugin(Path(file))
     sys.stdout.write(json.dumps(measure(measurement)) + "\n")

@@ -16,12 +16,12 @@ from bench.training.trainer import Trainer
 
 
 class TensorSamples:
-    """A split held in memory.
+    """Split in memory.
 
     Args:
         images: ``(n, 3, H, W)``, normalised floats.
         labels: ``(n,)``.
-        classes: how many there are.
+        classes: number of classes.
         keypoints: ``(n, 2, 2)`` of the parts ``one`` and ``two``; default: none is visible.
         visible: bool ``(n, 2)``.
     """
@@ -56,7 +56,7 @@ class TensorSamples:
         index: Tensor | None = None,
         augment: Augment | None = None,
     ) -> Iterator[Batch]:
-        """See :class:`bench.contract.Samples`."""
+        """Yield batches; see :class:`bench.contract.Samples`."""
         order = torch.arange(len(self)) if index is None else index
         for part in order.split(batch_size):
             images = self.images[part]
@@ -66,7 +66,7 @@ class TensorSamples:
 
 
 def stripes(classes: int = 3, per_class: int = 12, size: int = 32, seed: int = 0) -> TensorSamples:
-    """Easy images: each class is bright in another horizontal band."""
+    """Make easy images: each class is bright in another horizontal band."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(classes).repeat_interleave(per_class)
     images = 0.3 * torch.randn(len(labels), 3, size, size, generator=generator)
@@ -77,7 +77,7 @@ def stripes(classes: int = 3, per_class: int = 12, size: int = 32, seed: int = 0
 
 
 def noise(classes: int, count: int, size: int, seed: int = 0, distinct: int = 64) -> TensorSamples:
-    """Random images, each class as often as the others; no more than ``distinct`` of them are held in memory."""
+    """Make random images of balanced classes; only ``distinct`` of them are in memory, and repeat."""
     generator = torch.Generator().manual_seed(derive(seed, "random images"))
     few = torch.randn(min(count, distinct), 3, size, size, generator=generator)
     samples = TensorSamples(few, torch.arange(count) % classes, classes)
@@ -88,7 +88,7 @@ def noise(classes: int, count: int, size: int, seed: int = 0, distinct: int = 64
 
 
 class _CyclicImages:
-    """So many images, of which only the first few are there: the others are those again."""
+    """Images that repeat the first few of them, which alone are in memory."""
 
     def __init__(self, few: Tensor, count: int) -> None:
         self.few, self.count = few, count
@@ -101,7 +101,7 @@ class _CyclicImages:
 
 
 class SmallNet(nn.Module):
-    """A two-layer feature extractor with batch normalisation: 16 channels, an eighth of the side."""
+    """Two-layer feature extractor with batch normalisation: 16 channels, an eighth of the side."""
 
     channels = 16
 
@@ -116,17 +116,17 @@ class SmallNet(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images ``(N, 3, H, W)`` -> features ``(N, 16, H / 8, W / 8)``."""
+        """Map images ``(N, 3, H, W)`` to features ``(N, 16, H / 8, W / 8)``."""
         return self.body(images)
 
 
 class PooledColourBackbone(nn.Module):
-    """Features of the shape of a large network's at no cost: pooled colours, mixed at random.
+    """Backbone with the feature shape of a large network at no cost: pooled colours, mixed at random.
 
     Args:
-        channels: how many features.
-        cells: rows and columns of cells.
-        seed: of the mixture.
+        channels: number of channels.
+        cells: rows and columns of the feature map.
+        seed: seed of the mixture.
     """
 
     def __init__(self, channels: int, cells: tuple[int, int], seed: int = 0) -> None:
@@ -136,7 +136,7 @@ class PooledColourBackbone(nn.Module):
         self.mixture = nn.Parameter(torch.randn(channels, 3, 1, 1, generator=generator), requires_grad=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images ``(N, 3, H, W)`` -> features ``(N, channels, h, w)``, zero or more."""
+        """Map images ``(N, 3, H, W)`` to non-negative features ``(N, channels, h, w)``."""
         pooled = nn.functional.adaptive_avg_pool2d(images, self.cells)
         return nn.functional.conv2d(pooled, self.mixture).relu()
 
@@ -154,18 +154,18 @@ def task(
     precision: Literal["fp32", "bf16"] = "fp32",
     **rest: Any,
 ) -> Task:
-    """All that a method is given to fit itself on drawn images.
+    """Build the input of a method's ``fit`` on synthetic images.
 
     Args:
-        folder: for the checkpoint of its training.
+        folder: folder of the training checkpoint.
         samples: the training split.
-        config: the method's.
-        progress: where it tells how far it is.
+        config: settings of the method.
+        progress: reporter of progress.
         make: makes the feature extractor; its weights are drawn from the seed.
         black_box: the classifier to start from.
-        seed: of everything.
-        device: where tensors go, default the CPU.
-        precision: of training.
+        seed: seed of all random numbers.
+        device: device of tensors, default the CPU.
+        precision: precision of training.
         rest: other fields of the task.
     """
     device = device or torch.device("cpu")
@@ -192,10 +192,20 @@ _PARTS = 6
 
 
 def class_features(label: int, images: int, hw: int, features: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Features ``(images hw, D)`` like those after a last ReLU, and a classifier's row ``(D,)``, of one class.
+    """Draw features of one class as after a last ReLU, and the classifier's row of the class.
 
-    Six parts, each a sparse profile over the channels, lie at another place in every image as smooth blobs over a
-    common background; noise follows, and the ReLU. About half of the entries are zero.
+    Six parts, each a sparse profile over the channels, are smooth blobs at other locations in each image, over a common
+    background; noise and a ReLU follow. About half of the entries are zero.
+
+    Args:
+        label: number of the class, from which the seed is derived.
+        images: number of images.
+        hw: locations per image.
+        features: number of channels D.
+        seed: seed of all classes.
+
+    Returns:
+        Features ``(images hw, D)`` and the row ``(D,)``.
     """
     g = torch.Generator().manual_seed(derive(seed, "speed", label))
     side = math.ceil(math.sqrt(hw))

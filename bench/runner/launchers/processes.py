@@ -65,4 +65,4 @@ class Processes:
         self.running.clear()
 
     def close(self) -> None:
-        """Do nothing: no process outlives :meth:`stop` or its own end."""
+        """Do nothing: all processes have ended or were stopped."""

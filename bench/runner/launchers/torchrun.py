@@ -1,4 +1,4 @@
-"""Entry point of torchrun for a cell on one machine: ``python -m bench.runner.launchers.torchrun N FOLDER [options of cell]``."""
+"""Entry point of torchrun for one machine: ``python -m bench.runner.launchers.torchrun N FOLDER [options of cell]``."""
 
 from __future__ import annotations
 
