@@ -200,7 +200,7 @@ def black_box() -> str:
 
 
 def forms(name: str) -> dict[str, Mapping[str, Any]]:
-    """Settings of a method as it runs here (``""``) and in the forms that its published code computes the same in."""
+    """Return the settings of a method as run here (``""``) and in the equivalent forms of its published code."""
     method: type[Method] = registry.load("methods", name)
     return {"": {}, **method.published_forms}
 

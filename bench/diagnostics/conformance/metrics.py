@@ -49,7 +49,7 @@ class RandomPrototypes(PartPrototypeModel):
         self.prototypes = PrototypeTable(torch.cat([own, torch.ones(1, classes, dtype=torch.bool)]), vectors)
 
     def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
-        """Maps are scalar products of cells and prototypes."""
+        """Explain by maps of inner products of locations and prototypes."""
         maps = torch.einsum("ndhw,pd->nphw", features, self.prototypes.vectors)
         scores = maps.amax((2, 3))
         logits = scores @ self.prototypes.classes.to(scores.dtype)
@@ -59,7 +59,7 @@ class RandomPrototypes(PartPrototypeModel):
         return Explanation(logits, self.pick(maps, indices), self.pick(scores, indices), indices)
 
     def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
-        """The sum of the class's maps."""
+        """Sum the maps of the class."""
         return self.head(features, classes).maps.sum(1)
 
     def contributions(self, features: Tensor, classes: Tensor) -> Tensor:

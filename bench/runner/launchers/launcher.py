@@ -1,4 +1,4 @@
-"""How cells are to be run, as the command line says it, and the run itself."""
+"""Launcher options of the command line, and the run of cells by the chosen launcher."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ THREADS = "OMP_NUM_THREADS"
 
 @dataclass(frozen=True)
 class Launcher:
-    """Where and with what cells run.
+    """Launcher and the resources of its cells.
 
     Attributes:
         name: ``inline``, ``ray`` or ``slurm``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         memory_limit: bytes for each cell.
-        jobs: the most cells at a time; ``None``: inline one, else what there is room for.
-        gpus: for each method its number of GPUs or share of one; the name ``""`` stands for all others. Where there are
-            several, the cell is trained by as many processes (on a CPU too).
-        cpus: for each cell.
-        ray_address: of a running cluster.
+        jobs: largest number of cells at a time; ``None``: one for inline, else as many as there is room for.
+        gpus: number of GPUs, or share of one, by method; the name ``""`` means all others. With several, the cell is
+            trained by as many processes (on a CPU too).
+        cpus: CPUs of each cell.
+        ray_address: address of a running cluster.
         slurm: options of sbatch.
-        retries: how often a cell is tried again where what went wrong may pass.
+        retries: number of retries of a cell after transient failures.
     """
 
     name: Literal["inline", "ray", "slurm"] = "inline"
@@ -59,7 +59,7 @@ class Launcher:
     retries: int = 1
 
     def check(self) -> None:
-        """Refuse what does not go together, before anything is planned.
+        """Refuse inconsistent options, before anything is planned.
 
         Raises:
             RequestError: naming the option.
@@ -98,23 +98,23 @@ class Launcher:
 
         Args:
             cells: in order.
-            store: where they live.
+            store: results store of the cells.
             home: ``BENCH_HOME``.
-            progress: where what happens inside a cell of this process is told.
-            events: told what becomes of each cell.
-            rerun: forget earlier results of these cells.
+            progress: reporter of progress inside a cell of this process.
+            events: callback of the run.
+            rerun: whether to discard earlier results of these cells.
 
         Raises:
-            RequestError: where the launcher cannot be used here.
+            RequestError: if the launcher cannot be used here.
         """
         if not self.several:
             device = environment.pick_device(self.device)
 
-            def apart(task: CellTask) -> Job:
-                place = str(store.cell(task.name).path.resolve())
-                return Job(task.name, place, self._options(task), self._environment(home, None))
+            def in_new_process(task: CellTask) -> Job:
+                folder = str(store.cell(task.name).path.resolve())
+                return Job(task.name, folder, self._options(task), self._environment(home, None))
 
-            own = {"memory_limit": self.memory_limit, "retries": self.retries, "job": apart}
+            own = {"memory_limit": self.memory_limit, "retries": self.retries, "job": in_new_process}
             return inline(cells, store, home, device, progress, events, rerun=rerun, **own)
         with self.workers(home) as workers:
             shares = {cell.spec.method: self.share(cell.spec.method, workers.default_gpus) for cell in cells}
@@ -137,7 +137,7 @@ class Launcher:
 
     @property
     def where(self) -> str:
-        """The device, as far as it is known before a cell runs."""
+        """Device, as far as it is known before a cell runs."""
         return str(environment.pick_device(self.device)) if self.name == "inline" else self.device
 
     @property
@@ -147,23 +147,24 @@ class Launcher:
 
     @contextmanager
     def workers(self, home: Path) -> Iterator[Any]:
-        """The places where cells run; what was started for them is stopped at the end."""
+        """Start the workers of the launcher, and stop them at the end of the context."""
         gpus = {"cuda": True, "cpu": False}.get(self.device)
-        found: Any
+        workers: Any
         if self.name == "ray":
-            found = RayWorkers(self.ray_address, self.jobs, self.cpus, gpus)
+            workers = RayWorkers(self.ray_address, self.jobs, self.cpus, gpus)
         elif self.name == "slurm":
-            found = slurm.SlurmWorkers(home.resolve() / "slurm", self.jobs, self.cpus, gpus, self.slurm)
+            workers = slurm.SlurmWorkers(home.resolve() / "slurm", self.jobs, self.cpus, gpus, self.slurm)
         else:
             jobs = self.jobs or 1
-            found = Processes(jobs, max(1, own_cpus() // jobs))
+            workers = Processes(jobs, max(1, own_cpus() // jobs))
         try:
-            yield found
+            yield workers
         finally:
-            found.close()
+            workers.close()
 
     def share(self, method: str, otherwise: float) -> float:
-        """GPUs for a cell of a method: from the command line, else ``gpus`` in ``configs/methods``, else that."""
+        """Return the GPUs of a cell of a method: by the command line, else its YAML, else ``otherwise``."""
+        # `gpus: 0.5` at the top of a method's YAML is a resource, not a setting: it enters no id.
         for name in (method, ""):
             if name in self.gpus:
                 return self.gpus[name]
@@ -176,7 +177,7 @@ class Launcher:
         return float(written)
 
     def script(self, home: Path, cells: Sequence[PlannedCell]) -> str:
-        """What sbatch would be given for these cells; where they want other numbers of GPUs, for the first of them."""
+        """Return the sbatch script of the cells; of several numbers of GPUs, that of the first cell."""
         slurm.require()
         otherwise = 1.0 if self.device == "cuda" else 0.0
         shares = [self.share(cell.spec.method, otherwise) for cell in cells]
@@ -192,7 +193,7 @@ class Launcher:
         return tuple(options)
 
     def _environment(self, home: Path, cpus: int | None) -> dict[str, str]:
-        """What a cell's process needs wherever it starts: the home, this code, as many threads as it has CPUs."""
+        """Return the environment of a cell's process: the home, this code, as many threads as it has CPUs."""
         code = str(Path(bench.__file__).resolve().parent.parent)
         others = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part and part != code]
         return {
