@@ -44,6 +44,7 @@ def copy_bandwidth(device: torch.device) -> float:
     source = torch.ones(2**26, device=device)
     target = torch.empty_like(source)
     best = min(timed(device, target.copy_, source)[1] for _ in range(6))
+    # A copy reads and writes each byte.
     return 2 * source.numel() * source.element_size() / best
 
 
@@ -206,7 +207,7 @@ def forms(name: str) -> dict[str, Mapping[str, Any]]:
 
 
 def parameters(module: nn.Module) -> int:
-    """How many numbers learn."""
+    """Count the parameters of a module."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
@@ -261,7 +262,7 @@ def in_new_process(measurement: Measurement) -> dict[str, Any]:
     if process.returncode == 0:
         result: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
         return result
-    if process.returncode == -9:
+    if process.returncode == -9:  # SIGKILL, by the kernel when memory runs out
         return {"status": "oom", "reason": "killed by the system, which ran out of memory", "overrun": None}
     last = (process.stderr.strip().splitlines() or [f"ended with code {process.returncode}"])[-1]
     return {"status": "failed", "reason": last}
@@ -346,6 +347,7 @@ def _saved_bytes(learner: nn.Module, step: Callable[..., Any], images: Tensor, l
     saved: dict[int, int] = {}
 
     def keep(value: Tensor) -> Tensor:
+        # Views share a storage, which is counted once.
         storage = value.untyped_storage()
         if storage.data_ptr() not in state:
             saved[storage.data_ptr()] = storage.nbytes()

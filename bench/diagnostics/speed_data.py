@@ -109,6 +109,7 @@ def measure(
         for _ in range(_PASSES):
             yield from prepared()
 
+    # Warm-up: the cache is read, and the processes of the DataLoader start.
     _seconds(prepared(), device)
     _seconds(loaded(), device)
     times: dict[str, list[float]] = {"cache": [], "loader": []}

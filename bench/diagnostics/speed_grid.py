@@ -59,6 +59,7 @@ def measure(request: Sequence[str], launcher: Sequence[str], rounds: int, progre
 
 def _bench(words: Sequence[str], home: str) -> None:
     command = [sys.executable, "-m", "bench", *words]
+    # One thread for each cell: sums over other numbers of threads differ in the last bits, and cores are shared.
     variables = {**os.environ, "BENCH_HOME": home, "OMP_NUM_THREADS": "1"}
     process = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     if process.returncode != 0:

@@ -76,6 +76,7 @@ def training_speed(
     for number in range(rounds):
         note(f"round {number + 1} of {rounds}")
         for name, (_, _, step) in prepared.items():
+            # In turn within a round, so that other load of the machine affects all of them.
             seconds[name].append(timed(device, _repeat, step, steps, batch)[1] / steps)
     pushes = {}
     if images:

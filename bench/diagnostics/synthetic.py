@@ -79,6 +79,7 @@ def stripes(classes: int = 3, per_class: int = 12, size: int = 32, seed: int = 0
 def noise(classes: int, count: int, size: int, seed: int = 0, distinct: int = 64) -> TensorSamples:
     """Make random images of balanced classes; only ``distinct`` of them are in memory, and repeat."""
     generator = torch.Generator().manual_seed(derive(seed, "random images"))
+    # The content does not matter for time and memory: a thousand classes of images need not be in memory.
     few = torch.randn(min(count, distinct), 3, size, size, generator=generator)
     samples = TensorSamples(few, torch.arange(count) % classes, classes)
     samples.images = _CyclicImages(few, count)  # type: ignore[assignment]

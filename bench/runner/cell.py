@@ -89,6 +89,7 @@ class CellRunner:
             Exception: any failure, after it was recorded in the cell's folder.
         """
         with self.folder.claim(lambda: self.progress.note("another process works on this cell: waiting for it")):
+            # Another run may have finished the cell while this one waited.
             if self.folder.done:
                 return
             if not self.spec.metrics:
@@ -124,6 +125,7 @@ class CellRunner:
         refused = storage_error(error)
         if refused is not None:
             raise refused from error
+        # The other ranks fail because the first one is gone: only its reason is worth a record.
         if not self.ranks.first_to_fail():
             return
         overruns = error.overruns if isinstance(error, OutOfMemory) else ()
@@ -166,6 +168,8 @@ class CellRunner:
             },
         )
         (self.folder.work / "packages.txt").write_text(environment.packages())
+        # One rename of the folder: a reader sees the whole result or none. `cell.json` is beside it from the start, so
+        # that `bench cell DIR` works before and after. Trackers follow the store: no server can stop or slow a cell.
         self.folder.finish()
 
     def _seeds(self) -> dict[str, int]:
@@ -183,6 +187,7 @@ class CellRunner:
         black_box: nn.Module | None = None
         if need_black_box and self.spec.black_box is not None:
             self.attempts.stage = SHARED
+            # The version is part of the id and no setting.
             facts = {name: value for name, value in self.spec.black_box.items() if name != "version"}
             black_box = obtain(
                 Folder(self.home / "blackboxes" / self.spec.black_box_id),
@@ -274,6 +279,7 @@ class CellRunner:
         if self.ranks.count > 1 and task.trainer.history:
             task.facts["ranks"] = self.ranks.count
         write_json(self.folder.work / "history.json", task.trainer.history)
+        # safetensors refuses tensors that are not contiguous.
         state = {name: value.contiguous() for name, value in model.state_dict().items()}
         save_file(state, self.folder.work / "model.safetensors")
         notes = {

@@ -80,7 +80,7 @@ def evaluate(
 
     for metric, facts in wanted.items():
         attempt(metric, partial(begin, metric, facts["parameters"]))
-    total = -(-len(split) // batch_size)
+    total = -(-len(split) // batch_size)  # rounded up
     for batch in progress.track(split.batches(batch_size, device), f"{name} batches", total):
         index = batch.index.cpu()
         seen = Observation(

@@ -69,6 +69,7 @@ def copy_fit(source: Path, work: Path, progress: ConsoleProgress, origin: Mappin
     for file in _FILES:
         with replacing(work / file) as unfinished:
             shutil.copyfile(source / file, unfinished)
+    # Last: a fit with this file is complete.
     write_json(work / FIT, {**origin, **read_json(source / FIT)})
     Folder(work.parent).seal()
     return True

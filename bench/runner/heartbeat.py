@@ -51,6 +51,7 @@ class Heartbeat:
 
     def counted(self, what: str, done: int, total: int | None) -> None:
         """Record that ``done`` of ``total`` items are done."""
+        # The thread writes at most once a second: a file for each item would slow the work.
         self._latest = {**self._latest, "what": what, "done": done, "total": total}
         self._changed.set()
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from bench.contract import CellError, Explanation, Observation, Samples
 from bench.core.seeding import derive
 
+# Contents are compared as bit patterns: NaN equals itself, and -0.0 differs from 0.0.
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _CUDNN = ("enabled", "benchmark", "deterministic", "allow_tf32")

@@ -68,6 +68,7 @@ def repair(names: Sequence[str], store: Store, progress: ConsoleProgress) -> Non
         with folder.claim():
             failure = store.record(name).failure if folder.done else None
             if failure is not None:
+                # The numbers are computed again, but the fit, if undamaged, is not: training is most of the cost.
                 place = folder.set_aside()
                 why = failure["reason"].removesuffix(AGAIN)
                 progress.note(f"the result of {name} is damaged: kept as {place}, and computed again ({why})")
@@ -91,6 +92,7 @@ def retry(work: Callable[[], Any], retries: int, progress: Progress) -> Any:
         try:
             return work()
         except Exception as error:
+            # Any other failure would only repeat itself.
             if not retries or not may_pass(error):
                 raise
             retries -= 1

@@ -126,10 +126,12 @@ def tune(
         parts = list(_parts(splits, folds, split))
         for _, fit, _ in parts:
             sizes = _sizes(cell, fit)
+            # All choices are checked on all folds before the first fit.
             for chosen in settings:
                 kind.check(chosen, sizes)
         for fold, fit, judge in parts:
             for choice, chosen in zip(wanted, settings, strict=True):
+                # A new checkpoint folder for each fit, which must not resume from that of another choice or fold.
                 with tempfile.TemporaryDirectory(prefix="partbench-tune-") as folder:
                     trainer = Trainer(Path(folder), task.device, cell.spec.precision, task.seed, task.progress)  # type: ignore[arg-type]
                     fold_task = replace(task, config=chosen, train=fit, trainer=trainer, facts={})
@@ -145,6 +147,7 @@ def _parts(splits: dict[str, Any], folds: int, split: str) -> Iterator[tuple[int
         return
     if int(torch.bincount(train.labels).min()) < folds:
         raise RequestError(f"a class has fewer than {folds} training images: use fewer folds")
+    # Stratified folds: the images of each class are spread evenly over them.
     position = within_class(train.labels)
     for fold in range(folds):
         left_out = position % folds == fold

@@ -63,10 +63,10 @@ class RandomPrototypes(PartPrototypeModel):
         return self.head(features, classes).maps.sum(1)
 
     def contributions(self, features: Tensor, classes: Tensor) -> Tensor:
-        """Every maximum, in its cell."""
+        """Place each maximum at its location."""
         maps = self.head(features, classes).maps.flatten(2)
-        top, place = maps.max(2, keepdim=True)
-        return torch.zeros_like(maps).scatter_(2, place, top).sum(1).unflatten(1, features.shape[2:])
+        top, location = maps.max(2, keepdim=True)
+        return torch.zeros_like(maps).scatter_(2, location, top).sum(1).unflatten(1, features.shape[2:])
 
 
 @dataclass

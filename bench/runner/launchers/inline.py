@@ -69,6 +69,7 @@ def inline(
             summary.before.append(name)
         else:
             to_run.append(cell)
+    # Cells of concurrent runs come last: this run does not wait while it has other work.
     queue = CellQueue(to_run, store, progress)
     for cell in queue:
         name = cell.spec.id

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 
 from bench.runner.launchers.subprocess_job import Job, ProcessExit, ended, start
 
-_POLL = 0.02
-_GRACE = 5.0
+_POLL = 0.02  # seconds
+_GRACE = 5.0  # seconds from SIGTERM to SIGKILL
 
 
 class Processes:

@@ -72,6 +72,7 @@ class RayWorkers:
             abreast = jobs or (int(cards) if self.default_gpus else machine)
             cpus = max(1, machine // max(1, abreast))
         self.cpus = cpus or 1
+        # The scheduler decides which cells are tried again, not Ray.
         self.task = ray.remote(max_retries=0, max_calls=0)(_on_worker)
         self.running: dict[Any, Job] = {}
 

@@ -22,9 +22,10 @@ from typing import Any
 from bench.core.errors import RequestError
 from bench.runner.launchers.subprocess_job import Job, ProcessExit, execute
 
-_DAY = 24 * 60
-_ABREAST = 256
+_DAY = 24 * 60  # minutes; the default time limit
+_ABREAST = 256  # default of the cells at a time
 _ARRAY = 1000  # Slurm's default of MaxArraySize is 1001
+# Ends that a retry would meet again; after any other, such as a failed node, the job counts as lost.
 _HOPELESS = ("CANCELLED", "OUT_OF_MEMORY", "DEADLINE")
 
 
