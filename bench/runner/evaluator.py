@@ -63,7 +63,7 @@ def evaluate(
 
     def attempt(name: str, step: Callable[[], None]) -> None:
         try:
-            with guard.turn(name, name in foreign):
+            with guard.step(name, name in foreign):
                 step()
         except NotApplicable as error:
             refused[name] = str(error)

@@ -135,7 +135,7 @@ class Guard:
         seen.made = self._made
 
     @contextlib.contextmanager
-    def turn(self, name: str, foreign: bool) -> Iterator[None]:
+    def step(self, name: str, foreign: bool) -> Iterator[None]:
         """Check one step of a metric.
 
         Args:

@@ -153,8 +153,8 @@ def axioms_can_be_measured(fitted: Fitted) -> None:
         expect_close("contributions and offset, summed, and the logit", total, logit, 1e-3, 1e-3)
     if model.mixes:
         weights = torch.nn.functional.one_hot(labels, fitted.samples.classes).to(features.dtype)
-        one, two = model.attribute(features, labels), model.attribute(features, weights)
-        expect_close("attribute of a class and of the weights that choose it", two, one, 1e-4, 1e-4)
+        first, second = model.attribute(features, labels), model.attribute(features, weights)
+        expect_close("attribute of a class and of the weights that choose it", second, first, 1e-4, 1e-4)
 
 
 @torch.no_grad()
@@ -176,9 +176,9 @@ def survives_saving(fitted: Fitted) -> None:
     save_file({name: value.contiguous() for name, value in fitted.model.state_dict().items()}, file)
     other = fitted.method().build(fitted.task)
     other.load_state_dict(load_file(file))
-    one, two = fitted.model.explain(images), other.eval().explain(images)
-    expect(torch.equal(one.maps, two.maps), "maps of the saved and loaded model differ")
-    expect(torch.equal(one.logits, two.logits), "logits of the saved and loaded model differ")
+    first, second = fitted.model.explain(images), other.eval().explain(images)
+    expect(torch.equal(first.maps, second.maps), "maps of the saved and loaded model differ")
+    expect(torch.equal(first.logits, second.logits), "logits of the saved and loaded model differ")
 
 
 def same_seed_same_model(fitted: Fitted) -> None:
@@ -199,8 +199,8 @@ def explaining_changes_nothing(fitted: Fitted) -> None:
     """Check that two explanations are equal and leave the model's state unchanged."""
     model, images, labels = fitted.model, fitted.samples.images[:4], fitted.samples.labels[:4]
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    one, two = (model.explain(images, labels).maps for _ in range(2))
-    expect(torch.equal(one, two), "the same images are explained differently the second time")
+    first, second = (model.explain(images, labels).maps for _ in range(2))
+    expect(torch.equal(first, second), "the same images are explained differently the second time")
     changed = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
     expect(not changed, f"explaining changes {', '.join(changed[:4])}")
 
@@ -231,7 +231,7 @@ def calls_change_nothing(fitted: Fitted) -> None:
     }
     for name, call in ways.items():
         try:
-            with guard.turn(f"its {name}", foreign=True), suppress(NotApplicable):
+            with guard.step(f"its {name}", foreign=True), suppress(NotApplicable):
                 call()
         except CellError as error:
             raise Broken(str(error)) from error

@@ -83,10 +83,10 @@ class Measured:
         """Compute the score of batches of image positions; the guard checks whether anything else changes."""
         samples, name = self.samples, self.metric.name
 
-        def turn() -> AbstractContextManager[None]:
-            return guard.turn(name, foreign=True) if guard is not None else nullcontext()
+        def step() -> AbstractContextManager[None]:
+            return guard.step(name, foreign=True) if guard is not None else nullcontext()
 
-        with turn():
+        with step():
             metric = self.metric(self.config, samples, self.model.prototypes)
             metric.prepare(samples)
         for index in batches:
@@ -103,9 +103,9 @@ class Measured:
             )
             if guard is not None:
                 guard.batch(seen, keep=True)
-            with turn():
+            with step():
                 metric.update(seen)
-        with turn():
+        with step():
             return metric.compute()
 
 
@@ -149,13 +149,13 @@ def batches_do_not_matter(measured: Measured) -> None:
     """Check that one batch, small batches and another order give the same value."""
     everything = torch.arange(len(measured.samples))
     shuffled = torch.randperm(len(everything), generator=torch.Generator().manual_seed(0))
-    one = measured.score([everything]).value
+    whole = measured.score([everything]).value
     if not measured.metric.repeatable:
         return
     for title, batches in {"small batches": everything.split(5), "another order": shuffled.split(16)}.items():
         other = measured.score(batches).value
-        close = math.isclose(one, other, rel_tol=1e-4, abs_tol=1e-6)
-        expect(close, f"{one:.6g} in one batch, {other:.6g} in {title}")
+        close = math.isclose(whole, other, rel_tol=1e-4, abs_tol=1e-6)
+        expect(close, f"{whole:.6g} in one batch, {other:.6g} in {title}")
 
 
 @torch.no_grad()
@@ -165,13 +165,13 @@ def measuring_changes_nothing(measured: Measured) -> None:
     guard = Guard(models, {"test": measured.samples}, exact=True)
     batches = torch.arange(len(measured.samples)).split(16)
     try:
-        one = measured.score(batches, guard).value
+        first = measured.score(batches, guard).value
     except NotApplicable:
         raise
     except CellError as error:
         raise Broken(str(error)) from error
-    two = measured.score(batches).value
-    expect(one == two or not measured.metric.repeatable, f"measured twice: {one:.6g} and {two:.6g}")
+    second = measured.score(batches).value
+    expect(first == second or not measured.metric.repeatable, f"measured twice: {first:.6g} and {second:.6g}")
 
 
 @torch.no_grad()
@@ -181,8 +181,8 @@ def draws_from_no_global_generator(measured: Measured) -> None:
     measured.score(torch.arange(len(measured.samples)).split(16))
     drawn_from = [
         name
-        for name, one, two in zip(("torch's", "a GPU's", "numpy's", "Python's"), before, generators(), strict=True)
-        if str(one) != str(two) or (isinstance(one, Tensor) and not torch.equal(one, two))
+        for name, old, new in zip(("torch's", "a GPU's", "numpy's", "Python's"), before, generators(), strict=True)
+        if str(old) != str(new) or (isinstance(old, Tensor) and not torch.equal(old, new))
     ]
     expect(
         not drawn_from,
