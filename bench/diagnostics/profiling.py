@@ -293,6 +293,7 @@ def measure(measurement: Measurement) -> dict[str, Any]:
 def _training(subject: ProfiledMethod, measurement: Measurement, peak: PeakMemory) -> dict[str, Any]:
     learner, phase, step = subject.step()
     images, labels = subject.batch(measurement.batch_size)
+    # The first step, which is not timed, also warms up.
     activations = _saved_bytes(learner, step, images, labels)
     seconds = [timed(subject.device, step, images, labels)[1] for _ in range(measurement.steps)]
     return {
@@ -309,7 +310,7 @@ def _training(subject: ProfiledMethod, measurement: Measurement, peak: PeakMemor
 def _inference(subject: ProfiledMethod, measurement: Measurement, peak: PeakMemory) -> dict[str, Any]:
     model = subject.model()
     images, labels = subject.batch(measurement.batch_size)
-    model(images)
+    model(images)  # warm-up
     seconds = [timed(subject.device, model, images)[1] for _ in range(measurement.steps)]
     model.explain(images, labels)
     return {

@@ -55,6 +55,7 @@ def scale(
     record = environment.record(device)
     rows = []
     for count in classes:
+        # One process for each measurement: no peak contains memory of another.
         sizes = ProfileSizes(backbone, count, size, str(device))
         for name in names:
             for form, overrides in forms(name).items():

@@ -165,6 +165,7 @@ def _ours(
             F, rows, v = _stacked(shape, seed, chunk, device)
             (_, numbers), took = timed(device, decompose_classes, config, F, rows, v, (1, sizes["hw"]), seed, chunk)
             seconds += took
+            # Again alone: the share of the factorisation, for the roofline.
             factors, took = timed(device, factorise_classes, config, F, rows, seed, chunk)
             nmf_seconds += took
             updates += int(factors.updates.sum())
@@ -186,6 +187,7 @@ def _ours(
         "peak_bytes": peak.growth,
         "nmf_bytes_read": read,
         "copy_bandwidth": bandwidth,
+        # 1: the factorisation is as fast as memory delivers F.
         "roofline_share": read / bandwidth / nmf_seconds,
     }
 

@@ -221,7 +221,7 @@ def _scoring(model: DrawnModel, split: DrawnSplit, count: int, device: torch.dev
             metric.update(again)
         return [metric.compute() for metric in running]
 
-    ours()  # warm up
+    ours()  # warm-up
     runs = [timed(device, ours) for _ in range(3)]
     points, visible = split.keypoints[index], split.visible[index]
     both = [explanation.maps.cpu() for explanation in (seen.own, noisy)]

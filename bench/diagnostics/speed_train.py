@@ -143,6 +143,7 @@ def _push(
         for action in actions:
             learner.act(action, samples)
 
+    # Quotients within a round: other load of the machine affects both.
     ratios, plain = [], []
     for number in range(rounds):
         note(f"{subject.name}: {', '.join(actions)} over {images} images, round {number + 1} of {rounds}")

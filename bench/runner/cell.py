@@ -135,6 +135,7 @@ class CellRunner:
 
     def _run(self) -> None:
         self.ranks.check()
+        # Algorithms that give the same bits on every run; torch warns of those that have none.
         environment.make_deterministic()
         with Usage(self.folder.work, self.device) as usage:
             splits = self.inputs.data()
@@ -184,6 +185,7 @@ class CellRunner:
             train: the training split.
             need_black_box: whether to train or load the black box; a finished model does without it.
         """
+        # The black box is shared by id between cells of any method, metric and split.
         black_box: nn.Module | None = None
         if need_black_box and self.spec.black_box is not None:
             self.attempts.stage = SHARED
@@ -194,6 +196,7 @@ class CellRunner:
                 BlackBoxConfig.model_validate(facts),
                 self.inputs.backbone,
                 self.inputs.head,
+                # Never in smaller batches than planned: other cells share the result.
                 self.attempts.guarded(train, capped=False),
                 derive(self.spec.seed, "black box"),
                 self._trainer,
@@ -283,6 +286,7 @@ class CellRunner:
         state = {name: value.contiguous() for name, value in model.state_dict().items()}
         save_file(state, self.folder.work / "model.safetensors")
         notes = {
+            # JSON has no NaN and no infinity.
             "facts": {name: value for name, value in task.facts.items() if math.isfinite(value)},
             "seconds": {"fit": fitting, **({"black box": started - began} if task.black_box is not None else {})},
         }

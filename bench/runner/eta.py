@@ -117,6 +117,7 @@ def print_plan(console: Console, cells: Sequence[PlannedCell], store: Store, hom
             seconds = timings.of(spec.model_dump(), cell.recipe, spec.fit_id)
             takes = "?" if seconds is None else format_duration(seconds)
             known, unknown = known + (seconds or 0.0), unknown + (seconds is None)
+            # Counted once, however many cells wait for it.
             if spec.trains_black_box and not Folder(home / "blackboxes" / spec.black_box_id).done:
                 boxes[spec.black_box_id] = timings.of_black_box(spec.model_dump(), cell.recipe)
         notes = [reasons.setdefault(why, len(reasons) + 1) for why in _refused(cell)]

@@ -94,13 +94,14 @@ def evaluate(
             black_box,
             fit_seconds,
         )
+        # Before the first metric: its copies are those of an unchanged batch.
         guard.batch(seen)
         memos: dict[str, dict[object, Any]] = {}
         for metric in list(metrics):
             # A plugin shares cached values only with itself: it may use the names of ours for other values.
             shown = PluginObservation(seen, memos.setdefault(foreign[metric], {})) if metric in foreign else seen
             attempt(metric, partial(metrics[metric].update, shown))
-    for metric in list(metrics):
+    for metric in list(metrics):  # a copy: metrics that do not apply are removed
         attempt(metric, partial(end, metric))
     check_apart(scores)
     return scores, refused

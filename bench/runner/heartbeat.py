@@ -31,12 +31,13 @@ class Heartbeat:
         self._fixed = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
-            "boot": _boot(),
+            "boot": _boot(),  # monotonic times of different boots cannot be compared
             "began": time.time(),
             "began_clock": time.monotonic(),
         }
         self._latest: dict[str, Any] = {}
         self._changed, self._ended = threading.Event(), threading.Event()
+        # A daemon thread does not keep a process alive whose main thread has ended.
         self._writer = threading.Thread(target=self._write_often, daemon=True)
 
     def __enter__(self) -> Heartbeat:

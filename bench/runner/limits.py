@@ -70,6 +70,7 @@ class OomRetry:
                 raise OutOfMemory([first])
             self.progress.note(f"out of memory in {first}; trying again with one image at a time")
             start_over()
+            # Written before the second attempt: should that be killed, the next run does not repeat the first.
             write_json(self.note, asdict(first))
         second = self._attempt(work, 1)
         if second is not None:

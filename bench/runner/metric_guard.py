@@ -166,7 +166,7 @@ class Guard:
         if foreign:
             for _, module in self._modules:
                 for parameter in module.parameters(recurse=False):
-                    parameter.grad = None
+                    parameter.grad = None  # left by a backward pass of the plugin
 
     def _watch(self, watched: list[_Watched], name: str, value: Any) -> None:
         watched += [_Watched.of(name, tensor, self.exact) for tensor in _tensors(value)]
@@ -181,6 +181,7 @@ class Guard:
         for name, module in self._modules:
             state[f"the mode of {name}"] = module.training
             if exact:
+                # Identities: a metric that replaces a tensor, a submodule or a method changes none of the old contents.
                 parts = (module._parameters, module._buffers, module._modules)
                 state[f"the parts of {name}"] = [(key, id(value)) for part in parts for key, value in part.items()]
                 state[f"hooks of {name}"] = [list(getattr(module, hooks)) for hooks in _HOOKS]
@@ -213,6 +214,7 @@ class Guard:
 
 
 def _version(tensor: Tensor) -> int:
+    # Writes through torch raise this count.
     return 0 if tensor.is_inference() else tensor._version  # inference tensors have no count
 
 

@@ -59,6 +59,7 @@ def reproduce(
     written = source.specification(name)
     place = store.cell(name).path.resolve()
     where, beside = dict(written["where"]), source.root.resolve() / "data"
+    # The fresh home has no data: the original one is used, which the digest of the data set guards.
     if where["data_root"] is None and where["folder"] is not None and beside.is_dir():
         where["data_root"] = str(beside)  # the default of the home in which it was run
     command = f"BENCH_HOME={shlex.quote(str(home.resolve()))} python -m bench cell {shlex.quote(str(place))}"

@@ -97,6 +97,7 @@ class Overview:
             else:
                 passed = cell.activity["seconds"] if cell.activity and cell.state == "running" else 0.0
                 left += max(0.0, expected - passed)
+        # The running cells count the workers; queued cells start as these become free.
         return left / max(1, workers), unknown
 
     def _look(self, name: str) -> CellState:

@@ -122,6 +122,7 @@ def tune(
         splits: dict[str, Any] = dict(cell.inputs.data())
         task = cell.task(splits["train"])
         box: Any = task.black_box
+        # All choices and folds read the same images: their features are computed once per cell.
         box.backbone = MemoizedBackbone(box.backbone)
         parts = list(_parts(splits, folds, split))
         for _, fit, _ in parts:

@@ -89,6 +89,7 @@ def inline(
         events.started(task)
         began = time.perf_counter()
         try:
+            # Foreign code may end its process: in its own, it ends only its cell.
             if job is not None and has_foreign_code(cell):
                 _run_in_new_process(job(task), folder)
             else:
@@ -133,7 +134,7 @@ def _run_in_new_process(job: Job, folder: Folder) -> None:
     Raises:
         _Ended: if the process ends without a result.
     """
-    before = folder.failed_at
+    before = folder.failed_at  # a failure of an earlier attempt is none of this one
     ended = execute(job)
     if folder.done:
         return

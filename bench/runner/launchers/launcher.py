@@ -185,6 +185,7 @@ class Launcher:
         return slurm.script(folder, self.slurm, self.jobs, self.cpus, shares[0], shares.count(shares[0]))
 
     def _options(self, task: CellTask) -> tuple[str, ...]:
+        # As `bench cell` reads them: a cell runs the same by hand.
         options = ["--device", self.device, "--retries", str(self.retries)]
         if self.memory_limit is not None:
             options += ["--memory-limit", f"{self.memory_limit / 2**10!r}KiB"]

@@ -55,7 +55,7 @@ class Processes:
         """Terminate all processes, and kill those that do not end."""
         for _, process in self.running.values():
             process.terminate()
-        deadline = time.monotonic() + _GRACE
+        deadline = time.monotonic() + _GRACE  # for all of them together
         for _, process in self.running.values():
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))

@@ -158,6 +158,7 @@ class Scheduler:
             if task.stage is None:
                 self.summary.done.append(name)
             return
+        # The end of a worker says nothing about the cell, whose checkpoint the next worker continues.
         if ended.lost and self.lost[name] < LOST:
             self.lost[name] += 1
             self.waiting.insert(0, task)
@@ -194,6 +195,7 @@ class Scheduler:
                 lacking.add(task.name)
                 continue
             self.summary.failed[task.name] = reason
+            # The process has recorded the failure of this cell itself, with a traceback.
             if not (recorded and task.cell is stage.cell):
                 self.store.cell(task.name).fail(status, reason, details)
 

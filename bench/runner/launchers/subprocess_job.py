@@ -82,6 +82,7 @@ def start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     module = ["bench", "cell"] if job.ranks == 1 else ["bench.runner.launchers.torchrun", str(job.ranks)]
     command = [sys.executable, "-m", *module, job.folder, *job.options]
     variables = {**os.environ, **job.environment, **environment, PARENT: str(os.getpid())}
+    # To a file: a pipe that nobody reads fills up and blocks the cell.
     with (Path(job.folder) / OUTPUT).open("wb") as output:
         return subprocess.Popen(
             command,
@@ -139,5 +140,6 @@ def tie_to_parent() -> None:
     ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     # Slurm sends this to all processes of a job before it takes the machine back; submitit answers it.
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    # The parent may have ended before the call above.
     if os.getppid() != int(parent):
         sys.exit(128 + signal.SIGKILL)
