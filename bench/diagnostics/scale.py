@@ -88,7 +88,7 @@ def _limit(device: torch.device, wanted: int | None) -> tuple[int | None, str]:
     safe = int(_SHARE_OF_FREE * available(device))
     if wanted is None or wanted > safe:
         asked = f"; {said(wanted)} were asked for" if wanted else ""
-        return safe, f"three quarters of what is free on this machine{asked}"
+        return safe, f"three quarters of the free memory of this machine{asked}"
     return wanted, "as asked for"
 
 
@@ -116,7 +116,7 @@ def as_text(result: Mapping[str, Any]) -> str:
     ]
     if result["device"] == "cpu":
         lines.append(
-            "on a CPU 4 images at a time unless --batch says more (the papers: 80); peaks are of resident memory"
+            "on a CPU 4 images at a time unless --batch is given (the papers: 80); peaks are of resident memory"
         )
         if result["load"] > (os.cpu_count() or 1):
             lines.append(f"the machine is busy (load {result['load']:.1f}): images per second say little")

@@ -48,7 +48,7 @@ def reuse_fit(store: Store, folder: Folder, fit_id: str, progress: ConsoleProgre
         if other.path == folder.path or not (other.result / FIT).is_file():
             continue
         if store.record(name).fit_id == fit_id and copy_fit(other.result, folder.work, progress, {"of": name}):
-            progress.note(f"fitted before by cell {name}, which differs only in what is measured")
+            progress.note(f"fitted before by cell {name}, which differs only in metrics or split")
             return
 
 

@@ -54,7 +54,7 @@ def reproduce(
     store = Store(home)
     if store.cell(name).path.resolve() == folder:
         raise RequestError(
-            f"{folder} lies in this BENCH_HOME: name a fresh one, BENCH_HOME=DIR python -m bench repeat ..."
+            f"{folder} is in this BENCH_HOME: name a fresh one, BENCH_HOME=DIR python -m bench repeat ..."
         )
     written = source.specification(name)
     place = store.cell(name).path.resolve()

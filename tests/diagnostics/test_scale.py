@@ -109,8 +109,8 @@ def test_each_measurement_is_a_process_of_its_own():
     assert row["training"]["of_the_black_box"]
     assert row["decomposition"]["images"] == 90
     text = as_text(result)
-    assert "three quarters of what is free" in text
-    assert "unless --batch says more" in text
+    assert "three quarters of the free memory" in text
+    assert "unless --batch is given" in text
     assert "decomposition: peak" in text
 
 

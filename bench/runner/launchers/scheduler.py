@@ -158,7 +158,7 @@ class Scheduler:
             if task.stage is None:
                 self.summary.done.append(name)
             return
-        # The end of a worker says nothing about the cell, whose checkpoint the next worker continues.
+        # The end of a worker is no failure of the cell, whose checkpoint the next worker continues.
         if ended.lost and self.lost[name] < LOST:
             self.lost[name] += 1
             self.waiting.insert(0, task)

@@ -73,7 +73,7 @@ def tasks_of(cells: Sequence[PlannedCell], home: Path) -> list[CellTask]:
         cells: in order.
         home: ``BENCH_HOME``, which contains preprocessed images and black boxes.
     """
-    # A stage of its own lets other cells run while one worker prepares what several wait for.
+    # A stage of its own lets other cells run while one worker prepares the input that several wait for.
     images = Counter(prepared_folder(cell.spec, home) for cell in cells)
     boxes = Counter(cell.spec.black_box_id for cell in cells if cell.spec.trains_black_box)
     stages: dict[str, CellTask] = {}
