@@ -14,7 +14,7 @@ from bench.contract import Explanation, Metric, NotApplicable, PartPrototypeMode
 from bench.core import registry
 from bench.core.errors import RequestError
 from bench.core.registry import UnknownName
-from tests.support.samples import Tensors, stripes
+from tests.support.samples import TensorSamples, stripes
 from tests.support.small_birds import few_birds
 
 COLUMNS = [
@@ -240,7 +240,7 @@ def test_evaluate_gives_reasons(registered):
         "consistency": "the samples have no visible key-points",
         "learning": "it chooses on the training split: pass train=",
     }
-    few = Tensors(samples.images[:2], samples.labels[:2], 3)
+    few = TensorSamples(samples.images[:2], samples.labels[:2], 3)
     assert bench.evaluate(Bright(), few, ["half"]).not_applicable == {"half": "two images are too few"}
     assert bench.evaluate(Bright(), samples, ["learning"], train=samples)["learning"].n == 72
 

@@ -22,7 +22,7 @@ from bench.cli.main import main as bench
 from bench.config.spec import CellSpec, fingerprint
 from bench.core import registry
 from bench.data.preprocessing import Preprocessing
-from bench.diagnostics.profiling import Sizes, Subject
+from bench.diagnostics.profiling import ProfiledMethod, ProfileSizes
 from bench.training.black_box import BlackBoxConfig
 from bench.training.schedule import Phase, Schedule
 from tests.support.documented import RESULTS, ROOT, TEXTS, documented
@@ -83,7 +83,7 @@ def purposes() -> list[str]:
 def tensors() -> dict[str, dict[str, list[int]]]:
     """Names and shapes of the tensors of each network and of the tiny backbone."""
     networks = [name for name, entry in registry.names("methods").items() if entry.role == "method"]
-    models = {name: Subject(name, Sizes("tiny", 3, 64)) for name in networks}
+    models = {name: ProfiledMethod(name, ProfileSizes("tiny", 3, 64)) for name in networks}
     shapes = {
         name: {key: list(value.shape) for key, value in subject.model().state_dict().items()}
         for name, subject in models.items()

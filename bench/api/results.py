@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bench.results.records import CellRecord
     from bench.results.stats.contest import Contest
     from bench.results.store import Row, Store
-    from bench.runner.cell import Cell
+    from bench.runner.cell import CellRunner
     from bench.runner.launchers.summary import Summary
 
 
@@ -295,14 +295,14 @@ class CellResult:
         """
         return self._opened("cpu").inputs.data()[split]
 
-    def _opened(self, device: str) -> Cell:
+    def _opened(self, device: str) -> CellRunner:
         from bench.core import environment
         from bench.core.console import Console
-        from bench.runner.cell import Cell
+        from bench.runner.cell import CellRunner
         from bench.runner.progress import ConsoleProgress
 
         progress = ConsoleProgress(Console(quiet=True), quiet=True)
-        return Cell(self.store, self.id, self.home, environment.pick_device(device), progress)
+        return CellRunner(self.store, self.id, self.home, environment.pick_device(device), progress)
 
 
 def _several(names: str | Sequence[str]) -> tuple[str, ...]:

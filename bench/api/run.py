@@ -136,7 +136,7 @@ def run(
     from bench.config import schema
     from bench.config.plan import Context, plan_all
     from bench.results.store import Store
-    from bench.runner.dry_run import print_plan
+    from bench.runner.eta import print_plan
     from bench.runner.launchers.launcher import Launcher
     from bench.runner.progress import ConsoleProgress
 
@@ -192,18 +192,18 @@ def _execute(
     rerun: bool,
 ) -> tuple[str, Any]:
     """Record the run, run its cells, and return its stamp and the summary."""
-    from bench.runner.launchers.callbacks import Lines
+    from bench.runner.launchers.callbacks import ConsoleCallback
     from bench.runner.launchers.summary import write_down
-    from bench.runner.queue import mend
+    from bench.runner.queue import repair
     from bench.runner.status import Board, Overview
 
     # Everything that can refuse the run comes before its record is written.
     with how.ready(cells, home) as places:
         write_down(cells, store, lambda cell: repeating(store, cell.spec.id, home))
         stamp = store.new_invocation({**origin, "launcher": how.name, "device": how.where})
-        mend(origin["cells"], store, progress)
+        repair(origin["cells"], store, progress)
         overview = Overview(store, origin["cells"], from_now=True)
-        lines = Lines(console, cells, how.several)
+        lines = ConsoleCallback(console, cells, how.several)
         try:
             with progress.above(Board(overview, origin["suite"])), follow(stamp):
                 if not gc.isenabled():  # the command turned it off while it planned: all of that stays
@@ -211,7 +211,7 @@ def _execute(
                     gc.enable()
                 return stamp, how.run(cells, store, home, progress, lines, places, rerun=rerun)
         except KeyboardInterrupt:
-            say(f"\n{overview.told()}", err=True)
+            say(f"\n{overview.summary()}", err=True)
             if rerun:
                 raise KeyboardInterrupt(_RERUN) from None
             raise

@@ -54,10 +54,10 @@ def cell(
     from bench.core.memory import check_limit
     from bench.core.paths import home as find_home
     from bench.results.store import Store
-    from bench.runner.cell import Cell
-    from bench.runner.launchers.stages import follow, share
+    from bench.runner.cell import CellRunner
+    from bench.runner.launchers.tasks import join_training, run_stage
     from bench.runner.progress import ConsoleProgress
-    from bench.runner.queue import mend, persistently
+    from bench.runner.queue import repair, retry
     from bench.training.distributed import ProcessGroup
 
     folder = Store(find_home()).place(folder)
@@ -78,9 +78,9 @@ def cell(
     ranks.join(picked)
     with ConsoleProgress(Console(quiet=ranks.rank > 0), quiet=ranks.rank > 0) as progress:
         if not ranks.rank and only is None:
-            mend([folder.name], store, progress)
+            repair([folder.name], store, progress)
         more = {"memory_limit": memory_limit, "elsewhere": elsewhere, "ranks": ranks}
-        found = Cell(store, folder.name, find_home(), picked, progress, **more)
+        found = CellRunner(store, folder.name, find_home(), picked, progress, **more)
         try:
             if not (ranks.rank or found.folder.done):
                 # What the call itself got wrong is told, and no failure of the cell.
@@ -88,13 +88,13 @@ def cell(
                 if data_root is not None:
                     found.inputs.dataset()
             if ranks.rank:
-                follow(found)
+                join_training(found)
             elif only is not None:
-                share(found, only, retries)
+                run_stage(found, only, retries)
             else:
                 if found.folder.done:
                     say("done before")
-                persistently(found.run, retries, progress)
+                retry(found.run, retries, progress)
         finally:
             ranks.leave()
 

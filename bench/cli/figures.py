@@ -118,7 +118,7 @@ def _shown(
     from bench.report.prototypes import paper_figures
     from bench.report.prototypes.viewer import Viewer
     from bench.results.asked_cells import asked
-    from bench.runner.cell import Cell
+    from bench.runner.cell import CellRunner
     from bench.runner.progress import ConsoleProgress
 
     chosen = {store.find(prefix) for prefix in wanted}
@@ -127,7 +127,7 @@ def _shown(
     picked = environment.pick_device(device)
 
     def opened(cell: str) -> Any:
-        return Viewer(Cell(store, cell, home, picked, progress, elsewhere=elsewhere))
+        return Viewer(CellRunner(store, cell, home, picked, progress, elsewhere=elsewhere))
 
     rows = {key: how[key] for key in ("classes", "columns", "shown")}
     if name in ("4", "6"):

@@ -81,7 +81,7 @@ def intervene(name: str, out: Path | None, data_root: Path | None, device: str, 
     from bench.report.prototypes.intervention import clearest, draw_case
     from bench.report.prototypes.viewer import readable
     from bench.results.store import Store
-    from bench.runner.cell import Cell
+    from bench.runner.cell import CellRunner
     from bench.runner.intervene import intervene as look
     from bench.runner.progress import ConsoleProgress
 
@@ -90,7 +90,7 @@ def intervene(name: str, out: Path | None, data_root: Path | None, device: str, 
     with ConsoleProgress(console) as progress:
         found = store.find(name)
         picked = environment.pick_device(device)
-        result = look(Cell(store, found, home, picked, progress, elsewhere=options.elsewhere(data_root)))
+        result = look(CellRunner(store, found, home, picked, progress, elsewhere=options.elsewhere(data_root)))
     ranking = result.effects.ranking.tolist()
     console.print(f"accuracy {result.accuracy:.2f} %; {len(ranking)} prototypes correct something when left out")
     if not ranking:
@@ -163,7 +163,7 @@ def tune(
     from bench.core.paths import home as find_home
     from bench.results.store import Store
     from bench.runner import tune
-    from bench.runner.cell import Cell
+    from bench.runner.cell import CellRunner
     from bench.runner.progress import ConsoleProgress
 
     home, chosen = find_home(), environment.pick_device(device)
@@ -171,7 +171,7 @@ def tune(
     store = Store(out or home)
     more: dict[str, Any] = {"memory_limit": memory_limit, "elsewhere": options.elsewhere(data_root)}
     with ConsoleProgress(Console(stderr=True)) as shown, ConsoleProgress(Console(stderr=True), quiet=True) as silent:
-        cells = tune.open_cells(store, names, lambda name: Cell(store, name, home, chosen, silent, **more))
+        cells = tune.open_cells(store, names, lambda name: CellRunner(store, name, home, chosen, silent, **more))
         wanted = tune.choices(cells[0].spec.method, pairs)
         tune.check_columns(cells, columns)
         total = len(cells) * (folds if split == "train" else 1) * len(wanted)

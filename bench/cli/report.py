@@ -103,14 +103,14 @@ def _gallery(store: Any, device: str) -> Any:
     from bench.core.paths import home as find_home
     from bench.report.prototypes import paper_figures
     from bench.report.prototypes.viewer import Viewer
-    from bench.runner.cell import Cell
+    from bench.runner.cell import CellRunner
     from bench.runner.progress import ConsoleProgress
 
     picked = environment.pick_device(device)
     progress = ConsoleProgress(Console(stderr=True), quiet=True)
 
     def draw(cell: str) -> Iterator[Any]:
-        yield from paper_figures.pages(Viewer(Cell(store, cell, find_home(), picked, progress)))
+        yield from paper_figures.pages(Viewer(CellRunner(store, cell, find_home(), picked, progress)))
 
     return draw
 

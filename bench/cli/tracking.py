@@ -91,11 +91,11 @@ def repeat(folder: Path, device: str, memory_limit: int | None) -> None:
     from bench.core import environment
     from bench.core.paths import home as find_home
     from bench.runner.progress import ConsoleProgress
-    from bench.runner.reproduce import repeat as again
+    from bench.runner.reproduce import reproduce
 
     home = find_home()
     with ConsoleProgress(Console()) as progress:
-        found = again(folder.resolve(), home, environment.pick_device(device), progress, memory_limit)
+        found = reproduce(folder.resolve(), home, environment.pick_device(device), progress, memory_limit)
     _tell(found)
     sys.exit(1 if found.numbers else 0)
 

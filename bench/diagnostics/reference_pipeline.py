@@ -1,7 +1,8 @@
-"""The published pipeline read literally: NumPy, cvxpy and SciPy, class by class, sharing no code with the rest.
+"""Literal reference of the published pipeline: NumPy, cvxpy and SciPy, class by class, sharing no code with the rest.
 
-It is what ``speed`` measures against and what the tests compare with. Where the paper is silent (spec/baselines.md,
-15.2) it takes what ``ours`` takes: the Euclidean norm over all cells of a class, and R/k to begin with.
+``speed decompose`` measures against it and the tests compare with it. For the choices that the paper leaves open it
+takes those of ``speed decompose``: the Euclidean norm over all locations of a class, and R/k as the start of
+equation 6.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ Array = np.ndarray[Any, Any]
 
 @dataclass
 class Decomposed:
-    """One class.
+    """Decomposition of one class.
 
     Attributes:
         E: ``(M, k)``.
         P: ``(k, D)``.
         alpha: ``(k,)``.
         r: parts of the residual ``(k, D)``.
-        refined: ``(k, D)``, summing to the classifier's row.
+        refined: ``(k, D)``, whose sum is the classifier's row.
         error: Frobenius norm of ``F - E P``.
         objective: equation 6 at ``r``.
-        seconds: per step: ``nmf``, ``scaling``, ``refinement``.
+        seconds: seconds of each step: ``nmf``, ``scaling``, ``refinement``.
     """
 
     E: Array
@@ -44,14 +45,14 @@ class Decomposed:
 def decompose(
     F: Array, v: Array, k: int, seed: int = 0, factors: Callable[[Array, int, int], tuple[Array, Array]] | None = None
 ) -> Decomposed:
-    """Equations 2 to 7 for one class.
+    """Compute equations 2 to 7 for one class.
 
     Args:
         F: features ``(M, D)``, non-negative, in the precision to work in.
         v: the classifier's row ``(D,)``.
         k: number of prototypes.
-        seed: of the factorisation's start.
-        factors: another first step, ``(F, k, seed) -> E, P``.
+        seed: seed of the factorisation's start.
+        factors: replacement of the first step, ``(F, k, seed) -> E, P``.
     """
     ticks = [perf_counter()]
     E, P = (factors or nmf)(F, k, seed)
@@ -68,7 +69,7 @@ def decompose(
 
 
 def nmf(F: Array, k: int, seed: int) -> tuple[Array, Array]:
-    """Equation 2 by DFF: its start and its updates, 200 of them or until the error settles (paper, 3.2)."""
+    """Factorise by DFF (equation 2): its start and at most 200 of its updates (paper, section 3.2)."""
     rng = np.random.default_rng(seed)
     scale = np.sqrt(F.mean() / k)
     E = np.abs(rng.standard_normal((len(F), k))).astype(F.dtype) * scale
@@ -77,15 +78,15 @@ def nmf(F: Array, k: int, seed: int) -> tuple[Array, Array]:
 
 
 def multiply(F: Array, E: Array, P: Array, max_iter: int = 200, tol: float = 1e-4) -> tuple[Array, Array]:
-    """The updates of Lee and Seung, E before P, with DFF's stop (spec/baselines.md, 15.3)."""
+    """Run the multiplicative updates of Lee and Seung, E before P, with DFF's stopping rule."""
     first = previous = np.linalg.norm(F - E @ P)
     for step in range(max_iter):
-        below = E @ (P @ P.T)
-        below[below == 0] = 1e-7
-        E = E * ((F @ P.T) / below)
-        below = (E.T @ E) @ P
-        below[below == 0] = 1e-7
-        P = P * ((E.T @ F) / below)
+        denominator = E @ (P @ P.T)
+        denominator[denominator == 0] = 1e-7
+        E = E * ((F @ P.T) / denominator)
+        denominator = (E.T @ E) @ P
+        denominator[denominator == 0] = 1e-7
+        P = P * ((E.T @ F) / denominator)
         if step % 10 == 0:
             error = np.linalg.norm(F - E @ P)
             if (previous - error) / first < tol:
@@ -95,7 +96,7 @@ def multiply(F: Array, E: Array, P: Array, max_iter: int = 200, tol: float = 1e-
 
 
 def scale(v: Array, P: Array) -> Array:
-    """Equation 3 by cvxpy: ``alpha (k,)`` for the row ``v (D,)`` and prototypes ``P (k, D)``."""
+    """Solve equation 3 by cvxpy: ``alpha (k,)`` for the row ``v (D,)`` and prototypes ``P (k, D)``."""
     import cvxpy
 
     alpha = cvxpy.Variable(len(P))
@@ -104,10 +105,10 @@ def scale(v: Array, P: Array) -> Array:
 
 
 def refine(F: Array, P: Array, R: Array, max_iter: int = 100) -> Array:
-    """Equation 6 by SciPy's Nelder-Mead, tolerance 1e-6: parts ``r (k, D)`` with the sum ``R (D,)``.
+    """Minimise equation 6 by SciPy's Nelder-Mead, tolerance 1e-6: parts ``r (k, D)`` with the sum ``R (D,)``.
 
-    The first k - 1 parts are free, the last is what is left (paper, appendix C). The targets are computed once, and
-    one product gives the maps of all parts: that much any implementation would do.
+    The first k - 1 parts are free, the last is the remainder (paper, appendix C). The targets are computed once, and
+    one product gives the maps of all parts, as any implementation would do.
     """
     from scipy.optimize import minimize
 
@@ -128,7 +129,7 @@ def refine(F: Array, P: Array, R: Array, max_iter: int = 100) -> Array:
 
 
 def objective(F: Array, P: Array, r: Array) -> float:
-    """Equation 6 in float64, one prototype at a time."""
+    """Evaluate equation 6 in float64, one prototype at a time."""
     F = F.astype(np.float64)
     return float(sum(((_normalised(F @ p) - _normalised(F @ part)) ** 2).sum() for p, part in zip(P, r, strict=True)))
 

@@ -1,4 +1,4 @@
-"""What methods take at the size of CUB and of ImageNet: memory and images per second, measured on random images."""
+"""Memory and speed of methods at the number of classes of CUB and ImageNet, measured on random images."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import torch
 from bench.contract import Method
 from bench.core import environment, registry
 from bench.core.memory import available, format_bytes
-from bench.diagnostics.measurement import Measurement, What, apart
-from bench.diagnostics.profiling import Sizes, chosen, forms
+from bench.diagnostics.profiling import Measurement, ProfileSizes, What, chosen, forms, in_new_process
 
 _SHARE_OF_FREE = 0.75
 
@@ -32,20 +31,20 @@ def scale(
 ) -> dict[str, Any]:
     """Measure each method, in each of its forms, at each number of classes; every measurement in its own process.
 
-    What does not fit is measured again with one image at a time, as in the paper (4.3).
+    A measurement that does not fit is repeated with one image at a time, as in the paper (section 4.3).
 
     Args:
         methods: names, or ``all``.
         classes: numbers of classes.
-        backbone: of all of them.
-        device: where.
-        batch_size: images at a time; default 80 (ProtoPNet's) on a GPU, 4 on a CPU.
+        backbone: name of the backbone of all methods.
+        device: device of the measurements.
+        batch_size: images per batch; default 80 (ProtoPNet's) on a GPU, 4 on a CPU.
         size: side of the images in pixels.
-        steps: repetitions that are timed.
-        memory_limit: bytes; default on a CPU: three quarters of what is free now. No more is taken in any case, so
-            that a machine with less ends the measurement, and not the other way round.
+        steps: timed repetitions.
+        memory_limit: bytes; default on a CPU: three quarters of the free memory. A larger limit is lowered to that, so
+            that the limit ends a measurement before the machine runs out of memory.
         plugins: files that register methods.
-        note: told what is being done.
+        note: called with messages about the progress.
 
     Returns:
         The conditions and ``rows``, ready for JSON.
@@ -56,7 +55,8 @@ def scale(
     record = environment.record(device)
     rows = []
     for count in classes:
-        sizes = Sizes(backbone, count, size, str(device))
+        # One process for each measurement: no peak contains memory of another.
+        sizes = ProfileSizes(backbone, count, size, str(device))
         for name in names:
             for form, overrides in forms(name).items():
                 row: dict[str, Any] = {"method": name, "form": form, "classes": count}
@@ -88,7 +88,7 @@ def _limit(device: torch.device, wanted: int | None) -> tuple[int | None, str]:
     safe = int(_SHARE_OF_FREE * available(device))
     if wanted is None or wanted > safe:
         asked = f"; {format_bytes(wanted)} were asked for" if wanted else ""
-        return safe, f"three quarters of what is free on this machine{asked}"
+        return safe, f"three quarters of the free memory of this machine{asked}"
     return wanted, "as asked for"
 
 
@@ -99,15 +99,15 @@ def _what(name: str) -> list[What]:
 
 
 def _measured(measurement: Measurement) -> dict[str, Any]:
-    found = apart(measurement)
-    if found["status"] != "oom" or measurement.batch_size == 1 or measurement.what == "decomposition":
-        return found
-    alone = apart(Measurement(**{**measurement.__dict__, "batch_size": 1}))
-    return {**alone, "larger_batch": {"batch_size": measurement.batch_size, "reason": found["reason"]}}
+    result = in_new_process(measurement)
+    if result["status"] != "oom" or measurement.batch_size == 1 or measurement.what == "decomposition":
+        return result
+    alone = in_new_process(Measurement(**{**measurement.__dict__, "batch_size": 1}))
+    return {**alone, "larger_batch": {"batch_size": measurement.batch_size, "reason": result["reason"]}}
 
 
 def as_text(result: Mapping[str, Any]) -> str:
-    """The measurements for people."""
+    """Format the result of :func:`scale` as a table and notes."""
     limit = result["memory_limit_bytes"]
     lines = [
         f"{result['backbone']}, random images of {result['size']} pixels, {result['batch_size']} at a time, "
@@ -116,7 +116,7 @@ def as_text(result: Mapping[str, Any]) -> str:
     ]
     if result["device"] == "cpu":
         lines.append(
-            "on a CPU 4 images at a time unless --batch says more (the papers: 80); peaks are of resident memory"
+            "on a CPU 4 images at a time unless --batch is given (the papers: 80); peaks are of resident memory"
         )
         if result["load"] > (os.cpu_count() or 1):
             lines.append(f"the machine is busy (load {result['load']:.1f}): images per second say little")
@@ -129,7 +129,7 @@ def as_text(result: Mapping[str, Any]) -> str:
     for row in result["rows"]:
         training, inference = row["training"], row["inference"]
         title = f"{row['method']} ({row['form']})" if row["form"] else row["method"]
-        counts = [one["parameters"] for one in (inference, training) if "parameters" in one]
+        counts = [part["parameters"] for part in (inference, training) if "parameters" in part]
         lines.append(
             f"{title:26}{row['classes']:8d}{_millions(counts):>9}"
             f"{_bytes(training, 'activation_bytes'):>13}{_bytes(training):>12}{_bytes(inference):>12}"
@@ -140,30 +140,30 @@ def as_text(result: Mapping[str, Any]) -> str:
 
 
 def _notes(title: str, row: Mapping[str, Any]) -> list[str]:
-    found = []
+    notes = []
     title = f"{title}, {row['classes']} classes"
     for what in ("training", "inference", "decomposition"):
-        one = row.get(what)
-        if one is None:
+        part = row.get(what)
+        if part is None:
             continue
-        if one["status"] != "ok":
-            state = "out of memory" if one["status"] == "oom" else "failed"
-            found.append(f"{title}, {what}: {state}: {one['reason']}")
-        elif "larger_batch" in one:
-            found.append(f"{title}, {what}: measured with one image at a time; {one['larger_batch']['reason']}")
-        if what == "decomposition" and one["status"] == "ok":
-            found.append(
-                f"{title}, decomposition: peak {format_bytes(one['peak_bytes'])}, {one['seconds_per_class']:.2f} s "
-                f"per class ({one['classes']} classes, {one['images']} images, features at no cost); "
+        if part["status"] != "ok":
+            state = "out of memory" if part["status"] == "oom" else "failed"
+            notes.append(f"{title}, {what}: {state}: {part['reason']}")
+        elif "larger_batch" in part:
+            notes.append(f"{title}, {what}: measured with one image at a time; {part['larger_batch']['reason']}")
+        if what == "decomposition" and part["status"] == "ok":
+            notes.append(
+                f"{title}, decomposition: peak {format_bytes(part['peak_bytes'])}, {part['seconds_per_class']:.2f} s "
+                f"per class ({part['classes']} classes, {part['images']} images, features at no cost); "
                 "trains the black box"
             )
-    return found
+    return notes
 
 
 def _published(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One line for each form of published code that does not fit where ours does."""
+    """Return a line for each form of published code that does not fit into memory although ours does."""
     ours = {(row["method"], row["classes"]): row["training"] for row in rows if not row["form"]}
-    found = []
+    notes = []
     for row in rows:
         here = ours[row["method"], row["classes"]]
         if row["form"] and row["training"]["status"] == "oom" and here["status"] == "ok":
@@ -173,22 +173,22 @@ def _published(rows: Sequence[Mapping[str, Any]]) -> list[str]:
                 if overrun and overrun["tried_bytes"]
                 else ""
             )
-            found.append(
+            notes.append(
                 f"{row['method']} at {row['classes']} classes: out of memory in the published code's form{tried}, "
                 f"{format_bytes(here['peak_bytes'])} here"
             )
-    return found
+    return notes
 
 
 def _millions(counts: Sequence[int]) -> str:
     return f"{counts[0] / 1e6:.1f} M" if counts else "-"
 
 
-def _bytes(one: Mapping[str, Any], name: str = "peak_bytes") -> str:
-    if one["status"] != "ok":
-        return "OOM" if one["status"] == "oom" else "failed"
-    return format_bytes(one[name]) + ("*" if "larger_batch" in one else "")
+def _bytes(part: Mapping[str, Any], name: str = "peak_bytes") -> str:
+    if part["status"] != "ok":
+        return "OOM" if part["status"] == "oom" else "failed"
+    return format_bytes(part[name]) + ("*" if "larger_batch" in part else "")
 
 
-def _rate(one: Mapping[str, Any]) -> str:
-    return f"{one['images_per_second']:.1f}" if one["status"] == "ok" else "-"
+def _rate(part: Mapping[str, Any]) -> str:
+    return f"{part['images_per_second']:.1f}" if part["status"] == "ok" else "-"

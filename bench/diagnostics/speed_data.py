@@ -1,4 +1,4 @@
-"""How fast prepared images come, beside a plain DataLoader on the image files in the same run."""
+"""Throughput of preprocessed images, compared with a plain DataLoader on the image files in the same run."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from bench.data.decoding import decode
 from bench.models.classifier import Classifier
 
 _PASSES = 5
-"""So often the prepared images are gone through in a round: one pass takes a quarter of a second, too short to tell."""
+"""Passes over the preprocessed images in a round: one takes a quarter of a second, too short to measure."""
 
 
 class Files(torch.utils.data.Dataset[tuple[Tensor, int]]):
-    """Image files as torchvision's ImageFolder reads them: decoded, squashed, mirrored and normalised one by one.
+    """Image files read as by torchvision's ImageFolder: decoded, resized, mirrored and normalised one by one.
 
     Args:
-        records: of the images.
+        records: records of the images.
         size: side of the square result in pixels.
     """
 
@@ -64,23 +64,23 @@ def measure(
     steps: int = 3,
     note: Callable[[str], None] = lambda message: None,
 ) -> dict[str, Any]:
-    """Time both, round by round in turn, and a training step with and without new data.
+    """Time both in alternating rounds, and a training step with and without new data.
 
     Args:
-        records: of the training split.
-        samples: the same, prepared.
-        backbone: of the training step; ``None``: no step is timed.
-        device: where batches go.
-        augment: policy of the prepared images; the DataLoader always mirrors only.
-        batch_size: images at a time.
-        images: of each round.
+        records: records of the training split.
+        samples: the same split, preprocessed.
+        backbone: makes the backbone of the training step; ``None``: no step is timed.
+        device: device of the batches.
+        augment: augmentation policy of the preprocessed images; the DataLoader only mirrors.
+        batch_size: images per batch.
+        images: images of each round.
         workers: processes of the DataLoader.
-        rounds: whose median counts; the DataLoader's processes are started, and the cache is read, before the first.
+        rounds: rounds, whose median counts; the DataLoader's processes start, and the cache is read, before the first.
         steps: optimiser steps of each kind.
-        note: told what is being done.
+        note: called with messages about the progress.
 
     Returns:
-        ``over_loader`` and what it is made of, ready for JSON.
+        ``over_loader`` and its ingredients, ready for JSON.
     """
     load = os.getloadavg()[0]  # before this run adds to it
     generator = torch.Generator().manual_seed(0)
@@ -107,6 +107,7 @@ def measure(
         for _ in range(_PASSES):
             yield from prepared()
 
+    # Warm-up: the cache is read, and the processes of the DataLoader start.
     _seconds(prepared(), device)
     _seconds(loaded(), device)
     times: dict[str, list[float]] = {"cache": [], "loader": []}
@@ -114,7 +115,7 @@ def measure(
         note(f"round {number + 1} of {rounds}")
         times["cache"].append(_seconds(again(), device) / _PASSES)
         times["loader"].append(_seconds(loaded(), device))
-    rates = {name: images / statistics.median(found) for name, found in times.items()}
+    rates = {name: images / statistics.median(seconds) for name, seconds in times.items()}
     result: dict[str, Any] = {
         "over_loader": rates["cache"] / rates["loader"],
         "cache_images_per_second": rates["cache"],
@@ -144,7 +145,7 @@ def _step(
     steps: int,
     batch_size: int,
 ) -> dict[str, float]:
-    """Seconds of a training step on one batch again and again, and on new ones: what is more is waiting."""
+    """Time training steps on one repeated batch and on new batches; the difference is the time of waiting for data."""
     model = Classifier(net, samples.classes).to(device).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
     labels = torch.zeros(batch_size, dtype=torch.long, device=device)
@@ -170,7 +171,7 @@ def _step(
 
 
 def _seconds(work: Iterable[object], device: torch.device) -> float:
-    """How long it takes to go through ``work``, to the end of what it started on the device."""
+    """Time the iteration over ``work``, until the device has finished it."""
     begin = perf_counter()
     for _ in work:
         pass
@@ -180,7 +181,7 @@ def _seconds(work: Iterable[object], device: torch.device) -> float:
 
 
 def as_text(result: dict[str, Any]) -> str:
-    """The result of :func:`measure` in a few lines."""
+    """Format the result of :func:`measure`."""
     busy = result["load"] > (os.cpu_count() or 1) + 0.5
     lines = [
         "{images} images of {size} pixels, batches of {batch_size}".format(**result),

@@ -1,4 +1,4 @@
-"""How fast the decomposition is beside the published pipeline, on the same drawn features in the same run."""
+"""Speed of the decomposition, compared with the published pipeline on the same synthetic features in the same run."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from torch import Tensor
 from bench.contract import RequestError
 from bench.core.memory import PeakMemory
 from bench.diagnostics import reference_pipeline
-from bench.diagnostics.machine import copy_bandwidth, timed
-from bench.diagnostics.synthetic_features import draw
+from bench.diagnostics.profiling import copy_bandwidth, timed
+from bench.diagnostics.synthetic import class_features
 from bench.posthoc.decompose_class import DecompositionConfig, decompose_classes, factorise_classes
 from bench.posthoc.scaling import require_cvxpy
 
 COMPARABLE: dict[str, Any] = {"norm": "l2", "start": "equal"}
-"""What the published pipeline read literally takes: its objective and where its search begins."""
+"""Settings of the literal published pipeline: its objective and the start of its search."""
 
 FAST: dict[str, Any] = {"nmf_solver": "hals", "nmf_init": "nndsvd", "refinement": "lbfgs", "space": "span"}
 """Settings of ``ours`` that are measured as the third pipeline; the defaults are measured on the sample."""
 
 _READS = 2
-"""Times that one update must read F: once for ``F P^T`` and once, with the new E, for ``E^T F``."""
+"""Reads of F by one update: one for ``F P^T`` and one, with the new E, for ``E^T F``."""
 
 
 def measure(
@@ -45,25 +45,25 @@ def measure(
     memory_limit: int = 2**29,
     note: Callable[[str], None] = lambda message: None,
 ) -> dict[str, Any]:
-    """Run the published pipeline, scikit-learn's NMF in its first step, and ours.
+    """Time the published pipeline, the same with scikit-learn's NMF as its first step, and ours.
 
     Args:
-        classes: how many classes are decomposed.
+        classes: number of decomposed classes.
         images: images per class.
-        hw: cells per image.
+        hw: locations per image.
         features: channels.
         k: prototypes per class.
-        device: of ours; the others run on the CPU.
-        sample: how many classes the slow pipelines decompose; their time is extrapolated to all.
-        seed: of features, classifier and starting points.
-        settings: of ours, default :data:`FAST`.
+        device: device of ours; the others run on the CPU.
+        sample: number of classes that the slow pipelines decompose; their time is extrapolated to all.
+        seed: seed of features, classifier and starting points.
+        settings: settings of ours, default :data:`FAST`.
         sklearn: whether the second pipeline is run.
         memory_limit: bytes of features that are decomposed together.
-        note: told what is being done.
+        note: called with messages about the progress.
 
     Returns:
-        ``ratio``, ``objective_ratio``, ``nmf_error_ratio``, ``roofline_share``, ``peak_bytes`` and what they are made
-        of, ready for JSON.
+        ``ratio``, ``objective_ratio``, ``nmf_error_ratio``, ``roofline_share``, ``peak_bytes`` and their
+        ingredients, ready for JSON.
     """
     device = torch.device(device)
     sizes = {"classes": classes, "images": images, "hw": hw, "features": features, "k": k}
@@ -77,7 +77,7 @@ def measure(
     require_cvxpy()
     factors = _sklearn() if sklearn else None
     chosen = np.unique(np.linspace(0, classes - 1, min(sample, classes)).round().astype(int)).tolist()
-    drawn = [draw(label, images, hw, features, seed) for label in chosen]
+    drawn = [class_features(label, images, hw, features, seed) for label in chosen]
     load = os.getloadavg()[0]  # before this run adds to it
     note(f"published pipeline on {len(chosen)} of {classes} classes")
     slow = {"reference": _slow(drawn, k, seed, None)}
@@ -88,9 +88,9 @@ def measure(
     ours = _ours(config, sizes, device, seed, memory_limit, chosen)
     note("ours with its other defaults")
     default = _ours(DecompositionConfig(k=k, **COMPARABLE), sizes, device, seed, memory_limit, chosen, only=chosen)
-    for one in slow.values():
-        one["extrapolated"] = len(chosen) < classes
-        one["seconds"] = one["seconds_per_class"] * classes
+    for pipeline in slow.values():
+        pipeline["extrapolated"] = len(chosen) < classes
+        pipeline["seconds"] = pipeline["seconds_per_class"] * classes
     published = slow["reference"]
     return {
         "ratio": published["seconds_per_class"] / ours["seconds_per_class"],
@@ -113,31 +113,31 @@ def _slow(drawn: list[tuple[Tensor, Tensor]], k: int, seed: int, factors: Callab
     import cvxpy  # noqa: F401  # loaded before the clock starts
 
     reference_pipeline.scale(np.ones(4), np.eye(2, 4))
-    found = []
+    decomposed = []
     threads = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn's, that 200 iterations were not enough
         for F, v in drawn:
 
-            def one(threads: int | None, F: Tensor = F, v: Tensor = v) -> reference_pipeline.Decomposed:
+            def run(threads: int | None, F: Tensor = F, v: Tensor = v) -> reference_pipeline.Decomposed:
                 with _blas(threads):
                     return reference_pipeline.decompose(F.numpy(), v.numpy(), k, seed, factors)
 
             if threads is None:
-                # Small products on many cores may wait longer than they work: it gets what is faster for it.
-                cost = {count: sum(one(count).seconds.values()) for count in {1, torch.get_num_threads()}}
+                # Small products on many cores may wait longer than they work: the pipeline gets the faster of both.
+                cost = {count: sum(run(count).seconds.values()) for count in {1, torch.get_num_threads()}}
                 threads = min(cost, key=cost.__getitem__)
-            found.append((F, one(threads)))
-    steps = {name: _mean(one.seconds[name] for _, one in found) for name in ("nmf", "scaling", "refinement")}
+            decomposed.append((F, run(threads)))
+    steps = {name: _mean(result.seconds[name] for _, result in decomposed) for name in ("nmf", "scaling", "refinement")}
     return {
-        "classes_measured": len(found),
+        "classes_measured": len(decomposed),
         "threads": threads,
         "seconds_per_class": sum(steps.values()),
         "nmf_seconds_per_class": steps["nmf"],
         "scaling_seconds_per_class": steps["scaling"],
         "refinement_seconds_per_class": steps["refinement"],
-        "nmf_error": _mean(one.error / float(F.norm()) for F, one in found),
-        "objective": _mean(one.objective for _, one in found),
+        "nmf_error": _mean(result.error / float(F.norm()) for F, result in decomposed),
+        "objective": _mean(result.objective for _, result in decomposed),
     }
 
 
@@ -150,7 +150,7 @@ def _ours(
     sample: list[int],
     only: list[int] | None = None,
 ) -> dict[str, Any]:
-    """The decomposition of all classes (or ``only`` some), chunk by chunk; errors and objectives of the sample."""
+    """Time the decomposition of all classes, or ``only`` some, in chunks; average the errors of the sample."""
     shape = (sizes["images"], sizes["hw"], sizes["features"])
     bytes_per_class = 4 * int(np.prod(shape))
     wanted = list(range(sizes["classes"])) if only is None else only
@@ -167,6 +167,7 @@ def _ours(
             F, rows, v = _stacked(shape, seed, chunk, device)
             (_, numbers), took = timed(device, decompose_classes, config, F, rows, v, (1, sizes["hw"]), seed, chunk)
             seconds += took
+            # Again alone: the share of the factorisation, for the roofline.
             factors, took = timed(device, factorise_classes, config, F, rows, seed, chunk)
             nmf_seconds += took
             updates += int(factors.updates.sum())
@@ -188,6 +189,7 @@ def _ours(
         "peak_bytes": peak.growth,
         "nmf_bytes_read": read,
         "copy_bandwidth": bandwidth,
+        # 1: the factorisation is as fast as memory delivers F.
         "roofline_share": read / bandwidth / nmf_seconds,
     }
 
@@ -209,7 +211,7 @@ def _sklearn() -> Callable[[Any, int, int], tuple[Any, Any]]:
 
 
 def _blas(threads: int | None) -> Any:
-    """NumPy's and SciPy's number of threads, where threadpoolctl (it comes with scikit-learn) can set it."""
+    """Limit the threads of NumPy and SciPy, if threadpoolctl (a dependency of scikit-learn) is installed."""
     try:
         from threadpoolctl import threadpool_limits
     except ImportError:
@@ -220,11 +222,11 @@ def _blas(threads: int | None) -> Any:
 def _stacked(
     shape: tuple[int, int, int], seed: int, classes: list[int], device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Drawn features of some classes ``(B, M, D)``, their rows ``(B,)`` and the classifier's ``(B, D)``."""
+    """Stack features of classes ``(B, M, D)``, their numbers of rows ``(B,)`` and the classifier's rows ``(B, D)``."""
     F = torch.empty(len(classes), shape[0] * shape[1], shape[2], device=device)
     v = torch.empty(len(classes), shape[2], device=device)
     for b, label in enumerate(classes):
-        F[b], v[b] = (part.to(device) for part in draw(label, *shape, seed))
+        F[b], v[b] = (part.to(device) for part in class_features(label, *shape, seed))
     return F, torch.full((len(F),), F.shape[1], device=device), v
 
 
@@ -233,7 +235,7 @@ def _mean(values: Any) -> float:
 
 
 def as_text(result: dict[str, Any]) -> str:
-    """The result of :func:`measure` as a table and a few sentences."""
+    """Format the result of :func:`measure` as a table and a few sentences."""
     sizes, ours = result["sizes"], result["ours"]
     busy = result["load"] > (os.cpu_count() or 1) + 0.5
     lines = [
@@ -252,12 +254,12 @@ def as_text(result: dict[str, Any]) -> str:
     base = result["reference"]["seconds_per_class"]
     for name, title in names.items():
         if name in result:
-            one = result[name]
-            each = one["seconds_per_class"]
-            sampled = one["classes_measured"] < sizes["classes"]
+            pipeline = result[name]
+            each = pipeline["seconds_per_class"]
+            mark = "*" if pipeline["classes_measured"] < sizes["classes"] else " "
             lines.append(
-                f"{title:38}{each:9.4f}{one['nmf_seconds_per_class']:9.4f}{one['nmf_error']:11.5f}"
-                f"{one['objective']:12.4f}{each * sizes['classes']:8.1f}{'*' if sampled else ' '}{base / each:8.1f}"
+                f"{title:38}{each:9.4f}{pipeline['nmf_seconds_per_class']:9.4f}{pipeline['nmf_error']:11.5f}"
+                f"{pipeline['objective']:12.4f}{each * sizes['classes']:8.1f}{mark}{base / each:8.1f}"
             )
     if result["reference"]["extrapolated"]:
         count = result["reference"]["classes_measured"]

@@ -1,4 +1,4 @@
-"""How much faster a grid is with several cells at a time: the same cells inline and by a launcher."""
+"""Speed-up of a grid by a launcher with several cells at a time, compared with the same cells inline."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from bench.results.store import Store, as_dicts
 
 
 def measure(request: Sequence[str], launcher: Sequence[str], rounds: int, progress: Progress) -> dict[str, Any]:
-    """Wall time of whole ``run`` commands, each in a home of its own that is deleted afterwards; threads: one per cell.
+    """Time whole ``run`` commands with one thread per cell, each in a temporary home.
 
-    The demo's birds are drawn before, by a dry run: that is no part of the grid.
+    A dry run before each generates the synthetic birds, which are no part of the grid.
 
     Args:
-        request: options of ``run`` that name the cells.
-        launcher: options of ``run`` that say how they run the second time.
-        rounds: how often; inline and launched take turns.
-        progress: told about each run.
+        request: options of ``run`` that select the cells.
+        launcher: options of ``run`` for the launcher to compare.
+        rounds: number of rounds; inline and launched runs alternate.
+        progress: reporter of each run.
 
     Returns:
-        Cells, seconds of every run, ``speedup`` (the ratio of the medians), and whether both gave the same numbers.
+        Cells, seconds of each run, ``speedup`` (the ratio of the medians), and whether both gave the same numbers.
 
     Raises:
-        CellError: where a run fails, with what it said.
+        CellError: if a run fails, with its output.
     """
     seconds: dict[str, list[float]] = {"inline": [], "launched": []}
     results: dict[str, list[dict[str, Any]]] = {}
@@ -44,7 +44,7 @@ def measure(request: Sequence[str], launcher: Sequence[str], rounds: int, progre
                 _bench(command, home)
                 seconds[name].append(time.perf_counter() - began)
                 rows = as_dicts(Store(Path(home)).rows())
-                results[name] = [row for row in rows if row["unit"] != "s"]  # all but what the clock says
+                results[name] = [row for row in rows if row["unit"] != "s"]  # all but measured times
             progress.note(f"{name}: {seconds[name][-1]:.1f} s")
     return {
         "cells": len({row["cell"] for row in results["inline"]}),
@@ -59,7 +59,8 @@ def measure(request: Sequence[str], launcher: Sequence[str], rounds: int, progre
 
 def _bench(words: Sequence[str], home: str) -> None:
     command = [sys.executable, "-m", "bench", *words]
-    surroundings = {**os.environ, "BENCH_HOME": home, "OMP_NUM_THREADS": "1"}
-    found = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False)
-    if found.returncode != 0:
-        raise CellError(f"{' '.join(command)} failed:\n{found.stdout[-2000:]}{found.stderr[-2000:]}")
+    # One thread for each cell: sums over other numbers of threads differ in the last bits, and cores are shared.
+    variables = {**os.environ, "BENCH_HOME": home, "OMP_NUM_THREADS": "1"}
+    process = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    if process.returncode != 0:
+        raise CellError(f"{' '.join(command)} failed:\n{process.stdout[-2000:]}{process.stderr[-2000:]}")

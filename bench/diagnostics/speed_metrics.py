@@ -1,4 +1,4 @@
-"""How long metrics take beside the forward passes they need, and beside the published evaluation read literally."""
+"""Time of metrics, compared with the forward passes that they need and with a literal published evaluation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.contract import Explanation, Metric, Observation, PartPrototypeModel,
 from bench.core import registry
 from bench.core.memory import PeakMemory
 from bench.core.seeding import derive
-from bench.diagnostics.machine import timed
+from bench.diagnostics.profiling import timed
 
 MEASURED = ("consistency", "stability", "sensitivity", "completeness", "linearity", "symmetry")
 SCORED = ("consistency", "stability")
@@ -22,7 +22,7 @@ PARTS, SIDE, HALF = 15, 224, 36
 
 
 class DrawnModel(PartPrototypeModel):
-    """A backbone and random prototypes: inner products with every cell, their maxima, one linear layer."""
+    """Backbone with random prototypes: inner products at every location, their maxima, one linear layer."""
 
     mixes = True
 
@@ -39,7 +39,7 @@ class DrawnModel(PartPrototypeModel):
         return nn.functional.conv2d(features, self.vectors[:, :, None, None])
 
     def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
-        """See the contract."""
+        """Explain features by prototypes; see :class:`bench.contract.PartPrototypeModel`."""
         maps = self._maps(features)
         scores = maps.amax((2, 3))
         logits = scores @ self.weight.T
@@ -49,14 +49,14 @@ class DrawnModel(PartPrototypeModel):
         return Explanation(logits, self.pick(maps, indices), self.pick(scores, indices), indices)
 
     def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
-        """The maps weighted by the class's row."""
+        """Weight the maps by the row of the class."""
         rows = self.weight[classes] if classes.ndim == 1 else classes.to(self.weight) @ self.weight
         return torch.einsum("nphw,np->nhw", self._maps(features), rows)
 
 
 @dataclass(frozen=True)
 class DrawnSplit:
-    """Annotations without images: what metrics ask a split for."""
+    """Split of annotations without images, as metrics read it."""
 
     labels: Tensor
     keypoints: Tensor
@@ -71,7 +71,7 @@ class DrawnSplit:
 
 
 def draw_split(images: int, classes: int, seed: int) -> DrawnSplit:
-    """Random key-points, four of five visible."""
+    """Draw random key-points, four of five visible."""
     generator = torch.Generator().manual_seed(seed)
     points = torch.randint(0, SIDE, (images, PARTS, 2), generator=generator).double()
     visible = torch.rand(images, PARTS, generator=generator) < 0.8
@@ -79,19 +79,25 @@ def draw_split(images: int, classes: int, seed: int) -> DrawnSplit:
 
 
 def literal(maps: Tensor, points: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
-    """Peaks and hit parts of ``(N, K, h, w)`` maps as the published evaluation finds them: one map, one part at a time.
+    """Find peaks and hit parts as the published evaluation does, one map and one part at a time.
 
-    Bicubic upsampling of one map, its argmax, then a loop over the parts; see spec/metrics.md, section 2.2. Nothing but
-    this measurement uses it.
+    Bicubic upsampling of one map, its argmax, then a loop over the parts. Only this measurement uses it.
+
+    Args:
+        maps: ``(N, K, h, w)``.
+        points: key-points ``(N, PARTS, 2)`` as (row, column) in pixels.
+        visible: bool ``(N, PARTS)``.
+
+    Returns:
+        Peaks ``(N, K, 2)`` as (row, column), and hits, bool ``(N, K, PARTS)``.
     """
     peaks = torch.zeros(*maps.shape[:2], 2, dtype=torch.long)
-    found = torch.zeros(*maps.shape[:2], PARTS, dtype=torch.bool)
+    hits = torch.zeros(*maps.shape[:2], PARTS, dtype=torch.bool)
     for image in range(len(maps)):
         for prototype in range(maps.shape[1]):
-            one = maps[image, prototype][None, None]
-            pixels = nn.functional.interpolate(one, size=(SIDE, SIDE), mode="bicubic", align_corners=False)[
-                0, 0
-            ].numpy()
+            small = maps[image, prototype][None, None]
+            large = nn.functional.interpolate(small, size=(SIDE, SIDE), mode="bicubic", align_corners=False)
+            pixels = large[0, 0].numpy()
             row, column = divmod(int(pixels.argmax()), SIDE)
             peaks[image, prototype, 0], peaks[image, prototype, 1] = row, column
             top, bottom = max(0, row - HALF), min(SIDE, row + HALF)
@@ -99,8 +105,8 @@ def literal(maps: Tensor, points: Tensor, visible: Tensor) -> tuple[Tensor, Tens
             for part in range(PARTS):
                 if visible[image, part]:
                     y, x = points[image, part].tolist()
-                    found[image, prototype, part] = top <= y <= bottom and left <= x <= right
-    return peaks, found
+                    hits[image, prototype, part] = top <= y <= bottom and left <= x <= right
+    return peaks, hits
 
 
 @torch.no_grad()
@@ -117,23 +123,23 @@ def measure(
     memory_limit: int | None = None,
     note: Callable[[str], None] = lambda message: None,
 ) -> dict[str, Any]:
-    """Time the metrics on drawn images, batch by batch beside two bare forward passes of the same batch.
+    """Time the metrics on random images, batch by batch beside two bare forward passes of the same batch.
 
     Args:
         backbone: name in the catalogue; its weights are random.
-        prototypes: of all classes together.
-        images: how many.
-        classes: how many.
-        device: of the metrics and the forward passes; the literal loop runs on the CPU.
-        batch_size: images at a time.
+        prototypes: number of prototypes of all classes together.
+        images: number of images.
+        classes: number of classes.
+        device: device of the metrics and the forward passes; the literal loop runs on the CPU.
+        batch_size: images per batch.
         sample: images that the literal loop scores; its time is extrapolated.
-        seed: of everything drawn.
-        memory_limit: bytes that the metrics may take beyond the model; told whether they kept to it. ``None``: any.
-        note: told what is being done.
+        seed: seed of all random numbers.
+        memory_limit: bytes that the metrics may take beyond the model, for ``within_limit``; ``None``: any.
+        note: called with messages about the progress.
 
     Returns:
         ``over_forward`` (metrics and their forward passes over two bare ones), ``over_loop`` (the literal loop's time
-        over that of the same scoring here, without the network) and what they are made of, ready for JSON.
+        over that of the same scoring here, without the network) and their ingredients, ready for JSON.
     """
     if min(prototypes, images, classes, batch_size, sample) < 1 or prototypes % classes:
         raise RequestError("speed metrics: every size is at least 1, and --prototypes is a multiple of --classes")
@@ -184,22 +190,22 @@ def _start(name: str, split: DrawnSplit, model: DrawnModel) -> Metric:
 
 
 def _pixels(begin: int, count: int, device: torch.device, seed: int) -> Tensor:
-    # Image by image: what is measured must not depend on the batches.
+    # Seeded image by image: the measurement must not depend on the batch size.
     drawn = torch.empty(count, 3, SIDE, SIDE)
-    for place, image in enumerate(drawn):
-        image.normal_(generator=torch.Generator().manual_seed(derive(seed, f"image {begin + place}")))
+    for offset, image in enumerate(drawn):
+        image.normal_(generator=torch.Generator().manual_seed(derive(seed, f"image {begin + offset}")))
     return drawn.to(device)
 
 
 def _observe(
     model: PartPrototypeModel, split: DrawnSplit, pixels: Tensor, index: Tensor, device: torch.device
 ) -> Observation:
-    own = (split.labels[index], index, split.keypoints[index], split.visible[index], torch.zeros(len(index), 4))
-    return Observation(model, pixels, *(part.to(device) for part in own))
+    parts = (split.labels[index], index, split.keypoints[index], split.visible[index], torch.zeros(len(index), 4))
+    return Observation(model, pixels, *(part.to(device) for part in parts))
 
 
 def _scoring(model: DrawnModel, split: DrawnSplit, count: int, device: torch.device, seed: int) -> dict[str, Any]:
-    """Consistency and stability of prepared maps, clean and noisy, by the literal loop and by our metrics."""
+    """Time consistency and stability of precomputed maps, clean and noisy, by the literal loop and by our metrics."""
     index = torch.arange(count) * len(split) // count
     pixels = _pixels(0, count, device, seed)
     seen = _observe(model, split, pixels, index, device)
@@ -215,26 +221,26 @@ def _scoring(model: DrawnModel, split: DrawnSplit, count: int, device: torch.dev
             metric.update(again)
         return [metric.compute() for metric in running]
 
-    ours()  # warm up
+    ours()  # warm-up
     runs = [timed(device, ours) for _ in range(3)]
     points, visible = split.keypoints[index], split.visible[index]
-    both = [shown.maps.cpu() for shown in (seen.own, noisy)]
-    found, took = timed(torch.device("cpu"), lambda: [literal(maps, points, visible) for maps in both])
+    both = [explanation.maps.cpu() for explanation in (seen.own, noisy)]
+    literals, took = timed(torch.device("cpu"), lambda: [literal(maps, points, visible) for maps in both])
     table = runs[0][0][0].items["image"]
     peaks = torch.stack([torch.from_numpy(table[name]) for name in ("row", "column")], 1)
-    # In single precision the loop may take a neighbour of nearly the same height; in double it may not.
+    # In single precision the loop may take a neighbouring pixel of nearly the same height; in double it may not.
     exact, _ = literal(both[0].double(), points, visible)
     return {
         "images": count,
         "seconds": min(seconds for _, seconds in runs),
         "loop_seconds": took,
         "identical": torch.equal(peaks, exact.flatten(0, 1)),
-        "rounded_apart": int((peaks != found[0][0].flatten(0, 1)).any(1).sum()),
+        "rounded_apart": int((peaks != literals[0][0].flatten(0, 1)).any(1).sum()),
     }
 
 
 def as_text(result: dict[str, Any]) -> str:
-    """The result of :func:`measure` as a few sentences."""
+    """Format the result of :func:`measure`."""
     sizes, seconds, scoring = result["sizes"], result["seconds"], result["scoring"]
     busy = result["load"] > (os.cpu_count() or 1) + 0.5
     per_image = {name: 1e3 * scoring[name] / scoring["images"] for name in ("seconds", "loop_seconds")}

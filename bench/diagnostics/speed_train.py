@@ -1,4 +1,4 @@
-"""How fast methods train and project, beside the plain classifier on the same backbone in the same run."""
+"""Speed of training and projection of methods, compared with the plain classifier on the same backbone in one run."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from torch import Tensor
 from bench.contract import RequestError
 from bench.core import environment
 from bench.diagnostics import synthetic
-from bench.diagnostics.machine import timed
-from bench.diagnostics.profiling import Sizes, Step, Subject, black_box, chosen
+from bench.diagnostics.profiling import ProfiledMethod, ProfileSizes, Step, black_box, chosen, timed
 
 _PUSH_BATCH = 64
 
@@ -33,27 +32,27 @@ def training_speed(
     images: int | None = None,
     note: Callable[[str], None] = lambda message: None,
 ) -> dict[str, Any]:
-    """Time training steps round by round, each method and the black box in turn; then each method's projection.
+    """Time training steps in rounds, each method and the black box in turn; then the projection of each method.
 
-    A method's share is the median over the rounds of the black box's time through its own, so that what else a machine
-    does in a round falls on both. A method that starts from the trained classifier trains that: its share is measured
-    like the others' and says how exact they are.
+    A method's share is the median over the rounds of the black box's time divided by its own, so that other load of the
+    machine in a round affects both. A method that starts from the trained classifier trains that: its share, which
+    would be 1 without noise, shows the accuracy of the shares.
 
     Args:
         methods: names, or ``all``.
-        backbone: of all of them, with random weights.
-        device: where.
+        backbone: name of the backbone of all methods, with random weights.
+        device: device of the training.
         batch_size: images of a step; default 32 on a GPU, 4 on a CPU.
-        precision: of the training.
+        precision: precision of the training.
         steps: steps of a round; default 10 on a GPU, 1 on a CPU.
-        rounds: how often everything is timed, after one step each that is not.
-        classes: how many.
+        rounds: timed rounds, after one untimed step of each method.
+        classes: number of classes.
         size: side of the images in pixels.
-        images: that the projection looks at; default 6,000 on a GPU, 64 on a CPU; 0 leaves it out.
-        note: told what is being done.
+        images: images of the projection; default 6,000 on a GPU, 64 on a CPU; 0: no projection.
+        note: called with messages about the progress.
 
     Returns:
-        The conditions, ``share_of_black_box`` and ``push_over_forward`` by method, and what they are made of, ready for
+        The conditions, ``share_of_black_box`` and ``push_over_forward`` by method, and their ingredients, ready for
         JSON.
     """
     on_gpu = device.type == "cuda"
@@ -64,10 +63,10 @@ def training_speed(
         raise RequestError("speed train: rounds, classes and size must be at least 1")
     load = os.getloadavg()[0]  # before this run adds to it
     environment.make_deterministic()
-    sizes = Sizes(backbone, classes, size, str(device), precision)
+    sizes = ProfileSizes(backbone, classes, size, str(device), precision)
     plain = black_box()
     names = list(dict.fromkeys([*chosen(methods), plain]))
-    subjects = {name: Subject(name, sizes, images=max(64, batch_size)) for name in names}
+    subjects = {name: ProfiledMethod(name, sizes, images=max(64, batch_size)) for name in names}
     batch = subjects[plain].batch(batch_size)
     prepared = {name: subject.step() for name, subject in subjects.items()}
     for name, (_, _, step) in prepared.items():
@@ -77,22 +76,23 @@ def training_speed(
     for number in range(rounds):
         note(f"round {number + 1} of {rounds}")
         for name, (_, _, step) in prepared.items():
+            # In turn within a round, so that other load of the machine affects all of them.
             seconds[name].append(timed(device, _repeat, step, steps, batch)[1] / steps)
     pushes = {}
     if images:
         for name, (learner, _, _) in prepared.items():
             if subjects[name].trains:
-                found = _push(subjects[name], learner, images, min(rounds, 3), note)
-                pushes.update({name: found} if found else {})
+                push = _push(subjects[name], learner, images, min(rounds, 3), note)
+                pushes.update({name: push} if push else {})
     record = environment.record(device)
     shares = {
-        name: statistics.median(its / own for its, own in zip(seconds[plain], measured, strict=True))
+        name: statistics.median(base / own for base, own in zip(seconds[plain], measured, strict=True))
         for name, measured in seconds.items()
         if name != plain
     }
     return {
         "share_of_black_box": shares,
-        "push_over_forward": {name: found["over_forward"] for name, found in pushes.items()},
+        "push_over_forward": {name: push["over_forward"] for name, push in pushes.items()},
         "backbone": backbone,
         "batch_size": batch_size,
         "precision": precision,
@@ -125,9 +125,9 @@ def _repeat(step: Step, steps: int, batch: tuple[Tensor, Tensor]) -> None:
 
 @torch.no_grad()
 def _push(
-    subject: Subject, learner: Any, images: int, rounds: int, note: Callable[[str], None]
+    subject: ProfiledMethod, learner: Any, images: int, rounds: int, note: Callable[[str], None]
 ) -> dict[str, Any] | None:
-    """The actions of a method's schedule beside plain forward passes over the same images, round by round."""
+    """Time the actions of a method's schedule beside plain forward passes over the same images, in rounds."""
     actions = list(dict.fromkeys(phase.action for phase in subject.config.schedule.phases if phase.action))
     if not actions:
         return None
@@ -143,6 +143,7 @@ def _push(
         for action in actions:
             learner.act(action, samples)
 
+    # Quotients within a round: other load of the machine affects both.
     ratios, plain = [], []
     for number in range(rounds):
         note(f"{subject.name}: {', '.join(actions)} over {images} images, round {number + 1} of {rounds}")
@@ -158,7 +159,7 @@ def _push(
 
 
 def as_text(result: Mapping[str, Any]) -> str:
-    """The measurement for people."""
+    """Format the result of :func:`training_speed`."""
     lines = [
         f"{result['backbone']}, {result['classes']} classes, random images of {result['size']} pixels, batches of "
         f"{result['batch_size']}, {result['precision']}, on {result['hardware']} ({result['threads']} threads)",
@@ -167,23 +168,25 @@ def as_text(result: Mapping[str, Any]) -> str:
     if result["device"] == "cpu" and result["load"] > (os.cpu_count() or 1):
         lines.append(f"the machine is busy (load {result['load']:.1f}): shares are less exact than on an idle one")
     lines += ["", f"{'method':20}{'phase':>10}{'images/s':>12}{'share of black box':>22}{'push / forward':>18}"]
-    for name, one in result["methods"].items():
+    for name, method in result["methods"].items():
         shares = result["share_of_black_box"]
         share = f"{shares[name]:.3f}" if name in shares else "1 (the measure)"
         push = result["push_over_forward"].get(name)
         lines.append(
-            f"{name:20}{one['phase']:>10}{one['images_per_second']:12.1f}{share:>22}"
+            f"{name:20}{method['phase']:>10}{method['images_per_second']:12.1f}{share:>22}"
             f"{f'{push:.2f}' if push is not None else '-':>18}"
         )
     same = [
         name
-        for name, one in result["methods"].items()
-        if one["of_the_black_box"] and name in result["share_of_black_box"]
+        for name, method in result["methods"].items()
+        if method["of_the_black_box"] and name in result["share_of_black_box"]
     ]
     lines += ["", "share: the median over rounds of the quotient within a round, not that of the column before it"]
     if same:
-        lines.append(f"{', '.join(same)}: trains the black box and nothing else; its share says how exact shares are")
+        lines.append(
+            f"{', '.join(same)}: trains the black box and nothing else; its share shows the accuracy of shares"
+        )
     if result["push"]:
-        images = max(one["images"] for one in result["push"].values())
+        images = max(push["images"] for push in result["push"].values())
         lines.append(f"push: the projection over {images} images, in passes of the plain classifier over the same")
     return "\n".join(lines).rstrip()

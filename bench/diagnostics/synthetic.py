@@ -1,7 +1,8 @@
-"""A small world in memory, for checks and measurements that need no data set: images, a network, a task."""
+"""Synthetic in-memory data sets, features and tiny models for tests and measurements."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,13 +15,13 @@ from bench.core.seeding import derive
 from bench.training.trainer import Trainer
 
 
-class Tensors:
-    """A split held in memory.
+class TensorSamples:
+    """Split in memory.
 
     Args:
         images: ``(n, 3, H, W)``, normalised floats.
         labels: ``(n,)``.
-        classes: how many there are.
+        classes: number of classes.
         keypoints: ``(n, 2, 2)`` of the parts ``one`` and ``two``; default: none is visible.
         visible: bool ``(n, 2)``.
     """
@@ -55,7 +56,7 @@ class Tensors:
         index: Tensor | None = None,
         augment: Augment | None = None,
     ) -> Iterator[Batch]:
-        """See :class:`bench.contract.Samples`."""
+        """Yield batches; see :class:`bench.contract.Samples`."""
         order = torch.arange(len(self)) if index is None else index
         for part in order.split(batch_size):
             images = self.images[part]
@@ -64,30 +65,31 @@ class Tensors:
             yield Batch(images.to(device), self.labels[part].to(device), part)
 
 
-def stripes(classes: int = 3, per_class: int = 12, size: int = 32, seed: int = 0) -> Tensors:
-    """Easy images: each class is bright in another horizontal band."""
+def stripes(classes: int = 3, per_class: int = 12, size: int = 32, seed: int = 0) -> TensorSamples:
+    """Make easy images: each class is bright in another horizontal band."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(classes).repeat_interleave(per_class)
     images = 0.3 * torch.randn(len(labels), 3, size, size, generator=generator)
     band = size // classes
     for i, label in enumerate(labels.tolist()):
         images[i, label % 3, label * band : (label + 1) * band] += 2.0
-    return Tensors(images, labels, classes)
+    return TensorSamples(images, labels, classes)
 
 
-def noise(classes: int, count: int, size: int, seed: int = 0, distinct: int = 64) -> Tensors:
-    """Random images, each class as often as the others; no more than ``distinct`` of them are held in memory."""
+def noise(classes: int, count: int, size: int, seed: int = 0, distinct: int = 64) -> TensorSamples:
+    """Make random images of balanced classes; only ``distinct`` of them are in memory, and repeat."""
     generator = torch.Generator().manual_seed(derive(seed, "random images"))
+    # The content does not matter for time and memory: a thousand classes of images need not be in memory.
     few = torch.randn(min(count, distinct), 3, size, size, generator=generator)
-    samples = Tensors(few, torch.arange(count) % classes, classes)
-    samples.images = _Repeated(few, count)  # type: ignore[assignment]
+    samples = TensorSamples(few, torch.arange(count) % classes, classes)
+    samples.images = _CyclicImages(few, count)  # type: ignore[assignment]
     samples.keypoints, samples.boxes = torch.zeros(count, 2, 2).double(), torch.zeros(count, 4).double()
     samples.visible, samples.ids = torch.zeros(count, 2, dtype=torch.bool), [str(i) for i in range(count)]
     return samples
 
 
-class _Repeated:
-    """So many images, of which only the first few are there: the others are those again."""
+class _CyclicImages:
+    """Images that repeat the first few of them, which alone are in memory."""
 
     def __init__(self, few: Tensor, count: int) -> None:
         self.few, self.count = few, count
@@ -100,7 +102,7 @@ class _Repeated:
 
 
 class SmallNet(nn.Module):
-    """A two-layer feature extractor with batch normalisation: 16 channels, an eighth of the side."""
+    """Two-layer feature extractor with batch normalisation: 16 channels, an eighth of the side."""
 
     channels = 16
 
@@ -115,17 +117,17 @@ class SmallNet(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images ``(N, 3, H, W)`` -> features ``(N, 16, H / 8, W / 8)``."""
+        """Map images ``(N, 3, H, W)`` to features ``(N, 16, H / 8, W / 8)``."""
         return self.body(images)
 
 
-class StandIn(nn.Module):
-    """Features of the shape of a large network's at no cost: pooled colours, mixed at random.
+class PooledColourBackbone(nn.Module):
+    """Backbone with the feature shape of a large network at no cost: pooled colours, mixed at random.
 
     Args:
-        channels: how many features.
-        cells: rows and columns of cells.
-        seed: of the mixture.
+        channels: number of channels.
+        cells: rows and columns of the feature map.
+        seed: seed of the mixture.
     """
 
     def __init__(self, channels: int, cells: tuple[int, int], seed: int = 0) -> None:
@@ -135,7 +137,7 @@ class StandIn(nn.Module):
         self.mixture = nn.Parameter(torch.randn(channels, 3, 1, 1, generator=generator), requires_grad=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images ``(N, 3, H, W)`` -> features ``(N, channels, h, w)``, zero or more."""
+        """Map images ``(N, 3, H, W)`` to non-negative features ``(N, channels, h, w)``."""
         pooled = nn.functional.adaptive_avg_pool2d(images, self.cells)
         return nn.functional.conv2d(pooled, self.mixture).relu()
 
@@ -153,18 +155,18 @@ def task(
     precision: Literal["fp32", "bf16"] = "fp32",
     **rest: Any,
 ) -> FitContext:
-    """All that a method is given to fit itself on drawn images.
+    """Build the input of a method's ``fit`` on synthetic images.
 
     Args:
-        folder: for the checkpoint of its training.
+        folder: folder of the training checkpoint.
         samples: the training split.
-        config: the method's.
-        progress: where it tells how far it is.
+        config: settings of the method.
+        progress: reporter of progress.
         make: makes the feature extractor; its weights are drawn from the seed.
         black_box: the classifier to start from.
-        seed: of everything.
-        device: where tensors go, default the CPU.
-        precision: of training.
+        seed: seed of all random numbers.
+        device: device of tensors, default the CPU.
+        precision: precision of training.
         rest: other fields of the task.
     """
     device = device or torch.device("cpu")
@@ -185,3 +187,41 @@ def task(
         progress=progress,
         **rest,
     )
+
+
+_PARTS = 6
+
+
+def class_features(label: int, images: int, hw: int, features: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Draw features of one class as after a last ReLU, and the classifier's row of the class.
+
+    Six parts, each a sparse profile over the channels, are smooth blobs at other locations in each image, over a common
+    background; noise and a ReLU follow. About half of the entries are zero.
+
+    Args:
+        label: number of the class, from which the seed is derived.
+        images: number of images.
+        hw: locations per image.
+        features: number of channels D.
+        seed: seed of all classes.
+
+    Returns:
+        Features ``(images hw, D)`` and the row ``(D,)``.
+    """
+    g = torch.Generator().manual_seed(derive(seed, "speed", label))
+    side = math.ceil(math.sqrt(hw))
+
+    def sparse(rows: int, density: float) -> Tensor:
+        return torch.randn(rows, features, generator=g).square() * (torch.rand(rows, features, generator=g) < density)
+
+    profiles, background = sparse(_PARTS, 0.25), sparse(1, 0.1)
+    cells = torch.arange(hw)
+    grid = torch.stack([cells // side, cells % side], 1) + 0.5
+    centres = torch.rand(images, 1, _PARTS, 2, generator=g) * side
+    widths = 0.5 + 1.5 * torch.rand(_PARTS, generator=g)
+    heights = 0.5 + torch.rand(images, 1, _PARTS, generator=g)
+    blobs = heights * torch.exp(-(grid[:, None] - centres).square().sum(3) / (2 * widths**2))
+    x = blobs @ profiles + 0.3 * background
+    x = x * (1 + 0.3 * torch.randn(x.shape, generator=g)) + 0.3 * torch.randn(x.shape, generator=g) - 0.1
+    F = x.clamp(min=0).reshape(-1, features)
+    return F, F.mean(0) - F.mean() + F.mean(0).std() * torch.randn(features, generator=g)

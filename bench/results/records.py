@@ -108,7 +108,7 @@ class _Memory(StoredModel):
 
 
 class _Result(StoredModel):
-    """``result.json``; see :meth:`bench.runner.cell.Cell.run`."""
+    """``result.json``; see :meth:`bench.runner.cell.CellRunner.run`."""
 
     scores: dict[str, _Score]
     not_applicable: dict[str, str] = Field(default_factory=dict)
@@ -127,7 +127,7 @@ class _Result(StoredModel):
 
 
 class _Activity(StoredModel):
-    """``activity.json``; see :class:`bench.runner.heartbeat.Activity`."""
+    """``activity.json``; see :class:`bench.runner.heartbeat.Heartbeat`."""
 
     pid: int
     host: str

@@ -1,4 +1,4 @@
-"""One cell: data -> fit or load -> observe -> score -> save. The only place where the stages meet."""
+"""Execution of one cell: load data, fit or load the model, observe, score, save. The stages meet only here."""
 
 from __future__ import annotations
 
@@ -31,32 +31,32 @@ from bench.core.seeding import derive
 from bench.core.work_dir import FIT, WorkDir
 from bench.results.store import Status, Store, write_json
 from bench.runner.evaluator import compares_black_box, evaluate
-from bench.runner.fit_cache import adopt, read_fit
-from bench.runner.heartbeat import Activity
+from bench.runner.fit_cache import read_fit, reuse_fit
+from bench.runner.heartbeat import Heartbeat
 from bench.runner.inputs import Inputs
-from bench.runner.limits import SHARED, Attempts
+from bench.runner.limits import SHARED, OomRetry
 from bench.runner.progress import ConsoleProgress
 from bench.training.black_box import BlackBoxConfig, agreement, train_or_load
 from bench.training.distributed import ProcessGroup
 from bench.training.trainer import Trainer
 
 REDUCED = "batch_size_after_out_of_memory"
-"""The fact of a fit that says how many images at a time it was made with, where that is not as planned."""
+"""Fact of a fit: its batch size, if memory did not allow the planned one."""
 
 
-class Cell:
-    """One cell of the grid, to be run or looked at again.
+class CellRunner:
+    """Executor of one planned cell: runs it, or loads its fitted model again.
 
     Args:
-        store: where it lives.
-        name: its id.
+        store: results store that contains the cell.
+        name: id of the cell.
         home: ``BENCH_HOME``: data, black boxes.
-        device: where tensors go.
-        progress: where it is told.
-        batch_size: of the evaluation; it does not change the numbers.
-        memory_limit: bytes of the GPU, or of the process on a CPU; ``None``: all there is.
-        elsewhere: ``data_root`` and ``weights`` where they lie elsewhere on this machine than where it was planned.
-        ranks: the processes that train it together; ``None``: this one alone.
+        device: device of models and batches.
+        progress: reporter of progress and notes.
+        batch_size: images per batch of the evaluation; it does not change the numbers.
+        memory_limit: bytes of the GPU, or of the process on a CPU; ``None``: no limit.
+        elsewhere: ``data_root`` and ``weights`` on this machine, if they differ from the planned paths.
+        ranks: process group that trains the cell; ``None``: this process alone.
     """
 
     def __init__(
@@ -79,17 +79,18 @@ class Cell:
         self.inputs = Inputs(self.spec, {**written["where"], **(elsewhere or {})}, home, progress)
         self.method = self.inputs.method
         planned = {"fit": self.spec.settings.get("schedule", {}).get("batch_size"), "evaluation": batch_size}
-        self.attempts = Attempts(device, memory_limit, self.folder.work / "retry.json", planned, progress)
+        self.attempts = OomRetry(device, memory_limit, self.folder.work / "retry.json", planned, progress)
         self.ranks = ranks or ProcessGroup()
         self.ranks.brief = lambda: {"stage": self.attempts.stage, "most": self.attempts.most}
 
     def run(self) -> None:
-        """Do all that is not done yet; the result appears when everything is there.
+        """Run the unfinished part of the cell; its result appears only when it is complete.
 
         Raises:
-            Exception: whatever went wrong, after it was recorded in the cell's folder.
+            Exception: any failure, after it was recorded in the cell's folder.
         """
         with self.folder.claim(lambda: self.progress.note("another process works on this cell: waiting for it")):
+            # Another run may have finished the cell while this one waited.
             if self.folder.done:
                 return
             if not self.spec.metrics:
@@ -97,43 +98,45 @@ class Cell:
                 return
             self.inputs.check()
             try:
-                with self.told(), contained():
+                with self.reporting(), contained():
                     self.attempts.run(self._run, self.start_over)
             except Exception as error:
                 self.record(error)
                 raise
 
     def start_over(self) -> None:
-        """Forget what is half done, and a fit of one image at a time: it is not the one that was planned."""
+        """Discard unfinished work, and a fit with batch size 1, which is not the planned fit."""
         self.folder.start_over()
-        with contextlib.suppress(RequestError):  # a damaged one is not used anyway
+        with contextlib.suppress(RequestError):  # a damaged fit is not used anyway
             if REDUCED in read_json(self.folder.work / FIT)["facts"]:
                 (self.folder.work / FIT).unlink()
 
-    def told(self) -> AbstractContextManager[None]:
-        """As long as this lasts, the cell's log and other processes are told how far it is."""
+    def reporting(self) -> AbstractContextManager[None]:
+        """Write the cell's log and its heartbeat while the context is active."""
         self.folder.work.mkdir(parents=True, exist_ok=True)
-        activity = Activity(self.folder, lambda: self.attempts.stage)
-        return self.progress.told(self.folder.work / "log.txt", activity)
+        heartbeat = Heartbeat(self.folder, lambda: self.attempts.stage)
+        return self.progress.logging_to(self.folder.work / "log.txt", heartbeat)
 
     def record(self, error: Exception) -> None:
-        """Keep why the attempt ended, in the cell's folder.
+        """Record a failure in the cell's folder.
 
         Raises:
-            StorageError: instead, where the disk refuses: that is not the cell's failure, nor is there room for one.
+            StorageError: if the disk refuses writes: that is no failure of the cell, and leaves no room to record one.
         """
         refused = storage_error(error)
         if refused is not None:
             raise refused from error
+        # The other ranks fail because the first one is gone: only its reason is worth a record.
         if not self.ranks.first_to_fail():
             return
         overruns = error.overruns if isinstance(error, OutOfMemory) else ()
         status: Status = "oom" if overruns else "failed"
-        memory = [asdict(one) for one in overruns]
+        memory = [asdict(overrun) for overrun in overruns]
         self.folder.fail(status, reason_of(error), traceback.format_exc(), memory=memory)
 
     def _run(self) -> None:
         self.ranks.check()
+        # Algorithms that give the same bits on every run; torch warns of those that have none.
         environment.make_deterministic()
         with Usage(self.folder.work, self.device) as usage:
             splits = self.inputs.data()
@@ -169,24 +172,34 @@ class Cell:
             },
         )
         (self.folder.work / "packages.txt").write_text(environment.packages())
+        # One rename of the folder: a reader sees the whole result or none. `cell.json` is beside it from the start, so
+        # that `bench cell DIR` works before and after. Trackers follow the store: no server can stop or slow a cell.
         self.folder.finish()
 
     def _seeds(self) -> dict[str, int]:
-        """The seed of the cell, and what the parts make of it."""
+        """Return the seed of the cell and the seeds derived from it for its parts."""
         parts = {"method": self.spec.method, **{name: name for name in ("backbone", "black box", "training")}}
         return {"cell": self.spec.seed, **{part: derive(self.spec.seed, name) for part, name in parts.items()}}
 
     def task(self, train: Samples, need_black_box: bool = True) -> FitContext:
-        """What the method is given."""
+        """Build the method's input for fitting.
+
+        Args:
+            train: the training split.
+            need_black_box: whether to train or load the black box; a finished model does without it.
+        """
+        # The black box is shared by id between cells of any method, metric and split.
         black_box: nn.Module | None = None
         if need_black_box and self.spec.black_box is not None:
             self.attempts.stage = SHARED
+            # The version is part of the id and no setting.
             facts = {name: value for name, value in self.spec.black_box.items() if name != "version"}
             black_box = train_or_load(
                 WorkDir(self.home / "blackboxes" / self.spec.black_box_id),
                 BlackBoxConfig.model_validate(facts),
                 self.inputs.backbone,
                 self.inputs.head,
+                # Never in smaller batches than planned: other cells share the result.
                 self.attempts.guarded(train, capped=False),
                 derive(self.spec.seed, "black box"),
                 self._trainer,
@@ -206,15 +219,18 @@ class Cell:
         )
 
     def _black_box_digest(self) -> str | None:
-        """Of its weights: one that was deleted and trained again on a GPU has others under the same id."""
+        """Return the digest of its weights: if trained again on a GPU, they differ under the same id."""
         known = known_digests(self.home / "blackboxes" / self.spec.black_box_id / "result")
         return (known or {}).get("model.safetensors")
 
     def load(self, train: Samples) -> PartPrototypeModel:
-        """The fitted model of a finished cell.
+        """Load the fitted model of a finished cell.
+
+        Args:
+            train: the training split, whose classes size the network.
 
         Raises:
-            CellError: where its weights are not on disk, damaged, or those of another network.
+            CellError: if its weights are not on disk, damaged, or those of another network.
         """
         model = self._built(self.task(train, need_black_box=False))
         file = self.folder.result / "model.safetensors"
@@ -229,7 +245,7 @@ class Cell:
         return model.to(self.device).eval()
 
     def _built(self, task: FitContext) -> PartPrototypeModel:
-        """The model that was given, or else one that nothing has been fitted to yet."""
+        """Build the model from the external files of the config, or else an unfitted one."""
         if not self.inputs.given:
             return self.method.build(task)
         model: PartPrototypeModel = registry.load("checkpoints", self.spec.method).build(self.method, task)
@@ -247,16 +263,17 @@ class Cell:
         )
 
     def fit(self, task: FitContext) -> PartPrototypeModel:
-        """The model that was given, or else the fitted one."""
+        """Fit the model, or take it from the external files of the config."""
         return (self._built if self.inputs.given else self.method.fit)(task)
 
     def _fitted(self, train: Samples) -> tuple[PartPrototypeModel, dict[str, Any]]:
-        """The fitted model: from this cell's own unfinished work, or from a cell that only measures something else."""
+        """Return model and facts of a fit: of an earlier attempt, of another cell with the same fit, or a new one."""
+        # Cells that differ only in metrics or split share the fit (`fit_id`); the result names its cell (`fit_of`).
         if not (self.folder.work / FIT).is_file() and not self.folder.recompute:
-            adopt(self.store, self.folder, self.spec.fit_id, self.progress)
-        found = read_fit(self.folder.work, self.progress)
-        if found is not None:
-            state, notes = found
+            reuse_fit(self.store, self.folder, self.spec.fit_id, self.progress)
+        fit = read_fit(self.folder.work, self.progress)
+        if fit is not None:
+            state, notes = fit
             self.progress.note("fit found, not repeated")
             model = self._built(self.task(train, need_black_box=False))
             model.load_state_dict(state)
@@ -266,7 +283,7 @@ class Cell:
         self.attempts.stage = "fit"
         started = time.perf_counter()
         model = self.fit(task).to(self.device).eval()
-        # What earlier, killed attempts spent on the epochs that were found is part of the cost.
+        # The cost includes the epochs of earlier, killed attempts, which the checkpoint continues.
         fitting = time.perf_counter() - started + task.trainer.earlier_seconds
         known = model if self.inputs.given else task.black_box
         if known is not None:
@@ -276,9 +293,11 @@ class Cell:
         if self.ranks.count > 1 and task.trainer.history:
             task.facts["ranks"] = self.ranks.count
         write_json(self.folder.work / "history.json", task.trainer.history)
+        # safetensors refuses tensors that are not contiguous.
         state = {name: value.contiguous() for name, value in model.state_dict().items()}
         save_file(state, self.folder.work / "model.safetensors")
         notes = {
+            # JSON has no NaN and no infinity.
             "facts": {name: value for name, value in task.facts.items() if math.isfinite(value)},
             "seconds": {"fit": fitting, **({"black box": started - began} if task.black_box is not None else {})},
             **({"black_box": self._black_box_digest()} if task.black_box is not None else {}),
@@ -290,11 +309,21 @@ class Cell:
     def evaluate(
         self, model: PartPrototypeModel, train: Samples, split: Samples, fit_seconds: float
     ) -> tuple[dict[str, Score], dict[str, str]]:
-        """Scores of a model on a split, and of metrics that mean nothing there the reason.
+        """Compute the scores of a model on a split, and the reasons of metrics that do not apply.
+
+        Args:
+            model: fitted model in eval mode.
+            train: the training split, from which a metric may learn.
+            split: the measured split.
+            fit_seconds: duration of the fit, itself a score of some metrics.
+
+        Returns:
+            Scores by metric, and for each metric that does not apply the reason.
 
         Raises:
-            CellError: where a metric has no finite value.
+            CellError: if a metric has no finite value.
         """
+        # Always in float32: only training takes the cell's precision (bf16), so that scores of both are comparable.
         black_box = self.task(train).black_box if compares_black_box(self.spec.metrics) else None
         self.attempts.stage = "evaluation"
         split, batch_size = self.attempts.guarded(split), self.attempts.most or self.batch_size
@@ -313,6 +342,6 @@ class Cell:
 
 
 def reason_of(error: Exception) -> str:
-    """One line: what a table's footnote says of a failed cell."""
+    """Return the failure in one line, for the footnote of a table."""
     text = str(error).split("\n")[0]
     return text if isinstance(error, BenchError) else f"{type(error).__name__}: {text}"

@@ -1,4 +1,4 @@
-"""Scores of a model on a split: all metrics see the same batches, each once."""
+"""Evaluator of a model on a split: all metrics observe the same batches, each once."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import nn
 from bench.contract import Metric, NotApplicable, Observation, PartPrototypeModel, Progress, Samples, Score
 from bench.core import registry
 from bench.core.score import check_unique_names, validated
-from bench.runner.metric_guard import Apart, Guard
+from bench.runner.metric_guard import Guard, PluginObservation
 
 
 def compares_black_box(metrics: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether any of these metrics looks at the classifier that a method started from."""
+    """Return whether any of the metrics compares a model with its black box."""
     return any("black_box" in registry.load("metrics", name).needs for name in metrics)
 
 
@@ -33,22 +33,25 @@ def evaluate(
     black_box: nn.Module | None = None,
     fit_seconds: float | None = None,
 ) -> tuple[dict[str, Score], dict[str, str]]:
-    """Scores, and of metrics that mean nothing there the reason.
+    """Compute the metrics of a model on a split.
 
     Args:
         model: in eval mode, on ``device``.
         wanted: names of metrics with their ``parameters``.
-        train: what a metric may learn from, such as the controls' places.
-        split: what is measured.
-        name: of the split, for the progress.
-        batch_size: images at a time; it does not change the numbers.
-        device: where batches go.
-        progress: told about every batch.
-        black_box: what metrics that compare with it are shown.
-        fit_seconds: what the fit took.
+        train: training split, from which a metric may learn, such as the controls' locations.
+        split: measured split.
+        name: name of the split, for the progress bar.
+        batch_size: images per batch; it does not change the numbers.
+        device: device of the batches.
+        progress: reporter of the batches.
+        black_box: classifier with which metrics may compare the model.
+        fit_seconds: duration of the fit.
+
+    Returns:
+        Scores by metric, and for each metric that does not apply the reason.
 
     Raises:
-        CellError: where a metric has no finite value, keeps the contract of scores not, or changes what others see.
+        CellError: if a metric has no finite value, breaks the contract of scores, or changes state that others see.
     """
     foreign = {metric: code.digest for metric in wanted if (code := registry.code("metrics", metric)) is not None}
     guard = Guard(
@@ -60,7 +63,7 @@ def evaluate(
 
     def attempt(name: str, step: Callable[[], None]) -> None:
         try:
-            with guard.turn(name, name in foreign):
+            with guard.step(name, name in foreign):
                 step()
         except NotApplicable as error:
             refused[name] = str(error)
@@ -77,27 +80,28 @@ def evaluate(
 
     for metric, facts in wanted.items():
         attempt(metric, partial(begin, metric, facts["parameters"]))
-    total = -(-len(split) // batch_size)
+    total = -(-len(split) // batch_size)  # rounded up
     for batch in progress.track(split.batches(batch_size, device), f"{name} batches", total):
-        own = batch.index.cpu()
+        index = batch.index.cpu()
         seen = Observation(
             model,
             batch.images,
             batch.labels,
             batch.index.to(device),
-            split.keypoints[own].to(device),
-            split.visible[own].to(device),
-            split.boxes[own].to(device),
+            split.keypoints[index].to(device),
+            split.visible[index].to(device),
+            split.boxes[index].to(device),
             black_box,
             fit_seconds,
         )
+        # Before the first metric: its copies are those of an unchanged batch.
         guard.batch(seen)
         memos: dict[str, dict[object, Any]] = {}
         for metric in list(metrics):
-            # A plugin shares what it has worked out only with itself: it may call other things by our names.
-            shown = Apart(seen, memos.setdefault(foreign[metric], {})) if metric in foreign else seen
+            # A plugin shares cached values only with itself: it may use the names of ours for other values.
+            shown = PluginObservation(seen, memos.setdefault(foreign[metric], {})) if metric in foreign else seen
             attempt(metric, partial(metrics[metric].update, shown))
-    for metric in list(metrics):
+    for metric in list(metrics):  # a copy: metrics that do not apply are removed
         attempt(metric, partial(end, metric))
     check_unique_names(scores)
     return scores, refused

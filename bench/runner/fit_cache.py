@@ -1,4 +1,4 @@
-"""Fits that are there already: in a cell's own unfinished work, or in a cell that differs only in what is measured."""
+"""Reuse of fits: from an interrupted attempt, or from a cell that differs only in metrics or split."""
 
 from __future__ import annotations
 
@@ -22,7 +22,15 @@ _FILES = ("model.safetensors", "history.json")
 
 
 def read_fit(place: Path, progress: ConsoleProgress) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Weights and facts of the fit that lies there; ``None`` where it is not complete, or damaged."""
+    """Read a fit.
+
+    Args:
+        place: folder of the fit.
+        progress: reporter of damage.
+
+    Returns:
+        Tensors by name, and the facts of the fit; ``None`` if it is incomplete or damaged.
+    """
     if not (place / FIT).is_file():
         return None
     try:
@@ -34,31 +42,35 @@ def read_fit(place: Path, progress: ConsoleProgress) -> tuple[dict[str, Tensor],
         return None
 
 
-def adopt(store: Store, folder: WorkDir, fit_id: str, progress: ConsoleProgress) -> None:
-    """Copy the fit of a finished cell that was to fit the same, where there is one: a metric more costs no training."""
+def reuse_fit(store: Store, folder: WorkDir, fit_id: str, progress: ConsoleProgress) -> None:
+    """Copy the fit of a finished cell with the same ``fit_id``, if any: another metric needs no new training."""
     for name in store.cells():
         other = store.cell(name)
         if other.path == folder.path or not (other.result / FIT).is_file():
             continue
-        if store.record(name).fit_id == fit_id and take(other.result, folder.work, progress, {"of": name}):
-            progress.note(f"fitted before by cell {name}, which differs only in what is measured")
+        if store.record(name).fit_id == fit_id and copy_fit(other.result, folder.work, progress, {"of": name}):
+            progress.note(f"fitted before by cell {name}, which differs only in metrics or split")
             return
 
 
-def take(source: Path, work: Path, progress: ConsoleProgress, origin: Mapping[str, str]) -> bool:
-    """Copy a fit; False where there is none, or a damaged one.
+def copy_fit(source: Path, work: Path, progress: ConsoleProgress, origin: Mapping[str, str]) -> bool:
+    """Copy a fit.
 
     Args:
-        source: where it lies.
-        work: where it goes.
-        progress: told of damage.
-        origin: what is added to its facts, unless they say so already.
+        source: folder of the fit.
+        work: folder of the copy.
+        progress: reporter of damage.
+        origin: added to the facts of the fit, which take precedence.
+
+    Returns:
+        Whether the fit was complete and undamaged, and is copied.
     """
     if read_fit(source, progress) is None:
         return False
     for file in _FILES:
         with replacing(work / file) as unfinished:
             shutil.copyfile(source / file, unfinished)
+    # Last: a fit with this file is complete.
     write_json(work / FIT, {**origin, **read_json(source / FIT)})
     WorkDir(work.parent).seal()
     return True

@@ -1,4 +1,4 @@
-"""What a process is doing with a cell, in a file that other processes read."""
+"""Heartbeat of the process that works on a cell, in a file that other processes read."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _EVERY = 1.0
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
-class Activity:
-    """Keeps ``activity.json`` of a folder up to date while it is entered; the caller holds the folder's claim.
+class Heartbeat:
+    """Writer of a folder's ``activity.json`` while the context is active; the caller holds the folder's claim.
 
     Args:
-        folder: whose.
-        stage: asked for what is being done.
+        folder: folder of the cell.
+        stage: returns the present stage of the work.
     """
 
     def __init__(self, folder: WorkDir, stage: Callable[[], str]) -> None:
@@ -32,15 +32,16 @@ class Activity:
         self._fixed = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
-            "boot": _boot(),
+            "boot": _boot(),  # monotonic times of different boots cannot be compared
             "began": time.time(),
             "began_clock": time.monotonic(),
         }
-        self._told: dict[str, Any] = {}
+        self._latest: dict[str, Any] = {}
         self._changed, self._ended = threading.Event(), threading.Event()
+        # A daemon thread does not keep a process alive whose main thread has ended.
         self._writer = threading.Thread(target=self._write_often, daemon=True)
 
-    def __enter__(self) -> Activity:
+    def __enter__(self) -> Heartbeat:
         self._write()
         self._writer.start()
         return self
@@ -51,18 +52,19 @@ class Activity:
         self._file.unlink(missing_ok=True)
 
     def counted(self, what: str, done: int, total: int | None) -> None:
-        """``done`` of ``total`` have gone by."""
-        self._told = {**self._told, "what": what, "done": done, "total": total}
+        """Record that ``done`` of ``total`` items are done."""
+        # The thread writes at most once a second: a file for each item would slow the work.
+        self._latest = {**self._latest, "what": what, "done": done, "total": total}
         self._changed.set()
 
     def noted(self, message: str) -> None:
-        """The newest line of the log."""
-        self._told = {**self._told, "note": message}
+        """Record the newest line of the log."""
+        self._latest = {**self._latest, "note": message}
         self._changed.set()
 
     def _write(self) -> None:
         self._changed.clear()
-        write_json(self._file, {**self._fixed, **self._told, "stage": self._stage()})
+        write_json(self._file, {**self._fixed, **self._latest, "stage": self._stage()})
 
     def _write_often(self) -> None:
         while not self._ended.wait(_EVERY):
@@ -74,17 +76,19 @@ class Activity:
 
 
 def activity_of(folder: WorkDir) -> dict[str, Any] | None:
-    """What a process is doing there, or was doing when it was killed; ``seconds`` says since when.
+    """Return the last heartbeat of the process that works on a folder.
 
-    ``alive`` tells the two apart.
+    Returns:
+        The content of ``activity.json``, with ``seconds`` since the work began and ``alive``: false if the process was
+        killed; ``None`` if no process works on the folder.
     """
-    found = read_activity(folder.path / "activity.json")
-    if found is None:
+    activity = read_activity(folder.path / "activity.json")
+    if activity is None:
         return None
-    # The clock on the wall may be set; where it can be read, the one that only ever counts is asked.
-    same = found.get("boot") and found["boot"] == _boot()
-    passed = time.monotonic() - found["began_clock"] if same else time.time() - found["began"]
-    return {**found, "seconds": max(0.0, passed), "alive": folder.busy}
+    # Wall time may be set back: within one boot of the machine the monotonic clock is used.
+    same = activity.get("boot") and activity["boot"] == _boot()
+    passed = time.monotonic() - activity["began_clock"] if same else time.time() - activity["began"]
+    return {**activity, "seconds": max(0.0, passed), "alive": folder.busy}
 
 
 def _boot() -> str:

@@ -1,4 +1,4 @@
-"""What a planned cell is computed from, found on this machine: method, data, starting weights, given files."""
+"""Inputs of a planned cell on this machine: method, data, starting weights, external files."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from bench.training.black_box import VERSION as BLACK_BOX_VERSION
 
 
 class Inputs:
-    """The inputs of one cell; each is refused where it is no longer what the cell was planned for.
+    """Inputs of one cell; each is refused if it differs from that of the plan.
 
     Args:
         spec: the plan.
-        where: the places of files, by what they are: see :class:`bench.config.spec.InputLocations`.
-        home: ``BENCH_HOME``: prepared data.
-        progress: where the preparing of data is told.
+        where: paths of the inputs; see :class:`bench.config.spec.InputLocations`.
+        home: ``BENCH_HOME``, which contains preprocessed images.
+        progress: reporter of the preprocessing.
 
     Attributes:
-        left_out: what the data set's folder holds and its reader did not read, once :meth:`data` was called.
+        left_out: files of the data set's folder that its reader ignored, after :meth:`data` was called.
     """
 
     def __init__(self, spec: CellSpec, where: Mapping[str, Any], home: Path, progress: ConsoleProgress) -> None:
@@ -43,10 +43,10 @@ class Inputs:
         self.left_out: dict[str, Any] = {}
 
     def check(self) -> None:
-        """A result may only stand under an id that still means what will be computed.
+        """Refuse changed inputs: an id must mean one computation.
 
         Raises:
-            CellError: where code, weights or given files have changed since the cell was planned.
+            CellError: if code, weights or external files have changed since the cell was planned.
         """
         changed = []
         if type(self.method).version != self.spec.method_version:
@@ -54,12 +54,12 @@ class Inputs:
         for name, facts in self.spec.metrics.items():
             if registry.load("metrics", name).version != facts["version"]:
                 changed.append(f"{name} is version {registry.load('metrics', name).version} now")
-        for what, planned in self._planned_code().items():
-            kind, name = self._place_of(what)
-            found = registry.code(kind, name)
-            if found is None or found.digest != planned:
-                file = (self.where.get("code") or {}).get(what) or (found.file if found else "?")
-                changed.append(f"the code of {name}, {file}, has digest {found.digest if found else 'none'} now")
+        for part, planned in self._planned_code().items():
+            kind, name = self._entry_of(part)
+            code = registry.code(kind, name)
+            if code is None or code.digest != planned:
+                file = (self.where.get("code") or {}).get(part) or (code.file if code else "?")
+                changed.append(f"the code of {name}, {file}, has digest {code.digest if code else 'none'} now")
         if self.spec.black_box is not None and self.spec.black_box["version"] != BLACK_BOX_VERSION:
             changed.append(f"the black box is version {BLACK_BOX_VERSION} now")
         if self.where["weights"] is not None:
@@ -71,23 +71,23 @@ class Inputs:
             raise CellError(f"this cell was planned for something else ({'; '.join(changed)}): call `run` again")
 
     def _planned_code(self) -> dict[str, str]:
-        """The digests of the plugins' code that the cell was planned with."""
+        """Return the digests of the plugins' code in the plan, by part."""
         metrics = {f"metrics.{name}": facts["code"] for name, facts in self.spec.metrics.items() if "code" in facts}
         return {**self.spec.code, **metrics}
 
-    def _place_of(self, what: str) -> tuple[str, str]:
-        """Kind and name of what code is planned for."""
-        if what.startswith("metrics."):
-            return "metrics", what.removeprefix("metrics.")
+    def _entry_of(self, part: str) -> tuple[str, str]:
+        """Return kind and name of the catalogue entry of a part."""
+        if part.startswith("metrics."):
+            return "metrics", part.removeprefix("metrics.")
         names = {"dataset": self.where["reader"], "backbone": self.spec.backbone or ""}
-        return f"{what}s", names.get(what, self.spec.method)
+        return f"{part}s", names.get(part, self.spec.method)
 
     def dataset(self) -> Dataset:
-        """The data set, as it lies here.
+        """Open the data set at its planned location.
 
         Raises:
-            RequestError: where it is not there.
-            CellError: where it is no longer what the cell was planned for.
+            RequestError: if it is missing.
+            CellError: if it has changed since the cell was planned.
         """
         root = self.where["data_root"]
         dataset: Dataset = open_dataset(
@@ -108,33 +108,33 @@ class Inputs:
         return dataset
 
     def data(self) -> dict[str, Samples]:
-        """The prepared splits.
+        """Return the preprocessed splits.
 
         Raises:
-            CellError: where the data is no longer what the cell was planned for.
+            CellError: if the data has changed since the cell was planned.
         """
         dataset = self.dataset()
         protocol = Preprocessing.model_validate(self.spec.protocol)
         return dict(prepare(dataset, protocol, self.home, self.progress, on_bad=self.spec.on_bad_image))  # type: ignore[arg-type]
 
     def settings(self) -> Any:
-        """The method's ``Config``; files that it names are where the plan found them."""
+        """Return the method's ``Config``, with the paths of its external files from the plan."""
         return type(self.method).Config.model_validate(self.spec.settings, context={"given": self.where.get("given")})
 
     @property
     def given(self) -> dict[str, ExternalFile]:
-        """The files and folders that stand in for training, where there are any."""
+        """External files and folders that replace training, if any."""
         settings = self.settings()
         return settings.given if isinstance(settings, NetworkConfig) else {}
 
     def head(self, classes: int, channels: int) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the head that the starting weights were trained with; see :func:`weights.head`."""
+        """Return weight and bias of the head of the starting weights; see :func:`weights.head`."""
         assert self.spec.backbone is not None
         net = registry.load("backbones", self.spec.backbone)()
         return weights.head(net, Path(self.where["weights"]), self.spec.backbone, classes, channels)
 
     def backbone(self) -> nn.Module:
-        """A fresh feature extractor with its starting weights."""
+        """Build a new feature extractor with its starting weights."""
         assert self.spec.backbone is not None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(self.spec.seed, "backbone"))

@@ -1,4 +1,4 @@
-"""Which single prototypes, left out, would correct predictions, and what they would break (paper, appendix A)."""
+"""Effects of leaving out single prototypes: predictions that this corrects or breaks (paper, appendix A)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 from bench.contract import RequestError
 from bench.posthoc.intervention import Effects, effects
 from bench.posthoc.model import DecomposedClassifier
-from bench.runner.cell import Cell
+from bench.runner.cell import CellRunner
 
 _BATCH = 64
 
 
 @dataclass(frozen=True)
 class Intervention:
-    """The effects of leaving out each prototype of a cell's model, and what is needed to show them."""
+    """Effects of leaving out each prototype of a cell's model, with the data to draw them."""
 
     effects: Effects
     logits: Tensor
@@ -31,33 +31,36 @@ class Intervention:
 
     @property
     def accuracy(self) -> float:
-        """Of the whole model, in percent."""
+        """Accuracy of the whole model in percent."""
         return 100 * float((self.logits.argmax(1) == self.labels).double().mean())
 
     def number(self, prototype: int) -> int:
-        """Of a prototype within its class, from 1: what pictures call it."""
+        """Return the number of a prototype within its class, from 1, as in the figures."""
         return prototype % self.k + 1
 
     def owner(self, prototype: int) -> str:
-        """The class that a prototype is of."""
+        """Return the class name of a prototype."""
         return self.class_names[prototype // self.k]
 
     def without(self, prototype: int) -> float:
-        """Accuracy in percent without one prototype."""
+        """Return the accuracy in percent without one prototype."""
         return self.accuracy + 100 * int(self.effects.net[prototype]) / len(self.labels)
 
     def cases(self, prototype: int) -> list[int]:
-        """Images that leaving out the prototype corrects."""
+        """Return the images that are corrected by leaving out the prototype."""
         rows = self.effects.cases
         return [int(image) for image in rows[rows[:, 0] == prototype][:, 1]]
 
 
 @torch.no_grad()
-def intervene(cell: Cell) -> Intervention:
-    """Look at every prototype of a finished cell once.
+def intervene(cell: CellRunner) -> Intervention:
+    """Compute the effects of leaving out each prototype of a finished cell.
+
+    Args:
+        cell: a finished cell of a decomposition.
 
     Raises:
-        RequestError: where the cell is not finished, or its model is no decomposed classifier.
+        RequestError: if the cell is not finished, or its model is no decomposed classifier.
     """
     if not cell.folder.done:
         raise RequestError(f"cell {cell.folder.path.name} is not finished: python -m bench cell {cell.folder.path}")
@@ -71,10 +74,10 @@ def intervene(cell: Cell) -> Intervention:
     total = -(-len(test) // _BATCH)
     for batch in cell.progress.track(test.batches(_BATCH, cell.device), "test batches", total):
         features = model.backbone(batch.images)
-        # Scores without maps: the mean of x p over the cells is the mean of x times p.
+        # Scores without maps: the mean of x p over the locations is the mean of x times p.
         logits.append(model.logits(features).cpu())
         pooled = features.to(model.bias.dtype).mean((2, 3))
         scores.append((pooled @ model.vectors.flatten(0, 1).to(pooled.dtype).T).cpu())
     every = torch.cat(logits)
-    found = effects(every, torch.cat(scores), test.labels, model.k)
-    return Intervention(found, every, test.labels, model.k, list(test.class_names), list(test.ids), model, test)
+    result = effects(every, torch.cat(scores), test.labels, model.k)
+    return Intervention(result, every, test.labels, model.k, list(test.class_names), list(test.ids), model, test)

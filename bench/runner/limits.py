@@ -1,44 +1,38 @@
-"""A cell's work within a memory limit: as planned, and where that does not fit once more with one image at a time."""
+"""Memory limit of a cell: checks between batches, and a retry with batch size 1 after out of memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.contract import Progress, RequestError, Samples
+from bench.contract import Batch, Progress, RequestError, Samples
 from bench.core.compat import give_back_free_memory
-from bench.core.memory import (
-    AllocationFailure,
-    OutOfMemory,
-    PeakMemory,
-    format_bytes,
-    is_out_of_memory,
-    memory_limit,
-)
+from bench.core.memory import AllocationFailure, OutOfMemory, PeakMemory, format_bytes, is_out_of_memory, memory_limit
 from bench.results.store import Store, write_json
-from bench.runner.limited_samples import Guarded
 
 SHARED = "black box"
-"""The stage whose result other cells use too: it is not tried in another way than planned."""
+"""Stage whose result other cells share: it is never retried with another batch size than planned."""
 
 
-class Attempts:
-    """Two at most, as in the paper (4.3: "OOM indicates the out of memory error even with batch size 1").
+class OomRetry:
+    """Retry after out of memory: at most two attempts, the second with batch size 1.
+
+    As in the paper, section 4.3: "OOM indicates the out of memory error even with batch size 1".
 
     Args:
-        device: whose memory.
-        limit: bytes of the GPU, or of the process on a CPU; ``None``: all there is.
-        note: file that remembers, should the second attempt be killed, that the first did not fit.
-        planned: batch size of the stages where it says something.
-        progress: where it is told.
+        device: device whose memory is limited.
+        limit: bytes of the GPU, or of the process on a CPU; ``None``: no limit.
+        note: file that records a failed first attempt, should the second be killed.
+        planned: batch size by stage.
+        progress: reporter of notes.
 
     Attributes:
-        stage: what is being done, for whoever reads of a failure; the work sets it.
-        most: images at a time; ``None``: as planned.
+        stage: present stage, for the message of a failure; set by the work.
+        most: largest batch size of this attempt; ``None``: as planned.
     """
 
     def __init__(
@@ -55,27 +49,28 @@ class Attempts:
         self._peak = PeakMemory(device)
 
     def run(self, work: Callable[[], None], start_over: Callable[[], None]) -> None:
-        """Do the work.
+        """Run the work, and again with batch size 1 if it does not fit into memory.
 
         Args:
-            work: all of it; it goes on from what an earlier attempt has finished.
-            start_over: forgets what is half done, whose parts must not be of different batch sizes.
+            work: the whole work; it resumes from the finished parts of an earlier attempt.
+            start_over: discards unfinished work, whose parts must not be of different batch sizes.
 
         Raises:
-            OutOfMemory: where neither attempt fits.
+            OutOfMemory: if neither attempt fits.
         """
         first = self._before(start_over)
         if first is not None:
             self.progress.note("did not fit into memory before: one image at a time")
         else:
-            found = self._attempt(work, None)
-            if found is None:
+            first = self._attempt(work, None)
+            if first is None:
                 return
-            if found.stage == SHARED:
-                raise OutOfMemory([found])
-            first = found
-            self.progress.note(f"out of memory in {first}; once more with one image at a time")
+            # Another batch size would give another black box than the cells that share it were planned for.
+            if first.stage == SHARED:
+                raise OutOfMemory([first])
+            self.progress.note(f"out of memory in {first}; trying again with one image at a time")
             start_over()
+            # Written before the second attempt: should that be killed, the next run does not repeat the first.
             write_json(self.note, asdict(first))
         second = self._attempt(work, 1)
         if second is not None:
@@ -84,29 +79,29 @@ class Attempts:
             raise OutOfMemory([first, second])
 
     def once(self, work: Callable[[], None]) -> None:
-        """Do work that other cells use too: as planned, or not at all.
+        """Run work that other cells share, with the planned batch size only.
 
         Raises:
-            OutOfMemory: where it does not fit.
+            OutOfMemory: if it does not fit.
         """
-        found = self._attempt(work, None)
-        if found is not None:
-            raise OutOfMemory([found])
+        overrun = self._attempt(work, None)
+        if overrun is not None:
+            raise OutOfMemory([overrun])
 
     def _before(self, start_over: Callable[[], None]) -> AllocationFailure | None:
-        """What did not fit within this limit before; what did not fit within another one says nothing of this one."""
+        """Return the recorded overrun of an earlier attempt within the same limit; drop one within another limit."""
         if not self.note.is_file():
             return None
         try:
-            found = AllocationFailure(**Store.read(self.note))
+            overrun = AllocationFailure(**Store.read(self.note))
         except (TypeError, RequestError) as error:
             self.progress.note(f"{self.note} is damaged ({error}): starts over as planned")
             start_over()
             self.note.unlink()
             return None
-        if found.limit_bytes == self.limit:
-            return found
-        limit = f"{format_bytes(found.limit_bytes)} of memory" if found.limit_bytes else "all the memory there was"
+        if overrun.limit_bytes == self.limit:
+            return overrun
+        limit = f"{format_bytes(overrun.limit_bytes)} of memory" if overrun.limit_bytes else "all the memory there was"
         self.progress.note(f"did not fit into {limit} before, and the limit is another now: starts over as planned")
         start_over()
         self.note.unlink()
@@ -114,18 +109,20 @@ class Attempts:
 
     @property
     def part(self) -> int:
-        """Bytes for what a fit gathers; the rest of the limit is for the network and what else it holds."""
+        """Bytes for the features that a fit gathers; the rest of the limit is for the network and its activations."""
         return min(2**30, self.limit // 4) if self.limit else 2**30
 
     def guarded(self, split: Samples, capped: bool = True) -> Samples:
-        """The split, in batches of as many images as this attempt allows, each given out only within the limit."""
-        return Guarded(split, self.most if capped else None, lambda: self._peak.check(self.limit))
+        """Limit a split to the batch size of this attempt, and check the memory limit before each batch."""
+        # On a CPU the limit is checked between batches, and the kernel refuses only allocations far beyond it
+        # (`memory_limit`): compiled code does not survive its own failed allocations.
+        return LimitedSamples(split, self.most if capped else None, lambda: self._peak.check(self.limit))
 
     def record(self) -> dict[str, Any]:
-        """For the result: peak and limit in bytes, and what the first attempt ended with where there were two.
+        """Return peak and limit in bytes for the result, and the overrun of a first attempt (``retry``).
 
         Raises:
-            OverLimit: as between batches.
+            OverLimit: if the peak exceeds the limit.
         """
         self._peak.check(self.limit)
         return {
@@ -135,7 +132,7 @@ class Attempts:
         }
 
     def _attempt(self, work: Callable[[], None], most: int | None) -> AllocationFailure | None:
-        """What did not fit, or ``None``. The error itself is let go: it holds the tensors of all its frames."""
+        """Run the work; return its overrun of memory, or ``None``."""
         self.most, self.stage = most, "reading the data"
         failed = None
         with PeakMemory(self.device) as self._peak:
@@ -146,6 +143,35 @@ class Attempts:
                 if not is_out_of_memory(error):
                     raise
                 batch_size = self.most or self.planned.get(self.stage)
+                # The error itself is dropped: it holds the tensors of all its frames.
                 failed = AllocationFailure.of(error, self.stage, batch_size, self._peak.most, self.limit)
         give_back_free_memory()
         return failed
+
+
+class LimitedSamples:
+    """Split whose batches have a largest size, with a check before each.
+
+    Args:
+        samples: the split.
+        most: largest batch size; ``None``: any.
+        check: called before each batch and after the last; it raises to end the reading.
+    """
+
+    def __init__(self, samples: Samples, most: int | None, check: Callable[[], None]) -> None:
+        self.samples, self.most, self.check = samples, most, check
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "samples":  # not set yet while a copy is being made
+            raise AttributeError(name)
+        return getattr(self.samples, name)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def batches(self, batch_size: int, device: torch.device | str = "cpu", **how: Any) -> Iterator[Batch]:
+        """Yield the batches of the split, of at most ``most`` images."""
+        for batch in self.samples.batches(min(batch_size, self.most or batch_size), device, **how):
+            self.check()
+            yield batch
+        self.check()

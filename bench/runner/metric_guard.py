@@ -1,4 +1,4 @@
-"""What all metrics of a cell look at, and which of them changed it: then no number of that cell counts."""
+"""Guard against metrics that change the state that other metrics see: no number of such a cell counts."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from bench.contract import CellError, Explanation, Observation, Samples
 from bench.core.seeding import derive
 
+# Contents are compared as bit patterns: NaN equals itself, and -0.0 differs from 0.0.
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _CUDNN = ("enabled", "benchmark", "deterministic", "allow_tf32")
@@ -46,25 +47,25 @@ _PROCESS: tuple[tuple[str, Callable[[], Any], Callable[[Any], object] | None], .
 
 @dataclass
 class _Watched:
-    """A tensor (or array) that must stay as it is.
+    """Tensor (or array) that must not change.
 
     Attributes:
-        what: its name in an error.
-        tensor: itself.
+        name: name of the tensor in an error.
+        tensor: the tensor.
         version: torch's count of writes into it.
-        graph: whether gradients with regard to it are kept.
-        content: a copy, where writes that torch does not count are looked for too.
+        graph: whether it requires gradients.
+        content: a copy, if writes are checked that torch does not count.
     """
 
-    what: str
+    name: str
     tensor: Tensor
     version: int
     graph: bool
     content: Tensor | None
 
     @classmethod
-    def of(cls, what: str, tensor: Tensor, exact: bool) -> _Watched:
-        return cls(what, tensor, _version(tensor), tensor.requires_grad, tensor.detach().clone() if exact else None)
+    def of(cls, name: str, tensor: Tensor, exact: bool) -> _Watched:
+        return cls(name, tensor, _version(tensor), tensor.requires_grad, tensor.detach().clone() if exact else None)
 
     def changed(self, exact: bool) -> bool:
         if _version(self.tensor) != self.version or self.tensor.requires_grad != self.graph:
@@ -72,12 +73,12 @@ class _Watched:
         return exact and self.content is not None and not _same(self.tensor, self.content)
 
 
-class Apart(Observation):
-    """A batch as a plugin sees it: features and own maps are everyone's; what it sets or keeps by a key is its own.
+class PluginObservation(Observation):
+    """View of a batch for a plugin: features and maps are shared with all metrics, attributes and memo are its own.
 
     Args:
         whole: the batch.
-        memo: what the plugin's metrics share.
+        memo: cached values that the metrics of the plugin share.
     """
 
     def __init__(self, whole: Observation, memo: dict[object, Any]) -> None:
@@ -85,26 +86,26 @@ class Apart(Observation):
 
     @property
     def features(self) -> Tensor:
-        """Everyone's."""
+        """Features of the batch, computed once for all metrics."""
         return self._whole.features
 
     @property
     def own(self) -> Explanation:
-        """Everyone's."""
+        """Explanation by the prototypes of the labels, computed once for all metrics."""
         return self._whole.own
 
 
 class Guard:
-    """Finds what a metric changes of what others see: the batch, the splits, the model, the process.
+    """Detector of changes by a metric to shared state: the batch, the splits, the model, the process.
 
-    Writes through torch are counted by torch, which costs nothing. Foreign metrics may write in other ways (through
-    numpy, ``.data``): where there are any, copies are kept and compared after each of their turns. They also draw
-    their random numbers each from a generator of its own, so that none depends on which others are measured.
+    Writes through torch are counted by torch, at no cost. Foreign metrics may write in other ways (through numpy,
+    ``.data``): for them, copies are kept and compared after each step. Each foreign metric also draws from random
+    generators of its own, so that its numbers do not depend on which others are measured.
 
     Args:
-        models: the model that is measured, and the black box, by the name that an error gives them.
-        splits: the samples that metrics are given, likewise.
-        exact: whether there are foreign metrics.
+        models: the measured model and the black box, by their names in an error.
+        splits: samples that metrics are given, by name.
+        exact: whether any metric is foreign, so that copies are compared.
     """
 
     def __init__(self, models: Mapping[str, nn.Module | None], splits: Mapping[str, Samples], exact: bool) -> None:
@@ -115,7 +116,7 @@ class Guard:
             if model is not None
             for path, module in model.named_modules()
         ]
-        self._holders = [(f"the {name} split", one) for name, split in splits.items() for one in _nested(split)]
+        self._holders = [(f"the {name} split", samples) for name, split in splits.items() for samples in _nested(split)]
         self._lasting: list[_Watched] = []
         for name, module in self._modules:
             for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
@@ -127,18 +128,22 @@ class Guard:
         self._random: dict[str, tuple[Any, ...]] = {}
 
     def batch(self, seen: Observation, keep: bool = False) -> None:
-        """From now on it is this batch that metrics look at; ``keep``: and none before may change either."""
+        """Watch the next batch; ``keep``: earlier batches stay watched."""
         self._batch = self._batch if keep else []
         for name in ("images", "labels", "index", "keypoints", "visible", "boxes"):
             self._watch(self._batch, f"the {name} of its batch", getattr(seen, name))
         seen.made = self._made
 
     @contextlib.contextmanager
-    def turn(self, name: str, foreign: bool) -> Iterator[None]:
-        """While it is entered the metric of that name works.
+    def step(self, name: str, foreign: bool) -> Iterator[None]:
+        """Check one step of a metric.
+
+        Args:
+            name: name of the metric.
+            foreign: whether it is a plugin's.
 
         Raises:
-            CellError: naming the metric and what it has changed, at the end.
+            CellError: at the end of the context, if the metric has changed shared state.
         """
         exact = foreign and self.exact
         process, state = [read() for _, read, _ in _PROCESS], self._state(exact)
@@ -147,35 +152,36 @@ class Guard:
                 yield
             finally:
                 changed = _restored(process)
-        for one in (*self._batch, *self._lasting):
-            if one.changed(exact):
-                changed.append(one.what)
+        for watched in (*self._batch, *self._lasting):
+            if watched.changed(exact):
+                changed.append(watched.name)
         if (now := self._state(exact)) != state:
-            changed += [what for what in now.keys() | state.keys() if now.get(what) != state.get(what)]
+            changed += [key for key in now.keys() | state.keys() if now.get(key) != state.get(key)]
         if changed:
             raise CellError(
-                f"{name} changes {min(changed)}, which other metrics see too: let it write into copies and put back "
-                f"what it sets, or do so in the model where that writes into what it is shown; `python -m bench check` "
-                "tells which"
+                f"{name} changes {min(changed)}, which other metrics see too: let it write into copies and restore "
+                f"the settings that it changes, or do so in the model if that writes into its inputs; "
+                f"`python -m bench check` prints which of the two does it"
             )
         if foreign:
             for _, module in self._modules:
                 for parameter in module.parameters(recurse=False):
-                    parameter.grad = None
+                    parameter.grad = None  # left by a backward pass of the plugin
 
-    def _watch(self, where: list[_Watched], what: str, value: Any) -> None:
-        where += [_Watched.of(what, tensor, self.exact) for tensor in _tensors(value)]
+    def _watch(self, watched: list[_Watched], name: str, value: Any) -> None:
+        watched += [_Watched.of(name, tensor, self.exact) for tensor in _tensors(value)]
 
     def _made(self, key: object, value: Any) -> None:
         name = key if isinstance(key, str) else key[0] if isinstance(key, tuple) and key else key
         self._watch(self._batch, f"the shared {name!r} of its batch", value)
 
     def _state(self, exact: bool) -> dict[str, Any]:
-        """What is not content: modes, and for foreign metrics all of which modules and splits consist."""
+        """Return state besides tensor contents: modes, and for foreign metrics the parts of modules and splits."""
         state: dict[str, Any] = {}
         for name, module in self._modules:
             state[f"the mode of {name}"] = module.training
             if exact:
+                # Identities: a metric that replaces a tensor, a submodule or a method changes none of the old contents.
                 parts = (module._parameters, module._buffers, module._modules)
                 state[f"the parts of {name}"] = [(key, id(value)) for part in parts for key, value in part.items()]
                 state[f"hooks of {name}"] = [list(getattr(module, hooks)) for hooks in _HOOKS]
@@ -191,7 +197,7 @@ class Guard:
 
     @contextlib.contextmanager
     def _own_numbers(self, name: str) -> Iterator[None]:
-        """Draws from the global generators go on where this metric left them, and others' are as they were."""
+        """Give the metric its own states of the global generators, and restore those of the others."""
         outside = generators()
         try:
             if name in self._random:
@@ -199,7 +205,7 @@ class Guard:
             else:
                 seed = derive(0, f"metric {name}")
                 torch.manual_seed(seed)
-                np.random.seed(seed % 2**32)  # noqa: NPY002 (whatever a plugin draws from)
+                np.random.seed(seed % 2**32)  # noqa: NPY002 (a plugin may draw from any of them)
                 random.seed(seed)
             yield
             self._random[name] = generators()
@@ -208,11 +214,12 @@ class Guard:
 
 
 def _version(tensor: Tensor) -> int:
+    # Writes through torch raise this count.
     return 0 if tensor.is_inference() else tensor._version  # inference tensors have no count
 
 
 def _same(tensor: Tensor, copy: Tensor) -> bool:
-    """Whether two tensors are equal bit by bit: NaN, too, is equal to itself."""
+    """Return whether two tensors are equal bit by bit, NaN included."""
     if tensor.shape != copy.shape or tensor.dtype != copy.dtype or tensor.device != copy.device:
         return False
     kind = _INTEGERS.get(tensor.element_size())
@@ -222,27 +229,27 @@ def _same(tensor: Tensor, copy: Tensor) -> bool:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in a value, and writable arrays as tensors on the same memory."""
+    """Yield the tensors in a value, and writable arrays as tensors on the same memory."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, np.ndarray):
         if value.flags.writeable and value.dtype.kind in "biuf":
-            with contextlib.suppress(TypeError):  # a dtype that torch has not
+            with contextlib.suppress(TypeError):  # a dtype that torch does not have
                 yield torch.from_numpy(value)
     elif isinstance(value, Mapping):
-        for one in value.values():
-            yield from _tensors(one)
+        for item in value.values():
+            yield from _tensors(item)
     elif isinstance(value, list | tuple):
-        for one in value:
-            if not isinstance(one, str | int | float):
-                yield from _tensors(one)
+        for item in value:
+            if not isinstance(item, str | int | float):
+                yield from _tensors(item)
     elif is_dataclass(value) and not isinstance(value, type):
         for field in fields(value):
             yield from _tensors(getattr(value, field.name, None))
 
 
 def _nested(samples: Any) -> Iterator[Any]:
-    """A split, and the one that it reads within limits, if it does."""
+    """Yield a split, and the split that it wraps, if any."""
     while samples is not None:
         if hasattr(samples, "__dict__"):
             yield samples
@@ -250,11 +257,11 @@ def _nested(samples: Any) -> Iterator[Any]:
 
 
 def _restored(process: list[Any]) -> list[str]:
-    """Put back what is otherwise now than in these values of ``_PROCESS``, and tell what that was."""
+    """Restore process-wide settings that differ from these values of ``_PROCESS``; return the names of those."""
     changed = []
-    for (what, read, write), before in zip(_PROCESS, process, strict=True):
+    for (name, read, write), before in zip(_PROCESS, process, strict=True):
         if read() != before:
-            changed.append(what)
+            changed.append(name)
             if write is not None:
                 write(before)
     return changed

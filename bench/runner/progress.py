@@ -1,4 +1,4 @@
-"""How far long work is: bars on a terminal, plain lines elsewhere, and the same lines in a cell's log."""
+"""Progress of long work: bars on a terminal, plain lines elsewhere, and the same lines in a cell's log."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from bench.core.console import Console, Text
 from bench.core.plain_text import one_line
-from bench.runner.heartbeat import Activity
+from bench.runner.heartbeat import Heartbeat
 
 T = TypeVar("T")
 
 
 class _Bars(Progress):
-    """Bars, and above them what else is to be seen all the time."""
+    """Progress bars with a status panel above them."""
 
     above: Callable[[], RenderableType] | None = None
 
@@ -30,15 +30,19 @@ class _Bars(Progress):
 
 
 class ConsoleProgress:
-    """Shows bars and notes on a console, and writes the notes to a log file while one is set.
+    """Reporter of bars and notes on a console, and of notes in a log file while one is set.
 
-    Use it as a context manager, so that the terminal is left clean whatever happens.
+    Use it as a context manager, so that the terminal is left clean in any case.
+
+    Args:
+        console: output of bars and notes.
+        quiet: whether to print nothing; a log is written nevertheless.
     """
 
     def __init__(self, console: Console, quiet: bool = False) -> None:
         self.console, self.quiet = console, quiet
         self._log: Path | None = None
-        self._activity: Activity | None = None
+        self._heartbeat: Heartbeat | None = None
         self._bars = _Bars(
             SpinnerColumn(),
             TextColumn("{task.description}", style="progress.description", markup=False),
@@ -58,26 +62,32 @@ class ConsoleProgress:
         self._bars.stop()
 
     @contextlib.contextmanager
-    def above(self, what: Callable[[], RenderableType]) -> Iterator[None]:
-        """On a terminal, what is seen above the bars as long as this lasts; asked for several times a second."""
-        self._bars.above = what
+    def above(self, panel: Callable[[], RenderableType]) -> Iterator[None]:
+        """Show a panel above the bars of a terminal while the context is active; it is drawn several times a second."""
+        self._bars.above = panel
         try:
             yield
         finally:
             self._bars.above = None
 
     @contextlib.contextmanager
-    def told(self, log: Path, activity: Activity) -> Iterator[None]:
-        """As long as this lasts, notes go to that log too, and other processes see how far the work is."""
-        with activity:
-            self._log, self._activity = log, activity
+    def logging_to(self, log: Path, heartbeat: Heartbeat) -> Iterator[None]:
+        """Write notes to a log file too, and progress to a heartbeat, while the context is active."""
+        with heartbeat:
+            self._log, self._heartbeat = log, heartbeat
             try:
                 yield
             finally:
-                self._log = self._activity = None
+                self._log = self._heartbeat = None
 
     def track(self, items: Iterator[T] | Sequence[T], what: str, total: int | None = None) -> Iterator[T]:
-        """Pass the items through and show how many of ``total`` have gone by."""
+        """Yield the items and show how many of ``total`` are done.
+
+        Args:
+            items: iterable of work.
+            what: description beside the bar.
+            total: number of items; default: the length of a sequence.
+        """
         if total is None and isinstance(items, Sequence):
             total = len(items)
         task = self._bars.add_task(what, total=total)
@@ -85,8 +95,8 @@ class ConsoleProgress:
         count = 0
         try:
             for item in items:
-                if self._activity is not None:
-                    self._activity.counted(what, count, total)
+                if self._heartbeat is not None:
+                    self._heartbeat.counted(what, count, total)
                 yield item
                 count += 1
                 self._bars.advance(task)
@@ -95,12 +105,12 @@ class ConsoleProgress:
         self.note(f"{what}: {count} in {time.perf_counter() - began:.1f} s")
 
     def note(self, message: str) -> None:
-        """One line on the console and in the log."""
+        """Write one line on the console and in the log."""
         message = one_line(message)
         if not self.quiet:
             self._bars.console.print(Text(f"  {message}", style="dim"), soft_wrap=True)
-        if self._activity is not None:
-            self._activity.noted(message)
+        if self._heartbeat is not None:
+            self._heartbeat.noted(message)
         if self._log is not None:
             self._log.parent.mkdir(parents=True, exist_ok=True)
             with self._log.open("a", encoding="utf-8") as stream:

@@ -1,4 +1,4 @@
-"""Several runs of the same cells at once, and cells that are tried again."""
+"""Queue of cells for concurrent runs over the same store, repair of damaged results, and retries."""
 
 from __future__ import annotations
 
@@ -12,49 +12,55 @@ from bench.core.errors import is_transient
 from bench.results.records import AGAIN
 from bench.results.store import Store
 from bench.runner.cell import reason_of
-from bench.runner.fit_cache import take
+from bench.runner.fit_cache import copy_fit
 from bench.runner.progress import ConsoleProgress
 
 _POLL = 0.5
 
 
-class Turns:
-    """Hands out cells in their order; those that another run works on come last, when it has let go of them.
+class CellQueue:
+    """Iterator over cells in order; those that another run works on come last, when it has released them.
 
     Args:
         cells: in order.
-        store: where they live.
-        progress: where it is told that all that is left is being worked on.
+        store: results store of the cells.
+        progress: reporter of waiting.
     """
 
     def __init__(self, cells: Sequence[PlannedCell], store: Store, progress: Progress) -> None:
         self._cells, self._store, self._progress = list(cells), store, progress
         self._failures = {cell.spec.id: store.cell(cell.spec.id).failed_at for cell in cells}
 
-    def __iter__(self) -> Turns:
+    def __iter__(self) -> CellQueue:
         return self
 
     def __next__(self) -> PlannedCell:
         if not self._cells:
             raise StopIteration
-        told = False
+        noted = False
         while True:
-            for place, cell in enumerate(self._cells):
+            for position, cell in enumerate(self._cells):
                 if not self._store.cell(cell.spec.id).busy:
-                    return self._cells.pop(place)
-            if not told:
+                    return self._cells.pop(position)
+            if not noted:
                 self._progress.note(f"another run works on the {len(self._cells)} cells that are left: waiting for it")
-                told = True
+                noted = True
             time.sleep(_POLL)
 
     def failed_elsewhere(self, cell: PlannedCell) -> dict[str, Any] | None:
-        """What is recorded, where the cell has failed in another run since this one began: it would only fail again."""
+        """Return the failure of a cell in another run since this one began, if any: it would only fail again."""
         folder = self._store.cell(cell.spec.id)
         return None if folder.failed_at == self._failures[cell.spec.id] else folder.failure
 
 
-def mend(names: Sequence[str], store: Store, progress: ConsoleProgress) -> None:
-    """Before a run: damaged results count for nothing, and are kept beside; leftovers of killed processes go."""
+def repair(names: Sequence[str], store: Store, progress: ConsoleProgress) -> None:
+    """Set damaged results of cells aside, keeping their fits, and remove leftovers of killed processes.
+
+    Args:
+        names: ids of the cells.
+        store: results store of the cells.
+        progress: reporter of damaged results.
+    """
     for name in names:
         folder = store.cell(name)
         if not folder.untidy and not (folder.done and store.record(name).failure):
@@ -62,25 +68,32 @@ def mend(names: Sequence[str], store: Store, progress: ConsoleProgress) -> None:
         with folder.claim():
             failure = store.record(name).failure if folder.done else None
             if failure is not None:
+                # The numbers are computed again, but the fit, if undamaged, is not: training is most of the cost.
                 place = folder.set_aside()
                 why = failure["reason"].removesuffix(AGAIN)
-                progress.note(f"the result of {name} is damaged: kept as {place}, and made anew ({why})")
-                take(place, folder.work, progress, {})
+                progress.note(f"the result of {name} is damaged: kept as {place}, and computed again ({why})")
+                copy_fit(place, folder.work, progress, {})
             else:
                 folder.tidy()
 
 
-def persistently(work: Callable[[], Any], retries: int, progress: Progress) -> Any:
-    """Do the work, and again where what went wrong may pass; it goes on from what is finished.
+def retry(work: Callable[[], Any], retries: int, progress: Progress) -> Any:
+    """Run the work, and again after transient failures such as a lost device; it resumes from its checkpoint.
+
+    Args:
+        work: the work.
+        retries: largest number of retries.
+        progress: reporter of retries.
 
     Raises:
-        Exception: what went wrong at last.
+        Exception: the last failure.
     """
     while True:
         try:
             return work()
         except Exception as error:
+            # Any other failure would only repeat itself.
             if not retries or not is_transient(error):
                 raise
             retries -= 1
-            progress.note(f"{reason_of(error)}: once more")
+            progress.note(f"{reason_of(error)}: trying again")

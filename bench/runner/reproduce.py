@@ -1,4 +1,4 @@
-"""A finished cell once more, from nothing, to see whether the same numbers come out."""
+"""Reproduction of a finished cell from scratch, to compare its numbers."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import torch
 
 from bench.contract import RequestError
 from bench.results.store import Store, write_json
-from bench.runner.cell import Cell
+from bench.runner.cell import CellRunner
 from bench.runner.progress import ConsoleProgress
 
 
 @dataclass(frozen=True)
-class Repetition:
-    """What came out: names with the value before and now.
+class Reproduction:
+    """Differences between a cell and its reproduction: names with the values before and now.
 
     Attributes:
-        compared: how many numbers.
-        numbers: those that are not exactly equal.
-        surroundings: versions, hardware and switches that are not equal.
+        compared: number of compared numbers.
+        numbers: numbers that are not exactly equal.
+        surroundings: versions, hardware and switches that differ.
     """
 
     compared: int
@@ -31,55 +31,56 @@ class Repetition:
     surroundings: Mapping[str, tuple[Any, Any]]
 
 
-def repeat(
+def reproduce(
     folder: Path, home: Path, device: torch.device, progress: ConsoleProgress, memory_limit: int | None = None
-) -> Repetition:
-    """Run the cell in another home, where nothing of it is, and compare.
+) -> Reproduction:
+    """Run a finished cell again in another, fresh home, and compare the numbers.
 
     Args:
-        folder: the finished cell's, ``.../cells/ID``.
-        home: the other ``BENCH_HOME``; one in which the repetition was begun goes on.
-        device: where tensors go.
-        progress: where it is told.
+        folder: folder of the finished cell, ``.../cells/ID``.
+        home: the other ``BENCH_HOME``; an interrupted reproduction in it is resumed.
+        device: device of models and batches.
+        progress: reporter of progress.
         memory_limit: bytes.
 
     Raises:
-        RequestError: where there is no finished cell, or ``home`` is the one in which it lies.
+        RequestError: if there is no finished cell, or ``home`` contains it.
     """
     source, name = Store(folder.parent.parent), folder.name
-    found = source.record(name)
-    if folder.parent.name != "cells" or found.result is None:
-        why = f" ({found.failure['reason']})" if found.failure else ""
+    record = source.record(name)
+    if folder.parent.name != "cells" or record.result is None:
+        why = f" ({record.failure['reason']})" if record.failure else ""
         raise RequestError(f"{folder} is not a finished cell{why}: expected .../cells/ID with a result in it")
     store = Store(home)
     if store.cell(name).path.resolve() == folder:
         raise RequestError(
-            f"{folder} lies in this BENCH_HOME: name a fresh one, BENCH_HOME=DIR python -m bench repeat ..."
+            f"{folder} is in this BENCH_HOME: name a fresh one, BENCH_HOME=DIR python -m bench repeat ..."
         )
     written = source.specification(name)
     place = store.cell(name).path.resolve()
     where, beside = dict(written["where"]), source.root.resolve() / "data"
+    # The fresh home has no data: the original one is used, which the digest of the data set guards.
     if where["data_root"] is None and where["folder"] is not None and beside.is_dir():
-        where["data_root"] = str(beside)  # where it was looked for by default
+        where["data_root"] = str(beside)  # the default of the home in which it was run
     command = f"BENCH_HOME={shlex.quote(str(home.resolve()))} python -m bench cell {shlex.quote(str(place))}"
     write_json(place / "cell.json", {**written, "where": where, "command": command})
-    Cell(store, name, home, device, progress, memory_limit=memory_limit).run()
+    CellRunner(store, name, home, device, progress, memory_limit=memory_limit).run()
     before, now = source.outcome(name) or {}, store.outcome(name) or {}
-    numbers = [_numbers(one) for one in (before, now)]
-    return Repetition(
+    numbers = [_numbers(outcome) for outcome in (before, now)]
+    return Reproduction(
         compared=len(numbers[0].keys() | numbers[1].keys()),
         numbers=_different(*numbers),
-        surroundings=_different(*(_flat(one["environment"]) for one in (before, now))),
+        surroundings=_different(*(_flat(outcome["environment"]) for outcome in (before, now))),
     )
 
 
 def _numbers(outcome: Mapping[str, Any]) -> dict[str, Any]:
-    """All that must come out again; not what was timed."""
-    found: dict[str, Any] = {f"not applicable: {name}": why for name, why in outcome["not_applicable"].items()}
+    """Return the numbers that must be equal again: all but times."""
+    numbers: dict[str, Any] = {f"not applicable: {name}": why for name, why in outcome["not_applicable"].items()}
     for metric, score in outcome["scores"].items():
-        found |= {metric: score["value"], f"{metric} (n)": score["n"]}
-        found |= {f"{metric}.{name}": value for name, value in score["also"].items()}
-    return found | {name: outcome[name] for name in ("prototypes", "parameters")}
+        numbers |= {metric: score["value"], f"{metric} (n)": score["n"]}
+        numbers |= {f"{metric}.{name}": value for name, value in score["also"].items()}
+    return numbers | {name: outcome[name] for name in ("prototypes", "parameters")}
 
 
 def _different(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -89,10 +90,10 @@ def _different(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, t
 
 
 def _flat(environment: Mapping[str, Any]) -> dict[str, Any]:
-    found = {}
+    flat = {}
     for name, value in environment.items():
         if isinstance(value, Mapping):
-            found |= {f"{name}.{inner}": one for inner, one in value.items()}
+            flat |= {f"{name}.{key}": item for key, item in value.items()}
         elif name != "arguments":
-            found[name] = value
-    return found
+            flat[name] = value
+    return flat

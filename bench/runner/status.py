@@ -1,4 +1,4 @@
-"""How far the cells of a run are, from the files of the store: the same for the run itself and for another shell."""
+"""Status of the cells of a run, from the files of the store: the same for the run itself and for another shell."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.table import Table
 
 from bench.core.console import Text
 from bench.results.store import Store
-from bench.runner.eta import Timings, said
+from bench.runner.eta import Timings, format_duration
 from bench.runner.heartbeat import activity_of
 
 State = Literal["done", "running", "killed", "failed", "oom", "to run"]
@@ -22,19 +22,19 @@ _STYLES = {"done": "green", "running": "bold", "killed": "yellow", "failed": "re
 _OTHERS: tuple[State, ...] = ("running", "killed", "failed", "oom", "to run")
 _PLAIN = {"oom": "out of memory"}
 _MOST = 12
-"""Rows that are shown of what runs, and of what failed."""
+"""Largest number of rows of running cells, and of failed ones."""
 
 
 @dataclass(frozen=True)
 class CellState:
-    """One cell as it is now.
+    """Present state of one cell.
 
     Attributes:
-        name: its id.
-        title: it for people.
-        state: ``killed``: a process worked on it and is no more; whoever runs it next goes on from there.
-        reason: why it failed.
-        activity: what is being done, or was when it was killed; see :func:`bench.runner.heartbeat.activity_of`.
+        name: id of the cell.
+        title: readable title.
+        state: state; ``killed``: its process ended without a result, and the next run resumes from its checkpoint.
+        reason: reason of a failure.
+        activity: last heartbeat; see :func:`bench.runner.heartbeat.activity_of`.
     """
 
     name: str
@@ -45,12 +45,12 @@ class CellState:
 
 
 class Overview:
-    """The cells of a run.
+    """States of the cells of a run.
 
     Args:
-        store: where they live.
-        names: their ids.
-        from_now: count failures from now on; those recorded before are cells to run.
+        store: results store of the cells.
+        names: ids of the cells.
+        from_now: whether to count only failures after this call; cells that failed before are to run.
     """
 
     def __init__(self, store: Store, names: Sequence[str], from_now: bool = False) -> None:
@@ -61,7 +61,7 @@ class Overview:
         self._timings: Timings | None = None
 
     def look(self) -> list[CellState]:
-        """The state of every cell in which there is something to measure; what is done is not looked up again."""
+        """Return the state of each cell with a metric; finished cells are read once."""
         for name in self._names:
             if name not in self._written:
                 self._written[name] = self._store.written(name)
@@ -71,32 +71,33 @@ class Overview:
             if written is None or written["spec"]["metrics"]
         ]
 
-    def told(self) -> str:
-        """The counts in one line."""
+    def summary(self) -> str:
+        """Return the counts by state in one line."""
         states = self.look()
-        counts = Counter(one.state for one in states)
+        counts = Counter(cell.state for cell in states)
         parts = [f"{counts['done']} of {len(states)} cells done"]
         return ", ".join(
             [*parts, *(f"{counts[state]} {_PLAIN.get(state, state)}" for state in _OTHERS if counts[state])]
         )
 
     def seconds_left(self, states: Sequence[CellState]) -> tuple[float, int]:
-        """Until all is done at the present number of workers; and of how many cells nothing is known."""
+        """Estimate the seconds until all cells are done with the present workers; count those of unknown duration."""
         if self._timings is None:
             self._timings = Timings.of_store(self._store)
         left, unknown, workers = 0.0, 0, 0
-        for one in states:
-            if one.state not in ("running", "to run", "killed"):
+        for cell in states:
+            if cell.state not in ("running", "to run", "killed"):
                 continue
-            written = self._written[one.name]
+            written = self._written[cell.name]
             known = (written["spec"], written.get("recipe"), written.get("fit_id")) if written else None
             expected = self._timings.of(*known) if known else None
-            workers += one.state == "running"
+            workers += cell.state == "running"
             if expected is None:
                 unknown += 1
             else:
-                passed = one.activity["seconds"] if one.activity and one.state == "running" else 0.0
+                passed = cell.activity["seconds"] if cell.activity and cell.state == "running" else 0.0
                 left += max(0.0, expected - passed)
+        # The running cells count the workers; queued cells start as these become free.
         return left / max(1, workers), unknown
 
     def _look(self, name: str) -> CellState:
@@ -123,7 +124,7 @@ class Overview:
 
 
 class Board:
-    """What is seen of an overview, looked up at most once a second however often it is drawn."""
+    """Status panel of an overview, refreshed at most once a second however often it is drawn."""
 
     def __init__(self, overview: Overview, title: str, failures: bool = False) -> None:
         self._overview, self._title, self._failures = overview, title, failures
@@ -131,7 +132,7 @@ class Board:
         self._next = 0.0
 
     def __call__(self) -> RenderableType:
-        """What to draw now."""
+        """Return the panel."""
         if time.monotonic() >= self._next:
             self._seen = self._draw()
             self._next = time.monotonic() + 1.0
@@ -140,19 +141,19 @@ class Board:
     def _draw(self) -> RenderableType:
         states = self._overview.look()
         parts: list[RenderableType] = [self._headline(states)]
-        at_work = [one for one in states if one.state in ("running", "killed")]
+        at_work = [cell for cell in states if cell.state in ("running", "killed")]
         if at_work:
             parts.append(_at_work(at_work[:_MOST]))
             parts += [Text(f"  and {len(at_work) - _MOST} more", style="dim")] if len(at_work) > _MOST else []
-        failed = [one for one in states if one.state in ("failed", "oom")] if self._failures else []
-        for one in failed[:_MOST]:
-            parts.append(Text.assemble((f"{one.name[:6]} ", "red"), f"{one.title}: {one.reason}"))
+        failed = [cell for cell in states if cell.state in ("failed", "oom")] if self._failures else []
+        for cell in failed[:_MOST]:
+            parts.append(Text.assemble((f"{cell.name[:6]} ", "red"), f"{cell.title}: {cell.reason}"))
         if len(failed) > _MOST:
             parts.append(Text(f"and {len(failed) - _MOST} more failed", style="dim"))
         return Group(*parts)
 
     def _headline(self, states: Sequence[CellState]) -> Text:
-        counts = Counter(one.state for one in states)
+        counts = Counter(cell.state for cell in states)
         line = Text(f"{self._title}: ", style="bold")
         line.append(f"{counts['done']} of {len(states)} cells done", style="green")
         for state in _OTHERS:
@@ -160,9 +161,9 @@ class Board:
                 line.append(" · ", style="dim").append(f"{counts[state]} {_PLAIN.get(state, state)}", _STYLES[state])
         left, unknown = self._overview.seconds_left(states)
         if left and unknown:
-            line.append(f" · more than {said(left)} left ({unknown} of unknown length)", style="dim")
+            line.append(f" · more than {format_duration(left)} left ({unknown} of unknown length)", style="dim")
         elif left:
-            line.append(f" · about {said(left)} left", style="dim")
+            line.append(f" · about {format_duration(left)} left", style="dim")
         return line
 
 
@@ -170,12 +171,12 @@ def _at_work(states: Sequence[CellState]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in ("cell", "", "stage", "", "for", "process"):
         table.add_column(column, no_wrap=column != "")
-    for one in states:
-        now = one.activity or {}
-        alive = one.state == "running"
+    for cell in states:
+        now = cell.activity or {}
+        alive = cell.state == "running"
         stage = Text(now.get("stage", "")) if alive else Text(f"killed in: {now.get('stage', '')}", style="yellow")
-        where = f"{now.get('host', '')}:{now.get('pid', '')}"
-        table.add_row(one.name[:6], one.title, stage, _counted(now), _clock(now.get("seconds", 0.0)), where)
+        process = f"{now.get('host', '')}:{now.get('pid', '')}"
+        table.add_row(cell.name[:6], cell.title, stage, _counted(now), _clock(now.get("seconds", 0.0)), process)
         if alive and now.get("note"):
             table.add_row("", Text(str(now["note"]), style="dim", no_wrap=True, overflow="ellipsis"))
     return table
@@ -199,6 +200,6 @@ def _clock(seconds: float) -> str:
 
 
 def title_of(written: dict[str, Any]) -> str:
-    """Cell for people: ``ours · demo · tiny · seed 0``."""
+    """Return a readable title of a cell: ``ours · demo · tiny · seed 0``."""
     spec = written["spec"]
     return f"{written['label']} · {spec['dataset']} · {spec['backbone'] or 'no backbone'} · seed {spec['seed']}"

@@ -1,9 +1,9 @@
-"""Other settings of a cell's method, compared on its training split alone, with features that are computed once.
+"""Comparison of settings of a cell's method by cross-validation on its training split, with memoized features.
 
-The training split is cut into parts; the method is fitted without one of them and measured on it, each in turn. Test
-images are not looked at, so what is chosen here may be reported there. The black box is the cell's own: it has seen
-all of the training split, which favours no setting over another. To report an ablation rather than to choose, the same
-settings can be fitted on the whole training split and measured on the test split.
+The training split is cut into folds; the method is fitted without one of them and measured on it, each in turn. Test
+images are never read, so that settings chosen here may be reported on the test split. The black box is the cell's own:
+it has seen the whole training split, which favours no setting over another. To report an ablation rather than to
+choose, the same settings can be fitted on the whole training split and measured on the test split.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from bench.core import registry
 from bench.core.plain_text import for_markdown
 from bench.models.classifier import cached_feature_shape
 from bench.results.store import Store
-from bench.runner.cell import Cell
+from bench.runner.cell import CellRunner
 from bench.training.trainer import Trainer
 
 Choice = dict[str, Any]
@@ -35,13 +35,13 @@ Choice = dict[str, Any]
 
 @dataclass(frozen=True)
 class Trial:
-    """One fit on a part of the training split.
+    """Fit with one choice of settings on one fold.
 
     Attributes:
-        cell: whose black box.
-        fold: which part of the training split was left out; -1: none, measured on the test split.
-        choice: the settings that differ from the cell's.
-        values: scores on the part that was left out, and what the fit put on record.
+        cell: id of the cell, whose black box is used.
+        fold: fold of the training split that was left out; -1: none, measured on the test split.
+        choice: settings that differ from the cell's.
+        values: scores on the fold that was left out, and facts of the fit.
     """
 
     cell: str
@@ -50,10 +50,13 @@ class Trial:
     values: dict[str, float]
 
 
-class Remembered(nn.Module):
-    """A backbone that computes the features of an image once, and gives them again whenever it comes.
+class MemoizedBackbone(nn.Module):
+    """Backbone that computes the features of each image once and caches them in memory, on the CPU.
 
-    Images are told apart by their bits: a noisy copy is another image. All features stay in memory, on the CPU.
+    Images are identified by a hash of their bits: a noisy copy is another image.
+
+    Args:
+        backbone: feature extractor in eval mode.
     """
 
     def __init__(self, backbone: nn.Module) -> None:
@@ -64,7 +67,7 @@ class Remembered(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Images ``(N, 3, H, W)`` -> features ``(N, D, h, w)``."""
+        """Map images ``(N, 3, H, W)`` to features ``(N, D, h, w)``."""
         bits = images.detach().cpu().contiguous().numpy()
         keys = [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in bits]
         new = [i for i, key in enumerate(keys) if key not in self._known]
@@ -74,10 +77,14 @@ class Remembered(nn.Module):
 
 
 def choices(method: str, pairs: tuple[str, ...]) -> list[Choice]:
-    """Every combination of the values that ``--set`` gives, for one method.
+    """Return all combinations of the values of ``--set`` for one method.
+
+    Args:
+        method: name of the method.
+        pairs: assignments ``METHOD.NAME=A,B``.
 
     Raises:
-        RequestError: where a name belongs to something else.
+        RequestError: if a name belongs to another section.
     """
     single, several = schema.parse_overrides(pairs)
     foreign = [name for name in (*single, *several) if not name.startswith(f"{method}.")]
@@ -88,17 +95,19 @@ def choices(method: str, pairs: tuple[str, ...]) -> list[Choice]:
     return [schema.for_section({**single, **chosen}, method) for chosen in schema.combinations(several, method)]
 
 
-def tune(cells: Sequence[Cell], wanted: Sequence[Choice], folds: int = 2, split: str = "train") -> Iterator[Trial]:
+def tune(
+    cells: Sequence[CellRunner], wanted: Sequence[Choice], folds: int = 2, split: str = "train"
+) -> Iterator[Trial]:
     """Fit and measure every choice for every cell and fold.
 
     Args:
         cells: of one method; one with a black box.
         wanted: settings that replace those of the cell.
-        folds: parts of the training split.
+        folds: number of parts of the training split.
         split: ``train`` to choose, ``test`` to report: fitted on the whole training split, measured on the test split.
 
     Raises:
-        RequestError: where a cell has no black box, a setting does not exist or cannot work on the parts, or there are
+        RequestError: if a cell has no black box, a setting does not exist or cannot work on the folds, or there are
             too few images to cut.
     """
     if folds < 2:
@@ -107,52 +116,56 @@ def tune(cells: Sequence[Cell], wanted: Sequence[Choice], folds: int = 2, split:
         kind = type(cell.method)
         if not kind.needs_black_box:
             raise RequestError(
-                f"{kind.name} has to be trained anew for every choice: compare it by `run --split train`"
+                f"{kind.name} has to be trained again for every choice: compare it by `run --split train`"
             )
         settings = [schema.validate(kind.Config, {**cell.spec.settings, **choice}, kind.name) for choice in wanted]
         splits: dict[str, Any] = dict(cell.inputs.data())
         task = cell.task(splits["train"])
         box: Any = task.black_box
-        box.backbone = Remembered(box.backbone)
+        # All choices and folds read the same images: their features are computed once per cell.
+        box.backbone = MemoizedBackbone(box.backbone)
         parts = list(_parts(splits, folds, split))
         for _, fit, _ in parts:
             sizes = _sizes(cell, fit)
+            # All choices are checked on all folds before the first fit.
             for chosen in settings:
                 kind.check(chosen, sizes)
         for fold, fit, judge in parts:
             for choice, chosen in zip(wanted, settings, strict=True):
+                # A new checkpoint folder for each fit, which must not resume from that of another choice or fold.
                 with tempfile.TemporaryDirectory(prefix="partbench-tune-") as folder:
                     trainer = Trainer(Path(folder), task.device, cell.spec.precision, task.seed, task.progress)  # type: ignore[arg-type]
-                    own = replace(task, config=chosen, train=fit, trainer=trainer, facts={})
-                    values = _measured(cell, own, judge)
+                    fold_task = replace(task, config=chosen, train=fit, trainer=trainer, facts={})
+                    values = _measured(cell, fold_task, judge)
                 yield Trial(cell.folder.path.name, fold, choice, values)
 
 
 def _parts(splits: dict[str, Any], folds: int, split: str) -> Iterator[tuple[int, Any, Any]]:
-    """Number of the part that is left out, what to fit on, what to measure on."""
+    """Yield the number of each fold, the samples to fit on and the samples to measure on."""
     train = splits["train"]
     if split == "test":
         yield -1, train, splits["test"]
         return
     if int(torch.bincount(train.labels).min()) < folds:
         raise RequestError(f"a class has fewer than {folds} training images: use fewer folds")
-    place = within_class(train.labels)
+    # Stratified folds: the images of each class are spread evenly over them.
+    position = within_class(train.labels)
     for fold in range(folds):
-        left_out = place % folds == fold
+        left_out = position % folds == fold
         fit, judge = (train.subset(mask.nonzero().flatten()) for mask in (~left_out, left_out))
         yield fold, fit, judge
 
 
-def _sizes(cell: Cell, fit: Any) -> Sizes:
-    """What a setting has to fit, of a part of the training split."""
+def _sizes(cell: CellRunner, fit: Any) -> Sizes:
+    """Return the sizes of a fold, against which settings are checked."""
     backbone = cell.spec.backbone or ""
     channels, rows, columns = cached_feature_shape(backbone, fit.size, cell.home)
     counts = torch.bincount(fit.labels, minlength=fit.classes)
     return Sizes(fit.classes, int(counts.min()), channels, rows * columns, backbone)
 
 
-def _measured(cell: Cell, task: Any, judge: Any) -> dict[str, float]:
-    """Scores on ``judge`` of the method fitted on ``task.train``, and the facts of the fit."""
+def _measured(cell: CellRunner, task: Any, judge: Any) -> dict[str, float]:
+    """Fit the method on ``task.train`` and return its scores on ``judge`` and the facts of the fit."""
     began = time.perf_counter()
     model = cell.method.fit(task).eval()
     scores, _ = cell.evaluate(model, task.train, judge, time.perf_counter() - began)
@@ -161,37 +174,46 @@ def _measured(cell: Cell, task: Any, judge: Any) -> dict[str, float]:
 
 
 def within_class(labels: Tensor) -> Tensor:
-    """How many images of the same class come before each: ``(n,)``."""
+    """Return the rank of each image among those of its class: ``(n,)``.
+
+    Example:
+        >>> within_class(torch.tensor([0, 1, 0, 0, 1])).tolist()
+        [0, 0, 1, 2, 1]
+    """
     order = torch.sort(labels, stable=True).indices
     first = torch.cumsum(torch.bincount(labels), 0) - torch.bincount(labels)
-    place = torch.empty_like(labels)
-    place[order] = torch.arange(len(labels)) - first[labels[order]]
-    return place
+    ranks = torch.empty_like(labels)
+    ranks[order] = torch.arange(len(labels)) - first[labels[order]]
+    return ranks
 
 
-def open_cells(store: Store, names: Sequence[str], make: Any) -> list[Cell]:
-    """The cells of those names, which must be of one method.
+def open_cells(store: Store, names: Sequence[str], make: Any) -> list[CellRunner]:
+    """Open cells of one method.
 
     Args:
-        store: where they are.
-        names: ids or beginnings of them.
-        make: from an id to a :class:`Cell`.
+        store: results store of the cells.
+        names: ids or prefixes of them.
+        make: makes a :class:`CellRunner` from an id.
 
     Raises:
-        RequestError: where they are of several methods.
+        RequestError: if they are of several methods.
     """
-    found = [make(store.find(name)) for name in names]
-    methods = sorted({cell.spec.method for cell in found})
+    cells = [make(store.find(name)) for name in names]
+    methods = sorted({cell.spec.method for cell in cells})
     if len(methods) > 1:
         raise RequestError(f"these cells are of several methods ({', '.join(methods)}): tune one at a time")
-    return found
+    return cells
 
 
-def check_columns(cells: Sequence[Cell], columns: Sequence[str]) -> None:
-    """Refuse a column before the fits that could not fill it.
+def check_columns(cells: Sequence[CellRunner], columns: Sequence[str]) -> None:
+    """Refuse an unknown column before any fit.
+
+    Args:
+        cells: cells to be tuned.
+        columns: names of metrics, of further numbers ``METRIC.NAME``, or of facts of a fit.
 
     Raises:
-        RequestError: for a column that is no metric of the cells, no further number of one and no fact of a fit.
+        RequestError: for any other name.
     """
     known: set[str] = set()
     open_ended: set[str] = set()
@@ -200,7 +222,7 @@ def check_columns(cells: Sequence[Cell], columns: Sequence[str]) -> None:
         scores = outcome.get("scores", {})
         further = {f"{metric}.{number}" for metric, score in scores.items() for number in score.get("also", {})}
         known |= {*cell.spec.metrics, *further, *outcome.get("facts", {}), *getattr(cell.method, "tells", ())}
-        # Only a result says which further numbers a metric has.
+        # The further numbers of a metric are known only from a result.
         open_ended |= cell.spec.metrics.keys() - scores.keys()
     for name in columns:
         metric, dot, _ = name.partition(".")
@@ -209,12 +231,12 @@ def check_columns(cells: Sequence[Cell], columns: Sequence[str]) -> None:
 
 
 def as_text(trials: Sequence[Trial], fmt: str, columns: Sequence[str] = ()) -> str:
-    """Mean and standard deviation over cells and folds of every choice: ``text``, ``md`` or ``json``.
+    """Format mean and standard deviation over cells and folds of each choice.
 
     Args:
-        trials: what was measured.
-        fmt: see above.
-        columns: of the table; empty: all.
+        trials: the measurements.
+        fmt: ``text``, ``md`` or ``json``.
+        columns: columns of the table; empty: all.
 
     Raises:
         RequestError: for a column that was not measured.
@@ -231,12 +253,12 @@ def as_text(trials: Sequence[Trial], fmt: str, columns: Sequence[str] = ()) -> s
         if name not in known:
             raise RequestError(f"--columns {name}: not measured{registry.nearest(name, known)}")
     rows = [["settings", *columns]]
-    for label, own in groups.items():
+    for label, members in groups.items():
         rows.append(
-            [label, *(_spread([trial.values[name] for trial in own if name in trial.values]) for name in columns)]
+            [label, *(_spread([trial.values[name] for trial in members if name in trial.values]) for name in columns)]
         )
-    where = "test split" if trials[0].fold < 0 else "training split only"
-    note = f"mean ± standard deviation over {len(next(iter(groups.values())))} fits; {where}"
+    split = "test split" if trials[0].fold < 0 else "training split only"
+    note = f"mean ± standard deviation over {len(next(iter(groups.values())))} fits; {split}"
     if fmt == "md":
         lines = ["| " + " | ".join(map(for_markdown, row)) + " |" for row in rows]
         lines.insert(1, "|---|" + "---:|" * len(columns))

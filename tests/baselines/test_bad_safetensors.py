@@ -12,7 +12,7 @@ from baselines import checkpoints
 from bench.contract import BenchError, RequestError
 from bench.models import weights
 from bench.results.merge import _check_weights
-from bench.runner.cell import Cell
+from bench.runner.cell import CellRunner
 from bench.runner.fit_cache import read_fit
 from tests.support.samples import Silent
 
@@ -64,7 +64,7 @@ def loaded_by_a_cell(file):
         folder=SimpleNamespace(result=file.parent),
         device="cpu",
     )
-    return Cell.load(fake, None)
+    return CellRunner.load(fake, None)
 
 
 @pytest.mark.parametrize("read", [weights.read, checkpoints.read, loaded_by_a_cell])

@@ -8,7 +8,7 @@ import torch
 from baselines import layers
 from baselines.protopnet import ProtoPNet, ProtoPNetLearner, ProtoPNetModel
 from bench.training.schedule import Phase, Schedule
-from tests.support.samples import Silent, SmallNet, Tensors, stripes, task
+from tests.support.samples import Silent, SmallNet, TensorSamples, stripes, task
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def rows_of_cells():
     images[2, 0] = torch.tensor([[4.0, 7.0, 7.0, 8.0]])
     images[3, 0] = torch.tensor([[5.0, 2.0, 1.0, 1.0]])
     images[4, 0] = torch.tensor([[1.0, 1.0, 1.0, 1.0]])
-    return Tensors(images, torch.tensor([0, 0, 1, 0, 1]), 2)
+    return TensorSamples(images, torch.tensor([0, 0, 1, 0, 1]), 2)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 64])

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from bench.cli.main import main
 from bench.results.store import Store
-from bench.runner.cell import Cell
+from bench.runner.cell import CellRunner
 from tests.support import official_checkouts as stand_ins
 from tests.support.samples import Silent
 from tests.support.small_birds import few_birds
@@ -98,7 +98,7 @@ def test_an_official_model_is_measured_as_it_is(call, imported, place):
     assert "protopnet (checkpoint=official.safetensors)" in result.output
     (name,) = cells(call)
     store = Store(folder / "home")
-    cell = Cell(store, name, folder / "home", torch.device("cpu"), Silent())
+    cell = CellRunner(store, name, folder / "home", torch.device("cpu"), Silent())
     splits = cell.inputs.data()
     (batch,) = splits["test"].batches(64)
     with torch.no_grad():
@@ -141,7 +141,7 @@ def test_the_official_code_itself(call, imported, place):
     rows = [row for row in json.loads(call("results").stdout) if "source=again" in row["label"]]
     name = rows[0]["cell"]
     store = Store(folder / "home")
-    cell = Cell(store, name, folder / "home", torch.device("cpu"), Silent())
+    cell = CellRunner(store, name, folder / "home", torch.device("cpu"), Silent())
     splits = cell.inputs.data()
     (batch,) = splits["test"].batches(64)
     with torch.no_grad():

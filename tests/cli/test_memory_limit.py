@@ -49,7 +49,7 @@ def between(run):
 def test_one_image_at_a_time_where_more_do_not_fit(run, between):
     finished, folders, rows = run(*MANY, "--memory-limit", f"{between / 2**20:.0f}MiB")
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert "once more with one image at a time" in finished.stdout
+    assert "trying again with one image at a time" in finished.stdout
     outcome = json.loads((folders["protopnet"] / "result" / "result.json").read_text())
     assert outcome["facts"]["batch_size_after_out_of_memory"] == 1
     assert outcome["memory"]["retry"]["stage"] == "fit"

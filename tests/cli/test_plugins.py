@@ -96,7 +96,7 @@ def test_a_cell_says_which_code_it_was_planned_with(call, plugin, tmp_path):
 @pytest.mark.parametrize("jobs", [(), pytest.param(("--jobs", "2"), marks=pytest.mark.slow)])
 def test_what_ends_the_process_fails_its_cell_alone(call, tmp_path, jobs):
     body = """import bench.runner.cell, gc
-        method = next(one.spec.method for one in gc.get_objects() if isinstance(one, bench.runner.cell.Cell))
+        method = next(one.spec.method for one in gc.get_objects() if isinstance(one, bench.runner.cell.CellRunner))
         if method == "constant": os._exit(0)
         if method == "random": raise KeyboardInterrupt
         """

@@ -84,7 +84,7 @@ def test_interventions_are_listed_under_the_names_of_the_picture(tmp_path, monke
         assert prototype == 5
         return Picture()
 
-    monkeypatch.setattr("bench.runner.cell.Cell", lambda *_, **__: None)
+    monkeypatch.setattr("bench.runner.cell.CellRunner", lambda *_, **__: None)
     monkeypatch.setattr("bench.runner.intervene.intervene", lambda _: result)
     monkeypatch.setattr("bench.report.prototypes.intervention.draw_case", drawn)
     name = StoreMaker(tmp_path).cell("ours", {"accuracy": 50.0})

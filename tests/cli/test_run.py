@@ -132,7 +132,7 @@ def test_a_metric_more_is_measured_on_the_same_fit(call, place):
 
     _, first, _, weights = run("accuracy")
     output, _, scores, same = run("accuracy,calibration")
-    assert f"fitted before by cell {first}, which differs only in what is measured" in output
+    assert f"fitted before by cell {first}, which differs only in metrics or split" in output
     assert "joint 1/2" not in output
     assert same == weights
     again = run("accuracy,calibration", "--existing", "rerun")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bench.contract import RequestError
-from bench.runner.tune import Remembered, Trial, as_text, check_columns, within_class
+from bench.runner.tune import MemoizedBackbone, Trial, as_text, check_columns, within_class
 from tests.support.small_birds import QUICK, bench, few_birds
 
 
@@ -126,7 +126,7 @@ def test_features_are_computed_once_per_image():
             return 2 * images
 
     x = torch.rand(5, 3, 4, 4)
-    remembered = Remembered(Doubled())
+    remembered = MemoizedBackbone(Doubled())
     assert torch.equal(remembered(x[:3]), 2 * x[:3])
     assert torch.equal(remembered(x), 2 * x)
     assert torch.equal(remembered(x.flip(0)), 2 * x.flip(0))

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from bench.core.files import write_json
 from bench.core.integrity import Changed, read_verified, verify_file, verify_folder
 from bench.core.work_dir import FIT, WorkDir
-from bench.runner.fit_cache import read_fit, take
+from bench.runner.fit_cache import copy_fit, read_fit
 from tests.support.samples import Silent
 
 
@@ -79,14 +79,14 @@ def test_an_altered_fit_is_neither_read_nor_copied(fit, tmp_path, name):
     else:
         write_json(fit / name, [] if name != "history.json" else [{"epoch": 0}])
     assert read_fit(fit, progress) is None
-    assert not take(fit, tmp_path / "other" / "work", progress, {})
+    assert not copy_fit(fit, tmp_path / "other" / "work", progress, {})
     assert f"{name} was changed after it was written" in progress.notes[0]
     assert not (tmp_path / "other").exists()
 
 
 def test_a_copied_fit_is_sealed_where_it_goes(fit, tmp_path):
     work = tmp_path / "other" / "work"
-    assert take(fit, work, Told(), {"of": "cell"})
+    assert copy_fit(fit, work, Told(), {"of": "cell"})
     verify_folder(work)
     write_json(work / FIT, {"facts": {}, "seconds": {"fit": 2.0}})
     assert read_fit(work, Told()) is None

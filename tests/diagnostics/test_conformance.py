@@ -60,7 +60,7 @@ def test_what_is_sound_has_no_problems():
         (lambda maps: maps / 0, "nothing is NaN or infinite", "maps are not all finite"),
         (lambda maps: maps[:, :, 0], "shapes", "maps of 5 images are (5, 3, 224)"),
         (lambda maps: maps + len(maps), "an image does not depend on its batch", "differ by up to 7"),
-        (lambda maps: maps + maps.shape[1], "all doors give the same", "differ by up to 2"),
+        (lambda maps: maps + maps.shape[1], "all calls give the same", "differ by up to 2"),
         (lambda maps: maps + torch.rand(()), "explaining changes nothing", "differently the second time"),
     ],
 )

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bench.diagnostics import reference_pipeline
-from bench.diagnostics.synthetic_features import draw
+from bench.diagnostics.synthetic import class_features
 from bench.posthoc.decompose_class import DecompositionConfig, decompose_classes
 from bench.posthoc.refinement import Alignment
 
@@ -13,7 +13,7 @@ from bench.posthoc.refinement import Alignment
 @pytest.fixture(scope="module")
 def drawn():
     """Features ``(80, 14)`` and a row, float64."""
-    F, v = draw(3, 5, 16, 14, 0)
+    F, v = class_features(3, 5, 16, 14, 0)
     return F.double().numpy(), v.double().numpy()
 
 

@@ -6,12 +6,11 @@ import sys
 import pytest
 import torch
 
-from bench.diagnostics.measurement import Measurement, apart, measure
-from bench.diagnostics.profiling import Sizes, Subject, chosen
+from bench.diagnostics.profiling import Measurement, ProfiledMethod, ProfileSizes, chosen, in_new_process, measure
 from bench.diagnostics.scale import as_text, scale
 
 CPU = torch.device("cpu")
-SIZES = Sizes("tiny", classes=3, size=64)
+SIZES = ProfileSizes("tiny", classes=3, size=64)
 
 PLUGIN = """
 import torch
@@ -60,14 +59,14 @@ def test_activations_are_what_the_backward_pass_needs():
 
 def test_parameters_are_those_of_the_network():
     found = measure(Measurement("inference", "protopnet", {"per_class": 2, "depth": 8}, SIZES, 2, 1))
-    backbone = sum(one.numel() for one in Subject("protopnet", SIZES).task.backbone().parameters())
+    backbone = sum(one.numel() for one in ProfiledMethod("protopnet", SIZES).task.backbone().parameters())
     add_on = (128 * 8 + 8) + (8 * 8 + 8)
     assert found["parameters"] == backbone + add_on + 6 * 8 + 6 * 3
     assert found["images_per_second"] > 0
 
 
 def test_the_phase_is_the_one_in_which_most_learns():
-    learner, phase = Subject("protopnet", SIZES).learner()
+    learner, phase = ProfiledMethod("protopnet", SIZES).learner()
     assert phase.name == "joint"
     assert set(phase.lr) < set(learner.groups())
 
@@ -110,13 +109,13 @@ def test_each_measurement_is_a_process_of_its_own():
     assert row["training"]["of_the_black_box"]
     assert row["decomposition"]["images"] == 90
     text = as_text(result)
-    assert "three quarters of what is free" in text
-    assert "unless --batch says more" in text
+    assert "three quarters of the free memory" in text
+    assert "unless --batch is given" in text
     assert "decomposition: peak" in text
 
 
 def test_what_fails_says_why():
-    found = apart(Measurement("training", "protopnet", {"depth": 0}, SIZES, 2, 1))
+    found = in_new_process(Measurement("training", "protopnet", {"depth": 0}, SIZES, 2, 1))
     assert found["status"] == "failed"
     assert "depth" in found["reason"]
 

@@ -8,7 +8,7 @@ import torch
 
 from bench.contract import RequestError
 from bench.diagnostics.speed_decompose import as_text, measure
-from bench.diagnostics.synthetic_features import draw
+from bench.diagnostics.synthetic import class_features
 
 SMALL = {"classes": 4, "images": 3, "hw": 9, "features": 12, "k": 2}
 
@@ -44,7 +44,7 @@ def test_all_pipelines_see_the_same_classes(result):
     from bench.diagnostics.speed_decompose import COMPARABLE, FAST
     from bench.posthoc.decompose_class import DecompositionConfig, decompose_classes
 
-    drawn = {label: draw(label, 3, 9, 12, 0) for label in (0, 3)}
+    drawn = {label: class_features(label, 3, 9, 12, 0) for label in (0, 3)}
     literal = [reference_pipeline.decompose(F.numpy(), v.numpy(), 2) for F, v in drawn.values()]
     assert result["reference"]["objective"] == pytest.approx(sum(one.objective for one in literal) / 2)
     objectives = [
@@ -68,13 +68,13 @@ def test_text_says_what_was_extrapolated(result):
 
 
 def test_features_are_drawn_per_class_and_look_like_those_after_a_relu():
-    F, v = draw(5, 6, 49, 64, 1)
+    F, v = class_features(5, 6, 49, 64, 1)
     assert F.shape == (6 * 49, 64)
     assert v.shape == (64,)
     assert (F >= 0).all()
     assert 0.2 < (F > 0).float().mean() < 0.9
-    assert torch.equal(draw(5, 6, 49, 64, 1)[0], F)
-    assert not torch.equal(draw(6, 6, 49, 64, 1)[0], F)
+    assert torch.equal(class_features(5, 6, 49, 64, 1)[0], F)
+    assert not torch.equal(class_features(6, 6, 49, 64, 1)[0], F)
 
 
 def test_peak_memory_holds_the_features():

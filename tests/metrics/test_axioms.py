@@ -14,7 +14,7 @@ from bench.posthoc.model import DecomposedClassifier
 from metrics.axioms import Completeness, Linearity, Sensitivity, Symmetry
 from metrics.feature_sampling import in_double, spread
 from tests.oracle import axiom_loops
-from tests.support.samples import Tensors
+from tests.support.samples import TensorSamples
 
 ALL = (Sensitivity, Completeness, Linearity, Symmetry)
 CHANNELS, CLASSES = 6, 4
@@ -42,7 +42,7 @@ def maxpool():
 def split(count=9, side=3, seed=0):
     generator = torch.Generator().manual_seed(seed)
     maps = torch.rand(count, CHANNELS, side, side, generator=generator)
-    return Tensors(maps, torch.randint(0, CLASSES, (count,), generator=generator), CLASSES)
+    return TensorSamples(maps, torch.randint(0, CLASSES, (count,), generator=generator), CLASSES)
 
 
 @torch.no_grad()

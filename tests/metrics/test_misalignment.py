@@ -7,7 +7,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from bench.contract import IMAGENET_STD, Explanation, NotApplicable, Observation, PartPrototypeModel, PrototypeTable
 from metrics.misalignment import Misalignment, attacked, highest, outside_of
-from tests.support.samples import Tensors
+from tests.support.samples import TensorSamples
 
 SIDE = 40
 
@@ -43,7 +43,7 @@ def pictures():
 
 @torch.no_grad()
 def measure(model, taken, **settings):
-    split = Tensors(taken, torch.zeros(len(taken)).long(), 2)
+    split = TensorSamples(taken, torch.zeros(len(taken)).long(), 2)
     metric = Misalignment(Misalignment.Config(**settings), split, model.prototypes)
     for at in torch.arange(len(taken)).split(3):
         rest = (split.keypoints[at], split.visible[at], split.boxes[at])

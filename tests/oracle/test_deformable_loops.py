@@ -7,7 +7,7 @@ import torch
 
 from baselines.deformable import DeformableProtoPNet, DeformableProtoPNetLearner, DeformableProtoPNetModel
 from tests.oracle import deformable_loops as loops
-from tests.support.samples import Silent, Tensors
+from tests.support.samples import Silent, TensorSamples
 
 CLASSES, PER_CLASS, DEPTH = 3, 2, 4
 COUNT = CLASSES * PER_CLASS
@@ -192,7 +192,7 @@ def test_projection(model, images, monkeypatch, batch):
         _, i, y, x = max(candidates, key=lambda candidate: candidate[0])
         expected.append(loops.moved_patch(*looked_at(model, images[i]), y, x))
         sources.append([i, y, x])
-    learner_of(model).act("project", Tensors(images, LABELS, CLASSES))
+    learner_of(model).act("project", TensorSamples(images, LABELS, CLASSES))
     torch.testing.assert_close(
         model.prototype_vectors.detach(), tensor(expected).permute(0, 3, 1, 2), rtol=1e-4, atol=1e-4
     )

@@ -6,7 +6,7 @@ from torch import nn
 
 from metrics.deletion import Deletion, curve
 from tests.support.ragged_model import measure
-from tests.support.samples import Tensors
+from tests.support.samples import TensorSamples
 from tests.support.scripted_model import ScriptedModel
 
 
@@ -49,7 +49,7 @@ class Painted(ScriptedModel):
 def test_deletion_by_plain_loops(mode):
     generator = torch.Generator().manual_seed(0)
     pictures = torch.rand(3, 3, 8, 8, generator=generator)
-    split = Tensors(pictures, torch.zeros(3).long(), 2)
+    split = TensorSamples(pictures, torch.zeros(3).long(), 2)
     found = measure(Deletion, Painted(1), split, mode=mode, steps=4, images=2)
     assert found.items["image"]["index"].tolist() == [0, 1]
     for i in range(2):

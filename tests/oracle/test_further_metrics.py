@@ -21,7 +21,7 @@ from metrics.localisation import PointingBox
 from metrics.purity import Purity
 from tests.oracle import plain_loops
 from tests.support.ragged_model import CLASSES, COUNT, NAMES, SumOfMaps, case, measure
-from tests.support.samples import Tensors
+from tests.support.samples import TensorSamples
 
 ALL = (
     Calibration, Cancellation, Compactness, Contrastivity, Duplication, PartAgreement, PointingBox, Purity,
@@ -170,7 +170,7 @@ def test_compactness():
 
 def test_compactness_omits_classes_without_prototypes():
     model, split, _ = case()
-    changed = Tensors(split.images, split.labels.clone(), CLASSES)
+    changed = TensorSamples(split.images, split.labels.clone(), CLASSES)
     changed.labels[::2] = 3  # the class without one
     found = measure(Compactness, model, changed)
     kept = changed.labels != 3
@@ -251,7 +251,7 @@ def test_a_part_per_prototype_agrees_wholly():
     spots = [(16, 16), (16, 208), (208, 16), (208, 208)]
     for k, (y, x) in enumerate(spots):
         maps[:, k, y // 32, x // 32] = 1
-    changed = Tensors(split.images, split.labels, CLASSES)
+    changed = TensorSamples(split.images, split.labels, CLASSES)
     changed.keypoints = torch.tensor([spots] * COUNT).double()
     changed.visible = torch.ones(COUNT, 4).bool()
     changed.parts = NAMES

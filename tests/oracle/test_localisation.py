@@ -8,7 +8,7 @@ from bench.contract import NotApplicable
 from metrics.localisation import PointingBox, inside
 from tests.oracle import plain_loops
 from tests.support.ragged_model import CLASSES, COUNT, SumOfMaps, case, measure
-from tests.support.samples import Tensors
+from tests.support.samples import TensorSamples
 
 
 def test_pointing_and_energy():
@@ -36,7 +36,7 @@ def test_pointing_and_energy():
 
 def test_pointing_means_nothing_on_crops_and_without_boxes():
     model, split, _ = case()
-    cut = Tensors(split.images, split.labels, CLASSES)
+    cut = TensorSamples(split.images, split.labels, CLASSES)
     cut.protocol = "bbox-224-truncated"
     with pytest.raises(NotApplicable, match="cut to the box"):
         measure(PointingBox, model, cut)
@@ -48,7 +48,7 @@ def test_pointing_means_nothing_on_crops_and_without_boxes():
 
 def test_a_box_that_fills_the_image_has_no_outside_to_compare_with():
     _, split, _ = case()
-    changed = Tensors(split.images, split.labels, CLASSES)
+    changed = TensorSamples(split.images, split.labels, CLASSES)
     changed.protocol = split.protocol
     changed.boxes = torch.tensor([[0.0, 0.0, 224.0, 112.0]] + [[0.0, 0.0, 224.0, 224.0]] * (COUNT - 1)).double()
     maps = torch.full((COUNT, 5, 7, 7), 1000 / 3)

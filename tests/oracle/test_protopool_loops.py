@@ -14,7 +14,7 @@ from metrics.consistency import Consistency
 from metrics.noise import gaussian_noise
 from metrics.stability import Stability
 from tests.oracle import plain_loops
-from tests.support.samples import Silent, SmallNet, Tensors
+from tests.support.samples import Silent, SmallNet, TensorSamples
 from tests.support.scripted_model import score
 
 CLASSES, PROTOTYPES, SLOTS, DEPTH = 3, 9, 2, 4
@@ -195,7 +195,8 @@ def test_losses(model, images, scale, mixing, mixup):
 
 def test_projection(model):
     generator = torch.Generator().manual_seed(3)
-    samples = Tensors(torch.randn(10, 3, 32, 32, generator=generator), torch.tensor([2, 0, 1, 1, 0, 2, 2, 0, 1, 0]), 3)
+    labels = torch.tensor([2, 0, 1, 1, 0, 2, 2, 0, 1, 0])
+    samples = TensorSamples(torch.randn(10, 3, 32, 32, generator=generator), labels, 3)
     prototypes, presence, _ = numbers(model)
     cells = latent(model, samples.images)
     expected, source = [list(p) for p in prototypes], [(-1, -1, -1)] * PROTOTYPES

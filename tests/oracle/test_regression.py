@@ -9,7 +9,7 @@ import torch
 import metrics.regression
 from bench.contract import NotApplicable, Observation
 from metrics.regression import KeypointRegression, centroids
-from tests.support.samples import Tensors
+from tests.support.samples import TensorSamples
 from tests.support.scripted_model import ScriptedModel, images
 
 COUNT, CLASSES, PARTS = 24, 3, 4
@@ -29,7 +29,7 @@ def case():
 
 
 def split(labels, points, visible, part):
-    found = Tensors(images(len(labels))[part], labels[part], CLASSES)
+    found = TensorSamples(images(len(labels))[part], labels[part], CLASSES)
     found.keypoints, found.visible = points[part], visible[part]
     found.parts = [f"part {k}" for k in range(PARTS)]
     return found

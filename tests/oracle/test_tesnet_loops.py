@@ -9,7 +9,7 @@ import torch
 
 from baselines.tesnet import TesNet, TesNetLearner, TesNetModel
 from bench.training.schedule import Schedule
-from tests.support.samples import Silent, SmallNet, Tensors
+from tests.support.samples import Silent, SmallNet, TensorSamples
 
 CLASSES, PER_CLASS, DEPTH = 3, 2, 5
 OWNER = [0, 0, 1, 1, 2, 2]
@@ -157,7 +157,7 @@ def test_projection(model):
     labels = [0, 1, 2, 2, 1, 0, 0, 1, 2]
     before = vectors(model)
     learner = TesNetLearner(model, TesNet.Config(schedule=Schedule(phases=[])), Silent())
-    learner.act("project", Tensors(images, torch.tensor(labels), CLASSES))
+    learner.act("project", TensorSamples(images, torch.tensor(labels), CLASSES))
     table = model.prototypes
     for j, prototype in enumerate(before):
         best, source, patch = -float("inf"), None, None

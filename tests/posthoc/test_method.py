@@ -13,14 +13,14 @@ from bench.posthoc import checkpoint, intervention, pipeline, refinement, scalin
 from bench.posthoc.black_box_method import BlackBox
 from bench.posthoc.method import PostHocPPN, PostHocPPNContrast
 from bench.posthoc.solvers import lbfgs, nmf
-from tests.support.samples import SmallNet, Tensors, stripes, task
+from tests.support.samples import SmallNet, TensorSamples, stripes, task
 
 
 def ragged():
     """Return classes of 12, 9 and 4 images, so that padding depends on the other classes of a chunk."""
     samples = stripes()
     keep = torch.cat([torch.arange(12), torch.arange(12, 21), torch.arange(24, 28)])
-    return Tensors(samples.images[keep], samples.labels[keep], 3)
+    return TensorSamples(samples.images[keep], samples.labels[keep], 3)
 
 
 def black_box(classes=3, seed=0):
@@ -253,7 +253,7 @@ def test_negative_features(tmp_path, factorisation):
 
 def test_a_class_without_images_is_named(tmp_path):
     samples = stripes()
-    gap = Tensors(samples.images[samples.labels != 1], samples.labels[samples.labels != 1], 3)
+    gap = TensorSamples(samples.images[samples.labels != 1], samples.labels[samples.labels != 1], 3)
     with pytest.raises(CellError, match="class 1 has no training image"):
         PostHocPPN().fit(task(tmp_path, gap, PostHocPPN.Config(), black_box=black_box()))
 
@@ -369,7 +369,7 @@ def test_exact_for_random_shapes(
             box.head.weight[0] = 0
     config = PostHocPPN.Config(k=k, refinement=refinement, space=space, nmf_solver=solver[0], nmf_init=solver[1])
     folder = tmp_path_factory.mktemp("drawn")
-    work = task(folder, Tensors(x, labels, len(counts)), config, black_box=box)
+    work = task(folder, TensorSamples(x, labels, len(counts)), config, black_box=box)
     model = PostHocPPN().fit(work)
     with torch.no_grad():
         assert torch.equal(model(x), box(x))

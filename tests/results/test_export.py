@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench.cli.main import main
-from bench.core.integrity import check_all, known_digests
+from bench.core.integrity import known_digests, verify_folder
 from bench.report.plots.scatter import cost
 from bench.results.store import Store, write_json
 from tests.support.stores import example_store, reseal
@@ -159,4 +159,4 @@ def test_an_altered_table_is_not_published(home, tmp_path):
     published = Store(tmp_path / "published").cell(cells["ours-0"]).result
     assert not (published / "items" / table.name).exists()
     assert known_digests(published).keys() >= {"result.json", "items/stability.image.csv"}
-    check_all(published)
+    verify_folder(published)

@@ -1,11 +1,13 @@
-"""A second attempt, with one image at a time, is only for the memory that the first one did not fit into."""
+"""Limits of a cell: batches of a split, and a second attempt only within the memory that the first did not fit into."""
+
+import copy
 
 import pytest
 import torch
 
 from bench.core.memory import OutOfMemory
-from bench.runner.limits import SHARED, Attempts
-from tests.support.samples import Killed, Silent
+from bench.runner.limits import SHARED, LimitedSamples, OomRetry
+from tests.support.samples import Killed, Silent, stripes
 
 GIB = 2**30
 
@@ -16,7 +18,7 @@ class Work:
     def __init__(self, folder, limit, fits_at=1, dies=False):
         self.progress = Silent()
         note = folder / "retry.json"
-        self.attempts = Attempts(torch.device("cpu"), limit, note, {"fit": 32}, self.progress)
+        self.attempts = OomRetry(torch.device("cpu"), limit, note, {"fit": 32}, self.progress)
         self.fits_at, self.dies, self.tried, self.started_over = fits_at, dies, [], 0
 
     def run(self):
@@ -76,3 +78,39 @@ def test_what_other_cells_use_too_is_tried_once_and_leaves_no_note(tmp_path):
         shared.attempts.once(black_box)
     assert [one.stage for one in caught.value.overruns] == [SHARED]
     assert not (tmp_path / "retry.json").exists()
+
+
+def test_the_same_images_in_smaller_batches():
+    samples = stripes()
+    guarded = LimitedSamples(samples, 5, lambda: None)
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
+
+    def darker(images, where):
+        return images - where[:, None, None, None] / 10
+
+    batches = list(guarded.batches(16, index=order, augment=darker))
+    whole = next(iter(samples.batches(len(samples), index=order, augment=darker)))
+    assert max(len(batch.labels) for batch in batches) == 5
+    for name in ("images", "labels", "index"):
+        assert torch.equal(torch.cat([getattr(batch, name) for batch in batches]), getattr(whole, name))
+    assert (len(guarded), guarded.classes, guarded.size) == (len(samples), samples.classes, samples.size)
+    assert len(copy.copy(guarded)) == len(samples)
+
+
+def test_as_many_as_asked_for_where_nothing_is_said():
+    assert [len(batch.labels) for batch in LimitedSamples(stripes(), None, lambda: None).batches(20)] == [20, 16]
+
+
+def test_the_check_is_called_before_each_batch_and_after_the_last():
+    calls = []
+
+    def check():
+        calls.append(len(calls))
+        if len(calls) == 5:
+            raise MemoryError
+
+    guarded = LimitedSamples(stripes(), 12, check)
+    assert len(list(guarded.batches(64))) == 3
+    assert len(calls) == 4
+    with pytest.raises(MemoryError):
+        next(guarded.batches(64))

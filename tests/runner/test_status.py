@@ -13,17 +13,17 @@ from rich.console import Console
 from bench.cli.main import main
 from bench.core.files import write_json
 from bench.core.work_dir import WorkDir
-from bench.runner.eta import Timings, said
-from bench.runner.heartbeat import Activity, activity_of
+from bench.runner.eta import Timings, format_duration
+from bench.runner.heartbeat import Heartbeat, activity_of
 from bench.runner.status import Board, Overview
 from tests.support.stores import METRICS, StoreMaker, example_store
 
 WORKER = """
 import pathlib, sys, time
-from bench.runner.heartbeat import Activity
+from bench.runner.heartbeat import Heartbeat
 from bench.core.work_dir import WorkDir
 folder = WorkDir(pathlib.Path(sys.argv[1]))
-with folder.claim(), Activity(folder, lambda: "fit") as activity:
+with folder.claim(), Heartbeat(folder, lambda: "fit") as activity:
     activity.counted("epochs", 5, 30)
     activity.noted("joint 5/30  loss 0.250")
     while "loss" not in (folder.path / "activity.json").read_text():
@@ -82,9 +82,9 @@ def test_done_failed_and_to_run(grid):
 def test_a_failure_of_an_earlier_run_is_a_cell_to_run(grid):
     maker, cells = grid
     overview = Overview(maker.store, list(cells.values()), from_now=True)
-    assert overview.told() == "6 of 9 cells done, 3 to run"
+    assert overview.summary() == "6 of 9 cells done, 3 to run"
     maker.store.cell(cells["ours-big"]).fail("failed", "again")
-    assert overview.told() == "6 of 9 cells done, 1 failed, 2 to run"
+    assert overview.summary() == "6 of 9 cells done, 1 failed, 2 to run"
 
 
 def test_a_living_process_is_told_from_a_killed_one(grid, worker):
@@ -115,7 +115,7 @@ def test_what_ends_by_itself_leaves_nothing(tmp_path):
         assert activity_of(folder)["stage"] == "fit"
         raise ValueError("wrong")
 
-    with pytest.raises(ValueError, match="wrong"), folder.claim(), Activity(folder, lambda: "fit"):
+    with pytest.raises(ValueError, match="wrong"), folder.claim(), Heartbeat(folder, lambda: "fit"):
         wrong()
     assert activity_of(folder) is None
 
@@ -123,7 +123,7 @@ def test_what_ends_by_itself_leaves_nothing(tmp_path):
 @pytest.mark.parametrize("same_boot", [True, False])
 def test_a_clock_that_jumps_gives_no_negative_times(tmp_path, same_boot):
     folder = WorkDir(tmp_path / "x")
-    with folder.claim(), Activity(folder, lambda: "fit"):
+    with folder.claim(), Heartbeat(folder, lambda: "fit"):
         file = folder.path / "activity.json"
         written = json.loads(file.read_text())
         written["began"] = time.time() + 1e6
@@ -164,7 +164,7 @@ def test_what_is_fitted_is_only_measured(tmp_path):
     [(8, "8 s"), (59.7, "60 s"), (95, "2 min"), (5400, "1 h 30 min"), (86399, "1 d 0 h"), (200000, "2 d 7 h")],
 )
 def test_durations(seconds, text):
-    assert said(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_the_command(grid, tmp_path, monkeypatch, worker):

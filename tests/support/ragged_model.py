@@ -5,7 +5,7 @@ from functools import cache
 import torch
 
 from bench.contract import Observation
-from tests.support.samples import Tensors
+from tests.support.samples import TensorSamples
 from tests.support.scripted_model import ScriptedModel, images
 
 NAMES = ["left eye", "right eye", "beak", "tail"]
@@ -28,7 +28,7 @@ def case():
     logits = 3 * torch.randn(COUNT, CLASSES, generator=generator)
     labels = torch.randint(0, 3, (COUNT,), generator=generator)
     model = SumOfMaps(owners, maps, logits=logits)
-    split = Tensors(images(COUNT), labels, CLASSES)
+    split = TensorSamples(images(COUNT), labels, CLASSES)
     split.keypoints = torch.randint(0, 224, (COUNT, 4, 2), generator=generator).double()
     split.visible = torch.rand(COUNT, 4, generator=generator) < 0.8
     corner = torch.randint(0, 100, (COUNT, 2), generator=generator).double()

@@ -7,10 +7,10 @@ from typing import Any
 
 from bench.contract import FitContext
 from bench.diagnostics import synthetic
-from bench.diagnostics.synthetic import SmallNet, Tensors, stripes
+from bench.diagnostics.synthetic import SmallNet, TensorSamples, stripes
 from bench.training.trainer import Trainer
 
-__all__ = ["Dying", "Killed", "Silent", "SmallNet", "Tensors", "stripes", "task"]
+__all__ = ["Dying", "Killed", "Silent", "SmallNet", "TensorSamples", "stripes", "task"]
 
 
 class Silent:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from bench.training.black_box import agreement
-from tests.support.samples import Silent, Tensors
+from tests.support.samples import Silent, TensorSamples
 
 
 class Knows(nn.Module):
@@ -23,7 +23,7 @@ class Knows(nn.Module):
 
 def split(classes=6, each=20):
     labels = torch.arange(classes).repeat_interleave(each)
-    return Tensors(labels[:, None, None, None].float().expand(-1, 3, 4, 4), labels, classes)
+    return TensorSamples(labels[:, None, None, None].float().expand(-1, 3, 4, 4), labels, classes)
 
 
 @pytest.mark.parametrize(

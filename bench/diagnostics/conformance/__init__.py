@@ -1,4 +1,4 @@
-"""Does a method or a metric keep the contract? Run on a few drawn images, for ``bench check`` and for our own tests."""
+"""Conformance checks of methods and metrics on a few synthetic images, for ``bench check`` and the tests."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _KINDS: tuple[tuple[str, Any], ...] = (("method", methods), ("metric", metrics))
 
 
 def check(name: str) -> Iterator[Outcome]:
-    """All checks of the method of that name, and of the metric of that name, one after the other.
+    """Run all checks of the method and of the metric of a name, and yield their outcomes.
 
     Raises:
-        RequestError: where there is neither, with the nearest names.
+        RequestError: if there is neither, with the nearest names.
     """
-    found = [kind for kind in ("methods", "metrics") if name in registry.names(kind)]
-    if not found:
+    kinds = [kind for kind in ("methods", "metrics") if name in registry.names(kind)]
+    if not kinds:
         known = {*registry.names("methods"), *registry.names("metrics")}
         raise RequestError(f"no method or metric {registry.quoted(name)}{registry.nearest(name, known)}")
     with tempfile.TemporaryDirectory(prefix="bench-check-") as folder:
         for kind, module in _KINDS:
-            if f"{kind}s" not in found:
+            if f"{kind}s" not in kinds:
                 continue
-            begun, subject = attempt(kind, module.FIRST, module.prepare, name, Path(folder))
-            yield begun
-            if begun.problem is None:
-                for title, one in module.CHECKS.items():
-                    yield attempt(kind, title, one, subject)[0]
+            first, subject = attempt(kind, module.FIRST, module.prepare, name, Path(folder))
+            yield first
+            if first.problem is None:
+                for title, run in module.CHECKS.items():
+                    yield attempt(kind, title, run, subject)[0]

@@ -1,4 +1,4 @@
-"""The checks of a method: fitted on a few easy images, seen through all its doors."""
+"""Conformance checks of a method, fitted on a few easy images and called in all ways of the contract."""
 
 from __future__ import annotations
 
@@ -24,36 +24,36 @@ from bench.runner.metric_guard import Guard
 from bench.runner.progress import ConsoleProgress
 
 KNOWN = frozenset({"image", "label", "bbox", "keypoints", "mask"}) | ALWAYS_PROVIDED
-FIRST = "is fitted on a few drawn images, one epoch of each phase"
+FIRST = "is fitted on a few synthetic images, one epoch of each phase"
 
 
 @dataclass
 class Fitted:
-    """A method fitted on drawn images.
+    """Method fitted on synthetic images.
 
     Attributes:
-        method: its class.
+        method: class of the method.
         config: its demo settings, with one epoch for each phase.
-        samples: what it was fitted on.
-        task: what it was given.
-        model: what it gave.
-        folder: for files.
+        samples: the training split.
+        task: input of the fit.
+        model: fitted model.
+        folder: folder for files.
     """
 
     method: type[Method]
     config: Any
-    samples: synthetic.Tensors
+    samples: synthetic.TensorSamples
     task: FitContext
     model: PartPrototypeModel
     folder: Path
 
     def another_task(self, config: Any = None) -> FitContext:
-        """The same task anew, with other settings where some are given."""
+        """Build the same task again, with other settings if given."""
         return _task(self.method, self.config if config is None else config, self.samples, self.folder / "again")
 
 
 def prepare(name: str, folder: Path) -> Fitted:
-    """Fit the method of that name."""
+    """Fit the method of a name."""
     method: type[Method] = registry.load("methods", name)
     expect(issubclass(method, Method), f"{method} is no subclass of bench.contract.Method")
     preset = {f"{name}.{key}": value for key, value in registry.entry("methods", name).preset}
@@ -72,7 +72,7 @@ def prepare(name: str, folder: Path) -> Fitted:
     return Fitted(method, config, samples, task, method().fit(task), folder)
 
 
-def _task(method: type[Method], config: Any, samples: synthetic.Tensors, folder: Path) -> FitContext:
+def _task(method: type[Method], config: Any, samples: synthetic.TensorSamples, folder: Path) -> FitContext:
     box = None
     if method.needs_black_box:
         with torch.random.fork_rng(devices=[]):
@@ -83,7 +83,7 @@ def _task(method: type[Method], config: Any, samples: synthetic.Tensors, folder:
 
 @torch.no_grad()
 def shapes(fitted: Fitted) -> None:
-    """Prototypes, classes and what an explanation is made of."""
+    """Check the shapes of prototypes, classes and explanations."""
     model, samples = fitted.model, fitted.samples
     expect(isinstance(model, PartPrototypeModel), "fit returns no bench.contract.PartPrototypeModel")
     expect(not model.training, "fit returns a model in train mode: end with `.eval()`")
@@ -95,8 +95,8 @@ def shapes(fitted: Fitted) -> None:
     explanation = model.explain(samples.images[:5])
     expected = {"logits": (5, samples.classes), "scores": (5, count)}
     for name, shape in expected.items():
-        found = tuple(getattr(explanation, name).shape)
-        expect(found == shape, f"{name} of 5 images are {found}, expected {shape}")
+        actual = tuple(getattr(explanation, name).shape)
+        expect(actual == shape, f"{name} of 5 images are {actual}, expected {shape}")
     maps = explanation.maps
     expect(maps.ndim == 4 and maps.shape[:2] == (5, count), f"maps of 5 images are {tuple(maps.shape)}")
     rings, sides = model.border, maps.shape[2:]
@@ -108,7 +108,7 @@ def shapes(fitted: Fitted) -> None:
 
 @torch.no_grad()
 def finite(fitted: Fitted) -> None:
-    """Nothing is NaN or infinite."""
+    """Check that nothing is NaN or infinite."""
     images, labels = fitted.samples.images, fitted.samples.labels
     explanation = fitted.model.explain(images)
     attribution = fitted.model.attribute(fitted.model.backbone(images), labels)
@@ -118,8 +118,8 @@ def finite(fitted: Fitted) -> None:
 
 
 @torch.no_grad()
-def doors_agree(fitted: Fitted) -> None:
-    """Logits and maps are the same however they are asked for."""
+def calls_agree(fitted: Fitted) -> None:
+    """Check that logits and maps are equal for all ways to compute them."""
     model, images, labels = fitted.model, fitted.samples.images[10:16], fitted.samples.labels[10:16]
     everything, own = model.explain(images), model.explain(images, labels)
     expect_close("logits of model(images) and explain(images)", model(images), everything.logits, 1e-5, 1e-5)
@@ -129,16 +129,16 @@ def doors_agree(fitted: Fitted) -> None:
     expect(own.indices is not None, "explain(images, classes) gives no indices")
     assert own.indices is not None
     expect(torch.equal(own.indices, model.prototypes.of(labels)), "indices are not prototypes.of(classes)")
-    there = own.indices >= 0
+    valid = own.indices >= 0
     for name in ("maps", "scores"):
         chosen, whole = getattr(own, name), model.pick(getattr(everything, name), own.indices)
-        what = f"{name} of explain(images, classes) and explain(images)"
-        expect_close(what, chosen[there], whole[there], 1e-4, 1e-5)
+        title = f"{name} of explain(images, classes) and explain(images)"
+        expect_close(title, chosen[valid], whole[valid], 1e-4, 1e-5)
 
 
 @torch.no_grad()
 def axioms_can_be_measured(fitted: Fitted) -> None:
-    """Contributions and offset sum to the logit, where it has them; a combination of logits is attributed as one."""
+    """Check that contributions and offset, if any, sum to the logit, and the attribution of combined logits."""
     model, images, labels = fitted.model, fitted.samples.images[10:16], fitted.samples.labels[10:16]
     features = model.backbone(images)
     logits, offset = model.logits(features), model.offset(labels)
@@ -149,17 +149,17 @@ def axioms_can_be_measured(fitted: Fitted) -> None:
     except NotApplicable:
         pass
     else:
-        own = logits.gather(1, labels[:, None])[:, 0]
-        expect_close("contributions and offset, summed, and the logit", total, own, 1e-3, 1e-3)
+        logit = logits.gather(1, labels[:, None])[:, 0]
+        expect_close("contributions and offset, summed, and the logit", total, logit, 1e-3, 1e-3)
     if model.mixes:
         weights = torch.nn.functional.one_hot(labels, fitted.samples.classes).to(features.dtype)
-        one, two = model.attribute(features, labels), model.attribute(features, weights)
-        expect_close("attribute of a class and of the weights that choose it", two, one, 1e-4, 1e-4)
+        first, second = model.attribute(features, labels), model.attribute(features, weights)
+        expect_close("attribute of a class and of the weights that choose it", second, first, 1e-4, 1e-4)
 
 
 @torch.no_grad()
 def batch_does_not_matter(fitted: Fitted) -> None:
-    """An image's explanation does not depend on the images beside it."""
+    """Check that an image's explanation does not depend on the other images of its batch."""
     images, labels = fitted.samples.images, fitted.samples.labels
     together = fitted.model.explain(images[:8], labels[:8])
     alone = fitted.model.explain(images[3:4], labels[3:4])
@@ -171,19 +171,19 @@ def batch_does_not_matter(fitted: Fitted) -> None:
 
 @torch.no_grad()
 def survives_saving(fitted: Fitted) -> None:
-    """What ``build`` gives takes the saved state and explains like the fitted model."""
+    """Check that the model of ``build`` loads the saved state and explains like the fitted model."""
     file, images = fitted.folder / "model.safetensors", fitted.samples.images[:4]
     save_file({name: value.contiguous() for name, value in fitted.model.state_dict().items()}, file)
     other = fitted.method().build(fitted.task)
     other.load_state_dict(load_file(file))
-    one, two = fitted.model.explain(images), other.eval().explain(images)
-    expect(torch.equal(one.maps, two.maps), "maps of the saved and loaded model differ")
-    expect(torch.equal(one.logits, two.logits), "logits of the saved and loaded model differ")
+    first, second = fitted.model.explain(images), other.eval().explain(images)
+    expect(torch.equal(first.maps, second.maps), "maps of the saved and loaded model differ")
+    expect(torch.equal(first.logits, second.logits), "logits of the saved and loaded model differ")
 
 
 def same_seed_same_model(fitted: Fitted) -> None:
-    """Fitted again with the same seed, every number of the state is the same."""
-    torch.rand(7)  # whatever was drawn before
+    """Check that a second fit with the same seed gives the same state, bit by bit."""
+    torch.rand(7)  # another state of the global generator
     samples = fitted.samples
     names = ("images", "labels", "keypoints", "visible", "boxes")
     before = {name: getattr(samples, name).clone() for name in names}
@@ -196,18 +196,18 @@ def same_seed_same_model(fitted: Fitted) -> None:
 
 @torch.no_grad()
 def explaining_changes_nothing(fitted: Fitted) -> None:
-    """Two explanations are equal, and the model's state is as before."""
+    """Check that two explanations are equal and leave the model's state unchanged."""
     model, images, labels = fitted.model, fitted.samples.images[:4], fitted.samples.labels[:4]
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    one, two = (model.explain(images, labels).maps for _ in range(2))
-    expect(torch.equal(one, two), "the same images are explained differently the second time")
+    first, second = (model.explain(images, labels).maps for _ in range(2))
+    expect(torch.equal(first, second), "the same images are explained differently the second time")
     changed = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
     expect(not changed, f"explaining changes {', '.join(changed[:4])}")
 
 
 @torch.no_grad()
-def looking_changes_nothing(fitted: Fitted) -> None:
-    """What a model is shown is as before, whichever way it is looked through, and so is the process."""
+def calls_change_nothing(fitted: Fitted) -> None:
+    """Check that no call of the model changes its inputs or the process."""
     model, samples, index = fitted.model, fitted.samples, torch.arange(4)
     seen = Observation(
         model,
@@ -229,22 +229,22 @@ def looking_changes_nothing(fitted: Fitted) -> None:
         "contributions": lambda: model.contributions(seen.features, seen.labels),
         "offset": lambda: model.offset(seen.labels),
     }
-    for name, look in ways.items():
+    for name, call in ways.items():
         try:
-            with guard.turn(f"its {name}", foreign=True), suppress(NotApplicable):
-                look()
+            with guard.step(f"its {name}", foreign=True), suppress(NotApplicable):
+                call()
         except CellError as error:
             raise Broken(str(error)) from error
 
 
 def steps_can_be_measured(fitted: Fitted) -> None:
-    """A method with a schedule hands out what it trains with."""
+    """Check that a method with a schedule returns its learner."""
     if hasattr(fitted.config, "schedule"):
         _loss(fitted, fitted.config)
 
 
 def published_forms_are_equal(fitted: Fitted) -> None:
-    """What runs instead of the published code's form gives the same loss."""
+    """Check that the loss equals that of the published code's form."""
     for form, overrides in fitted.method.published_forms.items():
         values = {**fitted.config.model_dump(), **overrides}
         literal = _loss(fitted, fitted.method.Config.model_validate(values))
@@ -252,7 +252,7 @@ def published_forms_are_equal(fitted: Fitted) -> None:
 
 
 def _loss(fitted: Fitted, config: Any) -> torch.Tensor:
-    """The loss of the first images before any training."""
+    """Compute the loss of the first images before any training."""
     task, samples = fitted.another_task(config), fitted.samples
     method = fitted.method()
     learner: Any = method.learner(method.build(task), task)
@@ -270,13 +270,13 @@ def _loss(fitted: Fitted, config: Any) -> torch.Tensor:
 CHECKS: dict[str, Callable[[Fitted], None]] = {
     "shapes": shapes,
     "nothing is NaN or infinite": finite,
-    "all doors give the same": doors_agree,
-    "what it says for the axioms is true": axioms_can_be_measured,
+    "all calls give the same": calls_agree,
+    "contributions and offsets are consistent": axioms_can_be_measured,
     "an image does not depend on its batch": batch_does_not_matter,
     "saved and loaded, it is the same": survives_saving,
     "the same seed fits the same model": same_seed_same_model,
     "explaining changes nothing": explaining_changes_nothing,
-    "looking through it changes nothing": looking_changes_nothing,
+    "calling it changes nothing": calls_change_nothing,
     "its training steps can be measured": steps_can_be_measured,
     "published forms give the same loss": published_forms_are_equal,
 }

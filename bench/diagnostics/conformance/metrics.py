@@ -1,4 +1,4 @@
-"""The checks of a metric: fed with drawn images, seen through a small model with random prototypes."""
+"""Conformance checks of a metric on synthetic images and a small model with random prototypes."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from bench.results.stats.bootstrap import NoInterval
 from bench.results.stats.units import sample_of
 from bench.runner.metric_guard import Guard, generators
 
-FIRST = "says what it is and what it needs"
+FIRST = "declares its name, settings and needs"
 
 
 class RandomPrototypes(PartPrototypeModel):
-    """Two random prototypes for each class, one for all; maxima of scalar products add up to the logits."""
+    """Model with two random prototypes per class and one shared; maxima of inner products add up to the logits."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class RandomPrototypes(PartPrototypeModel):
         self.prototypes = PrototypeTable(torch.cat([own, torch.ones(1, classes, dtype=torch.bool)]), vectors)
 
     def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
-        """Maps are scalar products of cells and prototypes."""
+        """Explain by maps of inner products of locations and prototypes."""
         maps = torch.einsum("ndhw,pd->nphw", features, self.prototypes.vectors)
         scores = maps.amax((2, 3))
         logits = scores @ self.prototypes.classes.to(scores.dtype)
@@ -59,34 +59,34 @@ class RandomPrototypes(PartPrototypeModel):
         return Explanation(logits, self.pick(maps, indices), self.pick(scores, indices), indices)
 
     def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
-        """The sum of the class's maps."""
+        """Sum the maps of the class."""
         return self.head(features, classes).maps.sum(1)
 
     def contributions(self, features: Tensor, classes: Tensor) -> Tensor:
-        """Every maximum, in its cell."""
+        """Place each maximum at its location."""
         maps = self.head(features, classes).maps.flatten(2)
-        top, place = maps.max(2, keepdim=True)
-        return torch.zeros_like(maps).scatter_(2, place, top).sum(1).unflatten(1, features.shape[2:])
+        top, location = maps.max(2, keepdim=True)
+        return torch.zeros_like(maps).scatter_(2, location, top).sum(1).unflatten(1, features.shape[2:])
 
 
 @dataclass
 class Measured:
-    """A metric and what it looks at."""
+    """Metric with its samples, model and black box."""
 
     metric: type[Metric]
     config: Any
-    samples: synthetic.Tensors
+    samples: synthetic.TensorSamples
     model: nn.Module
     black_box: nn.Module
 
     def score(self, batches: Iterable[Tensor], guard: Guard | None = None) -> Score:
-        """The score of the images at these positions, batch by batch; the guard sees whether anything else changes."""
+        """Compute the score of batches of image positions; the guard checks whether anything else changes."""
         samples, name = self.samples, self.metric.name
 
-        def turn() -> AbstractContextManager[None]:
-            return guard.turn(name, foreign=True) if guard is not None else nullcontext()
+        def step() -> AbstractContextManager[None]:
+            return guard.step(name, foreign=True) if guard is not None else nullcontext()
 
-        with turn():
+        with step():
             metric = self.metric(self.config, samples, self.model.prototypes)
             metric.prepare(samples)
         for index in batches:
@@ -103,14 +103,14 @@ class Measured:
             )
             if guard is not None:
                 guard.batch(seen, keep=True)
-            with turn():
+            with step():
                 metric.update(seen)
-        with turn():
+        with step():
             return metric.compute()
 
 
 def prepare(name: str, folder: Path) -> Measured:
-    """What is needed to try the metric of that name."""
+    """Build the samples and models to check the metric of a name."""
     metric: type[Metric] = registry.load("metrics", name)
     expect(issubclass(metric, Metric), f"{metric} is no subclass of bench.contract.Metric")
     preset = dict(registry.entry("metrics", name).preset)
@@ -119,7 +119,7 @@ def prepare(name: str, folder: Path) -> Measured:
     expect(issubclass(metric.Config, Settings), "its Config is no subclass of bench.contract.Settings")
     expect(metric.needs <= KNOWN, f"needs {sorted(metric.needs - KNOWN)}; known are {sorted(KNOWN)}")
     if "mask" in metric.needs:
-        raise Broken("it needs object masks, which drawn images have none of: it cannot be checked here")
+        raise Broken("it needs object masks, which synthetic images do not have: it cannot be checked here")
     samples = synthetic.stripes(size=64)
     generator = torch.Generator().manual_seed(0)
     samples.keypoints[:] = 64 * torch.rand(samples.keypoints.shape, generator=generator, dtype=torch.float64)
@@ -134,7 +134,7 @@ def prepare(name: str, folder: Path) -> Measured:
 
 @torch.no_grad()
 def a_score(measured: Measured) -> None:
-    """A finite value of some items, and tables whose columns are equally long."""
+    """Check that the score has a finite value of some items, and tables with columns of equal length."""
     score = measured.score(torch.arange(len(measured.samples)).split(16))
     expect(isinstance(score, Score), f"compute returns a {type(score).__name__}, no bench.contract.Score")
     try:
@@ -146,43 +146,43 @@ def a_score(measured: Measured) -> None:
 
 @torch.no_grad()
 def batches_do_not_matter(measured: Measured) -> None:
-    """The same value in one batch, in small ones, and in another order."""
+    """Check that one batch, small batches and another order give the same value."""
     everything = torch.arange(len(measured.samples))
     shuffled = torch.randperm(len(everything), generator=torch.Generator().manual_seed(0))
-    one = measured.score([everything]).value
+    whole = measured.score([everything]).value
     if not measured.metric.repeatable:
         return
-    for what, batches in {"small batches": everything.split(5), "another order": shuffled.split(16)}.items():
+    for title, batches in {"small batches": everything.split(5), "another order": shuffled.split(16)}.items():
         other = measured.score(batches).value
-        close = math.isclose(one, other, rel_tol=1e-4, abs_tol=1e-6)
-        expect(close, f"{one:.6g} in one batch, {other:.6g} in {what}")
+        close = math.isclose(whole, other, rel_tol=1e-4, abs_tol=1e-6)
+        expect(close, f"{whole:.6g} in one batch, {other:.6g} in {title}")
 
 
 @torch.no_grad()
 def measuring_changes_nothing(measured: Measured) -> None:
-    """Batches, splits, models and the process are as before, and a second measurement gives the same."""
+    """Check that batches, splits, models and the process stay unchanged, and a second measurement is equal."""
     models = {"the model": measured.model, "the black box": measured.black_box}
     guard = Guard(models, {"test": measured.samples}, exact=True)
     batches = torch.arange(len(measured.samples)).split(16)
     try:
-        one = measured.score(batches, guard).value
+        first = measured.score(batches, guard).value
     except NotApplicable:
         raise
     except CellError as error:
         raise Broken(str(error)) from error
-    two = measured.score(batches).value
-    expect(one == two or not measured.metric.repeatable, f"measured twice: {one:.6g} and {two:.6g}")
+    second = measured.score(batches).value
+    expect(first == second or not measured.metric.repeatable, f"measured twice: {first:.6g} and {second:.6g}")
 
 
 @torch.no_grad()
 def draws_from_no_global_generator(measured: Measured) -> None:
-    """The global generators are as before: else the number depends on what was drawn earlier in the process."""
+    """Check that the global generators stay unchanged: else the number depends on earlier draws in the process."""
     before = generators()
     measured.score(torch.arange(len(measured.samples)).split(16))
     drawn_from = [
         name
-        for name, one, two in zip(("torch's", "a GPU's", "numpy's", "Python's"), before, generators(), strict=True)
-        if str(one) != str(two) or (isinstance(one, Tensor) and not torch.equal(one, two))
+        for name, old, new in zip(("torch's", "a GPU's", "numpy's", "Python's"), before, generators(), strict=True)
+        if str(old) != str(new) or (isinstance(old, Tensor) and not torch.equal(old, new))
     ]
     expect(
         not drawn_from,
@@ -192,22 +192,22 @@ def draws_from_no_global_generator(measured: Measured) -> None:
 
 @torch.no_grad()
 def numbers_follow_from_tables(measured: Measured) -> None:
-    """Where the metric says how its numbers follow from its tables, they do: all of them, or it says why not."""
+    """Check that all numbers follow from the tables as the metric declares in ``aggregates``."""
     declared = measured.metric.aggregates(measured.config)
     if not declared:
         return
     score = measured.score(torch.arange(len(measured.samples)).split(16))
     for number, value in {"": score.value, **score.also}.items():
-        what = f"its number {number!r}" if number else "its value"
-        found = declared.get(number)
-        expect(found is not None, f"aggregates() does not tell about {what}")
-        if isinstance(found, str):
+        title = f"its number {number!r}" if number else "its value"
+        aggregate = declared.get(number)
+        expect(aggregate is not None, f"aggregates() does not declare {title}")
+        if isinstance(aggregate, str):
             continue
-        expect(found.table in score.items, f"{what} comes from table {found.table!r}, which the score has not")
+        expect(aggregate.table in score.items, f"{title} comes from table {aggregate.table!r}, which the score lacks")
         try:
-            sample_of(found, score.items[found.table], value)
+            sample_of(aggregate, score.items[aggregate.table], value)
         except NoInterval as error:
-            raise Broken(f"{what} does not follow from table {found.table!r}: {error}") from error
+            raise Broken(f"{title} does not follow from table {aggregate.table!r}: {error}") from error
 
 
 CHECKS: dict[str, Callable[[Measured], None]] = {
@@ -215,5 +215,5 @@ CHECKS: dict[str, Callable[[Measured], None]] = {
     "batches and their order do not matter": batches_do_not_matter,
     "measuring changes nothing": measuring_changes_nothing,
     "it draws from no global generator": draws_from_no_global_generator,
-    "numbers follow from tables, where it says so": numbers_follow_from_tables,
+    "numbers follow from tables as declared": numbers_follow_from_tables,
 }

@@ -1,4 +1,4 @@
-"""What became of one check."""
+"""Outcome of one conformance check."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ T = TypeVar("T")
 
 
 class Broken(Exception):
-    """A part of the contract that is not kept; the message says what was found and what is expected."""
+    """Violation of the contract; the message gives the observed and the expected value."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One line of ``bench check``.
+    """Line of ``bench check``.
 
     Attributes:
         kind: ``method`` or ``metric``.
-        check: what was looked at.
-        problem: what is wrong; ``None``: nothing.
+        check: title of the check.
+        problem: the violation; ``None``: none.
     """
 
     kind: str
@@ -35,7 +35,17 @@ class Outcome:
 
 
 def attempt(kind: str, title: str, check: Callable[..., T], *arguments: Any) -> tuple[Outcome, T | None]:
-    """Run one check, and pass on what it returns; what it raises is a problem of what is checked: anyone's code."""
+    """Run one check of foreign code; any exception is a problem of that code.
+
+    Args:
+        kind: ``method`` or ``metric``.
+        title: title of the check.
+        check: the check.
+        arguments: arguments of the check.
+
+    Returns:
+        The outcome, and the result of the check, or ``None`` after a problem.
+    """
     try:
         with contained():
             return Outcome(kind, title, None), check(*arguments)
@@ -49,13 +59,13 @@ def attempt(kind: str, title: str, check: Callable[..., T], *arguments: Any) -> 
 
 
 def expect(condition: bool, problem: str) -> None:
-    """Raise :class:`Broken` where the condition does not hold."""
+    """Raise :class:`Broken` unless the condition holds."""
     if not condition:
         raise Broken(problem)
 
 
-def expect_close(what: str, found: Tensor, expected: Tensor, rtol: float, atol: float) -> None:
-    """Raise :class:`Broken` where two tensors differ by more than ``atol + rtol |expected|``."""
-    expect(found.shape == expected.shape, f"{what}: shape {tuple(found.shape)} instead of {tuple(expected.shape)}")
-    if not torch.allclose(found, expected, rtol=rtol, atol=atol):
-        raise Broken(f"{what} differ by up to {float((found - expected).abs().max()):.3g}")
+def expect_close(name: str, value: Tensor, expected: Tensor, rtol: float, atol: float) -> None:
+    """Raise :class:`Broken` if two tensors differ by more than ``atol + rtol |expected|``."""
+    expect(value.shape == expected.shape, f"{name}: shape {tuple(value.shape)} instead of {tuple(expected.shape)}")
+    if not torch.allclose(value, expected, rtol=rtol, atol=atol):
+        raise Broken(f"{name} differ by up to {float((value - expected).abs().max()):.3g}")

@@ -12,7 +12,7 @@ from bench.contract import Metric, NotApplicable, Observation, RequestError, Sam
 from bench.core import registry
 from bench.report.plots.overlay import pictures, present, upsampled
 from bench.results.store import Store
-from bench.runner.cell import Cell
+from bench.runner.cell import CellRunner
 
 _BATCH = 64
 CANVAS = 224
@@ -138,7 +138,7 @@ class Viewer:
         RequestError: where it is not finished, or was saved without its model.
     """
 
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, cell: CellRunner) -> None:
         name = cell.folder.path.name
         if not cell.folder.done:
             raise RequestError(f"cell {name} is not finished: python -m bench cell {cell.folder.path}")

@@ -1,4 +1,4 @@
-"""What a launcher tells while cells run, and the plain lines that a console shows of it."""
+"""Callbacks of a launcher while cells run, and the plain lines that a console shows."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from collections.abc import Sequence
 from bench.config.spec import PlannedCell
 from bench.core.console import Console, Text
 from bench.core.plain_text import one_line
-from bench.runner.launchers.tasks import Unit, title_of
+from bench.runner.launchers.tasks import CellTask, title_of
 
 
-class Events:
-    """Told about every unit of work; what a subclass leaves out does nothing."""
+class RunCallback:
+    """Observer of the tasks of a run; methods that a subclass leaves out do nothing."""
 
-    def skipped(self, unit: Unit, why: str) -> None:
-        """It is not run: it was done before, or there is nothing to measure."""
+    def skipped(self, task: CellTask, why: str) -> None:
+        """Handle a task that is not run: it was done before, or there is nothing to measure."""
 
-    def started(self, unit: Unit) -> None:
-        """A worker was given it, or this process begins it."""
+    def started(self, task: CellTask) -> None:
+        """Handle a task that a worker, or this process, begins."""
 
-    def finished(self, unit: Unit, seconds: float) -> None:
-        """It is done."""
+    def finished(self, task: CellTask, seconds: float) -> None:
+        """Handle a finished task."""
 
-    def failed(self, unit: Unit, reason: str, out_of_memory: bool) -> None:
-        """It went wrong, and what went wrong is recorded."""
+    def failed(self, task: CellTask, reason: str, out_of_memory: bool) -> None:
+        """Handle a failed task, whose failure is recorded."""
 
-    def again(self, unit: Unit, reason: str) -> None:
-        """Its worker was lost, and another one is given it."""
+    def requeued(self, task: CellTask, reason: str) -> None:
+        """Handle a task whose worker was lost, and which goes to another one."""
 
 
-class Lines(Events):
-    """A line for each event.
+class ConsoleCallback(RunCallback):
+    """Callback that prints a line for each event.
 
     Args:
-        console: where they go.
-        cells: all of the run: what ``[3/24]`` counts.
+        console: output of the lines.
+        cells: all cells of the run, which ``[3/24]`` counts.
         several: whether cells run at the same time: then each line names its cell.
     """
 
@@ -44,40 +44,40 @@ class Lines(Events):
         self._skipped: Counter[str] = Counter()
         self.position = {cell.spec.id: position for position, cell in enumerate(cells, 1)}
 
-    def skipped(self, unit: Unit, why: str) -> None:
-        """The reason, dimmed; what was settled before the run is only counted."""
+    def skipped(self, task: CellTask, why: str) -> None:
+        """Print the reason, dimmed; cells that were settled before the run are only counted."""
         if why == "done by another run":
-            self._print(self._title(unit), "  ", (why, "dim"))
+            self._print(self._title(task), "  ", (why, "dim"))
         else:
             self._skipped[why] += 1
 
-    def started(self, unit: Unit) -> None:
-        """The cell in bold."""
-        self._print((self._title(unit), "bold"), "  started" if self.several else "")
+    def started(self, task: CellTask) -> None:
+        """Print the cell in bold."""
+        self._print((self._title(task), "bold"), "  started" if self.several else "")
 
-    def finished(self, unit: Unit, seconds: float) -> None:
-        """How long it took."""
-        self._print(self._begin(unit), f"done in {seconds:.1f} s")
+    def finished(self, task: CellTask, seconds: float) -> None:
+        """Print the duration."""
+        self._print(self._begin(task), f"done in {seconds:.1f} s")
 
-    def failed(self, unit: Unit, reason: str, out_of_memory: bool) -> None:
-        """The reason."""
+    def failed(self, task: CellTask, reason: str, out_of_memory: bool) -> None:
+        """Print the reason."""
         word = "out of memory:" if out_of_memory else "failed:"
-        self._print(self._begin(unit), (word, "red"), f" {one_line(reason)}")
+        self._print(self._begin(task), (word, "red"), f" {one_line(reason)}")
 
-    def again(self, unit: Unit, reason: str) -> None:
-        """Why it goes back into the queue."""
-        self._print(self._begin(unit), ("once more:", "yellow"), f" {one_line(reason)}")
+    def requeued(self, task: CellTask, reason: str) -> None:
+        """Print why it goes back into the queue."""
+        self._print(self._begin(task), ("trying again:", "yellow"), f" {one_line(reason)}")
 
-    def _begin(self, unit: Unit) -> str:
-        return f"{self._title(unit)}  " if self.several else "  "
+    def _begin(self, task: CellTask) -> str:
+        return f"{self._title(task)}  " if self.several else "  "
 
-    def _title(self, unit: Unit) -> str:
-        if unit.stage == "data":
-            return f"for several cells: images of {unit.cell.spec.dataset}"
-        if unit.stage == "black-box":
-            own = unit.cell.spec
-            return f"for several cells: black box · {own.dataset} · {own.backbone} · seed {own.seed}"
-        return f"[{self.position[unit.name]}/{self.total}] {title_of(unit.cell)}"
+    def _title(self, task: CellTask) -> str:
+        if task.stage == "data":
+            return f"for several cells: images of {task.cell.spec.dataset}"
+        if task.stage == "black-box":
+            spec = task.cell.spec
+            return f"for several cells: black box · {spec.dataset} · {spec.backbone} · seed {spec.seed}"
+        return f"[{self.position[task.name]}/{self.total}] {title_of(task.cell)}"
 
     def _print(self, *parts: str | tuple[str, str]) -> None:
         for why, count in self._skipped.items():

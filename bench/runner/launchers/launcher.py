@@ -1,4 +1,4 @@
-"""How cells are to be run, as the command line says it, and the run itself."""
+"""Launcher options of the command line, and the run of cells by the chosen launcher."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from bench.core.memory import check_limit
 from bench.core.paths import config_file
 from bench.results.store import Store
 from bench.runner.launchers import slurm
-from bench.runner.launchers.callbacks import Events
+from bench.runner.launchers.callbacks import RunCallback
 from bench.runner.launchers.inline import inline
 from bench.runner.launchers.processes import Processes
 from bench.runner.launchers.ray import RayWorkers, own_cpus
-from bench.runner.launchers.scheduler import Grid
+from bench.runner.launchers.scheduler import Scheduler
 from bench.runner.launchers.subprocess_job import Job
 from bench.runner.launchers.summary import Summary
-from bench.runner.launchers.tasks import Unit
+from bench.runner.launchers.tasks import CellTask
 from bench.runner.progress import ConsoleProgress
 
 THREADS = "OMP_NUM_THREADS"
@@ -33,19 +33,19 @@ THREADS = "OMP_NUM_THREADS"
 
 @dataclass(frozen=True)
 class Launcher:
-    """Where and with what cells run.
+    """Launcher and the resources of its cells.
 
     Attributes:
         name: ``inline``, ``ray`` or ``slurm``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         memory_limit: bytes for each cell.
-        jobs: the most cells at a time; ``None``: inline one, else what there is room for.
-        gpus: for each method its number of GPUs or share of one; the name ``""`` stands for all others. Where there are
-            several, the cell is trained by as many processes (on a CPU too).
-        cpus: for each cell.
-        ray_address: of a running cluster.
+        jobs: largest number of cells at a time; ``None``: one for inline, else as many as there is room for.
+        gpus: number of GPUs, or share of one, by method; the name ``""`` means all others. With several, the cell is
+            trained by as many processes (on a CPU too).
+        cpus: CPUs of each cell.
+        ray_address: address of a running cluster.
         slurm: options of sbatch.
-        retries: how often a cell is tried again where what went wrong may pass.
+        retries: number of retries of a cell after transient failures.
     """
 
     name: Literal["inline", "ray", "slurm"] = "inline"
@@ -59,7 +59,7 @@ class Launcher:
     retries: int = 1
 
     def check(self) -> None:
-        """Refuse what does not go together, before anything is planned.
+        """Refuse inconsistent options, before anything is planned.
 
         Raises:
             RequestError: naming the option.
@@ -92,7 +92,7 @@ class Launcher:
         store: Store,
         home: Path,
         progress: ConsoleProgress,
-        events: Events,
+        events: RunCallback,
         places: Any,
         *,
         rerun: bool = False,
@@ -101,44 +101,44 @@ class Launcher:
 
         Args:
             cells: in order.
-            store: where they live.
+            store: results store of the cells.
             home: ``BENCH_HOME``.
-            progress: where what happens inside a cell of this process is told.
-            events: told what becomes of each cell.
+            progress: reporter of progress inside a cell of this process.
+            events: callback of the run.
             places: from :meth:`ready`.
-            rerun: forget earlier results of these cells.
+            rerun: whether to discard earlier results of these cells.
         """
         if not self.several:
             device = environment.pick_device(self.device)
 
-            def apart(unit: Unit) -> Job:
-                place = str(store.cell(unit.name).path.resolve())
-                return Job(unit.name, place, self._options(unit), self._environment(home, None))
+            def in_new_process(task: CellTask) -> Job:
+                folder = str(store.cell(task.name).path.resolve())
+                return Job(task.name, folder, self._options(task), self._environment(home, None))
 
-            own = {"memory_limit": self.memory_limit, "retries": self.retries, "job": apart}
+            own = {"memory_limit": self.memory_limit, "retries": self.retries, "job": in_new_process}
             return inline(cells, store, home, device, progress, events, rerun=rerun, **own)
         shares = self._shares(cells, places)
 
-        def job(unit: Unit) -> Job:
-            own = unit.cell.spec
-            ranks = 1 if unit.stage == "data" else max(1, int(shares[own.method]))
+        def job(task: CellTask) -> Job:
+            own = task.cell.spec
+            ranks = 1 if task.stage == "data" else max(1, int(shares[own.method]))
             return Job(
-                name=unit.name,
+                name=task.name,
                 folder=str(store.cell(own.id).path.resolve()),
-                options=self._options(unit),
+                options=self._options(task),
                 environment=self._environment(home, max(1, places.cpus // ranks)),
                 gpus=shares[own.method],
                 ranks=ranks,
             )
 
-        return Grid(cells, store, home, places, events, job, rerun=rerun).run()
+        return Scheduler(cells, store, home, places, events, job, rerun=rerun).run()
 
     @contextmanager
     def ready(self, cells: Sequence[PlannedCell], home: Path) -> Iterator[Any]:
-        """The places where :meth:`run` runs cells, started and asked whether they could; ``None``: this process.
+        """Start the workers of :meth:`run` and check that they can run the cells; ``None``: this process.
 
         Raises:
-            RequestError: where the launcher cannot be used here, or has no place for some cell.
+            RequestError: if the launcher cannot be used here, or has no resources for some cell.
         """
         if not self.several:
             yield None
@@ -153,7 +153,7 @@ class Launcher:
 
     @property
     def where(self) -> str:
-        """The device, as far as it is known before a cell runs."""
+        """Device, as far as it is known before a cell runs."""
         return str(environment.pick_device(self.device)) if self.name == "inline" else self.device
 
     @property
@@ -163,23 +163,24 @@ class Launcher:
 
     @contextmanager
     def workers(self, home: Path) -> Iterator[Any]:
-        """The places where cells run; what was started for them is stopped at the end."""
+        """Start the workers of the launcher, and stop them at the end of the context."""
         gpus = {"cuda": True, "cpu": False}.get(self.device)
-        found: Any
+        workers: Any
         if self.name == "ray":
-            found = RayWorkers(self.ray_address, self.jobs, self.cpus, gpus)
+            workers = RayWorkers(self.ray_address, self.jobs, self.cpus, gpus)
         elif self.name == "slurm":
-            found = slurm.SlurmWorkers(home.resolve() / "slurm", self.jobs, self.cpus, gpus, self.slurm)
+            workers = slurm.SlurmWorkers(home.resolve() / "slurm", self.jobs, self.cpus, gpus, self.slurm)
         else:
             jobs = self.jobs or 1
-            found = Processes(jobs, max(1, own_cpus() // jobs))
+            workers = Processes(jobs, max(1, own_cpus() // jobs))
         try:
-            yield found
+            yield workers
         finally:
-            found.close()
+            workers.close()
 
     def share(self, method: str, otherwise: float) -> float:
-        """GPUs for a cell of a method: from the command line, else ``gpus`` in ``configs/methods``, else that."""
+        """Return the GPUs of a cell of a method: by the command line, else its YAML, else ``otherwise``."""
+        # `gpus: 0.5` at the top of a method's YAML is a resource, not a setting: it enters no id.
         for name in (method, ""):
             if name in self.gpus:
                 return self.gpus[name]
@@ -192,23 +193,24 @@ class Launcher:
         return float(written)
 
     def script(self, home: Path, cells: Sequence[PlannedCell]) -> str:
-        """What sbatch would be given for these cells; where they want other numbers of GPUs, for the first of them."""
+        """Return the sbatch script of the cells; of several numbers of GPUs, that of the first cell."""
         slurm.require()
         otherwise = 1.0 if self.device == "cuda" else 0.0
         shares = [self.share(cell.spec.method, otherwise) for cell in cells]
         folder = home.resolve() / "slurm"
         return slurm.script(folder, self.slurm, self.jobs, self.cpus, shares[0], shares.count(shares[0]))
 
-    def _options(self, unit: Unit) -> tuple[str, ...]:
+    def _options(self, task: CellTask) -> tuple[str, ...]:
+        # As `bench cell` reads them: a cell runs the same by hand.
         options = ["--device", self.device, "--retries", str(self.retries)]
         if self.memory_limit is not None:
             options += ["--memory-limit", f"{self.memory_limit / 2**10!r}KiB"]
-        if unit.stage is not None:
-            options += ["--only", unit.stage]
+        if task.stage is not None:
+            options += ["--only", task.stage]
         return tuple(options)
 
     def _environment(self, home: Path, cpus: int | None) -> dict[str, str]:
-        """What a cell's process needs wherever it starts: the home, this code, as many threads as it has CPUs."""
+        """Return the environment of a cell's process: the home, this code, as many threads as it has CPUs."""
         code = str(Path(bench.__file__).resolve().parent.parent)
         others = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part and part != code]
         return {

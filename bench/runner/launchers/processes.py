@@ -1,4 +1,4 @@
-"""Processes of this machine: ``--launcher inline --jobs N``."""
+"""Launcher of several processes on this machine: ``--launcher inline --jobs N``."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 
-from bench.runner.launchers.subprocess_job import Exit, Job, ended, start
+from bench.runner.launchers.subprocess_job import Job, ProcessExit, ended, start
 
-_POLL = 0.02
-_GRACE = 5.0
+_POLL = 0.02  # seconds
+_GRACE = 5.0  # seconds from SIGTERM to SIGKILL
 
 
 class Processes:
-    """So many processes at a time; they share whatever GPU ``--device`` names.
+    """Pool of local processes; they share the GPU of ``--device``.
 
     Args:
-        jobs: how many.
-        cpus: for each.
+        jobs: number of processes at a time.
+        cpus: CPUs of each.
     """
 
     default_gpus = 0.0
@@ -27,35 +27,35 @@ class Processes:
         self.running: dict[str, tuple[Job, subprocess.Popen[bytes]]] = {}
 
     def check(self, gpus: float) -> None:
-        """The processes of a cell find their GPUs, or say what is missing, themselves."""
+        """Accept any number of GPUs: the processes of a cell check theirs themselves."""
 
     @property
     def free(self) -> int:
-        """How many could begin now."""
+        """Number of jobs that could begin now."""
         return self.jobs - len(self.running)
 
     def start(self, jobs: Sequence[Job]) -> None:
-        """Begin these."""
+        """Start a process for each job."""
         for job in jobs:
             self.running[job.name] = (job, start(job, {}))
 
-    def wait(self, seconds: float) -> Iterator[tuple[str, Exit]]:
-        """Those that have ended; comes back early when one has."""
+    def wait(self, seconds: float) -> Iterator[tuple[str, ProcessExit]]:
+        """Yield name and end of processes that have ended; return as soon as any has."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            over = [name for name, (_, process) in self.running.items() if process.poll() is not None]
-            for name in over:
+            finished = [name for name, (_, process) in self.running.items() if process.poll() is not None]
+            for name in finished:
                 job, process = self.running.pop(name)
                 yield name, ended(job, process.returncode)
-            if over:
+            if finished:
                 return
             time.sleep(_POLL)
 
     def stop(self) -> None:
-        """Ask all to end, and end those that do not."""
+        """Terminate all processes, and kill those that do not end."""
         for _, process in self.running.values():
             process.terminate()
-        deadline = time.monotonic() + _GRACE
+        deadline = time.monotonic() + _GRACE  # for all of them together
         for _, process in self.running.values():
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
@@ -65,4 +65,4 @@ class Processes:
         self.running.clear()
 
     def close(self) -> None:
-        """Nothing of ours is left running."""
+        """Do nothing: all processes have ended or were stopped."""

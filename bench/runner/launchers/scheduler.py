@@ -1,4 +1,4 @@
-"""Hands units of work to workers and settles what comes back: the part that all launchers with processes share."""
+"""Scheduler of tasks on workers, shared by all launchers with several processes."""
 
 from __future__ import annotations
 
@@ -10,48 +10,51 @@ from typing import Protocol
 
 from bench.config.spec import PlannedCell
 from bench.results.store import Status, Store
-from bench.runner.launchers.callbacks import Events
-from bench.runner.launchers.subprocess_job import Exit, Job
+from bench.runner.launchers.callbacks import RunCallback
+from bench.runner.launchers.subprocess_job import Job, ProcessExit
 from bench.runner.launchers.summary import Summary
-from bench.runner.launchers.tasks import Unit, units_of
+from bench.runner.launchers.tasks import CellTask, tasks_of
 
 LOST = 3
-"""How often a cell whose worker was lost is given to another one."""
+"""Number of times that a task whose worker was lost is given to another one."""
 
 _SECONDS = 1.0
 
 
 class Workers(Protocol):
-    """Places where cells run."""
+    """Pool of workers that run jobs."""
 
     def check(self, gpus: float) -> None:
-        """Refuse a cell of so many GPUs that no place here could ever give; raises :class:`RequestError`."""
+        """Refuse a number of GPUs that no worker could ever give; raises :class:`RequestError`."""
 
     @property
     def free(self) -> int:
-        """How many jobs could begin now."""
+        """Number of jobs that could begin now."""
 
     def start(self, jobs: Sequence[Job]) -> None:
-        """Begin these."""
+        """Start the jobs."""
 
-    def wait(self, seconds: float) -> Iterable[tuple[str, Exit]]:
-        """Name and end of those that have ended, at the latest after so many seconds."""
+    def wait(self, seconds: float) -> Iterable[tuple[str, ProcessExit]]:
+        """Yield name and end of jobs that have ended, at the latest after ``seconds``."""
 
     def stop(self) -> None:
-        """End all that run; nothing of them is left behind."""
+        """Stop all running jobs."""
 
 
-class Grid:
-    """One run of cells on workers.
+class Scheduler:
+    """Scheduler of one run of cells on workers.
+
+    A task starts when the tasks that it needs have ended. Plain bookkeeping serves instead of a DAG library: the graph
+    has three levels (images, black boxes, cells).
 
     Args:
         cells: in order.
-        store: where they live.
+        store: results store of the cells.
         home: ``BENCH_HOME``.
-        workers: where they run.
-        events: told what becomes of each unit.
-        job: what a worker is given for a unit.
-        rerun: forget earlier results of these cells.
+        workers: pool of workers.
+        events: callback of the run.
+        job: describes a task for a worker.
+        rerun: whether to discard earlier results of these cells.
     """
 
     def __init__(
@@ -60,31 +63,34 @@ class Grid:
         store: Store,
         home: Path,
         workers: Workers,
-        events: Events,
-        job: Callable[[Unit], Job],
+        events: RunCallback,
+        job: Callable[[CellTask], Job],
         rerun: bool = False,
     ) -> None:
         self.store, self.home, self.workers, self.events = store, home, workers, events
         self.job = job
         self.summary = Summary()
         self.fresh = {cell.spec.id for cell in cells} if rerun else set()
-        self.waiting = units_of(self._to_run(cells), home)
-        self.open = {unit.name for unit in self.waiting}
-        self.running: dict[str, tuple[Unit, float, int]] = {}
+        self.waiting = tasks_of(self._to_run(cells), home)
+        self.open = {task.name for task in self.waiting}
+        self.running: dict[str, tuple[CellTask, float, int]] = {}
         self.lost: Counter[str] = Counter()
-        self.before = {unit.name: self._recorded(unit) for unit in self.waiting if unit.stage is None}
+        self.before = {task.name: self._recorded(task) for task in self.waiting if task.stage is None}
 
     def run(self) -> Summary:
-        """Work until every unit has ended.
+        """Run until every task has ended.
+
+        Returns:
+            The outcome of each cell.
 
         Raises:
-            KeyboardInterrupt: and whatever else ends the run, after all that ran was stopped.
+            KeyboardInterrupt: and any other end of the run, after all running jobs were stopped.
         """
         try:
             while self.waiting or self.running:
                 self._start()
-                for name, found in self.workers.wait(_SECONDS):
-                    self._settle(name, found)
+                for name, ended in self.workers.wait(_SECONDS):
+                    self._settle(name, ended)
         except BaseException:
             self.workers.stop()
             raise
@@ -93,104 +99,106 @@ class Grid:
     def _to_run(self, cells: Sequence[PlannedCell]) -> list[PlannedCell]:
         chosen = []
         for cell in cells:
-            unit = Unit(cell.spec.id, cell)
+            task = CellTask(cell.spec.id, cell)
             if not cell.spec.metrics:
-                self.events.skipped(unit, "nothing to measure")
-                self.summary.unmeasured.append(unit.name)
-            elif unit.name not in self.fresh and unit.done(self.store, self.home):
-                self.events.skipped(unit, "done before")
-                self.summary.before.append(unit.name)
+                self.events.skipped(task, "nothing to measure")
+                self.summary.unmeasured.append(task.name)
+            elif task.name not in self.fresh and task.done(self.store, self.home):
+                self.events.skipped(task, "done before")
+                self.summary.before.append(task.name)
             else:
                 chosen.append(cell)
         return chosen
 
     def _start(self) -> None:
-        chosen: list[Unit] = []
+        chosen: list[CellTask] = []
         free = self.workers.free
-        for unit in list(self.waiting):
+        for task in list(self.waiting):
             if len(chosen) >= free:
                 break
-            # What another run is at work on is left until last: a worker that waits for it does nothing else.
-            if self.open.intersection(unit.needs) or unit.busy(self.store, self.home):
+            # Tasks that another run works on come last: a worker that waits for one does nothing else.
+            if self.open.intersection(task.needs) or task.busy(self.store, self.home):
                 continue
-            self.waiting.remove(unit)
-            if unit.name in self.fresh:
-                self.fresh.remove(unit.name)
-                with self.store.cell(unit.name).claim():
-                    self.store.cell(unit.name).renew()
-            if not self._elsewhere(unit):
-                chosen.append(unit)
-        for unit in chosen:
-            self.running[unit.name] = (unit, time.perf_counter(), self._recorded(unit))
-            self.events.started(unit)
+            self.waiting.remove(task)
+            if task.name in self.fresh:
+                self.fresh.remove(task.name)
+                with self.store.cell(task.name).claim():
+                    self.store.cell(task.name).renew()
+            if not self._elsewhere(task):
+                chosen.append(task)
+        for task in chosen:
+            self.running[task.name] = (task, time.perf_counter(), self._recorded(task))
+            self.events.started(task)
         if chosen:
-            self.workers.start([self.job(unit) for unit in chosen])
+            self.workers.start([self.job(task) for task in chosen])
 
-    def _elsewhere(self, unit: Unit) -> bool:
-        """Whether another run has ended it meanwhile; one that failed there would only fail again."""
-        done = unit.done(self.store, self.home)
-        recorded = self._recorded(unit)
-        # None any more: this run has forgotten it.
-        failed = recorded not in (0, self.before.pop(unit.name, recorded))
+    def _elsewhere(self, task: CellTask) -> bool:
+        """Settle a task that another run has ended meanwhile; one that failed there would only fail again."""
+        done = task.done(self.store, self.home)
+        recorded = self._recorded(task)
+        # Absent if this run has discarded the failure.
+        failed = recorded not in (0, self.before.pop(task.name, recorded))
         if not done and not failed:
             return False
-        self.open.discard(unit.name)
-        failure = self.store.cell(unit.name).failure if failed else None
+        self.open.discard(task.name)
+        failure = self.store.cell(task.name).failure if failed else None
         if failure is not None:
-            self.summary.failed[unit.name] = failure["reason"]
-            self.events.failed(unit, f"in another run: {failure['reason']}", failure["status"] == "oom")
-        elif unit.stage is None:
-            self.events.skipped(unit, "done by another run")
-            self.summary.before.append(unit.name)
+            self.summary.failed[task.name] = failure["reason"]
+            self.events.failed(task, f"in another run: {failure['reason']}", failure["status"] == "oom")
+        elif task.stage is None:
+            self.events.skipped(task, "done by another run")
+            self.summary.before.append(task.name)
         return True
 
-    def _settle(self, name: str, found: Exit) -> None:
-        unit, began, recorded = self.running.pop(name)
-        if unit.done(self.store, self.home):
+    def _settle(self, name: str, ended: ProcessExit) -> None:
+        task, began, recorded = self.running.pop(name)
+        if task.done(self.store, self.home):
             self.open.discard(name)
-            self.events.finished(unit, time.perf_counter() - began)
-            if unit.stage is None:
+            self.events.finished(task, time.perf_counter() - began)
+            if task.stage is None:
                 self.summary.done.append(name)
             return
-        if found.lost and self.lost[name] < LOST:
+        # The end of a worker is no failure of the cell, whose checkpoint the next worker continues.
+        if ended.lost and self.lost[name] < LOST:
             self.lost[name] += 1
-            self.waiting.insert(0, unit)
-            self.events.again(unit, f"lost ({found.told})")
+            self.waiting.insert(0, task)
+            self.events.requeued(task, f"lost ({ended.summary})")
             return
-        failure = self.store.cell(unit.cell.spec.id).failure if self._recorded(unit) != recorded else None
-        status, reason = (failure["status"], failure["reason"]) if failure else ("failed", found.told)
-        details = failure["details"] if failure else found.said
+        failure = self.store.cell(task.cell.spec.id).failure if self._recorded(task) != recorded else None
+        status, reason = (failure["status"], failure["reason"]) if failure else ("failed", ended.summary)
+        details = failure["details"] if failure else ended.output
         self.open.discard(name)
-        self.events.failed(unit, reason, status == "oom")
-        if unit.stage is not None:
-            self._without(unit, status, reason, details, recorded=failure is not None)
+        self.events.failed(task, reason, status == "oom")
+        if task.stage is not None:
+            self._without(task, status, reason, details, recorded=failure is not None)
             return
         self.summary.failed[name] = reason
         if failure is None:  # the process had no chance to record it
             self.store.cell(name).fail(status, reason, details)
 
-    def _without(self, stage: Unit, status: Status, reason: str, details: str, recorded: bool) -> None:
-        """What waits for a stage that failed would only fail in the same way, each after as long.
+    def _without(self, stage: CellTask, status: Status, reason: str, details: str, recorded: bool) -> None:
+        """Fail the tasks that wait for a failed stage: each would only fail in the same way, after as long.
 
         Args:
-            stage: that failed.
-            status: of its failure.
-            reason: a line for tables.
-            details: a traceback, or what its process said.
-            recorded: whether its process has recorded that for the stage's own cell, and says more there.
+            stage: the failed stage.
+            status: status of the failure.
+            reason: reason in one line, for tables.
+            details: a traceback, or the output of the process.
+            recorded: whether the process has recorded the failure for the stage's own cell, in more detail.
         """
         lacking = {stage.name}
-        while unit := next((unit for unit in self.waiting if lacking.intersection(unit.needs)), None):
-            self.waiting.remove(unit)
-            self.open.discard(unit.name)
-            self.events.failed(unit, reason, status == "oom")
-            if unit.stage is not None:
-                lacking.add(unit.name)
+        while task := next((task for task in self.waiting if lacking.intersection(task.needs)), None):
+            self.waiting.remove(task)
+            self.open.discard(task.name)
+            self.events.failed(task, reason, status == "oom")
+            if task.stage is not None:
+                lacking.add(task.name)
                 continue
-            self.summary.failed[unit.name] = reason
-            if not (recorded and unit.cell is stage.cell):
-                self.store.cell(unit.name).fail(status, reason, details)
+            self.summary.failed[task.name] = reason
+            # The process has recorded the failure of this cell itself, with a traceback.
+            if not (recorded and task.cell is stage.cell):
+                self.store.cell(task.name).fail(status, reason, details)
 
-    def _recorded(self, unit: Unit) -> int:
-        """When the cell's failure was recorded: one of an earlier attempt says nothing of this one."""
-        return self.store.cell(unit.cell.spec.id).failed_at
+    def _recorded(self, task: CellTask) -> int:
+        """Return the time of the cell's recorded failure, which tells one of this attempt from an earlier one."""
+        return self.store.cell(task.cell.spec.id).failed_at

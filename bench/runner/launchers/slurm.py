@@ -1,4 +1,8 @@
-"""Slurm, through submitit: the cells that can begin are submitted together, as one array job."""
+"""Launcher on Slurm, through submitit: cells that can begin are submitted together as an array job.
+
+The process must live until the last array is submitted, because cells wait for stages that they share; after an end
+before that, the same command resumes.
+"""
 
 from __future__ import annotations
 
@@ -16,21 +20,22 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import RequestError
-from bench.runner.launchers.subprocess_job import Exit, Job, execute
+from bench.runner.launchers.subprocess_job import Job, ProcessExit, execute
 
-_DAY = 24 * 60
-_ABREAST = 256
-_ARRAY = 1000  # Slurm's own limit, MaxArraySize, is 1001 where nobody has changed it
+_DAY = 24 * 60  # minutes; the default time limit
+_ABREAST = 256  # default of the cells at a time
+_ARRAY = 1000  # Slurm's default of MaxArraySize is 1001
+# Ends that a retry would meet again; after any other, such as a failed node, the job counts as lost.
 _HOPELESS = ("CANCELLED", "OUT_OF_MEMORY", "DEADLINE")
 
 
 @dataclass(frozen=True)
 class _OnNode:
-    """What submitit runs on a node; it is queued again when its time is over, and the cell goes on where it was."""
+    """Job that submitit runs on a node; after its time limit it is queued again, and the cell resumes."""
 
     job: Job
 
-    def __call__(self) -> Exit:
+    def __call__(self) -> ProcessExit:
         return execute(self.job)
 
     def checkpoint(self) -> Any:
@@ -43,15 +48,15 @@ class SlurmWorkers:
     """Array jobs of one cell per task.
 
     Args:
-        folder: where submitit keeps scripts, logs and results; all nodes must see it.
-        jobs: the most cells at a time; ``None``: 256.
-        cpus: for each cell.
-        gpus: whether cells want one where nothing else is said.
-        options: of sbatch: ``partition``, ``time``, ``mem``, ``account``, ...; and ``cluster=local``, which tries the
-            same on this machine without Slurm, all cells at once.
+        folder: folder of submitit's scripts, logs and results; all nodes must see it.
+        jobs: largest number of cells at a time; ``None``: 256.
+        cpus: CPUs of each cell.
+        gpus: whether a cell takes a GPU by default.
+        options: options of sbatch: ``partition``, ``time``, ``mem``, ``account``, ...; and ``cluster=local``, which
+            runs the same on this machine without Slurm, all cells at once.
 
     Raises:
-        RequestError: where submitit or Slurm is not there, or an option is wrong.
+        RequestError: if submitit or Slurm is missing, or an option is wrong.
     """
 
     def __init__(
@@ -72,49 +77,49 @@ class SlurmWorkers:
         self.running: dict[str, Any] = {}
 
     def check(self, gpus: float) -> None:
-        """Refuse shares of a GPU; what machines there are, Slurm knows.
+        """Refuse shares of a GPU; the machines of the cluster are checked by Slurm.
 
         Raises:
-            RequestError: where it is no whole number.
+            RequestError: if the number is not whole.
         """
         _gpus(gpus)
 
     @property
     def free(self) -> int:
-        """Slurm takes any number."""
+        """Number of jobs that could begin now: Slurm queues any number."""
         return 10**6
 
     def start(self, jobs: Sequence[Job]) -> None:
-        """Submit these, those with as many GPUs in one array."""
+        """Submit the jobs, those with the same number of GPUs as one array."""
         for gpus, group in groupby(sorted(jobs, key=lambda job: job.gpus), key=lambda job: job.gpus):
-            executor, own = self._executor(gpus), list(group)
-            for chunk in (own[first : first + _ARRAY] for first in range(0, len(own), _ARRAY)):
+            executor, members = self._executor(gpus), list(group)
+            for chunk in (members[first : first + _ARRAY] for first in range(0, len(members), _ARRAY)):
                 with executor.batch():
                     submitted = [executor.submit(_OnNode(job)) for job in chunk]
-                self.running.update({job.name: found for job, found in zip(chunk, submitted, strict=True)})
+                self.running.update({job.name: handle for job, handle in zip(chunk, submitted, strict=True)})
 
-    def wait(self, seconds: float) -> Iterator[tuple[str, Exit]]:
-        """Those that have ended."""
+    def wait(self, seconds: float) -> Iterator[tuple[str, ProcessExit]]:
+        """Yield name and end of jobs that have ended."""
         time.sleep(seconds)
-        for name, found in list(self.running.items()):
-            if found.done():
+        for name, handle in list(self.running.items()):
+            if handle.done():
                 del self.running[name]
-                yield name, self._end(found)
+                yield name, self._end(handle)
 
     def stop(self) -> None:
-        """Cancel all that are queued or run."""
-        found = list(self.running.values())
+        """Cancel all queued and running jobs."""
+        handles = list(self.running.values())
         if self.local:
-            for job in found:
-                job.cancel()
-            for job in found:
-                job._process.wait(timeout=30)
-        elif found:
-            subprocess.run(["scancel", *sorted({job.job_id.partition("_")[0] for job in found})], check=False)
+            for handle in handles:
+                handle.cancel()
+            for handle in handles:
+                handle._process.wait(timeout=30)
+        elif handles:
+            subprocess.run(["scancel", *sorted({handle.job_id.partition("_")[0] for handle in handles})], check=False)
         self.running.clear()
 
     def close(self) -> None:
-        """Nothing of ours is left running."""
+        """Do nothing: all jobs have ended or were cancelled."""
 
     def _executor(self, gpus: float) -> Any:
         if self.local:
@@ -125,21 +130,21 @@ class SlurmWorkers:
             executor.update_parameters(**self.parameters, **_gpus(gpus))
         return executor
 
-    def _end(self, found: Any) -> Exit:
-        error = found.exception()
+    def _end(self, handle: Any) -> ProcessExit:
+        error = handle.exception()
         if error is None:
-            done: Exit = found.result()
+            done: ProcessExit = handle.result()
             return done
-        state = str(found.state).upper()
+        state = str(handle.state).upper()
         lost = isinstance(error, self.submitit.core.utils.UncompletedJobError) and not state.startswith(_HOPELESS)
-        return Exit(-9 if lost else 1, "", f"{str(error).strip()}\nSlurm: {state.lower()}, job {found.job_id}")
+        return ProcessExit(-9 if lost else 1, "", f"{str(error).strip()}\nSlurm: {state.lower()}, job {handle.job_id}")
 
 
 def require() -> None:
-    """Say what is missing.
+    """Check that submitit is installed.
 
     Raises:
-        RequestError: where submitit is not installed.
+        RequestError: if it is not.
     """
     if find_spec("submitit") is None:
         raise RequestError("--launcher slurm: submitit is not installed here; pip install 'partbench[slurm]'")
@@ -154,7 +159,7 @@ def _gpus(gpus: float) -> dict[str, int]:
 def script(
     folder: Path, options: Mapping[str, str], jobs: int | None, cpus: int | None, gpus: float, count: int
 ) -> str:
-    """What sbatch would be given for an array of so many cells; Slurm need not be here."""
+    """Return the sbatch script of an array of ``count`` cells; Slurm need not be installed."""
     from submitit.slurm.slurm import _make_sbatch_string
 
     command = f"{shlex.quote(sys.executable)} -u -m submitit.core._submit {shlex.quote(str(folder / '%j'))}"
@@ -166,20 +171,20 @@ def script(
 
 
 def parameters(options: Mapping[str, str], jobs: int | None, cpus: int) -> dict[str, Any]:
-    """What submitit's executor takes."""
-    own = {"job_name": "partbench", "cpus_per_task": cpus, "array_parallelism": jobs or _ABREAST}
-    return {**own, **read_options(options)}
+    """Return the parameters of submitit's executor."""
+    defaults = {"job_name": "partbench", "cpus_per_task": cpus, "array_parallelism": jobs or _ABREAST}
+    return {**defaults, **read_options(options)}
 
 
 def read_options(options: Mapping[str, str]) -> dict[str, Any]:
-    """What submitit takes: ``time`` in minutes, numbers as numbers; what it does not know goes to sbatch as it is.
+    """Convert options to submitit's: ``time`` in minutes, numbers as numbers; unknown options go to sbatch unchanged.
 
     Example:
         >>> read_options({"partition": "gpu", "time": "1-00:30:00", "reservation": "cvpr"})
         {'time': 1470, 'partition': 'gpu', 'additional_parameters': {'reservation': 'cvpr'}}
 
     Raises:
-        RequestError: where a time cannot be read or a name is nearly that of another option.
+        RequestError: if a time cannot be read or a name is nearly that of another option.
     """
     from submitit.slurm.slurm import _get_default_parameters
 
@@ -204,7 +209,7 @@ def read_options(options: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _minutes(text: str) -> int:
-    """Slurm's ways to write a time: minutes, hours:minutes:seconds, days-hours:minutes:seconds."""
+    """Convert a time of Slurm to minutes: minutes, hours:minutes:seconds or days-hours:minutes:seconds."""
     found = re.fullmatch(r"(?:([0-9]{1,6})-)?([0-9]{1,9})(?::([0-9]{1,9}))?(?::([0-9]{1,9}))?", text)
     if found is None:
         raise RequestError(f"--slurm time={text}: write minutes, 8:00:00 or 2-00:00:00")

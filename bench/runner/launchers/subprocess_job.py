@@ -1,6 +1,6 @@
-"""One ``python -m bench cell DIR`` in a process of its own, the same for every launcher.
+"""Subprocess ``python -m bench cell DIR`` of one job, the same for every launcher.
 
-Only the standard library: what a Ray worker and a Slurm job import of ours is this file.
+It imports only the standard library: of this project, a Ray worker and a Slurm job import this file alone.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PARENT = "BENCH_PARENT"
-"""The variable that tells a cell whose child it is."""
+"""Environment variable with the process id of a cell's parent."""
 
 OUTPUT = "output.txt"
-"""Beside a cell's ``cell.json``: what its last process printed, where it did not end well."""
+"""File beside a cell's ``cell.json`` with the output of its last process, if that failed."""
 
 _LATE = 10.0
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of linux/prctl.h
@@ -28,15 +28,15 @@ _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is given.
+    """Description of a task for a worker.
 
     Attributes:
-        name: of the unit of work.
-        folder: the cell's.
-        options: of ``bench cell``, after the folder.
-        environment: set on top of the worker's own.
-        gpus: how many, or which share of one.
-        ranks: processes that train it together, by torchrun.
+        name: name of the task.
+        folder: folder of the cell.
+        options: options of ``bench cell`` after the folder.
+        environment: variables added to the worker's own.
+        gpus: number of GPUs, or share of one.
+        ranks: number of processes that train the cell together, by torchrun.
     """
 
     name: str
@@ -48,44 +48,45 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Exit:
-    """How the process ended.
+class ProcessExit:
+    """End of a job's process.
 
     Attributes:
         code: exit code, or minus the signal that ended it.
-        host: the machine it ran on; empty where that is not known.
-        said: the end of what it printed, or what is known otherwise.
+        host: its machine; empty: unknown.
+        output: last part of its output, or another description of the end.
     """
 
     code: int
     host: str = ""
-    said: str = ""
+    output: str = ""
 
     @property
     def lost(self) -> bool:
-        """Whether it was ended from outside, so that the same again may well succeed."""
+        """Whether it was ended from outside, so that a retry may succeed."""
         return self.code < 0 or self.code in (128 + signal.SIGINT, 128 + signal.SIGKILL, 128 + signal.SIGTERM)
 
     @property
-    def told(self) -> str:
-        """One line about an end that recorded nothing."""
-        lines = [line.strip() for line in self.said.splitlines() if line.strip()]
-        how = f"ended by signal {-self.code}" if self.code < 0 else f"exit code {self.code}"
+    def summary(self) -> str:
+        """Reason in one line, for a process that recorded none."""
+        lines = [line.strip() for line in self.output.splitlines() if line.strip()]
+        reason = f"ended by signal {-self.code}" if self.code < 0 else f"exit code {self.code}"
         if self.code == 0:
-            how = "ended without a result (exit code 0)"
-        where = f" on {self.host}" if self.host else ""
-        return f"{how}{where}" + (f": {lines[-1]}" if lines else "")
+            reason = "ended without a result (exit code 0)"
+        host = f" on {self.host}" if self.host else ""
+        return f"{reason}{host}" + (f": {lines[-1]}" if lines else "")
 
 
 def start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """The running process, in a session of its own: Ctrl-C reaches the launcher, which then ends what it started."""
+    """Start the process of a job, in a session of its own: Ctrl-C reaches the launcher, which then ends its jobs."""
     module = ["bench", "cell"] if job.ranks == 1 else ["bench.runner.launchers.torchrun", str(job.ranks)]
     command = [sys.executable, "-m", *module, job.folder, *job.options]
-    surroundings = {**os.environ, **job.environment, **environment, PARENT: str(os.getpid())}
+    variables = {**os.environ, **job.environment, **environment, PARENT: str(os.getpid())}
+    # To a file: a pipe that nobody reads fills up and blocks the cell.
     with (Path(job.folder) / OUTPUT).open("wb") as output:
         return subprocess.Popen(
             command,
-            env=surroundings,
+            env=variables,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -93,28 +94,28 @@ def start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         )
 
 
-def ended(job: Job, code: int) -> Exit:
-    """How a process of :func:`start` ended."""
+def ended(job: Job, code: int) -> ProcessExit:
+    """Return the end of a process of :func:`start`."""
     output = Path(job.folder) / OUTPUT
     try:
-        said = output.read_text(errors="replace")
+        text = output.read_text(errors="replace")
         if code == 0:
             output.unlink()
     except OSError as error:
-        said = str(error)
-    return Exit(code, socket.gethostname(), said[-2000:])
+        text = str(error)
+    return ProcessExit(code, socket.gethostname(), text[-2000:])
 
 
-def execute(job: Job, environment: Mapping[str, str] | None = None) -> Exit:
-    """Start it and wait for its end; whatever ends the waiting ends the process."""
+def execute(job: Job, environment: Mapping[str, str] | None = None) -> ProcessExit:
+    """Run a job and wait for its end; any exception kills the process."""
     # A network file system may show a new file late.
     deadline = time.monotonic() + _LATE
     while not (Path(job.folder) / "cell.json").is_file():
         if time.monotonic() > deadline:
-            said = (
+            problem = (
                 f"{socket.gethostname()} does not see {job.folder}: all machines need the same BENCH_HOME (and --out)"
             )
-            return Exit(2, socket.gethostname(), said)
+            return ProcessExit(2, socket.gethostname(), problem)
         time.sleep(0.2)
     process = start(job, environment or {})
     try:
@@ -127,17 +128,18 @@ def execute(job: Job, environment: Mapping[str, str] | None = None) -> Exit:
 
 
 def tie_to_parent() -> None:
-    """Let the kernel kill this process when the one that started it ends, where a launcher has asked for it.
+    """Let the kernel kill this process when its parent ends, if a launcher has started it.
 
     A worker that dies must not leave a cell behind that computes on a machine it was not given. Linux only; elsewhere
-    such a cell finishes, and whoever wants it meanwhile waits for it.
+    such a cell finishes, and other runs wait for it.
     """
-    # Not handed on: the processes that a cell starts are its own.
+    # Not inherited: the processes that a cell starts are its own.
     parent = os.environ.pop(PARENT, None)
     if parent is None or sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     # Slurm sends this to all processes of a job before it takes the machine back; submitit answers it.
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    # The parent may have ended before the call above.
     if os.getppid() != int(parent):
         sys.exit(128 + signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What became of a run's cells, and the files from which each is a command of its own."""
+"""Outcome of a run's cells, and the files from which each cell can be run alone."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from bench.results.store import Store, write_json
 
 @dataclass
 class Summary:
-    """What became of a run's cells: their ids.
+    """Ids of a run's cells by outcome.
 
     Attributes:
-        done: run now.
-        before: done before, or by another run meanwhile.
-        unmeasured: no metric applies to them: there is nothing to run.
-        failed: with the reason.
+        done: finished in this run.
+        before: finished before, or by another run meanwhile.
+        unmeasured: cells to which no metric applies, so that there is nothing to run.
+        failed: failed cells with the reason.
     """
 
     done: list[str] = field(default_factory=list)
@@ -33,9 +33,14 @@ class Summary:
 
 
 def write_down(cells: Sequence[PlannedCell], store: Store, command: Callable[[PlannedCell], str]) -> None:
-    """Put each cell's ``cell.json`` in its folder: from then on it is a command of its own.
+    """Write each cell's ``cell.json``: from then on ``bench cell`` can run it alone.
 
-    The newest request wins: the same cell may be asked for from another place, under another label.
+    The newest request replaces an older one: a cell may be requested with other paths or under another label.
+
+    Args:
+        cells: the plan.
+        store: results store of the cells.
+        command: returns the command that runs a cell.
     """
     for cell in cells:
         content = describe(cell, command(cell))

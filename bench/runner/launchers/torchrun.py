@@ -1,4 +1,4 @@
-"""torchrun for a cell on one machine: ``python -m bench.runner.launchers.torchrun N FOLDER [options of cell]``."""
+"""Entry point of torchrun for one machine: ``python -m bench.runner.launchers.torchrun N FOLDER [options of cell]``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bench.runner.launchers.subprocess_job import PARENT, tie_to_parent
 
 
 def main() -> None:
-    """Run the cell in N processes; the exit code is that of the first that failed, as a shell tells it."""
+    """Run the cell in N processes; the exit code is that of the first that failed, as in a shell."""
     tie_to_parent()
     os.environ[PARENT] = str(os.getpid())  # the processes die with this one
     from torch.distributed import run

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.diagnostics.synthetic_features import draw
+from bench.diagnostics.synthetic import class_features
 from bench.posthoc.solvers.hals import descend, sweep
 from bench.posthoc.solvers.init import clusters, initialise, nndsvd
 from bench.posthoc.solvers.nmf import factorise
@@ -18,7 +18,7 @@ def ragged():
     counts = torch.tensor([8, 5, 3, 8]) * 16
     F = torch.zeros(4, 128, 40)
     for b, n in enumerate(counts):
-        F[b, :n] = draw(b, int(n) // 16, 16, 40, 0)[0]
+        F[b, :n] = class_features(b, int(n) // 16, 16, 40, 0)[0]
     return F, counts
 
 

@@ -16,7 +16,7 @@ from bench.contract import CellError, RequestError
 from bench.posthoc import decompose
 from bench.posthoc.decompose_class import DecompositionConfig
 from tests.support.classifiers import QUICK, C, check, images, loader, net
-from tests.support.samples import Silent, Tensors, stripes
+from tests.support.samples import Silent, TensorSamples, stripes
 
 
 @pytest.mark.parametrize("norm", [None, nn.LayerNorm(8), nn.BatchNorm1d(8)])
@@ -359,7 +359,7 @@ def test_prototypes_that_only_cancel_are_replaced(monkeypatch):
 
 def test_samples_of_the_harness_can_be_decomposed_too():
     samples = stripes(size=18)
-    assert isinstance(samples, Tensors)
+    assert isinstance(samples, TensorSamples)
     classifier = net(classes=3)
     check(decompose(classifier, samples.batches(8), 2, config=QUICK), classifier, samples.images)
 

@@ -22,7 +22,7 @@ from bench.report.prototypes.rows import Row, draw_rows
 from bench.report.prototypes.viewer import Viewer, chosen_classes
 from bench.results.asked_cells import asked
 from bench.results.store import Store
-from bench.runner.cell import Cell
+from bench.runner.cell import CellRunner
 from bench.runner.intervene import intervene
 from bench.runner.progress import ConsoleProgress
 from metrics.parts import hits
@@ -51,7 +51,7 @@ def opened(store, name):
     from rich.console import Console
 
     progress = ConsoleProgress(Console(), quiet=True)
-    return Viewer(Cell(store, name, store.root, torch.device("cpu"), progress))
+    return Viewer(CellRunner(store, name, store.root, torch.device("cpu"), progress))
 
 
 def cell_of(store, method, **settings):

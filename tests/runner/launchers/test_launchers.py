@@ -107,7 +107,7 @@ def test_ray_goes_on_when_one_of_two_workers_is_killed(whom, arguments, undistur
     subprocess.run(["kill", "-KILL", str(signalled)], check=True)
     output = process.communicate(timeout=300)[0]
     assert process.returncode == 0, output
-    assert "once more: lost" in output
+    assert "trying again: lost" in output
     assert "4 of 4 cells done (0 before), 0 failed" in output
     assert stored(tmp_path) == undisturbed
 
@@ -170,7 +170,7 @@ def test_ray_goes_on_when_one_of_two_machines_is_lost(arguments, undisturbed, tm
         os.killpg(machines[1].pid, signal.SIGKILL)
         output = process.communicate(timeout=400)[0]
         assert process.returncode == 0, output
-        assert "once more: lost" in output
+        assert "trying again: lost" in output
         assert stored(tmp_path) == undisturbed
 
 

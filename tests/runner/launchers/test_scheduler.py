@@ -3,9 +3,9 @@
 import pytest
 
 from bench.results.store import Store, write_json
-from bench.runner.launchers.callbacks import Events
-from bench.runner.launchers.scheduler import LOST, Grid
-from bench.runner.launchers.subprocess_job import Exit, Job
+from bench.runner.launchers.callbacks import RunCallback
+from bench.runner.launchers.scheduler import LOST, Scheduler
+from bench.runner.launchers.subprocess_job import Job, ProcessExit
 from bench.runner.launchers.tasks import black_box_folder, prepared_folder
 from tests.support.small_birds import few_birds, planned
 
@@ -20,7 +20,7 @@ class Script:
 
     def __init__(self, store, home, foreseen=(), slots=2):
         self.store, self.home, self.foreseen, self.slots = store, home, dict(foreseen), slots
-        self.units, self.running, self.started, self.stopped = {}, {}, [], False
+        self.tasks, self.running, self.started, self.stopped = {}, {}, [], False
 
     @property
     def free(self):
@@ -35,39 +35,39 @@ class Script:
         for name in list(self.running)[:1]:
             del self.running[name]
             ends = self.foreseen.get(name, [])
-            found = ends.pop(0) if ends else Exit(0)
+            found = ends.pop(0) if ends else ProcessExit(0)
             if isinstance(found, BaseException):
                 raise found
             if callable(found):
-                found = found(self.units[name])
+                found = found(self.tasks[name])
             if found.code == 0:
-                self.do(self.units[name])
+                self.do(self.tasks[name])
             yield name, found
 
-    def do(self, unit):
+    def do(self, task):
         folder = {
-            "data": lambda: prepared_folder(unit.cell.spec, self.home),
-            "black-box": lambda: black_box_folder(unit.cell.spec, self.home).result,
-            None: lambda: self.store.cell(unit.name).result,
-        }[unit.stage]()
+            "data": lambda: prepared_folder(task.cell.spec, self.home),
+            "black-box": lambda: black_box_folder(task.cell.spec, self.home).result,
+            None: lambda: self.store.cell(task.name).result,
+        }[task.stage]()
         folder.mkdir(parents=True)
 
     def stop(self):
         self.stopped = True
 
 
-class Told(Events):
+class Told(RunCallback):
     def __init__(self):
         self.lines = []
 
-    def skipped(self, unit, why):
-        self.lines.append((unit.cell.spec.method, why))
+    def skipped(self, task, why):
+        self.lines.append((task.cell.spec.method, why))
 
-    def failed(self, unit, reason, out_of_memory):
-        self.lines.append((unit.stage or unit.cell.spec.method, reason, out_of_memory))
+    def failed(self, task, reason, out_of_memory):
+        self.lines.append((task.stage or task.cell.spec.method, reason, out_of_memory))
 
-    def again(self, unit, reason):
-        self.lines.append((unit.stage or unit.cell.spec.method, "again", reason))
+    def requeued(self, task, reason):
+        self.lines.append((task.stage or task.cell.spec.method, "again", reason))
 
 
 def grid(data, home, foreseen=(), slots=2, rerun=False, before=lambda store, cells: None, **request):
@@ -80,14 +80,14 @@ def grid(data, home, foreseen=(), slots=2, rerun=False, before=lambda store, cel
     workers = Script(store, home, {names.get(name, name): ends for name, ends in dict(foreseen).items()}, slots)
     events = Told()
 
-    def job(unit):
-        workers.units[unit.name] = unit
-        return Job(unit.name, str(store.cell(unit.cell.spec.id).path), (), {})
+    def job(task):
+        workers.tasks[task.name] = task
+        return Job(task.name, str(store.cell(task.cell.spec.id).path), (), {})
 
-    found = Grid(cells, store, home, workers, events, job, rerun=rerun)
-    for unit in found.waiting:
-        if unit.stage in dict(foreseen):
-            workers.foreseen[unit.name] = dict(foreseen)[unit.stage]
+    found = Scheduler(cells, store, home, workers, events, job, rerun=rerun)
+    for task in found.waiting:
+        if task.stage in dict(foreseen):
+            workers.foreseen[task.name] = dict(foreseen)[task.stage]
     return found, workers, events, names
 
 
@@ -104,7 +104,7 @@ def test_shared_stages_come_first_and_nobody_waits_who_need_not(data, tmp_path):
 
 
 def test_a_lost_worker_is_replaced_and_not_for_ever(data, tmp_path):
-    lost = Exit(-9, "node3", "Killed\n")
+    lost = ProcessExit(-9, "node3", "Killed\n")
     found, workers, events, names = grid(data, tmp_path, {"ours": [lost] * 9, "protopnet": [lost]})
     summary = found.run()
     assert summary.done == [names["protopnet"]]
@@ -115,7 +115,9 @@ def test_a_lost_worker_is_replaced_and_not_for_ever(data, tmp_path):
 
 
 def test_a_failure_is_final_and_what_could_not_be_recorded_is(data, tmp_path):
-    found, workers, _, names = grid(data, tmp_path, {"ours": [Exit(1, "node3", "Traceback\nImportError: no torch\n")]})
+    found, workers, _, names = grid(
+        data, tmp_path, {"ours": [ProcessExit(1, "node3", "Traceback\nImportError: no torch\n")]}
+    )
     assert found.run().failed == {names["ours"]: "exit code 1 on node3: ImportError: no torch"}
     assert workers.started.count(names["ours"]) == 1
     assert Store(tmp_path).cell(names["ours"]).failure["details"] == "Traceback\nImportError: no torch\n"
@@ -124,16 +126,16 @@ def test_a_failure_is_final_and_what_could_not_be_recorded_is(data, tmp_path):
 def test_what_the_cell_has_recorded_is_the_reason_and_an_old_record_is_not(data, tmp_path):
     store = Store(tmp_path)
 
-    def record(unit):
-        store.cell(unit.name).fail("oom", "fit: tried to allocate 9 GiB", "where")
-        return Exit(1, "node3", "noise")
+    def record(task):
+        store.cell(task.name).fail("oom", "fit: tried to allocate 9 GiB", "where")
+        return ProcessExit(1, "node3", "noise")
 
     def before(store, cells):
         for cell in cells:
             store.cell(cell.spec.id).fail("failed", "of last week")
 
     found, _, events, names = grid(
-        data, tmp_path, {"ours": [record], "protopnet": [Exit(1, "node3", "noise")]}, before=before
+        data, tmp_path, {"ours": [record], "protopnet": [ProcessExit(1, "node3", "noise")]}, before=before
     )
     assert found.run().failed == {
         names["ours"]: "fit: tried to allocate 9 GiB",
@@ -146,9 +148,9 @@ def test_what_the_cell_has_recorded_is_the_reason_and_an_old_record_is_not(data,
 def test_a_black_box_that_fails_fails_its_cells_at_once(data, tmp_path):
     store = Store(tmp_path)
 
-    def record(unit):
-        store.cell(unit.cell.spec.id).fail("failed", "loss became nan", "where")
-        return Exit(1, "", "noise")
+    def record(task):
+        store.cell(task.cell.spec.id).fail("failed", "loss became nan", "where")
+        return ProcessExit(1, "", "noise")
 
     found, workers, _, names = grid(data, tmp_path, {"black-box": [record]}, controls=True)
     summary = found.run()
@@ -162,7 +164,7 @@ def test_a_black_box_that_fails_fails_its_cells_at_once(data, tmp_path):
 @pytest.mark.parametrize("stage", ["data", "black-box"])
 def test_a_stage_that_dies_without_a_record_leaves_a_reason_in_every_cell_that_waits(data, tmp_path, stage):
     """The data stage also takes with it the black box that waits for it."""
-    end = Exit(1, "node3", "Traceback\nImportError: libcudart.so\n")
+    end = ProcessExit(1, "node3", "Traceback\nImportError: libcudart.so\n")
     found, _, _, names = grid(data, tmp_path, {stage: [end]}, methods=("ours", "ours-contrast"))
     reason = "exit code 1 on node3: ImportError: libcudart.so"
     assert found.run().failed == dict.fromkeys(names.values(), reason)
@@ -177,10 +179,10 @@ def test_a_cell_that_another_run_works_on_is_left_until_last(data, tmp_path):
         claims.append(store.cell(next(cell.spec.id for cell in cells if cell.spec.method == "ours")).claim())
         claims[0].__enter__()
 
-    def done_elsewhere(unit):
+    def done_elsewhere(task):
         store.cell(names["ours"]).result.mkdir(parents=True)
         claims[0].__exit__(None, None, None)
-        return Exit(0)
+        return ProcessExit(0)
 
     found, workers, events, names = grid(data, tmp_path, {"protopnet": [done_elsewhere]}, before=claim)
     summary = found.run()
@@ -190,13 +192,13 @@ def test_a_cell_that_another_run_works_on_is_left_until_last(data, tmp_path):
 
 
 def test_a_cell_that_fails_in_another_run_is_not_tried_here(data, tmp_path):
-    def failed_elsewhere(unit):
+    def failed_elsewhere(task):
         store.cell(names["ours"]).fail("oom", "fit: too large")
-        return Exit(0)
+        return ProcessExit(0)
 
     found, workers, events, names = grid(data, tmp_path, {"protopnet": [failed_elsewhere]}, slots=1)
     store = Store(tmp_path)
-    found.waiting.sort(key=lambda unit: unit.name == names["ours"])
+    found.waiting.sort(key=lambda task: task.name == names["ours"])
     assert found.run().failed == {names["ours"]: "fit: too large"}
     assert names["ours"] not in workers.started
     assert ("ours", "in another run: fit: too large", True) in events.lines
@@ -223,7 +225,7 @@ def test_rerun_forgets_once(data, tmp_path):
         for cell in cells:
             write_json(store.cell(cell.spec.id).result / "result.json", {})
 
-    found, workers, _, names = grid(data, tmp_path, {"ours": [Exit(-9)]}, rerun=True, before=before)
+    found, workers, _, names = grid(data, tmp_path, {"ours": [ProcessExit(-9)]}, rerun=True, before=before)
     assert sorted(found.run().done) == sorted(names.values())
     assert workers.started.count(names["ours"]) == 2
 

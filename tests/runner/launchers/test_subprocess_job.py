@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.runner.launchers import subprocess_job
-from bench.runner.launchers.subprocess_job import OUTPUT, Exit, Job, ended, execute
+from bench.runner.launchers.subprocess_job import OUTPUT, Job, ProcessExit, ended, execute
 from tests.support.small_birds import environment
 
 WAITS = """
@@ -66,15 +66,15 @@ def test_a_machine_that_does_not_see_the_cell_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess_job, "_LATE", 0.0)
     found = execute(Job("a", str(tmp_path / "cells" / "a"), (), {}))
     assert found.code == 2
-    assert "all machines need the same BENCH_HOME" in found.said
+    assert "all machines need the same BENCH_HOME" in found.output
 
 
 def test_what_a_failed_process_said_is_kept_and_of_a_good_one_nothing(tmp_path):
     job = Job("a", str(tmp_path), (), {})
     (tmp_path / OUTPUT).write_text("x" * 5000 + "last words")
     found = ended(job, 1)
-    assert found.said.endswith("last words")
-    assert len(found.said) == 2000
+    assert found.output.endswith("last words")
+    assert len(found.output) == 2000
     assert (tmp_path / OUTPUT).is_file()
     ended(job, 0)
     assert not (tmp_path / OUTPUT).exists()
@@ -82,4 +82,4 @@ def test_what_a_failed_process_said_is_kept_and_of_a_good_one_nothing(tmp_path):
 
 @pytest.mark.parametrize(("code", "lost"), [(0, False), (1, False), (2, False), (-9, True), (137, True), (143, True)])
 def test_ended_from_outside_or_by_itself(code, lost):
-    assert Exit(code).lost is lost
+    assert ProcessExit(code).lost is lost
