@@ -1,4 +1,4 @@
-"""From the store to tables; nothing here looks at anything else."""
+"""Tables from the store; nothing here looks at anything else."""
 
 from bench.report.paper_tables.build import paper_table
 from bench.report.renderers.text import as_markdown, as_text, report, report_table

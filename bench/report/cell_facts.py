@@ -1,4 +1,4 @@
-"""What is behind one cell's numbers, before it is printed for a terminal or a page."""
+"""Facts behind one cell's numbers, before they are printed for a terminal or a page."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ SCORES = ("metric", "value", "95 % interval", "unit", "n", "version", "parameter
 
 
 def settings_of(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """What a cell is, under the names that ``--set`` takes."""
+    """Return the settings of a cell, under the names that ``--set`` takes."""
     sections = {"settings": spec["method"], "black_box": "classifier", "protocol": f"{spec['dataset']}.protocol"}
     content = {sections.get(key, key): value for key, value in spec.items() if key != "metrics" and value is not None}
     return flatten(content)
 
 
 def score_rows(written: Mapping[str, Any], outcome: Mapping[str, Any], rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """The scores of a finished cell, as texts under :data:`SCORES`.
+    """Return the scores of a finished cell, as texts under :data:`SCORES`.
 
     Args:
-        written: its ``cell.json``.
-        outcome: its ``result.json``.
-        rows: its rows of results, where intervals are known.
+        written: content of ``cell.json``.
+        outcome: content of ``result.json``.
+        rows: its rows of results, if intervals are known.
     """
     found: list[tuple[str, ...]] = []
     bounds = {row.metric: f"{number(row.low)}, {number(row.high)}"
@@ -51,7 +51,7 @@ def score_rows(written: Mapping[str, Any], outcome: Mapping[str, Any], rows: Seq
 
 
 def about_the_fit(outcome: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts that the method reports, sizes, seconds and counts of images."""
+    """Return facts that the method reports, sizes, seconds and counts of images."""
     facts = {**outcome["facts"], "prototypes": outcome["prototypes"], "parameters": outcome["parameters"]}
     facts |= {
         f"{name} {key}": value for name, about in outcome.get("given", {}).items() for key, value in about.items()
@@ -61,22 +61,22 @@ def about_the_fit(outcome: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def computed_with(outcome: Mapping[str, Any]) -> dict[str, Any]:
-    """Environment and seeds of a finished cell."""
+    """Return environment and seeds of a finished cell."""
     seeds = {f"seed of {part}": value for part, value in outcome.get("seeds", {}).items()}
     return {**flatten(outcome["environment"]), **seeds}
 
 
 def repeating(folder: Path, outcome: Mapping[str, Any]) -> str:
-    """The command that computes it again, from nothing; with as many threads, since their number orders sums."""
+    """Return the command that computes it again, from nothing; with as many threads, since their number orders sums."""
     environment = outcome["environment"]
     words = [f"BENCH_HOME=repeat-{folder.name}", f"OMP_NUM_THREADS={environment['threads']}", "python -m bench repeat"]
     return " ".join([*words, shlex.quote(str(folder)), "--device", environment["device"]])
 
 
 def prototype_tables(result: Path, most: int) -> dict[Path, tuple[list[dict[str, str]], int]]:
-    """The per-prototype tables of a finished cell: file -> its first rows, and how many there are.
+    """Return the per-prototype tables of a finished cell: file -> its first rows, and their total number.
 
-    One that was changed since it was written has a single row that says so.
+    One that was changed since it was written has a single row with that remark.
     """
     found: dict[Path, tuple[list[dict[str, str]], int]] = {}
     for file in sorted((result / "items").glob("*.prototype.csv")):
@@ -90,12 +90,12 @@ def prototype_tables(result: Path, most: int) -> dict[Path, tuple[list[dict[str,
 
 
 def number(value: float) -> str:
-    """Two decimals where that says enough; residuals near zero keep their magnitude."""
+    """Format with two decimals if they are enough; residuals near zero keep their magnitude."""
     return f"{value:.2f}" if value == 0 or abs(value) >= 0.1 else f"{value:.2e}"
 
 
 def short(value: str) -> str:
-    """A number of a table with three decimals; anything else as it is."""
+    """Format a number of a table with three decimals; anything else is unchanged."""
     try:
         return f"{float(value):.3f}" if "." in value else value
     except ValueError:
@@ -103,12 +103,12 @@ def short(value: str) -> str:
 
 
 def plain(value: Any) -> str:
-    """A fact as text."""
+    """Format a fact as text."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as dotted names, the form that ``--set`` takes."""
+    """Flatten nested mappings and lists to dotted names, the form that ``--set`` takes."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):

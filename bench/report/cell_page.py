@@ -1,4 +1,4 @@
-"""What is behind one cell's numbers."""
+"""Terminal page of one cell's numbers and their origin."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def show_cell(store: Store, name: str, console: Console) -> None:
     """Print command, settings, environment, scores and the per-prototype tables of a cell.
 
     Args:
-        store: where it lives.
-        name: its id.
-        console: where to print.
+        store: results.
+        name: id of the cell.
+        console: output.
     """
     record, folder = store.record(name), store.cell(name)
     written, outcome = record.written, record.result

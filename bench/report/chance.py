@@ -1,4 +1,4 @@
-"""Where content-free controls do as well as methods, and how far above chance each score lies."""
+"""Comparison with content-free controls: methods that they reach, and scores above chance."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FEW = 2
 
 
 def chance_corrected(value: float, chance: float, perfect: float = _PERFECT) -> float:
-    """0 for what needs no content, 1 for a perfect score, negative below chance; chance must not be perfect itself.
+    """Scale a score to 0 without content, 1 for perfect, negative below chance; chance must not be perfect itself.
 
     Example:
         >>> chance_corrected(79.0, chance=58.0)
@@ -26,10 +26,10 @@ def chance_corrected(value: float, chance: float, perfect: float = _PERFECT) -> 
 
 
 def beyond_chance(block: Block) -> Block | None:
-    """The table of chance-corrected scores that belongs to a table, or none where no control was measured.
+    """Return the table of chance-corrected scores for a table, or none if no control was measured.
 
     Chance is the best content-free control of the same table. Only scores in percent, larger is better, have a perfect
-    value. Where a control reaches it there is nothing beyond chance: ``n/a``.
+    value. If a control reaches it, nothing is beyond chance: ``n/a``.
     """
     controls = [line for line in block.lines if line.role == "control"]
     others = tuple(line for line in block.lines if line.role != "control")
@@ -76,15 +76,15 @@ def beyond_chance(block: Block) -> Block | None:
 
 
 def _certainty(spread: bool) -> str:
-    """What such a table does not tell: the control has a spread of its own, and images are a sample."""
+    """Return the uncertainty that such a table leaves out: the control has a spread, and images are a sample."""
     return f"{'±: over the seeds of the method alone; ' * spread}the test: python -m bench compare METHOD CONTROL"
 
 
 def chance_warnings(lines: Sequence[Line], columns: Sequence[Column]) -> list[str]:
-    """Which controls reach or beat which methods, metric by metric: there a score says nothing about what is shown.
+    """Return which controls reach or beat which methods, metric by metric: there a score is no evidence of content.
 
-    Metrics and controls of which the same is true stand together. A method without a backbone behind it is meant with
-    every one that it has a value for.
+    Metrics and controls of which the same is true are listed together. A method without a backbone
+    behind it is meant with every one that it has a value for.
 
     Example:
         ``consistency, stability: constant, center ≥ ours, protopnet (vgg19); random ≥ every method``
@@ -104,13 +104,13 @@ def chance_warnings(lines: Sequence[Line], columns: Sequence[Column]) -> list[st
 
 
 def _has_chance(column: Column) -> bool:
-    """Whether a content-free control is a rival in it."""
+    """Return whether a content-free control is a rival in it."""
     known = registry.names("metrics")
     return column.metric not in known or known[column.metric].chance
 
 
 def reaches(control: Line, line: Line, column: Column) -> bool:
-    """Whether a control is at least as good as a method, as far as both have a value."""
+    """Return whether a control is at least as good as a method, as far as both have a value."""
     ours, theirs = control.entries[column.metric].value, line.entries[column.metric].value
     if ours is None or theirs is None:
         return False
@@ -118,7 +118,7 @@ def reaches(control: Line, line: Line, column: Column) -> bool:
 
 
 def _named(reached: Sequence[Line], lines: Sequence[Line], column: Column) -> str:
-    """Methods with the backbones that are meant, where they are not all; many settings of one method together."""
+    """Return methods with their backbones, if not all are meant; many settings of one method together."""
     methods = [line for line in lines if line.role == "method" and line.entries[column.metric].value is not None]
     if len(reached) == len(methods) > _FEW:
         return "every method"
@@ -144,5 +144,5 @@ def _backbones(lines: Sequence[Line]) -> dict[str, list[str]]:
 
 
 def _method(label: str) -> str:
-    """``ours`` of ``ours (k=5)``."""
+    """Return ``ours`` of ``ours (k=5)``."""
     return label.partition(" (")[0]

@@ -1,4 +1,4 @@
-"""Tables that are wider than the page: which columns stand beside each other."""
+"""Folding of tables that are wider than the page: groups of columns beside each other."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 
 
 def fold(pieces: Iterable[Sequence[int]], sizes: Sequence[int], room: int) -> list[list[int]]:
-    """Pieces of columns that fit beside each other, in their order; one that is wider than the room stands alone.
+    """Return pieces of columns that fit beside each other, in their order; one wider than the room is alone.
 
     Args:
         pieces: columns that stay together.
-        sizes: of each column, with the blanks beside it.
-        room: for all of them.
+        sizes: width of each column, with the blanks beside it.
+        room: width for all of them.
     """
     found: list[list[int]] = [[]]
     for piece in pieces:

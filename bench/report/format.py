@@ -1,4 +1,4 @@
-"""What stands in each place of a sheet, in words and digits, whatever it is printed as."""
+"""Words and digits of each place of a sheet, independent of the output format."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _WORDS = {"oom": "OOM"}
 
 @dataclass(frozen=True)
 class Shown:
-    """One place.
+    """One place of a sheet.
 
     Attributes:
         head: the number, a word, or nothing.
-        tail: what follows a number: deviation or difference.
+        tail: text after a number: deviation or difference.
         notes: numbers of its footnotes.
-        best: whether it is to stand out.
+        best: whether it is emphasised.
         number: whether ``head`` has decimals to line up.
     """
 
@@ -32,7 +32,7 @@ class Shown:
 
     @property
     def text(self) -> str:
-        """Without footnotes and emphasis."""
+        """Text without footnotes and emphasis."""
         return self.head + self.tail
 
 
@@ -51,12 +51,12 @@ class Printed:
 
 
 def printed(sheet: Sheet) -> list[Printed]:
-    """The rows of a sheet as they are printed: the paper's numbers follow the measured ones."""
+    """Return the rows of a sheet as they are printed: the paper's numbers follow the measured ones."""
     return [one for row in sheet.rows for one in _rows(row.name, row.role, row.fields)]
 
 
 def sections(rows: list[Printed]) -> list[list[Printed]]:
-    """Rows with a rule between neighbours of different roles."""
+    """Return rows with a rule between neighbours of different roles."""
     found: list[list[Printed]] = []
     for row in rows:
         if found and found[-1][-1].role == row.role:
@@ -67,13 +67,13 @@ def sections(rows: list[Printed]) -> list[list[Printed]]:
 
 
 def parts(sheet: Sheet, sizes: Sequence[int], stub: int, width: int) -> list[list[int]]:
-    """Columns that fit beside each other and the rows' names; groups are not torn apart.
+    """Return columns that fit beside each other and the rows' names; groups are kept together.
 
     Args:
-        sheet: whose columns they are.
-        sizes: of each column, with the blanks beside it.
-        stub: size of the names.
-        width: of all there is; a group that is wider stands alone.
+        sheet: sheet with the columns.
+        sizes: width of each column, with the blanks beside it.
+        stub: width of the names.
+        width: total width; a group that is wider is alone.
     """
     pieces: list[list[int]] = []
     place = 0
@@ -85,7 +85,7 @@ def parts(sheet: Sheet, sizes: Sequence[int], stub: int, width: int) -> list[lis
 
 
 def has_best(sheet: Sheet) -> bool:
-    """Whether some place stands out."""
+    """Return whether some place is emphasised."""
     return any(field.entry is not None and field.entry.best for row in sheet.rows for field in row.fields)
 
 
@@ -140,7 +140,7 @@ def _tick(holds: bool | None) -> str:
 
 
 def _number(value: float, digits: str) -> str:
-    """With a true minus sign, and without one before what rounds to zero."""
+    """Format with a true minus sign, and without one before a number that rounds to zero."""
     text = format(value, digits)
     if float(text) == 0:
         text = format(0.0, digits)
@@ -148,7 +148,7 @@ def _number(value: float, digits: str) -> str:
 
 
 def _residual(value: float, tolerance: float) -> str:
-    """With as many digits as it takes to see on which side of the tolerance it lies."""
+    """Format with as many digits as show on which side of the tolerance it is."""
     form = "f" if value == 0 or value >= 0.01 else "e"
     texts = (format(value, f".{digits}{form}") for digits in range(2 if form == "f" else 0, 17))
     return next(text for text in texts if value <= tolerance or float(text) > tolerance)

@@ -1,4 +1,4 @@
-"""What has to be said under a table so that its numbers can be compared with others."""
+"""Remarks under a table that make its numbers comparable with others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.results.labels import protocol
 
 
 def distinguish(specs: Sequence[Mapping[str, Any]], definitions: Sequence[Mapping[str, str]]) -> list[str]:
-    """A title for each block: the data set, and what not all blocks of that data set have in common."""
+    """Return a title for each block: the data set, and the settings that not all blocks of that data set share."""
     views = [
         {
             "data": f"data {spec['data_digest']}",
@@ -30,10 +30,10 @@ def distinguish(specs: Sequence[Mapping[str, Any]], definitions: Sequence[Mappin
 
 
 def fewer_seeds(rows: Sequence[tuple[str, str, Collection[int]]]) -> str:
-    """Rows that have not all the seeds of their table, with those they have.
+    """Return rows that have not all the seeds of their table, with those they have.
 
     Args:
-        rows: name, backbone and seeds of each; the backbone is told where there are several.
+        rows: name, backbone and seeds of each; the backbone is named if there are several.
 
     >>> fewer_seeds([("ours", "vgg19", {0, 1}), ("tesnet", "vgg19", {0}), ("protopool", "vgg19", {0})])
     'tesnet, protopool: 0'
@@ -55,14 +55,14 @@ def describe_block(
     spread: bool = True,
     fewer: str = "",
 ) -> list[str]:
-    """Lines about metrics, data, seeds and hardware.
+    """Return lines about metrics, data, seeds and hardware.
 
     Args:
-        definitions: of the metrics, in the order of the columns.
-        specs: of all cells of the block.
-        outcomes: of those that are finished.
-        spread: whether deviations stand beside the means.
-        fewer: which rows have not all the seeds, see :func:`fewer_seeds`.
+        definitions: definitions of the metrics, in the order of the columns.
+        specs: specifications of all cells of the block.
+        outcomes: results of the finished cells.
+        spread: whether deviations are beside the means.
+        fewer: rows that have not all the seeds, see :func:`fewer_seeds`.
     """
     first = specs[0]
     seeds = sorted({spec["seed"] for spec in specs})

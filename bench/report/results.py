@@ -1,4 +1,4 @@
-"""All that a store has, or one run of it: a table for each group of cells that may be compared, with its cells."""
+"""All results of a store or of one run: a table for each group of comparable cells, with its cells."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _ROLES = ("method", "reference", "control")
 
 @dataclass(frozen=True)
 class Result:
-    """One table.
+    """One table with its cells.
 
     Attributes:
-        block: what a reader sees.
+        block: the displayed table.
         fits: the cells behind each of its lines, in the same order.
         group: all cells that it was chosen from.
     """
@@ -42,14 +42,14 @@ class Result:
 
 
 def results(store: Store, cells: Sequence[Candidate], intervals: bool = False) -> list[Result]:
-    """The tables, of the newest cells first.
+    """Return the tables, of the newest cells first.
 
-    Where several fits are one row (a method was run in other settings later), the one with most metrics finished stands
-    for it, then the newest.
+    If several fits are one row (a method was run in other settings later), the one with most metrics finished
+    represents it, then the newest.
 
     Args:
-        store: where the cells' tables lie.
-        cells: newest first, as ``selection.candidates`` finds them.
+        store: store with the cells' tables.
+        cells: newest first, as ``selection.candidates`` returns them.
         intervals: whether values get their 95 % intervals.
     """
     bounds = Bounds(store) if intervals else None

@@ -1,7 +1,7 @@
-"""The comparison of one invocation: which rows stand side by side, and what has to be said under them.
+"""Comparison of one run: its rows side by side, and the remarks under them.
 
-A block is one data set seen in one way. Its rows are methods, then what they are compared with, then content-free
-controls; its columns are metrics of one definition each. What does not fit into one column becomes another block.
+A block is one data set under one protocol. Its rows are methods, then references, then content-free controls; its
+columns are metrics of one definition each. A metric of another definition becomes another block.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ def comparison(
     intervals: bool = False,
     metrics: Sequence[str] = (),
 ) -> list[Block]:
-    """The tables of one invocation.
+    """Return the tables of one run.
 
     Args:
-        store: where the results lie.
-        stamp: of the invocation; by default the latest one.
-        suite: of which the latest is taken.
-        intervals: whether to work them out.
+        store: results.
+        stamp: time stamp of the run; by default the latest one.
+        suite: name of the suite whose latest run is taken.
+        intervals: whether to compute the 95 % intervals.
         metrics: names and groups of the columns; by default all that were measured.
 
     Raises:
-        RequestError: where there is nothing to compare.
-        UnknownName: for a metric that there is not.
+        RequestError: if there is nothing to compare.
+        UnknownName: for a metric that does not exist.
     """
     known, stamp = store.invocations(), store.chosen_run(stamp, suite)
     there = set(store.cells())
@@ -107,7 +107,7 @@ def _block(
 
 
 def _black_boxes(group: Iterable[CellRecord]) -> list[str]:
-    """Lines about cells that should have decomposed one classifier and did not: it was trained again in between."""
+    """Return lines about cells that should have decomposed one classifier and did not, since it was trained again."""
     labels: dict[tuple[int, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for cell in group:
         digest = (cell.result or {}).get("black_box")
@@ -122,7 +122,7 @@ def _black_boxes(group: Iterable[CellRecord]) -> list[str]:
 
 
 def columns_of(group: Sequence[CellRecord]) -> tuple[Column, ...]:
-    """The metrics that were asked for in some cell, the usual ones first."""
+    """Return the metrics that were asked for in some cell, the usual ones first."""
     refused = {metric: facts for cell in group for metric, facts in cell.written["not_applicable"].items()}
     measured = {metric: facts for cell in group for metric, facts in cell.spec["metrics"].items()}
     facts, texts = {**refused, **measured}, _definitions(group)
@@ -131,7 +131,7 @@ def columns_of(group: Sequence[CellRecord]) -> tuple[Column, ...]:
 
 
 def _rows(group: list[CellRecord]) -> list[list[CellRecord]]:
-    """Cells that differ in nothing but the seed, in the order of the plan within each role."""
+    """Group cells that differ in nothing but the seed, in the order of the plan within each role."""
     rows: dict[str, list[CellRecord]] = defaultdict(list)
     for cell in group:
         rows[text_of([{**cell.spec, "seed": None}, cell.written["label"]])].append(cell)
@@ -146,13 +146,13 @@ def _line(row: list[CellRecord], columns: Sequence[Column], notes: list[str]) ->
 
 
 def _bounded(line: Line, row: list[CellRecord], store: Store, notes: list[str], kinds: dict[str, str]) -> Line:
-    """The row with intervals; ``kinds`` learns over which units those of each metric are."""
+    """Return the row with intervals; ``kinds`` collects the units of each metric's intervals."""
     entries = {metric: with_interval(entry, row, metric, store, notes, kinds) for metric, entry in line.entries.items()}
     return replace(line, entries=entries)
 
 
 def _told_apart(lines: list[Line], rows: list[list[CellRecord]]) -> list[Line]:
-    """Rows of the same name get the id of their first cell, so that a table never shows two of one name."""
+    """Add the id of their first cell to rows of the same name, so that a table never shows two of one name."""
     count = Counter((line.label, line.backbone) for line in lines)
     return [
         replace(line, label=f"{line.label} #{row[0].name[:6]}") if count[line.label, line.backbone] > 1 else line
@@ -161,7 +161,7 @@ def _told_apart(lines: list[Line], rows: list[list[CellRecord]]) -> list[Line]:
 
 
 def mark_best(lines: Sequence[Line], columns: Sequence[Column]) -> list[Line]:
-    """Mark the best method of each column where at least two compete; what is printed alike is marked alike."""
+    """Mark the best method of each column if at least two compete; values printed alike are marked alike."""
     best: dict[str, float] = {}
     for column in columns:
         known = [line.entries[column.metric].value for line in lines if line.role == "method"]

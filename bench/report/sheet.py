@@ -1,4 +1,4 @@
-"""A table with the paper's numbers beside the measured ones, before it is text, LaTeX or anything else."""
+"""Table with the paper's numbers beside the measured ones, independent of the output format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Role = Literal["method", "summary", "reference", "control"]
 
 @dataclass(frozen=True)
 class Heading:
-    """A column; neighbours of one ``group`` stand under its name."""
+    """Column; neighbours of one ``group`` are under its name."""
 
     name: str
     unit: str = ""
@@ -27,11 +27,11 @@ class Field:
     """One place of the table.
 
     Attributes:
-        entry: what was measured; ``None``: nothing was asked for here.
+        entry: the measured value; ``None``: nothing was asked for here.
         published: the paper's number.
-        comparable: whether the two are about the same images, so that their difference means something.
+        comparable: whether the two are about the same images, so that their difference is meaningful.
         digits: how numbers are printed.
-        tolerance: given for an axiom: the value is a residual, and the axiom holds where it is not above this.
+        tolerance: given for an axiom: the value is a residual, and the axiom holds if it is not above this.
     """
 
     entry: Entry | None = None
@@ -42,7 +42,7 @@ class Field:
 
     @property
     def difference(self) -> float | None:
-        """Measured less published, where that is a number."""
+        """Measured less published, if that is a number."""
         if not self.comparable or self.tolerance is not None or self.entry is None or self.published is None:
             return None
         ours, theirs = self.entry.value, self.published.value
@@ -50,7 +50,7 @@ class Field:
 
     @property
     def holds(self) -> bool | None:
-        """Whether the axiom holds; ``None`` where it was not measured or this is no axiom."""
+        """Whether the axiom holds; ``None`` if it was not measured or this is no axiom."""
         if self.tolerance is None or self.entry is None or self.entry.value is None:
             return None
         return self.entry.value <= self.tolerance
@@ -58,7 +58,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Row:
-    """One row: its name, what it is, and a field for each column."""
+    """One row: its name, its role, and a field for each column."""
 
     name: str
     role: Role
@@ -70,13 +70,13 @@ class Sheet:
     """One table of the paper, over cells that may be compared.
 
     Attributes:
-        number: of the paper's table.
-        title: with what sets this sheet apart from others of the same table.
+        number: number of the paper's table.
+        title: title with the differences from other sheets of the same table.
         stub: the heading of the rows' names.
         notes: footnotes; the first one is number 1.
-        warnings: what a reader must know before comparing.
-        facts: what all numbers share.
-        missing: what has no number yet, each with the command that would produce it.
+        warnings: cautions before comparing.
+        facts: facts that all numbers share.
+        missing: missing numbers, each with the command that would produce it.
     """
 
     number: int
@@ -91,7 +91,7 @@ class Sheet:
 
     @property
     def groups(self) -> list[tuple[str, int]]:
-        """Names of neighbouring columns' groups, and how many columns each has."""
+        """Names of neighbouring columns' groups, and the number of columns of each."""
         found: list[tuple[str, int]] = []
         for heading in self.headings:
             if found and found[-1][0] == heading.group:
@@ -118,7 +118,7 @@ def sheet_of(block: Block) -> Sheet:
 
 
 def marked(fields: Sequence[Field]) -> list[Field]:
-    """The fields with the best (largest) marked, where at least two compete; what is printed alike is marked alike."""
+    """Mark the best (largest) field if at least two compete; fields printed alike are marked alike."""
     printed = [None if f.entry is None or f.entry.value is None else format(f.entry.value, f.digits) for f in fields]
     there = [float(text) for text in printed if text is not None]
     if len(there) < 2:

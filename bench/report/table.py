@@ -1,4 +1,4 @@
-"""A table with all that is said about it, before it is text, Markdown or anything else."""
+"""Table with all its remarks, independent of the output format."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.results.aggregate import Column, Entry
 
 @dataclass(frozen=True)
 class Line:
-    """One row: ``backbone`` is empty where the method looks at none."""
+    """One row: ``backbone`` is empty if the method uses none."""
 
     label: str
     role: str
@@ -19,7 +19,7 @@ class Line:
 
     @property
     def name(self) -> str:
-        """The label, and the role of what does not compete."""
+        """Label, with the role if it does not compete."""
         return self.label if self.role == "method" else f"{self.label} ({self.role})"
 
 
@@ -28,12 +28,12 @@ class Block:
     """One table.
 
     Attributes:
-        title: the data set, and what sets this block apart from others of the same data set.
+        title: the data set, and the differences from other blocks of the same data set.
         columns: left to right.
         lines: top to bottom.
         notes: footnotes; the first one is number 1.
-        warnings: where a content-free control does as well as a method.
-        facts: what every number of the block shares.
+        warnings: metrics in which a content-free control does as well as a method.
+        facts: facts that all numbers of the block share.
     """
 
     title: str

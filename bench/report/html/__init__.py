@@ -1,4 +1,4 @@
-"""The whole report as a folder of pages that open from disk."""
+"""HTML report: a folder of pages that open from disk."""
 
 from bench.report.html.build import write_site
 

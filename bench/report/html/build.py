@@ -1,4 +1,4 @@
-"""The report of a store: which pages there are, what each of them needs, and where it lies."""
+"""HTML report of a store: its pages, their inputs and their addresses."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ _ASSETS = ("style.css", "report.js")
 
 @dataclass
 class MethodPage:
-    """All that a report has about one method, whatever its settings.
+    """Content of the page about one method, in all its settings.
 
     Attributes:
-        name: in the catalogue.
+        name: of the method in the catalogue.
         role: method, reference or control.
-        summary: a line about it; empty where the catalogue does not know it.
+        summary: one line; empty if the catalogue does not have the method.
         cells: newest first.
-        gallery: pictures of its prototypes.
-        problems: why there are not more of them.
+        gallery: pictures of the method's prototypes.
+        problems: reasons for missing pictures.
     """
 
     name: str
@@ -70,23 +70,23 @@ def write_site(
     draw: Callable[[str], Iterable[Picture]] | None = None,
     plugins: Sequence[Path] = (),
 ) -> Path:
-    """Write the report; what it says comes from stored numbers alone.
+    """Write the report from the stored numbers alone.
 
     Args:
-        store: where the results lie; it may be empty.
-        folder: for the pages: new, empty, or of an earlier report, which is replaced.
-        stamp: of one run; by default all cells of the store.
-        suite: of which the newest run is taken.
+        store: results; may be empty.
+        folder: output folder: new, empty, or of an earlier report, which is replaced.
+        stamp: time stamp of one run; by default all cells of the store.
+        suite: name of the suite whose newest run is taken.
         intervals: whether all values get their 95 % intervals, not only differences.
-        most: statistical tests to make, however long they take; by default what some seconds are enough for.
-        draw: hands out pictures of a cell's prototypes; by default there are none, for they need model and images.
-        plugins: files that commands on the pages have to be given too.
+        most: number of statistical tests, however long they take; by default as many as take some seconds.
+        draw: yields pictures of a cell's prototypes; by default none, since they need model and images.
+        plugins: files that the commands on the pages need too.
 
     Returns:
         The page to open.
 
     Raises:
-        RequestError: where the run is not known, or the folder holds something else.
+        RequestError: if the run is not known, or the folder contains something else.
     """
     cells = candidates(store, stamp, suite)
     target = ReportFolder(folder)
@@ -99,13 +99,13 @@ class Site:
     """The pages of one report.
 
     Args:
-        store: where the results lie.
-        cells: of the report, newest first.
-        target: where pages go.
-        stamp: of one run, for the paper's tables.
-        suite: the same.
-        intervals: whether values get intervals.
-        most: tests to make.
+        store: results.
+        cells: cells of the report, newest first.
+        target: output folder.
+        stamp: time stamp of one run, for the paper's tables.
+        suite: name of a suite, for the paper's tables.
+        intervals: whether values get 95 % intervals.
+        most: number of statistical tests.
         plugins: files for the commands on the pages.
     """
 
@@ -144,7 +144,7 @@ class Site:
         )  # fmt: skip
 
     def write(self, draw: Callable[[str], Iterable[Picture]] | None) -> None:
-        """All pages and files; ``draw`` hands out pictures of a cell's prototypes."""
+        """Write all pages and files; ``draw`` yields pictures of a cell's prototypes."""
         for name in _ASSETS:
             self._target.write(f"assets/{name}", (_HERE / name).read_text(encoding="utf-8"))
         stamp, suite, intervals = self._which
@@ -166,7 +166,7 @@ class Site:
             stamps = [when for when, content in self._runs.items() if one.found.name in content["cells"]]
             cell = CellPage(self._store, one, stamps, intervals)
             self._page(addresses[one.found.name], "cell", page=cell, runs=self._runs, intervals=intervals)
-        # Last, for galleries take long: what is above can be read meanwhile.
+        # Last, since galleries take long: the pages above can be read meanwhile.
         for page in self._methods.values():
             if draw is not None and page.role != "control":
                 self._draw_gallery(page, draw)
@@ -179,7 +179,7 @@ class Site:
         self._target.write(name, text)
 
     def _draw_gallery(self, page: MethodPage, draw: Callable[[str], Iterable[Picture]]) -> None:
-        """A finished cell on each data set: one that has its model, as the method comes, most measured, the newest."""
+        """Draw a finished cell on each data set: with its model, in default settings, with most metrics, the newest."""
         done = [one for one in page.cells if one.found.result is not None]
         done.sort(key=lambda one: ("exported" in one.found.written, not one.plain, -len(one.found.spec["metrics"])))
         chosen: dict[str, Candidate] = {}
@@ -191,7 +191,7 @@ class Site:
             page.problems += [f"cell {name}: {problem}"] if problem else []
 
     def _addresses(self) -> dict[str, str]:
-        """Path of the page of each cell."""
+        """Return the path of the page of each cell."""
         return {one.found.name: f"cells/{file_name(one.found.name)}.html" for one in self._cells}
 
     def _method_pages(self) -> dict[str, MethodPage]:
@@ -207,7 +207,7 @@ class Site:
             roles.index(item[1].role) if item[1].role in roles else len(roles), order.index(item[0]))))  # fmt: skip
 
     def _rows_of(self, page: MethodPage) -> list[tuple[Result, list[Any]]]:
-        """The tables in which the method stands, with its rows alone."""
+        """Return the tables that contain the method, with its rows alone."""
         found = []
         for result in self._results:
             rows = [(line, fit) for line, fit in result.rows if fit.spec["method"] == page.name]
@@ -216,7 +216,7 @@ class Site:
         return found
 
     def _tables(self) -> tuple[list[tuple[str, Markup]], list[tuple[int, str]]]:
-        """The paper's tables that have a measured number, as fragments, and the titles of the others."""
+        """Return the paper's tables that have a measured number, as fragments, and the titles of the others."""
         found, unmeasured = [], []
         if not self._cells:
             return [], [(number, table.title) for number, table in TABLES.items()]
@@ -232,7 +232,7 @@ class Site:
 
 
 def status(one: Candidate) -> tuple[str, str]:
-    """What became of a cell: a word for style, and words for people."""
+    """Return the outcome of a cell: a word for its style, and words for readers."""
     if one.found.result is not None:
         return "done", "done"
     failure = one.found.failure
@@ -242,7 +242,7 @@ def status(one: Candidate) -> tuple[str, str]:
 
 
 def breakable(name: str) -> Markup:
-    """A dotted name that may be broken behind dots and underscores, where a screen is narrow."""
+    """Return a dotted name that may be broken behind dots and underscores, for narrow screens."""
     return Markup(re.sub(r"([._])", r"\1<wbr>", str(escape(printable(name)))))
 
 

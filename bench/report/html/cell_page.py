@@ -1,4 +1,4 @@
-"""What a page says about one cell."""
+"""Content of the page about one cell."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class CellPage:
     """One cell, read from the store when the page is written.
 
     Args:
-        store: where it lies.
-        cell: which one.
-        stamps: of the runs that asked for it.
+        store: results.
+        cell: candidate cell.
+        stamps: time stamps of the runs that asked for it.
         intervals: whether its values get their 95 % intervals.
     """
 
@@ -52,12 +52,12 @@ class CellPage:
 
     @property
     def failure(self) -> dict[str, Any] | None:
-        """Why the last attempt ended, where it failed."""
+        """Reason for the failure of the last attempt, if it failed."""
         return self.cell.found.failure
 
     @property
     def scores(self) -> list[tuple[str, ...]]:
-        """Rows under ``cell_facts.SCORES``."""
+        """Return the rows under ``cell_facts.SCORES``."""
         if self.cell.found.result is None:
             return []
         rows = with_intervals(self._store, self._store.rows([self.name])) if self._intervals else []
@@ -65,36 +65,36 @@ class CellPage:
 
     @property
     def settings(self) -> list[tuple[str, str]]:
-        """What it is, under the names that ``--set`` takes; the changed ones are not told apart here."""
+        """Return the settings under the names that ``--set`` takes, without a mark on the changed ones."""
         return [(name, plain(value)) for name, value in settings_of(self.spec).items()]
 
     @property
     def facts(self) -> list[tuple[str, str]]:
-        """About the fit."""
+        """Return the facts about the fit."""
         outcome = self.cell.found.result
         return [(name, plain(value)) for name, value in about_the_fit(outcome).items()] if outcome else []
 
     @property
     def environment(self) -> list[tuple[str, str]]:
-        """What it was computed with."""
+        """Return the environment and seeds of the computation."""
         outcome = self.cell.found.result
         return [(name, plain(value)) for name, value in computed_with(outcome).items()] if outcome else []
 
     @property
     def usage(self) -> list[tuple[str, str]]:
-        """What it took of the machine, all attempts together."""
+        """Return the resources that all attempts took together."""
         outcome = self.cell.found.result or {}
         return [(name, plain(value)) for name, value in flatten(outcome.get("usage", {})).items()]
 
     @property
     def repeat(self) -> str:
-        """The command that computes it again, from nothing."""
+        """Return the command that computes the cell again, from nothing."""
         outcome = self.cell.found.result
         return repeating(self._folder.path.resolve(), outcome) if outcome else ""
 
     @property
     def curves(self) -> list[tuple[str, list[Panel], str]]:
-        """The trainings that are on record: title, panels, and what is wrong with the file.
+        """Return the recorded trainings: title, panels, and the problem with the file, if any.
 
         They are the method's own, and that of the black box that it started from.
         """
@@ -107,7 +107,7 @@ class CellPage:
 
     @property
     def prototypes(self) -> list[tuple[str, list[str], list[list[str]], int]]:
-        """Per-prototype tables: metric, header, rows that are shown, and how many there are."""
+        """Return the per-prototype tables: metric, header, rows that are shown, and their total number."""
         return [
             (file.name.split(".")[0], list(rows[0]), [[short(value) for value in row.values()] for row in rows], count)
             for file, (rows, count) in prototype_tables(self._folder.result, _MOST_ROWS).items()
@@ -116,7 +116,7 @@ class CellPage:
 
     @property
     def log(self) -> str:
-        """The last lines of an unfinished cell's log."""
+        """Return the last lines of an unfinished cell's log."""
         file = self._folder.work / "log.txt"
         if self.cell.found.result is not None or not file.is_file():
             return ""
@@ -125,7 +125,7 @@ class CellPage:
 
 
 def _history(file: Path) -> tuple[list[Panel], str]:
-    """The curves of a file, or why there are none; one broken file must not cost the whole report."""
+    """Read the curves of a file, or why there are none; one broken file must not cost the whole report."""
     try:
         return panels(read_history(file.parent)), ""
     except RequestError as error:

@@ -1,4 +1,4 @@
-"""The commands that print the comparisons that a report leaves out, and no others."""
+"""Commands that print the comparisons that a report leaves out, and no others."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _ID = 6
 
 
 class Commands:
-    """Writes them for one report.
+    """Writer of the commands for one report.
 
     Args:
-        store: of the report; commands name it as the report was told of it.
-        cells: of the report, newest first.
-        stamp: of the run that the report is of, if it is of one.
-        suite: the same, of a suite.
-        plugins: files that the report was given; commands are given them too.
+        store: results; commands name it as the report's caller did.
+        cells: cells of the report, newest first.
+        stamp: time stamp of the report's run, if it is about one run.
+        suite: name of the report's suite, if it is about one suite.
+        plugins: files that the report was given; the commands get them too.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Commands:
         self._end = ["--out", str(store.root), *(word for file in plugins for word in ("--plugin", str(file)))]
         known, there = store.invocations(), {one.found.name: one.found for one in cells}
         chosen = store.chosen_run(stamp, suite) if stamp or suite else None
-        # Newest first; the empty stamp stands for all cells, where no run has both sides.
+        # Newest first; the empty stamp means all cells, for when no run has both sides.
         self._runs: dict[str, dict[str, CellRecord]] = {
             run: {name: there[name] for name in known[run]["cells"] if name in there}
             for run in ([chosen] if chosen else reversed(known))
@@ -45,10 +45,10 @@ class Commands:
         self._names: dict[tuple[str, str], str] = {}
 
     def of(self, place: Place) -> list[str]:
-        """The commands for what was left out in a place.
+        """Return the commands for the comparisons that were left out in a place.
 
-        Each is about one run, and about methods of which every two were left out in every metric that it names. Where
-        several commands have a pair in common, its number is the same, and its p value corrected for another call.
+        Each is about one run, and about methods of which every two were left out in every metric that it names. If
+        several commands have a pair in common, its number is the same, and its p value is corrected for another call.
         """
         pairs: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
         order: dict[str, int] = {}
@@ -69,8 +69,8 @@ class Commands:
         ]  # fmt: skip
 
     def _pair(self, first: Fit, second: Fit, metric: str) -> tuple[str, tuple[str, str]]:
-        """The run to look at for two methods in a metric, and what `compare` has to be told they are called there."""
-        # Most seeds in common, then the newest; all cells only where no run has both.
+        """Return the run to look at for two methods in a metric, and the labels by which `compare` finds them there."""
+        # Most seeds in common, then the newest; all cells only if no run has both.
         run = max((run for run in self._runs if run), key=lambda run: self._common(first, second, metric, run),
                   default="")  # fmt: skip
         run = run if run and self._common(first, second, metric, run) else ""
@@ -84,12 +84,12 @@ class Commands:
         return run, (one, two)
 
     def _common(self, first: Fit, second: Fit, metric: str, run: str) -> int:
-        """Nothing where one of them was not measured there, else the number of common seeds and one more."""
+        """Return 0 if one of them was not measured there, else the number of common seeds plus 1."""
         seeds = [{cell.spec["seed"] for cell in self._measured(fit, metric, run)} for fit in (first, second)]
         return len(seeds[0] & seeds[1]) + 1 if all(seeds) else 0
 
     def _measured(self, fit: Fit, metric: str, run: str) -> list[CellRecord]:
-        """The cells that have the metric, all under the label that most of them have."""
+        """Return the cells that have the metric, all under the label that most of them have."""
         key = (id(fit), metric, run)
         if key not in self._fitting:
             own = [one.found for one in fit.candidates if one.found.name in self._runs[run]]
@@ -99,7 +99,7 @@ class Commands:
         return self._fitting[key]
 
     def _called(self, cell: CellRecord, run: str, elsewhere: bool) -> str:
-        """The label, with the beginning of a cell's id where the label alone stands for something else too."""
+        """Return the label, with the beginning of a cell's id if the label alone is ambiguous."""
         label = str(cell.written["label"])
         if elsewhere:
             return f"{label}#{cell.name[:_ID]}"
@@ -113,7 +113,7 @@ class Commands:
 
 
 def _cliques(pairs: Sequence[tuple[str, str]]) -> Iterator[list[str]]:
-    """Groups of names of which every two are among the pairs, until each pair is in a group.
+    """Yield groups of names of which every two are among the pairs, until each pair is in a group.
 
     >>> list(_cliques([("a", "b"), ("a", "c"), ("b", "c"), ("c", "d")]))
     [['a', 'b', 'c'], ['c', 'd']]

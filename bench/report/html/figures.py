@@ -1,4 +1,4 @@
-"""Figures of a report: those that are drawn from stored numbers, and how any of them gets into the folder."""
+"""Figures of a report: those drawn from stored numbers, and the way of any figure into the folder."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from bench.results.store import Store
 
 
 class Picture(Protocol):
-    """A figure that can be saved, with what has to be said about it; ``bench.report.plots.figure.Drawing`` is one."""
+    """Figure that can be saved, with its texts; ``bench.report.plots.figure.Drawing`` is one."""
 
     @property
     def title(self) -> str:
-        """One line."""
+        """Title in one line."""
 
     @property
     def caption(self) -> str:
-        """How it was made and what is missing."""
+        """Method of the figure, and its missing parts."""
 
     @property
     def alt(self) -> str:
-        """What there is to see."""
+        """Description for readers who cannot see the figure."""
 
     @property
     def guide(self) -> str:
-        """How to read figures of this kind, or nothing."""
+        """Reading guide for figures of this kind, or nothing."""
 
     def save(self, folder: Path, formats: Sequence[str]) -> list[Path]:
-        """Write it, a file for each format, and return the files."""
+        """Write a file for each format, and return the files."""
 
 
 FIGURES: tuple[tuple[str, Callable[..., Iterable[Picture]]], ...] = (
@@ -47,7 +47,7 @@ FIGURES: tuple[tuple[str, Callable[..., Iterable[Picture]]], ...] = (
 
 @dataclass(frozen=True)
 class Illustration:
-    """A picture that lies in the folder."""
+    """Picture in the report's folder."""
 
     title: str
     caption: str
@@ -59,7 +59,7 @@ class Illustration:
 def stored_figures(
     target: ReportFolder, store: Store, suite: str | None, stamp: str | None
 ) -> tuple[list[Illustration], list[str]]:
-    """Draw what the store has numbers for.
+    """Draw the figures for which the store has numbers.
 
     Returns:
         The figures, and a line for each one that there are no numbers for.
@@ -80,12 +80,12 @@ def saved(
 
     Args:
         target: the report's folder.
-        draw: hands out the pictures.
-        folder: in the report's.
-        ending: of the files, such as ``svg``.
+        draw: yields the pictures.
+        folder: subfolder of the report's folder.
+        ending: file extension, such as ``svg``.
 
     Returns:
-        The pictures, and why there are no more where one could not be drawn.
+        The pictures, and the reason if one could not be drawn.
     """
     found: list[Illustration] = []
     try:
@@ -93,6 +93,6 @@ def saved(
             (file,) = picture.save(target.path / folder, (ending,))
             found.append(Illustration(picture.title, picture.caption, picture.alt, picture.guide, target.keep(file)))
     except BenchError as error:
-        # Numbers that are not there, a model that is gone: the rest of the report is worth having.
+        # Missing numbers or a deleted model cost one figure: the rest of the report is worth having.
         return found, str(error)
     return found, ""

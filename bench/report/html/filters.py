@@ -16,7 +16,7 @@ _WORDS = {"oom": "out of memory", "missing": "–"}
 
 
 def value(entry: Entry, column: Column) -> str:
-    """A place of a table: the mean with its spread, or a word."""
+    """Return a table's entry as text: the mean with its spread, or a word."""
     if entry.value is None:
         return _WORDS.get(entry.status, entry.status)
     spread = "" if entry.spread is None else f" ± {entry.spread:{column.digits}}"
@@ -24,38 +24,38 @@ def value(entry: Entry, column: Column) -> str:
 
 
 def ends(entry: Entry, column: Column) -> str:
-    """The interval of a place, where it has one."""
+    """Return the interval of an entry, if it has one."""
     if entry.low is None or entry.high is None:
         return ""
     return minus(f"[{entry.low:{column.digits}}, {entry.high:{column.digits}}]")
 
 
 def notes_of(block: Block, lines: Iterable[Line]) -> list[tuple[int, str]]:
-    """The footnotes that some of a table's lines have, with their numbers."""
+    """Return the footnotes that some of a table's lines have, with their numbers."""
     used = {number for line in lines for entry in line.entries.values() for number in entry.notes}
     return [(number, note) for number, note in enumerate(block.notes, 1) if number in used]
 
 
 def minus(text: str) -> str:
-    """With true minus signs."""
+    """Return the text with true minus signs."""
     return text.replace("-", "−")
 
 
 def p_value(number: float | None) -> str:
-    """Two digits, as far down as the number of swaps can tell."""
+    """Return two digits, as far down as the number of swaps can resolve."""
     return "" if number is None else f"{number:.2g}"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A comparison on a page.
+    """Comparison on a page.
 
     Attributes:
-        kind: ``up`` where the first method is better, ``down`` where the second is, ``level`` where neither is shown to
-            be, ``none`` where nothing was tested.
-        words: the verdict.
+        kind: ``up`` if the first method is better, ``down`` if the second is, ``level`` if neither is shown to
+            be, ``none`` if nothing was tested.
+        words: the verdict in words.
         difference: the number with its interval.
-        reason: what else there is to say.
+        reason: further remarks.
         bar: left end, middle and right end of the interval from 0 to 100, zero at 50; ``None`` without an interval.
     """
 
@@ -67,7 +67,7 @@ class Verdict:
 
 
 def verdict(one: Comparison, reach: float = 0.0) -> Verdict:
-    """A comparison as it is said of the first method.
+    """Return the verdict of a comparison about the first method.
 
     Args:
         one: the comparison.
@@ -87,13 +87,13 @@ def verdict(one: Comparison, reach: float = 0.0) -> Verdict:
     better = winner(one)
     if better is None:
         return Verdict("level", one.verdict, told, one.reason, bar)
-    # Of further numbers nobody says which direction is good.
+    # Of further numbers no better direction is defined.
     up, down = ("higher", "lower") if one.verdict.endswith("higher") else ("better", "worse")
     return Verdict(("up", "down")[better], (up, down)[better], told, one.reason, bar)
 
 
 def reach(found: Iterable[Comparison]) -> float:
-    """The largest end of all intervals, and the largest difference."""
+    """Return the largest end of all intervals, or the largest difference."""
     ends = (end for one in found for end in (one.low, one.difference, one.high) if end is not None)
     return max(map(abs, ends), default=0.0)
 
@@ -101,18 +101,18 @@ def reach(found: Iterable[Comparison]) -> float:
 def seen_from(
     found: Iterable[tuple[Place, Question, Comparison]], labels: Container[str]
 ) -> list[tuple[Place, Question, Comparison]]:
-    """Those with one of the labels, which comes first in them."""
+    """Return the comparisons that have one of the labels, turned so that it comes first."""
     own = [one for one in found if any(method in labels for method in one[2].methods)]
     return [(place, question, one if one.methods[0] in labels else turned(one)) for place, question, one in own]
 
 
 def every(places: Iterable[Place]) -> list[tuple[Place, Question, Comparison]]:
-    """All comparisons, in the order of places and questions."""
+    """Yield all comparisons, in the order of places and questions."""
     return [(place, question, one) for place in places for question, own in place.found.items() for one in own]
 
 
 def explanations(found: Sequence[tuple[Place, Question, Comparison]]) -> list[str]:
-    """How the numbers of comparisons were made, and what was compared with what.
+    """Return how the numbers of comparisons were made, and which sides were compared.
 
     Args:
         found: all comparisons.

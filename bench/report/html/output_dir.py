@@ -1,4 +1,4 @@
-"""The folder of a report: names that are safe whatever they are made of, and no file of anyone else touched."""
+"""Folder of a report: file names that are safe for any text, and no foreign file touched."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LONGEST = 60
 
 
 def file_name(text: str) -> str:
-    """A text as a file's name: the text itself where it is harmless, else what is left of it and a hash.
+    """Return a text as a file's name: the text itself if it is harmless, else its harmless part and a hash.
 
     Example:
         >>> file_name("protopnet")
@@ -22,7 +22,7 @@ def file_name(text: str) -> str:
         >>> file_name("../ours (k=5)")
         'ours-k-5-7376bcdf'
     """
-    # Lower case: two names must not be one file where the file system does not tell them apart.
+    # Lower case: two names must not be one file on a file system that ignores case.
     kept = re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-")[:_LONGEST]
     if kept and kept == text:
         return kept
@@ -31,13 +31,13 @@ def file_name(text: str) -> str:
 
 
 class ReportFolder:
-    """Writes the files of a report, and takes away those of an earlier report in the same folder that it has no more.
+    """Folder in which a report's files are written, and an earlier report's unneeded files are removed.
 
     Args:
-        path: it is made where it does not exist.
+        path: folder, which is created if it does not exist.
 
     Raises:
-        RequestError: where something else lies in it.
+        RequestError: if it contains something else.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,11 +56,11 @@ class ReportFolder:
         """Write one file.
 
         Args:
-            name: its path in the folder, with slashes.
+            name: path in the folder, with slashes.
             text: its content.
         """
         if not self._written:
-            # From the first file on: what is left half-written by a kill is known as a report's folder.
+            # From the first file on: a folder that a kill left half-written is recognised as a report's.
             self._write_list(self._before)
         file = self.path / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ class ReportFolder:
         self._written.append(name)
 
     def keep(self, file: Path) -> str:
-        """Count a file as the report's that somebody else wrote into the folder; returns its path in the folder."""
+        """Count a file that others wrote into the folder as the report's, and return its path in the folder."""
         name = file.relative_to(self.path).as_posix()
         self._written.append(name)
         # Pictures take long: one that a killed report has left is known to the next.
@@ -76,11 +76,11 @@ class ReportFolder:
         return name
 
     def finish(self) -> None:
-        """Take away what an earlier report left behind."""
+        """Remove the files that an earlier report left behind."""
         root = self.path.resolve()
         for name in set(self._before) - set(self._written):
             file = self.path / name
-            # The list is a file like any other: it may say anything.
+            # The list is a file like any other: its content is not to be trusted.
             if file.resolve().is_relative_to(root) and file.is_file():
                 file.unlink()
         self._write_list(self._written)

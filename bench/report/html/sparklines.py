@@ -1,4 +1,4 @@
-"""Curves of a training as small drawings: points in the coordinates of an SVG, drawn by a template.
+"""Training curves as small drawings: points in the coordinates of an SVG, drawn by a template.
 
 They take their colours from the page, so that they read in a dark theme too, and cost nothing to draw: a report has
 thousands of them.
@@ -19,7 +19,7 @@ _FIRST = ("loss", "train_accuracy", "accuracy")
 
 @dataclass(frozen=True)
 class Tick:
-    """A mark on an axis: where, and what it says."""
+    """Mark on an axis: its position and label."""
 
     place: float
     text: str
@@ -27,7 +27,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of epochs with a name."""
+    """Stretch of epochs with a name."""
 
     name: str
     left: float
@@ -40,12 +40,12 @@ class Panel:
 
     Attributes:
         title: name of the quantity.
-        alt: what there is to see.
-        points: ``x,y x,y ...`` of the line, in pieces where values are missing.
+        alt: description in words.
+        points: ``x,y x,y ...`` of the line, in pieces if values are missing.
         dots: the points of pieces of one epoch, which no line shows.
         across: ticks of the epochs.
         up: ticks of the values.
-        phases: of the training, where there are several.
+        phases: of the training, if it has several.
     """
 
     title: str
@@ -58,7 +58,7 @@ class Panel:
 
 
 def panels(history: Sequence[Mapping[str, Any]]) -> list[Panel]:
-    """A panel for each quantity that was written down epoch by epoch.
+    """Return a panel for each quantity that was recorded epoch by epoch.
 
     Args:
         history: rows of ``history.json``.
@@ -72,7 +72,7 @@ def panels(history: Sequence[Mapping[str, Any]]) -> list[Panel]:
 
 
 def ticks(low: float, high: float, most: int = 4) -> list[float]:
-    """Round numbers from ``low`` to ``high``.
+    """Return round numbers from ``low`` to ``high``.
 
     Example:
         >>> ticks(0.0, 9.5)
@@ -92,7 +92,7 @@ def _panel(name: str, history: Sequence[Mapping[str, Any]]) -> Panel:
     values = [float(row[name]) if _is_number(row.get(name)) else None for row in history]
     there = [value for value in values if value is not None]
     low, high = min(there), max(there)
-    # Quantities that are never negative stand on zero, so that a small change looks small.
+    # Quantities that are never negative start at zero, so that a small change looks small.
     bottom = 0.0 if low >= 0 else low
     top = high if high > bottom else bottom + 1.0
     last = max(1, len(history) - 1)

@@ -1,4 +1,4 @@
-"""What the statistics support about a store's results: against the black box, against chance, between methods."""
+"""Statistical support for a store's results: against the black box, against chance, between methods."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ QUESTIONS: tuple[Question, ...] = ("black box", "chance", "methods")
 
 @dataclass(frozen=True)
 class Left:
-    """A comparison that was left out."""
+    """Comparison that was left out."""
 
     first: Fit
     second: Fit
@@ -37,14 +37,14 @@ class Left:
 
 @dataclass
 class Place:
-    """A data set, seen in one way, with a backbone: where methods stand side by side.
+    """Data set, protocol and backbone under which methods are compared side by side.
 
     Attributes:
         title: of the table that it belongs to.
         backbone: name.
         methods: labels, in the table's order.
-        metrics: that are compared, left to right.
-        found: the comparisons, question by question; the first method of each is the one that is asked about.
+        metrics: the compared ones, left to right.
+        found: the comparisons, question by question; the first method of each is the one in question.
         left: the comparisons that were left out, question by question.
     """
 
@@ -56,13 +56,13 @@ class Place:
     left: dict[Question, list[Left]] = field(default_factory=lambda: {name: [] for name in QUESTIONS})
 
     def of(self, question: Question, method: str, metric: str) -> Comparison | None:
-        """The comparison of a method with the black box or with chance, where there is one."""
+        """Return the comparison of a method with the black box or with chance, if there is one."""
         own = [one for one in self.found[question] if one.methods[0] == method and one.metric == metric]
         return own[0] if own else None
 
 
 def winner(one: Comparison) -> int | None:
-    """Which of the two is better, as far as that is shown: 0, 1, or ``None``."""
+    """Return which of the two is better, as far as that is shown: 0, 1, or ``None``."""
     for place, method in enumerate(one.methods):
         if one.verdict in (f"{method} better", f"{method} higher"):
             return place
@@ -70,7 +70,7 @@ def winner(one: Comparison) -> int | None:
 
 
 def turned(one: Comparison) -> Comparison:
-    """The same comparison, the second method first."""
+    """Return the same comparison, the second method first."""
     return replace(
         one,
         methods=one.methods[::-1],
@@ -90,11 +90,11 @@ def verdicts(store: Store, results: Sequence[Result], most: int | None = None) -
     metric, and with every other method. Methods with changed settings are not compared with each other.
 
     Args:
-        store: where the per-item tables lie.
+        store: results with the per-item tables.
         results: all tables.
-        most: tests to make, however long they take; by default as many as :data:`MOST` and :data:`MOST_UNITS` allow.
-            Methods as they come are first, with the questions in the order above, so that it is methods with changed
-            settings that are left out, and only then pairs of methods.
+        most: number of tests, however long they take; by default as many as :data:`MOST` and :data:`MOST_UNITS` allow.
+            Methods in default settings are first, with the questions in the order above, so that methods with
+            changed settings are left out first, and only then pairs of methods.
     """
     judge = Judge(store)
     places: list[Place] = []
@@ -148,7 +148,7 @@ def _places(result: Result) -> Iterator[tuple[Place, list[tuple[Question, Fit, F
 
 
 def _best(controls: Sequence[tuple[dict[str, Entry], Fit]], column: Column) -> Fit | None:
-    """The control that needs no content to do best; it is the hardest one to beat."""
+    """Return the control that does best without content; it is the hardest one to beat."""
     known = [(entries[column.metric].value, fit) for entries, fit in controls]
     there = [(value, fit) for value, fit in known if value is not None]
     sign = 1 if column.higher_is_better else -1

@@ -1,4 +1,4 @@
-"""What a reader must know before believing a number: said on top of the report, worst first."""
+"""Cautions that a reader must know before believing a number: on top of the report, worst first."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _FEW_UNITS = 100
 
 @dataclass(frozen=True)
 class Caution:
-    """One kind of doubt; ``items`` say where it applies."""
+    """One kind of doubt; ``items`` are the results that it applies to."""
 
     title: str
     items: tuple[str, ...]
 
 
 def cautions(results: Sequence[Result], cells: Sequence[Candidate], damaged: Sequence[str] = ()) -> list[Caution]:
-    """All that applies to these results.
+    """Return all cautions that apply to these results.
 
     Args:
         results: the tables.
-        cells: all cells, also those that no table shows.
-        damaged: what the store could not read, and why.
+        cells: all cells, including those that no table shows.
+        damaged: parts of the store that could not be read, with the reasons.
     """
     found = [
         Caution(
@@ -83,7 +83,7 @@ def _small(results: Sequence[Result]) -> list[str]:
     for result in results:
         images = result.group.images
         if images is not None and images[1]:
-            # Half the width of a 95 % interval of a share of one half, the widest one.
+            # Half the width of a 95 % interval of a share of one half, which is the widest one.
             rough = 196 * math.sqrt(0.25 / images[1])
             if rough > _ROUGH:
                 found.append(f"{result.block.title}: with {images[1]} test images an accuracy near 50 % is known to "

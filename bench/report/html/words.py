@@ -12,11 +12,11 @@ _MOST_PAIRS = 4
 
 
 def between(found: Sequence[Comparison], left: Sequence[Left] = ()) -> list[tuple[str, str]]:
-    """What is shown between methods, metric by metric.
+    """Return which differences between methods are shown, metric by metric.
 
     Args:
         found: comparisons of methods in one place.
-        left: those that were left out there: who reads that one method is the best has to know of them.
+        left: comparisons that were left out there: they qualify the sentence that one method is the best.
 
     Returns:
         Metric and sentence.
@@ -55,7 +55,7 @@ def _sentence(own: Sequence[Comparison], left: int) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names with commas and an "and".
+    """Return names with commas and an "and".
 
     Example:
         >>> listed(["a", "b", "c"])

@@ -1,4 +1,4 @@
-"""The MLflow mirror of the store, and MLflow's own interface to look at it."""
+"""MLflow mirror of the store, and MLflow's own interface to look at it."""
 
 from bench.report.mlflow.experiment_note import address
 from bench.report.mlflow.live import Follower, until_end_of_input

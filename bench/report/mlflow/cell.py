@@ -1,4 +1,4 @@
-"""What MLflow is told about one cell: parameters, metrics, tags and files, all from the store."""
+"""Content of one cell's MLflow run: parameters, metrics, tags and files, all from the store."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ Point = tuple[str, float, int, int]
 
 
 class TrackedCell:
-    """One cell of the store in MLflow's terms.
+    """Cell of the store in MLflow's terms.
 
     Args:
-        store: where it lies.
-        name: its id.
-        home: ``BENCH_HOME``, where the black boxes lie.
+        store: results.
+        name: id of the cell.
+        home: ``BENCH_HOME``, which contains the black boxes.
 
     Attributes:
-        outcome: its ``result.json``; ``None`` where it failed or is not finished.
+        outcome: its ``result.json``; ``None`` if it failed or is not finished.
         began: start in milliseconds since 1970, as far as it is known.
         ended: end in milliseconds, ``None`` for a cell that has neither result nor failure yet.
-        curves: by their origin the rows of epochs, so far where the cell is not finished.
-        digest: of everything that is told; it changes when the mirror has to.
+        curves: rows of epochs by their origin; those so far if the cell is not finished.
+        digest: digest of all mirrored content; it changes when the mirror has to.
     """
 
     def __init__(self, store: Store, name: str, home: Path) -> None:
@@ -78,15 +78,15 @@ class TrackedCell:
 
     @property
     def title(self) -> str:
-        """For example ``ours·cub·resnet34·s0``."""
+        """Title, for example ``ours·cub·resnet34·s0``."""
         return one_line(f"{self._name}·s{self.spec['seed']}")
 
     @property
     def row(self) -> str:
-        """What it has in common with the cells of other seeds, and with no others: MLflow's page averages over it.
+        """Name shared with the cells of other seeds, and with no others: MLflow's page averages over it.
 
         Words alone would be shared by cells of other images, protocols, schedules or weights, so a digest of all that
-        changes a result ends it; what was measured is not part of it, for seeds may differ in that. For example
+        changes a result ends it; the measured metrics are no part of it, since seeds may differ in them. For example
         ``ours·cub·resnet34·published·3fa9c1``.
         """
         # Cells that were written before there was a choice of the split were measured on `test`.
@@ -100,7 +100,7 @@ class TrackedCell:
 
     @property
     def running(self) -> bool:
-        """Whether it was begun, is not finished, and has something to show: curves so far."""
+        """Whether it was begun, is not finished, and has curves to show so far."""
         return not self.ended and self.folder.work.is_dir() and any(self.curves.values())
 
     def _times(self) -> tuple[int, int | None]:
@@ -108,13 +108,13 @@ class TrackedCell:
         if not file.is_file():
             return 0, None
         ended = file.stat().st_mtime
-        # What a resumed cell did before it was killed is not known: it counts from where it went on.
+        # The progress of a resumed cell before it was killed is not known: it counts from the resumption.
         seconds = sum(self.result["seconds"].values()) if self.result else 0.0
         return self._began(ended - seconds), round(1000 * ended)
 
     @property
     def begun(self) -> int:
-        """When a cell that is not finished was begun, as far as can be told: in milliseconds since 1970."""
+        """Start of a cell that is not finished, in milliseconds since 1970, as far as it is known."""
         return self._began(time.time() - sum(row.get("seconds", 0.0) for rows in self.curves.values() for row in rows))
 
     def _began(self, otherwise: float) -> int:
@@ -122,7 +122,7 @@ class TrackedCell:
         return round(1000 * ((first.get("time") or otherwise) - (first.get("seconds") or 0.0)))
 
     def params(self) -> dict[str, str]:
-        """The specification, flattened."""
+        """Return the specification, flattened."""
         spec = {name: value for name, value in self.spec.items() if name != "metrics"}
         params = dict(flat("", {"label": self.written["label"], "recipe": self.written["recipe"], **spec}))
         for metric, facts in self.spec["metrics"].items():
@@ -130,9 +130,9 @@ class TrackedCell:
         return {named(name): cut(value, _LONGEST_PARAM) for name, value in params.items()}
 
     def scores(self) -> list[Point]:
-        """What was measured, each metric by its name and, where it is neither a share nor a percentage, its unit.
+        """Return the metrics by name, with the unit in the name if it is neither a share nor a percentage.
 
-        What a metric tells besides its value stands under ``details/``.
+        Details of a metric besides its value are under ``details/``.
         """
         if self.result is None or self.ended is None:
             return []
@@ -149,7 +149,7 @@ class TrackedCell:
         return self._single(single)
 
     def facts(self) -> list[Point]:
-        """Facts of the fit, and what the cell took of the machine, each under a prefix."""
+        """Return facts of the fit, and the machine's resources that the cell took, each under a prefix."""
         if self.result is None:
             return []
         facts = {**self.result["facts"], **{name: self.result[name] for name in ("prototypes", "parameters")}}
@@ -166,11 +166,11 @@ class TrackedCell:
         return [(named(name), float(value), self.ended or 0, 0) for name, value in values.items()]
 
     def curve_points(self, began: int, shown: dict[str, int] | None = None) -> list[Point]:
-        """Losses by epoch, and the machine's load by row of its table.
+        """Return losses by epoch, and the machine's load by row of its table.
 
         Args:
             began: milliseconds since 1970 at which the first epoch began.
-            shown: rows by origin that are told already.
+            shown: number of rows by origin that are mirrored already.
         """
         shown, points = shown or {}, list[Point]()
         for prefix, history in self.curves.items():
@@ -185,11 +185,11 @@ class TrackedCell:
         return points
 
     def rows(self) -> dict[str, int]:
-        """How many rows the curves have, by origin."""
+        """Return the number of rows of the curves, by origin."""
         return {**{prefix: len(history) for prefix, history in self.curves.items()}, "system": len(self.usage)}
 
     def tags(self) -> dict[str, str]:
-        """What runs are searched and grouped by."""
+        """Return the tags that runs are searched and grouped by."""
         spec = self.spec
         environment = self.result["environment"] if self.result else {}
         git = environment.get("git")
@@ -216,7 +216,7 @@ class TrackedCell:
         return {**found, "mlflow.note.content": cut(self._note(), _LONGEST_NOTE)}
 
     def _note(self) -> str:
-        """The scores with their units, for who opens the run."""
+        """Return the scores with their units, as the run's description."""
         if self.result is None:
             return markdown_prose(f"{self.failure['status']}: {self.failure['reason']}") if self.failure else ""
         lines = ["| metric | value | unit | measured on | better |", "|---|---:|---|---:|---|"]
@@ -231,7 +231,7 @@ class TrackedCell:
         return "\n".join([*lines, "", f"Everything behind these numbers: `python -m bench show {self.name}`"])
 
     def datasets(self) -> dict[str, dict[str, Any]]:
-        """The images that it was fitted to and measured on, by MLflow's context: name, digest, source, profile."""
+        """Return the images it was fitted to and measured on, by MLflow's context: name, digest, source, profile."""
         spec = self.spec
         view = {name: spec[name] for name in ("dataset", "data_digest", "protocol", "on_bad_image")}
         counts = self.result["images"] if self.result else {}
@@ -249,11 +249,11 @@ class TrackedCell:
 
     @property
     def fitted(self) -> bool:
-        """Whether there is a model to speak of: controls have none."""
+        """Whether there is a fitted model: controls have none."""
         return self.result is not None and self.written["role"] != "control"
 
     def artifacts(self) -> Iterator[tuple[Path, str | None]]:
-        """Files to copy, each with the folder it goes to; never weights, never tables with a row per image."""
+        """Return the files to copy, each with its target folder; never weights, never tables with a row per image."""
         folder, result = self.folder.path, self.folder.result
         files = [folder / "cell.json", folder / "failure.json", result / "result.json", result / "history.json"]
         files += [result / USAGE, result / "packages.txt"]
@@ -264,7 +264,7 @@ class TrackedCell:
 
 
 def files_state(store: Store, name: str, home: Path) -> str:
-    """A digest of when the files that :class:`TrackedCell` reads were last written: found out without reading them."""
+    """Return a digest of the times at which :class:`TrackedCell`'s files were last written, without reading them."""
     folder, box = store.cell(name).path, (store.written(name) or {}).get("black_box_id")
     files = [folder / file for file in ("cell.json", "failure.json", "result/result.json")]
     for place in (folder, *([home / "blackboxes" / str(box)] if box else [])):
@@ -282,7 +282,7 @@ def _written(file: Path) -> list[int]:
 
 
 def _history(folder: Path) -> list[dict[str, Any]]:
-    """Of what is finished, or else of what is being trained there."""
+    """Read the curves of a finished training, or else those of one in progress there."""
     for place in ("result", "work", "resume"):
         if (folder / place / "history.json").is_file():
             try:

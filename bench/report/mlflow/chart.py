@@ -17,7 +17,7 @@ _COLOURS = {"method": "#2b6cb0", "reference": "#4a5568", "control": "#c0c7d1"}
 
 
 def chart(blocks: Sequence[Block]) -> Iterator[tuple[str, Figure]]:
-    """For each table a figure with a panel per metric: mean over the seeds, standard deviation as a whisker.
+    """Draw for each table a figure with a panel per metric: mean over the seeds, standard deviation as a whisker.
 
     Args:
         blocks: the tables.
@@ -37,7 +37,7 @@ def chart(blocks: Sequence[Block]) -> Iterator[tuple[str, Figure]]:
             continue
         figure = Figure(figsize=(1.5 + 2.3 * len(columns), 1.2 + 0.32 * len(block.lines)), layout="constrained")
         panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
-        # Here, for labels of ticks are made again whenever they are drawn.
+        # Here, since labels of ticks are made again whenever they are drawn.
         names = [one_line(f"{line.name}, {line.backbone}" if line.backbone else line.name) for line in block.lines]
         for panel, column in zip(panels, columns, strict=True):
             entries = [line.entries[column.metric] for line in block.lines]

@@ -1,4 +1,4 @@
-"""What MLflow's page of a suite says to who sees it for the first time, and the view that it opens with."""
+"""Description of a suite's experiment on MLflow's page for a first visit, and the view that it opens with."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _SECTIONS = ("train", "blackbox", *_CLOSED)
 
 
 def guide(suite: str) -> dict[str, str]:
-    """The tags of an experiment.
+    """Return the tags of an experiment.
 
     Args:
-        suite: its name.
+        suite: name of the suite.
     """
     rows = ((name, names("metrics")[name].summary) for name in _scores())
     metrics = "\n".join(f"| {for_markdown(name)} | {for_markdown(summary)} |" for name, summary in rows)
@@ -54,7 +54,7 @@ def guide(suite: str) -> dict[str, str]:
 
 
 def _view() -> dict[str, object]:
-    """The state of the page in the form in which MLflow's own button `Share` keeps it."""
+    """Return the state of the page in the form in which MLflow's own button `Share` keeps it."""
     return {
         "searchFilter": "",
         "orderByKey": "attributes.start_time",
@@ -76,7 +76,7 @@ def _view() -> dict[str, object]:
 
 
 def _scale(metric: str) -> str:
-    """Unit and direction: the title over its bars, which have no place for either."""
+    """Return unit and direction: the title over a metric's bars, which have no place for either."""
     kind = load("metrics", metric)
     return (
         f"scores{f' in {kind.unit}' if kind.unit else ''}, {'higher' if kind.higher_is_better else 'lower'} is better"
@@ -84,7 +84,7 @@ def _scale(metric: str) -> str:
 
 
 def _bars(metric: str) -> dict[str, object]:
-    """A chart; MLflow adds those of all other metrics itself."""
+    """Return a chart of the metric; MLflow adds those of all other metrics itself."""
     place = {"uuid": metric, "metricSectionId": _scale(metric), "deleted": False, "isGenerated": False}
     return {"type": "BAR", "metricKey": metric, "runsCountToCompare": 50, **place}
 
@@ -95,15 +95,15 @@ def _section(name: str) -> dict[str, object]:
 
 
 def _scores() -> list[str]:
-    """The metrics that nobody has to ask for."""
+    """Return the metrics that are measured by default."""
     return [name for name, entry in names("metrics").items() if entry.measured != "asked"]
 
 
 def address(server: str, experiment: str) -> str:
-    """Where that view is.
+    """Return the URL of that view.
 
     Args:
-        server: address of MLflow.
+        server: address of the MLflow server.
         experiment: id of the suite's experiment.
     """
     return f"{server.rstrip('/')}/#/experiments/{experiment}/runs?viewStateShareKey={VIEW}&compareRunsMode=CHART"

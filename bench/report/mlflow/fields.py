@@ -1,4 +1,4 @@
-"""The words that MLflow takes: names, texts of limited length, nested settings on one level."""
+"""Texts that MLflow takes: names, texts of limited length, nested settings on one level."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from bench.core.plain_text import printable
 
 
 def digest(content: Any) -> str:
-    """Sixteen hexadecimal digits of the canonical JSON."""
+    """Return sixteen hexadecimal digits of the digest of the canonical JSON."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Dotted names; the phases of a schedule become one readable line each, in their order."""
+    """Return dotted names; the phases of a schedule become one readable line each, in their order."""
     start = f"{prefix}." if prefix else ""
     if isinstance(value, Mapping):
         for name, inner in value.items():
@@ -31,8 +31,8 @@ def flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _line(content: Mapping[str, Any]) -> str:
-    """For example ``epochs 5, lr (add_on 0.003)``; what is empty says nothing."""
-    # How long comes first; the rest in the order of the file.
+    """Return a phase as a line, for example ``epochs 5, lr (add_on 0.003)``; empty values are left out."""
+    # The length comes first; the rest in the order of the file.
     ordered = {name: content[name] for name in ("epochs", *content) if name in content}
     said = [
         f"{name} ({_line(value)})" if isinstance(value, Mapping) else f"{name} {_plain(value)}"
@@ -49,16 +49,16 @@ def _plain(value: Any) -> str:
 
 
 def named(text: str) -> str:
-    """MLflow's names have letters, digits and ``_ - . : / `` and blanks only."""
+    """Return a text as an MLflow name, which has letters, digits and ``_ - . : / `` and blanks only."""
     return re.sub(r"[^A-Za-z0-9_\-. :/]", "_", text)[:250]
 
 
 def cut(text: str, limit: int) -> str:
-    """The printable text, or its beginning and an ellipsis."""
+    """Return the printable text, or its beginning and an ellipsis."""
     text = printable(text)
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def model_name(text: str) -> str:
-    """As MLflow lets models be named: without ``/ : . % " '``."""
+    """Return a text as an MLflow model's name, without ``/ : . % " '``."""
     return re.sub(r"[/:.%\"']", "_", text)

@@ -1,7 +1,7 @@
-"""Keeps the mirror up to date while cells run: finished cells, and the curves of those that are being trained.
+"""Mirroring while cells run: finished cells, and the curves of those that are being trained.
 
-Cells know nothing of MLflow. They write into the store; who follows looks at what has changed there. So a server that
-is gone, slow or wrong stops no cell, and nodes that compute need no way to it.
+Cells know nothing of MLflow. They write into the store; the follower looks at the changes there. So a server that is
+gone, slow or wrong stops no cell, and nodes that compute need no way to it.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _LOOKED_AT = ("cell.json", "failure.json", "result/result.json", "work/history.j
 
 
 class Follower:
-    """Mirrors what has changed since it last looked.
+    """Follower that mirrors the changes since its last look.
 
     Args:
         home: ``BENCH_HOME``.
-        store: the results.
-        uri: of the mirror.
-        stamps: of the invocations; ``None``: all, also those that begin later.
-        said: told what goes wrong, each thing once.
+        store: results.
+        uri: tracking URI of the mirror.
+        stamps: time stamps of the runs; ``None``: all, including those that begin later.
+        said: called with the text of each problem, once.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Follower:
         self.counts = Counts()
 
     def look(self) -> None:
-        """Mirror what has changed, where it is time to; trouble with MLflow is told and tried again later."""
+        """Mirror the changes when it is time to; trouble with MLflow is reported and tried again later."""
         if time.monotonic() < self._next:
             return
         began = time.monotonic()
@@ -71,10 +71,10 @@ class Follower:
         self._next = time.monotonic() + max(_EVERY, _SHARE * (time.monotonic() - began))
 
     def finish(self, progress: Progress | None = None) -> Counts:
-        """Mirror what has changed now, and say what was done since the beginning.
+        """Mirror the changes now, and return the counts since the beginning.
 
         Raises:
-            BenchError: where MLflow fails; the store has everything still.
+            BenchError: if MLflow fails; the store still has everything.
         """
         known = self.store.invocations()
         state = {stamp: self._state(content) for stamp, content in known.items() if stamp in (self.stamps or known)}
@@ -82,7 +82,7 @@ class Follower:
         if changed:
             self._mirror = self._mirror or Mirror(self.home, self.uri)
             done = self._mirror.sync(self.store, changed, progress)
-            # How many wait is a state and no sum.
+            # The number of waiting cells is a state and no sum.
             self.counts = Counts(
                 self.counts.created + done.created, self.counts.updated + done.updated, done.unchanged, done.waiting
             )
@@ -90,7 +90,7 @@ class Follower:
         return self.counts
 
     def _state(self, content: dict[str, Any]) -> list[int]:
-        """When the files that are mirrored were last written: cheap to find out, also for thousands of cells."""
+        """Return when the files that are mirrored were last written: cheap to find out, also for thousands of cells."""
         cells = [self.store.cell(name).path / file for name in content["cells"] for file in _LOOKED_AT]
         boxes = self.home.glob("blackboxes/*/*/history.json")
         return [_written(file) for file in (*cells, *boxes)]
@@ -105,10 +105,10 @@ def _written(file: Path) -> int:
 
 @contextmanager
 def followed(home: Path, out: Path | None, uri: str | None, stamp: str) -> Iterator[None]:
-    """While cells of an invocation run, a process of its own mirrors what there is to see of them.
+    """Mirror the visible results of a run in a process of its own while its cells run.
 
-    A process of its own: neither its work nor its imports are in the time of what is measured. What it did not come to
-    is for who mirrors the whole afterwards. It ends when this process does, in whatever way, since it listens to a
+    A process of its own: neither its work nor its imports are in the measured time. The changes that it does not reach
+    are left to the full mirroring afterwards. It ends when this process does, however that ends, since it listens to a
     pipe of which this one holds the other end.
     """
     command = [sys.executable, "-m", "bench", "sync", "--run", stamp, "--with-parent"]
@@ -118,7 +118,7 @@ def followed(home: Path, out: Path | None, uri: str | None, stamp: str) -> Itera
     followers: list[subprocess.Popen[bytes]] = []
 
     def start() -> None:
-        # Silent: what it meets with, the last pass meets too, and tells. A session of its own: Ctrl-C ends us, and
+        # Silent: the last pass meets the same problems, and reports them. A session of its own: Ctrl-C ends us, and
         # then, by the pipe, it.
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         followers.append(
@@ -147,7 +147,7 @@ def _end(follower: subprocess.Popen[bytes]) -> None:
 
 
 def until_end_of_input(follower: Follower) -> None:
-    """Look now and then, until whoever holds the other end of our standard input is gone."""
+    """Look now and then, until the process at the other end of our standard input is gone."""
     ended = threading.Event()
 
     def listen() -> None:

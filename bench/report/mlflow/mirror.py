@@ -1,7 +1,7 @@
-"""The MLflow mirror of the store: a copy to look at and to compare in, which can be deleted and rebuilt at will.
+"""MLflow mirror of the store: a copy to look at and to compare in, which can be deleted and rebuilt at any time.
 
 One experiment per suite, one parent run per call of ``run``, one child run per cell, under the first call that asked
-for it. Nothing is read back from it but the tags that tell what has been copied.
+for it. Nothing is read back from it but the tags that record the copied state.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _DATABASES = (_FILE, "postgresql", "mysql", "mssql")
 
 
 class Mirror:
-    """The MLflow copy of what lies in a store.
+    """MLflow copy of the content of a store.
 
     Args:
         home: ``BENCH_HOME``: database, artifacts and the black boxes' curves.
@@ -43,8 +43,8 @@ class Mirror:
         current: during :meth:`sync`, digests of the ended cells that are known to be mirrored.
 
     Raises:
-        RequestError: where MLflow is not installed, the address makes no sense, or the database is not of its version.
-        BenchError: where nobody answers there.
+        RequestError: if MLflow is not installed, the address is invalid, or the database is not of its version.
+        BenchError: if the server does not answer.
     """
 
     def __init__(self, home: Path, uri: str | None = None) -> None:
@@ -69,7 +69,7 @@ class Mirror:
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:
-        """What goes wrong at the first contact, in one line."""
+        """Raise errors of the first contact as one line."""
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
@@ -90,7 +90,7 @@ class Mirror:
 
     @contextlib.contextmanager
     def _telling(self) -> Iterator[None]:
-        """What goes wrong later, in one line."""
+        """Raise later errors as one line."""
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
@@ -110,7 +110,7 @@ class Mirror:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """One process writes at a time: two that look for a run and find none would both create it."""
+        """Let one process write at a time: two that look for a run and find none would both create it."""
         self.home.mkdir(parents=True, exist_ok=True)
         with locks.exclusive(self.home / ".mlflow.lock"):
             yield
@@ -119,17 +119,17 @@ class Mirror:
         """Bring the copy up to date.
 
         Args:
-            store: the results.
-            stamps: of the invocations to mirror; by default all.
-            progress: where it is told.
+            store: results.
+            stamps: time stamps of the runs to mirror; by default all.
+            progress: reporter of the progress.
 
         Raises:
             RequestError: for a stamp that the store does not know.
-            BenchError: where MLflow fails; the store has everything still.
+            BenchError: if MLflow fails; the store still has everything.
         """
         known = store.invocations()
         for stamp in set(stamps or ()) - known.keys():
-            store.chosen_run(stamp)  # which says what there is
+            store.chosen_run(stamp)  # raises RequestError with the known stamps
         owned = first_calls(known)
         asked = {(known[stamp]["suite"], name) for stamp in stamps or () for name in known[stamp]["cells"]}
         counts = Counts()
@@ -142,14 +142,14 @@ class Mirror:
         return counts
 
     def experiment(self, suite: str, progress: Progress | None = None) -> str:
-        """Return the id of the suite's experiment, which is created where there is none.
+        """Return the id of the suite's experiment, which is created if there is none.
 
         Args:
-            suite: its name.
-            progress: told where the experiment lay in MLflow's trash and was taken out of it.
+            suite: name of the suite.
+            progress: gets a note if the experiment was in MLflow's trash and is taken out of it.
 
         Raises:
-            BenchError: where MLflow fails.
+            BenchError: if MLflow fails.
         """
         name = f"partbench/{suite}"
         with self._telling():
@@ -178,11 +178,11 @@ class Mirror:
         """Write into a run in as few calls as MLflow takes.
 
         Args:
-            run: its id.
+            run: id of the run.
             params: written once, never again.
             metrics: name, value, milliseconds, step.
-            tags: overwritten where they are there.
-            about: of the metrics: ``model_id``, ``dataset_name``, ``dataset_digest``.
+            tags: overwritten if they exist.
+            about: attributes of the metrics: ``model_id``, ``dataset_name``, ``dataset_digest``.
         """
         from mlflow.entities import Metric, Param, RunTag
 
@@ -203,7 +203,7 @@ class Mirror:
 
 
 def first_calls(known: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Stamp -> the cells that have their run under it: in each suite, those that no earlier call asked for."""
+    """Return stamp -> the cells that have their run under it: in each suite, those that no earlier call asked for."""
     seen: set[tuple[str, str]] = set()
     found: dict[str, list[str]] = {}
     for stamp, content in known.items():

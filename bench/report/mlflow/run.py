@@ -1,4 +1,4 @@
-"""One call of ``run`` in MLflow: a parent run with the table, and a child run for each of its cells."""
+"""MLflow runs of one call of ``run``: a parent run with the table, and a child run for each of its cells."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FILES = "bench.files"
 
 @dataclass(frozen=True)
 class Counts:
-    """What a synchronisation did, in MLflow runs (parents included); ``waiting`` are cells without a result yet."""
+    """Counts of a synchronisation, in MLflow runs (parents included); ``waiting`` are cells without a result yet."""
 
     created: int = 0
     updated: int = 0
@@ -56,13 +56,13 @@ class Counts:
 
 
 class MirroredInvocation:
-    """Mirrors one call of ``run``.
+    """Mirror of one call of ``run``.
 
     Args:
-        mirror: where to; the caller holds its lock.
-        store: the results.
-        stamp: of the call.
-        content: what the store has of the call.
+        mirror: target; the caller holds its lock.
+        store: results.
+        stamp: time stamp of the call.
+        content: the store's record of the call.
         owned: those of its cells that have their run here and not under an earlier call.
     """
 
@@ -72,12 +72,12 @@ class MirroredInvocation:
         self.mirror, self.client, self.store = mirror, mirror.client, store
         self.stamp, self.content, self.owned = stamp, content, owned
         there = set(store.cells())
-        # What is damaged has no run, and keeps one that it had: the store warns of it.
+        # Damaged cells get no run, and keep one that they had: the store warns of them.
         self.names = [name for name in content["cells"] if name in there and store.written(name) is not None]
         self._read: dict[str, TrackedCell] = {}
 
     def sync(self, progress: Progress | None) -> Counts:
-        """Write what is missing or stale."""
+        """Write the runs that are missing or stale."""
         self.experiment = self.mirror.experiment(self.content["suite"], progress)
         parents, children = self._there()
         parent = parents[0] if parents else None
@@ -99,7 +99,7 @@ class MirroredInvocation:
         return counts + self._parent(run, parent)
 
     def _cell(self, name: str) -> TrackedCell:
-        """Everything of a cell, read when it is first asked for: most are in the mirror as they are."""
+        """Return the content of a cell, read when first asked for: most cells are already mirrored."""
         if name not in self._read:
             self._read[name] = TrackedCell(self.store, name, self.mirror.home)
         return self._read[name]
@@ -108,14 +108,14 @@ class MirroredInvocation:
         return [self._cell(name) for name in self.names]
 
     def _state(self, name: str) -> str:
-        """What the parent run depends on: the digest of a cell that has ended, the name of one that has not."""
+        """Return the part of the parent run's state for a cell: the digest if it has ended, else the name."""
         if name not in self.mirror.current:
             cell = self._cell(name)
             return cell.digest if cell.ended else name
         return self.mirror.current[name]
 
     def _there(self) -> tuple[list[Run], dict[str, list[Run]]]:
-        """What the mirror has of this invocation: parent runs, and child runs by cell."""
+        """Return the mirrored runs of this invocation: parent runs, and child runs by cell."""
         parents: list[Run] = []
         children: dict[str, list[Run]] = {}
         token = None
@@ -135,7 +135,7 @@ class MirroredInvocation:
 
     def _child(self, name: str, parent: str, there: list[Run]) -> Counts:
         ours = [run for run in there if run.data.tags["mlflow.parentRunId"] == parent]
-        files = files_state(self.store, name, self.mirror.home)  # before they are read: what changes then is seen later
+        files = files_state(self.store, name, self.mirror.home)  # before they are read: later changes are seen
         for run in ours:
             tags = run.data.tags
             if tags.get(_FILES) == files and _whole(run, tags.get("bench.complete", "")):
@@ -156,7 +156,7 @@ class MirroredInvocation:
         return self._written_anew(cell, parent, files, Counts(updated=1) if there else Counts(created=1))
 
     def _written_anew(self, cell: TrackedCell, parent: str, files: str, counts: Counts) -> Counts:
-        # Written anew and never mended: parameters cannot be overwritten, and half-written curves would double.
+        # Always written in full, never mended: parameters cannot be overwritten, half-written curves would double.
         run = self._begin(cell, parent, cell.began)
         model = self._model(cell, run)
         measured = self._inputs(cell, run)
@@ -171,12 +171,12 @@ class MirroredInvocation:
         return counts
 
     def _running(self, cell: TrackedCell, parent: str, there: list[Run]) -> None:
-        """Show how far it is; the run is replaced when the cell has ended."""
+        """Show the progress of a cell; the run is replaced when the cell has ended."""
         rows = cell.rows()
         begun = [run for run in there if _SHOWN in run.data.tags]
         shown = json.loads(begun[0].data.tags[_SHOWN]) if begun else {}
         if not cell.running or any(rows[name] < shown.get(name, 0) for name in rows):
-            begun, shown = [], {}  # it began anew
+            begun, shown = [], {}  # it was started again from the beginning
         self.mirror.delete([run for run in there if run not in begun[:1]])
         if not cell.running or rows == shown:
             return
@@ -187,7 +187,7 @@ class MirroredInvocation:
             run = self._begin(cell, parent, began)
             self._inputs(cell, run)
             self.mirror.write(run, cell.params(), [], cell.tags())
-        # Points that are there already are not doubled: should this be killed, they are written once more.
+        # Existing points are not doubled, but if this is killed before the tag is written, they are written again.
         self.mirror.write(run, {}, cell.curve_points(began, shown), {_SHOWN: json.dumps(rows)})
 
     def _begin(self, cell: TrackedCell, parent: str, began: int) -> str:
@@ -196,7 +196,7 @@ class MirroredInvocation:
         return str(self.client.create_run(self.experiment, began, tags, cell.title).info.run_id)
 
     def _inputs(self, cell: TrackedCell, run: str) -> dict[str, str]:
-        """Log the data sets; returns that one which the scores are of."""
+        """Log the data sets, and return the one which the scores are of."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         found = cell.datasets()
@@ -208,7 +208,7 @@ class MirroredInvocation:
         return {"dataset_name": found["evaluation"]["name"], "dataset_digest": found["evaluation"]["digest"]}
 
     def _model(self, cell: TrackedCell, run: str) -> str | None:
-        """The fitted model, without its weights; a tag says where they lie."""
+        """Log the fitted model without its weights; a tag names their location."""
         if not cell.fitted:
             return None
         from mlflow.entities import LoggedModelOutput, LoggedModelStatus
@@ -241,7 +241,7 @@ class MirroredInvocation:
         self.mirror.write(run, {}, [], tags)
         self.client.log_text(run, self._plan(), "plan.yaml")
         self.client.log_text(run, note, "report.md")
-        # Its cache of fonts goes where everything goes.
+        # Its cache of fonts goes into the same home as everything else.
         os.environ.setdefault("MPLCONFIGDIR", str(self.mirror.home / ".matplotlib"))
         for name, figure in chart(blocks):
             self.client.log_figure(run, figure, f"figures/{name}.png")
@@ -268,7 +268,7 @@ def _whole(run: Run, state: str) -> bool:
 
 
 def _cut(text: str, limit: int) -> str:
-    """The printable text, or its beginning up to the last whole line that fits."""
+    """Return the printable text, or its beginning up to the last whole line that fits."""
     text = printable(text)
     if len(text) <= limit:
         return text

@@ -1,4 +1,4 @@
-"""MLflow on this machine: its database file and its server. The only place that starts either."""
+"""MLflow on this machine: its database file and its server, which only this module starts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _IMPATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIME
 
 
 def database(home: Path) -> Path:
-    """The file of the mirror's database."""
+    """Return the file of the mirror's database."""
     return home.resolve() / "mlflow.db"
 
 
@@ -33,7 +33,7 @@ def import_mlflow() -> None:
     """Import it without telemetry and without chatter.
 
     Raises:
-        RequestError: where it is not installed.
+        RequestError: if it is not installed.
     """
     if not {"MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"} & os.environ.keys():
         os.environ["MLFLOW_DISABLE_TELEMETRY"] = os.environ["DO_NOT_TRACK"] = "true"
@@ -45,12 +45,12 @@ def import_mlflow() -> None:
         raise RequestError(NOT_INSTALLED) from error
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # Its tracebacks of a database that is locked or gone; the error itself is told in one line.
+    # Its tracebacks of a database that is locked or gone; the error itself is reported in one line.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def create_database(file: Path, artifacts: str) -> None:
-    """Make the database where there is none; the caller holds a lock.
+    """Create the database if there is none; the caller holds a lock.
 
     MLflow breaks a fresh database for good when two processes open it at once, or one is killed while it does. So it
     is made beside its name and renamed: a file of that name is whole.
@@ -81,15 +81,15 @@ def serve(
         home: ``BENCH_HOME``.
         host: address to listen on.
         port: to listen on.
-        uri: of the database; by default SQLite in ``home``.
-        page: from the server's address to that of the page to begin with.
-        meanwhile: called again and again while the server runs.
+        uri: database URI; by default SQLite in ``home``.
+        page: maps the server's address to that of the first page.
+        meanwhile: called repeatedly while the server runs.
 
     Returns:
         The server's exit code; 0 when it was stopped by Ctrl-C.
 
     Raises:
-        RequestError: where there is no mirror yet, or the port is taken.
+        RequestError: if there is no mirror yet, or the port is taken.
     """
     file = database(home)
     if uri is None and not file.is_file():
@@ -107,7 +107,7 @@ def serve(
     options += ["--cors-allowed-origins", ",".join(f"http://{name}:{port}" for name in names)]
     # Job runners are for MLflow's judges of language models: seven processes that a viewer does not need.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
-    # What was set for a server behind a proxy must not open this one.
+    # Settings for a server behind a proxy must not open this one.
     environment |= {"MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false", "MLFLOW_SERVER_X_FRAME_OPTIONS": "SAMEORIGIN"}
     say(f"MLflow shows the results (Ctrl-C ends it); to compare methods, open\n  {page(f'http://{host}:{port}')}")
     # A group of its own: a signal then reaches all the server's processes, and each of them once.

@@ -19,7 +19,7 @@ def installed() -> bool:
 
 @contextlib.contextmanager
 def live(home: Path, out: Path | None, uri: str | None, stamp: str) -> Iterator[None]:
-    """Mirror curves and finished cells of a run while it goes on."""
+    """Mirror curves and finished cells of a run while it is in progress."""
     if not installed():
         yield
         return
@@ -30,7 +30,7 @@ def live(home: Path, out: Path | None, uri: str | None, stamp: str) -> Iterator[
 
 
 def mirror(store: Store, home: Path, stamp: str, uri: str | None, progress: Progress) -> None:
-    """Mirror a run, or note in one line why that was not possible."""
+    """Mirror a run, or report in one line why that was not possible."""
     if not installed():
         progress.note(NOT_INSTALLED)
         return

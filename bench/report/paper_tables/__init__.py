@@ -1,1 +1,1 @@
-"""The tables of Tan et al. (ICML 2024), filled from stored results."""
+"""Tables of Tan et al. (ICML 2024), filled from stored results."""

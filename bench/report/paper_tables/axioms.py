@@ -1,4 +1,4 @@
-"""Table 1: does an axiom hold? Ticks from residuals."""
+"""Table 1: ticks, from residuals, for the axioms that hold."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _DISPLAYED, _EXACT = "displayed maps", "exact contributions"
 def axioms(
     table: PaperTable, group: Comparable | None, notes: list[str]
 ) -> tuple[tuple[Heading, ...], list[Row], list[str]]:
-    """Columns, rows and warnings of table 1.
+    """Return columns, rows and warnings of table 1.
 
-    The paper's four columns are about the maps that a method displays. Where the exact contributions were measured too,
-    they follow as a second group.
+    The paper's four columns are about the maps that a method displays. If the exact contributions were
+    measured too, they follow as a second group.
     """
     fits = group.fits if group else []
     said = {(one.method, one.metric): one for one in published(table.number)}
@@ -76,7 +76,7 @@ def _units(fits: list[Fit]) -> dict[str, str]:
 
 
 def _by_seed(fit: Fit, metric: str, entry: Entry, notes: list[str]) -> Entry:
-    """The entry, with a footnote where the axiom holds in some seeds only: the mean alone would hide it."""
+    """Return the entry, with a footnote if the axiom holds in some seeds only: the mean alone would hide it."""
     scored = [(one.found.spec["seed"], one.found.score(metric)[1]) for one in fit.deciding(metric)]
     values = {seed: value for seed, value in scored if value is not None}
     tolerance = _tolerance(fit, metric)
@@ -91,7 +91,7 @@ def _by_seed(fit: Fit, metric: str, entry: Entry, notes: list[str]) -> Entry:
 
 
 def _tolerance(fit: Fit, metric: str) -> float:
-    """The metric's own; 0 where it was not measured, which marks the column as one of ticks."""
+    """Return the metric's own tolerance; 0 if it was not measured, which marks the column as one of ticks."""
     for one in fit.deciding(metric):
         if metric in one.found.spec["metrics"]:
             return float(one.found.spec["metrics"][metric]["parameters"]["tolerance"])

@@ -1,4 +1,4 @@
-"""The paper's tables from the store: which sheets there are, what is said under them, and what is missing."""
+"""The paper's tables from the store: their sheets, the remarks under them, and the missing numbers."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from bench.results.store import Store
 def paper_table(
     store: Store, number: int, stamp: str | None = None, suite: str | None = None, intervals: bool = False
 ) -> list[Sheet]:
-    """One table of the paper, with the paper's numbers beside what the store has.
+    """Return one table of the paper, with the paper's numbers beside the store's.
 
     Args:
-        store: where the results lie.
-        number: 1 to 6.
-        stamp: of one run; by default the newest cells of the whole store.
-        suite: of which the newest run is taken.
+        store: results.
+        number: number of the table, 1 to 6.
+        stamp: time stamp of one run; by default the newest cells of the whole store.
+        suite: name of the suite whose newest run is taken.
         intervals: whether measured values get their 95 % intervals.
 
     Returns:
         One sheet for each group of cells that may be compared, those about the paper's images first, then the newest;
-        the paper's numbers alone where nothing was measured.
+        the paper's numbers alone if nothing was measured.
 
     Raises:
-        RequestError: for another number, or where the run is not known.
+        RequestError: for another number, or if the run is not known.
     """
     if number not in TABLES:
         raise RequestError(f"the paper has no table {number}: write --table 1 to 6")
@@ -69,7 +69,7 @@ def paper_table(
 
 
 def _same_images(table: PaperTable, group: Comparable | None) -> bool:
-    """Whether the cells are about the paper's images, as far as counts tell; the axioms need none in particular."""
+    """Return whether the cells are about the paper's images, judged by counts; the axioms need none in particular."""
     return group is None or table.images is None or group.images in (None, table.images)
 
 
@@ -99,7 +99,7 @@ def _sheet(store: Store, table: PaperTable, group: Comparable | None, title: str
 
 
 def cautions(table: PaperTable, group: Comparable | None) -> list[str]:
-    """How the measured numbers differ in kind from the paper's."""
+    """Return how the measured numbers differ in kind from the paper's."""
     if group is None:
         return []
     found = []
@@ -183,7 +183,7 @@ def _missing(store: Store, table: PaperTable, group: Comparable | None) -> list[
 
 
 def _not_run(store: Store, table: PaperTable, group: Comparable) -> list[str]:
-    """What the paper has, the harness could run and nobody asked for, backbone by backbone."""
+    """Return the paper's numbers that the harness could measure and no run asked for, backbone by backbone."""
     known = registry.names("methods")
     if table.number == 4:
         wanted = list(dict.fromkeys(f"k={one.k} {one.stage}" for one in published(4)))
@@ -208,7 +208,7 @@ def _not_run(store: Store, table: PaperTable, group: Comparable) -> list[str]:
 
 
 def _backbones(table: PaperTable, group: Comparable) -> list[str]:
-    """Those of the sheet: the paper's where the images are the paper's, else the measured ones."""
+    """Return the sheet's backbones: the paper's if the images are the paper's, else the measured ones."""
     measured = list(dict.fromkeys(fit.backbone for fit in group.fits if fit.backbone))
     if table.images is None or not _same_images(table, group):
         return measured
@@ -216,7 +216,7 @@ def _backbones(table: PaperTable, group: Comparable) -> list[str]:
 
 
 def _command(store: Store, table: PaperTable, group: Comparable, options: list[str]) -> str:
-    """The table's suite, with what the cells of the sheet were run with."""
+    """Return the command for the table's suite, with the options of the sheet's cells."""
     written: dict[str, Any] = group.candidates[0].found.written
     sources = [one.found.written for fit in group.fits for one in fit.candidates if fit.backbone]
     recipes = [one["recipe"] for one in sources if one["recipe"] != "published"]
@@ -224,7 +224,7 @@ def _command(store: Store, table: PaperTable, group: Comparable, options: list[s
     weights: dict[str, str] = {}
     for one in sources:
         file = one["where"].get("weights")
-        # Those that were downloaded lie in the harness's own folder and are found there again.
+        # Downloaded files are in the harness's own folder and are found there again.
         if file and not Path(file).is_relative_to(store.root.resolve()):
             weights.setdefault(one["spec"]["backbone"], file)
     asked = options[options.index("--backbones") + 1].split(",")

@@ -17,17 +17,17 @@ OURS = "ours"
 
 
 def is_prior(method: str) -> bool:
-    """Whether a method counts for 'best prior'."""
+    """Return whether a method counts for 'best prior'."""
     return not method.startswith(OURS)
 
 
 def by_backbone(
     table: PaperTable, group: Comparable | None, comparable: bool, notes: list[str]
 ) -> tuple[tuple[Heading, ...], list[Row], list[str]]:
-    """Columns, rows and warnings of tables 2, 5 and 6.
+    """Return columns, rows and warnings of tables 2, 5 and 6.
 
     Args:
-        table: which of them.
+        table: one of the three.
         group: measured cells; ``None``: the paper's numbers alone.
         comparable: whether the paper's numbers are about the same images.
         notes: footnotes so far; new ones are added.
@@ -49,7 +49,7 @@ def by_backbone(
     by_label: dict[tuple[str, str], list[Fit]] = {}
     for fit in fits:
         by_label.setdefault((fit.role, fit.label), []).append(fit)
-    # The paper's own rows first, from top to bottom, those that nobody measured among them.
+    # The paper's own rows first, from top to bottom, including those that were not measured.
     order = list(dict.fromkeys(one.method for one in printed))
     names = [("method", name) for name in order]
     names += [key for key in by_label if key not in names]
@@ -87,7 +87,7 @@ def _method(by_label: dict[tuple[str, str], list[Fit]], key: tuple[str, str]) ->
 
 
 def _backbones(fits: Sequence[Fit], printed: Sequence[Published], comparable: bool) -> list[str]:
-    """The paper's and those that were measured; only the latter where the paper's images are others."""
+    """Return the paper's backbones and the measured ones; only the latter if the paper's images are others."""
     measured = list(dict.fromkeys(fit.backbone for fit in fits if fit.backbone))
     theirs = list(dict.fromkeys(one.backbone for one in printed))
     if comparable or not fits:
@@ -96,20 +96,20 @@ def _backbones(fits: Sequence[Fit], printed: Sequence[Published], comparable: bo
 
 
 def _empty(row: Row) -> bool:
-    """Nothing but reasons why it cannot be measured, and nothing in the paper."""
+    """Return whether a row has nothing but reasons why it cannot be measured, and nothing in the paper."""
     return all((f.entry is None or f.entry.status == "n/a") and f.published is None for f in row.fields)
 
 
 def _with_best(rows: list[Row]) -> list[Row]:
-    """The best method of each column marked."""
+    """Return the rows with the best method of each column marked."""
     columns = [marked(column) for column in zip(*(row.fields for row in rows), strict=True)]
     return [replace(row, fields=fields) for row, fields in zip(rows, zip(*columns, strict=True), strict=True)]
 
 
 def _best_prior(rows: list[Row], methods: dict[str, str]) -> list[Row]:
-    """The best of the rows that are not ours, recomputed from measured and from published numbers, and our margin.
+    """Return the best row that is not ours, recomputed from measured and from published numbers, and our margin.
 
-    The paper's text compares with different rows in different columns (spec/baselines.md, section 17).
+    The paper's text compares with different rows in different columns.
     """
     prior = [row for row in rows if is_prior(methods[row.name])]
     own = next((row for row in rows if methods[row.name] == OURS), None)
@@ -126,7 +126,7 @@ def _best(fields: Sequence[Field]) -> Field:
     entry = max(entries, key=lambda one: one.value or 0.0) if entries else None
     said = max(theirs, key=lambda one: one.value or 0.0) if theirs else None
     plain = None if entry is None else Entry("ok", entry.value, entry.spread, entry.seeds)
-    # The two are the best of different rows where not all were measured.
+    # The two are the best of different rows if not all were measured.
     return Field(plain, said, comparable=False)
 
 

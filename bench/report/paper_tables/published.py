@@ -19,11 +19,11 @@ class Published:
     """One number of the paper.
 
     Attributes:
-        backbone: under this project's name; empty where the paper names none.
+        backbone: under this project's name; empty if the paper names none.
         method: under this project's name; ``baselines`` is the paper's word for all methods that are not its own.
-        k: prototypes per class, where the table tells them apart.
-        stage: ``initial`` or ``refined``, where the table tells them apart.
-        value: none where ``status`` is ``oom`` (out of memory) or ``n/a`` (a dash in the paper).
+        k: prototypes per class, if the table distinguishes them.
+        stage: ``initial`` or ``refined``, if the table distinguishes them.
+        value: none if ``status`` is ``oom`` (out of memory) or ``n/a`` (a dash in the paper).
     """
 
     backbone: str
@@ -37,15 +37,15 @@ class Published:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """What one table of the paper is about.
+    """Subject of one table of the paper.
 
     Attributes:
-        section: of the paper, or its appendix.
+        section: section of the paper or its appendix.
         caption: in this project's words.
-        dataset: empty where the paper names none.
-        images: of the paper's data, training and test; other counts mean that its numbers are about other images.
+        dataset: empty if the paper names none.
+        images: the paper's counts, training and test; other counts mean that its numbers are about other images.
         metrics: left to right.
-        whole: whether the paper says that its images are whole.
+        whole: whether the paper states that its images are whole.
     """
 
     number: int
@@ -58,7 +58,7 @@ class PaperTable:
 
     @property
     def place(self) -> str:
-        """Where it stands in the paper."""
+        """Location in the paper."""
         return f"{'section' if self.section[0].isdigit() else 'appendix'} {self.section}"
 
     @property
@@ -89,7 +89,7 @@ TABLES = {
 
 @functools.cache
 def published(table: int) -> tuple[Published, ...]:
-    """The numbers of a table, in the paper's order."""
+    """Return the numbers of a table, in the paper's order."""
     with FILE.open(newline="") as file:
         return tuple(
             Published(

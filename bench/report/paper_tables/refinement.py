@@ -10,15 +10,15 @@ STAGES = ("initial", "refined")
 
 
 def stage(settings: dict[str, object]) -> str:
-    """Of the prototypes that a cell measured: before equation 6 they are initial.
+    """Return the stage of the prototypes that a cell measured: before equation 6 they are initial.
 
-    A residual split naively sums up to the classifier too, but is not what the table is about.
+    A residual split naively sums up to the classifier too, but is not the table's subject.
     """
     return {"none": "initial", "naive": "naive"}.get(str(settings.get("refinement")), "refined")
 
 
 def place(one: Candidate) -> tuple[str, ...]:
-    """What cells of one place have in common: a default, its value written out and another solver are rivals for it."""
+    """Return the key of cells of one place: a default, its value written out and another solver are rivals for it."""
     spec, role = one.found.spec, one.found.written["role"]
     own = (str(spec["settings"]["k"]), stage(spec["settings"])) if role == "method" else (one.label,)
     return role, *own, spec["backbone"] or ""
@@ -27,7 +27,7 @@ def place(one: Candidate) -> tuple[str, ...]:
 def refinement(
     table: PaperTable, group: Comparable | None, comparable: bool, notes: list[str]
 ) -> tuple[tuple[Heading, ...], list[Row], list[str]]:
-    """Columns, rows and warnings of table 4."""
+    """Return columns, rows and warnings of table 4."""
     printed = published(table.number)
     fits = group.fits if group else []
     found: dict[tuple[int, str, str], Fit] = {}
@@ -58,7 +58,7 @@ def refinement(
 
 
 def _merged(rows: list[Row]) -> list[Row]:
-    """One row for a reference on several backbones."""
+    """Return the rows with one row for a reference on several backbones."""
     merged: dict[tuple[str, str], Row] = {}
     for row in rows:
         known = merged.get((row.role, row.name))

@@ -1,4 +1,4 @@
-"""Table 3: accuracy on ImageNet, and what the methods take at its 1,000 classes."""
+"""Table 3: accuracy on ImageNet, and the resources of the methods at its 1,000 classes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MEASURED = (
 def accuracies(
     table: PaperTable, group: Comparable | None, comparable: bool, notes: list[str]
 ) -> tuple[tuple[Heading, ...], list[Row], list[str]]:
-    """Columns (methods, as in the paper), rows and warnings of table 3."""
+    """Return columns (methods, as in the paper), rows and warnings of table 3."""
     printed = {(one.method, one.backbone): one for one in published(table.number)}
     fits = [fit for fit in (group.fits if group else []) if fit.backbone]
     backbones = list(dict.fromkeys(fit.backbone for fit in fits))
@@ -52,7 +52,7 @@ def accuracies(
 
 
 def memory(store: Store, table: PaperTable) -> list[Sheet]:
-    """What ``bench scale`` measured at 1,000 classes: one sheet for each set of conditions, the newest first.
+    """Return the figures of ``bench scale`` at 1,000 classes: a sheet for each set of conditions, the newest first.
 
     Of each method and form the newest measurement under these conditions counts.
     """

@@ -1,4 +1,4 @@
-"""Cells of a store that belong into a table of the paper."""
+"""Selection of the store's cells that belong into a table of the paper."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.results.store import Store
 
 @dataclass(frozen=True)
 class Selection:
-    """What a store has for one table.
+    """Cells of a store for one table.
 
     Attributes:
         groups: newest first.
@@ -31,22 +31,22 @@ def select(
     bounds: Bounds | None = None,
     row: Row | None = None,
 ) -> Selection:
-    """The cells of a table: of one run, or the newest of the whole store.
+    """Return the cells of a table: of one run, or the newest of the whole store.
 
-    Over the whole store a cell belongs into a table where it is about the paper's data set, or was asked for by one of
+    Over the whole store a cell belongs into a table if it is about the paper's data set, or was asked for by one of
     the table's suites. Methods with changed settings are left out there (table 4 is about such changes): they would be
     rows that nobody asked to see.
 
     Args:
-        store: where the results lie.
-        table: of the paper.
-        stamp: of one run.
-        suite: of which the newest run is taken.
-        bounds: given where places are to have intervals.
-        row: what cells of one row have in common, by default role, name and backbone.
+        store: results.
+        table: table of the paper.
+        stamp: time stamp of one run.
+        suite: name of the suite whose newest run is taken.
+        bounds: source of intervals, if places are to have them.
+        row: key that cells of one row share, by default role, name and backbone.
 
     Raises:
-        RequestError: where that run is not known.
+        RequestError: if that run is not known.
     """
     own_suites = {f"table{table.number}", f"table{table.number}_small"}
     one_run = bool(stamp or suite)
@@ -66,7 +66,7 @@ def select(
 
 
 def _unfit(candidate: Candidate, table: PaperTable, one_run: bool) -> str | None:
-    """Why a cell has no place in the table; empty where it has one, ``None`` where nobody would expect it there."""
+    """Return why a cell has no place in the table; empty if it has one, ``None`` if nobody would expect it there."""
     spec = candidate.found.spec
     if not any(metric in spec["metrics"] or metric in candidate.found.written["not_applicable"]
                for metric in table.metrics):  # fmt: skip

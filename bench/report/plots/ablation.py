@@ -1,4 +1,4 @@
-"""Figure 5 of the paper: how consistent and stable prototypes are before and after refinement, for k = 3, 5, 10."""
+"""Figure 5 of the paper: consistency and stability of prototypes before and after refinement, for k = 3, 5, 10."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ _COMMAND = "python -m bench run --suite fig5_small --data-root DIR --weights mob
 def ablation(
     store: Store, suite: str | None = None, stamp: str | None = None, metrics: Sequence[str] = METRICS
 ) -> list[Drawing]:
-    """One drawing for each data set and backbone on which the method was measured for several k or refinements.
+    """Draw a figure for each data set and backbone on which the method was measured for several k or refinements.
 
     Args:
-        store: where the results lie.
-        suite: only the newest run of this suite.
-        stamp: only this run.
-        metrics: a panel each.
+        store: results.
+        suite: name of a suite, to take its newest run only.
+        stamp: time stamp of a run, to take this run only.
+        metrics: names, with a panel each.
 
     Raises:
-        RequestError: where no finished cell belongs into it, with the command that makes them.
+        RequestError: if no finished cell belongs into it, with the command that makes them.
     """
     cells = asked(store, suite, stamp)
     drawings = []
@@ -63,7 +63,7 @@ def ablation(
 
 
 def _curves(points: Sequence[Point]) -> dict[str, dict[int, Point]]:
-    """Name of the curve -> k -> point; the newest where several cells would lie on one place."""
+    """Return name of the curve -> k -> point; the newest if several cells would share one place."""
     found: dict[str, dict[int, Point]] = {}
     for point in points:
         refinement = point.settings.get("refinement")
@@ -74,7 +74,7 @@ def _curves(points: Sequence[Point]) -> dict[str, dict[int, Point]]:
 
 
 def _of_common_seeds(curves: dict[str, dict[int, Point]]) -> tuple[dict[str, dict[int, Point]], str]:
-    """The curves over the seeds that all points have, for another training moves a point; and what to say of it."""
+    """Return the curves over the seeds that all points have, since a training moves a point, and a note on them."""
     points = [point for curve in curves.values() for point in curve.values() if point.by_seed]
     every = set().union(*(point.by_seed for point in points))
     common = sorted(every.intersection(*(point.by_seed for point in points)))
@@ -156,7 +156,7 @@ def _panel(axes: Axes, group: Group, curves: dict[str, dict[int, Point]], metric
 def _missing(
     curves: dict[str, dict[int, Point]], cells: Sequence[Candidate], group: Group, backbone: str
 ) -> list[Missing]:
-    """The places of the paper's figure that have no point, why, and one command for all of them."""
+    """Return the places of the paper's figure that have no point, why, and one command for all of them."""
     own = [
         cell
         for cell in cells
@@ -173,7 +173,7 @@ def _missing(
         those = [cell for cell in own if wanted.items() <= cell.spec["settings"].items()]
         reasons.setdefault(state_of(those), []).append(f"k = {k} with refinement {refinement}")
     what = "; ".join(f"{', '.join(places)}: {reason}" for reason, places in reasons.items())
-    # One grid for all: `run` does not repeat what is finished.
+    # One grid for all: `run` does not repeat finished cells.
     grid = {
         f"{_METHOD}.k": ",".join(map(str, sorted({k for k, _ in lost}))),
         f"{_METHOD}.refinement": ",".join(dict.fromkeys(refinement for _, refinement in lost)),

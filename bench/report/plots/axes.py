@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _GAP = 0.055
-# Of an axis: how close marks have their numbers in one column, how far from them it may stand, what a number takes.
+# In shares of an axis: distance of marks whose numbers share a column, distances of the column, size of a number.
 _NEAR, _AWAY, _WIDE, _HIGH = 0.07, (0.07, 0.1, 0.14, 0.18), 0.045, 0.045
 
 
 class Mark(NamedTuple):
-    """A point of a plot; ``number`` is written beside it, with a line of the colour."""
+    """Point of a plot; ``number`` is written beside it, with a line of the colour."""
 
     x: float
     y: float
@@ -27,7 +27,7 @@ class Mark(NamedTuple):
 
 
 def control_lines(axes: Axes, points: Sequence[Point], metric: str) -> None:
-    """A grey line for each control at its score, named at the right; call it when the axis limits are set."""
+    """Draw a grey line for each control at its score, named at the right; call it when the axis limits are set."""
     found = {p.label: p.values[metric].mean for p in points if p.role == "control" and metric in p.values}
     ordered = sorted(found.items(), key=lambda item: (item[1], item[0]))
     low, high = axes.get_ylim()
@@ -43,7 +43,7 @@ def control_lines(axes: Axes, points: Sequence[Point], metric: str) -> None:
 
 
 def number_marks(axes: Axes, marks: Sequence[Mark]) -> None:
-    """Write the numbers of marks beside them, where nothing else stands; call it when the axis limits are set."""
+    """Write the numbers of marks beside them, in free space; call it when the axis limits are set."""
     from matplotlib.patheffects import withStroke
 
     axes.autoscale_view()
@@ -71,7 +71,7 @@ def number_marks(axes: Axes, marks: Sequence[Mark]) -> None:
 def _crowd(
     column: float, ends: tuple[float, float], heights: Sequence[float], others: Sequence[tuple[float, float]]
 ) -> int:
-    """What a column of numbers beside marks would cover, and what its lines would cross."""
+    """Count the marks that a column of numbers would cover or its lines would cross, plus 9 if it leaves the axes."""
     outside = not _WIDE / 2 <= column <= 1 - _WIDE / 2
     low, high = (ends[1] + _WIDE / 2, column) if column > ends[1] else (column, ends[0] - _WIDE / 2)
     covered = (abs(x - column) < _WIDE and any(abs(y - height) < _HIGH for height in heights) for x, y in others)
@@ -80,7 +80,7 @@ def _crowd(
 
 
 def _clusters(placed: Sequence[tuple[float, float, Mark]]) -> list[list[tuple[float, float, Mark]]]:
-    """Marks that lie close together, from the lowest to the highest; the most crowded ones first."""
+    """Return marks that are close together, from the lowest to the highest; the most crowded ones first."""
     left = sorted(placed, key=lambda one: (one[1], one[0]))
     found = []
     while left:
@@ -94,7 +94,7 @@ def _clusters(placed: Sequence[tuple[float, float, Mark]]) -> list[list[tuple[fl
 
 
 def _centred(places: Sequence[float], gap: float) -> list[float]:
-    """Ascending places, moved so that neighbours are ``gap`` apart, about their middle and between 0 and 1."""
+    """Return ascending places, moved so that neighbours are ``gap`` apart, about their middle and between 0 and 1."""
     moved = spread_out(places, gap)
     shift = (sum(places) - sum(moved)) / len(moved)
     shift = max(min(shift, 1 - gap / 2 - moved[-1]), gap / 2 - moved[0])
@@ -102,7 +102,7 @@ def _centred(places: Sequence[float], gap: float) -> list[float]:
 
 
 def about_controls(points: Sequence[Point], metrics: Sequence[str]) -> str:
-    """What a caption says of those lines; nothing where accuracy is all that is shown, which no control has."""
+    """Return the caption's text on those lines; nothing if accuracy is all that is shown, which no control has."""
     if set(metrics) <= {"accuracy"}:
         return ""
     if not any(point.role == "control" and point.values.keys() & set(metrics) for point in points):
@@ -114,7 +114,7 @@ def about_controls(points: Sequence[Point], metrics: Sequence[str]) -> str:
 
 
 def spread_out(places: Sequence[float], gap: float) -> list[float]:
-    """Ascending places, moved so that neighbours are ``gap`` apart and the last is no higher than 1.
+    """Return ascending places, moved so that neighbours are ``gap`` apart and the last is no higher than 1.
 
     >>> [round(place, 2) for place in spread_out([0.5, 0.51, 1.0], 0.1)]
     [0.5, 0.6, 1.0]
@@ -130,5 +130,5 @@ def spread_out(places: Sequence[float], gap: float) -> list[float]:
 
 
 def file_part(text: str) -> str:
-    """A text as part of a file's name."""
+    """Return a text as part of a file's name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("_") or "none"

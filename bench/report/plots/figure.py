@@ -1,4 +1,4 @@
-"""A picture with what has to be said about it."""
+"""Figure with the texts that belong to it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FORMATS = tuple(_OPTIONS)
 
 
 class Missing(NamedTuple):
-    """What is not in a figure though it belongs there, why, and the command that would produce it, if one would."""
+    """Missing part of a figure: its name, the reason, and the command that would produce it, if one would."""
 
     what: str
     command: str = ""
@@ -36,14 +36,14 @@ class Drawing:
     """One figure.
 
     Attributes:
-        name: of its files, without the ending.
+        name: name of its files, without the extension.
         title: one line.
-        caption: what a reader has to know: how it was computed, from which cells, and what is missing.
-        alt: what there is to see, for those who cannot see it.
-        figure: matplotlib's.
+        caption: how it was computed, from which cells, and which parts are missing.
+        alt: description, for those who cannot see it.
+        figure: matplotlib's figure.
         cells: ids of the cells that it was drawn from.
-        missing: what would complete it; the caption names it without the commands.
-        guide: how to read figures of this kind; a page says it once for all of them.
+        missing: the parts that would complete it; the caption names them without the commands.
+        guide: how to read figures of this kind; a page prints it once for all of them.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Drawing:
     guide: str = ""
 
     def save(self, folder: Path, formats: Sequence[str] = ("pdf", "png")) -> list[Path]:
-        """Write it; the files' names are ``name.format``.
+        """Write a file ``name.format`` for each format, and return the files.
 
         Raises:
             RequestError: for a format that is not one of ``FORMATS``, or a folder that cannot be written.

@@ -16,7 +16,7 @@ _START = 0.5
 def pictures(
     images: Tensor, size: int, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
 ) -> Tensor:
-    """Normalised images ``(N, 3, H, W)`` -> pictures from 0 to 1 of side ``size``: ``(N, size, size, 3)``."""
+    """Convert normalised images ``(N, 3, H, W)`` to ``(N, size, size, 3)`` pictures from 0 to 1."""
     shift, spread = (images.new_tensor(values)[:, None, None] for values in (mean, std))
     plain = images * spread + shift
     if plain.shape[-2:] != (size, size):
@@ -25,20 +25,20 @@ def pictures(
 
 
 def upsampled(maps: Tensor, size: int | tuple[int, int]) -> Tensor:
-    """Maps ``(N, K, h, w)`` on a canvas: ``(N, K, size, size)``, float64.
+    """Upsample maps ``(N, K, h, w)`` to a canvas: ``(N, K, size, size)``, float64.
 
-    Bicubic with a = -0.75, half-pixel centres and a replicated border: what consistency and stability take the peak of
-    (spec: metrics.md, section 2.2; a test compares the two).
+    Bicubic with a = -0.75, half-pixel centres and a replicated border, as for the peaks that consistency and stability
+    take (a test compares the two).
     """
     height, width = (size, size) if isinstance(size, int) else size
     return torch.nn.functional.interpolate(maps.double(), (height, width), mode="bicubic", align_corners=False)
 
 
 def heat(maps: Tensor, size: int | tuple[int, int]) -> Tensor:
-    """Upsampled maps, each stretched from 0 at its lowest pixel to 1 at its highest.
+    """Stretch each upsampled map from 0 at its lowest pixel to 1 at its highest.
 
-    A constant map is 0, and so is one that is nowhere positive: the prototype is absent, and its least absent place is
-    none where it is.
+    A constant map is 0, and so is one that is nowhere positive: the prototype is absent, and its least absent place
+    does not show it.
     """
     large = upsampled(maps, size)
     low, high = large.amin((2, 3), keepdim=True), large.amax((2, 3), keepdim=True)
@@ -54,9 +54,9 @@ def present(maps: Tensor) -> Tensor:
 
 
 def tinted(plain: Tensor, warmth: Tensor, colours: Tensor) -> Tensor:
-    """Pictures with the upper half of each map's range in the map's colour.
+    """Tint pictures with each map's colour, over the upper half of the map's range.
 
-    Where several prototypes are present, the pixel has the colour of the one that is nearest to its own peak value.
+    If several prototypes are present, the pixel has the colour of the one that is nearest to its own peak value.
 
     Args:
         plain: ``(N, H, W, 3)`` from 0 to 1.
@@ -71,7 +71,7 @@ def tinted(plain: Tensor, warmth: Tensor, colours: Tensor) -> Tensor:
     # Smooth at both ends, so that areas have soft borders and full colour around the peak.
     alpha = (_OPAQUE * share * share * (3 - 2 * share))[..., None].to(plain.dtype)
     grey = plain.mean(-1, keepdim=True)
-    # Half of the picture's own colour: enough to see what it shows, too little to be taken for a prototype's.
+    # Half of the picture's own colour: enough to see its content, too little to be taken for a prototype's.
     faded = (plain + grey) / 2
     colours = colours.to(plain).expand(len(plain), -1, -1)
     chosen = colours.gather(1, which.flatten(1)[..., None].expand(-1, -1, 3)).view(plain.shape)
@@ -79,5 +79,5 @@ def tinted(plain: Tensor, warmth: Tensor, colours: Tensor) -> Tensor:
 
 
 def rgb(colours: Sequence[str]) -> Tensor:
-    """``#RRGGBB`` -> ``(K, 3)`` from 0 to 1."""
+    """Convert ``#RRGGBB`` to ``(K, 3)`` from 0 to 1."""
     return torch.tensor([[int(one[i : i + 2], 16) / 255 for i in (1, 3, 5)] for one in colours])

@@ -1,4 +1,4 @@
-"""One scatter plot: a mark for each method, in a panel for each metric."""
+"""Scatter plot: a mark for each method, in a panel for each metric."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Plot:
     """One group's points, ready to be drawn.
 
     Attributes:
-        group: that they are of, with the controls.
-        points: that have a mark.
+        group: group of the points, with the controls.
+        points: points that have a mark.
         panels: metrics, from left to right.
-        across: where a point stands from left to right.
-        label: what that is.
-        logarithmic: how it is scaled.
+        across: a point's value on the horizontal axis.
+        label: the horizontal axis's label.
+        logarithmic: whether the horizontal axis is logarithmic.
     """
 
     group: Group
@@ -49,14 +49,14 @@ class Plot:
     def draw(
         self, file: str, title: str, caption: str, missing: Sequence[Missing], note: Sequence[str] = ()
     ) -> Drawing:
-        """The picture.
+        """Draw the figure.
 
         Args:
-            file: its name, without the ending.
+            file: file name, without the extension.
             title: one line.
-            caption: how to read it; what follows from the points is added.
-            missing: for the caption and those who ask.
-            note: who is not there and why, for the picture itself: it may be seen without its caption.
+            caption: how to read it; the facts about the points are added.
+            missing: missing points, for the caption and the caller.
+            note: absent methods and the reasons, for the picture itself: it may be seen without its caption.
         """
         columns = 2 if len(self.panels) in (2, 4) else min(3, len(self.panels))
         lines = -(-len(self.panels) // columns)
@@ -76,7 +76,7 @@ class Plot:
             for axes, metric in panels:
                 self._panel(axes, metric)
             for axes, metric in panels:
-                # When all panels have said how far their common axis reaches.
+                # After all panels have set the range of their common axis.
                 number_marks(axes, self._marks(metric))
             for axes in grid.flat[len(self.panels) :]:
                 axes.set_axis_off()
@@ -93,7 +93,7 @@ class Plot:
 
     @property
     def _ordered(self) -> list[Point]:
-        """From the lowest to the topmost: the black box is a ring, and changed settings are small, so that all show."""
+        """Return the points in drawing order: the black box is a ring, changed settings are small, so that all show."""
         return sorted(self.points, key=lambda p: (p.varied, p.role != "method", p.method, p.label, p.backbone))
 
     @property
@@ -102,7 +102,7 @@ class Plot:
 
     @property
     def _numbers(self) -> dict[str, int]:
-        """Of the labels with changed settings, as people count: k=5 before k=10; none where there are too many."""
+        """Number the labels with changed settings in natural order: k=5 before k=10; none if there are too many."""
         labels = {(point.method, point.label) for point in self.points if point.varied}
         ordered = sorted(labels, key=lambda pair: [(part.isdigit(), int(part) if part.isdigit() else 0, part)
                                                    for part in re.split(r"(\d+)", " ".join(pair))])  # fmt: skip
@@ -141,7 +141,7 @@ class Plot:
                 (place,) = places
                 axes.set_xlim(place / 2, place * 2)
         elif self.label.endswith("(%)"):
-            # From the tens below the worst, for the best ones lie close together.
+            # From the tens below the worst, for the best ones are close together.
             axes.set_xlim(max(0, 10 * math.floor(min(places) / 10 - 0.5)), 104)
         if unit == "%":
             axes.set_ylim(-3, 104)
@@ -152,7 +152,7 @@ class Plot:
         control_lines(axes, self.group.points, metric)
 
     def _handles(self) -> list[Line2D]:
-        """What the legend says: colours of methods, numbers of changed settings, marks of backbones."""
+        """Return the legend: colours of methods, numbers of changed settings, marks of backbones."""
         from matplotlib.lines import Line2D
 
         def handle(name: str, colour: str, face: str, edge: str = "", marker: str = "o", size: float = 7) -> Line2D:
@@ -195,7 +195,7 @@ class Plot:
         return " ".join(filter(None, said))
 
     def _other_seeds(self) -> str:
-        """Who is a mean over other seeds than most: another training moves a point as much as another method may."""
+        """Return a note on means over other seeds than most: a training moves a point as much as a method may."""
         same: dict[tuple[int, ...], list[str]] = defaultdict(list)
         for point in sorted(self.points, key=lambda p: (p.varied, p.label)):
             same[tuple(sorted(point.by_seed))].append(point.label)
@@ -227,7 +227,7 @@ def _seeds(seeds: Sequence[int]) -> str:
 
 
 def _colours(point: Point) -> tuple[str, str, str]:
-    """Of bars, face and edge: a method has the same colour in every plot, what does not compete is a black ring."""
+    """Return colours of bars, face and edge: one per method in every plot; rows that do not compete are black rings."""
     if point.role != "method":
         return style.TEXT, "none", style.TEXT
     known = [name for name, entry in registry.names("methods").items() if entry.role == "method"]
@@ -236,7 +236,7 @@ def _colours(point: Point) -> tuple[str, str, str]:
 
 
 def _plain_logarithm(axes: Axes) -> None:
-    """A logarithmic axis with numbers that people read: 20, 50, 100."""
+    """Set a logarithmic axis with plain numbers: 20, 50, 100."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set_xscale("log")

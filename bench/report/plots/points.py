@@ -25,20 +25,20 @@ class Value:
 
 @dataclass(frozen=True)
 class Point:
-    """Cells that differ in seed or in what was measured.
+    """Cells that differ only in seed or in the measured metrics.
 
     Attributes:
-        label: of the row in tables.
+        label: label of the row in tables.
         method: name in the catalogue.
         role: ``method``, ``reference`` or ``control``.
-        backbone: empty where the method looks at none.
-        settings: of the method.
+        backbone: empty if the method uses none.
+        settings: settings of the method.
         varied: whether settings were changed from those of the recipe.
-        values: of each metric that was measured.
+        values: value of each measured metric.
         by_seed: those values with each seed that they are means over.
-        seconds: to fit it, with the black box where it starts from one, over the seeds of which that is on record;
-            ``None`` where it is of none.
-        prototypes: how many there are.
+        seconds: seconds to fit it, including the black box if it starts from one, over the seeds with a record
+            of that; ``None`` without any.
+        prototypes: number of prototypes.
         cells: all of them.
     """
 
@@ -55,21 +55,21 @@ class Point:
     cells: tuple[str, ...]
 
     def over(self, seeds: Sequence[int]) -> Point:
-        """The same with means over these seeds, which it must have."""
+        """Return the point with means over these seeds, which it must have."""
         found = {metric: _value([self.by_seed[seed][metric] for seed in seeds]) for metric in self.values}
         return replace(self, values=found)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Points that may stand in one plot: the same data, seen in the same way, and one definition of each metric.
+    """Points that may share one plot: the same data, seen in the same way, and one definition of each metric.
 
     Attributes:
-        title: the data set, and what sets it apart from others in the store.
+        title: the data set, and its differences from others in the store.
         dataset: its name.
-        units: of each metric.
-        older: how many finished cells were left out because a newer run has a row of the same name.
-        hardware: that the fits ran on.
+        units: unit of each metric.
+        older: number of finished cells left out because a newer run has a row of the same name.
+        hardware: hardware of the fits.
     """
 
     title: str

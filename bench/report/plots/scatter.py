@@ -1,4 +1,4 @@
-"""Two plots over all methods: accuracy against interpretability, and what a fit costs against how good it is."""
+"""Scatter plots over all methods: accuracy against interpretability, and cost of a fit against its quality."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ METRICS = ("accuracy", "consistency", "consistency_controlled", "stability")
 
 
 class _Lost(NamedTuple):
-    """A method that has no point, why, and the command that would make it, if one would."""
+    """Method that has no point: the reason, and the command that would make it, if one would."""
 
     name: str
     reason: str
@@ -26,17 +26,17 @@ class _Lost(NamedTuple):
 
 
 def interpretability(store: Store, suite: str | None = None, stamp: str | None = None) -> list[Drawing]:
-    """Accuracy against consistency and stability, a drawing for each data set.
+    """Draw accuracy against consistency and stability, a figure for each data set.
 
     Methods and the black box are marks; content-free controls predict no class and are lines.
 
     Args:
-        store: where the results lie.
-        suite: only the newest run of this suite.
-        stamp: only this run.
+        store: results.
+        suite: name of a suite, to take its newest run only.
+        stamp: time stamp of a run, to take this run only.
 
     Raises:
-        RequestError: where no two points with both scores are finished, with a command that makes them.
+        RequestError: if no two points with both scores are finished, with a command that makes them.
     """
     return _scatter(
         store, suite, stamp, "interpretability", "Accuracy against interpretability",
@@ -46,7 +46,7 @@ def interpretability(store: Store, suite: str | None = None, stamp: str | None =
 
 
 def cost(store: Store, suite: str | None = None, stamp: str | None = None) -> list[Drawing]:
-    """Seconds of the fit against accuracy, consistency and stability, a drawing for each data set.
+    """Draw seconds of the fit against accuracy, consistency and stability, a figure for each data set.
 
     Arguments and errors are those of :func:`interpretability`.
     """
@@ -94,7 +94,7 @@ def _scatter(
         stem = f"{name}-{file_part(plot.group.dataset)}"
         number = 1 + sum(drawing.name.startswith(stem) for drawing in drawings)
         file = stem if number == 1 else f"{stem}-{number}"
-        # What has no picture of its own is said with the first one.
+        # Missing points without a figure of their own are listed with the first one.
         missing = [Missing(f"{one.name}: {one.reason}", one.command) for one in lost]
         missing += [Missing(text) for _, text in undrawn] if not drawings else []
         drawings.append(plot.draw(file, f"{title}: {plot.group.title}", caption, missing, _told(lost)))
@@ -102,7 +102,7 @@ def _scatter(
 
 
 def _told(lost: Iterable[_Lost]) -> list[str]:
-    """Who is not there and why, a text for each reason."""
+    """Return the absent methods with the reasons, a text for each reason."""
     reasons: dict[str, list[str]] = {}
     for one in lost:
         reasons.setdefault(one.reason, []).append(one.name)
@@ -114,7 +114,7 @@ def _name(point: Point) -> str:
 
 
 def _missing(cells: Sequence[Candidate], group: Group, shown: Sequence[Point]) -> list[_Lost]:
-    """Methods that were asked for on this data and have no point, once each."""
+    """Return methods that were asked for on this data and have no point, once each."""
     there = {(point.label, point.backbone) for point in shown}
     lost: dict[tuple[str, str], list[Candidate]] = {}
     for cell in cells:
@@ -129,7 +129,7 @@ def _missing(cells: Sequence[Candidate], group: Group, shown: Sequence[Point]) -
 
 
 def _without(group: Group, across: Horizontal, label: str) -> list[_Lost]:
-    """Methods and the black box that are finished and have no place from left to right."""
+    """Return finished methods and black boxes that have no value on the horizontal axis."""
     return [
         _Lost(_name(point), f"{label.removesuffix(' (%)')} not on record")
         for point in group.points

@@ -1,8 +1,8 @@
-"""How the project's pictures look: colours, fonts and sizes in one place. Nothing here imports torch.
+"""Style of the project's pictures: colours, fonts and sizes in one place. Nothing here imports torch.
 
 The first seven colours are those of Okabe and Ito (Color Universal Design, 2008) without black; the other three come
-from Tol's muted scheme (SRON/EPS/TN/09-002). Numbers beside the colours say the same again, for whoever cannot tell two
-of them apart.
+from Tol's muted scheme (SRON/EPS/TN/09-002). Numbers beside the colours repeat the same, for readers who cannot
+distinguish two of them.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ _SETTINGS: dict[str, Any] = {
 
 
 def colour(number: int) -> str:
-    """The colour of the prototype or method of that number from 0; after the last one they come again."""
+    """Return the colour of the prototype or method of that number from 0; after the last one they come again."""
     return PALETTE[number % len(PALETTE)]
 
 
 def ink(background: str) -> str:
-    """Black or white, whichever reads better on a colour (WCAG 2 relative luminance).
+    """Return black or white, the one that reads better on a colour (WCAG 2 relative luminance).
 
     >>> ink(BLUE), ink(YELLOW)
     ('white', 'black')
@@ -76,7 +76,7 @@ def styled() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty page of so many inches. It belongs to no window system and no global state."""
+    """Return an empty page of so many inches, which belongs to no window system and no global state."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
@@ -95,7 +95,7 @@ def tame(figure: Figure) -> None:
 
 
 def picture_only(axes: Axes) -> None:
-    """Take away ticks and frame."""
+    """Remove ticks and frame."""
     axes.set_xticks([])
     axes.set_yticks([])
     for side in axes.spines.values():
@@ -103,7 +103,7 @@ def picture_only(axes: Axes) -> None:
 
 
 def numbered(axes: Axes, x: float, y: float, number: int, size: float = 7.0, inside: bool = True) -> Any:
-    """The number of a prototype, from 0, on a disc of its colour; it is printed counting from 1."""
+    """Draw the number of a prototype, from 0, on a disc of its colour; it is printed counting from 1."""
     fill = colour(number)
     return axes.text(
         x, y, str(number + 1), fontsize=size, color=ink(fill), ha="center", va="center", fontweight="bold",

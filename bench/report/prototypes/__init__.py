@@ -1,1 +1,1 @@
-"""Pictures of what prototypes show; they need the fitted models and the images, not the stored numbers alone."""
+"""Pictures of prototypes; they need the fitted models and the images, not the stored numbers alone."""

@@ -1,4 +1,4 @@
-"""Drawings of prototypes: the training images where each is strongest, its patch and its heatmap."""
+"""Drawings of prototypes: the training images in which each is strongest, its patch and its heatmap."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from bench.report.plots.overlay import heat, rgb, tinted
 
 @dataclass(order=True)
 class Example:
-    """An image where a prototype is strong.
+    """Image in which a prototype is strong.
 
     Attributes:
         strength: the map's largest value; ``order`` breaks ties so that the first image stays.
-        order: minus the image's place in the loader.
+        order: minus the image's position in the loader.
         image: uint8 ``(H, W, 3)``.
         heatmap: ``(h, w)``, the map of the prototype.
     """
@@ -47,16 +47,16 @@ def strongest(
     std: Sequence[float] = IMAGENET_STD,
     progress: Progress | None = None,
 ) -> dict[int, list[list[Example]]]:
-    """For each class and each of its prototypes the ``top`` images of that class with the largest map values.
+    """Return for each class and each of its prototypes the ``top`` images of that class with the largest map values.
 
     Args:
-        model: decomposed.
+        model: decomposed classifier.
         loader: batches ``(images, labels)``; images of other classes are not run through the model.
-        classes: which ones.
+        classes: class numbers.
         top: images per prototype.
-        mean: that the loader's images were normalised with.
-        std: likewise.
-        progress: told about batches.
+        mean: mean that the loader's images were normalised with.
+        std: standard deviation that they were normalised with.
+        progress: reporter of batches.
     """
     kept: dict[int, list[list[Example]]] = {label: [[] for _ in range(model.k)] for label in classes}
     first = next(model.classifier.parameters())
@@ -97,14 +97,14 @@ def draw(
     """Draw one PNG per class: a row per prototype, with patch and heatmap of its strongest images.
 
     Args:
-        model: decomposed.
+        model: decomposed classifier.
         loader: batches ``(images, labels)`` as for ``decompose``.
-        folder: made where it is not there.
-        classes: which ones; default: the first twelve (each keeps its examples in memory while the loader is read).
+        folder: output folder, created if it does not exist.
+        classes: class numbers; default: the first twelve (each keeps its examples in memory while the loader is read).
         top: images per prototype.
-        mean: that the loader's images were normalised with.
-        std: likewise.
-        progress: told about batches.
+        mean: mean that the loader's images were normalised with.
+        std: standard deviation that they were normalised with.
+        progress: reporter of batches.
 
     Returns:
         The files, in the order of the classes; classes without images have none.
@@ -170,7 +170,7 @@ def _tinted(example: Example, colour: str) -> Any:
 
 
 def _window(example: Example) -> tuple[int, int, int, int]:
-    """Top, left, height and width of about two cells around the strongest one, at least an eighth of the image."""
+    """Return top, left, height and width of about two cells around the strongest, at least an eighth of the image."""
     H, W = example.image.shape[:2]
     h, w = example.heatmap.shape
     best = int(example.heatmap.argmax())

@@ -1,4 +1,4 @@
-"""The page of a class: its prototypes one by one, where they are strongest, and where they come from."""
+"""Page of a class: its prototypes one by one, the images in which they are strongest, and their origin."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ _LABEL = 1.45
 
 
 def draw_class(viewer: Viewer, label: int, columns: int = 6, shown: Sequence[str] = (), name: str = "") -> Drawing:
-    """One page: a row with all prototypes, then one row for each with the test images where it is strongest.
+    """Draw a page: a row with all prototypes, then one row for each with the test images in which it is strongest.
 
     Args:
-        viewer: the cell.
-        label: the class; its own test images are looked at.
+        viewer: opened cell.
+        label: number of the class, whose test images are shown.
         columns: images per row.
         shown: ``region`` and ``keypoints``, or one of them.
-        name: of the file.
+        name: file name.
 
     Raises:
-        RequestError: where the class has no test image or no prototype, or what is to be shown is not known.
+        RequestError: if the class has no test image or no prototype, or a name in ``shown`` is not known.
     """
     look = viewer.look(label)
     check_shown(shown, look)
@@ -95,7 +95,7 @@ def _label(axes: Axes, title: str, about: str) -> None:
 
 
 def _prototype_label(axes: Axes, look: Look, slot: int) -> None:
-    """Number, the parts that it hits most, and the verdict of the metric."""
+    """Write the number, the parts that it hits most, and the verdict of the metric."""
     style.picture_only(axes)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
@@ -112,7 +112,7 @@ def _prototype_label(axes: Axes, look: Look, slot: int) -> None:
 
 
 def _verdict(axes: Axes, look: Look, image: int, viewer: Viewer) -> None:
-    """Above the picture, which class was predicted, where predictions mean anything."""
+    """Write the predicted class above the picture, if predictions mean anything."""
     if not type(viewer.cell.method).predicts:
         return
     predicted = int(look.predictions[image])
@@ -142,7 +142,7 @@ def _origin(sources: Sequence[Source | None]) -> str:
 
 
 def _any_absent(look: Look, width: int, top: Tensor) -> bool:
-    """Whether a prototype is absent from an image of the first row, or of its own ``(K, width)``."""
+    """Return whether a prototype is absent from an image of the first row, or of its own ``(K, width)``."""
     return not (look.present[:width].all() and look.present.T.gather(1, top).all())
 
 

@@ -22,21 +22,21 @@ _SIDE = 1.75
 
 
 def clearest(result: Intervention, prototype: int) -> int:
-    """Of the images that leaving out the prototype corrects, the one about which the model was surest and wrong."""
+    """Return the image, of those that leaving out the prototype corrects, on which the model was surest and wrong."""
     images = result.cases(prototype)
     return images[int(result.logits[images].softmax(1).amax(1).argmax())]
 
 
 @torch.no_grad()
 def draw_case(result: Intervention, prototype: int, image: int, cell: str = "", name: str = "figure7") -> Drawing:
-    """The image, the prototypes of the class that one is left out of, and the logits before and after.
+    """Draw the image, the prototypes of the class that one is left out of, and the logits before and after.
 
     Args:
-        result: of :func:`bench.runner.intervene.intervene`.
+        result: result of :func:`bench.runner.intervene.intervene`.
         prototype: the one that is left out, a row of the prototype table.
         image: position in the test split.
         cell: id of the cell, for the caption.
-        name: of the file.
+        name: file name.
     """
     model, names = result.model, [readable(one) for one in result.class_names]
     batch = next(iter(result.test.batches(1, model.bias.device, index=torch.tensor([image]))))
@@ -102,7 +102,7 @@ def _prototype(axes: Axes, tint: Tensor, slot: int, score: float, out: bool, gon
 
 
 def _logits(axes: Axes, before: Tensor, after: Tensor, names: list[str], classes: list[int]) -> None:
-    """Bars of the logits of the classes that matter here, before and after."""
+    """Draw bars of the logits of the classes concerned, before and after."""
     for place, one in enumerate(classes):
         for offset, values, colour, label in (
             (-0.2, before, style.RULE, "before"),

@@ -1,4 +1,4 @@
-"""One picture with what prototypes show in it: tints, peaks, regions, key-points."""
+"""Panels of one picture with its prototypes: tints, peaks, regions, key-points."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ SHOWN = ("region", "keypoints")
 
 
 def check_shown(shown: Sequence[str], look: Look) -> None:
-    """Refuse to draw what is not known.
+    """Refuse to draw unknown marks.
 
     Raises:
-        RequestError: for an unknown name, or where the data or the cell do not have it.
+        RequestError: for an unknown name, or if the data or the cell do not have it.
     """
     unknown = [one for one in shown if one not in SHOWN]
     if unknown:
@@ -35,12 +35,12 @@ def check_shown(shown: Sequence[str], look: Look) -> None:
 
 
 def tints_together(look: Look, images: Tensor) -> Tensor:
-    """Those ``(n,)`` images with all prototypes of the class, each in its colour: ``(n, size, size, 3)``."""
+    """Return those ``(n,)`` images with all prototypes of the class, each in its colour: ``(n, size, size, 3)``."""
     return tinted(look.pictures[images], heat(look.maps[images], look.size), _colours(look))
 
 
 def tints_apart(look: Look, images: Tensor) -> Tensor:
-    """For each prototype its own ``(K, n)`` images with it alone: ``(K, n, size, size, 3)``."""
+    """Return for each prototype its own ``(K, n)`` images with it alone: ``(K, n, size, size, 3)``."""
     slots, count = images.shape
     each = torch.arange(slots).repeat_interleave(count)
     warmth = heat(look.maps[images.flatten(), each][:, None], look.size)
@@ -48,7 +48,7 @@ def tints_apart(look: Look, images: Tensor) -> Tensor:
 
 
 def all_prototypes(axes: Axes, tint: Tensor, look: Look, image: int, shown: Sequence[str] = ()) -> None:
-    """A picture from :func:`tints_together`, the number of each prototype that is present on its peak."""
+    """Draw a picture from :func:`tints_together`, the number of each prototype that is present on its peak."""
     picture(axes, tint)
     for slot in range(len(look.prototypes)):
         if "region" in shown:
@@ -64,7 +64,7 @@ def all_prototypes(axes: Axes, tint: Tensor, look: Look, image: int, shown: Sequ
 
 
 def one_prototype(axes: Axes, tint: Tensor, look: Look, image: int, slot: int, shown: Sequence[str] = ()) -> None:
-    """A picture from :func:`tints_apart`, a cross on the prototype's peak where it is present."""
+    """Draw a picture from :func:`tints_apart`, a cross on the prototype's peak if it is present."""
     picture(axes, tint)
     if "region" in shown:
         _region(axes, look, image, slot)
@@ -79,7 +79,7 @@ def one_prototype(axes: Axes, tint: Tensor, look: Look, image: int, slot: int, s
 
 
 def training_patch(axes: Axes, source: Source, slot: int) -> None:
-    """The training image that a prototype comes from, its patch framed."""
+    """Draw the training image that a prototype comes from, its patch framed."""
     from matplotlib.patches import Rectangle
 
     size = source.picture.shape[0]
@@ -93,7 +93,7 @@ def training_patch(axes: Axes, source: Source, slot: int) -> None:
 
 
 def picture(axes: Axes, pixels: Tensor) -> None:
-    """Pixels ``(H, W, 3)`` from 0 to 1 and nothing around them; whole numbers are centres of pixels."""
+    """Draw pixels ``(H, W, 3)`` from 0 to 1 and nothing around them; whole numbers are centres of pixels."""
     axes.imshow(pixels.numpy(), interpolation="nearest")
     axes.set_xlim(-0.5, pixels.shape[1] - 0.5)
     axes.set_ylim(pixels.shape[0] - 0.5, -0.5)
@@ -101,7 +101,7 @@ def picture(axes: Axes, pixels: Tensor) -> None:
 
 
 def absent(axes: Axes, text: str) -> None:
-    """Say at the lower edge of a picture which prototypes are not in it."""
+    """Write at the lower edge of a picture which prototypes are not in it."""
     axes.text(
         0.5, 0.03, text, fontsize=5.5, color=style.TEXT, ha="center", va="bottom", transform=axes.transAxes,
         gid="absent", bbox={"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85},
@@ -123,7 +123,7 @@ def _region(axes: Axes, look: Look, image: int, slot: int) -> None:
 
 
 def _keypoints(axes: Axes, look: Look, image: int, slot: int | None) -> None:
-    """Visible key-points as rings, discs where they lie in the prototype's region."""
+    """Draw visible key-points as rings, as discs if they are in the prototype's region."""
     visible = look.visible[image]
     inside = look.inside(image, slot) if slot is not None else visible & False
     for chosen, face, gid in ((visible & ~inside, "none", "outside"), (inside, "white", "inside")):
@@ -133,7 +133,7 @@ def _keypoints(axes: Axes, look: Look, image: int, slot: int | None) -> None:
 
 
 def _apart(peaks: Tensor, size: int) -> list[tuple[float, float]]:
-    """Where the numbers of peaks go, as x and y: on the peak, or beside it where another number is there already."""
+    """Return x and y of the peaks' numbers: on the peak, or beside it if another number is there already."""
     least = 0.13 * size
     placed: list[tuple[float, float]] = []
     for row, column in peaks.tolist():

@@ -26,17 +26,17 @@ _ARCHITECTURES = ("resnet34", "vit_b_32", "coc_tiny")
 def architectures(
     cells: Sequence[Candidate], opened: Open, classes: Sequence[str] = (), columns: int = 3, shown: Sequence[str] = ()
 ) -> Drawing:
-    """Figure 4: the prototypes of one class in each backbone, with what sets the backbones apart.
+    """Draw figure 4: the prototypes of one class in each backbone, with the backbones' differences.
 
     Args:
-        cells: to choose from, newest first: those that differ in the backbone alone.
-        opened: opens a cell by its id.
+        cells: candidates, newest first: those that differ in the backbone alone.
+        opened: function that opens a cell by its id.
         classes: one class; default: the one in the middle of the list.
         columns: images per row.
         shown: ``region`` and ``keypoints``, or one of them.
 
     Raises:
-        RequestError: where no cell of the method is finished.
+        RequestError: if no cell of the method is finished.
     """
     own = [cell for cell in _ours(cells) if cell.spec["backbone"]]
     family = _different(families(own, "backbone", "weights_digest", "black_box")[0], lambda cell: cell.spec["backbone"])
@@ -63,7 +63,7 @@ def architectures(
 def sizes(
     cells: Sequence[Candidate], opened: Open, classes: Sequence[str] = (), columns: int = 6, shown: Sequence[str] = ()
 ) -> Drawing:
-    """Figure 6: the prototypes of one class for each number k of them. Arguments as for :func:`architectures`."""
+    """Draw figure 6: the prototypes of one class for each number k of them. Arguments as for :func:`architectures`."""
     family = _different(families(_ours(cells), "settings.k")[0], lambda cell: cell.spec["settings"]["k"])
     viewers = {k: opened(cell.found.name) for k, cell in sorted(family.items())}
     label = _one_class(next(iter(viewers.values())), classes)
@@ -79,10 +79,10 @@ def sizes(
 
 
 def intervention(cells: Sequence[Candidate], opened: Open) -> Drawing:
-    """Figure 7: the case of the prototype whose absence corrects most, net of what it breaks.
+    """Draw figure 7: the case of the prototype whose absence corrects most, net of those predictions that it breaks.
 
     Raises:
-        RequestError: where no prototype, left out alone, corrects a prediction.
+        RequestError: if no prototype, left out alone, corrects a prediction.
     """
     viewer = opened(_ours(cells)[0].found.name)
     found = intervene(viewer.cell)
@@ -97,12 +97,12 @@ def intervention(cells: Sequence[Candidate], opened: Open) -> Drawing:
 def overview(
     viewer: Viewer, classes: Sequence[str] = (), count: int = 4, columns: int = 6, shown: Sequence[str] = ()
 ) -> Drawing:
-    """Figure 8: rows of classes, all prototypes on each image.
+    """Draw figure 8: rows of classes, all prototypes on each image.
 
     Args:
-        viewer: the cell.
+        viewer: opened cell.
         classes: numbers or names; default: ``count`` of them, spread evenly over the data set.
-        count: see there.
+        count: number of default classes.
         columns: images per row.
         shown: ``region`` and ``keypoints``, or one of them.
     """
@@ -117,7 +117,7 @@ def overview(
 def pages(
     viewer: Viewer, classes: Sequence[str] = (), count: int = 4, columns: int = 6, shown: Sequence[str] = ()
 ) -> list[Drawing]:
-    """A gallery page for each class; arguments as for :func:`overview`."""
+    """Draw a gallery page for each class; arguments as for :func:`overview`."""
     stem = f"gallery-{file_part(viewer.label)}"
     return [
         draw_class(viewer, label, columns, shown, f"{stem}-{label:03d}")
@@ -126,10 +126,10 @@ def pages(
 
 
 def usual(cells: Sequence[Candidate]) -> Candidate:
-    """The cell to show where none is named: the paper's method as it comes, else the newest of any method.
+    """Return the default cell: the paper's method in default settings, else the newest of any method.
 
     Raises:
-        RequestError: where no method's cell is finished.
+        RequestError: if no method's cell is finished.
     """
     done = [cell for cell in cells if cell.done and cell.found.written["role"] == "method"]
     if not done:
@@ -138,10 +138,10 @@ def usual(cells: Sequence[Candidate]) -> Candidate:
 
 
 def _ours(cells: Sequence[Candidate]) -> list[Candidate]:
-    """Finished cells of the method that can vary k and take prototypes out; refined ones, and the plain one, first.
+    """Return finished cells of the method that can vary k and leave prototypes out; refined and plain ones first.
 
     Raises:
-        RequestError: where there is none.
+        RequestError: if there is none.
     """
     found = [cell for cell in cells if cell.done and cell.spec["method"] == _METHOD]
     if not found:
@@ -151,7 +151,7 @@ def _ours(cells: Sequence[Candidate]) -> list[Candidate]:
 
 
 def _different(family: Sequence[Candidate], key: Callable[[Candidate], object]) -> dict[object, Candidate]:
-    """The newest cell for each value of the key."""
+    """Return the newest cell for each value of the key."""
     found: dict[object, Candidate] = {}
     for cell in family:
         found.setdefault(key(cell), cell)
@@ -167,7 +167,7 @@ def _one_class(viewer: Viewer, classes: Sequence[str]) -> int:
 
 @torch.no_grad()
 def _architecture(viewer: Viewer, label: int) -> str:
-    """Parameters, cells and negative features of a backbone."""
+    """Return parameters, cells and negative features of a backbone."""
     index = (viewer.test.labels == label).nonzero()[:8, 0]
     batch = next(iter(viewer.test.batches(len(index), viewer.cell.device, index=index)))
     features = viewer.model.backbone(batch.images)

@@ -23,7 +23,7 @@ _PER_COLUMN = 6
 
 @dataclass(frozen=True)
 class Row:
-    """One row: what its model is called, and facts about it in a line or two."""
+    """One row: its model's name, and facts about it in a line or two."""
 
     title: str
     about: str
@@ -40,17 +40,17 @@ def draw_rows(
     cells: Sequence[str],
     missing: Sequence[str] = (),
 ) -> Drawing:
-    """The first images of each row's class, in the order of the test split, with all prototypes.
+    """Draw the first images of each row's class, in the order of the test split, with all prototypes.
 
     Args:
-        name: of the file.
-        title: above it.
+        name: file name.
+        title: title above the figure.
         rows: top to bottom.
-        columns: images per row; fewer where a class has fewer.
+        columns: images per row; fewer if a class has fewer.
         shown: ``region`` and ``keypoints``, or one of them.
-        caption: what these rows are; how they are drawn is added.
-        cells: that the rows come from.
-        missing: what is not there, with the command for it.
+        caption: description of these rows; the way of drawing is added.
+        cells: ids of the rows' cells.
+        missing: missing parts, with the commands for them.
     """
     for row in rows:
         check_shown(shown, row.look)
@@ -77,7 +77,7 @@ def draw_rows(
 
 
 def how(look: Look, shown: Sequence[str], absences: bool = False) -> str:
-    """What the tints and marks of a picture mean; ``absences``: whether a prototype is absent from one of them."""
+    """Describe the tints and marks of a picture; ``absences``: whether a prototype is absent from one of them."""
     said = [
         "Coloured: where a prototype's map, upsampled bicubically to the metric's canvas, is in the upper half of its "
         "range in that image; the number is on its highest pixel, or beside it where peaks crowd."
@@ -100,7 +100,7 @@ def how(look: Look, shown: Sequence[str], absences: bool = False) -> str:
 
 
 def absences(look: Look, count: int) -> str:
-    """Which prototypes are absent from which of the first ``count`` images, counted from 1; empty where none is."""
+    """Return which prototypes are absent from which of the first ``count`` images, from 1; empty if none is."""
     gone = ~look.present[:count]
     return "; ".join(
         f"prototype {slot + 1} is absent from image {', '.join(str(i + 1) for i in images)}"
@@ -110,7 +110,7 @@ def absences(look: Look, count: int) -> str:
 
 
 def rates_text(look: Look, slot: int, count: int = 1) -> str:
-    """The parts that a prototype hits most, for beside its number."""
+    """Return the parts that a prototype hits most, for the text beside its number."""
     if look.regions is None:
         return f"prototype {slot + 1}"
     best = look.regions.best(slot, count)
@@ -121,7 +121,7 @@ def rates_text(look: Look, slot: int, count: int = 1) -> str:
 
 
 def _describe(axes: Axes, row: Row) -> None:
-    """Title, facts, and one line per prototype: its number, and the part that it hits most."""
+    """Write title, facts, and one line per prototype: its number, and the part that it hits most."""
     style.picture_only(axes)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)

@@ -1,4 +1,4 @@
-"""What a fitted model's prototypes show in the test images of a class, and what the part metric makes of it."""
+"""View of a fitted model's prototypes in the test images of a class, and the part metric's verdict on them."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ CANVAS = 224
 
 @dataclass(frozen=True)
 class Regions:
-    """Where a part metric looks, in one class's images.
+    """Regions of a part metric in one class's images.
 
     Attributes:
-        metric: its name.
+        metric: name of the metric.
         half: half the side of the region around a peak, in pixels.
         threshold: share of the images from which on a prototype counts as consistent.
-        rates: ``(K, parts)`` share of the images showing a part in which it lies in the region; -1 where none does.
+        rates: ``(K, parts)`` share of the images showing a part in which the part is in the region; -1 if none
+            shows it.
         consistent: bool ``(K,)``.
         parts: names, as the metric counts them.
     """
@@ -40,7 +41,7 @@ class Regions:
     parts: tuple[str, ...]
 
     def best(self, slot: int, count: int = 3) -> list[tuple[str, float]]:
-        """The parts that a prototype hits most often, with the share from 0 to 1; parts never hit are left out."""
+        """Return the parts that a prototype hits most often, with the share from 0 to 1, without parts never hit."""
         top = self.rates[slot].sort(descending=True, stable=True)
         pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
         return [(self.parts[part], rate) for part, rate in pairs if rate > 0][:count]
@@ -51,8 +52,8 @@ class Look:
     """The n test images of a class and its K prototypes; pixels are those of the canvas.
 
     Attributes:
-        label: the class.
-        class_name: for people.
+        label: class number.
+        class_name: readable name.
         prototypes: ``(K,)`` rows of the prototype table.
         index: ``(n,)`` positions in the test split.
         pictures: ``(n, size, size, 3)`` from 0 to 1.
@@ -61,7 +62,7 @@ class Look:
         keypoints: ``(n, parts, 2)`` row and column.
         visible: bool ``(n, parts)``.
         predictions: ``(n,)`` classes.
-        regions: ``None`` where no part metric was measured.
+        regions: ``None`` if no part metric was measured.
     """
 
     label: int
@@ -83,7 +84,7 @@ class Look:
 
     @property
     def strengths(self) -> Tensor:
-        """``(n, K)`` the largest value of each map."""
+        """Largest value of each map, ``(n, K)``."""
         return self.maps.amax((2, 3))
 
     @property
@@ -92,11 +93,11 @@ class Look:
         return present(self.maps)
 
     def top(self, count: int) -> Tensor:
-        """For each prototype the images where it is strongest ``(K, count)``, of equals the first in the split."""
+        """Return each prototype's images with the largest strength, ``(K, count)``; ties in the order of the split."""
         return self.strengths.sort(dim=0, descending=True, stable=True).indices[:count].T
 
     def box(self, image: int, slot: int) -> tuple[int, int, int, int]:
-        """Top, left, bottom and right of the metric's region; points on its border are inside."""
+        """Return top, left, bottom and right of the metric's region; points on its border are inside."""
         assert self.regions is not None
         corners = torch.stack(
             (self.peaks[image, slot] - self.regions.half, self.peaks[image, slot] + self.regions.half)
@@ -105,7 +106,7 @@ class Look:
         return top, left, bottom, right
 
     def inside(self, image: int, slot: int) -> Tensor:
-        """Which visible key-points lie in that region: bool ``(parts,)``."""
+        """Return which visible key-points are in that region: bool ``(parts,)``."""
         top, left, bottom, right = self.box(image, slot)
         row, column = self.keypoints[image].unbind(1)
         return (row >= top) & (row <= bottom) & (column >= left) & (column <= right) & self.visible[image]
@@ -113,11 +114,11 @@ class Look:
 
 @dataclass(frozen=True)
 class Source:
-    """The training patch that a prototype was projected onto.
+    """Training patch that a prototype was projected onto.
 
     Attributes:
         picture: ``(size, size, 3)``.
-        map: ``(h, w)`` of the prototype on it.
+        map: the prototype's map on it, ``(h, w)``.
         box: top, left, bottom, right of the patch, in pixels of the canvas.
         image: the training image's name.
     """
@@ -129,13 +130,13 @@ class Source:
 
 
 class Viewer:
-    """A finished cell, opened to be looked at.
+    """Finished cell, opened to be looked at.
 
     Args:
-        cell: which.
+        cell: the cell, with its folder and specification.
 
     Raises:
-        RequestError: where it is not finished, or was saved without its model.
+        RequestError: if it is not finished, or was saved without its model.
     """
 
     def __init__(self, cell: CellRunner) -> None:
@@ -157,17 +158,17 @@ class Viewer:
 
     @property
     def train(self) -> Any:
-        """The training split."""
+        """Training split."""
         return self._splits["train"]
 
     @property
     def test(self) -> Any:
-        """The test split."""
+        """Test split."""
         return self._splits["test"]
 
     @property
     def class_names(self) -> list[str]:
-        """As people write them."""
+        """Readable names of the classes."""
         return [readable(name) for name in self.test.class_names]
 
     @property
@@ -178,10 +179,10 @@ class Viewer:
 
     @torch.no_grad()
     def look(self, label: int) -> Look:
-        """Everything about one class.
+        """Return the test images and prototypes of one class.
 
         Raises:
-            RequestError: where the class has no test image or no prototype.
+            RequestError: if the class has no test image or no prototype.
         """
         test, device = self.test, self.cell.device
         index = (test.labels == label).nonzero()[:, 0]
@@ -200,7 +201,7 @@ class Viewer:
             )  # fmt: skip
             if metric:
                 metric[1].update(seen)
-            # All images are of one class. Its rows are padded where another class has more prototypes.
+            # All images are of one class. Its rows are padded if another class has more prototypes.
             own = prototypes.to(device) if seen.own.indices is None else seen.own.indices[0] >= 0
             maps = seen.own.maps[:, own]
             rows.append((pictures(batch.images, size).cpu(), maps.cpu(), seen.own.logits.argmax(1).cpu()))
@@ -215,7 +216,7 @@ class Viewer:
 
     @torch.no_grad()
     def source(self, prototype: int, label: int, size: int = CANVAS) -> Source | None:
-        """Where a prototype comes from; ``None`` where it comes from no training image."""
+        """Return the training patch of a prototype; ``None`` if it comes from no training image."""
         table = self.model.prototypes
         image, (row, column) = int(table.source_image[prototype]), table.source_patch[prototype].tolist()
         if image < 0:
@@ -229,7 +230,7 @@ class Viewer:
         return Source(pictures(batch.images, size)[0].cpu(), found, box, str(self.train.ids[image]))
 
     def _metric(self) -> tuple[str, Any] | None:
-        """The first metric of the cell that says which parts lie around peaks, ready to be fed."""
+        """Return the cell's first metric of the parts around peaks, prepared on the training split."""
         for name, facts in self.cell.spec.metrics.items():
             kind = registry.load("metrics", name)
             if not hasattr(kind, "rates") or facts["parameters"].get("pooled"):
@@ -243,7 +244,7 @@ class Viewer:
         return None
 
     def _judged(self, metric: tuple[str, Any], label: int, prototypes: Tensor) -> tuple[Tensor, Regions]:
-        """Peaks ``(n K, 2)``, image by image, and what the metric says of the class's prototypes."""
+        """Return peaks ``(n K, 2)``, image by image, and the metric's verdict on the class's prototypes."""
         name, found = metric
         tables = found.compute().items
         own = tables["prototype"]["class"] == label
@@ -258,13 +259,13 @@ class Viewer:
 
 
 def _highest(maps: Tensor, size: int) -> Tensor:
-    """The first highest pixel of each upsampled map ``(n, K, h, w)``: ``(n K, 2)``, image by image."""
+    """Return the first highest pixel of each upsampled map ``(n, K, h, w)``: ``(n K, 2)``, image by image."""
     place = torch.cat([upsampled(chunk, size).flatten(2).argmax(2) for chunk in maps.split(16)]).flatten()
     return torch.stack((place // size, place % size), 1)
 
 
 def readable(name: str) -> str:
-    """A class's folder as a name.
+    """Return a class's folder as a readable name.
 
     >>> readable("001.Black_footed_Albatross"), readable("n02085620-Chihuahua"), readable("b00")
     ('Black footed Albatross', 'Chihuahua', 'b00')
@@ -279,10 +280,10 @@ def readable(name: str) -> str:
 
 
 def chosen_classes(viewer: Viewer, wanted: tuple[str, ...], count: int) -> list[int]:
-    """Classes by number or name, or so many, spread evenly over the data set: nobody picked them.
+    """Return classes by number or name, or ``count`` of them spread evenly over the data set, so that none is picked.
 
     Raises:
-        RequestError: for a class that is not there, with the nearest name.
+        RequestError: for an unknown class, with the nearest name.
     """
     names = list(viewer.test.class_names)
     if not wanted:

@@ -1,4 +1,4 @@
-"""A contest as text for a terminal, as Markdown, JSON and CSV."""
+"""Contest as text for a terminal, as Markdown, JSON and CSV."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DIGITS = {"%": ".1f"}
 
 @dataclass(frozen=True)
 class Grid:
-    """A table of words: ``words`` says which columns stand to the left."""
+    """Table of words: ``words`` are the columns that are aligned to the left."""
 
     title: str
     header: tuple[str, ...]
@@ -35,7 +35,7 @@ class Grid:
 
 
 def grids(contest: Contest) -> list[Grid]:
-    """The tables: every two methods and place, where they cannot be compared at all, ranks, how often each is ahead."""
+    """Return the tables: every two methods and place, incomparable methods, ranks, and how often each is ahead."""
     pairs = dict.fromkeys((one.methods, one.place) for one in contest.comparisons if one.metric)
     found = [_pair([one for one in contest.comparisons if (one.methods, one.place) == key]) for key in pairs]
     apart: dict[tuple[str, str], list[str]] = {}
@@ -110,7 +110,7 @@ def _where(one: Comparison) -> str:
 
 
 def as_text(contest: Contest, console: Console) -> None:
-    """Print the tables and what has to be said under them."""
+    """Print the tables and the remarks under them."""
     for grid in grids(contest):
         console.print(Text(grid.title, style="bold"))
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
@@ -118,7 +118,7 @@ def as_text(contest: Contest, console: Console) -> None:
         widths = [max(map(cell_len, texts)) for texts in columns]
         narrow = sum(widths) + 2 * len(widths) > console.width
         for place, texts in enumerate(columns):
-            # Numbers stay whole; where the terminal is narrow, words are broken at blanks and underscores.
+            # Numbers stay whole; if the terminal is narrow, words are broken at blanks and underscores.
             left = place in grid.words
             if left and narrow:
                 texts = tuple(re.sub(r"_(?=.)", "_\n", text) for text in texts)
@@ -140,7 +140,7 @@ def as_text(contest: Contest, console: Console) -> None:
 
 
 def as_markdown(contest: Contest) -> str:
-    """The tables as GitHub Markdown; columns line up in plain text too."""
+    """Return the tables as GitHub Markdown; columns line up in plain text too."""
     lines: list[str] = []
     for grid in grids(contest):
         rows = [[for_markdown(text) for text in row] for row in (grid.header, *grid.rows)]
@@ -158,12 +158,12 @@ def as_markdown(contest: Contest) -> str:
 
 
 def as_json(contest: Contest) -> str:
-    """Everything, for programs."""
+    """Return everything as JSON, for programs."""
     return json.dumps(asdict(contest), indent=1, allow_nan=False) + "\n"
 
 
 def as_csv(contest: Contest) -> str:
-    """One row per comparison; what belongs to the first and the second method has columns of its own.
+    """Return one row per comparison; the values of the first and the second method have columns of their own.
 
     Values of single seeds are in the rows of ``results``.
     """

@@ -17,7 +17,7 @@ COLUMNS = (
 
 
 def sheets_as_csv(sheets: Sequence[Sheet]) -> str:
-    """Numbers in full precision; ``value`` and ``published`` are empty where there is none, and ``status`` says why.
+    """Return numbers in full precision; missing values have empty ``value`` or ``published``, and a ``status``.
 
     A text that a spreadsheet would calculate has an apostrophe before it.
     """

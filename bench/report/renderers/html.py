@@ -23,7 +23,7 @@ _TEMPLATES = Environment(
 
 
 def sheet_fragment(sheet: Sheet, suffix: str = "") -> str:
-    """A ``section`` for a page of others; ``suffix`` keeps the ids of sheets of one table apart."""
+    """Return a ``section`` for a page of others; ``suffix`` keeps the ids of sheets of one table distinct."""
     parts = [text.partition(": python -m ") for text in sheet.missing]
     missing = [(reason, f"python -m {rest}" if found else "") for reason, found, rest in parts]
     return _TEMPLATES.get_template("sheet.html").render(
@@ -37,6 +37,6 @@ def sheet_fragment(sheet: Sheet, suffix: str = "") -> str:
 
 
 def sheets_as_html(sheets: Sequence[Sheet], title: str) -> str:
-    """A page of its own: no script, nothing loaded from elsewhere."""
+    """Return a page of its own: no script, nothing loaded from elsewhere."""
     fragments = [Markup(sheet_fragment(sheet, f"-{place}" if place else "")) for place, sheet in enumerate(sheets)]
     return _TEMPLATES.get_template("page.html").render(title=title, fragments=fragments)

@@ -18,7 +18,7 @@ _COLUMN, _PAGE, _GAP = 52, 120, 2
 
 
 def sheets_as_latex(sheets: Sequence[Sheet]) -> str:
-    """One ``table`` environment for each sheet; ``table*``, and several of them, where it is too wide for one."""
+    """Return one ``table`` environment for each sheet; ``table*``, and several of them, if it is too wide for one."""
     packages = " ".join(f"\\usepackage{{{name}}}" for name in PREAMBLE)
     return "\n".join([f"% needs {packages}", "", *map(_tables, sheets, count())])
 
@@ -45,7 +45,7 @@ def _tables(sheet: Sheet, place: int) -> str:
         if number == len(pieces):
             lines += _said(sheet)
         lines += [f"\\end{{{environment}}}", ""]
-    # What has yet to be run is for the author, not for the reader.
+    # Measurements that are still missing are for the author, not for the reader.
     lines += [f"% {one_line(text)}" for text in sheet.missing]
     return "\n".join([*lines, ""])
 
@@ -116,11 +116,11 @@ def _place(place: Shown) -> str:
 
 
 def _first(text: str) -> str:
-    """What begins a line of a table: behind the end of the line before, a bracket or star would be an option of it."""
+    """Guard the beginning of a line: after the end of the line before, a bracket or star would be its option."""
     shown = for_latex(text)
     return f"{{{shown[0]}}}{shown[1:]}" if shown[:1] in ("[", "*") else shown
 
 
 def _breakable(text: str) -> str:
-    """Long digests and paths may be broken after a slash or hyphen."""
+    """Allow long digests and paths to be broken after a slash or hyphen."""
     return re.sub(r"([/-])(?=\w)", r"\1\\allowbreak{}", text)

@@ -21,7 +21,7 @@ _GAP = 3
 
 
 def sheets_as_text(sheets: Sequence[Sheet], console: Console) -> None:
-    """Print the sheets; where one is too wide for the console its columns go on below, group by group."""
+    """Print the sheets; if one is too wide for the console, its columns continue below, group by group."""
     for sheet in sheets:
         rows = printed(sheet)
         names = [f"{_BELOW * row.below}{row.name}" for row in rows]
@@ -49,7 +49,7 @@ def sheets_as_text(sheets: Sequence[Sheet], console: Console) -> None:
 
 
 def sheets_as_markdown(sheets: Sequence[Sheet]) -> str:
-    """The sheets as GitHub Markdown, the best in bold; columns line up in plain text too."""
+    """Return the sheets as GitHub Markdown, the best in bold; columns line up in plain text too."""
     return "\n".join("\n".join(_markdown(sheet)) for sheet in sheets)
 
 
@@ -82,7 +82,7 @@ def _markdown(sheet: Sheet) -> list[str]:
 
 
 def _as_code(text: str) -> str:
-    """A line about what is missing, its command as code."""
+    """Return a line about a missing number, its command as code."""
     reason, command, rest = text.partition(": python -m ")
     if not command:
         return f"- {markdown_prose(text)}"
@@ -104,9 +104,9 @@ def _table(sheet: Sheet, rows: Sequence[Printed], names: list[str], columns: lis
 
 
 def _heading(sheet: Sheet, place: int, column: list[str]) -> str:
-    """Group, name and unit on lines of their own, as wide as what stands below."""
+    """Return group, name and unit on lines of their own, as wide as the column below."""
     heading = sheet.headings[place]
-    # A group's name stands above its first column.
+    # A group's name is above its first column.
     first = place == 0 or sheet.headings[place - 1].group != heading.group
     grouped = any(name for name, _ in sheet.groups)
     lines = [heading.group if first else ""] if grouped else []
@@ -116,7 +116,7 @@ def _heading(sheet: Sheet, place: int, column: list[str]) -> str:
 
 
 def _aligned(places: Sequence[Shown], mark: tuple[str, str]) -> list[str]:
-    """Decimals below each other, what follows a number behind; a word stands at the right edge."""
+    """Align decimals below each other, with the text after a number behind; a word is at the right edge."""
     before, after = mark if any(place.best for place in places) else ("", "")
     parts = []
     for place in places:
@@ -142,5 +142,5 @@ def _raised(notes: tuple[int, ...]) -> str:
 
 
 def _hanging(mark: str, text: str, width: int) -> str:
-    """A paragraph whose later lines begin below the first word."""
+    """Wrap a paragraph, its later lines beginning below the first word."""
     return textwrap.fill(text, width, initial_indent=mark, subsequent_indent=" " * len(mark), break_on_hyphens=False)

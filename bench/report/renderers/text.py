@@ -1,4 +1,4 @@
-"""A comparison as text for a terminal and as Markdown that also reads well as plain text."""
+"""Comparison as text for a terminal and as Markdown that also reads well as plain text."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def report(
     intervals: bool = False,
     metrics: Sequence[str] = (),
 ) -> None:
-    """Print the comparison of one invocation.
+    """Print the comparison of one run.
 
     Args:
-        store: where the results lie.
-        suite: of which the latest invocation is taken; by default the latest of all.
+        store: results.
+        suite: name of the suite whose latest run is taken; by default the latest of all.
         fmt: ``text`` or ``md``.
-        console: where it is printed.
-        stamp: of the invocation, instead of the latest.
-        intervals: whether they stand beside the values.
+        console: output.
+        stamp: time stamp of the run, instead of the latest.
+        intervals: whether values get their 95 % intervals.
         metrics: names and groups of the columns; by default all that were measured.
 
     Raises:
-        RequestError: for another format, or where there is nothing to report.
+        RequestError: for another format, or if there is nothing to report.
     """
     if fmt not in ("text", "md"):
         raise RequestError(f"--format {fmt!r}: write text, md or html; with --table N also latex or csv")
@@ -78,16 +78,16 @@ def report_table(
     """Print one of the paper's tables.
 
     Args:
-        store: where the results lie.
-        number: of the table, 1 to 6.
+        store: results.
+        number: number of the table, 1 to 6.
         fmt: ``text``, ``md``, ``latex``, ``html`` or ``csv``.
-        console: where it is printed.
-        stamp: of one run; by default the newest cells of the whole store.
-        suite: of which the newest run is taken.
+        console: output.
+        stamp: time stamp of one run; by default the newest cells of the whole store.
+        suite: name of the suite whose newest run is taken.
         intervals: whether measured values get their 95 % intervals.
 
     Raises:
-        RequestError: for another table or format, or where the run is not known.
+        RequestError: for another table or format, or if the run is not known.
     """
     sheets = paper_table(store, number, stamp, suite, intervals)
     console = console or Console()
@@ -106,7 +106,7 @@ def report_table(
 
 
 def as_text(blocks: Sequence[Block], console: Console) -> None:
-    """Print the tables; the best method of a column is bold and has a star. Columns that find no room go on below."""
+    """Print the tables, the best method of a column in bold with a star; columns that find no room continue below."""
     for block in blocks:
         console.print(Text(block.title, style="bold"))
         for table in _tables(block, console.width):
@@ -122,18 +122,18 @@ def as_text(blocks: Sequence[Block], console: Console) -> None:
 
 
 def _tables(block: Block, width: int) -> Iterator[Table]:
-    """The block, in as many tables as it takes to leave room for the names of its rows."""
+    """Split the block into as many tables as leave room for the names of its rows."""
     below = _is_wide(block, width)
     titles, places, sizes = [], [], []
     for column in block.columns:
-        # Padded here: rich drops the blanks at the end of what it puts to the right, and with them the alignment.
+        # Padded here: rich drops the blanks at the end of right-aligned text, and with them the alignment.
         title, numbers = [*column.metric.split("_"), column.unit], _texts(block, column, ("", "*"), not below)
         bounds = _bounds(block, column) if below else [""] * len(numbers)
         size = max(map(cell_len, [*title, *numbers, *bounds]))
         title, numbers, bounds = (
             [_fill(text, size, right=True) for text in texts] for texts in (title, numbers, bounds)
         )
-        # A long name is one word per line; units stand on one line below them all.
+        # A long name is one word per line; units are on one line below them all.
         titles.append(Text("\n".join(title)))
         places.append(["\n".join(pair) if below else pair[0] for pair in zip(numbers, bounds, strict=True)])
         sizes.append(size + _PADDING)
@@ -152,14 +152,14 @@ def _tables(block: Block, width: int) -> Iterator[Table]:
 
 
 def _names_room(block: Block) -> int:
-    """Characters for the names of rows: as long as they are, but long ones may be broken."""
+    """Return the characters for the names of rows: as long as they are, but long ones may be broken."""
     rows = [["method", *(line.name for line in block.lines)], ["backbone", *(line.backbone for line in block.lines)]]
     longest = [max(map(cell_len, names)) for names in rows]
     return sum(min(one, most) + _PADDING for one, most in zip(longest, _NAMES, strict=True))
 
 
 def as_markdown(blocks: Sequence[Block]) -> str:
-    """The tables as GitHub Markdown, the best method of a column in bold; columns line up in plain text too."""
+    """Return the tables as GitHub Markdown, a column's best method in bold; columns line up in plain text too."""
     return "\n".join("\n".join(_markdown(block)) for block in blocks)
 
 
@@ -188,7 +188,7 @@ def _title(column: Column) -> str:
 
 
 def _is_wide(block: Block, width: int) -> bool:
-    """Whether intervals beside the values would leave no room for names: then they stand below the values."""
+    """Return whether intervals beside the values would leave no room for names: then they are below the values."""
     if not any(entry.low is not None for line in block.lines for entry in line.entries.values()):
         return False
     names = max(cell_len(line.name) + cell_len(line.backbone) for line in block.lines)
@@ -197,14 +197,14 @@ def _is_wide(block: Block, width: int) -> bool:
 
 
 def _bounds(block: Block, column: Column) -> list[str]:
-    """The intervals of a column, each a text of its own."""
+    """Return the intervals of a column, each a text of its own."""
     digits = column.digits
     entries = [line.entries[column.metric] for line in block.lines]
     return ["" if one.low is None else f"[{one.low:{digits}}, {one.high:{digits}}]" for one in entries]
 
 
 def _texts(block: Block, column: Column, mark: tuple[str, str], bounds: bool = True) -> list[str]:
-    """What stands in a column: the means' decimals below each other, deviations and footnotes behind; best marked."""
+    """Return a column's texts: the means' decimals below each other, deviations and footnotes behind; best marked."""
     digits = column.digits
     entries = [line.entries[column.metric] for line in block.lines]
     before, after = mark if any(entry.best for entry in entries) else ("", "")
@@ -220,7 +220,7 @@ def _texts(block: Block, column: Column, mark: tuple[str, str], bounds: bool = T
         behind = after if entry.best else " " * len(after) * bool(spread)
         parts.append((f"{before * entry.best}{entry.value:{digits}}", f"{behind}{spread}{notes}"))
     widest = max((cell_len(tail) for entry, (_, tail) in zip(entries, parts, strict=True)), default=0)
-    # A word instead of a number stands at the right edge: it has no decimals to line up.
+    # A word instead of a number is at the right edge: it has no decimals to line up.
     return [
         number if entry.value is None else number + _fill(tail, widest)
         for entry, (number, tail) in zip(entries, parts, strict=True)
@@ -245,5 +245,5 @@ def _style(entry: Entry) -> str:
 
 
 def _hanging(mark: str, text: str, width: int) -> str:
-    """A paragraph whose later lines begin below the first word."""
+    """Wrap a paragraph, its later lines beginning below the first word."""
     return textwrap.fill(text, width, initial_indent=mark, subsequent_indent=" " * len(mark), break_on_hyphens=False)
