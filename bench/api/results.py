@@ -44,7 +44,7 @@ def load_results(home: str | Path | None = None, suite: str | None = None, run: 
     if not root.is_dir():
         raise RequestError(f"{root}: no such folder; bench.run(...) writes results, load_results(FOLDER) reads them")
     store = Store(root)
-    # An export or a folder of --out has no data of its own: what a model is loaded with is then in BENCH_HOME.
+    # An export or a folder of --out has no data of its own: the files to load a model with are then in BENCH_HOME.
     shared = root if (root / "data").is_dir() else find_home()
     if suite is None and run is None:
         return Results(store, home=shared)
@@ -318,7 +318,7 @@ def _escaped(text: str) -> str:
 
 
 def _frame(contest: Contest) -> pd.DataFrame:
-    """Return the comparisons; what belongs to the first and the second method has columns of its own."""
+    """Return the comparisons; the first and the second method have columns of their own."""
     import pandas as pd
 
     doubled = ("methods", "values", "spreads", "seeds")
