@@ -89,7 +89,7 @@ class Fit:
 
     @property
     def first(self) -> Candidate:
-        """The newest cell."""
+        """Newest cell."""
         return self.candidates[0]
 
     @property
