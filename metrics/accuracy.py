@@ -29,7 +29,7 @@ class Accuracy(ImageMetric):
     def update(self, seen: Observation) -> None:
         """Add the predictions of one batch."""
         logits = seen.own.logits
-        # argmax returns the position of a NaN if there is one, as if it were the largest value.
+        # argmax returns the position of a NaN, if any, as if it were the largest value.
         broken = logits.isnan().any(1)
         if broken.any():
             raise CellError(

@@ -86,7 +86,7 @@ def interpolation_matrix(source: int, target: int, dtype: torch.dtype = torch.fl
 
 @dataclass(frozen=True)
 class _Axis:
-    """One axis cut into blocks: block b is between the centres of cells b - 1 and b. Each has four quarters.
+    """Axis cut into blocks: block b is between the centres of cells b - 1 and b. Each has four quarters.
 
     Attributes:
         cells: ``(blocks, 4)`` the cells that reach into each block.

@@ -56,7 +56,7 @@ def evaluate(
     Raises:
         RequestError: if an argument is wrong.
         UnknownName: if a metric is unknown, with the nearest one.
-        CellError: if a metric has no finite value or changes what others see.
+        CellError: if a metric has no finite value or changes the inputs of others.
     """
     import torch
 

@@ -44,7 +44,7 @@ def load_results(home: str | Path | None = None, suite: str | None = None, run: 
     if not root.is_dir():
         raise RequestError(f"{root}: no such folder; bench.run(...) writes results, load_results(FOLDER) reads them")
     store = Store(root)
-    # An export or a folder of --out has no data of its own: what a model is loaded with is then in BENCH_HOME.
+    # An export or a folder of --out has no data of its own: the files to load a model with are then in BENCH_HOME.
     shared = root if (root / "data").is_dir() else find_home()
     if suite is None and run is None:
         return Results(store, home=shared)
@@ -84,12 +84,12 @@ class Results:
 
     @property
     def cells(self) -> list[str]:
-        """The ids of the cells."""
+        """Ids of the cells."""
         return self.store.cells() if self._cells is None else self._cells
 
     @property
     def failed(self) -> dict[str, str]:
-        """The ids of cells that failed, with the reason."""
+        """Ids of cells that failed, with the reason."""
         if self.summary is not None:
             return dict(self.summary.failed)
         records = [self.store.record(name) for name in self.cells]
@@ -236,7 +236,7 @@ class CellResult:
 
     @cached_property
     def record(self) -> CellRecord:
-        """The stored record."""
+        """Stored record."""
         return self.store.record(self.id)
 
     @property
@@ -246,12 +246,12 @@ class CellResult:
 
     @property
     def folder(self) -> Path:
-        """The folder of the cell."""
+        """Folder of the cell."""
         return self.store.cell(self.id).path
 
     @property
     def scores(self) -> dict[str, Score]:
-        """The scores by metric, without their tables; empty for an unfinished cell."""
+        """Scores by metric, without their tables; empty for an unfinished cell."""
         stored = (self.record.result or {}).get("scores", {})
         return {
             name: Score(score["value"], score["n"], also=dict(score.get("also", {}))) for name, score in stored.items()
@@ -259,14 +259,14 @@ class CellResult:
 
     @property
     def not_applicable(self) -> dict[str, str]:
-        """The reasons of metrics that mean nothing for this cell."""
+        """Reasons of metrics that mean nothing for this cell."""
         written, result = self.record.written or {}, self.record.result or {}
         refused = {name: str(facts["reason"]) for name, facts in written.get("not_applicable", {}).items()}
         return {**refused, **result.get("not_applicable", {})}
 
     @property
     def failure(self) -> dict[str, Any] | None:
-        """The status, reason and details of a failed cell."""
+        """Status, reason and details of a failed cell."""
         return None if self.record.failure is None else dict(self.record.failure)
 
     def load_model(self, device: str = "auto") -> PartPrototypeModel:
@@ -318,7 +318,7 @@ def _escaped(text: str) -> str:
 
 
 def _frame(contest: Contest) -> pd.DataFrame:
-    """Return the comparisons; what belongs to the first and the second method has columns of its own."""
+    """Return the comparisons; the first and the second method have columns of their own."""
     import pandas as pd
 
     doubled = ("methods", "values", "spreads", "seeds")

@@ -1,4 +1,4 @@
-"""The function behind ``bench.run`` and the command ``run``: plan, run and mirror cells."""
+"""Implementation of ``bench.run`` and the command ``run``: plan, run and mirror cells."""
 
 from __future__ import annotations
 

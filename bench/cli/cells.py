@@ -83,7 +83,7 @@ def cell(
         found = CellRunner(store, folder.name, find_home(), picked, progress, **more)
         try:
             if not (ranks.rank or found.folder.done):
-                # What the call itself got wrong is told, and no failure of the cell.
+                # Errors of the call itself are reported, and are no failure of the cell.
                 check_limit(picked, memory_limit)
                 if data_root is not None:
                     found.inputs.dataset()

@@ -1,4 +1,4 @@
-"""The command that says which differences between methods hold."""
+"""Command that tests which differences between methods hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands around data sets: which there are, are they whole, prepare them, get them."""
+"""Commands on data sets: list, verify, prepare and download them."""
 
 from __future__ import annotations
 
@@ -260,7 +260,7 @@ def speed_data(
 def _opened(
     name: str, pairs: tuple[str, ...], data_root: Path | None, progress: Any, faults: Any = None
 ) -> tuple[Any, Any]:
-    """The data set's configuration, and the data set; its faults are collected where there is something to do so."""
+    """Return the data set's configuration and the data set; its faults are added to ``faults``, if given."""
     from bench.core.paths import home as find_home
     from bench.data.datasets import open_dataset
 
@@ -272,7 +272,7 @@ def _opened(
 
 
 def _settings(name: str, pairs: tuple[str, ...]) -> Any:
-    """The data set's configuration with what ``--set`` says."""
+    """Return the data set's configuration with the values of ``--set``."""
     from bench.config import schema
 
     return schema.dataset_config(name, for_datasets(pairs, [name]))

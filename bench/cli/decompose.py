@@ -1,4 +1,4 @@
-"""What ``python -m bench decompose`` does: a model by name, an image folder, prototypes and drawings out."""
+"""Implementation of ``python -m bench decompose``: prototypes and drawings of a named model on an image folder."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from bench.report.prototypes.decomposition_gallery import draw
 
 @dataclass(frozen=True)
 class Preparation:
-    """How a model wants its images: ``transform`` from PIL to ``(3, H, W)``, normalised with ``mean`` and ``std``.
+    """Preprocessing of a model: ``transform`` from PIL to ``(3, H, W)``, normalised with ``mean`` and ``std``.
 
-    ``name`` says the same in words that change with any of it.
+    ``name`` describes it in words that change with any part of it.
     """
 
     transform: Callable[[Any], Any]
@@ -46,7 +46,7 @@ class Preparation:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came out: the folder, the drawings in it, and the numbers (see ``decompose``)."""
+    """Result of a run: the folder, the drawings in it, and the numbers (see ``decompose``)."""
 
     folder: Path
     drawings: list[Path]
@@ -82,18 +82,18 @@ def run(
 
     Args:
         model: ``timm:NAME`` or ``torchvision:NAME``.
-        weights: safetensors file, state dict or checkpoint of a training, ``FILE#PART`` where it holds several;
+        weights: safetensors file, state dict or checkpoint of a training, ``FILE#PART`` if it contains several;
             nothing in it is executed. ``None``: the library's own pretrained weights, downloaded.
         data: ``FOLDER/{train/,}CLASS/*.jpg``.
         k: prototypes per class.
         out: gets ``prototypes.safetensors``, ``prototypes.json``, ``gallery/*.png``; and ``work/`` until it is done, so
-            that the same command goes on where it was interrupted, or another makes use of what still holds.
-        device: where to compute.
+            that the same command resumes after an interruption, or another one reuses the parts that are still valid.
+        device: of the computation.
         classes: a text file, one class folder's name per line, in the order of the classifier's rows; the same as
             ``class_order`` with a file.
         class_order: how the training numbered the class folders: ``timm``, ``torchvision`` (the default) or a file; see
             ``class_order.arranged``.
-        any_accuracy: go on where the classifier's answers speak against the labels.
+        any_accuracy: continue even if the classifier's predictions contradict the labels.
         global_pool: passed to timm, e.g. ``avg`` for a vision transformer trained with averaged tokens.
         settings: of :class:`DecompositionConfig`, other than k.
         seed: of the starting points.
@@ -103,13 +103,13 @@ def run(
         memory_limit: bytes that features may take at a time.
         storage: precision of features in a file.
         images_per_class: most images used of each class, its first ones; the others are not read.
-        missing: what happens to classes without images.
+        missing: treatment of classes without images.
         drawn: how many classes are drawn; 0: none.
         top: images per prototype in a drawing.
-        progress: told how far it is.
+        progress: receives the state of the run.
 
     Raises:
-        RequestError: for whatever can be mended by another command.
+        RequestError: for any problem that another command can mend.
         CellError: naming a class that cannot be decomposed.
     """
     try:
@@ -120,7 +120,7 @@ def run(
     telling = LoggingProgress(progress)
     if classes is not None and class_order is not None:
         raise RequestError("--classes and --class-order both say the order of the classes: give one of them")
-    # The classes are counted before the model is built, and images are prepared as the model says.
+    # The classes are counted before the model is built, and the model determines how images are prepared.
     images = ClassImages(data, lambda image: image)
     for name in images.classes:
         if not is_text(name):
@@ -135,7 +135,7 @@ def run(
         images = ClassImages(data, lambda image: image, names)
     images.transform = preparation.transform
     if images_per_class is not None:
-        # Nothing is wanted of the others: they are neither decoded nor sent through the network.
+        # The other images are not needed: they are neither decoded nor sent through the network.
         by_class = groupby(images.files, key=lambda file: file[1])
         images.files = [file for _, files in by_class for file in islice(files, images_per_class)]
     classifier.to(device, torch.bfloat16 if precision == "bf16" else torch.float32)
@@ -166,7 +166,7 @@ def run(
         raise _refused(error, out) from error
     decomposed.left_out = images.left_out
     save(decomposed, out)
-    load(out, classifier)  # What was written can be read.
+    load(out, classifier)  # The written files can be read.
     forget(work)
     drawings = []
     present = sorted({label for _, label in images.files})[:drawn]
@@ -191,12 +191,12 @@ def build(
     global_pool: str | None = None,
     note: Callable[[str], None] = lambda _: None,
 ) -> tuple[nn.Module, Preparation]:
-    """A classifier by name with its weights, and how it wants its images.
+    """Build a classifier by name with its weights, and its preprocessing.
 
     Raises:
         RequestError: for an unknown name, or weights that do not fit or cannot be downloaded.
     """
-    # A checkpoint's wrappers are undone, and ``note`` is told.
+    # A checkpoint's wrappers are undone, and ``note`` receives a line about it.
     library, _, name = model.partition(":")
     if library == "timm" and name:
         classifier, preparation = _timm(name, classes, weights is None, global_pool)
@@ -222,7 +222,7 @@ def _timm(name: str, classes: int, pretrained: bool, global_pool: str | None) ->
     if not pretrained:
         options["num_classes"] = classes
     try:
-        # Looked up before anything is downloaded; timm itself goes on with random weights where there are none.
+        # Looked up before anything is downloaded; timm itself continues with random weights if there are none.
         described = timm.get_pretrained_cfg(name) if pretrained else None
         if pretrained and (described is None or not described.has_weights):
             raise RequestError(f"timm has no pretrained weights for {name}: pass --weights PATH")
@@ -253,7 +253,7 @@ def _torchvision(name: str, classes: int, pretrained: bool) -> tuple[nn.Module, 
         raise _other_classes(len(best.meta["categories"]), classes)
     classifier = builder(weights=None, num_classes=classes, **options)
     if pretrained:
-        # Downloaded as a file and read by us: torchvision's own loading would run whatever is pickled in it.
+        # Downloaded as a file and read by us: torchvision's own loading would run any code pickled in it.
         file = Path(torch.hub.get_dir()) / "checkpoints" / best.url.rsplit("/", 1)[1]
         try:
             if not file.is_file():
@@ -274,18 +274,18 @@ def _load(classifier: nn.Module, file: Path, name: str, note: Callable[[str], No
 
 
 def _identity(files: Sequence[tuple[Path, int]], preparation: str) -> str:
-    """A word that changes with any image, its label, or how images are prepared; nothing but their status is read."""
+    """Return a digest of the images' file status, their labels and the preprocessing; no image is read."""
     found = hashlib.sha256(preparation.encode())
     for file, label in files:
         stat = file.stat()
-        # A file put in another's place keeps size and time where someone wants it to, but not all of these.
+        # A file put in another's place can be given its size and time, but not all of these.
         facts = (label, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
         found.update(f"{file}\x1f{facts}\x1f".encode("utf-8", "surrogateescape"))
     return found.hexdigest()[:32]
 
 
 def _refused(error: WrongLabels, out: Path) -> RequestError:
-    """The same in the words of the command line; an order that only the images tell is written to a file."""
+    """Return the error with the command line's options; an order known only from the images is written to a file."""
     if not error.order and error.way:
         cure = "give the folders of its rows, one a line, as --class-order FILE"
     elif not error.order:
@@ -301,7 +301,7 @@ def _refused(error: WrongLabels, out: Path) -> RequestError:
 
 
 def _lines(file: Path) -> list[str]:
-    """The names in a list of classes, one a line."""
+    """Read the names in a list of classes, one a line."""
     try:
         lines = [line.strip() for line in read_text(file).splitlines()]
     except FileNotFoundError as error:

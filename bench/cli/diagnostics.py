@@ -1,4 +1,4 @@
-"""The commands that measure and check methods without a data set: scale, speed train, check."""
+"""Commands that measure and check methods without a data set: scale, speed train, check."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _check_names(methods: tuple[str, ...], backbone: str) -> None:
 
 
 def _ready(backbone: str, size: int) -> None:
-    """Say at once what would end every measurement."""
+    """Refuse at once a request that would end every measurement."""
     from bench.models.classifier import feature_shape
 
     try:
@@ -153,7 +153,7 @@ def check(name: str, plugins: tuple[Path, ...]) -> None:
     """
     known = {*registry.names("methods"), *registry.names("metrics")}
     if name not in known:
-        # Here too: what comes next imports torch.
+        # Here too: the next step imports torch.
         raise RequestError(f"no method or metric {registry.quoted(name)}{registry.nearest(name, known, 'metrics')}")
     from bench.diagnostics.conformance import check as run
 

@@ -1,4 +1,4 @@
-"""The command that draws figures."""
+"""Command that draws figures."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _shown(
     elsewhere: dict[str, str],
     how: dict[str, Any],
 ) -> Any:
-    """Drawings of prototypes, one after the other: a page is saved before the next one is drawn."""
+    """Yield drawings of prototypes, one after the other: a page is saved before the next one is drawn."""
     from bench.core import environment
     from bench.report.prototypes import paper_figures
     from bench.report.prototypes.viewer import Viewer

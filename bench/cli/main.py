@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Heavy modules are imported by the command that needs them."""
+"""Command line: parse, call, print. Heavy modules are imported by the command that needs them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _environment(name: str, value: str) -> Iterator[None]:
 
 
 class _Group(click.Group):
-    """Turns our own errors into one line and an exit code; click does the same for wrong options."""
+    """Group that turns our own errors into one line and an exit code; click does the same for wrong options."""
 
     def invoke(self, context: click.Context) -> Any:
         asked: list[int] = []
@@ -55,7 +55,7 @@ class _Group(click.Group):
         except (click.exceptions.Exit, click.Abort):
             raise
         except SystemExit as error:
-            # Our own commands end by it; where a plugin does, nobody would know what was not done.
+            # Our own commands end by it; if a plugin does, nobody would know which work was not done.
             if place := interrupts.origin(error):
                 click.echo(f"error: {error!r} was raised by {place}: the command did not come to its end", err=True)
                 sys.exit(1)
@@ -146,7 +146,7 @@ def run(pairs: tuple[str, ...], plugins: tuple[Path, ...], uri: str | None, dry_
     the same cells share the work. Exit code 0: every cell is done; 1: some cell failed (its reason is printed and
     recorded) or the disk is full; 2: the request is wrong; 130: interrupted by Ctrl-C.
     """
-    gc.disable()  # what is imported and planned stays: looking for garbage in it, again and again, takes a fifth
+    gc.disable()  # imports and plan stay: looking for garbage in them, again and again, takes a fifth
     from bench.api.run import repeating
     from bench.api.run import run as run_cells
     from bench.config.overrides import parse_overrides
@@ -234,7 +234,7 @@ def results(out: Path | None, suite: str | None, fmt: str, intervals: bool, plug
 
     store = Store(out or find_home())
     if suite or not store.root.is_dir():
-        store.chosen_run(suite=suite)  # says what is wrong
+        store.chosen_run(suite=suite)  # raises with the reason
     measured = store.rows(suite=suite)
     rows = as_dicts(with_intervals(store, measured) if intervals else measured)
     if fmt == "csv":

@@ -1,4 +1,4 @@
-"""The command that brings models of others in."""
+"""Command that imports official checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the words of a command line mean: lists, seeds, sizes, and the options that several commands share."""
+"""Parsers of command line values (lists, seeds, sizes), and the options that several commands share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST_GPUS = 1024
 
 
 class Whole(click.IntRange):
-    """A whole number in ASCII digits, as people write one: Python also takes ``1_000`` and digits of any script."""
+    """Whole number in ASCII digits, as people write one: Python also takes ``1_000`` and digits of any script."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the number."""
@@ -41,7 +41,7 @@ def strictly(command: click.Command) -> None:
 
 
 def names(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[str, ...]:
-    """``a,b`` -> ``("a", "b")``."""
+    """Parse ``a,b`` into ``("a", "b")``."""
     if value is None:
         return ()
     parts = tuple(part.strip() for part in value.split(","))
@@ -54,7 +54,7 @@ def names(_context: click.Context, _option: click.Parameter, value: str | None) 
 
 
 def seeds(context: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...]:
-    """``0,1`` -> ``(0, 1)``."""
+    """Parse ``0,1`` into ``(0, 1)``."""
     parts = names(context, option, value)
     if not all(re.fullmatch(r"-?[0-9]{1,18}", part) for part in parts):
         raise click.BadParameter(f"{registry.quoted(value or '')}: write whole numbers with commas, for example 0,1,2")
@@ -65,7 +65,7 @@ def seeds(context: click.Context, option: click.Parameter, value: str | None) ->
 
 
 def weights(_context: click.Context, _option: click.Parameter, value: tuple[str, ...]) -> dict[str, Path]:
-    """``resnet34=FILE`` pairs -> name and file."""
+    """Parse ``resnet34=FILE`` pairs into name -> file."""
     found: dict[str, Path] = {}
     for pair in value:
         name, separator, path = pair.partition("=")
@@ -76,7 +76,7 @@ def weights(_context: click.Context, _option: click.Parameter, value: tuple[str,
 
 
 def shares(_context: click.Context, _option: click.Parameter, value: tuple[str, ...]) -> dict[str, float]:
-    """``0.5`` or ``ours=0.5`` -> method and GPUs; the name ``""`` stands for all others."""
+    """Parse ``0.5`` or ``ours=0.5`` into method -> GPUs; the name ``""`` is for all others."""
     found: dict[str, float] = {}
     for one in value:
         name, _, amount = one.rpartition("=")
@@ -87,7 +87,7 @@ def shares(_context: click.Context, _option: click.Parameter, value: tuple[str, 
 
 
 def pairs(_context: click.Context, option: click.Parameter, value: tuple[str, ...]) -> dict[str, str]:
-    """``KEY=VALUE`` pairs."""
+    """Parse ``KEY=VALUE`` pairs."""
     found: dict[str, str] = {}
     for one in value:
         name, separator, rest = one.partition("=")
@@ -98,7 +98,7 @@ def pairs(_context: click.Context, option: click.Parameter, value: tuple[str, ..
 
 
 def size(_context: click.Context, _option: click.Parameter, value: str | None) -> int | None:
-    """``24GiB`` -> bytes."""
+    """Parse ``24GiB`` into bytes."""
     if value is None:
         return None
     units = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
@@ -111,13 +111,13 @@ def size(_context: click.Context, _option: click.Parameter, value: str | None) -
 
 
 def _amount(text: str) -> float:
-    """Return a number in ASCII digits; -1 where it is none, or not finite."""
+    """Return a number in ASCII digits; -1 if it is none, or not finite."""
     amount = float(text) if re.fullmatch(r"[0-9]{1,18}(\.[0-9]*)?([eE][-+]?[0-9]{1,3})?|\.[0-9]+", text) else -1.0
     return amount if math.isfinite(amount) else -1.0
 
 
 def _device(_context: click.Context, _option: click.Parameter, value: str) -> str:
-    """``cuda:1`` as it is; whether there is one, torch knows."""
+    """Check the form of a device such as ``cuda:1``; only torch knows whether it exists."""
     if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", value):
         raise click.BadParameter(
             f"{registry.quoted(value)}: only cpu and cuda are supported; write auto, cpu, cuda or cuda:1"
@@ -132,13 +132,13 @@ def plugins(_context: click.Context, _option: click.Parameter, value: tuple[Path
             with contained():
                 registry.load_plugin(file)
         except Exception as error:
-            # Whatever a plugin does when it is loaded, the user hears which one and why.
+            # A plugin may raise anything when it is loaded: the message names the plugin and the reason.
             raise click.BadParameter(f"{file}: {type(error).__name__}: {error}") from error
     return value
 
 
 def target(_context: click.Context, option: click.Parameter, value: Path | None) -> Path | None:
-    """A folder that weights can be written to."""
+    """Check that weights can be written to a folder of that name."""
     return None if value is None else decodable(value, option.opts[0])
 
 
@@ -149,7 +149,7 @@ home = click.option(
 
 
 def elsewhere(data_root: Path | None) -> dict[str, str]:
-    """What a cell is told of ``--data-root``, where it is given."""
+    """Return a cell's override of the data folder from ``--data-root``, if given."""
     return {} if data_root is None else {"data_root": str(data_root.resolve())}
 
 
@@ -193,7 +193,7 @@ tracking_uri = click.option(
 
 
 def launcher(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that say where cells run."""
+    """Add the options that choose the launcher of cells."""
     for option in reversed(
         (
             click.option(

@@ -1,4 +1,4 @@
-"""The commands around the post-hoc decomposition that need no grid: for anyone's classifier."""
+"""Commands of the post-hoc decomposition that need no grid: for any classifier."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def intervene(name: str, out: Path | None, data_root: Path | None, device: str, 
     names = {row: readable(result.owner(row)) for row in ranking}
     table = Table(box=None, padding=(0, 2))
     table.add_column("prototype", justify="right", no_wrap=True)
-    # A long name goes on below: it is never cut.
+    # A long name continues on the next line: it is never cut.
     table.add_column("of class", overflow="fold")
     for title in ("corrects", "breaks", "accuracy\nwithout it (%)"):
         table.add_column(title, justify="right", no_wrap=True)

@@ -1,4 +1,4 @@
-"""The command that prints tables and writes the report in pages."""
+"""Command that prints tables and writes the report in pages."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _pages(
 
 
 def _gallery(store: Any, device: str) -> Any:
-    """What draws the prototypes of a cell, page by page."""
+    """Return a function that draws the prototypes of a cell, page by page."""
     from bench.core import environment
     from bench.core.paths import home as find_home
     from bench.report.prototypes import paper_figures

@@ -33,7 +33,7 @@ def status(out: Path | None, suite: str | None, everything: bool, watch: bool, a
     store = Store(out or home())
     stamp = None if everything else store.chosen_run(suite=suite)
     names = store.cells() if stamp is None else list(store.invocations()[stamp]["cells"])
-    # What runs but is not of this run is shown too.
+    # Cells at work that are not of this run are shown too.
     names += [name for name in store.cells() if name not in set(names) and store.cell(name).busy]
     overview = Overview(store, names)
     if as_json:

@@ -1,4 +1,4 @@
-"""Commands on the MLflow mirror, and the one that shows whether a result comes out again."""
+"""Commands on the MLflow mirror, and the one that repeats a cell to compare its numbers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def sync(out: Path | None, uri: str | None, stamp: str | None, follow: bool, wit
     home = find_home()
     store = Store(out or home)
     if not (follow or with_parent):
-        store.chosen_run(stamp)  # says what is wrong
+        store.chosen_run(stamp)  # raises with the reason
     with ConsoleProgress(Console()) as progress:
         follower = Follower(home, store, uri, [stamp] if stamp else None, progress.note)
         if with_parent:

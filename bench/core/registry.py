@@ -67,18 +67,18 @@ def entry(kind: str, name: str) -> Entry:
 
 
 def nearest(name: str, known: Iterable[str], kind: str = "") -> str:
-    """Return ``; did you mean 'x'?``, or what there is where nothing is near: in one line, however much that is.
+    """Return ``; did you mean 'x'?``, or the known names if none is near, in one line of bounded length.
 
     Args:
         name: that is not known.
         known: all that are.
-        kind: what ``python -m bench ls`` lists them under, where it does.
+        kind: their kind in ``python -m bench ls``, if it lists them.
     """
     known = sorted(known)
     name = name[:_LONGEST]
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     ratios = [difflib.SequenceMatcher(None, one, name).ratio() for one in close]
-    # Others beside the nearest only where they are about as near.
+    # Others beside the nearest only if they are about as near.
     close = [repr(one[:_LONGEST]) for one, ratio in zip(close, ratios, strict=True) if ratio >= ratios[0] - 0.05]
     if close:
         return f"; did you mean {' or '.join([', '.join(close[:-1]), close[-1]] if close[1:] else close)}?"
@@ -88,7 +88,7 @@ def nearest(name: str, known: Iterable[str], kind: str = "") -> str:
 
 
 def some(names: Iterable[str], before: str = "") -> str:
-    """Return names with commas, the first few where there are many.
+    """Return names with commas, the first few if there are many.
 
     >>> some("abcdefghij")
     'a, b, c, d, e, f, g, h and 2 more'

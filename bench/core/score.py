@@ -53,7 +53,7 @@ class Aggregate:
         by: the column that names a row's unit: ``index`` (the test image), ``class`` or ``prototype``.
         weight: weight of each row; by default 1. A row of weight 0 is left out, regardless of its columns.
         scale: factor of the result.
-        combine: function of several means, ``(..., M)`` -> ``(...)``; by default there is one mean.
+        combine: function of several means, ``(..., M)`` -> ``(...)``; by default a single mean.
         limits: smallest and largest value that a unit can have, in the number's own unit, if there are bounds.
         higher_is_better: direction, if it differs from the metric's; ``None`` is the metric's direction for its value
             and no direction for further numbers.

@@ -1,4 +1,4 @@
-"""What all settings have in common, of the harness and of plugins."""
+"""Base class of all settings, of the harness and of plugins."""
 
 from __future__ import annotations
 

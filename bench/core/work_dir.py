@@ -70,12 +70,12 @@ class WorkDir:
 
     @property
     def done(self) -> bool:
-        """Whether the result exists."""
+        """Return whether the result exists."""
         return os.path.isdir(self._result)  # noqa: PTH112 (asked a dozen times for each of thousands of cells)
 
     @property
     def recompute(self) -> bool:
-        """Whether everything is to be computed here, though another cell may have the same part."""
+        """Return whether everything is to be computed here, though another cell may have the same part."""
         return (self.path / "anew").is_file()
 
     @property
@@ -141,7 +141,7 @@ class WorkDir:
 
     @property
     def untidy(self) -> bool:
-        """Whether a process was killed between the appearance of the result and the end of :meth:`tidy`."""
+        """Return whether a process was killed between the appearance of the result and the end of :meth:`tidy`."""
         return self.done and not {"resume", *_OBSOLETE}.isdisjoint(os.listdir(self.path))  # noqa: PTH208 (names alone)
 
     def set_aside(self) -> Path:
@@ -184,7 +184,7 @@ class WorkDir:
 
     @property
     def busy(self) -> bool:
-        """Whether a living process holds the directory."""
+        """Return whether a living process holds the directory."""
         return locks.is_held(self.path / ".lock")
 
 

@@ -1,4 +1,4 @@
-"""YAML as settings are written in: the core schema of YAML 1.2, each name once, finite numbers, bounded in size.
+"""YAML of settings: the core schema of YAML 1.2, each name once, finite numbers, bounded in size.
 
 PyYAML reads YAML 1.1, where ``010`` is 8, ``1:30`` is 90, ``yes`` is true and the last of two equal names counts. Here
 ``010`` is 10, ``1:30`` and ``yes`` are text (https://yaml.org/spec/1.2.2/#103-core-schema). Anchors and ``<<`` stay:
@@ -24,7 +24,7 @@ MOST_DEPTH = 32
 MOST_VALUES = 10_000
 """With each use of an anchor counted: nine lines of nine references each would be a billion values."""
 _TAG = "tag:yaml.org,2002:"
-# Section 10.3.2 of the specification: what a plain scalar looks like, and the characters it can begin with.
+# Section 10.3.2 of the specification: the form of a plain scalar, and the characters with which it can begin.
 _SCALARS = (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -40,7 +40,7 @@ _PATTERNS = {kind: re.compile(pattern) for kind, pattern, _ in _SCALARS}
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with other scalars, which refuses what would cost without bound or be read in two ways."""
+    """PyYAML's safe loader with other scalars, which refuses content of unbounded cost or with two readings."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's own name)
 
@@ -80,7 +80,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _count(node: yaml.Node, known: dict[yaml.Node, int | None]) -> int:
-    """The values in a node as if nothing were shared."""
+    """Count the values in a node as if nothing were shared."""
     if isinstance(node, yaml.ScalarNode):
         return 1
     if node not in known:
@@ -99,7 +99,7 @@ def _wrong(problem: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
 
 
 def _shown(node: yaml.Node) -> str:
-    """A scalar as it was written, cut; another node by its kind."""
+    """Return a scalar as it was written, cut; another node by its kind."""
     return repr(node.value[:40]) if isinstance(node, yaml.ScalarNode) else "a list or mapping"
 
 
@@ -130,7 +130,7 @@ def _bool(loader: _Loader, node: Any) -> bool:
 def _int(loader: _Loader, node: Any) -> int:
     text = _matching(loader, node, "int")
     base = {"0o": 8, "0x": 16}.get(text[:2], 10)
-    # Shorter than Python's own limit; 64 bits are what arrays and files hold.
+    # Shorter than Python's own limit; arrays and files hold 64 bits.
     value = int(text, base) if len(text) <= 400 else 2**64
     if not -(2**63) <= value < 2**63:
         raise _wrong(f"a whole number of {len(text)} characters is too large", node)
@@ -158,7 +158,7 @@ _Loader.yaml_constructors = {
     _TAG + "int": _int,
     _TAG + "float": _float,
     _TAG + "str": _text,
-    _TAG + "merge": _text,  # where it is no key
+    _TAG + "merge": _text,  # if it is no key
     _TAG + "seq": yaml.SafeLoader.construct_yaml_seq,
     _TAG + "map": yaml.SafeLoader.construct_yaml_map,
     None: _unknown,
@@ -166,11 +166,11 @@ _Loader.yaml_constructors = {
 
 
 def parse(text: str, what: str) -> Any:
-    """Return what a text says.
+    """Return the value of a text.
 
     Args:
         text: of one value or of a whole file.
-        what: where it is from, for the message.
+        what: the origin of the text, for the message.
 
     Raises:
         RequestError: one line with the place and the reason.
@@ -201,7 +201,7 @@ def read_mapping(file: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file, a new copy; a file that has not changed since the last call is not read again.
 
     Raises:
-        RequestError: naming the file and line where it cannot be read, is no YAML, or no mapping.
+        RequestError: naming the file and line, if it cannot be read, is no YAML, or no mapping.
     """
     try:
         about = file.stat()
@@ -228,7 +228,7 @@ def _parsed(file: Path, *about: int) -> dict[str, Any]:
 
 
 def copied(value: Any) -> Any:
-    """Return a copy of nested dicts and lists; what is in them does not change."""
+    """Return a copy of nested dicts and lists; the values in them do not change."""
     if isinstance(value, dict):
         return {name: copied(item) for name, item in value.items()}
     if isinstance(value, list):

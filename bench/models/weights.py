@@ -1,4 +1,4 @@
-"""Weight files in: safetensors, state dicts and checkpoints of ``torch.save``. Nothing in them is executed."""
+"""Readers of weight files: safetensors, state dicts and checkpoints of ``torch.save``, none of it executed."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _DAMAGED = re.compile(r" (?:is broken|cannot be read|ends in the middle|has entr
 
 
 class _Aside:
-    """Stands in for a number, path or date beside the weights, of which nothing is kept."""
+    """Placeholder for a number, path or date beside the weights, of which nothing is kept."""
 
     def __new__(cls, *_arguments: object) -> _Aside:
-        """Take whatever the file says it was made from."""
+        """Accept any arguments that the file has for it."""
         return super().__new__(cls)
 
     def __setstate__(self, _state: object) -> None:
-        """Forget it."""
+        """Discard the state."""
 
 
 _NUMPY = ("scalar", "_reconstruct")
@@ -67,10 +67,10 @@ def split(given: Path) -> tuple[Path, str]:
 
 
 def read(file: Path) -> dict[str, Tensor]:
-    """The tensors of a weight file that holds nothing else.
+    """Read the tensors of a weight file that contains nothing else.
 
     Raises:
-        RequestError: where there is no such file, or it holds anything but tensors.
+        RequestError: if there is no such file, or it contains anything but tensors.
     """
     state = content(file)
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
@@ -81,10 +81,10 @@ def read(file: Path) -> dict[str, Tensor]:
 
 
 def content(file: Path) -> Any:
-    """What a weight file holds: tensors, and numbers, words and dictionaries around them.
+    """Read the content of a weight file: tensors, and numbers, words and dictionaries around them.
 
     Raises:
-        RequestError: where there is no such file, it is damaged, or names anything that would have to be run.
+        RequestError: if there is no such file, it is damaged, or names anything that would have to be run.
     """
     if not file.is_file():
         raise RequestError(f"no weight file {file}")
@@ -105,7 +105,7 @@ def content(file: Path) -> Any:
 
 
 def _wrong(file: Path, error: Exception) -> str:
-    """What is wrong with a file that cannot be read, without torch's own words: they advise to run what is in it."""
+    """Describe why a file cannot be read, without torch's own words: they advise to execute its content."""
     with file.open("rb") as stream:
         start = stream.read(4)
     if not start:
@@ -131,7 +131,7 @@ def _wrong(file: Path, error: Exception) -> str:
 
 
 def _entries(file: Path) -> set[str]:
-    """Names of the files in a zip archive; none where it is broken."""
+    """Return the names of the files in a zip archive; none if it is broken."""
     try:
         with zipfile.ZipFile(file) as archive:
             return {Path(name).name for name in archive.namelist()}
@@ -151,13 +151,13 @@ def fitting(
     """Return the tensors of a weight file for a network, in its own names, and those of a head behind them.
 
     Args:
-        given: ``FILE``, or ``FILE#PART`` where the file holds several.
+        given: ``FILE``, or ``FILE#PART`` if the file contains several.
         wanted: the network's state dict.
         name: of the network, for messages.
         prepare: translates older layouts of the network's own files.
-        note: told what was undone and left out, a line each.
+        note: receives a line for each wrapper undone and each tensor left out.
         heads: prefixes of names that the file may have beyond the network's.
-        advice: the end of the message where something does not fit.
+        advice: the end of the message if something does not fit.
 
     Raises:
         RequestError: listing missing and unknown names, wrong shapes and tensors whose numbers are none.
@@ -202,10 +202,10 @@ def load(backbone: nn.Module, file: Path, name: str, note: Callable[[str], None]
 
 
 def head(backbone: nn.Module, file: Path, name: str, classes: int, channels: int) -> tuple[Tensor, Tensor]:
-    """Weight ``(classes, channels)`` and bias ``(classes,)`` of the linear head that a file has behind its backbone.
+    """Read weight ``(classes, channels)`` and bias ``(classes,)`` of the linear head behind a file's backbone.
 
     Raises:
-        RequestError: where it has none of that size, or more than one layer behind the backbone.
+        RequestError: if it has none of that size, or more than one layer behind the backbone.
     """
     wanted = backbone.state_dict()
     tensors = fitting(file, wanted, name, _layouts(backbone))
@@ -222,7 +222,7 @@ def head(backbone: nn.Module, file: Path, name: str, classes: int, channels: int
 
 
 def digest(given: Path) -> str:
-    """The first 16 hexadecimal digits of the file's SHA-256; with ``FILE#PART``, of that and the part."""
+    """Return the first 16 hexadecimal digits of the file's SHA-256; with ``FILE#PART``, of that and the part."""
     file, part = split(given)
     with file.open("rb") as stream:
         whole = hashlib.file_digest(stream, "sha256")
@@ -237,7 +237,7 @@ def _modern(tensors: Tensors) -> Tensors:
 
 
 def _layouts(backbone: nn.Module) -> Callable[[Tensors], Tensors]:
-    """How a backbone reads older layouts of its own files, if it knows any."""
+    """Return the backbone's translation of older layouts of its own files, if it has any."""
     translate: Callable[[Tensors], Tensors] = getattr(backbone, "translate", None) or dict
     return translate
 

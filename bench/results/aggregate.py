@@ -23,7 +23,7 @@ class Column:
     """A metric.
 
     Attributes:
-        definition: its version and parameters; empty where no row could be measured.
+        definition: its version and parameters; empty if no row could be measured.
         tolerance: of an axiom: a residual that is not above it is nothing but rounding.
     """
 
@@ -35,21 +35,21 @@ class Column:
 
     @classmethod
     def of(cls, metric: str, facts: Mapping[str, Any], definition: str) -> Column:
-        """The column of what a cell says of a metric."""
+        """Return the column of a metric, from its facts in a cell."""
         tolerance = facts.get("parameters", {}).get("tolerance")
         return cls(metric, facts["unit"], facts.get("higher_is_better", True), definition, tolerance)
 
     @property
     def digits(self) -> str:
-        """How its numbers are printed: percentages with one decimal; what plugins measure may be far below 0.1."""
+        """Return the number of printed decimals: one for percentages; values of plugins may be far below 0.1."""
         return {"%": ".1f", "0 to 1": ".2f"}.get(self.unit, ".4g")
 
     def printed(self, value: float) -> float:
-        """The value as far as a reader sees it: what looks the same, or holds alike, counts as the same."""
+        """Return the value as a reader sees it: values that look the same, or hold alike, count as equal."""
         return 0.0 if self.within(value) else float(format(value, self.digits))
 
     def within(self, value: float) -> bool:
-        """Whether a residual is so small that the axiom holds."""
+        """Return whether a residual is so small that the axiom holds."""
         return self.tolerance is not None and value <= self.tolerance
 
 
@@ -58,13 +58,13 @@ class Entry:
     """One number of the table, or why there is none.
 
     Attributes:
-        status: ``ok`` where at least one seed has a value.
+        status: ``ok`` if at least one seed has a value.
         value: mean over the seeds.
-        spread: their standard deviation (n - 1), where there is more than one.
+        spread: their standard deviation (n - 1), if there is more than one.
         seeds: those behind the value.
         notes: numbers of the footnotes, from 1.
         best: whether no method has a better one.
-        low: lower end of the 95 % interval, where it was asked for and there is one.
+        low: lower end of the 95 % interval, if it was requested and exists.
         high: upper end.
     """
 
@@ -79,7 +79,7 @@ class Entry:
 
 
 def as_entry(row: Sequence[CellRecord], metric: str, notes: list[str]) -> Entry:
-    """One place of a table: mean and spread over the seeds of a row, or why there is none.
+    """Return one entry of a table: mean and spread over the seeds of a row, or the reason why there is none.
 
     Footnotes that are new are added to ``notes``.
     """
@@ -110,13 +110,13 @@ def as_entry(row: Sequence[CellRecord], metric: str, notes: list[str]) -> Entry:
 def with_interval(
     entry: Entry, row: Sequence[CellRecord], metric: str, store: Store, notes: list[str], kinds: dict[str, str]
 ) -> Entry:
-    """The place of a table with its interval, or with a footnote why it has none.
+    """Return the entry of a table with its interval, or with a footnote why it has none.
 
     Args:
         entry: of these cells.
         row: cells that differ in the seed.
-        metric: whose place it is.
-        store: where the cells' tables lie.
+        metric: of the entry.
+        store: contains the cells' tables.
         notes: footnotes; new ones are added.
         kinds: learns over which units the interval is: metric -> ``images``, ``classes``, ...
     """
@@ -137,7 +137,7 @@ def with_interval(
 
 
 def about_intervals(kinds: Mapping[str, str]) -> list[str]:
-    """The line that says what the intervals of a table are, where it has some."""
+    """Return the line that explains the intervals of a table, if it has any."""
     if not kinds:
         return []
     units = [
@@ -150,7 +150,7 @@ def about_intervals(kinds: Mapping[str, str]) -> list[str]:
 
 
 def _note(status: ScoreStatus, reason: str, seeds: list[int]) -> str:
-    """The footnote's text; seeds are named where the others have a value or another reason."""
+    """Return the text of the footnote; seeds are named if the others have a value or another reason."""
     which = _seeds(seeds)
     reason = " ".join(reason.split())
     if len(reason) > _LONGEST_REASON:
@@ -161,7 +161,7 @@ def _note(status: ScoreStatus, reason: str, seeds: list[int]) -> str:
 
 
 def _some(seeds: list[int], row: list[CellRecord]) -> list[int]:
-    """Seeds that have to be named, because they are not all of the row."""
+    """Return the seeds that have to be named, because they are not all of the row."""
     return seeds if len(seeds) < len(row) else []
 
 

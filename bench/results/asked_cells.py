@@ -1,4 +1,4 @@
-"""Which cells of a store a figure is drawn from, and the commands for those that are missing."""
+"""Cells of a store from which a figure is drawn, and the commands for those that are missing."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def asked(store: Store, suite: str | None = None, stamp: str | None = None) -> l
 
 
 def families(cells: Iterable[Candidate], *varying: str) -> list[list[Candidate]]:
-    """Cells that differ in nothing but what is named, such as ``settings.k`` or ``backbone``.
+    """Group cells that differ only in the named fields, such as ``settings.k`` or ``backbone``.
 
-    What is measured never tells cells apart. A family with more different members comes first, then the newer one.
+    The metrics never separate cells. A family with more different members comes first, then the newer one.
     """
     found: dict[str, list[Candidate]] = defaultdict(list)
     for cell in cells:
@@ -47,7 +47,7 @@ def families(cells: Iterable[Candidate], *varying: str) -> list[list[Candidate]]
 
 
 def repeated(cell: Candidate, settings: Mapping[str, Any], backbones: str | None = None) -> str:
-    """The command that runs a cell's method on the same data with other settings.
+    """Return the command that runs a cell's method on the same data with other settings.
 
     Args:
         cell: to take data, recipe, seed and weights from.
@@ -72,7 +72,7 @@ def repeated(cell: Candidate, settings: Mapping[str, Any], backbones: str | None
 
 
 def state_of(cells: Sequence[Candidate]) -> str:
-    """What became of unfinished cells of one kind: failed and why, not finished, or never asked for."""
+    """Describe the state of unfinished cells of one kind: failed and why, not finished, or never requested."""
     failures = [cell.found.failure for cell in cells if cell.found.failure is not None]
     if failures:
         return f"{'out of memory' if failures[0]['status'] == 'oom' else 'failed'}: {failures[0]['reason']}"

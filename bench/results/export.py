@@ -1,4 +1,4 @@
-"""Results to publish: what finished cells say, item by item, without their fits and without names of this machine."""
+"""Results to publish: the tables of finished cells, item by item, without their fits and names of this machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PATH = re.compile(r"(?<![\w./-])(?:/[\w.@+-]+)+/?")
 
 @dataclass
 class Counts:
-    """What became of the cells of a run."""
+    """Counts of a run's cells by their outcome."""
 
     cells: int = 0
     failed: int = 0
@@ -37,18 +37,18 @@ class Counts:
 
 
 def export(store: Store, stamp: str, target: Path, progress: Progress) -> Counts:
-    """Write what a run's cells say into a folder that every command reads as a home, with ``--out``.
+    """Write the results of a run's cells into a folder that every command reads as a home, with ``--out``.
 
     Of the same suite the folder holds this run alone afterwards; runs of other suites in it stay.
 
     Args:
-        store: where the cells lie.
-        stamp: of the run, one that there is (:meth:`Store.chosen_run`).
-        target: the folder; one that is there must be an export, or empty.
-        progress: where it is told.
+        store: contains the cells.
+        stamp: of an existing run (:meth:`Store.chosen_run`).
+        target: the folder; an existing one must be an export, or empty.
+        progress: receives the messages.
 
     Raises:
-        RequestError: where the folder holds something else.
+        RequestError: if the folder holds something else.
     """
     run = store.invocations()[stamp]
     if target.resolve() == store.root.resolve():
@@ -83,10 +83,10 @@ def export(store: Store, stamp: str, target: Path, progress: Progress) -> Counts
 
 
 def _check_target(other: Store) -> None:
-    """A home has the same folders as an export, and what was trained there must not be replaced or deleted.
+    """Refuse a home: it has the same folders as an export, and its trained cells must not be replaced or deleted.
 
     Raises:
-        RequestError: where the folder holds anything that no export writes.
+        RequestError: if the folder holds anything that no export writes.
     """
     target = other.root
     if not target.exists() or not any(target.iterdir()):
@@ -103,7 +103,7 @@ def _check_target(other: Store) -> None:
 
 
 def _published(other: Store, name: str) -> bool:
-    """Whether an export wrote the cell: it says so, and neither a fit nor work in progress lies there."""
+    """Return whether an export wrote the cell: it is marked so, and has neither a fit nor work in progress."""
     folder = other.cell(name)
     if folder.work.exists() or (folder.result / "model.safetensors").exists():
         return False
@@ -119,9 +119,9 @@ def _write(
     failure: dict[str, Any] | None,
     progress: Progress,
 ) -> int:
-    """One cell; how many bytes it takes."""
+    """Write one cell and return its size in bytes."""
     shutil.rmtree(own.path, ignore_errors=True)
-    # The specification is what the id is the hash of; files are in it by their content.
+    # The id is the hash of the specification; files are in it by their content.
     write_json(own.path / "cell.json", {**nameless(written), "spec": written["spec"], "exported": True})
     if result is None:
         write_json(own.path / "failure.json", nameless({**(failure or {}), "details": ""}))
@@ -135,7 +135,7 @@ def _write(
 
 
 def _copy(source: Path, target: Path, name: str, progress: Progress) -> None:
-    """Copy a file as it was written; one that was changed since gets no digest that says otherwise."""
+    """Copy a file as it was written; one that was changed since gets no digest that hides the change."""
     try:
         content = read_verified(source, name)
     except FileNotFoundError:
@@ -148,7 +148,7 @@ def _copy(source: Path, target: Path, name: str, progress: Progress) -> None:
 
 
 def nameless(content: Any) -> Any:
-    """JSON content with the last part of every absolute path in place of the path.
+    """Replace every absolute path in JSON content by its last part.
 
     Example:
         >>> nameless({"command": "BENCH_HOME=/scratch/x python -m bench cell /scratch/x/cells/1f", "root": "/a b/c"})

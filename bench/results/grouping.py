@@ -23,7 +23,7 @@ def comparability_key(spec: Mapping[str, Any]) -> tuple[Any, ...]:
 def together(
     cells: Iterable[tuple[C, Mapping[str, Any], Mapping[str, str]]],
 ) -> list[tuple[dict[str, str], list[C]]]:
-    """Cells about the same data, looked at in the same way, with no metric in two definitions.
+    """Group cells about the same data, seen in the same way, with no metric in two definitions.
 
     Args:
         cells: each with its specification, and the definitions of those of its metrics that count here.
@@ -45,10 +45,10 @@ def together(
 
 
 def precedence(runs: Mapping[str, Mapping[str, Any]], references: Collection[str]) -> dict[str, tuple[bool, str]]:
-    """For each cell that a run asked for: whether one of its runs has the black box too, and its newest run.
+    """Return for each requested cell whether one of its runs has the black box too, and its newest run.
 
-    The larger speaks: on another machine the same seed may have trained another black box, and a method is to stand
-    beside its own.
+    The larger one counts: on another machine the same seed may have trained another black box, and a method is to be
+    compared with its own.
 
     Args:
         runs: by their stamps.

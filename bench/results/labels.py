@@ -25,7 +25,7 @@ def text_of(content: Any) -> str:
 
 
 def definition(metric: str, facts: Mapping[str, Any]) -> str:
-    """A metric's version and parameters, for people.
+    """Return a metric's version and parameters in words.
 
     Example:
         >>> definition("consistency", {"version": "v2", "parameters": {"half_size": 36, "size": 224, "threshold": 0.8}})
@@ -38,7 +38,7 @@ def definition(metric: str, facts: Mapping[str, Any]) -> str:
     parameters = dict(facts["parameters"])
     version, said = str(facts["version"]), []
     if "variant" in parameters:
-        # Where others have defined a metric in several ways, the variant is what a reader knows; ours may follow it.
+        # If others have defined a metric in several ways, readers know the variant; our version may follow it.
         said = [f"definition {version}"] if version != "1" else []
         version = str(parameters.pop("variant"))
     if parameters.get("pooled") is False:
@@ -47,13 +47,13 @@ def definition(metric: str, facts: Mapping[str, Any]) -> str:
         said.append(f"region ±{parameters.pop('half_size')} px of {parameters.pop('size')}")
     said += [f"{name} {_value(value)}" for name, value in sorted(parameters.items())]
     if "code" in facts:
-        # A plugin's version is whatever its author says; numbers of two states of its code never meet.
+        # A plugin's version is its author's choice; the digest of its code keeps numbers of two states apart.
         said.append(f"plugin code {facts['code']}")
     return ", ".join([f"{metric} {'v' if version[:1].isdigit() else ''}{version}", *said])
 
 
 def protocol(content: Mapping[str, Any]) -> str:
-    """How images are cut and scaled: the protocol's own name where it has the usual three parts.
+    """Return how images are cut and scaled: the protocol's own name if it has the usual three parts.
 
     Example:
         >>> protocol({"coordinates": "truncated", "crop": "bbox", "size": 224})
@@ -65,23 +65,23 @@ def protocol(content: Mapping[str, Any]) -> str:
 
 
 def changed(written: Mapping[str, Any]) -> set[str]:
-    """Names of the settings that are not those of the recipe; in older stores what the label says."""
+    """Return the names of the settings that are not those of the recipe; in older stores those in the label."""
     known = written.get("changed")
     return varied(written["label"]) if known is None else set(known)
 
 
 def is_plain(written: Mapping[str, Any]) -> bool:
-    """Whether it is the method as it comes, or a given network of that method."""
+    """Return whether it is the method with the settings of its recipe, or a given network of that method."""
     return not changed(written) or bool(written["where"].get("given"))
 
 
 def name_of(written: Mapping[str, Any]) -> str:
-    """Name of the row. A cell's label is what the newest request called it; without changes it is the method."""
+    """Return the name of the row: the label of the newest request, or the method if nothing is changed."""
     return str(written["label"] if changed(written) else written["spec"]["method"])
 
 
 def varied(label: str) -> set[str]:
-    """Names of the settings that a label says were changed.
+    """Return the names of the settings that are changed according to a label.
 
     >>> sorted(varied("ours (k=3, refinement=none)"))
     ['k', 'refinement']

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Counts:
-    """What became of the cells of another home."""
+    """Counts of another home's cells by their outcome."""
 
     taken: int = 0
     here: int = 0
@@ -41,16 +41,16 @@ class Counts:
 
 
 def gather(source: Path, store: Store, home: Path, progress: Progress) -> Counts:
-    """Copy what is finished there and not here; each result appears in one step.
+    """Copy the results that are finished there and not here; each result appears in one step.
 
     Args:
-        source: a ``BENCH_HOME``, or what another run had as ``--out``.
-        store: where cells go.
-        home: where black boxes go.
-        progress: told about results that are damaged.
+        source: a ``BENCH_HOME``, or the ``--out`` of another run.
+        store: receives the cells.
+        home: receives the black boxes.
+        progress: receives messages about damaged results.
 
     Raises:
-        RequestError: where there is no such home.
+        RequestError: if there is no such home.
     """
     if not (source / "cells").is_dir():
         raise RequestError(f"{source} is no home of results: it has no folder cells")
@@ -75,7 +75,7 @@ def gather(source: Path, store: Store, home: Path, progress: Progress) -> Counts
 
 
 def _taken(found: WorkDir, own: WorkDir, check: Callable[[], None], progress: Progress) -> bool:
-    """Whether the result is here now; what is wrong with one that is damaged is told."""
+    """Take over a result and return whether it is here now; a damaged one is reported."""
     try:
         check()
     except BenchError as error:
@@ -105,7 +105,7 @@ def _readable(cell: Path) -> bool:
 
 
 def _check(store: Store, name: str) -> None:
-    """A copy that was not complete must not pass for a result.
+    """Check that a cell is complete: a partial copy must not pass for a result.
 
     Raises:
         RequestError: naming the file.
@@ -123,7 +123,7 @@ def _check(store: Store, name: str) -> None:
 
 
 def _check_black_box(folder: WorkDir) -> None:
-    """Its weights and, where it has them, its curves can be read.
+    """Check that its weights and, if it has them, its curves can be read.
 
     Raises:
         RequestError: naming the file.
@@ -137,7 +137,7 @@ def _check_black_box(folder: WorkDir) -> None:
 
 
 def _check_digests(folder: WorkDir) -> None:
-    """All files are those that were written, where it is known what was.
+    """Check that all files are those that were written, as far as their digests are known.
 
     Raises:
         RequestError: naming the first that is not.

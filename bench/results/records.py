@@ -1,6 +1,6 @@
-"""What the store has of one cell, read and validated in one place: readers never meet JSON of another shape.
+"""Stored files of one cell, read and validated in one module: readers never meet JSON of another shape.
 
-A field that a version of this program has not always written is optional here; what is not named here may be there.
+A field that not every version of this program has written is optional here; files may have further fields.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class _Invocation(StoredModel):
 
 
 class _Epoch(StoredModel):
-    """One row of ``history.json``; all else in it are numbers, the curves."""
+    """Row of ``history.json``; all else in it are numbers, the curves."""
 
     __pydantic_extra__: dict[str, float] = Field(init=False)
     phase: str = ""
@@ -163,13 +163,13 @@ _HISTORY = TypeAdapter(list[_Epoch])
 
 @dataclass(frozen=True)
 class CellRecord:
-    """One cell as the store has it; every part is whole, or is not there.
+    """Cell as stored; every part is either whole or missing.
 
     Attributes:
         name: its id.
-        written: the content of its ``cell.json``; ``None`` where that is damaged, and ``failure`` says how.
-        result: the content of its ``result.json``; ``None`` where it is not finished, or counts for nothing.
-        failure: ``status``, ``reason`` and ``details`` of the last attempt, where it failed, or of what is damaged.
+        written: the content of its ``cell.json``; ``None`` if that is damaged, with the reason in ``failure``.
+        result: the content of its ``result.json``; ``None`` if it is not finished, or does not count.
+        failure: ``status``, ``reason`` and ``details`` of the last attempt, if it failed, or of the damage.
     """
 
     name: str
@@ -179,22 +179,22 @@ class CellRecord:
 
     @functools.cached_property
     def spec(self) -> dict[str, Any]:
-        """Everything that changes its result; empty where ``cell.json`` is damaged."""
+        """Everything that changes its result; empty if ``cell.json`` is damaged."""
         return self.written["spec"] if self.written is not None else {}
 
     @property
     def fit_id(self) -> str:
-        """The id of what was fitted, by the specification itself: the same for cells that differ in metrics only."""
+        """Return the id of the fit, from the specification itself: the same for cells that differ in metrics only."""
         return fingerprint({name: value for name, value in self.spec.items() if name not in ("split", "metrics")})
 
     @functools.cached_property
     def definitions(self) -> dict[str, str]:
-        """Version and parameters of each metric, as text."""
+        """Return version and parameters of each metric, as text."""
         return {metric: definition(metric, facts) for metric, facts in self.spec["metrics"].items()}
 
     @property
     def one_by_one(self) -> bool:
-        """Whether it was fitted in batches of one image, unlike its settings."""
+        """Return whether it was fitted in batches of one image, unlike its settings."""
         return self.result is not None and "batch_size_after_out_of_memory" in self.result["facts"]
 
     def score(self, metric: str) -> tuple[ScoreStatus, float | None, str]:
@@ -218,7 +218,7 @@ def read_description(file: Path, name: str) -> dict[str, Any]:
     """Return the content of the ``cell.json`` of the cell with that id.
 
     Raises:
-        RequestError: where it is missing or broken, or of another cell than its id says.
+        RequestError: if it is missing or broken, or does not match the id.
     """
     content = parse(file, _read(file), _Description)
     found = fingerprint(content["spec"])
@@ -235,7 +235,7 @@ def read_result(folder: Path, metrics: Mapping[str, Any] | None = None) -> dict[
         metrics: of the cell; each must have a score, or the reason why it has none.
 
     Raises:
-        RequestError: where it is missing, broken or not complete, or was changed since it was written.
+        RequestError: if it is missing, broken or not complete, or was changed since it was written.
     """
     file = folder / "result.json"
     try:
@@ -253,7 +253,7 @@ def read_result(folder: Path, metrics: Mapping[str, Any] | None = None) -> dict[
 
 
 def read_activity(file: Path) -> dict[str, Any] | None:
-    """Return what a process writes of its work; ``None`` where there is nothing, or nothing that makes sense."""
+    """Return a process's record of its work; ``None`` if there is none, or none that is valid."""
     try:
         return parse(file, file.read_bytes(), _Activity)
     except (OSError, RequestError):
@@ -264,16 +264,16 @@ def read_invocation(file: Path) -> dict[str, Any]:
     """Return the record of one call of ``run``.
 
     Raises:
-        RequestError: where it is missing or broken.
+        RequestError: if it is missing or broken.
     """
     return parse(file, _read(file), _Invocation)
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of a folder's ``history.json``, one for each epoch; empty where it has none.
+    """Return the rows of a folder's ``history.json``, one for each epoch; empty if it has none.
 
     Raises:
-        RequestError: where it is broken, or was changed since it was written.
+        RequestError: if it is broken, or was changed since it was written.
     """
     file = folder / "history.json"
     try:

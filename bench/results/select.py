@@ -1,4 +1,4 @@
-"""Which cells of a store belong into a table of the paper, and which of them may stand side by side."""
+"""Selection of the cells of a store for a table of the paper, and of those that may share one."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _NOT_ASKED = 4
 
 @dataclass(frozen=True)
 class Candidate:
-    """A cell that belongs into a table.
+    """Cell that belongs into a table.
 
     Attributes:
-        stamp: of the newest run that asked for it; empty where no run is known any more.
+        stamp: of the newest run that asked for it; empty if no run is known any more.
         command: of that run.
         suites: of all runs that asked for it.
         referenced: whether one of those runs has the black box too, see :func:`bench.results.grouping.precedence`.
@@ -44,17 +44,17 @@ class Candidate:
 
     @property
     def done(self) -> bool:
-        """Whether it is finished."""
+        """Return whether it is finished."""
         return self.found.result is not None
 
     @property
     def changed(self) -> set[str]:
-        """Names of the settings that are not those of the recipe."""
+        """Return the names of the settings that are not those of the recipe."""
         return labels.changed(self.found.written)
 
     @property
     def plain(self) -> bool:
-        """Whether it is the method as it comes, or a given network of that method."""
+        """Return whether it is the method with the settings of its recipe, or a given network of that method."""
         return labels.is_plain(self.found.written)
 
     @property
@@ -69,7 +69,7 @@ Row = Callable[[Candidate], tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Bounds:
-    """Intervals are asked for: from where, and over which units they were found to be, metric by metric."""
+    """Request for intervals: the store to read, and the units found for each metric."""
 
     store: Store
     kinds: dict[str, str] = field(default_factory=dict)
@@ -77,11 +77,11 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Fit:
-    """Cells of one row: the same method in the same settings; they differ in the seed, or in what was measured.
+    """Cells of one row: the same method in the same settings; they differ in the seed, or in their metrics.
 
     Attributes:
         candidates: newest first.
-        bounds: where their tables lie, if intervals are asked for.
+        bounds: the store of their tables, if intervals are requested.
     """
 
     candidates: tuple[Candidate, ...]
@@ -89,12 +89,12 @@ class Fit:
 
     @property
     def first(self) -> Candidate:
-        """The newest."""
+        """Newest cell."""
         return self.candidates[0]
 
     @property
     def spec(self) -> dict[str, Any]:
-        """Of the newest."""
+        """Specification of the newest cell."""
         return self.first.found.spec
 
     @property
@@ -109,18 +109,18 @@ class Fit:
 
     @property
     def backbone(self) -> str:
-        """Empty where the method looks at none."""
+        """Name of the backbone; empty if the method uses none."""
         return self.spec["backbone"] or ""
 
     @property
     def speaking(self) -> list[Candidate]:
-        """Those that stand beside their black box first, then the newest."""
+        """Return the candidates: those with their black box in the same run first, then the newest."""
         return sorted(self.candidates, key=lambda one: not one.referenced)
 
     def deciding(self, metric: str) -> list[Candidate]:
-        """The cell that speaks for each seed: one with a value, else one that says why there is none.
+        """Return the cell that counts for each seed: one with a value, else one with the reason why there is none.
 
-        Where the metric was asked for in some cells, those in which it was not have nothing to say.
+        If the metric was requested in some cells, those without it do not count.
         """
         chosen: dict[int, Candidate] = {}
         asked = [one for one in self.speaking if _rank(one.found, metric) < _NOT_ASKED]
@@ -129,7 +129,7 @@ class Fit:
         return [chosen[seed] for seed in sorted(chosen)]
 
     def entry(self, metric: str, notes: list[str]) -> Entry:
-        """Mean and spread over the seeds, or why there is none; footnotes are added to ``notes``."""
+        """Return mean and spread over the seeds, or why there is none; footnotes are added to ``notes``."""
         row = [one.found for one in self.deciding(metric)]
         entry = as_entry(row, metric, notes)
         if self.bounds is None:
@@ -153,33 +153,33 @@ class Comparable:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """Of any of them: what they share."""
+        """Specification of any of them, for the fields that they share."""
         return self.candidates[0].found.spec
 
     @property
     def outcomes(self) -> list[dict[str, Any]]:
-        """Of those that are finished, in the rows."""
+        """Return the results of the finished cells in the rows."""
         found = [one.found.result for fit in self.fits for one in fit.candidates]
         return [outcome for outcome in found if outcome is not None]
 
     @property
     def images(self) -> tuple[int, int] | None:
-        """Training and test images, where a cell is finished."""
+        """Return the numbers of training and test images, if a cell is finished."""
         for outcome in self.outcomes:
             return outcome["images"].get("train", 0), outcome["images"].get("test", 0)
         return None
 
 
 def candidates(store: Store, stamp: str | None = None, suite: str | None = None) -> list[Candidate]:
-    """All cells of a store or of one run, newest first.
+    """Return all cells of a store or of one run, newest first.
 
     Args:
-        store: where the results lie.
+        store: contains the results.
         stamp: of one run.
         suite: of which the newest run is taken.
 
     Raises:
-        RequestError: where that run is not known.
+        RequestError: if that run is not known.
     """
     known = store.invocations()
     one_run = store.chosen_run(stamp, suite) if stamp or suite else None
@@ -206,13 +206,13 @@ def comparable(
     bounds: Bounds | None = None,
     row: Row | None = None,
 ) -> list[Comparable]:
-    """Cells in groups whose numbers may stand in one table, each with its rows.
+    """Group the cells whose numbers may share a table, each group with its rows.
 
     Args:
         chosen: newest first.
-        metrics: of the table; by default all that were asked for.
-        bounds: given where places are to have intervals.
-        row: what cells of one row have in common, by default role, name and backbone.
+        metrics: of the table; by default all that were requested.
+        bounds: given if entries are to have intervals.
+        row: key that cells of one row share, by default role, name and backbone.
     """
     if metrics is None:
         metrics = list(dict.fromkeys(metric for one in chosen for metric in one.found.spec["metrics"]))
@@ -231,7 +231,7 @@ def _groups(chosen: Sequence[Candidate], metrics: Sequence[str]) -> list[Compara
 
 
 def _with_fits(group: Comparable, metrics: Sequence[str], bounds: Bounds | None, row: Row) -> Comparable:
-    """One fit for each row: the settings with most of the metrics finished, then the newest."""
+    """Choose one fit for each row: the settings with most of the metrics finished, then the newest."""
     rows: dict[tuple[str, ...], dict[str, list[Candidate]]] = defaultdict(lambda: defaultdict(list))
     for one in group.candidates:
         identity = text_of({key: value for key, value in one.found.spec.items() if key not in _OWN_IDENTITY})
@@ -243,14 +243,14 @@ def _with_fits(group: Comparable, metrics: Sequence[str], bounds: Bounds | None,
         fits.sort(key=lambda fit: -_measured(fit, metrics))
         group.fits.append(fits[0])
         group.older += sum(len(fit.candidates) for fit in fits[1:])
-    # In the order of the catalogue: it is the same whatever ran first.
+    # In the order of the catalogue: it does not depend on which cell ran first.
     order = list(registry.names("methods"))
     group.fits.sort(key=lambda fit: (_place(fit.spec["method"], order), fit.label, fit.backbone))
     return group
 
 
 def _without_abandoned(cells: list[Candidate]) -> list[Candidate]:
-    """Newest first, without those that never ran to an end in runs older than the newest result."""
+    """Drop the cells that never ran to an end in runs older than the newest result."""
     newest = max((_age(one) for one in cells if one.found.result is not None), default=0)
     return [one for one in cells if one.found.result or one.found.failure or _age(one) >= newest]
 
@@ -270,5 +270,5 @@ def _rank(found: CellRecord, metric: str) -> int:
 
 
 def _age(candidate: Candidate) -> int:
-    """A number that is larger for what was asked for later: the digits of the stamp."""
+    """Return a number that is larger for later requests: the digits of the stamp."""
     return int("".join(filter(str.isdigit, candidate.stamp)) or 0)

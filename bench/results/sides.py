@@ -1,4 +1,4 @@
-"""Which stored cells stand for a method in a comparison: found by label, put together by data, backbone and seed."""
+"""Stored cells of a method in a comparison: found by label, put together by data, backbone and seed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bench.results.store import Store
 
 @dataclass(frozen=True)
 class Side:
-    """One method, as it was measured on one data set with one backbone; its cells differ in seed and metrics only."""
+    """Method, as it was measured on one data set with one backbone; its cells differ in seed and metrics only."""
 
     label: str
     dataset: str
@@ -30,11 +30,11 @@ class Side:
 
     @property
     def protocol(self) -> str:
-        """How images were cut and scaled."""
+        """Return how images were cut and scaled."""
         return protocol(self.cells[0].spec["protocol"])
 
     def definitions(self, metric: str) -> dict[str, dict[int, CellRecord]]:
-        """Version and parameters -> seed -> the cell that has the metric in that definition, or best says why not."""
+        """Return definition -> seed -> the cell that has the metric in it, or else has the best reason why not."""
         found: dict[str, dict[int, CellRecord]] = defaultdict(dict)
         for cell in self.cells:
             text = cell.definitions.get(metric)
@@ -44,7 +44,7 @@ class Side:
         return dict(found)
 
     def why_not(self, metric: str) -> str:
-        """Why there is no value of a metric."""
+        """Return the reason why there is no value of a metric."""
         for cell in self.cells:
             status, _, reason = cell.score(metric)
             if status != "ok" and metric in {**cell.written["not_applicable"], **cell.spec["metrics"]}:
@@ -54,13 +54,13 @@ class Side:
 
 
 def apart(one: Side, two: Side) -> str:
-    """What keeps two sides from being compared; empty: nothing."""
+    """Return the reason why two sides cannot be compared; empty if they can."""
     differing = [f"{a} / {b}" for a, b in zip(one.view, two.view, strict=True) if a != b]
     return "; ".join(differing)
 
 
 def conditions(one: Side, two: Side) -> str:
-    """What else differs and does not forbid a comparison, in words; empty: nothing that is known."""
+    """Return the known differences that do not forbid a comparison, in words; empty if there are none."""
     words = {
         "weights_digest": "they start from different weights",
         "black_box": "their black boxes were trained differently",
@@ -74,17 +74,17 @@ def conditions(one: Side, two: Side) -> str:
 def chosen_cells(
     store: Store, labels: Sequence[str], stamp: str | None, suite: str | None, metrics: Sequence[str] = ()
 ) -> tuple[list[CellRecord], str]:
-    """The cells to look at, and in words where they are from.
+    """Return the cells to look at, and their origin in words.
 
     Args:
-        store: where the results lie.
+        store: contains the results.
         labels: of the methods that are compared.
         stamp: of a run.
         suite: whose newest run is taken; by default the newest run that has all the methods, or else all cells.
         metrics: names or groups; of runs that have all the methods, one that has most of these is taken.
 
     Raises:
-        RequestError: where there are none.
+        RequestError: if there are none.
     """
     known, there = store.invocations(), store.cells()
     if stamp or suite or not there:
@@ -118,20 +118,20 @@ def chosen_cells(
     placed = precedence(known, {one.name for one in every if one.written["role"] == "reference" and one.result})
     every.sort(key=lambda one: placed.get(one.name, (False, "")), reverse=True)
     for label in labels:
-        # Before anything is said about names that stand for several settings.
+        # Before any complaint about names that belong to several settings.
         _require(every, label, f"in {store.root}")
     return every, told("cells: all in the store, for no run has all of them")
 
 
 def sides(cells: Sequence[CellRecord], label: str) -> list[Side]:
-    """The sides of one method, in the order of data sets and backbones.
+    """Return the sides of one method, in the order of data sets and backbones.
 
     Args:
         cells: to look at.
-        label: as tables show it, or ``label#abc123`` where several cells have it, with the beginning of a cell's id.
+        label: as tables show it, or ``label#abc123`` if several cells have it, with the beginning of a cell's id.
 
     Raises:
-        RequestError: where no cell has it, or cells of different settings do.
+        RequestError: if no cell has it, or cells of different settings do.
     """
     own = _require(cells, label)
     name, prefix = _parted(label)
@@ -146,7 +146,7 @@ def sides(cells: Sequence[CellRecord], label: str) -> list[Side]:
     found = []
     for (dataset, backbone, view), variants in groups.items():
         if any(cell.result for members in variants.values() for cell in members):
-            # What never came to a result stands for nothing where something else did.
+            # Settings that never came to a result do not count if others did.
             variants = {key: members for key, members in variants.items() if any(cell.result for cell in members)}
         if len(variants) > 1:
             names = [f"{name}#{members[0].name[:6]}" for members in variants.values()]
@@ -161,20 +161,20 @@ def sides(cells: Sequence[CellRecord], label: str) -> list[Side]:
 
 
 def _measured(cells: Sequence[CellRecord], metrics: Sequence[str]) -> int:
-    """How many of these metrics and groups some cell has."""
+    """Count the metrics and groups that some cell has."""
     there = {metric for cell in cells for metric in cell.spec["metrics"]}
 
     def meant(name: str) -> set[str]:
         try:
             return set(registry.chosen_metrics([name], shared=True))
         except registry.UnknownName:
-            return {name, name.rpartition(".")[0]}  # METRIC.NUMBER, or what nothing measures
+            return {name, name.rpartition(".")[0]}  # METRIC.NUMBER, or a number that nothing measures
 
     return sum(bool(meant(name) & there) for name in metrics)
 
 
 def _require(cells: Sequence[CellRecord], label: str, where: str = "here") -> list[CellRecord]:
-    """The cells of that label."""
+    """Return the cells of that label."""
     own = [cell for cell in cells if _is(cell, label)]
     if not own:
         known = sorted({cell.written["label"] for cell in cells})
@@ -198,7 +198,7 @@ def _parted(label: str) -> tuple[str, str]:
 
 
 def view_of(spec: dict[str, Any]) -> tuple[str, ...]:
-    """What two sides must have in common: the data and how it is looked at."""
+    """Return the fields that two sides must have in common: the data and how it is seen."""
     return (
         f"data {spec['data_digest']}",
         f"protocol {protocol(spec['protocol'])}",

@@ -1,9 +1,9 @@
-"""The results on disk: the source of truth, from which tables and the MLflow mirror are made.
+"""Store of results on disk: the source of truth, from which tables and the MLflow mirror are made.
 
-cells/ID/cell.json      what the cell is, where its inputs lie, the command that runs it
+cells/ID/cell.json      the cell's specification, the paths of its inputs, the command that runs it
 cells/ID/...            its work and its result: see ``bench/core/work_dir.py``
 invocations/STAMP.json  one call of `run`: its suite, its command line, its cells
-scale/STAMP.json        one call of `scale`: what methods take, measured without data
+scale/STAMP.json        one call of `scale`: time and memory of methods, measured without data
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Row:
-    """One cell and one metric of ``results --json``; ``low`` and ``high``: :mod:`bench.results.stats.intervals`.
+    """Row of ``results --json``: one cell, one metric; ``low`` and ``high``: :mod:`bench.results.stats.intervals`.
 
     A cell whose description is damaged, or a record of a call that is, has one row: its name, ``failed``, and why.
     """
@@ -60,19 +60,19 @@ class Row:
 
 
 def new_stamp() -> str:
-    """The name of a call that begins now; later ones sort behind earlier ones, as long as the clock is not set."""
+    """Return the name of a call that begins now; later names sort behind earlier ones unless the clock is set."""
     return _stamp(datetime.datetime.now())
 
 
 class Store:
-    """All cells and invocations under one directory.
+    """Cells and invocations under one directory.
 
     Args:
-        root: ``BENCH_HOME``, or what ``--out`` says.
+        root: ``BENCH_HOME``, or the folder of ``--out``.
 
     Attributes:
-        faults: what could not be read so far, by the cell's id or the record's path in the store: why, and what to do.
-            Each is logged once as a warning, so that no command leaves it out without a word.
+        faults: files that could not be read so far, by the cell's id or the record's path in the store: the reason and
+            the remedy. Each is logged once as a warning, so that no command leaves it out without a word.
     """
 
     def __init__(self, root: Path) -> None:
@@ -82,10 +82,10 @@ class Store:
 
     @staticmethod
     def read(file: Path) -> dict[str, Any]:
-        """The content of one of the store's files.
+        """Return the content of one of the store's files.
 
         Raises:
-            RequestError: where it is broken.
+            RequestError: if it is broken.
         """
         return read_json(file)
 
@@ -93,7 +93,7 @@ class Store:
         """Find out before anything is computed whether results can be kept.
 
         Raises:
-            RequestError: where they cannot.
+            RequestError: if they cannot.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -106,17 +106,17 @@ class Store:
             ) from error
 
     def cell(self, name: str) -> WorkDir:
-        """The folder of a cell."""
+        """Return the folder of a cell."""
         found = self._folders.get(name)
         if found is None:
             found = self._folders[name] = WorkDir(self.root / "cells" / name, read_result)
         return found
 
     def find(self, prefix: str) -> str:
-        """The one cell whose id begins with the prefix, which may be the path of its folder.
+        """Find the one cell whose id begins with the prefix, which may be the path of its folder.
 
         Raises:
-            RequestError: where there is none, or more than one.
+            RequestError: if there is none, or more than one.
         """
         prefix = Path(prefix).name
         found = [name for name in self.cells() if name.startswith(prefix)]
@@ -128,22 +128,22 @@ class Store:
         raise RequestError(f"{prefix!r} is short for {len(found)} cells: {', '.join(found[:4])}{more}")
 
     def place(self, cell: Path) -> Path:
-        """The folder of a cell that is named by its path, or by its id (or a beginning of it) in this store.
+        """Return the folder of a cell that is named by its path, or by its id (or a beginning of it) in this store.
 
         Raises:
-            RequestError: where it is neither.
+            RequestError: if it is neither.
         """
         return cell.resolve() if cell.is_dir() else self.cell(self.find(str(cell))).path.resolve()
 
     def cells(self) -> list[str]:
-        """Ids of all cells, finished or not."""
+        """Return the ids of all cells, finished or not."""
         folder = self.root / "cells"
         if not folder.is_dir():
             return []
         return sorted(path.name for path in folder.iterdir() if (path / "cell.json").is_file())
 
     def record(self, name: str) -> CellRecord:
-        """All that there is of a cell: what is damaged is its failure, and never an error."""
+        """Return all that is stored of a cell: damage becomes its failure, and never an error."""
         folder, written = self.cell(name), self._written(name)
         if written is None:
             return CellRecord(name, None, None, failed(self.faults[name]))
@@ -160,10 +160,10 @@ class Store:
         return [record for record in records if record.written is not None]
 
     def specification(self, name: str) -> dict[str, Any]:
-        """What the cell is: the content of its ``cell.json``.
+        """Return the specification of a cell: the content of its ``cell.json``.
 
         Raises:
-            RequestError: where that is damaged or not what its id says, with the command that writes it anew.
+            RequestError: if that is damaged or does not match its id, with the command that rewrites it.
         """
         try:
             return read_description(self.cell(name).path / "cell.json", name)
@@ -173,21 +173,21 @@ class Store:
             raise RequestError(f"{error}: {again} writes it anew, and its result stays") from error
 
     def written(self, name: str) -> dict[str, Any] | None:
-        """As :meth:`specification`; ``None`` where there is nothing, or nothing that can be read."""
+        """Return the same as :meth:`specification`; ``None`` if it is missing or cannot be read."""
         return self._written(name) if (self.cell(name).path / "cell.json").exists() else None
 
     def outcome(self, name: str) -> dict[str, Any] | None:
-        """The content of its ``result.json``, where it is finished; ``None`` also where that or the cell is damaged."""
+        """Return the content of its ``result.json``; ``None`` if unfinished, or if that or the cell is damaged."""
         return self.record(name).result
 
     def _written(self, name: str) -> dict[str, Any] | None:
-        """The content of ``cell.json``, or what is wrong with it among the faults."""
+        """Return the content of ``cell.json``; its damage, if any, is added to the faults."""
         try:
             written = self.specification(name)
         except RequestError as error:
             self._fault(name, str(error))
             return None
-        self.faults.pop(name, None)  # made anew since
+        self.faults.pop(name, None)  # rewritten since
         return written
 
     def _fault(self, name: str, reason: str) -> None:
@@ -196,11 +196,11 @@ class Store:
             _log.warning("warning: %s", reason)
 
     def record_invocation(self, stamp: str, content: Mapping[str, Any]) -> None:
-        """Remember one call of ``run``; nothing makes the file anew: it has to outlive a power cut."""
+        """Record one call of ``run``; nothing can remake the file: it has to outlive a power cut."""
         write_json(self.root / "invocations" / f"{stamp}.json", dict(content), flushed=True)
 
     def new_invocation(self, content: Mapping[str, Any]) -> str:
-        """Remember one call of ``run`` under a stamp after all others, also where the clock was set back."""
+        """Record one call of ``run`` under a stamp after all others, even if the clock was set back."""
         with WorkDir(self.root / "invocations").claim():
             now = new_stamp()
             last = max((file.stem for file in self._files("invocations") if _is_stamp(file.stem)), default="")
@@ -210,7 +210,7 @@ class Store:
         return now
 
     def invocations(self) -> dict[str, dict[str, Any]]:
-        """All calls of ``run`` whose records can be read, oldest first: stamp -> content."""
+        """Return all calls of ``run`` whose records can be read, oldest first: stamp -> content."""
         found = {}
         for file in self._files("invocations"):
             try:
@@ -220,11 +220,11 @@ class Store:
         return found
 
     def record_scale(self, stamp: str, content: Mapping[str, Any]) -> None:
-        """Remember what one call of ``scale`` measured."""
+        """Record the measurements of one call of ``scale``."""
         write_json(self.root / "scale" / f"{stamp}.json", dict(content))
 
     def scales(self) -> dict[str, dict[str, Any]]:
-        """All calls of ``scale``, oldest first: stamp -> what it measured."""
+        """Return all calls of ``scale``, oldest first: stamp -> measurements."""
         found = {}
         for file in self._files("scale"):
             try:
@@ -237,10 +237,10 @@ class Store:
         return sorted((self.root / kind).glob("[!.]*.json"))
 
     def chosen_run(self, stamp: str | None = None, suite: str | None = None) -> str:
-        """The stamp that is meant: the one given, or that of the newest run of a suite, or of all.
+        """Choose a run's stamp: the given one, or that of the newest run of a suite, or of all.
 
         Raises:
-            RequestError: where there is none.
+            RequestError: if there is none.
         """
         known = self.invocations()
         stamp = stamp or next((one for one in reversed(known) if suite in (None, known[one]["suite"])), None)
@@ -261,16 +261,16 @@ class Store:
         raise RequestError(f"no run {stamp!r} in {self.root}; the newest is {list(known)[-1]!r}")
 
     def black_box_seconds(self, written: Mapping[str, Any]) -> float | None:
-        """What training a cell's black box took, epoch by epoch: cells that found it trained know what finding it took.
+        """Sum the training time of a cell's black box over its epochs, as other cells only know the time of finding it.
 
         Args:
-            written: its ``cell.json``, which knows it where the cell was exported.
+            written: its ``cell.json``, which contains the time if the cell was exported.
 
         Returns:
-            0 where it starts from none, ``None`` where that is not on record.
+            Seconds: 0 if it starts from none, ``None`` if that is not on record.
 
         Raises:
-            RequestError: where it is on record and cannot be read.
+            RequestError: if it is on record and cannot be read.
         """
         name = written.get("black_box_id")
         if name is None:
@@ -287,7 +287,7 @@ class Store:
             ) from error
 
     def rows(self, cells: list[str] | None = None, suite: str | None = None) -> list[Row]:
-        """One row per cell and metric, of the given cells or of all, in their order."""
+        """Return one row per cell and metric, of the given cells or of all, in their order."""
         suites: dict[str, str] = {}
         for content in self.invocations().values():
             for name in content["cells"]:
@@ -342,7 +342,7 @@ _UNKNOWN: dict[str, Any] = {
 
 
 def as_dicts(rows: list[Row]) -> list[dict[str, Any]]:
-    """Rows as plain dictionaries."""
+    """Return rows as plain dictionaries."""
     return [asdict(row) for row in rows]
 
 

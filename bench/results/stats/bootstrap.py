@@ -27,20 +27,20 @@ Array = NDArray[np.float64]
 
 
 class NoInterval(ValueError):
-    """There is no honest interval; the message says why."""
+    """Absence of an honest interval; the message has the reason."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A number and the units it is made of: ``combine(sum of sums / sum of weights)``.
+    """Number and the units it is made of: ``combine(sum of sums / sum of weights)``.
 
     Attributes:
         units: ``(U,)`` their names, in ascending order.
         sums: ``(U, M)`` of each column over the rows of a unit, times their weights.
-        weight: ``(U,)`` sum of the weights of a unit's rows; 0 where it has none.
+        weight: ``(U,)`` sum of the weights of a unit's rows; 0 if it has none.
         combine: means ``(..., M)`` -> ``(...)``.
-        limits: smallest and largest possible value of a unit, where there are such.
-        kind: what the units are, in the plural.
+        limits: smallest and largest possible value of a unit, if any.
+        kind: name of the units, in the plural.
     """
 
     units: NDArray[np.int64]
@@ -52,11 +52,11 @@ class Sample:
 
     @property
     def value(self) -> float:
-        """The number itself."""
+        """Return the number itself."""
         return float(self.combine(self.sums.sum(0) / self.weight.sum()))
 
     def over(self, units: NDArray[np.int64]) -> Sample:
-        """The same number, its units written among others that have no weight in it."""
+        """Return the same number, its units written among others that have no weight in it."""
         place = np.searchsorted(units, self.units)
         sums, weight = np.zeros((len(units), self.sums.shape[1])), np.zeros(len(units))
         sums[place], weight[place] = self.sums, self.weight
@@ -91,7 +91,7 @@ def sample(
         kind: as in :class:`Sample`.
 
     Raises:
-        NoInterval: where there is no row with a weight, or a row with a weight is not finite.
+        NoInterval: if there is no row with a weight, or a row with a weight is not finite.
 
     Example:
         >>> sample([4, 4, 9], [1.0, 0.0, 1.0]).weight.tolist()
@@ -113,11 +113,11 @@ def sample(
 
 
 def interval(seeds: Sequence[Sample], level: float = LEVEL, resamples: int = RESAMPLES) -> Interval:
-    """The interval of a number, of its mean where it was measured with several seeds.
+    """Return the interval of a number, or of its mean if it was measured with several seeds.
 
-    Each resample draws units, the same for all seeds, and where there are S > 1 seeds S - 1 of them: the mean of so
-    many has the variance that the mean over seeds is estimated to have (Rao and Wu, JASA 1988). With one seed nothing
-    is said about training again.
+    Each resample draws units, the same for all seeds, and of S > 1 seeds S - 1: the mean of so many has the variance
+    that the mean over seeds is estimated to have (Rao and Wu, JASA 1988). With one seed the interval is not about
+    training again.
 
     Args:
         seeds: the number with each seed.
@@ -125,7 +125,7 @@ def interval(seeds: Sequence[Sample], level: float = LEVEL, resamples: int = RES
         resamples: how many.
 
     Raises:
-        NoInterval: where units or resamples say nothing.
+        NoInterval: if units or resamples do not determine it.
     """
     return _interval([seeds], level, resamples)
 
@@ -133,7 +133,7 @@ def interval(seeds: Sequence[Sample], level: float = LEVEL, resamples: int = RES
 def difference(
     one: Sequence[Sample], two: Sequence[Sample], level: float = LEVEL, resamples: int = RESAMPLES, paired: bool = False
 ) -> Interval:
-    """The interval of ``one - two`` over the same units.
+    """Return the interval of ``one - two`` over the same units.
 
     Args:
         one: the first number with each seed.
@@ -143,7 +143,7 @@ def difference(
         paired: whether the seeds of both are the same ones in the same order, and are drawn together.
 
     Raises:
-        NoInterval: where units or resamples say nothing.
+        NoInterval: if units or resamples do not determine it.
     """
     return _interval([one, two], level, resamples, paired)
 
@@ -177,7 +177,7 @@ def _interval(groups: Sequence[Sequence[Sample]], level: float, resamples: int, 
 
 
 def bca(drawn: Array, value: float, jackknife: Array, level: float = LEVEL) -> tuple[float, float]:
-    """Ends of the bias-corrected and accelerated interval (Efron, JASA 1987; Efron and Tibshirani 1993, 14.3).
+    """Return the ends of the bias-corrected and accelerated interval (Efron, JASA 1987; Efron and Tibshirani, 14.3).
 
     Args:
         drawn: ``(B,)`` the number in each resample.
@@ -186,7 +186,7 @@ def bca(drawn: Array, value: float, jackknife: Array, level: float = LEVEL) -> t
         level: of confidence.
 
     Raises:
-        NoInterval: where the resamples lie so far on one side of the value that the interval would not hold it.
+        NoInterval: if the resamples lie so far on one side of the value that the interval would not hold it.
     """
     tail = (1 - level) / 2
     # Rounding must not break the ties of resamples with the value.
@@ -194,7 +194,7 @@ def bca(drawn: Array, value: float, jackknife: Array, level: float = LEVEL) -> t
     below = (np.mean(drawn < value - near) + np.mean(drawn <= value + near)) / 2
     if not tail < below < 1 - tail:
         raise NoInterval("resampling shifts it to one side: its bias is larger than its spread")
-    # Not above: it takes a tenth of the time of a command that finds everything done.
+    # Imported here: it takes a tenth of the time of a command that finds everything done.
     from scipy.special import ndtr, ndtri
 
     bias = ndtri(below)
@@ -213,7 +213,7 @@ def bca(drawn: Array, value: float, jackknife: Array, level: float = LEVEL) -> t
 
 
 def _alike(value: float, first: Sample, count: int, level: float, is_difference: bool) -> Interval:
-    """Where no resample differs, resampling says nothing; what is known is how rare other units can be.
+    """Bound how rare other units can be, if all resamples are alike and resampling gives no interval.
 
     With confidence 0.95, at least a share q = 0.05^(1/U) of all units are like the U that were seen (the rule of
     three); the others lie somewhere between the limits.
@@ -234,7 +234,7 @@ def _first(means: Array) -> Array:
 
 
 def together(samples: Sequence[Sample]) -> list[Sample]:
-    """The samples written over the units of all of them."""
+    """Return the samples written over the units of all of them."""
     units = samples[0].units
     for one in samples[1:]:
         units = units if one.units is units or np.array_equal(units, one.units) else np.union1d(units, one.units)
@@ -242,7 +242,7 @@ def together(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def _values(samples: Sequence[Sample], totals: Array) -> Array:
-    """Totals ``(..., K)`` of all columns side by side -> the value of each sample ``(..., S)``."""
+    """Compute the value of each sample ``(..., S)`` from totals ``(..., K)`` of all columns side by side."""
     found, start = [], 0
     for one in samples:
         end = start + one.sums.shape[1]
@@ -253,7 +253,7 @@ def _values(samples: Sequence[Sample], totals: Array) -> Array:
 
 
 def _seed_weights(sizes: Sequence[int], resamples: int, paired: bool) -> Array:
-    """How much each seed counts in each resample ``(B, seeds)``; the second group is subtracted."""
+    """Return the weight of each seed in each resample ``(B, seeds)``; the second group is subtracted."""
     found: list[Array] = []
     for place, size in enumerate(sizes):
         if paired and place:
@@ -270,7 +270,7 @@ def _seed_weights(sizes: Sequence[int], resamples: int, paired: bool) -> Array:
 
 
 def _totals(rows: Array, resamples: int) -> Array:
-    """Sums over the units of each resample: ``(U, K) -> (B, K)``."""
+    """Sum over the units of each resample: ``(U, K) -> (B, K)``."""
     if len(rows) >= _MANY:
         # Of images that are right or wrong it is only drawn how many there are of each.
         kinds, number = np.unique(rows, axis=0, return_counts=True)
@@ -281,7 +281,7 @@ def _totals(rows: Array, resamples: int) -> Array:
 
 
 def _draws(units: int, resamples: int) -> Iterator[Array]:
-    """How often each unit is in each resample, in blocks ``(b, U)``: always the same for so many units."""
+    """Yield how often each unit is in each resample, in blocks ``(b, U)``: the same for equally many units."""
     if units * resamples <= _KEPT:
         yield _kept(units, resamples)
         return

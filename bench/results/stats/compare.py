@@ -1,4 +1,4 @@
-"""Which differences between methods hold: every two of them, in every metric and place, from the store alone."""
+"""Comparison of every two methods in every metric, data set and backbone, from the store alone."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def compare(
     """Compare every two of the methods in every metric, on every data set and backbone.
 
     Args:
-        store: where the results lie.
+        store: contains the results.
         methods: labels as tables show them, two or more.
         metrics: names (``METRIC.NUMBER`` for a further number) or groups; by default the values of all metrics.
         stamp: of a run to take cells from.
@@ -43,7 +43,7 @@ def compare(
             fewer tests to correct for.
 
     Raises:
-        RequestError: for methods or metrics that there are no results of.
+        RequestError: for methods or metrics without results.
     """
     if len(set(methods)) < 2 or len(set(methods)) < len(methods):
         raise RequestError("name two or more different methods, for example: python -m bench compare ours protopnet")
@@ -63,7 +63,7 @@ def compare(
 
 
 def _wanted(metrics: Sequence[str], every: Sequence[Side], origin: str) -> list[str]:
-    """The metrics to compare, each possibly with ``.NUMBER``."""
+    """Return the metrics to compare, each possibly with ``.NUMBER``."""
     cells = [cell for side in every for cell in side.cells]
     measured = {name for cell in cells for name in cell.spec["metrics"]}
     refused = {name for cell in cells for name in cell.written["not_applicable"]}
@@ -96,7 +96,7 @@ def _numbers(cell: CellRecord) -> Iterator[tuple[str, str]]:
 
 
 def corrected_over_all(found: Sequence[Comparison]) -> list[Comparison]:
-    """With p values corrected over all tests, and what follows from them in words."""
+    """Return the comparisons with p values corrected over all tests, and their verdicts in words."""
     tested = [place for place, one in enumerate(found) if one.p is not None]
     corrected = dict(zip(tested, holm([found[place].p or 0.0 for place in tested]), strict=True))
     return [
@@ -117,12 +117,12 @@ def _with_verdict(one: Comparison) -> Comparison:
 
 
 def explained(found: Sequence[Comparison], tests: int, families: str = "") -> list[str]:
-    """How the numbers were made, for the reader of a table.
+    """Explain how the numbers were made, for the reader of a table.
 
     Args:
         found: the comparisons.
         tests: how many p values were corrected together, at most.
-        families: which were, in words; by default all.
+        families: of those p values, in words; by default all.
     """
     if not tests:
         return []
@@ -150,7 +150,7 @@ def explained(found: Sequence[Comparison], tests: int, families: str = "") -> li
 
 
 def _rankings(found: Sequence[Comparison], methods: Sequence[str]) -> Iterator[Ranking]:
-    """Of means over the seeds that all methods have in a place: each pair by itself may have had others."""
+    """Rank the means over the seeds that all methods share in a place: a single pair may have had others."""
     for metric, own in _by_metric(found):
         if own[0].higher_is_better is None:
             continue

@@ -1,4 +1,4 @@
-"""What comes out when methods are compared, before it is text, Markdown or anything else."""
+"""Results of a comparison of methods, before it is text, Markdown or anything else."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two methods in one metric on one data set with one backbone; differences are the first minus the second.
+    """Comparison of two methods in one metric on one data set with one backbone; differences: first minus second.
 
     Attributes:
         methods: their labels.
         dataset: its name.
         backbone: of both, or of the one that has any.
         protocol: how images were cut and scaled.
-        metric: or ``METRIC.NUMBER``; empty where nothing can be compared.
+        metric: or ``METRIC.NUMBER``; empty if nothing can be compared.
         definition: its version and parameters.
         unit: of the values.
-        higher_is_better: direction; ``None`` where none is declared.
+        higher_is_better: direction; ``None`` if none is declared.
         values: means over seeds.
-        spreads: standard deviations over seeds (n - 1), where there are several.
+        spreads: standard deviations over seeds (n - 1), if there are several.
         seeds: those behind the values.
         by_seed: value with each seed, also with those that the other method lacks.
         difference: of the values.
@@ -29,7 +29,7 @@ class Comparison:
         p: of the paired test.
         corrected: for all tests of the contest, by Holm.
         units: in how many units both were measured.
-        kind: what the units are.
+        kind: name of the units.
         verdict: in words.
         reason: why something is missing.
     """
@@ -58,13 +58,13 @@ class Comparison:
 
     @property
     def place(self) -> tuple[str, str, str]:
-        """Where it was measured."""
+        """Data set, backbone and protocol of the measurement."""
         return self.dataset, self.backbone, self.protocol
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Mean ranks (1 is best) in one metric over the places where all methods have a value; ``p`` by Friedman."""
+    """Mean ranks (1 is best) in one metric over the places in which all methods have a value; ``p`` by Friedman."""
 
     metric: str
     places: int
@@ -74,7 +74,7 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Tally:
-    """How often each of two methods is ahead over places; ``p`` by Wilcoxon's signed-rank test over them."""
+    """Wins of each of two methods over places; ``p`` by Wilcoxon's signed-rank test over them."""
 
     methods: tuple[str, str]
     metric: str
@@ -85,7 +85,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Contest:
-    """All that is said about some methods; ``facts`` are the lines under the tables."""
+    """Comparisons, rankings and tallies of some methods; ``facts`` are the lines under the tables."""
 
     methods: tuple[str, ...]
     comparisons: tuple[Comparison, ...]

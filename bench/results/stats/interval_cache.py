@@ -1,4 +1,4 @@
-"""Intervals that were worked out before: kept beside the store's work, under everything that they follow from.
+"""Cache of computed intervals beside the store's work, keyed by everything from which they follow.
 
 Making them imports torch and pandas and takes tens of milliseconds a cell; a store of thousands of cells is read often.
 """
@@ -24,13 +24,13 @@ _OURS = "metrics."
 
 
 class IntervalCache:
-    """Rows with intervals by cell, in ``BENCH_HOME/intervals``; nothing is kept where there is no such home.
+    """Rows with intervals by cell, in ``BENCH_HOME/intervals``; nothing is kept if there is no such home.
 
     An entry counts only while the code that makes intervals, the cell's specification, and the size, times and inode
-    of its result and of each table are those that it was made from.
+    of its result and of each table are those from which it was made.
 
     Args:
-        store: where the cells are.
+        store: contains the cells.
     """
 
     def __init__(self, store: Store) -> None:
@@ -38,7 +38,7 @@ class IntervalCache:
         self._folder = home() / "intervals" if home().is_dir() else None
 
     def read(self, rows: Sequence[Row]) -> list[Row] | None:
-        """Return the rows of one cell with their intervals, or ``None`` where they have to be worked out."""
+        """Return the rows of one cell with their intervals, or ``None`` if they have to be computed."""
         file = self._file(rows)
         if file is None or not file.is_file():
             return None
@@ -65,10 +65,10 @@ class IntervalCache:
         try:
             write_json(file, {"key": self._key(rows[0].cell), "rows": held})
         except OSError:
-            self._folder = None  # a home that is full or read-only: the rows are worked out each time
+            self._folder = None  # a home that is full or read-only: the rows are computed each time
 
     def _file(self, rows: Sequence[Row]) -> Path | None:
-        # What a plugin says about its numbers may follow from anything.
+        # A plugin's declaration of its numbers may depend on anything.
         if self._folder is None or not all(_is_ours(row.metric) for row in rows):
             return None
         place = hashlib.sha256(str(self._store.cell(rows[0].cell).path.resolve()).encode()).hexdigest()

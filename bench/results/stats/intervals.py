@@ -1,4 +1,4 @@
-"""Intervals for rows of results, worked out when they are first read: from stored tables, for cells of any age."""
+"""Intervals for rows of results, computed when they are first read: from stored tables, for cells of any age."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from bench.results.store import Row, Store
 
 
 def with_intervals(store: Store, rows: Iterable[Row]) -> list[Row]:
-    """The rows with ``low`` and ``high`` filled, or with the reason why there is no interval.
+    """Return the rows with ``low`` and ``high`` filled, or with the reason why there is no interval.
 
     The interval is about the test images or classes of this one cell; several seeds are put together by reports.
 
     Args:
-        store: where the cells lie.
+        store: contains the cells.
         rows: from ``store.rows``; those of a cell beside each other.
     """
     specs: dict[str, dict[str, Any]] = {}
@@ -28,7 +28,7 @@ def with_intervals(store: Store, rows: Iterable[Row]) -> list[Row]:
 
     def filled(row: Row) -> Row:
         if row.cell not in specs:
-            # One cell at a time: what its tables hold is not needed for the next one.
+            # One cell at a time: the content of its tables is not needed for the next one.
             specs.clear()
             tables.clear()
             specs[row.cell] = store.specification(row.cell)["spec"]["metrics"]
@@ -58,7 +58,7 @@ def with_intervals(store: Store, rows: Iterable[Row]) -> list[Row]:
 
 
 def over_seeds(metric: str, facts: Mapping[str, Any], values: Iterable[tuple[Path, float]]) -> Interval:
-    """The interval of a metric's mean over seeds.
+    """Return the interval of a metric's mean over seeds.
 
     Args:
         metric: its name.
@@ -66,6 +66,6 @@ def over_seeds(metric: str, facts: Mapping[str, Any], values: Iterable[tuple[Pat
         values: of each seed, the cell's ``result`` folder and the stored value.
 
     Raises:
-        NoInterval: where there is none.
+        NoInterval: if there is none.
     """
     return interval([Items(result, metric, facts).sample(value) for result, value in values])

@@ -1,4 +1,4 @@
-"""Two methods in one metric, over the same images or classes: the difference, its interval and its p value."""
+"""Difference of two methods in one metric over the same images or classes, with its interval and p value."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from bench.results.store import Store
 
 
 class Judge:
-    """Compares sides; a table that several comparisons need is read once."""
+    """Comparison of sides; a table that several comparisons need is read once."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._items: dict[tuple[str, str], Items] = {}
 
     def pair(self, first: Sequence[Side], second: Sequence[Side], wanted: Sequence[str]) -> Iterator[Comparison]:
-        """All comparisons of two methods."""
+        """Yield all comparisons of two methods."""
         labels = (first[0].label, second[0].label)
         told: set[int] = set()
         for one in first:
@@ -86,7 +86,7 @@ class Judge:
             values.append(there)
         blank = replace(blank, by_seed=(values[0], values[1]))
         common = values[0].keys() & values[1].keys()
-        # Networks of the same seed share their black box and their order of images; without any, all there are.
+        # Networks of the same seed share their black box and their order of images; without common seeds, all count.
         alone = [sorted(own.keys() - common) for own in values] if common else [[], []]
         left = [
             f"seed{'s' * (len(own) > 1)} {', '.join(map(str, own))} of {label} left out: {other} has none"
@@ -152,13 +152,13 @@ class Judge:
 
 
 def _same_place(one: Side, two: Side) -> bool:
-    """Controls look at images through no backbone, and stand beside every one."""
+    """Return whether two sides have the same backbone; controls have none, and are compared with every one."""
     same = one.backbone == two.backbone or not one.backbone or not two.backbone
     return one.dataset == two.dataset and same
 
 
 def _facts(metric: str, cells: Sequence[CellRecord]) -> dict[str, Any]:
-    """Unit and direction of a metric, from a cell that was to measure it."""
+    """Return unit and direction of a metric, from a cell that was to measure it."""
     known = ({**cell.written["not_applicable"], **cell.spec["metrics"]}.get(metric) for cell in cells)
     found = [facts for facts in known if facts is not None]
     return max(found, key=len, default={})
@@ -174,7 +174,7 @@ def _value(cell: CellRecord, metric: str, number: str) -> float | None:
 
 
 def _joined(*reasons: str) -> str:
-    """Those that there are."""
+    """Join the reasons that are not empty."""
     return "; ".join(filter(None, reasons))
 
 
@@ -183,7 +183,7 @@ def _refused(comparison: Comparison, reason: str) -> Comparison:
 
 
 def _lacking(cell: CellRecord, metric: str, label: str) -> str:
-    """Why a cell that was to measure something has no value of it."""
+    """Return the reason why a cell that was to measure a metric has no value of it."""
     status, _, reason = cell.score(metric)
     words = {"oom": "out of memory", "missing": "not finished", "ok": "no such number"}.get(status, status)
     return f"{words} for {label}{f': {reason}' if reason else ''}"

@@ -1,4 +1,4 @@
-"""Tests between methods over the same units, and what to do where there are many. Nothing here reads a file."""
+"""Tests between methods over the same units, and their correction if there are many. Nothing here reads a file."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _BLOCK = 2**23
 
 
 def swap_test(one: Sequence[Sample], two: Sequence[Sample], swaps: int = SWAPS) -> float:
-    """Two-sided p value of the difference: how often is it as large when the two are swapped at random in each unit?
+    """Compute the two-sided p value of a difference: how often it is as large with random swaps in each unit.
 
-    Where both have the same value in a unit, swapping changes nothing. Where all units that differ do so by as much, as
-    predictions of one seed that are right or wrong, only how many are swapped counts, which is binomial: this is
+    If both have the same value in a unit, swapping changes nothing. If all units that differ do so by as much, as
+    predictions of one seed that are right or wrong, only the number of swaps counts, which is binomial: this is
     McNemar's exact test. Several seeds are averaged in every unit first: it is a test of the networks as they were
     trained.
 
     Args:
         one: the first number with each seed.
         two: the second.
-        swaps: how many random ones, where neither few units differ nor all by as much.
+        swaps: number of random swaps, if neither few units differ nor all by as much.
     """
     total, gap, combine = _swappable(one, two)
     if not len(gap):
@@ -64,14 +64,14 @@ def swap_test(one: Sequence[Sample], two: Sequence[Sample], swaps: int = SWAPS) 
 
 
 def alike(one: Sequence[Sample], two: Sequence[Sample]) -> bool:
-    """Whether both have the same value in every unit."""
+    """Return whether both have the same value in every unit."""
     return not len(_swappable(one, two)[1])
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Corrected for many comparisons by Holm's step-down procedure (Scandinavian Journal of Statistics, 1979).
+    """Correct p values for many comparisons by Holm's step-down procedure (Scandinavian Journal of Statistics, 1979).
 
-    The chance of at least one false difference among all of them stays below the level, whatever depends on what.
+    The chance of at least one false difference among all of them stays below the level under any dependence.
 
     Example:
         >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
@@ -86,7 +86,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def mean_ranks(values: Array, higher_is_better: bool) -> Array:
-    """Mean rank of each of m methods over blocks: ``(blocks, m) -> (m,)``; 1 is best, equals share a rank."""
+    """Return the mean rank of m methods over blocks: ``(blocks, m) -> (m,)``; 1 is best, equals share a rank."""
     from scipy import stats  # two seconds, which only `compare` should wait for
 
     ranks = stats.rankdata(-values if higher_is_better else values, axis=1)
@@ -94,18 +94,18 @@ def mean_ranks(values: Array, higher_is_better: bool) -> Array:
 
 
 def friedman(values: Array, least: int = 5) -> float | None:
-    """P value of Friedman's test that m > 2 methods rank alike over blocks ``(blocks, m)``; ``None`` with too few."""
+    """Compute the p value of Friedman's test for m > 2 methods over blocks ``(blocks, m)``; ``None`` with too few."""
     if len(values) < least or values.shape[1] < 3:
         return None
     if np.ptp(values, axis=1).max() == 0:
-        return 1.0  # all are equal everywhere: there are no ranks to tell apart
+        return 1.0  # all are equal everywhere: no ranks differ
     from scipy import stats
 
     return float(stats.friedmanchisquare(*values.T).pvalue)
 
 
 def signed_rank(differences: ArrayLike, least: int = 6) -> float | None:
-    """P value of Wilcoxon's signed-rank test over blocks; ``None`` where there are too few for any small one."""
+    """Compute the p value of Wilcoxon's signed-rank test over blocks; ``None`` if too few for any small one."""
     gaps = np.asarray(differences, dtype=np.float64)
     if len(gaps) < least:
         return None
@@ -115,8 +115,8 @@ def signed_rank(differences: ArrayLike, least: int = 6) -> float | None:
 
 
 def _binomial(count: int) -> Array:
-    """The chance of 0 to ``count`` heads in so many throws of a coin: ``(count + 1,)``."""
-    from scipy.special import gammaln  # not above: `report` can do without
+    """Return the chance of 0 to ``count`` heads in so many throws of a coin: ``(count + 1,)``."""
+    from scipy.special import gammaln  # imported here: `report` does not need it
 
     heads = np.arange(count + 1)
     chance = np.exp(gammaln(count + 1) - gammaln(heads + 1) - gammaln(count - heads + 1) - count * np.log(2))
@@ -124,7 +124,7 @@ def _binomial(count: int) -> Array:
 
 
 def _swappable(one: Sequence[Sample], two: Sequence[Sample]) -> tuple[Array, Array, Callable[[Array], Array]]:
-    """Totals of both together ``(M + 1,)``, what differs in each unit that differs, and how means become the number."""
+    """Return the totals of both ``(M + 1,)``, the difference in each unit that differs, and the function of means."""
     samples = together([*one, *two])
     first, second = _normalised(samples[: len(one)]), _normalised(samples[len(one) :])
     total, gap = first + second, first - second
@@ -132,6 +132,6 @@ def _swappable(one: Sequence[Sample], two: Sequence[Sample]) -> tuple[Array, Arr
 
 
 def _normalised(samples: Sequence[Sample]) -> Array:
-    """Sums and weight of each unit ``(U, M + 1)``, the weights being 1 in the mean; the mean over seeds."""
+    """Return sums and weight of each unit ``(U, M + 1)``, the weights being 1 in the mean; the mean over seeds."""
     rows = [np.column_stack((one.sums, one.weight)) / one.weight.mean() for one in samples]
     return np.asarray(np.mean(rows, axis=0))

@@ -1,4 +1,4 @@
-"""From the per-item tables of a finished cell to the samples that its numbers are made of; no model is run."""
+"""Samples behind the numbers of a finished cell, from its per-item tables; no model is run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CLOSE = 1e-6
 
 
 def sample_of(declared: Aggregate, table: Mapping[str, Any], value: float) -> Sample:
-    """The units that a number is made of.
+    """Return the units of which a number is made.
 
     Args:
         declared: how it follows from the table.
@@ -25,7 +25,7 @@ def sample_of(declared: Aggregate, table: Mapping[str, Any], value: float) -> Sa
         value: the number, as it was measured.
 
     Raises:
-        NoInterval: where the table gives another one, or lacks a column.
+        NoInterval: if the table gives another number, or lacks a column.
     """
 
     def column(which: Any) -> Any:
@@ -51,7 +51,7 @@ def sample_of(declared: Aggregate, table: Mapping[str, Any], value: float) -> Sa
 
 
 class Items:
-    """The tables of one metric of one finished cell.
+    """Tables of one metric of one finished cell.
 
     Args:
         result: the cell's ``result`` folder.
@@ -67,10 +67,10 @@ class Items:
         self._samples: dict[tuple[float, str], Sample] = {}
 
     def aggregate(self, number: str = "") -> Aggregate:
-        """What the metric says about its value, or about a further number.
+        """Return the metric's declaration of its value, or of a further number.
 
         Raises:
-            NoInterval: where it says nothing, or that the tables do not hold it.
+            NoInterval: if it declares nothing, or that the tables do not contain it.
         """
         if self._declared is None:
             try:
@@ -88,14 +88,14 @@ class Items:
         return found
 
     def sample(self, value: float, number: str = "") -> Sample:
-        """The units of a stored number.
+        """Return the units of a stored number.
 
         Args:
-            value: what is stored.
+            value: the stored number.
             number: empty for the metric's value, or the name of a further number.
 
         Raises:
-            NoInterval: where it does not follow from the tables.
+            NoInterval: if it does not follow from the tables.
         """
         if (value, number) not in self._samples:
             declared = self.aggregate(number)
