@@ -12,7 +12,7 @@ from typing import Literal
 from bench.core.errors import RequestError
 
 ConfigKind = Literal["backbones", "datasets", "methods", "suites"]
-PACKAGED_CONFIGS = Path(__file__).resolve().parent.parent / "_configs"
+PACKAGED_CONFIGS = Path(__file__).resolve().parent / "_configs"
 """The YAML files that come with the package; in a checkout a link to ``configs/``."""
 
 

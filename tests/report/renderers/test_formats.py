@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 import bench.core.plain_text
-import bench.results.naming
+import bench.results.labels
 from bench.contract import RequestError
 from bench.core.plain_text import for_latex
 from bench.report import paper_table, report_table
@@ -218,4 +218,4 @@ def test_latex_is_folded_where_a_page_is_too_narrow(store: Store) -> None:
 
 def test_examples() -> None:
     assert doctest.testmod(bench.core.plain_text) == (0, 5)
-    assert doctest.testmod(bench.results.naming) == (0, 1)
+    assert doctest.testmod(bench.results.labels).failed == 0
