@@ -57,7 +57,7 @@ class _Group(click.Group):
         except SystemExit as error:
             # Our own commands end by it; if a plugin does, nobody would know which work was not done.
             if place := interrupts.origin(error):
-                click.echo(f"error: {error!r} was raised by {place}: the command did not come to its end", err=True)
+                say(f"error: {error!r} was raised by {place}: the command did not come to its end", err=True)
                 sys.exit(1)
             raise
         except KeyboardInterrupt as error:

@@ -39,6 +39,17 @@ class Console(rich.console.Console):
         """Print as it is, without wrapping."""
         super().out(*(printable(str(each)) for each in objects), **{"highlight": False, **settings})
 
+    def on_broken_pipe(self) -> None:
+        """End the program quietly if nobody reads on, as after ``| head``: raised here, it is no plugin's SystemExit.
+
+        Raises:
+            SystemExit: with the code that rich ends with.
+        """
+        try:
+            super().on_broken_pipe()
+        except SystemExit as error:
+            raise SystemExit(error.code) from None
+
 
 class Text(rich.text.Text):
     """Styled text whose control characters are escaped before its width is measured."""

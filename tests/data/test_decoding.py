@@ -14,7 +14,7 @@ from PIL import Image, ImageFile
 from bench.contract import CellError
 from bench.data.decoding import FORMATS, decode, image_format
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ROWS = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
 
 

@@ -65,7 +65,8 @@ def call(wheel, tmp_path_factory):
 
 def test_wheel_has_every_data_file(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    configs = {f"bench/core/_configs/{file.relative_to(ROOT / 'configs')}" for file in (ROOT / "configs").rglob("*.yaml")}
+    files = [file.relative_to(ROOT / "configs") for file in (ROOT / "configs").rglob("*.yaml")]
+    configs = {f"bench/core/_configs/{file}" for file in files}
     templates = {str(file.relative_to(ROOT)) for file in (ROOT / "bench").rglob("templates/*")}
     assert len(configs) > 30
     assert len(templates) > 10
