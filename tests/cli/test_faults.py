@@ -4,6 +4,7 @@ import ctypes
 import json
 import os
 import resource
+import signal
 import sqlite3
 
 import pytest
@@ -257,7 +258,11 @@ def test_what_may_pass_is_tried_again(flaky, error, often, arguments, code, trie
 def test_an_interrupted_rerun_goes_on_in_the_cell_where_it_stopped(flaky):
     """The metric sends Ctrl-C to the run, whose cells with plugins are processes of their own."""
     ctrl_c = "(__import__('os').kill(__import__('os').getppid(), 2), __import__('time').sleep(60))"
-    stopped, _ = flaky(ctrl_c, 1, "--existing", "rerun")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a runner in the background ignores it
+    try:
+        stopped, _ = flaky(ctrl_c, 1, "--existing", "rerun")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert stopped.exit_code == 130, stopped.output
     assert "interrupted; the same command goes on in the cell where it stopped, and makes finished" in stopped.stderr
     again, _ = flaky(ctrl_c, 1, "--existing", "rerun", tried="x")

@@ -97,17 +97,17 @@ def test_a_deleted_run_is_made_again(home: Path) -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.filterwarnings("error::RuntimeWarning")
-def test_numbers_that_are_none_stop_nothing(home: Path, value: float) -> None:
+def test_a_result_with_no_number_is_damaged_and_stops_nothing(home: Path, value: float) -> None:
     maker, cell = one(home)
     file = maker.store.cell(cell).result / "result.json"
     content = json.loads(file.read_text())
     content["scores"]["accuracy"]["value"] = value
     file.write_text(json.dumps(content))
     mirror = Mirror(home)
-    assert mirror.sync(maker.store).created == 2
-    run = runs(mirror)["ours·demo·tiny·s0"]
-    assert run.data.metrics["consistency"] == 70.0
-    assert f"| accuracy | {value:.4g} |" in run.data.tags["mlflow.note.content"]
+    counts = mirror.sync(maker.store)
+    assert (counts.created, counts.waiting) == (1, 1)  # the call itself; the cell waits to be computed again
+    assert "ours·demo·tiny·s0" not in runs(mirror)
+    assert "cannot be read" in maker.store.record(cell).failure["reason"]
 
 
 @pytest.mark.slow

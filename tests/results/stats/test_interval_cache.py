@@ -8,7 +8,7 @@ import pytest
 
 from bench.results.stats import interval_cache
 from bench.results.stats.intervals import with_intervals
-from tests.support.stores import StoreMaker
+from tests.support.stores import StoreMaker, reseal
 
 FACTS = {"version": "1", "parameters": {}}
 
@@ -53,8 +53,10 @@ def changed_table(store, file):
 
 
 def changed_value(store, _):
-    file = store.cell(store.cells()[0]).result / "result.json"
+    folder = store.cell(store.cells()[0]).result
+    file = folder / "result.json"
     file.write_text(file.read_text().replace("70.0", "60.0"))
+    reseal(folder)
 
 
 def lost_table(store, file):
