@@ -12,6 +12,7 @@ import pytest
 from bench.contract import BenchError, RequestError
 from bench.report.mlflow import Mirror
 from tests.support.mlflow_runs import SCORES, experiments, one, runs
+from tests.support.stores import reseal
 
 
 @pytest.mark.parametrize("uri", ["mlruns", "file:///mlruns", "localhost:5000"])
@@ -103,6 +104,7 @@ def test_a_result_with_no_number_is_damaged_and_stops_nothing(home: Path, value:
     content = json.loads(file.read_text())
     content["scores"]["accuracy"]["value"] = value
     file.write_text(json.dumps(content))
+    reseal(file.parent)
     mirror = Mirror(home)
     counts = mirror.sync(maker.store)
     assert (counts.created, counts.waiting) == (1, 1)  # the call itself; the cell waits to be computed again
