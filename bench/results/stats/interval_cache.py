@@ -17,10 +17,12 @@ from typing import Any
 
 from bench.core import registry
 from bench.core.errors import RequestError
+from bench.core.integrity import FILE as DIGESTS
 from bench.core.paths import home
 from bench.results.store import Row, Store, write_json
 
 _OURS = "metrics."
+_SOURCES = ("result.json", DIGESTS)
 
 
 class IntervalCache:
@@ -80,7 +82,8 @@ class IntervalCache:
             _code(),
             json.dumps(self._store.specification(cell)["spec"]["metrics"], sort_keys=True),
             *(f"{entry.name} {_stat(entry.stat())}" for entry in _entries(result / "items")),
-            _stat((result / "result.json").stat()),
+            # The digests decide whether a table may be read at all; older results have none.
+            *(f"{entry.name} {_stat(entry.stat())}" for entry in _entries(result) if entry.name in _SOURCES),
         ]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

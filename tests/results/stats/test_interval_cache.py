@@ -73,6 +73,16 @@ def test_what_has_changed_is_worked_out_again(store, change):
     assert after.reason.startswith("no interval")
 
 
+def test_a_repaired_digest_is_seen(store):
+    folder = store.cell(store.cells()[0]).result
+    sealed = (folder / "digests.json").read_text()
+    altered = {**json.loads(sealed), "items/accuracy.image.csv": "0" * 64}
+    (folder / "digests.json").write_text(json.dumps(altered))
+    assert "was changed" in with_intervals(store, store.rows())[0].reason
+    (folder / "digests.json").write_text(sealed)
+    assert with_intervals(store, store.rows())[0].low is not None
+
+
 def test_other_code_makes_them_again(store, monkeypatch):
     with_intervals(store, store.rows())
     monkeypatch.setattr(interval_cache, "_code", lambda: "other")
