@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 import bench.models  # noqa: F401 - lets torchvision be imported beside a CPU build of torch
 from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Progress, RequestError
+from bench.core.content_digest import state_of
 from bench.core.paths import is_text
 from bench.data.class_images import ClassImages
 from bench.data.text_files import read_text
@@ -277,9 +278,7 @@ def _identity(files: Sequence[tuple[Path, int]], preparation: str) -> str:
     """Return a digest of the images' file status, their labels and the preprocessing; no image is read."""
     found = hashlib.sha256(preparation.encode())
     for file, label in files:
-        stat = file.stat()
-        # A file put in another's place can be given its size and time, but not all of these.
-        facts = (label, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+        facts = (label, *state_of(file))
         found.update(f"{file}\x1f{facts}\x1f".encode("utf-8", "surrogateescape"))
     return found.hexdigest()[:32]
 

@@ -44,7 +44,7 @@ def content_digest(root: Path, files: Sequence[Path], cache: Path | None) -> str
     paths = {_relative(file, root): file for file in files}
     known = _load(cache)
     try:
-        states = {name: _state(path) for name, path in paths.items()}
+        states = {name: state_of(path) for name, path in paths.items()}
         stale = [name for name, state in states.items() if known.get(name, ())[:4] != state]
         fresh = dict(zip(stale, ordered_map(_sha256, [paths[name] for name in stale]), strict=True))
     except OSError as error:
@@ -70,7 +70,14 @@ def _relative(file: Path, root: Path) -> str:
         return Path(os.path.relpath(file, root)).as_posix()
 
 
-def _state(path: Path) -> State:
+def state_of(path: Path) -> State:
+    """Return a file's size, times and inode: equal values mean that it was not touched.
+
+    A modification time that was set back, or a copy in its place, shows in the time of the inode or in its number.
+
+    Raises:
+        OSError: if there is no such file.
+    """
     stat = path.stat()
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Augment, Batch, CellError, Dataset, Progress, RequestError
 from bench.core import locks
+from bench.core.content_digest import state_of
 from bench.core.integrity import digests_of, seal_of, sha256_of
 from bench.core.threads import ordered_map
 from bench.data.preprocessing import Preprocessing
@@ -232,9 +233,7 @@ def _check(path: Path, digest: str | None) -> None:
     Raises:
         ValueError: if its sha256 differs from ``digest``; ``None``: it is unknown, so not checked.
     """
-    status = path.stat()
-    # A modification time that was set back, or a copy in its place, shows in the time of the inode or in its number.
-    state = (digest, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    state = (digest, *state_of(path))
     if digest is None or _checked.get(path) == state:
         return
     if sha256_of(path) != digest:

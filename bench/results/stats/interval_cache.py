@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core import registry
+from bench.core.content_digest import state_of
 from bench.core.errors import RequestError
 from bench.core.integrity import FILE as DIGESTS
 from bench.core.paths import home
@@ -81,9 +82,9 @@ class IntervalCache:
         parts = [
             _code(),
             json.dumps(self._store.specification(cell)["spec"]["metrics"], sort_keys=True),
-            *(f"{entry.name} {_stat(entry.stat())}" for entry in _entries(result / "items")),
+            *(f"{entry.name} {state_of(Path(entry.path))}" for entry in _entries(result / "items")),
             # The digests decide whether a table may be read at all; older results have none.
-            *(f"{entry.name} {_stat(entry.stat())}" for entry in _entries(result) if entry.name in _SOURCES),
+            *(f"{entry.name} {state_of(Path(entry.path))}" for entry in _entries(result) if entry.name in _SOURCES),
         ]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -95,10 +96,6 @@ def _is_ours(metric: str) -> bool:
 
 def _entries(folder: Path) -> Iterable[Any]:
     return sorted(os.scandir(folder), key=lambda entry: entry.name) if folder.is_dir() else []
-
-
-def _stat(found: os.stat_result) -> str:
-    return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
 
 
 @functools.cache
