@@ -12,10 +12,10 @@ from torch.nn import functional
 
 from baselines import layers
 from baselines.deformable_conv import KERNEL, PADDING, PARTS, linear_patches, norm_preserving_conv
+from bench.config.schedule import Schedule
 from bench.contract import Explanation, FitContext, Method, PartPrototypeModel, Progress, PrototypeTable, Samples
 from bench.core.seeding import derive
 from bench.models.external import NetworkConfig
-from bench.training.schedule import Schedule
 from bench.training.trainer import Learner
 
 EPSILON = 1e-4

@@ -10,10 +10,10 @@ from pydantic import PositiveInt, field_validator
 from torch import Tensor, nn
 
 from baselines import layers
+from bench.config.schedule import Schedule
 from bench.contract import Explanation, FitContext, Method, PartPrototypeModel, Progress, PrototypeTable, Samples
 from bench.core.seeding import derive
 from bench.models.external import NetworkConfig
-from bench.training.schedule import Schedule
 from bench.training.trainer import Learner
 
 

@@ -14,6 +14,7 @@ from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
 
 from baselines import layers, protopool_ops
+from bench.config.schedule import Schedule
 from bench.contract import (
     Explanation,
     FitContext,
@@ -27,7 +28,6 @@ from bench.contract import (
 )
 from bench.core.seeding import derive
 from bench.models.external import NetworkConfig
-from bench.training.schedule import Schedule
 from bench.training.trainer import Learner
 
 _GROUPS = ("backbone", "add_on", "prototypes", "presence", "last_layer")

@@ -15,6 +15,7 @@ from pydantic import PositiveInt, field_validator
 from torch import Tensor, nn
 
 from baselines import layers
+from bench.config.schedule import Schedule
 from bench.contract import (
     Explanation,
     FitContext,
@@ -28,7 +29,6 @@ from bench.contract import (
 )
 from bench.core.seeding import derive
 from bench.models.external import NetworkConfig
-from bench.training.schedule import Schedule
 from bench.training.trainer import Learner
 
 

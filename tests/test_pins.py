@@ -19,12 +19,12 @@ from click.testing import CliRunner
 from pydantic import BaseModel
 
 from bench.cli.main import main as bench
+from bench.config.black_box import BlackBoxConfig
+from bench.config.schedule import Phase, Schedule
 from bench.config.spec import CellSpec, fingerprint
 from bench.core import registry
 from bench.data.preprocessing import Preprocessing
 from bench.diagnostics.profiling import ProfiledMethod, ProfileSizes
-from bench.training.black_box import BlackBoxConfig
-from bench.training.schedule import Phase, Schedule
 from tests.support.documented import RESULTS, ROOT, TEXTS, documented
 
 PINS = Path(__file__).parent / "pins"

@@ -29,7 +29,7 @@ from bench.posthoc.wrap.class_order import TIMM, TORCHVISION, arranged, spelled
 from bench.posthoc.wrap.feature_store import Precision, forget
 from bench.posthoc.wrap.labels import WrongLabels
 from bench.posthoc.wrap.serialization import load, save
-from bench.report.prototypes.decomposition_gallery import draw
+from bench.visualization.decomposition_gallery import draw
 
 
 @dataclass(frozen=True)

@@ -115,11 +115,11 @@ def _shown(
 ) -> Any:
     """Yield drawings of prototypes, one after the other: a page is saved before the next one is drawn."""
     from bench.core import environment
-    from bench.report.prototypes import paper_figures
-    from bench.report.prototypes.viewer import Viewer
     from bench.results.asked_cells import asked
     from bench.runner.cell import CellRunner
     from bench.runner.progress import ConsoleProgress
+    from bench.visualization import paper_figures
+    from bench.visualization.viewer import Viewer
 
     chosen = {store.find(prefix) for prefix in wanted}
     cells = [cell for cell in asked(store, suite, stamp) if not chosen or cell.found.name in chosen]

@@ -78,12 +78,12 @@ def intervene(name: str, out: Path | None, data_root: Path | None, device: str, 
 
     from bench.core import environment
     from bench.core.paths import home as find_home
-    from bench.report.prototypes.intervention import clearest, draw_case
-    from bench.report.prototypes.viewer import readable
     from bench.results.store import Store
     from bench.runner.cell import CellRunner
     from bench.runner.intervene import intervene as look
     from bench.runner.progress import ConsoleProgress
+    from bench.visualization.intervention import clearest, draw_case
+    from bench.visualization.viewer import readable
 
     home, console = find_home(), Console()
     store = Store(out or home)

@@ -101,10 +101,10 @@ def _gallery(store: Any, device: str) -> Any:
     """Return a function that draws the prototypes of a cell, page by page."""
     from bench.core import environment
     from bench.core.paths import home as find_home
-    from bench.report.prototypes import paper_figures
-    from bench.report.prototypes.viewer import Viewer
     from bench.runner.cell import CellRunner
     from bench.runner.progress import ConsoleProgress
+    from bench.visualization import paper_figures
+    from bench.visualization.viewer import Viewer
 
     picked = environment.pick_device(device)
     progress = ConsoleProgress(Console(stderr=True), quiet=True)

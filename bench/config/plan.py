@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.config import schema
+from bench.config.black_box import VERSION as BLACK_BOX_VERSION
+from bench.config.black_box import BlackBoxConfig
 from bench.config.named_settings import Named, with_controls
 from bench.config.schema import DatasetConfig, Request
 from bench.config.spec import CellSpec, InputLocations, PlannedCell
@@ -22,8 +24,6 @@ from bench.data.datasets import open_dataset
 from bench.models import weights as weight_files
 from bench.models.classifier import cached_feature_shape
 from bench.models.external import NetworkConfig
-from bench.training.black_box import VERSION as BLACK_BOX_VERSION
-from bench.training.black_box import BlackBoxConfig
 
 ALWAYS_PROVIDED = frozenset({"noise", "gradient", "prediction", "black_box"})
 """Inputs that any model on any images can give a metric."""

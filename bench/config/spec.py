@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-import bench
+from bench.core import __version__
 from bench.core.errors import RequestError
 from bench.core.integrity import fingerprint
 from bench.core.settings import Settings
@@ -139,5 +139,5 @@ def describe(cell: PlannedCell, command: str) -> dict[str, Any]:
         "changed": list(cell.changed),
         "not_applicable": cell.not_applicable,
         "command": command,
-        "bench_version": bench.__version__,
+        "bench_version": __version__,
     }

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-import bench
+from bench.core import __version__
 from bench.core.errors import RequestError
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "lightning-fabric", "cvxpy")
@@ -72,7 +72,7 @@ def record(device: torch.device) -> dict[str, Any]:
     """Return versions, hardware and commit, for the result."""
     hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
-        "bench": bench.__version__,
+        "bench": __version__,
         "git": describe_commit(Path(__file__).resolve().parent),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",

@@ -10,9 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import bench
-
-_ROOT = Path(bench.__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parents[2]
 _OURS = tuple(_ROOT / name for name in ("bench", "baselines", "metrics"))
 _INSTALLED = ("site-packages", "dist-packages")
 

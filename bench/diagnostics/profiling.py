@@ -21,9 +21,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-import bench
 from bench.config import schema
+from bench.config.black_box import BlackBoxConfig
 from bench.config.plan import black_box_config
+from bench.config.schedule import Phase
 from bench.contract import FitContext, Method, PartPrototypeModel, RequestError
 from bench.core import environment, registry
 from bench.core.console import Console
@@ -33,8 +34,7 @@ from bench.core.seeding import derive
 from bench.diagnostics import synthetic
 from bench.models.classifier import Classifier, feature_shape
 from bench.runner.progress import ConsoleProgress
-from bench.training.black_box import BlackBoxConfig, ClassifierLearner
-from bench.training.schedule import Phase
+from bench.training.black_box import ClassifierLearner
 from bench.training.trainer import Learner, freeze_norm
 
 
@@ -248,7 +248,7 @@ def in_new_process(measurement: Measurement) -> dict[str, Any]:
         ``status`` (``ok``, ``oom`` or ``failed``), and the numbers or the reason.
     """
     # Not `python -m bench`, which keeps the memory that it frees: peaks here are of requested memory.
-    root = str(Path(bench.__file__).resolve().parent.parent)
+    root = str(Path(__file__).resolve().parents[2])
     paths = [root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     process = subprocess.run(
         [sys.executable, "-m", "bench.diagnostics.profiling"],

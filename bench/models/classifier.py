@@ -11,9 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-import bench
 from bench.contract import BenchError, RequestError
-from bench.core import registry
+from bench.core import __version__, registry
 from bench.core.files import read_json, write_json
 
 
@@ -82,7 +81,7 @@ def cached_feature_shape(backbone: str, side: int, home: Path) -> tuple[int, int
     source = Path(str(sys.modules[registry.load("backbones", backbone).__module__].__file__))
     code = registry.code("backbones", backbone)
     version = code.digest if code else source.stat().st_mtime_ns
-    facts = [backbone, side, str(source), version, torch.__version__, bench.__version__]
+    facts = [backbone, side, str(source), version, torch.__version__, __version__]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
     file = home / "shapes" / f"{key}.json"
     try:

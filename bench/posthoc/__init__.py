@@ -19,7 +19,7 @@ __all__ = ["PartPrototypeClassifier", "decompose", "draw", "load", "save"]
 _MODULES = {
     "PartPrototypeClassifier": "bench.posthoc.wrap.classifier",
     "decompose": "bench.posthoc.wrap.api",
-    "draw": "bench.report.prototypes.decomposition_gallery",
+    "draw": "bench.visualization.decomposition_gallery",
     "load": "bench.posthoc.wrap.serialization",
     "save": "bench.posthoc.wrap.serialization",
 }

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from bench.config.black_box import BlackBoxConfig
 from bench.config.spec import CellSpec
 from bench.contract import BenchError, CellError, FitContext, PartPrototypeModel, RequestError, Samples, Score
 from bench.core import environment, registry
@@ -36,7 +37,7 @@ from bench.runner.heartbeat import Heartbeat
 from bench.runner.inputs import Inputs
 from bench.runner.limits import SHARED, OomRetry
 from bench.runner.progress import ConsoleProgress
-from bench.training.black_box import BlackBoxConfig, agreement, train_or_load
+from bench.training.black_box import agreement, train_or_load
 from bench.training.distributed import ProcessGroup
 from bench.training.trainer import Trainer
 

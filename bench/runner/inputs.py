@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.config.black_box import VERSION as BLACK_BOX_VERSION
 from bench.config.spec import CellSpec
 from bench.contract import CellError, Dataset, Method, Samples
 from bench.core import registry
@@ -19,7 +20,6 @@ from bench.data.preprocessing import Preprocessing
 from bench.models import weights
 from bench.models.external import ExternalFile, NetworkConfig
 from bench.runner.progress import ConsoleProgress
-from bench.training.black_box import VERSION as BLACK_BOX_VERSION
 
 
 class Inputs:

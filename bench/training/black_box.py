@@ -4,60 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
-from pydantic import SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bench.contract import CellError, Progress, Samples, Settings
+from bench.config.black_box import BlackBoxConfig
+from bench.contract import CellError, Progress, Samples
 from bench.core.files import write_json
 from bench.core.integrity import Changed, verify_file
 from bench.core.seeding import derive
 from bench.core.work_dir import WorkDir
 from bench.models.classifier import Classifier
 from bench.models.confusion import judge
-from bench.training.schedule import Schedule
 from bench.training.trainer import Learner, Trainer
-
-VERSION = 1
-"""Version of the training: raised when the same settings would train another classifier."""
 
 _LOOKED_AT = 500
 """Training images that a classifier's answers are compared on with the labels: enough to tell chance from knowledge."""
-
-
-class BlackBoxConfig(Settings):
-    """Origin of the classifier.
-
-    Attributes:
-        head: ``trained``: a new linear layer, trained with the backbone; ``pretrained``: the layer for these classes in
-            the file of starting weights, without training (sections 4.3 and 4.4 of the paper, on ImageNet).
-        schedule: training schedule, with phases over the groups ``backbone`` and ``head``.
-    """
-
-    head: Literal["trained", "pretrained"] = "trained"
-    schedule: Schedule | None = None
-
-    @field_validator("schedule")
-    @classmethod
-    def _known(cls, schedule: Schedule | None) -> Schedule | None:
-        return schedule and schedule.require(("backbone", "head"))
-
-    @model_validator(mode="after")
-    def _trained_by_a_schedule(self) -> BlackBoxConfig:
-        if self.head == "trained" and self.schedule is None:
-            raise ValueError("a head that is trained needs a schedule")
-        return self
-
-    @model_serializer(mode="wrap")
-    def _identity(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Return the one field that the classifier depends on."""
-        # A trained head is identified by its schedule alone: results from before `head` was a setting keep their ids.
-        name = "schedule" if self.head == "trained" else "head"
-        return {name: handler(self)[name]}
 
 
 class ClassifierLearner(Learner):

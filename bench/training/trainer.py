@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from bench.config.schedule import Phase, Schedule
 from bench.contract import Batch, CellError, Progress, Samples
 from bench.core.files import replacing, write_json
 from bench.core.memory import is_out_of_memory
@@ -24,7 +25,6 @@ from bench.core.seeding import derive
 from bench.data import augmentation
 from bench.training.distributed import ProcessGroup, ShardedBackbone
 from bench.training.feature_cache import FrozenFeatureCache
-from bench.training.schedule import Phase, Schedule
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -8,11 +8,11 @@ from safetensors.torch import load_file, save_file
 
 from baselines import checkpoints, official_files
 from baselines.protopnet import ProtoPNet
+from bench.config.schedule import Schedule
 from bench.contract import CellError, RequestError, Sizes
 from bench.core import registry
 from bench.models import torchvision
 from bench.models.external import ExternalFile
-from bench.training.schedule import Schedule
 from tests.support import official_checkouts as stand_ins
 from tests.support.samples import SmallNet, stripes, task
 

@@ -13,7 +13,7 @@ from baselines.deformable import (
     with_margin,
 )
 from baselines.deformable_conv import linear_patches, norm_preserving_conv
-from bench.training.schedule import Phase, Schedule
+from bench.config.schedule import Phase, Schedule
 from tests.support.samples import Silent, SmallNet, stripes, task
 
 

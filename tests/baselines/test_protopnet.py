@@ -7,7 +7,7 @@ import torch
 
 from baselines import layers
 from baselines.protopnet import ProtoPNet, ProtoPNetLearner, ProtoPNetModel
-from bench.training.schedule import Phase, Schedule
+from bench.config.schedule import Phase, Schedule
 from tests.support.samples import Silent, SmallNet, TensorSamples, stripes, task
 
 

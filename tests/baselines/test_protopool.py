@@ -7,9 +7,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from baselines import layers, protopool_ops
 from baselines.protopool import ProtoPool, ProtoPoolLearner, ProtoPoolModel
 from bench.config import schema as configuration
+from bench.config.schedule import Phase, Schedule
 from bench.contract import RequestError, Sizes
 from bench.core.paths import config_file
-from bench.training.schedule import Phase, Schedule
 from bench.training.trainer import Trainer
 from tests.support.samples import Dying, Killed, Silent, SmallNet, stripes, task
 

@@ -11,10 +11,10 @@ from torch.utils._pytree import tree_leaves
 
 from baselines import layers
 from baselines.tesnet import TesNet, TesNetLearner, TesNetModel, literal_subspace_separation, subspace_separation
+from bench.config.schedule import Phase, Schedule
 from bench.config.schema import from_recipe
 from bench.contract import RequestError, Sizes
 from bench.core.paths import config_file
-from bench.training.schedule import Phase, Schedule
 from tests.support.samples import Silent, SmallNet, stripes, task
 
 JOINT = {"backbone": 0.01, "add_on": 0.01, "prototypes": 0.01}

@@ -86,7 +86,7 @@ def test_interventions_are_listed_under_the_names_of_the_picture(tmp_path, monke
 
     monkeypatch.setattr("bench.runner.cell.CellRunner", lambda *_, **__: None)
     monkeypatch.setattr("bench.runner.intervene.intervene", lambda _: result)
-    monkeypatch.setattr("bench.report.prototypes.intervention.draw_case", drawn)
+    monkeypatch.setattr("bench.visualization.intervention.draw_case", drawn)
     name = StoreMaker(tmp_path).cell("ours", {"accuracy": 50.0})
     told = CliRunner().invoke(main, ["intervene", name, "--out", str(tmp_path), "--device", "cpu"])
     assert told.exit_code == 0, told.output

@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 
+from bench.config.black_box import BlackBoxConfig
 from bench.config.plan import black_box_config
 from bench.config.schema import dataset_config
 from bench.core import registry
@@ -14,7 +15,6 @@ from bench.data.cache import prepare
 from bench.data.cub import Cub
 from bench.data.preprocessing import Preprocessing
 from bench.models.classifier import Classifier
-from bench.training.black_box import BlackBoxConfig
 from tests.support.samples import Silent
 from tests.support.small_birds import QUICK, bench, few_birds
 

@@ -21,7 +21,7 @@ FAILING = """
 import os
 from baselines.protopnet import ProtoPNet, ProtoPNetLearner
 from bench.core.registry import register
-from bench.training.schedule import Phase, Schedule
+from bench.config.schedule import Phase, Schedule
 
 class Breaks(ProtoPNetLearner):
     def before_epoch(self, epoch):

@@ -6,10 +6,10 @@ import pytest
 
 from baselines.protopnet import ProtoPNet
 from bench.config import schema
+from bench.config.black_box import BlackBoxConfig
 from bench.config.plan import black_box_config
 from bench.contract import RequestError
 from bench.core.paths import config_file
-from bench.training.black_box import BlackBoxConfig
 
 
 def test_values_are_read_as_yaml():

@@ -12,9 +12,9 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2 as tv_transforms
 from torchvision.transforms.v2 import functional as tvf
 
+from bench.config.schedule import Phase, Schedule
 from bench.data import augmentation
 from bench.data.augmentation import POLICIES, Augmentation, draw, jitter
-from bench.training.schedule import Phase, Schedule
 
 SIZE = 64
 WARPS = [name for name in POLICIES if name != "flip"]

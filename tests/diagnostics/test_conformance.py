@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from baselines.protopnet import ProtoPNet
+from bench.config.schedule import Schedule
 from bench.contract import Metric, RequestError, Score
 from bench.core import registry
 from bench.diagnostics.conformance import check, methods
 from bench.diagnostics.conformance.outcome import Broken
 from bench.posthoc.method import PostHocPPN
-from bench.training.schedule import Schedule
 from metrics.controls import Center
 
 

@@ -16,7 +16,7 @@ PLUGIN = """
 import torch
 from baselines.protopnet import ProtoPNet, ProtoPNetLearner
 from bench import registry
-from bench.training.schedule import Phase, Schedule
+from bench.config.schedule import Phase, Schedule
 
 
 class Wasteful(ProtoPNetLearner):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from baselines.protopool import ProtoPool, ProtoPoolModel
-from bench.training.schedule import Phase, Schedule
+from bench.config.schedule import Phase, Schedule
 from bench.training.trainer import Trainer
 from tests.support.samples import SmallNet, stripes, task
 

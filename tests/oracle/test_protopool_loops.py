@@ -9,7 +9,7 @@ import torch
 
 from baselines import protopool_ops
 from baselines.protopool import ProtoPool, ProtoPoolLearner, ProtoPoolModel
-from bench.training.schedule import Schedule
+from bench.config.schedule import Schedule
 from metrics.consistency import Consistency
 from metrics.noise import gaussian_noise
 from metrics.stability import Stability

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from baselines.tesnet import TesNet, TesNetLearner, TesNetModel
-from bench.training.schedule import Schedule
+from bench.config.schedule import Schedule
 from tests.support.samples import Silent, SmallNet, TensorSamples
 
 CLASSES, PER_CLASS, DEPTH = 3, 2, 5

@@ -17,12 +17,12 @@ from baselines.deformable import DeformableProtoPNet
 from baselines.protopnet import ProtoPNet
 from baselines.protopool import ProtoPool
 from baselines.tesnet import TesNet
+from bench.config.schedule import Phase, Schedule
 from bench.diagnostics.synthetic import task
 from bench.models.classifier import Classifier
 from bench.training import trainer as train
 from bench.training.black_box import ClassifierLearner
 from bench.training.distributed import FollowerDone, ProcessGroup
-from bench.training.schedule import Phase, Schedule
 from bench.training.trainer import Trainer
 from tests.support.samples import Silent, SmallNet, stripes
 

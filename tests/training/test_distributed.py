@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from bench.config import schedule
 from bench.contract import CellError, RequestError
-from bench.training import distributed, feature_cache, schedule, trainer
+from bench.training import distributed, feature_cache, trainer
 from bench.training.distributed import ProcessGroup, backbones
 from tests.support import torchrun_fits
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from bench.config.schedule import Phase, Schedule
 from bench.models.classifier import Classifier
 from bench.training.black_box import ClassifierLearner
 from bench.training.feature_cache import is_frozen
-from bench.training.schedule import Phase, Schedule
 from bench.training.trainer import Trainer
 from tests.support.samples import Dying, Killed, Silent, SmallNet, stripes
 

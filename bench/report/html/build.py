@@ -11,8 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-import bench
-from bench.core import registry
+from bench.core import __version__, registry
 from bench.core.plain_text import printable, visible
 from bench.report.chance import beyond_chance
 from bench.report.html import filters, words
@@ -140,7 +139,7 @@ class Site:
             p_value=filters.p_value, minus=filters.minus, notes_of=filters.notes_of, between=words.between,
             status=status,
             commands=Commands(store, cells, stamp, suite, plugins).of,
-            addresses=self._addresses(), version=bench.__version__, methods=list(self._methods.values()),
+            addresses=self._addresses(), version=__version__, methods=list(self._methods.values()),
         )  # fmt: skip
 
     def write(self, draw: Callable[[str], Iterable[Picture]] | None) -> None:

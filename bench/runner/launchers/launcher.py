@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import bench
 from bench.config import schema
 from bench.config.spec import PlannedCell
 from bench.contract import RequestError
@@ -211,7 +210,7 @@ class Launcher:
 
     def _environment(self, home: Path, cpus: int | None) -> dict[str, str]:
         """Return the environment of a cell's process: the home, this code, as many threads as it has CPUs."""
-        code = str(Path(bench.__file__).resolve().parent.parent)
+        code = str(Path(__file__).resolve().parents[3])
         others = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part and part != code]
         return {
             "BENCH_HOME": str(home.resolve()),

@@ -10,13 +10,13 @@ from bench.contract import RequestError
 from bench.report.plots.ablation import SIZES
 from bench.report.plots.axes import file_part
 from bench.report.plots.figure import Drawing, Missing
-from bench.report.prototypes.gallery import draw_class
-from bench.report.prototypes.intervention import clearest, draw_case
-from bench.report.prototypes.rows import Row, draw_rows
-from bench.report.prototypes.viewer import Viewer, chosen_classes
 from bench.results.asked_cells import families, repeated
 from bench.results.select import Candidate
 from bench.runner.intervene import intervene
+from bench.visualization.gallery import draw_class
+from bench.visualization.intervention import clearest, draw_case
+from bench.visualization.rows import Row, draw_rows
+from bench.visualization.viewer import Viewer, chosen_classes
 
 Open = Callable[[str], Viewer]
 _METHOD = "ours"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bench.report.plots import style
 from bench.report.plots.figure import Drawing
-from bench.report.prototypes.panels import (
+from bench.visualization.panels import (
     all_prototypes,
     check_shown,
     one_prototype,
@@ -18,8 +18,8 @@ from bench.report.prototypes.panels import (
     tints_together,
     training_patch,
 )
-from bench.report.prototypes.rows import absences, how, rates_text
-from bench.report.prototypes.viewer import Look, Source, Viewer
+from bench.visualization.rows import absences, how, rates_text
+from bench.visualization.viewer import Look, Source, Viewer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ from torch import Tensor
 from bench.contract import RequestError
 from bench.report.plots import style
 from bench.report.plots.overlay import heat, present, rgb, tinted
-from bench.report.prototypes.viewer import Look, Source
+from bench.visualization.viewer import Look, Source
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ from bench.cli.decompose import build, run
 from bench.contract import CellError, RequestError
 from bench.data.class_images import ClassImages
 from bench.posthoc import decompose, draw, load
-from bench.report.prototypes.decomposition_gallery import strongest
+from bench.visualization.decomposition_gallery import strongest
 from tests.support.classifiers import QUICK, images, loader, net
 from tests.support.samples import Silent
 
@@ -41,7 +41,7 @@ def test_absent_prototypes_have_no_patch_and_no_heat(tmp_path, monkeypatch):
         example.strength = float(example.heatmap.max())
     drawn = []
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *args, **how: drawn.append(figure))
-    monkeypatch.setattr("bench.report.prototypes.decomposition_gallery.strongest", lambda *args: kept)
+    monkeypatch.setattr("bench.visualization.decomposition_gallery.strongest", lambda *args: kept)
     draw(model, loader(x, labels), tmp_path, classes=[1], top=2)
     (figure,) = drawn
     axes = np.array(figure.axes).reshape(2, 4)

@@ -14,17 +14,17 @@ from matplotlib.patches import Rectangle
 from bench.cli.main import main
 from bench.contract import RequestError
 from bench.report.plots import style
-from bench.report.prototypes import paper_figures
-from bench.report.prototypes.gallery import draw_class
-from bench.report.prototypes.intervention import draw_case
-from bench.report.prototypes.panels import _apart
-from bench.report.prototypes.rows import Row, draw_rows
-from bench.report.prototypes.viewer import Viewer, chosen_classes
 from bench.results.asked_cells import asked
 from bench.results.store import Store
 from bench.runner.cell import CellRunner
 from bench.runner.intervene import intervene
 from bench.runner.progress import ConsoleProgress
+from bench.visualization import paper_figures
+from bench.visualization.gallery import draw_class
+from bench.visualization.intervention import draw_case
+from bench.visualization.panels import _apart
+from bench.visualization.rows import Row, draw_rows
+from bench.visualization.viewer import Viewer, chosen_classes
 from metrics.parts import hits
 from metrics.peaks import peaks
 from tests.support.small_birds import few_birds, quick

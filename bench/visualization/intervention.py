@@ -11,9 +11,9 @@ from bench.core.plain_text import one_line
 from bench.report.plots import style
 from bench.report.plots.figure import Drawing
 from bench.report.plots.overlay import heat, pictures, present, rgb, tinted
-from bench.report.prototypes.panels import absent, picture
-from bench.report.prototypes.viewer import readable
 from bench.runner.intervene import Intervention
+from bench.visualization.panels import absent, picture
+from bench.visualization.viewer import readable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,8 +10,8 @@ import torch
 
 from bench.report.plots import style
 from bench.report.plots.figure import Drawing
-from bench.report.prototypes.panels import all_prototypes, check_shown, tints_together
-from bench.report.prototypes.viewer import Look
+from bench.visualization.panels import all_prototypes, check_shown, tints_together
+from bench.visualization.viewer import Look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,0 +1,44 @@
+"""Recipe of a black box: the origin of a classifier, and the training of its head."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+
+from bench.config.schedule import Schedule
+from bench.contract import Settings
+
+VERSION = 1
+"""Version of the training: raised when the same settings would train another classifier."""
+
+
+class BlackBoxConfig(Settings):
+    """Origin of the classifier.
+
+    Attributes:
+        head: ``trained``: a new linear layer, trained with the backbone; ``pretrained``: the layer for these classes in
+            the file of starting weights, without training (sections 4.3 and 4.4 of the paper, on ImageNet).
+        schedule: training schedule, with phases over the groups ``backbone`` and ``head``.
+    """
+
+    head: Literal["trained", "pretrained"] = "trained"
+    schedule: Schedule | None = None
+
+    @field_validator("schedule")
+    @classmethod
+    def _known(cls, schedule: Schedule | None) -> Schedule | None:
+        return schedule and schedule.require(("backbone", "head"))
+
+    @model_validator(mode="after")
+    def _trained_by_a_schedule(self) -> BlackBoxConfig:
+        if self.head == "trained" and self.schedule is None:
+            raise ValueError("a head that is trained needs a schedule")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _identity(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Return the one field that the classifier depends on."""
+        # A trained head is identified by its schedule alone: results from before `head` was a setting keep their ids.
+        name = "schedule" if self.head == "trained" else "head"
+        return {name: handler(self)[name]}
