@@ -107,3 +107,15 @@ def test_the_harness_names_no_method_and_no_metric():
 def test_files_hold_one_concept():
     lines = {file: len(file.read_text().splitlines()) for file in FILES if file.name != "__init__.py"}
     assert not {str(file.relative_to(ROOT)): count for file, count in lines.items() if count > LONGEST}
+
+
+def test_the_picture_of_the_packages_is_true():
+    """Every arrow of the picture in CONTRIBUTING.md is allowed, and no package is missing from it."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    lines = text.split("flowchart TD\n")[1].split("```")[0].splitlines()
+    drawn = set()
+    for line in filter(None, map(str.strip, lines)):
+        upper, lower = ([name.split("[")[0].strip() for name in side.split("&")] for side in line.split("-->"))
+        drawn |= {*upper, *lower}
+        assert all(name in ALLOWED[above] for above in upper for name in lower), line
+    assert drawn == set(ALLOWED) - {"__main__"}
