@@ -25,6 +25,7 @@ from bench.config.spec import CellSpec, fingerprint
 from bench.core import registry
 from bench.data.preprocessing import Preprocessing
 from bench.diagnostics.profiling import ProfiledMethod, ProfileSizes
+from bench.results.store import Store
 from tests.support.documented import RESULTS, ROOT, TEXTS, documented
 
 PINS = Path(__file__).parent / "pins"
@@ -43,7 +44,8 @@ _COMMANDS = (
 
 def ids() -> dict[str, list[str]]:
     """Ids of each published cell, of its fit and of its black box, computed from its specification."""
-    specs = {file.parent.name: _spec(file) for file in sorted((ROOT / RESULTS / "cells").glob("*/cell.json"))}
+    store = Store(ROOT / RESULTS)
+    specs = {name: CellSpec.of(store.specification(name), store.root) for name in store.cells()}
     return {name: [spec.id, spec.fit_id, spec.black_box_id] for name, spec in specs.items()}
 
 
@@ -95,15 +97,15 @@ def tensors() -> dict[str, dict[str, list[int]]]:
 def stored() -> dict[str, list[str]]:
     """Keys of the files of the published cells, and the columns of their item tables."""
     keys: dict[str, set[str]] = {}
-    for cell in (ROOT / RESULTS / "cells").iterdir():
-        for file in ("cell.json", "result/result.json"):
-            content = json.loads((cell / file).read_text())
+    store = Store(ROOT / RESULTS)
+    for record in map(store.record, store.cells()):
+        for file, content in (("cell.json", record.written), ("result/result.json", record.result)):
             keys.setdefault(file, set()).update(content)
             for part in ("spec", "where"):
                 keys.setdefault(f"{file}: {part}", set()).update(content.get(part, ()))
-        for table in (cell / "result" / "items").glob("*.csv"):
-            with table.open() as stream:
-                keys.setdefault(f"items/{table.name}", set()).update(stream.readline().strip().split(","))
+        files = store.files(record.name)
+        for table in files.names("items/*.csv"):
+            keys.setdefault(table, set()).update(files.table(table))
     return {name: sorted(found) for name, found in sorted(keys.items()) if found}
 
 
@@ -118,10 +120,6 @@ def test_pinned(name, monkeypatch):
 
 def test_folders_of_cells_are_their_ids():
     assert all(folder == computed[0] for folder, computed in ids().items())
-
-
-def _spec(file: Path) -> CellSpec:
-    return CellSpec.model_validate(json.loads(file.read_text())["spec"])
 
 
 def _numbers(command: str) -> dict[str, Any]:

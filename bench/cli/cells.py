@@ -127,6 +127,7 @@ def gather(homes: tuple[Path, ...], out: Path | None) -> None:
 def export(folder: Path, suite: str | None, stamp: str | None, out: Path | None) -> None:
     """Write a run's results into FOLDER, to publish them: settings, scores, and the tables of all items.
 
+    FOLDER gets a folder for the suite, with one JSON file and one Parquet file; a former run of the suite is replaced.
     Fits, logs and paths of this machine are left out. Every command reads the folder as a home (--out FOLDER), and
     `gather FOLDER` takes the results over into another one, where they count as done.
     """

@@ -83,7 +83,15 @@ def parse(file: Path, text: bytes, schema: type[BaseModel]) -> dict[str, Any]:
     Raises:
         RequestError: if the content does not fit the schema.
     """
-    content = load_json(file, text)
+    return check(file, load_json(file, text), schema)
+
+
+def check(file: Path, content: Any, schema: type[BaseModel]) -> dict[str, Any]:
+    """Return JSON content of that schema unchanged.
+
+    Raises:
+        RequestError: if it does not fit the schema.
+    """
     try:
         schema.model_validate(content)
     except ValidationError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -188,11 +189,22 @@ def _number(label: str, value: Any) -> float:
 def write_table(file: Path, columns: Mapping[str, Any]) -> None:
     """Write a table of a score as CSV; arrays and tensors as plain numbers."""
     file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(table_text(columns), newline="")
+
+
+def table_text(columns: Mapping[str, Any]) -> str:
+    r"""Return a table of a score as CSV; each float with the shortest digits that give it again.
+
+    Example:
+        >>> table_text({"index": [0, 1], "gap": [0.1, float("nan")]})
+        'index,gap\n0,0.1\n1,nan\n'
+    """
     lists: list[list[Any]] = [_plain(values) for values in columns.values()]
-    with file.open("w", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(zip(*lists, strict=True))
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*lists, strict=True))
+    return stream.getvalue()
 
 
 def _plain(values: Any) -> list[Any]:

@@ -6,10 +6,11 @@ import csv
 import itertools
 import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-from bench.core.integrity import Changed, read_verified
+from bench.core.integrity import Changed
+from bench.results.result_files import ResultFiles
 from bench.results.store import Row
 
 SCORES = ("metric", "value", "95 % interval", "unit", "n", "version", "parameters")
@@ -73,19 +74,20 @@ def repeating(folder: Path, outcome: Mapping[str, Any]) -> str:
     return " ".join([*words, shlex.quote(str(folder)), "--device", environment["device"]])
 
 
-def prototype_tables(result: Path, most: int) -> dict[Path, tuple[list[dict[str, str]], int]]:
-    """Return the per-prototype tables of a finished cell: file -> its first rows, and their total number.
+def prototype_tables(files: ResultFiles, most: int) -> dict[str, tuple[list[dict[str, str]], int]]:
+    """Return the per-prototype tables of a finished cell: metric -> its first rows, and their total number.
 
     One that was changed since it was written has a single row with that remark.
     """
-    found: dict[Path, tuple[list[dict[str, str]], int]] = {}
-    for file in sorted((result / "items").glob("*.prototype.csv")):
+    found: dict[str, tuple[list[dict[str, str]], int]] = {}
+    for name in files.names("items/*.prototype.csv"):
+        metric = PurePath(name).name.split(".")[0]
         try:
-            lines = read_verified(result, f"items/{file.name}").decode().splitlines()
+            lines = files.read(name).decode().splitlines()
         except (OSError, ValueError, Changed) as error:
-            found[file] = ([{"damaged": str(error)}], 1)
+            found[metric] = ([{"damaged": str(error)}], 1)
             continue
-        found[file] = (list(itertools.islice(csv.DictReader(lines), most)), max(0, len(lines) - 1))
+        found[metric] = (list(itertools.islice(csv.DictReader(lines), most)), max(0, len(lines) - 1))
     return found
 
 

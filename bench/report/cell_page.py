@@ -68,12 +68,13 @@ def show_cell(store: Store, name: str, console: Console) -> None:
     console.print(_pairs("about the fit", about_the_fit(outcome)))
     console.print(_pairs("what it took of the machine, all attempts", flatten(outcome.get("usage", {}))))
     console.print(_pairs("computed with", computed_with(outcome)))
-    versions = folder.result / "packages.txt"
-    if versions.is_file():
-        console.print(Text(f"all installed packages: {versions}", style="dim"), soft_wrap=True)
-    for file, (rows, count) in prototype_tables(folder.result, _MOST_PROTOTYPES).items():
-        console.print(_prototypes(file.name.split(".")[0], rows, count))
-        console.print(Text(f"all of them: {file}", style="dim"), soft_wrap=True)
+    files = store.files(name)
+    if files.names("packages.txt"):
+        console.print(Text(f"all installed packages: {files.path('packages.txt')}", style="dim"), soft_wrap=True)
+    for metric, (rows, count) in prototype_tables(files, _MOST_PROTOTYPES).items():
+        console.print(_prototypes(metric, rows, count))
+        table = files.path(f"items/{metric}.prototype.csv")
+        console.print(Text(f"all of them: {table}", style="dim"), soft_wrap=True)
 
 
 def _state(failure: Mapping[str, Any] | None) -> str:

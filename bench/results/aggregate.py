@@ -126,7 +126,7 @@ def with_interval(
         return entry
     facts = values[0][0].spec["metrics"][metric]
     try:
-        found = over_seeds(metric, facts, [(store.cell(cell.name).result, value) for cell, value in values])
+        found = over_seeds(metric, facts, [(store.files(cell.name), value) for cell, value in values])
     except NoInterval as error:
         note = f"no interval: {error}"
         if note not in notes:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import re
-import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import RequestError
-from bench.core.integrity import FILE as DIGESTS
-from bench.core.integrity import Changed, digests_of, read_verified
-from bench.results.store import Store, WorkDir, write_json
+from bench.core.integrity import Changed
+from bench.results.archive import FILE as ARCHIVE
+from bench.results.archive import write_archive
+from bench.results.records import CellRecord
+from bench.results.result_files import ResultFiles
+from bench.results.store import Store
 
 if TYPE_CHECKING:
     from bench.contract import Progress
 
+_OF_A_HOME = ("cells", "invocations", "blackboxes", "prepared", "data", "scale")
+_BESIDE = ("README.md", "LICENSE", ".gitattributes", ".git")
 _PATH = re.compile(r"(?<![\w./-])(?:/[\w.@+-]+)+/?")
 
 
@@ -39,7 +44,8 @@ class Counts:
 def export(store: Store, stamp: str, target: Path, progress: Progress) -> Counts:
     """Write the results of a run's cells into a folder that every command reads as a home, with ``--out``.
 
-    Of the same suite the folder holds this run alone afterwards; runs of other suites in it stay.
+    Of the same suite the folder holds this run alone afterwards; other suites in it stay. A reader sees the former
+    content or the new one.
 
     Args:
         store: contains the cells.
@@ -50,101 +56,68 @@ def export(store: Store, stamp: str, target: Path, progress: Progress) -> Counts
     Raises:
         RequestError: if the folder holds something else.
     """
-    run = store.invocations()[stamp]
+    run, counts = store.invocations()[stamp], Counts()
     if target.resolve() == store.root.resolve():
         raise RequestError(f"{target} is the home itself: name another folder")
-    counts, other, names = Counts(), Store(target), []
-    _check_target(other)
-    for name in progress.track(run["cells"], "cells"):
-        found, record = store.cell(name), store.record(name)
-        written, failure = record.written, record.failure
-        if written is None:
-            counts.damaged += 1
-            progress.note(store.faults[name])
-            continue
-        if record.result is None and failure is None:
-            counts.unfinished += 1
-            continue
-        counts.failed += failure is not None
-        if written.get("black_box_id"):
-            written = {**written, "black_box_seconds": store.black_box_seconds(written)}
-        counts.size += _write(found, other.cell(name), written, record.result, failure, progress)
-        names.append(name)
-    counts.cells = len(names)
-    for earlier, content in other.invocations().items():
-        if content["suite"] == run["suite"]:
-            (target / "invocations" / f"{earlier}.json").unlink()
-    other.record_invocation(stamp, nameless({**run, "cells": names}))
-    wanted = {name for content in other.invocations().values() for name in content["cells"]}
-    for name in set(other.cells()) - wanted:
-        if _published(other, name):
-            shutil.rmtree(other.cell(name).path)
+    _check_target(target, run["suite"])
+
+    def cells() -> Iterator[tuple[str, dict[str, Any], dict[str, bytes]]]:
+        for name in progress.track(run["cells"], "cells"):
+            record = store.record(name)
+            if record.written is None:
+                counts.damaged += 1
+                progress.note(store.faults[name])
+            elif record.result is None and record.failure is None:
+                counts.unfinished += 1
+            else:
+                counts.failed += record.failure is not None
+                counts.cells += 1
+                yield name, _published(store, record), _files(store.files(name), progress)
+
+    counts.size = write_archive(target / run["suite"], stamp, nameless(run), cells())
     return counts
 
 
-def _check_target(other: Store) -> None:
-    """Refuse a home: it has the same folders as an export, and its trained cells must not be replaced or deleted.
+def _check_target(target: Path, suite: str) -> None:
+    """Refuse a folder with anything that no export writes: a home's cells must not be mixed with published ones.
 
     Raises:
-        RequestError: if the folder holds anything that no export writes.
+        RequestError: naming it.
     """
-    target = other.root
-    if not target.exists() or not any(target.iterdir()):
-        return
-    if not (target / "invocations").is_dir():
-        raise RequestError(f"{target} holds something else: name an empty folder, or that of an earlier export")
-    alien = [target / name for name in ("blackboxes", "prepared") if (target / name).is_dir()]
-    alien += [path for path in (target / "cells").glob("[!.]*") if not _published(other, path.name)]
+    inside = sorted(target.iterdir()) if target.exists() else []
+    homely = [path for path in inside if path.name in _OF_A_HOME and path.name != suite]
+    if homely:
+        raise RequestError(
+            f"{target} is a home of runs, not an export of this version: it has {homely[0].name}, and nothing of it is "
+            f"replaced; name an empty folder, or that of an earlier export (`--out {target}` exports it again)"
+        )
+    alien = [path for path in inside if not (path / ARCHIVE).is_file() and path.name not in (*_BESIDE, suite)]
     if alien:
         raise RequestError(
-            f"{target} is a home of runs, not an export: {alien[0]} was computed there, and nothing of it is deleted; "
-            "name an empty folder, or that of an earlier export"
+            f"{target} holds something else, {alien[0].name}: name an empty folder, or that of an earlier export"
         )
 
 
-def _published(other: Store, name: str) -> bool:
-    """Return whether an export wrote the cell: it is marked so, and has neither a fit nor work in progress."""
-    folder = other.cell(name)
-    if folder.work.exists() or (folder.result / "model.safetensors").exists():
-        return False
-    # An export that was killed while it replaced a cell may leave it without its description.
-    return not (folder.path / "cell.json").exists() or bool((other.written(name) or {}).get("exported"))
-
-
-def _write(
-    found: WorkDir,
-    own: WorkDir,
-    written: dict[str, Any],
-    result: dict[str, Any] | None,
-    failure: dict[str, Any] | None,
-    progress: Progress,
-) -> int:
-    """Write one cell and return its size in bytes."""
-    shutil.rmtree(own.path, ignore_errors=True)
+def _published(store: Store, record: CellRecord) -> dict[str, Any]:
+    """Return description, result and failure without names of this machine."""
+    written = record.written
+    assert written is not None
+    seconds = {"black_box_seconds": store.black_box_seconds(written)} if written.get("black_box_id") else {}
+    failure = record.failure and {**nameless(record.failure), "details": ""}
     # The id is the hash of the specification; files are in it by their content.
-    write_json(own.path / "cell.json", {**nameless(written), "spec": written["spec"], "exported": True})
-    if result is None:
-        write_json(own.path / "failure.json", nameless({**(failure or {}), "details": ""}))
-    else:
-        tables = sorted(file.name for file in (found.result / "items").glob("*.csv"))
-        for name in ("history.json", *(f"items/{table}" for table in tables)):
-            _copy(found.result, own.result, name, progress)
-        write_json(own.result / "result.json", nameless(result))
-        write_json(own.result / DIGESTS, digests_of(own.result))
-    return sum(file.stat().st_size for file in own.path.rglob("*") if file.is_file())
+    description = {**nameless({**written, **seconds}), "spec": written["spec"], "exported": True}
+    return {"description": description, "result": nameless(record.result), "failure": failure}
 
 
-def _copy(source: Path, target: Path, name: str, progress: Progress) -> None:
-    """Copy a file as it was written; one that was changed since gets no digest that hides the change."""
-    try:
-        content = read_verified(source, name)
-    except FileNotFoundError:
-        return
-    except Changed as error:
-        progress.note(f"{error}: left out")
-        return
-    (target / name).parent.mkdir(parents=True, exist_ok=True)
-    (target / name).write_bytes(content)
+def _files(files: ResultFiles, progress: Progress) -> dict[str, bytes]:
+    """Return the files to publish; one that was changed since it was written gets no digest that hides the change."""
+    found = {}
+    for name in [*files.names("history.json"), *files.names("items/*.csv")]:
+        try:
+            found[name] = files.read(name)
+        except Changed as error:
+            progress.note(f"{error}: left out")
+    return found
 
 
 def nameless(content: Any) -> Any:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -16,7 +17,7 @@ from bench.core.files import replacing
 from bench.core.integrity import verify_folder
 from bench.core.work_dir import WorkDir
 from bench.results.records import AGAIN, read_description, read_history
-from bench.results.store import Store
+from bench.results.store import Store, write_json
 
 if TYPE_CHECKING:
     from bench.contract import Progress
@@ -52,30 +53,50 @@ def gather(source: Path, store: Store, home: Path, progress: Progress) -> Counts
     Raises:
         RequestError: if there is no such home.
     """
-    if not (source / "cells").is_dir():
-        raise RequestError(f"{source} is no home of results: it has no folder cells")
     other, counts = Store(source), Counts()
+    if not (source / "cells").is_dir() and not other.archives():
+        damaged = "; ".join(other.faults.values()) or "it has no folder cells, and no suite that `export` wrote"
+        raise RequestError(f"{source} is no home of results: {damaged}")
+    if store.archives():
+        store.check_writable()
     for name in progress.track(other.cells(), f"cells of {source}"):
-        found, own = other.cell(name), store.cell(name)
-        if not found.done:
+        own, archive = store.cell(name), other.archived(name)
+        if (archive is None and not other.cell(name).done) or (archive and archive.cells[name]["result"] is None):
             counts.unfinished += 1
         elif own.done:
             counts.here += 1
         else:
-            taken = _taken(found, own, lambda name=name: _check(other, name), progress)  # type: ignore[misc]
+            check, copy = partial(_check, other, name), _copying(other.cell(name))
+            if archive is not None:
+                copy = (partial(archive.unpack, name), partial(_describe, archive.description(name)))
+            taken = _taken(own, check, *copy, progress)
             counts.taken += taken
             counts.damaged += not taken
     for path in sorted((source / "blackboxes").glob("*")):
         found, own = WorkDir(path), WorkDir(home / "blackboxes" / path.name)
         if found.done and not own.done:
-            taken = _taken(found, own, lambda found=found: _check_black_box(found), progress)  # type: ignore[misc]
+            taken = _taken(own, partial(_check_black_box, found), *_copying(found), progress)
             counts.black_boxes += taken
             counts.damaged += not taken
     return counts
 
 
-def _taken(found: WorkDir, own: WorkDir, check: Callable[[], None], progress: Progress) -> bool:
-    """Take over a result and return whether it is here now; a damaged one is reported."""
+def _taken(
+    own: WorkDir,
+    check: Callable[[], object],
+    write: Callable[[Path], object],
+    describe: Callable[[Path], object] | None,
+    progress: Progress,
+) -> bool:
+    """Take over a result and return whether it is here now; a damaged one is reported.
+
+    Args:
+        own: directory of the cell or black box here.
+        check: raises :class:`BenchError` if the result there is damaged.
+        write: makes the folder of the result.
+        describe: writes the ``cell.json``, if there is one.
+        progress: receives the messages.
+    """
     try:
         check()
     except BenchError as error:
@@ -86,14 +107,23 @@ def _taken(found: WorkDir, own: WorkDir, check: Callable[[], None], progress: Pr
             return True
         unfinished = own.path / ".gathered"
         shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.copytree(found.result, unfinished)
-        written = found.path / "cell.json"
-        if written.is_file() and not _readable(own.path):
+        write(unfinished)
+        if describe is not None and not _readable(own.path):
             with replacing(own.path / "cell.json", rivals=True) as draft:
-                shutil.copyfile(written, draft)
+                describe(draft)
         unfinished.rename(own.result)
         own.tidy()
     return True
+
+
+def _copying(found: WorkDir) -> tuple[Callable[[Path], object], Callable[[Path], object] | None]:
+    """Return the functions that copy a folder's result and its description."""
+    written = found.path / "cell.json"
+    return partial(shutil.copytree, found.result), partial(shutil.copyfile, written) if written.is_file() else None
+
+
+def _describe(content: dict[str, Any], file: Path) -> None:
+    write_json(file, content)
 
 
 def _readable(cell: Path) -> bool:
@@ -116,7 +146,11 @@ def _check(store: Store, name: str) -> None:
     CellSpec.of(found.written, store.cell(name).path / "cell.json")
     if found.failure is not None:
         raise RequestError(found.failure["reason"].replace(AGAIN, "; copy it again"))
-    _check_digests(store.cell(name))
+    archive = store.archived(name)
+    if archive is None:
+        _check_digests(store.cell(name))
+    else:
+        archive.verify()
     if found.written.get("exported"):
         return  # without its fit
     _check_weights(store.cell(name))

@@ -14,10 +14,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from bench.core.errors import RequestError
-from bench.core.files import StoredModel, first_problem, load_json, parse, unreadable
+from bench.core.files import StoredModel, check, first_problem, load_json, parse, unreadable
 from bench.core.integrity import FILE as DIGESTS
 from bench.core.integrity import Changed, fingerprint, known_digests, read_verified
 from bench.results.labels import definition
+from bench.results.result_files import FolderFiles, ResultFiles
 
 ScoreStatus = Literal["ok", "n/a", "failed", "oom", "missing"]
 """Of one metric of a cell; ``missing``: the cell is not finished, or the metric was not asked for."""
@@ -160,6 +161,30 @@ class _Epoch(StoredModel):
 
 _HISTORY = TypeAdapter(list[_Epoch])
 
+_File = Annotated[str, Field(pattern=r"^(items/)?[^/\\\x00.][^/\\\x00]*$")]
+
+
+class _Failure(StoredModel):
+    status: Literal["failed", "oom"]
+    reason: str
+
+
+class _ArchivedCell(StoredModel):
+    description: _Description
+    result: _Result | None
+    failure: _Failure | None
+    files: dict[_File, str]
+
+
+class _Archive(StoredModel):
+    """``SUITE/cells.json``; see :class:`bench.results.archive.Archive`."""
+
+    stamp: Name
+    run: _Invocation
+    tables: Name
+    tables_sha256: str
+    cells: dict[Name, _ArchivedCell]
+
 
 @dataclass(frozen=True)
 class CellRecord:
@@ -220,7 +245,15 @@ def read_description(file: Path, name: str) -> dict[str, Any]:
     Raises:
         RequestError: if it is missing or broken, or does not match the id.
     """
-    content = parse(file, _read(file), _Description)
+    return check_description(file, parse(file, _read(file), _Description), name)
+
+
+def check_description(file: Path, content: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return the description of the cell with that id.
+
+    Raises:
+        Changed: if its specification has another id.
+    """
     found = fingerprint(content["spec"])
     if found != name:
         raise Changed(f"{file} was changed after it was written: its content has the id {found}")
@@ -240,9 +273,7 @@ def read_result(folder: Path, metrics: Mapping[str, Any] | None = None) -> dict[
     file = folder / "result.json"
     try:
         content = parse(file, read_verified(folder, file.name), _Result)
-        lacking = set(metrics or ()) - {*content["scores"], *content.get("not_applicable", {})}
-        if lacking:
-            raise RequestError(unreadable(file, f"it has no {', '.join(sorted(lacking))}"))
+        _check_complete(file, content, metrics or {})
         if content.get("sealed") and known_digests(folder) is None:
             raise Changed(f"{folder / DIGESTS} is missing, with which {file.name} was written")
     except OSError as error:
@@ -250,6 +281,24 @@ def read_result(folder: Path, metrics: Mapping[str, Any] | None = None) -> dict[
     except RequestError as error:
         raise type(error)(f"{error}{AGAIN}") from error
     return content
+
+
+def _check_complete(file: Path, result: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+    lacking = set(metrics) - {*result["scores"], *result.get("not_applicable", {})}
+    if lacking:
+        raise RequestError(unreadable(file, f"it has no {', '.join(sorted(lacking))}"))
+
+
+def check_archived(file: Path, content: Any) -> None:
+    """Check that the content of a ``SUITE/cells.json`` has all that readers rely on.
+
+    Raises:
+        RequestError: if not.
+    """
+    check(file, content, _Archive)
+    for cell in content["cells"].values():
+        if cell["result"] is not None:
+            _check_complete(file, cell["result"], cell["description"]["spec"]["metrics"])
 
 
 def read_activity(file: Path) -> dict[str, Any] | None:
@@ -269,15 +318,19 @@ def read_invocation(file: Path) -> dict[str, Any]:
     return parse(file, _read(file), _Invocation)
 
 
-def read_history(folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of a folder's ``history.json``, one for each epoch; empty if it has none.
+def read_history(files: ResultFiles | Path) -> list[dict[str, Any]]:
+    """Return the rows of ``history.json``, one for each epoch; empty if there is none.
+
+    Args:
+        files: of a result, or the folder that holds the file.
 
     Raises:
         RequestError: if it is broken, or was changed since it was written.
     """
-    file = folder / "history.json"
+    files = FolderFiles(files) if isinstance(files, Path) else files
+    file = files.path("history.json")
     try:
-        content: list[dict[str, Any]] = load_json(file, read_verified(folder, file.name))
+        content: list[dict[str, Any]] = load_json(file, files.read(file.name))
         _HISTORY.validate_python(content)
     except FileNotFoundError:
         return []

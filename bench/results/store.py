@@ -1,5 +1,7 @@
 """Store of results on disk: the source of truth, from which tables and the MLflow mirror are made.
 
+A folder that ``export`` wrote has SUITE/cells.json and tables instead: see ``bench/results/archive.py``.
+
 cells/ID/cell.json      the cell's specification, the paths of its inputs, the command that runs it
 cells/ID/...            its work and its result: see ``bench/core/work_dir.py``
 invocations/STAMP.json  one call of `run`: its suite, its command line, its cells
@@ -17,9 +19,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.core.content_digest import State, state_of
 from bench.core.errors import RequestError
 from bench.core.files import read_json, write_json
 from bench.core.work_dir import Status, WorkDir, failed
+from bench.results.archive import FILE as ARCHIVE
+from bench.results.archive import Archive
 from bench.results.records import (
     CellRecord,
     ScoreStatus,
@@ -28,6 +33,7 @@ from bench.results.records import (
     read_invocation,
     read_result,
 )
+from bench.results.result_files import FolderFiles, ResultFiles
 
 __all__ = ["CellRecord", "Row", "Status", "Store", "WorkDir", "as_dicts", "new_stamp", "write_json"]
 
@@ -79,6 +85,7 @@ class Store:
         self.root = root
         self.faults: dict[str, str] = {}
         self._folders: dict[str, WorkDir] = {}
+        self._archives: dict[Path, tuple[State, Archive | None]] = {}
 
     @staticmethod
     def read(file: Path) -> dict[str, Any]:
@@ -95,6 +102,11 @@ class Store:
         Raises:
             RequestError: if they cannot.
         """
+        if self.archives():
+            raise RequestError(
+                f"{self.root} is an export, which is only read: `python -m bench gather {self.root}` takes its results "
+                "over into BENCH_HOME"
+            )
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.root) as trial:
@@ -106,11 +118,40 @@ class Store:
             ) from error
 
     def cell(self, name: str) -> WorkDir:
-        """Return the folder of a cell."""
+        """Return the folder of a cell; one that was exported has none on disk, see :meth:`files`."""
         found = self._folders.get(name)
         if found is None:
             found = self._folders[name] = WorkDir(self.root / "cells" / name, read_result)
         return found
+
+    def archives(self) -> list[Archive]:
+        """Return the suites that an export wrote here, the newest run first; :attr:`faults` has those not readable."""
+        files = sorted(self.root.glob(f"[!.]*/{ARCHIVE}"))
+        found = [archive for archive in map(self._archive, files) if archive is not None]
+        return sorted(found, key=lambda archive: archive.stamp, reverse=True)
+
+    def _archive(self, file: Path) -> Archive | None:
+        state = state_of(file)
+        if file not in self._archives or self._archives[file][0] != state:
+            name = f"{file.parent.name}/{file.name}"
+            try:
+                self._archives[file] = state, Archive(file)
+                self.faults.pop(name, None)
+            except RequestError as error:
+                self._archives[file] = state, None
+                self._fault(name, str(error))
+        return self._archives[file][1]
+
+    def archived(self, name: str) -> Archive | None:
+        """Return the newest archive with a cell; ``None`` if the cell has a folder of its own, or is not here."""
+        if (self.cell(name).path / "cell.json").exists():
+            return None
+        return next((archive for archive in self.archives() if name in archive.cells), None)
+
+    def files(self, name: str) -> ResultFiles:
+        """Return the files of a finished cell's result."""
+        archive = self.archived(name)
+        return FolderFiles(self.cell(name).result) if archive is None else archive.files(name)
 
     def find(self, prefix: str) -> str:
         """Find the one cell whose id begins with the prefix, which may be the path of its folder.
@@ -133,20 +174,24 @@ class Store:
         Raises:
             RequestError: if it is neither.
         """
+        if cell.parent.name == "cells" and Store(cell.parent.parent).archived(cell.name):
+            return cell.resolve()
         return cell.resolve() if cell.is_dir() else self.cell(self.find(str(cell))).path.resolve()
 
     def cells(self) -> list[str]:
         """Return the ids of all cells, finished or not."""
         folder = self.root / "cells"
-        if not folder.is_dir():
-            return []
-        return sorted(path.name for path in folder.iterdir() if (path / "cell.json").is_file())
+        inside = folder.iterdir() if folder.is_dir() else ()
+        names = {path.name for path in inside if (path / "cell.json").is_file()}
+        return sorted(names.union(*(archive.cells for archive in self.archives())))
 
     def record(self, name: str) -> CellRecord:
         """Return all that is stored of a cell: damage becomes its failure, and never an error."""
         folder, written = self.cell(name), self._written(name)
         if written is None:
             return CellRecord(name, None, None, failed(self.faults[name]))
+        if (archive := self.archived(name)) is not None:
+            return archive.record(name)
         if not folder.done:
             return CellRecord(name, written, None, folder.failure)
         try:
@@ -165,6 +210,8 @@ class Store:
         Raises:
             RequestError: if that is damaged or does not match its id, with the command that rewrites it.
         """
+        if (archive := self.archived(name)) is not None:
+            return archive.description(name)
         try:
             return read_description(self.cell(name).path / "cell.json", name)
         except RequestError as error:
@@ -174,7 +221,8 @@ class Store:
 
     def written(self, name: str) -> dict[str, Any] | None:
         """Return the same as :meth:`specification`; ``None`` if it is missing or cannot be read."""
-        return self._written(name) if (self.cell(name).path / "cell.json").exists() else None
+        there = (self.cell(name).path / "cell.json").exists() or self.archived(name) is not None
+        return self._written(name) if there else None
 
     def outcome(self, name: str) -> dict[str, Any] | None:
         """Return the content of its ``result.json``; ``None`` if unfinished, or if that or the cell is damaged."""
@@ -211,13 +259,13 @@ class Store:
 
     def invocations(self) -> dict[str, dict[str, Any]]:
         """Return all calls of ``run`` whose records can be read, oldest first: stamp -> content."""
-        found = {}
+        found = {archive.stamp: archive.run for archive in self.archives()}
         for file in self._files("invocations"):
             try:
                 found[file.stem] = read_invocation(file)
             except RequestError as error:
                 self._fault(f"invocations/{file.name}", _to_delete(file, error))
-        return found
+        return dict(sorted(found.items()))
 
     def record_scale(self, stamp: str, content: Mapping[str, Any]) -> None:
         """Record the measurements of one call of ``scale``."""
@@ -248,7 +296,7 @@ class Store:
             if suite not in (None, known[stamp]["suite"]):
                 raise RequestError(f"run {stamp} is of suite {known[stamp]['suite']!r}, not of {suite!r}")
             return stamp
-        damaged = {one: why for one, why in self.faults.items() if one.startswith("invocations/")}
+        damaged = self._damaged_records()
         if f"invocations/{stamp}.json" in damaged or (damaged and not known):
             raise RequestError(damaged.get(f"invocations/{stamp}.json", next(iter(damaged.values()))))
         if not known:
@@ -298,9 +346,12 @@ class Store:
             chosen = [name for name in chosen if name in suites]
         rows = [row for name in chosen for row in self._rows_of(name, suites.get(name, ""))]
         if cells is None:
-            records = [name for name in self.faults if name.startswith("invocations/")]
-            rows += [_row(_UNKNOWN, "", "", "failed", self.faults[name]) for name in records]
+            rows += [_row(_UNKNOWN, "", "", "failed", reason) for reason in self._damaged_records().values()]
         return rows
+
+    def _damaged_records(self) -> dict[str, str]:
+        """Return the faults of records of calls and of exported suites; ids of cells have no slash."""
+        return {name: reason for name, reason in self.faults.items() if "/" in name}
 
     def _rows_of(self, name: str, suite: str) -> list[Row]:
         found = self.record(name)

@@ -141,9 +141,10 @@ class Viewer:
 
     def __init__(self, cell: CellRunner) -> None:
         name = cell.folder.path.name
-        if not cell.folder.done:
+        archived = cell.store.archived(name) is not None
+        if not cell.folder.done and not archived:
             raise RequestError(f"cell {name} is not finished: python -m bench cell {cell.folder.path}")
-        if not (cell.folder.result / "model.safetensors").is_file():
+        if archived or not (cell.folder.result / "model.safetensors").is_file():
             runs = [content["command"] for content in cell.store.invocations().values() if name in content["cells"]]
             # The last of an option that is given twice counts.
             only = f"--methods {cell.spec.method} --seeds {cell.spec.seed} --no-controls --existing rerun"

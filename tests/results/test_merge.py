@@ -16,7 +16,6 @@ from bench.results.store import Store, WorkDir, write_json
 from tests.support.documented import RESULTS, ROOT
 from tests.support.samples import Silent
 from tests.support.small_birds import QUICK, few_birds, stored
-from tests.support.stores import reseal
 
 
 @pytest.fixture(scope="module")
@@ -175,10 +174,12 @@ def test_a_shared_home_under_another_path_and_data_elsewhere(call, data, tmp_pat
 
 @pytest.mark.parametrize("file", ["result/items/accuracy.image.csv", "result/history.json", "result/result.json"])
 def test_an_altered_cell_is_not_taken(tmp_path, file):
-    source = sorted(path for path in (ROOT / RESULTS / "cells").iterdir() if (path / file).is_file())[0]
-    there = tmp_path / "there" / "cells" / source.name
-    shutil.copytree(source, there)
-    reseal(there / "result")
+    published = tmp_path / "published" / "study_cars"
+    shutil.copytree(ROOT / RESULTS / published.name, published)
+    gather(published.parent, Store(tmp_path / "there"), tmp_path / "there", Silent())
+    there = next(path for path in (tmp_path / "there" / "cells").iterdir() if (path / file).is_file())
+    for other in set(there.parent.iterdir()) - {there}:
+        shutil.rmtree(other)
     for home, altered in (("one", False), ("two", True)):
         if altered:
             (there / file).write_bytes((there / file).read_bytes() + b"\n")

@@ -19,6 +19,7 @@ from bench.report.cell_facts import (
 )
 from bench.report.html.sparklines import Panel, panels
 from bench.results.records import read_history
+from bench.results.result_files import FolderFiles, ResultFiles
 from bench.results.select import Candidate
 from bench.results.stats.intervals import with_intervals
 from bench.results.store import Store
@@ -98,19 +99,22 @@ class CellPage:
 
         They are the method's own, and that of the black box that it started from.
         """
-        own = [self._folder.path / part / "history.json" for part in ("result", "work", "resume")]
-        files = {"Training": next((file for file in own if file.is_file()), own[0])}
+        folders = (self._folder.work, self._folder.resume)
+        trainings = {"Training": [self._store.files(self.name), *map(FolderFiles, folders)]}
         box = str(self.written.get("black_box_id") or "")
         if box and Path(box).name == box:
-            files["Training of its black box"] = self._store.root / "blackboxes" / box / "result" / "history.json"
-        return [(title, *_history(file)) for title, file in files.items() if file.is_file()]
+            trainings["Training of its black box"] = [FolderFiles(self._store.root / "blackboxes" / box / "result")]
+        # The first of them is shown: that of the result, or else of the attempt in progress.
+        first = ((title, next((files for files in places if files.names("history.json")), None))
+                 for title, places in trainings.items())  # fmt: skip
+        return [(title, *_history(files)) for title, files in first if files is not None]
 
     @property
     def prototypes(self) -> list[tuple[str, list[str], list[list[str]], int]]:
         """Return the per-prototype tables: metric, header, rows that are shown, and their total number."""
         return [
-            (file.name.split(".")[0], list(rows[0]), [[short(value) for value in row.values()] for row in rows], count)
-            for file, (rows, count) in prototype_tables(self._folder.result, _MOST_ROWS).items()
+            (metric, list(rows[0]), [[short(value) for value in row.values()] for row in rows], count)
+            for metric, (rows, count) in prototype_tables(self._store.files(self.name), _MOST_ROWS).items()
             if rows
         ]
 
@@ -124,9 +128,9 @@ class CellPage:
         return "\n".join(lines[-_LAST_LINES:])[-_LONGEST:]
 
 
-def _history(file: Path) -> tuple[list[Panel], str]:
+def _history(files: ResultFiles) -> tuple[list[Panel], str]:
     """Read the curves of a file, or why there are none; one broken file must not cost the whole report."""
     try:
-        return panels(read_history(file.parent)), ""
+        return panels(read_history(files)), ""
     except RequestError as error:
         return [], str(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import tempfile
 import time
 from collections.abc import Iterator
 from itertools import accumulate
@@ -17,8 +18,9 @@ from bench.core.resource_usage import read_usage
 from bench.report.mlflow.fields import cut, digest, flat, named
 from bench.results.labels import name_of
 from bench.results.records import read_history
+from bench.results.result_files import FolderFiles, ResultFiles
 from bench.results.stats.intervals import with_intervals
-from bench.results.store import Store
+from bench.results.store import Store, write_json
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +73,11 @@ class TrackedCell:
         self.spec = found.spec
         self.result, self.failure = found.result, found.failure
         black_box = home / "blackboxes" / str(self.written.get("black_box_id"))
-        self.curves = {"train": _history(self.folder.path), "blackbox": _history(black_box)}
+        self._archive = store.archived(name)
+        self.curves = {
+            "train": _history(store.files(name), *_in_progress(self.folder.path)),
+            "blackbox": _history(FolderFiles(black_box / "result"), *_in_progress(black_box)),
+        }
         self.usage = read_usage(self.folder.result if self.result else self.folder.work)
         self.began, self.ended = self._times()
         self.digest = digest([LAYOUT, self.written, self.result, self.failure, self.curves])
@@ -105,6 +111,7 @@ class TrackedCell:
 
     def _times(self) -> tuple[int, int | None]:
         file = self.folder.result / "result.json" if self.result else self.folder.path / "failure.json"
+        file = file if self._archive is None else self._archive.file
         if not file.is_file():
             return 0, None
         ended = file.stat().st_mtime
@@ -254,7 +261,21 @@ class TrackedCell:
 
     def artifacts(self) -> Iterator[tuple[Path, str | None]]:
         """Return the files to copy, each with its target folder; never weights, never tables with a row per image."""
-        folder, result = self.folder.path, self.folder.result
+        if self._archive is None:
+            yield from self._artifacts(self.folder.path)
+            return
+        # MLflow copies files: those of an export are written out for it.
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            write_json(folder / "cell.json", self.written)
+            if self.result is not None:
+                self._archive.unpack(self.name, folder / "result")
+            else:
+                write_json(folder / "failure.json", self.failure)
+            yield from self._artifacts(folder)
+
+    def _artifacts(self, folder: Path) -> Iterator[tuple[Path, str | None]]:
+        result = folder / "result"
         files = [folder / "cell.json", folder / "failure.json", result / "result.json", result / "history.json"]
         files += [result / USAGE, result / "packages.txt"]
         files.append((result if self.result else self.folder.work) / "log.txt")
@@ -267,6 +288,7 @@ def files_state(store: Store, name: str, home: Path) -> str:
     """Return a digest of the times at which :class:`TrackedCell`'s files were last written, without reading them."""
     folder, box = store.cell(name).path, (store.written(name) or {}).get("black_box_id")
     files = [folder / file for file in ("cell.json", "failure.json", "result/result.json")]
+    files += [archive.file for archive in (store.archived(name),) if archive is not None]
     for place in (folder, *([home / "blackboxes" / str(box)] if box else [])):
         files += [place / part / "history.json" for part in ("result", "work", "resume")]
     return digest([LAYOUT, [_written(file) for file in files]])
@@ -281,12 +303,16 @@ def _written(file: Path) -> list[int]:
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
 
-def _history(folder: Path) -> list[dict[str, Any]]:
-    """Read the curves of a finished training, or else those of one in progress there."""
-    for place in ("result", "work", "resume"):
-        if (folder / place / "history.json").is_file():
+def _in_progress(folder: Path) -> list[ResultFiles]:
+    return [FolderFiles(folder / part) for part in ("work", "resume")]
+
+
+def _history(*places: ResultFiles) -> list[dict[str, Any]]:
+    """Read the curves from the first place that has them."""
+    for files in places:
+        if files.names("history.json"):
             try:
-                return read_history(folder / place)
+                return read_history(files)
             except RequestError as error:
                 _log.warning("warning: %s: no curves of it", error)
                 return []

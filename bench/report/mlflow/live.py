@@ -92,6 +92,7 @@ class Follower:
     def _state(self, content: dict[str, Any]) -> list[int]:
         """Return when the files that are mirrored were last written: cheap to find out, also for thousands of cells."""
         cells = [self.store.cell(name).path / file for name in content["cells"] for file in _LOOKED_AT]
+        cells += [archive.file for archive in self.store.archives()]
         boxes = self.home.glob("blackboxes/*/*/history.json")
         return [_written(file) for file in (*cells, *boxes)]
 

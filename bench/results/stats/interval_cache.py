@@ -8,22 +8,17 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from bench.core import registry
-from bench.core.content_digest import state_of
 from bench.core.errors import RequestError
-from bench.core.integrity import FILE as DIGESTS
 from bench.core.paths import home
 from bench.results.store import Row, Store, write_json
 
 _OURS = "metrics."
-_SOURCES = ("result.json", DIGESTS)
 
 
 class IntervalCache:
@@ -78,24 +73,14 @@ class IntervalCache:
         return self._folder / place[:2] / f"{place[:16]}.json"
 
     def _key(self, cell: str) -> str:
-        result = self._store.cell(cell).result
-        parts = [
-            _code(),
-            json.dumps(self._store.specification(cell)["spec"]["metrics"], sort_keys=True),
-            *(f"{entry.name} {state_of(Path(entry.path))}" for entry in _entries(result / "items")),
-            # The digests decide whether a table may be read at all; older results have none.
-            *(f"{entry.name} {state_of(Path(entry.path))}" for entry in _entries(result) if entry.name in _SOURCES),
-        ]
+        metrics = json.dumps(self._store.specification(cell)["spec"]["metrics"], sort_keys=True)
+        parts = [_code(), metrics, *self._store.files(cell).state()]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _is_ours(metric: str) -> bool:
     entry = registry.CATALOGUE["metrics"].get(metric) or registry.CATALOGUE["metrics"].get(metric.rsplit(".", 1)[0])
     return entry is not None and entry.target.startswith(_OURS)
-
-
-def _entries(folder: Path) -> Iterable[Any]:
-    return sorted(os.scandir(folder), key=lambda entry: entry.name) if folder.is_dir() else []
 
 
 @functools.cache
@@ -106,6 +91,7 @@ def _code() -> str:
         "bench/results/stats/bootstrap.py",
         "bench/core/score.py",
         "bench/core/seeding.py",
+        "bench/results/result_files.py",
         "bench/results/stats/units.py",
     )
     files = [*(root / name for name in ours), Path(__file__).with_name("intervals.py")]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+from bench.results.result_files import ResultFiles
 from bench.results.stats.bootstrap import Interval, NoInterval, interval
 from bench.results.stats.interval_cache import IntervalCache
 from bench.results.stats.units import Items
@@ -36,7 +36,7 @@ def with_intervals(store: Store, rows: Iterable[Row]) -> list[Row]:
         metric, number = (row.metric, "") if row.metric in metrics else row.metric.rsplit(".", 1)
         key = (row.cell, metric)
         if key not in tables:
-            tables[key] = Items(store.cell(row.cell).result, metric, metrics[metric])
+            tables[key] = Items(store.files(row.cell), metric, metrics[metric])
         try:
             assert row.value is not None
             ends = interval([tables[key].sample(row.value, number)])
@@ -57,15 +57,15 @@ def with_intervals(store: Store, rows: Iterable[Row]) -> list[Row]:
     return found
 
 
-def over_seeds(metric: str, facts: Mapping[str, Any], values: Iterable[tuple[Path, float]]) -> Interval:
+def over_seeds(metric: str, facts: Mapping[str, Any], values: Iterable[tuple[ResultFiles, float]]) -> Interval:
     """Return the interval of a metric's mean over seeds.
 
     Args:
         metric: its name.
         facts: its version and parameters.
-        values: of each seed, the cell's ``result`` folder and the stored value.
+        values: of each seed, the cell's files and the stored value.
 
     Raises:
         NoInterval: if there is none.
     """
-    return interval([Items(result, metric, facts).sample(value) for result, value in values])
+    return interval([Items(files, metric, facts).sample(value) for files, value in values])

@@ -122,7 +122,7 @@ class Judge:
     def _items_of(self, cell: CellRecord, metric: str) -> Items:
         key = (cell.name, metric)
         if key not in self._items:
-            self._items[key] = Items(self._store.cell(cell.name).result, metric, cell.spec["metrics"][metric])
+            self._items[key] = Items(self._store.files(cell.name), metric, cell.spec["metrics"][metric])
         return self._items[key]
 
     @staticmethod

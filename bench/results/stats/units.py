@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from bench.core import registry
-from bench.core.integrity import Changed, read_verified
+from bench.core.integrity import Changed
 from bench.core.score import Aggregate
+from bench.results.result_files import NotNumbers, ResultFiles
 from bench.results.stats.bootstrap import NoInterval, Sample, sample
 
 _PLURAL = {"index": "images", "class": "classes", "prototype": "prototypes"}
@@ -54,13 +53,13 @@ class Items:
     """Tables of one metric of one finished cell.
 
     Args:
-        result: the cell's ``result`` folder.
+        files: of the cell's result.
         metric: its name.
         facts: version and parameters, from the cell's specification.
     """
 
-    def __init__(self, result: Path, metric: str, facts: Mapping[str, Any]) -> None:
-        self._folder, self._metric, self._facts = result / "items", metric, facts
+    def __init__(self, files: ResultFiles, metric: str, facts: Mapping[str, Any]) -> None:
+        self._files, self._metric, self._facts = files, metric, facts
         self._tables: dict[str, dict[str, Any]] = {}
         self._declared: Mapping[str, Aggregate | str] | None = None
         # A method is compared with several others: each time with the same units.
@@ -104,19 +103,15 @@ class Items:
 
     def _table(self, name: str) -> dict[str, Any]:
         if name not in self._tables:
-            # Imported here: it takes half a second, which only those who ask for intervals should wait.
-            import pandas as pd
-
-            file = self._folder / f"{self._metric}.{name}.csv"
+            file = f"{self._metric}.{name}.csv"
             try:
-                frame = pd.read_csv(io.BytesIO(read_verified(self._folder.parent, f"items/{file.name}")))
+                self._tables[name] = self._files.table(f"items/{file}")
             except FileNotFoundError as error:
-                raise NoInterval(f"its table {file.name} is not on disk") from error
+                raise NoInterval(f"its table {file} is not on disk") from error
             except Changed as error:
-                raise NoInterval(f"{error}; `run --existing rerun` computes it again") from error
+                raise NoInterval(f"{error}; {self._files.remedy}") from error
+            except NotNumbers as error:
+                raise NoInterval(f"its table {file} holds something else than numbers") from error
             except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
-                raise NoInterval(f"its table {file.name} cannot be read: {str(error).splitlines()[0]}") from error
-            if len(frame) and not all(map(pd.api.types.is_numeric_dtype, frame.dtypes)):
-                raise NoInterval(f"its table {file.name} holds something else than numbers")
-            self._tables[name] = {column: frame[column].to_numpy() for column in frame.columns}
+                raise NoInterval(f"its table {file} cannot be read: {str(error).splitlines()[0]}") from error
         return self._tables[name]

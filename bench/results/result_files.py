@@ -1,0 +1,104 @@
+"""Files of a finished cell's result, read in one way from a store's folder and from a published archive."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, Protocol
+
+from bench.core.content_digest import state_of
+from bench.core.integrity import FILE as DIGESTS
+from bench.core.integrity import read_verified
+
+
+class ResultFiles(Protocol):
+    """Files beside ``result.json``: the curves and the tables of items.
+
+    Attributes:
+        remedy: how to mend a file that was changed.
+    """
+
+    remedy: str
+
+    def path(self, name: str) -> Path:
+        """Return the place of a file, to be printed."""
+
+    def names(self, pattern: str) -> list[str]:
+        """Return the names of the files that fit a pattern such as ``items/*.csv``, sorted."""
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of a file.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            Changed: if they are not those that were written.
+        """
+
+    def table(self, name: str) -> dict[str, Any]:
+        """Return the columns of a table as arrays, in their order.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            Changed: if it is not the one that was written.
+            ValueError: if it is no table of numbers.
+        """
+
+    def state(self) -> list[str]:
+        """Return a text for each file that changes whenever the file is touched."""
+
+
+class FolderFiles:
+    """Files in the ``result`` folder of a cell; see :class:`ResultFiles`."""
+
+    remedy = "`run --existing rerun` computes it again"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def path(self, name: str) -> Path:
+        """Return the place of a file."""
+        return self._folder / name
+
+    def names(self, pattern: str) -> list[str]:
+        """Return the names that fit a pattern."""
+        return sorted(file.relative_to(self._folder).as_posix() for file in self._folder.glob(pattern))
+
+    def read(self, name: str) -> bytes:
+        """Return the verified bytes of a file."""
+        return read_verified(self._folder, name)
+
+    def table(self, name: str) -> dict[str, Any]:
+        """Return the columns of a table."""
+        return parse_table(self.read(name))
+
+    def state(self) -> list[str]:
+        """Return what changes with the files."""
+        # The digests decide whether a table may be read at all; older results have none.
+        names = [*self.names("items/*"), *(name for name in ("result.json", DIGESTS) if self.path(name).is_file())]
+        return [f"{Path(name).name} {state_of(self.path(name))}" for name in names]
+
+
+def parse_table(text: bytes) -> dict[str, Any]:
+    """Return the columns of a table of numbers in CSV.
+
+    Raises:
+        ValueError: if it holds something else than numbers; pandas' own errors are ValueErrors.
+    """
+    # Imported here: it takes half a second, which only those who ask for intervals should wait.
+    import pandas as pd
+
+    frame = pd.read_csv(io.BytesIO(text))
+    if len(frame) and not all(map(pd.api.types.is_numeric_dtype, frame.dtypes)):
+        raise NotNumbers
+    return {column: frame[column].to_numpy() for column in frame.columns}
+
+
+class NotNumbers(ValueError):
+    """Table of items with a column of texts."""
+
+
+def matching(names: Mapping[str, Any], pattern: str) -> list[str]:
+    """Return the names that fit a pattern, sorted; a star stands for no slash, as in a glob of a folder."""
+    return sorted(name for name in names if fnmatch(name, pattern) and name.count("/") == pattern.count("/"))
