@@ -32,7 +32,7 @@ def contest_tables(contest: Contest) -> list[Table]:
         columns = (Column("reason", words=True), Column("methods", words=True))
         rows = [Row(place, {"reason": Word(reason), "methods": Word(", ".join(dict.fromkeys(own)))})
                 for (place, reason), own in apart.items()]  # fmt: skip
-        tables.append(Table("not compared", columns, tuple(rows), ("where",)))
+        tables.append(Table("not compared", columns, tuple(rows), ("where",), foldable=False))
     several = [ranking for ranking in contest.rankings if ranking.places > 1]  # one place has the order of its values
     if several:
         columns = (*(Column(method, digits=".2f") for method in contest.methods), Column("places", digits=".0f"),

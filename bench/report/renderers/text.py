@@ -83,19 +83,18 @@ class _Grid:
         return narrow if len(narrow) < len(whole) else whole
 
     def show(self, columns: Sequence[int], console: Console) -> None:
-        """Print a part; words are broken at blanks and underscores if it does not fit."""
+        """Print a part; if it does not fit, words are broken at blanks, then at underscores too."""
         table = rich.table.Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         texts = [*self.names, *(self.columns[place] for place in columns)]
         words = [True] * len(self.names) + [self.layout.columns[place].words for place in columns]
         widths = [max(map(cell_len, "\n".join(column).split("\n"))) for column in texts]
-        if sum(widths) + _GAP * len(widths) > console.width:
-            for place, column in enumerate(texts):
-                if words[place]:
-                    texts[place] = [re.sub(r"_(?=.)", "_\n", text) for text in column]
+        for broken in (r"(?!)", r"_(?=.)"):
+            if sum(widths) + _GAP * len(widths) > console.width:
+                for place in (place for place, word in enumerate(words) if word):
+                    texts[place] = [re.sub(broken, "_\n", text) for text in texts[place]]
                     widths[place] = max(cell_len(word) for text in texts[place] for word in text.split() or [""])
         for column, word, width in zip(texts, words, widths, strict=True):
-            justify = "left" if word else "right"
-            table.add_column(Text(column[0]), justify=justify, no_wrap=not word, vertical="bottom", min_width=width)
+            table.add_column(Text(column[0]), no_wrap=not word, vertical="bottom", min_width=width)
         lines = self.layout.lines
         for number, line in enumerate(lines, 1):
             if not any(line.places[place].text for place in columns):
