@@ -101,8 +101,9 @@ def test_tables_are_rendered_in_every_form(results):
     table = results.table("accuracy,consistency")
     assert "| ours" in table.to_markdown()
     assert "stability" not in table.to_markdown()
-    assert "\\begin{tabular}{lrr}" in table.to_latex()
-    assert '<th scope="row">ours, tiny</th>' in table._repr_html_()
+    assert "\\begin{tabular}{llrr}" in table.to_latex()
+    assert '<th scope="row">ours</th>' in table._repr_html_()
+    assert "Ours" in table.styled(rename={"ours": "Ours"}, columns=["accuracy"]).to_latex()
     frame = table.to_pandas()
     ours = frame[(frame["method"] == "ours") & (frame["metric"] == "accuracy")]["value"].item()
     stored = results.to_pandas().query("method == 'ours' and metric == 'accuracy'")["value"].item()
@@ -127,7 +128,10 @@ def test_compare_gives_a_row_per_metric(results):
     frame = results.compare("ours", "blackbox").to_pandas()
     row = frame[frame["metric"] == "accuracy"].iloc[0]
     assert row["difference"] == row["value_1"] - row["value_2"] == 0
-    assert "ours against blackbox" in results.compare("ours", "blackbox", metrics="accuracy").to_markdown()
+    differences = results.compare("ours", "blackbox", metrics="accuracy")
+    assert "ours against blackbox" in differences.to_markdown()
+    assert "ours against blackbox" in differences.to_latex()
+    assert "ours against blackbox" in differences._repr_html_()
 
 
 def test_cell_is_measured_again_without_the_store(results):

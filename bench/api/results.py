@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bench.contract import PartPrototypeModel, Samples
-    from bench.report.table import Block
+    from bench.report.table import Table
     from bench.results.records import CellRecord
     from bench.results.stats.contest import Contest
     from bench.results.store import Row, Store
@@ -114,7 +114,7 @@ class Results:
 
         return pd.DataFrame(as_dicts(self.rows(intervals)), columns=list(Row.__dataclass_fields__))
 
-    def table(self, metrics: str | Sequence[str] = (), intervals: bool = False) -> Table:
+    def table(self, metrics: str | Sequence[str] = (), intervals: bool = False) -> Tables:
         """Return the comparison tables of the run, by default of the newest.
 
         Args:
@@ -126,7 +126,7 @@ class Results:
         """
         from bench.report.run_table import comparison
 
-        return Table(comparison(self.store, self.stamp, None, intervals, _several(metrics)))
+        return Tables(comparison(self.store, self.stamp, None, intervals, _several(metrics)))
 
     def compare(self, *methods: str, metrics: str | Sequence[str] = (), first_only: bool = False) -> Differences:
         """Return the differences between two or more methods, each with interval and test.
@@ -139,9 +139,11 @@ class Results:
         Raises:
             RequestError: if there are no results of a method or metric.
         """
+        from bench.report.contest_tables import contest_tables
         from bench.results.stats.compare import compare
 
-        return Differences(compare(self.store, methods, _several(metrics), self.stamp, None, first_only))
+        contest = compare(self.store, methods, _several(metrics), self.stamp, None, first_only)
+        return Differences(contest_tables(contest), contest)
 
     def cell(self, prefix: str) -> CellResult:
         """Return one cell by its id or a unique beginning of it.
@@ -156,32 +158,36 @@ class Results:
 
 
 @dataclass(frozen=True)
-class Table:
-    """Comparison tables, a block for each data set and definition of metrics."""
+class Tables:
+    """Tables that show themselves in a notebook: one for each data set and definition of metrics."""
 
-    blocks: list[Block]
+    tables: list[Table]
+
+    def styled(self, **style: Any) -> Tables:
+        """Return the tables as an author wants them, see :meth:`bench.report.table.Table.styled`.
+
+        >>> table = bench.load_results().table()  # doctest: +SKIP
+        >>> table.styled(columns=["consistency"], rename={"ours": "Ours"}, digits=2).to_latex()  # doctest: +SKIP
+        """
+        return replace(self, tables=[one.styled(**style) for one in self.tables])
 
     def to_markdown(self) -> str:
         """Return GitHub Markdown."""
-        from bench.report.renderers.text import as_markdown
+        from bench.report.renderers import as_markdown
 
-        return as_markdown(self.blocks)
+        return as_markdown(self.tables)
 
     def to_latex(self) -> str:
         r"""Return ``table`` environments; they need ``\usepackage{booktabs,amssymb}``."""
-        from bench.report.renderers.latex import sheets_as_latex
-        from bench.report.sheet import sheet_of
+        from bench.report.renderers import as_latex
 
-        return sheets_as_latex([sheet_of(block) for block in self.blocks])
+        return as_latex(self.tables)
 
     def to_html(self) -> str:
         """Return HTML for a page of one's own: no script, everything escaped."""
-        from bench.report.renderers.html import sheet_fragment
-        from bench.report.sheet import sheet_of
+        from bench.report.renderers.html import fragments
 
-        return "\n".join(
-            sheet_fragment(sheet_of(block), f"-{number}" if number else "") for number, block in enumerate(self.blocks)
-        )
+        return "\n".join(fragments(self.tables))
 
     def to_pandas(self) -> pd.DataFrame:
         """Return one row per table, row and metric: mean and standard deviation over seeds, interval, status."""
@@ -189,11 +195,12 @@ class Table:
 
         return pd.DataFrame(
             {
-                "table": block.title, "method": line.label, "role": line.role, "backbone": line.backbone,
-                "metric": metric, "value": entry.value, "spread": entry.spread, "low": entry.low,
+                "table": table.title, "method": row.label, "role": row.role, "backbone": row.backbone,
+                "metric": column.name, "value": entry.value, "spread": entry.spread, "low": entry.low,
                 "high": entry.high, "seeds": len(entry.seeds), "best": entry.best, "status": entry.status,
             }
-            for block in self.blocks for line in block.lines for metric, entry in line.entries.items()
+            for table in self.tables for row in table.rows for column in table.columns
+            if (entry := row.entry(column)) is not None
         )  # fmt: skip
 
     def __str__(self) -> str:
@@ -204,26 +211,18 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Differences:
+class Differences(Tables):
     """Comparison of methods with intervals and tests, corrected for all tests of the call (Holm)."""
 
     contest: Contest
 
     def to_pandas(self) -> pd.DataFrame:
         """Return one row per pair of methods, data set, backbone and metric, with the columns of ``compare`` as CSV."""
-        return _frame(self.contest)
+        import pandas as pd
 
-    def to_markdown(self) -> str:
-        """Return GitHub Markdown."""
-        from bench.report.renderers.contest_text import as_markdown
+        from bench.report.contest_tables import comparison_rows
 
-        return as_markdown(self.contest)
-
-    def __str__(self) -> str:
-        return self.to_markdown()
-
-    def _repr_html_(self) -> str:
-        return str(self.to_pandas().to_html(index=False, escape=True))
+        return pd.DataFrame(comparison_rows(self.contest))
 
 
 @dataclass(frozen=True)
@@ -315,20 +314,3 @@ def _escaped(text: str) -> str:
     from bench.core.plain_text import visible
 
     return escape(visible(text))
-
-
-def _frame(contest: Contest) -> pd.DataFrame:
-    """Return the comparisons; the first and the second method have columns of their own."""
-    import pandas as pd
-
-    doubled = ("methods", "values", "spreads", "seeds")
-    rows = []
-    for comparison in contest.comparisons:
-        values = asdict(comparison)
-        del values["by_seed"]
-        for name in doubled:
-            values[f"{name[:-1]}_1"], values[f"{name[:-1]}_2"] = values.pop(name)
-        rows.append(values)
-    first = ["method_1", "method_2", "dataset", "backbone", "protocol", "metric", "value_1", "value_2"]
-    frame = pd.DataFrame(rows)
-    return frame[[*first, *(name for name in frame.columns if name not in first)]]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from bench.cli import options
-from bench.core.console import Console, say
+from bench.core.console import say
 
 
 @click.command()
@@ -21,7 +22,8 @@ from bench.core.console import Console, say
     "--run", "stamp", metavar="STAMP", help="Cells of this run. Default: of the newest run that has all methods."
 )
 @click.option("--first-only", is_flag=True, help="Only A with each of the others: one question, fewer tests.")
-@click.option("--format", "fmt", type=click.Choice(["text", "md", "json", "csv"]), default="text", show_default=True)
+@options.table_format
+@options.table_style
 @options.home
 @options.plugin
 def compare(
@@ -33,6 +35,7 @@ def compare(
     fmt: str,
     out: Path | None,
     plugins: tuple[Path, ...],
+    **style: Any,
 ) -> None:
     """Say which differences between methods hold, from stored results; no model is run.
 
@@ -49,16 +52,19 @@ def compare(
     Exit code 1: nothing could be compared.
     """  # noqa: D301 (click reads the character itself)
     from bench.core.paths import home as find_home
-    from bench.report.renderers import contest_text
+    from bench.report.contest_tables import as_csv, as_json, contest_tables
+    from bench.report.renderers import write
+    from bench.report.styled import styled
     from bench.results.stats.compare import compare as judge
     from bench.results.store import Store
 
     found = judge(Store(out or find_home()), methods, metrics, stamp, suite, first_only)
-    if fmt == "text":
-        contest_text.as_text(found, Console())
+    tables = styled(contest_tables(found), **style)
+    if fmt in ("json", "csv"):
+        # For programs there is one record of a comparison, with more than its table has.
+        say({"json": as_json, "csv": as_csv}[fmt](found), nl=False)
     else:
-        written = {"md": contest_text.as_markdown, "json": contest_text.as_json, "csv": contest_text.as_csv}[fmt]
-        say(written(found), nl=False)
+        write(tables, fmt, title=f"Comparison of {', '.join(methods)}")
     sys.exit(0 if any(one.p is not None for one in found.comparisons) else 1)
 
 

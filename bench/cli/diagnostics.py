@@ -72,7 +72,8 @@ def _note(message: str) -> None:
 @options.device
 @options.home
 @options.plugin
-@_JSON
+@options.table_format
+@click.option("--json", "fmt", flag_value="json", help="The same as --format json.")
 def scale(
     methods: tuple[str, ...],
     classes: tuple[int, ...],
@@ -84,7 +85,7 @@ def scale(
     device: str,
     out: Path | None,
     plugins: tuple[Path, ...],
-    as_json: bool,
+    fmt: str,
 ) -> None:
     """Measure what methods take at the size of CUB and of ImageNet, on random images.
 
@@ -95,8 +96,9 @@ def scale(
     _check_names(methods, backbone)
     from bench.core import environment
     from bench.core.paths import home as find_home
-    from bench.diagnostics.scale import as_text
     from bench.diagnostics.scale import scale as measure
+    from bench.report.measurement_tables import scale_table
+    from bench.report.renderers import write
     from bench.results.store import Store, new_stamp
 
     chosen = environment.pick_device(device)
@@ -107,7 +109,10 @@ def scale(
         batch_size=batch, size=size, steps=steps, memory_limit=memory_limit, plugins=files, note=_note,
     )  # fmt: skip
     Store(out or find_home()).record_scale(new_stamp(), result)
-    say(json.dumps(result, indent=1) if as_json else as_text(result))
+    if fmt == "json":
+        say(json.dumps(result, indent=1))
+    else:
+        write([scale_table(result)], fmt, title="Memory and speed")
     failed = any(one["status"] == "failed" for row in result["rows"] for one in row.values() if isinstance(one, dict))
     sys.exit(1 if failed else 0)
 

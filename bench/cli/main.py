@@ -157,11 +157,11 @@ def run(pairs: tuple[str, ...], plugins: tuple[Path, ...], uri: str | None, dry_
     results = run_cells(**given)
     if dry_run:
         return
-    from bench.report import report as render
+    from bench.report import comparison, with_beyond_chance, write
 
     console = Console()
     console.print()
-    render(results.store, console=console, stamp=results.stamp)
+    write(with_beyond_chance(comparison(results.store, results.stamp)), console=console)
     console.print(str(results.summary))
     for name, reason in results.failed.items():
         again = repeating(results.store, name, results.home)

@@ -182,6 +182,28 @@ memory = click.option(
     help="Most memory for a cell, such as 24GiB: of the GPU, or of the process on a CPU. One that needs more is tried "
     "again with one image at a time, then recorded as out of memory. Default: no limit.",
 )
+FORMATS = ("text", "md", "latex", "html", "csv", "json")
+"""Of every printed table, as in :mod:`bench.report.renderers`, whose import takes longer than most commands."""
+table_format = click.option("--format", "fmt", type=click.Choice(FORMATS), default="text", show_default=True)
+
+
+def table_style(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that fit a table to a text: they are the arguments of :func:`bench.report.styled.styled`."""
+    for option in reversed(
+        (
+            click.option("--columns", callback=names, help="Columns or groups of columns to print, with commas."),
+            click.option("--rows", callback=names, help="Rows to print, with commas."),
+            click.option("--rename", multiple=True, metavar="OLD=NEW", callback=pairs,
+                         help="Print another name of a row, column, backbone or unit (repeatable)."),
+            click.option("--digits", type=click.IntRange(0, 15), help="Decimals of percentages, digits of the rest."),
+            click.option("--caption", default="", help="Instead of the title."),
+            click.option("--label", default="", help="Of the LaTeX table."),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
 tracking_uri = click.option(
     "--tracking-uri",
     "uri",

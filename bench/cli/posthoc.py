@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +138,7 @@ def intervene(name: str, out: Path | None, data_root: Path | None, device: str, 
     help="Where to measure: parts of the training split to choose, the test split to report.",
 )
 @click.option("--columns", callback=options.names, help="Of the table, with commas; default: all that was measured.")
-@click.option("--format", "fmt", type=click.Choice(["text", "md", "json"]), default="text", show_default=True)
+@options.table_format
 @options.home
 @options.data_elsewhere
 @options.device
@@ -161,6 +163,9 @@ def tune(
     """
     from bench.core import environment
     from bench.core.paths import home as find_home
+    from bench.report.measurement_tables import tune_table
+    from bench.report.renderers import write
+    from bench.report.styled import styled
     from bench.results.store import Store
     from bench.runner import tune
     from bench.runner.cell import CellRunner
@@ -176,7 +181,11 @@ def tune(
         tune.check_columns(cells, columns)
         total = len(cells) * (folds if split == "train" else 1) * len(wanted)
         trials = list(shown.track(tune.tune(cells, wanted, folds, split), "fits measured", total))
-    say(tune.as_text(trials, fmt, columns))
+    records = [asdict(trial) for trial in trials]
+    if fmt == "json":
+        say(json.dumps(records, indent=1))
+    else:
+        write(styled([tune_table(records)], columns), fmt, title="Settings")
 
 
 @click.group()
@@ -202,8 +211,6 @@ def speed_decompose(device: str, pairs: tuple[str, ...], as_json: bool, **argume
 
     The published pipeline (NumPy, cvxpy, SciPy's Nelder-Mead) is timed on a sample of the classes and extrapolated.
     """
-    import json
-
     settings = parse_single(pairs)
     from bench.config import schema
     from bench.contract import RequestError
@@ -241,8 +248,6 @@ def speed_metrics(device: str, as_json: bool, **arguments: Any) -> None:
     No implementation can beat the forward passes: one of the images, one of their noisy copies. The loop scores one map
     and one part at a time, as the published evaluation does.
     """
-    import json
-
     from bench.core import registry
 
     registry.entry("backbones", arguments["backbone"])  # before torch is imported

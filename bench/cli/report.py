@@ -18,15 +18,14 @@ _PAGES_ONLY = ("out_dir", "tests", "galleries", "device")
 @click.option("--table", type=click.IntRange(1, 6), help="One of the paper's tables, its numbers beside the measured.")
 @click.option("--suite", help="Newest run of this suite.")
 @click.option("--run", "stamp", metavar="STAMP", help="This run; tables say which runs there are.")
-@click.option(
-    "--format", "fmt", type=click.Choice(["text", "md", "latex", "html", "csv"]), default="text", show_default=True
-)
+@options.table_format
 @click.option("--metrics", callback=options.names, help="Columns of the comparison: names or groups with commas.")
 @click.option("--intervals", is_flag=True, help="95 % bootstrap intervals beside the values.")
 @click.option("-o", "--out-dir", type=options.FOLDER, help="Of the pages: their folder; default: report, beside cells.")
 @click.option("--tests", type=click.IntRange(0), help="Of the pages: most tests; default 300, fewer on large data.")
 @click.option("--galleries", is_flag=True, help="In the pages: each method's prototypes, drawn from models and images.")
 @click.option("--device", help="Of the galleries: auto (the default), cpu, cuda or cuda:1.")
+@options.table_style
 @options.home
 @options.plugin
 def report(
@@ -38,7 +37,7 @@ def report(
     intervals: bool,
     out: Path | None,
     plugins: tuple[Path, ...],
-    **pages: Any,
+    **more: Any,
 ) -> None:
     """Print the comparison table of a run or a table of the paper, or write the whole report as pages.
 
@@ -46,30 +45,36 @@ def report(
     python -m bench report                    the newest run
     python -m bench report --table 2          the paper's table, from the cells of the whole store
     python -m bench report --format html      pages that open from disk, of the whole store
+    python -m bench report --format latex --columns accuracy,consistency --rename protopnet=ProtoPNet
 
     The pages have verdicts with what speaks against believing them, tables, figures, and a page for each method and
     each cell. They are a folder of their own; an earlier report in it is replaced. --suite and --run take one run
-    instead of the whole store. latex and csv are for the paper's tables. `compare` says which differences hold.
+    instead of the whole store. `compare` says which differences hold.
     """  # noqa: D301 (click reads the character itself)
     from bench.core.errors import RequestError
     from bench.core.paths import home
-    from bench.report import report as render
-    from bench.report import report_table
+    from bench.report import comparison, paper_table, with_beyond_chance, write
+    from bench.report.styled import styled
     from bench.results.store import Store
 
     store = Store(out or home())
+    pages = {name: more.pop(name) for name in _PAGES_ONLY}
     if metrics and (table is not None or fmt == "html"):
         raise RequestError("--metrics is for the comparison of a run: not with --table, nor with --format html")
     if table is None and fmt == "html":
+        for name in more:
+            if more[name] not in (None, "", (), {}):
+                raise RequestError(f"--{name} is for printed tables: not with --format html without --table")
         _pages(store, suite, stamp, intervals, plugins, **pages)
         return
     for name in _PAGES_ONLY:
         if pages[name]:
             raise RequestError(f"--{name.replace('_', '-')} is for the report in pages: --format html without --table")
     if table is None:
-        render(store, suite=suite, fmt=fmt, console=Console(), stamp=stamp, intervals=intervals, metrics=metrics)
+        tables = with_beyond_chance(comparison(store, stamp, suite, intervals, metrics))
     else:
-        report_table(store, table, fmt, Console(), stamp, suite, intervals)
+        tables = paper_table(store, table, stamp, suite, intervals)
+    write(styled(tables, **more), fmt, title=f"Table {table}" if table else "Results")
 
 
 def _pages(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -104,91 +104,3 @@ def _measured(measurement: Measurement) -> dict[str, Any]:
         return result
     alone = in_new_process(Measurement(**{**measurement.__dict__, "batch_size": 1}))
     return {**alone, "larger_batch": {"batch_size": measurement.batch_size, "reason": result["reason"]}}
-
-
-def as_text(result: Mapping[str, Any]) -> str:
-    """Format the result of :func:`scale` as a table and notes."""
-    limit = result["memory_limit_bytes"]
-    lines = [
-        f"{result['backbone']}, random images of {result['size']} pixels, {result['batch_size']} at a time, "
-        f"{result['precision']}, on {result['hardware']} ({result['device']}, {result['threads']} threads)",
-        f"memory limit: {format_bytes(limit) + ', ' if limit else ''}{result['memory_limit_why']}",
-    ]
-    if result["device"] == "cpu":
-        lines.append(
-            "on a CPU 4 images at a time unless --batch is given (the papers: 80); peaks are of resident memory"
-        )
-        if result["load"] > (os.cpu_count() or 1):
-            lines.append(f"the machine is busy (load {result['load']:.1f}): images per second say little")
-    lines += [
-        "",
-        f"{'method':26}{'classes':>8}{'params':>9}{'activations':>13}{'training':>12}{'inference':>12}"
-        f"{'train img/s':>13}{'infer img/s':>13}",
-    ]
-    notes: list[str] = []
-    for row in result["rows"]:
-        training, inference = row["training"], row["inference"]
-        title = f"{row['method']} ({row['form']})" if row["form"] else row["method"]
-        counts = [part["parameters"] for part in (inference, training) if "parameters" in part]
-        lines.append(
-            f"{title:26}{row['classes']:8d}{_millions(counts):>9}"
-            f"{_bytes(training, 'activation_bytes'):>13}{_bytes(training):>12}{_bytes(inference):>12}"
-            f"{_rate(training):>13}{_rate(inference):>13}"
-        )
-        notes += _notes(title, row)
-    return "\n".join([*lines, "", *notes, *_published(result["rows"])]).rstrip()
-
-
-def _notes(title: str, row: Mapping[str, Any]) -> list[str]:
-    notes = []
-    title = f"{title}, {row['classes']} classes"
-    for what in ("training", "inference", "decomposition"):
-        part = row.get(what)
-        if part is None:
-            continue
-        if part["status"] != "ok":
-            state = "out of memory" if part["status"] == "oom" else "failed"
-            notes.append(f"{title}, {what}: {state}: {part['reason']}")
-        elif "larger_batch" in part:
-            notes.append(f"{title}, {what}: measured with one image at a time; {part['larger_batch']['reason']}")
-        if what == "decomposition" and part["status"] == "ok":
-            notes.append(
-                f"{title}, decomposition: peak {format_bytes(part['peak_bytes'])}, {part['seconds_per_class']:.2f} s "
-                f"per class ({part['classes']} classes, {part['images']} images, features at no cost); "
-                "trains the black box"
-            )
-    return notes
-
-
-def _published(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a line for each form of published code that does not fit into memory although ours does."""
-    ours = {(row["method"], row["classes"]): row["training"] for row in rows if not row["form"]}
-    notes = []
-    for row in rows:
-        here = ours[row["method"], row["classes"]]
-        if row["form"] and row["training"]["status"] == "oom" and here["status"] == "ok":
-            overrun = row["training"]["overrun"]
-            tried = (
-                f" (tried to allocate {format_bytes(overrun['tried_bytes'])})"
-                if overrun and overrun["tried_bytes"]
-                else ""
-            )
-            notes.append(
-                f"{row['method']} at {row['classes']} classes: out of memory in the published code's form{tried}, "
-                f"{format_bytes(here['peak_bytes'])} here"
-            )
-    return notes
-
-
-def _millions(counts: Sequence[int]) -> str:
-    return f"{counts[0] / 1e6:.1f} M" if counts else "-"
-
-
-def _bytes(part: Mapping[str, Any], name: str = "peak_bytes") -> str:
-    if part["status"] != "ok":
-        return "OOM" if part["status"] == "oom" else "failed"
-    return format_bytes(part[name]) + ("*" if "larger_batch" in part else "")
-
-
-def _rate(part: Mapping[str, Any]) -> str:
-    return f"{part['images_per_second']:.1f}" if part["status"] == "ok" else "-"

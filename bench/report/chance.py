@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bench.core import registry
-from bench.report.table import Block, Line
-from bench.results.aggregate import Column, Entry
+from bench.report.table import Column, Row, Table
+from bench.results.aggregate import Entry
 
 _PERFECT = 100.0
 _FEW = 2
@@ -25,53 +25,51 @@ def chance_corrected(value: float, chance: float, perfect: float = _PERFECT) -> 
     return (value - chance) / (perfect - chance)
 
 
-def beyond_chance(block: Block) -> Block | None:
+def beyond_chance(table: Table) -> Table | None:
     """Return the table of chance-corrected scores for a table, or none if no control was measured.
 
     Chance is the best content-free control of the same table. Only scores in percent, larger is better, have a perfect
     value. If a control reaches it, nothing is beyond chance: ``n/a``.
     """
-    controls = [line for line in block.lines if line.role == "control"]
-    others = tuple(line for line in block.lines if line.role != "control")
+    controls = [row for row in table.rows if row.role == "control"]
+    others = tuple(row for row in table.rows if row.role != "control")
     chances: dict[str, dict[str, float]] = {}
-    for column in block.columns:
-        found = {line.label: line.entries[column.metric].value for line in controls}
-        known = {label: value for label, value in found.items() if value is not None}
+    for column in table.columns:
+        known = {row.label: value for row in controls if (value := row.number(column)) is not None}
         if _has_chance(column) and column.unit == "%" and column.higher_is_better and known:
-            chances[column.metric] = known
+            chances[column.name] = known
     if not chances or not others:
         return None
     notes: list[str] = []
-    told: list[str] = []
+    levels: list[str] = []
     numbers: dict[str, int] = {}
     for metric, known in chances.items():
         best = max(known.values())
         holders = [label for label, value in known.items() if value == best]
-        told.append(f"{metric} {best:.1f} ({', '.join(holders)})")
+        levels.append(f"{metric} {best:.1f} ({', '.join(holders)})")
         if best >= _PERFECT:
             verb = "are" if len(holders) > 1 else "is"
             notes.append(f"n/a: {' and '.join(holders)} {verb} perfect in {metric}: it shows no content by itself")
             numbers[metric] = len(notes)
 
-    def corrected(line: Line, metric: str) -> Entry:
-        entry, chance = line.entries[metric], max(chances[metric].values())
+    def corrected(row: Row, metric: str) -> Entry:
+        entry, chance = row.values[metric], max(chances[metric].values())
         if metric in numbers:
             return Entry("n/a", notes=(numbers[metric],))
         if entry.value is None:
             return replace(entry, notes=(), best=False)
         spread = None if entry.spread is None else entry.spread / (_PERFECT - chance)
-        value = chance_corrected(entry.value, chance)
-        return Entry("ok", value, spread, entry.seeds)
+        return Entry("ok", chance_corrected(entry.value, chance), spread, entry.seeds)
 
-    corrected_lines = tuple(replace(line, entries={m: corrected(line, m) for m in chances}) for line in others)
-    spread = any(entry.spread is not None for line in corrected_lines for entry in line.entries.values())
-    return Block(
-        title=f"{block.title}: beyond chance",
-        columns=tuple(Column(metric, "0 to 1", True, "") for metric in chances),
-        lines=corrected_lines,
-        notes=tuple(notes),
-        warnings=(),
-        facts=("0: the best content-free control, 1: perfect; chance: " + "; ".join(told), _certainty(spread)),
+    rows = tuple(replace(row, values={metric: corrected(row, metric) for metric in chances}) for row in others)
+    spread = any(entry.spread is not None for row in rows for entry in row.values.values())
+    return Table(
+        f"{table.title}: beyond chance",
+        tuple(Column(metric, "0 to 1") for metric in chances),
+        rows,
+        table.stub,
+        tuple(notes),
+        facts=("0: the best content-free control, 1: perfect; chance: " + "; ".join(levels), _certainty(spread)),
     )
 
 
@@ -80,7 +78,7 @@ def _certainty(spread: bool) -> str:
     return f"{'±: over the seeds of the method alone; ' * spread}the test: python -m bench compare METHOD CONTROL"
 
 
-def chance_warnings(lines: Sequence[Line], columns: Sequence[Column]) -> list[str]:
+def chance_warnings(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
     """Return which controls reach or beat which methods, metric by metric: there a score is no evidence of content.
 
     Metrics and controls of which the same is true are listed together. A method without a backbone
@@ -92,34 +90,34 @@ def chance_warnings(lines: Sequence[Line], columns: Sequence[Column]) -> list[st
     metrics: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for column in filter(_has_chance, columns):
         controls: dict[str, list[str]] = defaultdict(list)
-        for control in (line for line in lines if line.role == "control"):
-            reached = [line for line in lines if line.role == "method" and reaches(control, line, column)]
+        for control in (row for row in rows if row.role == "control"):
+            reached = [row for row in rows if row.role == "method" and reaches(control, row, column)]
             if reached:
-                controls[_named(reached, lines, column)].append(control.label)
+                controls[_named(reached, rows, column)].append(control.label)
         sign = "≥" if column.higher_is_better else "≤"
         told = tuple(f"{', '.join(labels)} {sign} {names}" for names, labels in controls.items())
         if told:
-            metrics[told].append(column.metric)
+            metrics[told].append(column.name)
     return [f"{', '.join(names)}: {'; '.join(told)}" for told, names in metrics.items()]
 
 
 def _has_chance(column: Column) -> bool:
     """Return whether a content-free control is a rival in it."""
     known = registry.names("metrics")
-    return column.metric not in known or known[column.metric].chance
+    return column.name not in known or known[column.name].chance
 
 
-def reaches(control: Line, line: Line, column: Column) -> bool:
+def reaches(control: Row, row: Row, column: Column) -> bool:
     """Return whether a control is at least as good as a method, as far as both have a value."""
-    ours, theirs = control.entries[column.metric].value, line.entries[column.metric].value
+    ours, theirs = control.number(column), row.number(column)
     if ours is None or theirs is None:
         return False
     return ours >= theirs if column.higher_is_better else ours <= theirs
 
 
-def _named(reached: Sequence[Line], lines: Sequence[Line], column: Column) -> str:
+def _named(reached: Sequence[Row], rows: Sequence[Row], column: Column) -> str:
     """Return methods with their backbones, if not all are meant; many settings of one method together."""
-    methods = [line for line in lines if line.role == "method" and line.entries[column.metric].value is not None]
+    methods = [row for row in rows if row.role == "method" and row.number(column) is not None]
     if len(reached) == len(methods) > _FEW:
         return "every method"
     measured, backbones = _backbones(methods), _backbones(reached)
@@ -136,10 +134,10 @@ def _named(reached: Sequence[Line], lines: Sequence[Line], column: Column) -> st
     return ", ".join(names.values())
 
 
-def _backbones(lines: Sequence[Line]) -> dict[str, list[str]]:
+def _backbones(rows: Sequence[Row]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = defaultdict(list)
-    for line in lines:
-        found[line.label].append(line.backbone)
+    for row in rows:
+        found[row.label].append(row.backbone)
     return found
 
 

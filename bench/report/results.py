@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from bench.report.chance import chance_warnings
 from bench.report.provenance import describe_block, distinguish
-from bench.report.run_table import columns_of, mark_best
-from bench.report.table import Block, Line
+from bench.report.run_table import columns_of
+from bench.report.table import Row, Table
 from bench.results.aggregate import about_intervals
 from bench.results.select import Bounds, Candidate, Comparable, Fit, comparable
 from bench.results.store import Store
@@ -21,12 +21,12 @@ class Result:
     """One table with its cells.
 
     Attributes:
-        block: the displayed table.
-        fits: the cells behind each of its lines, in the same order.
+        table: the displayed table.
+        fits: the cells behind each of its rows, in the same order.
         group: all cells that it was chosen from.
     """
 
-    block: Block
+    table: Table
     fits: tuple[Fit, ...]
     group: Comparable
 
@@ -36,9 +36,9 @@ class Result:
         return str(self.group.spec["dataset"])
 
     @property
-    def rows(self) -> list[tuple[Line, Fit]]:
-        """Lines with their cells."""
-        return list(zip(self.block.lines, self.fits, strict=True))
+    def rows(self) -> list[tuple[Row, Fit]]:
+        """Rows with their cells."""
+        return list(zip(self.table.rows, self.fits, strict=True))
 
 
 def results(store: Store, cells: Sequence[Candidate], intervals: bool = False) -> list[Result]:
@@ -63,11 +63,9 @@ def _result(title: str, group: Comparable, bounds: Bounds | None) -> Result:
     cells = [one.found for fit in fits for one in fit.candidates]
     columns = columns_of(cells)
     notes: list[str] = []
-    lines = [
-        Line(fit.label, fit.role, fit.backbone, {one.metric: fit.entry(one.metric, notes) for one in columns})
-        for fit in fits
+    rows = [
+        Row(fit.label, {one.key: fit.entry(one.name, notes) for one in columns}, fit.role, fit.backbone) for fit in fits
     ]
-    lines = mark_best(lines, columns)
     facts = describe_block(
         [column.definition for column in columns if column.definition], [cell.spec for cell in cells], group.outcomes
     )
@@ -75,5 +73,8 @@ def _result(title: str, group: Comparable, bounds: Bounds | None) -> Result:
     if group.older:
         facts.append(f"left out: {group.older} cell{'s' * (group.older > 1)} of older runs: unfinished, or in settings "
                      "that a newer run replaced")  # fmt: skip
-    warnings = tuple(chance_warnings(lines, columns))
-    return Result(Block(title, columns, tuple(lines), tuple(notes), warnings, tuple(facts)), tuple(fits), group)
+    table = Table(
+        title, columns, tuple(rows), ("method", "backbone"), tuple(notes), tuple(chance_warnings(rows, columns)),
+        facts=tuple(facts), competes=True,
+    )  # fmt: skip
+    return Result(table.marked(), tuple(fits), group)

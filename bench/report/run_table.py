@@ -1,7 +1,7 @@
-"""Comparison of one run: its rows side by side, and the remarks under them.
+"""Tables of one run: its rows side by side, and the remarks under them.
 
-A block is one data set under one protocol. Its rows are methods, then references, then content-free controls; its
-columns are metrics of one definition each. A metric of another definition becomes another block.
+A table is one data set under one protocol. Its rows are methods, then references, then content-free controls; its
+columns are metrics of one definition each. A metric of another definition becomes another table.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import replace
 
 from bench.core import registry
 from bench.core.errors import RequestError
-from bench.report.chance import chance_warnings
+from bench.report.chance import beyond_chance, chance_warnings
 from bench.report.provenance import describe_block, distinguish, fewer_seeds
-from bench.report.table import Block, Line
-from bench.results.aggregate import Column, Entry, about_intervals, as_entry, with_interval
+from bench.report.table import Column, Row, Table
+from bench.results.aggregate import about_intervals, as_entry, with_interval
 from bench.results.grouping import together
 from bench.results.labels import FIRST_METRICS, text_of
 from bench.results.records import CellRecord
@@ -30,8 +30,8 @@ def comparison(
     suite: str | None = None,
     intervals: bool = False,
     metrics: Sequence[str] = (),
-) -> list[Block]:
-    """Return the tables of one run.
+) -> list[Table]:
+    """Return the tables of one run, without those of scores beyond chance.
 
     Args:
         store: results.
@@ -64,33 +64,38 @@ def comparison(
     where = store if intervals else None
     columns = [_chosen(columns_of(group), metrics) for group in groups]
     if not any(columns):
-        every = sorted({column.metric for group in groups for column in columns_of(group)})
+        every = sorted({column.name for group in groups for column in columns_of(group)})
         raise RequestError(f"{', '.join(metrics)}: not measured in this run; it has {', '.join(every)}")
-    found_blocks = zip(titles, groups, columns, strict=True)
-    return [_block(title, group, own, origin, where) for title, group, own in found_blocks if own]
+    found_tables = zip(titles, groups, columns, strict=True)
+    return [_table(title, group, own, origin, where) for title, group, own in found_tables if own]
+
+
+def with_beyond_chance(tables: Sequence[Table]) -> list[Table]:
+    """Return each table, followed by that of its scores beyond chance if a content-free control was measured."""
+    return [each for table in tables for each in (table, beyond_chance(table)) if each is not None]
 
 
 def _chosen(columns: tuple[Column, ...], metrics: Sequence[str]) -> tuple[Column, ...]:
-    measured = {column.metric for column in columns}
+    measured = {column.name for column in columns}
     wanted = {name for one in metrics for name in ([one] if one in measured else registry.chosen_metrics([one], True))}
-    return tuple(column for column in columns if column.metric in wanted) if metrics else columns
+    return tuple(column for column in columns if column.name in wanted) if metrics else columns
 
 
 def _definitions(group: Iterable[CellRecord]) -> dict[str, str]:
     return {metric: text for cell in group for metric, text in cell.definitions.items()}
 
 
-def _block(
+def _table(
     title: str, group: list[CellRecord], columns: tuple[Column, ...], origin: list[str], store: Store | None
-) -> Block:
+) -> Table:
     notes: list[str] = []
-    rows = _rows(group)
-    lines = [_line(row, columns, notes) for row in rows]
+    members = _by_row(group)
+    rows = [_row(cells, columns, notes) for cells in members]
     if store is not None:
         kinds: dict[str, str] = {}
-        lines = [_bounded(line, row, store, notes, kinds) for line, row in zip(lines, rows, strict=True)]
+        rows = [_bounded(row, cells, store, notes, kinds) for row, cells in zip(rows, members, strict=True)]
         origin = [*about_intervals(kinds), *origin]
-    lines = mark_best(_told_apart(lines, rows), columns)
+    rows = _distinct(rows, members)
     origin = [*_black_boxes(group), *origin]
     facts = describe_block(
         [column.definition for column in columns if column.definition],
@@ -98,12 +103,15 @@ def _block(
         [cell.result for cell in group if cell.result is not None],
         fewer=fewer_seeds(
             [
-                (line.label, line.backbone, [cell.spec["seed"] for cell in row])
-                for line, row in zip(lines, rows, strict=True)
+                (row.label, row.backbone, [cell.spec["seed"] for cell in cells])
+                for row, cells in zip(rows, members, strict=True)
             ]
         ),
     )
-    return Block(title, columns, tuple(lines), tuple(notes), tuple(chance_warnings(lines, columns)), (*facts, *origin))
+    return Table(
+        title, columns, tuple(rows), ("method", "backbone"), tuple(notes), tuple(chance_warnings(rows, columns)),
+        facts=(*facts, *origin), competes=True,
+    ).marked()  # fmt: skip
 
 
 def _black_boxes(group: Iterable[CellRecord]) -> list[str]:
@@ -130,7 +138,7 @@ def columns_of(group: Sequence[CellRecord]) -> tuple[Column, ...]:
     return tuple(Column.of(name, facts[name], texts.get(name, "")) for name in names)
 
 
-def _rows(group: list[CellRecord]) -> list[list[CellRecord]]:
+def _by_row(group: list[CellRecord]) -> list[list[CellRecord]]:
     """Group cells that differ in nothing but the seed, in the order of the plan within each role."""
     rows: dict[str, list[CellRecord]] = defaultdict(list)
     for cell in group:
@@ -139,45 +147,25 @@ def _rows(group: list[CellRecord]) -> list[list[CellRecord]]:
     return [sorted(row, key=lambda cell: cell.spec["seed"]) for row in ordered]
 
 
-def _line(row: list[CellRecord], columns: Sequence[Column], notes: list[str]) -> Line:
-    first = row[0]
-    entries = {column.metric: as_entry(row, column.metric, notes) for column in columns}
-    return Line(first.written["label"], first.written["role"], first.spec["backbone"] or "", entries)
+def _row(cells: list[CellRecord], columns: Sequence[Column], notes: list[str]) -> Row:
+    first = cells[0]
+    entries = {column.key: as_entry(cells, column.name, notes) for column in columns}
+    return Row(first.written["label"], entries, first.written["role"], first.spec["backbone"] or "")
 
 
-def _bounded(line: Line, row: list[CellRecord], store: Store, notes: list[str], kinds: dict[str, str]) -> Line:
+def _bounded(row: Row, cells: list[CellRecord], store: Store, notes: list[str], kinds: dict[str, str]) -> Row:
     """Return the row with intervals; ``kinds`` collects the units of each metric's intervals."""
-    entries = {metric: with_interval(entry, row, metric, store, notes, kinds) for metric, entry in line.entries.items()}
-    return replace(line, entries=entries)
+    entries = {metric: with_interval(entry, cells, metric, store, notes, kinds) for metric, entry in row.values.items()}
+    return replace(row, values=entries)
 
 
-def _told_apart(lines: list[Line], rows: list[list[CellRecord]]) -> list[Line]:
+def _distinct(rows: list[Row], members: list[list[CellRecord]]) -> list[Row]:
     """Add the id of their first cell to rows of the same name, so that a table never shows two of one name."""
-    count = Counter((line.label, line.backbone) for line in lines)
+    count = Counter((row.label, row.backbone) for row in rows)
     return [
-        replace(line, label=f"{line.label} #{row[0].name[:6]}") if count[line.label, line.backbone] > 1 else line
-        for line, row in zip(lines, rows, strict=True)
+        replace(row, label=f"{row.label} #{cells[0].name[:6]}") if count[row.label, row.backbone] > 1 else row
+        for row, cells in zip(rows, members, strict=True)
     ]
-
-
-def mark_best(lines: Sequence[Line], columns: Sequence[Column]) -> list[Line]:
-    """Mark the best method of each column if at least two compete; values printed alike are marked alike."""
-    best: dict[str, float] = {}
-    for column in columns:
-        known = [line.entries[column.metric].value for line in lines if line.role == "method"]
-        values = [value for value in known if value is not None]
-        # An axiom that holds for all of them has no best.
-        if len(values) > 1 and not all(map(column.within, values)):
-            there = [column.printed(value) for value in values]
-            best[column.metric] = max(there) if column.higher_is_better else min(there)
-
-    def marked(line: Line, column: Column) -> Entry:
-        entry = line.entries[column.metric]
-        if line.role != "method" or column.metric not in best or entry.value is None:
-            return entry
-        return replace(entry, best=column.printed(entry.value) == best[column.metric])
-
-    return [replace(line, entries={column.metric: marked(line, column) for column in columns}) for line in lines]
 
 
 def _place(name: str, order: Sequence[str]) -> int:

@@ -6,7 +6,6 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from bench.results.records import CellRecord, ScoreStatus
 from bench.results.stats.bootstrap import NoInterval
@@ -16,41 +15,6 @@ from bench.results.store import Store
 _PLAIN = {"n/a": "n/a", "failed": "failed", "oom": "out of memory", "missing": "not finished"}
 _GRAVEST: tuple[ScoreStatus, ...] = ("oom", "failed", "missing", "n/a")
 _LONGEST_REASON = 240
-
-
-@dataclass(frozen=True)
-class Column:
-    """A metric.
-
-    Attributes:
-        definition: its version and parameters; empty if no row could be measured.
-        tolerance: of an axiom: a residual that is not above it is nothing but rounding.
-    """
-
-    metric: str
-    unit: str
-    higher_is_better: bool
-    definition: str
-    tolerance: float | None = None
-
-    @classmethod
-    def of(cls, metric: str, facts: Mapping[str, Any], definition: str) -> Column:
-        """Return the column of a metric, from its facts in a cell."""
-        tolerance = facts.get("parameters", {}).get("tolerance")
-        return cls(metric, facts["unit"], facts.get("higher_is_better", True), definition, tolerance)
-
-    @property
-    def digits(self) -> str:
-        """Return the number of printed decimals: one for percentages; values of plugins may be far below 0.1."""
-        return {"%": ".1f", "0 to 1": ".2f"}.get(self.unit, ".4g")
-
-    def printed(self, value: float) -> float:
-        """Return the value as a reader sees it: values that look the same, or hold alike, count as equal."""
-        return 0.0 if self.within(value) else float(format(value, self.digits))
-
-    def within(self, value: float) -> bool:
-        """Return whether a residual is so small that the axiom holds."""
-        return self.tolerance is not None and value <= self.tolerance
 
 
 @dataclass(frozen=True)

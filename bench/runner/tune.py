@@ -9,12 +9,10 @@ choose, the same settings can be fitted on the whole training split and measured
 from __future__ import annotations
 
 import hashlib
-import json
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,6 @@ from torch import Tensor, nn
 from bench.config import schema
 from bench.contract import RequestError, Sizes
 from bench.core import registry
-from bench.core.plain_text import for_markdown
 from bench.models.classifier import cached_feature_shape
 from bench.results.store import Store
 from bench.runner.cell import CellRunner
@@ -228,48 +225,3 @@ def check_columns(cells: Sequence[CellRunner], columns: Sequence[str]) -> None:
         metric, dot, _ = name.partition(".")
         if name not in known and not (dot and metric in open_ended):
             raise RequestError(f"--columns {name}: not measured{registry.nearest(name, known)}")
-
-
-def as_text(trials: Sequence[Trial], fmt: str, columns: Sequence[str] = ()) -> str:
-    """Format mean and standard deviation over cells and folds of each choice.
-
-    Args:
-        trials: the measurements.
-        fmt: ``text``, ``md`` or ``json``.
-        columns: columns of the table; empty: all.
-
-    Raises:
-        RequestError: for a column that was not measured.
-    """
-    if fmt == "json":
-        return json.dumps([asdict(trial) for trial in trials], indent=1)
-    groups: dict[str, list[Trial]] = {}
-    for trial in trials:
-        label = ", ".join(f"{name}={value}" for name, value in sorted(trial.choice.items())) or "as in the cell"
-        groups.setdefault(label, []).append(trial)
-    known = list(dict.fromkeys(name for trial in trials for name in trial.values))
-    columns = columns or known
-    for name in columns:
-        if name not in known:
-            raise RequestError(f"--columns {name}: not measured{registry.nearest(name, known)}")
-    rows = [["settings", *columns]]
-    for label, members in groups.items():
-        rows.append(
-            [label, *(_spread([trial.values[name] for trial in members if name in trial.values]) for name in columns)]
-        )
-    split = "test split" if trials[0].fold < 0 else "training split only"
-    note = f"mean ± standard deviation over {len(next(iter(groups.values())))} fits; {split}"
-    if fmt == "md":
-        lines = ["| " + " | ".join(map(for_markdown, row)) + " |" for row in rows]
-        lines.insert(1, "|---|" + "---:|" * len(columns))
-        return "\n".join([*lines, "", note])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    aligned = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
-    return "\n".join([*aligned, "", note])
-
-
-def _spread(values: list[float]) -> str:
-    if not values:
-        return "-"
-    deviation = f" ± {statistics.stdev(values):.3g}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.4g}{deviation}"

@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from bench.contract import RequestError
-from bench.runner.tune import MemoizedBackbone, Trial, as_text, check_columns, within_class
+from bench.report.measurement_tables import tune_table
+from bench.report.renderers import as_markdown
+from bench.report.styled import styled
+from bench.runner.tune import MemoizedBackbone, check_columns, within_class
 from tests.support.small_birds import QUICK, bench, few_birds
 
 
@@ -51,18 +54,26 @@ def test_a_setting_that_cannot_work_on_a_part_is_refused_before_any_fit(planned)
 
 
 def test_the_table_has_the_columns_that_are_asked_for():
-    trials = [Trial("a", fold, {"k": k}, {"accuracy": k + fold, "other": 1.0}) for k in (1, 2) for fold in (0, 1)]
-    assert as_text(trials, "md", ["accuracy"]).splitlines() == [
-        "| settings | accuracy |",
-        "|---|---:|",
-        "| k=1 | 1.5 ± 0.707 |",
-        "| k=2 | 2.5 ± 0.707 |",
-        "",
-        "mean ± standard deviation over 2 fits; training split only",
-    ]
-    assert "other" in as_text(trials, "text")
+    trials = [
+        {"cell": "a", "fold": fold, "choice": {"k": k}, "values": {"accuracy": k + fold, "other": 1.0}}
+        for k in (1, 2) for fold in (0, 1)
+    ]  # fmt: skip
+    table = tune_table(trials)
+    assert (
+        as_markdown(styled([table], ["accuracy"])).splitlines()[2:]
+        == [
+            "| settings |     accuracy |",
+            "| -------- | -----------: |",
+            "| k=1      | 1.5 ± 0.7071 |",
+            "| k=2      | 2.5 ± 0.7071 |",
+            "",
+            "- mean ± standard deviation over 2 fits; training split only",
+            "",
+        ][:-1]
+    )
+    assert "other" in as_markdown([table])
     with pytest.raises(RequestError, match="did you mean 'accuracy'"):
-        as_text(trials, "text", ["acuracy"])
+        styled([table], ["acuracy"])
 
 
 def test_on_the_test_split_it_gives_what_a_cell_gives(planned):

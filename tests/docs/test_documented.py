@@ -62,7 +62,7 @@ def test_nothing_in_the_results_names_a_machine():
 def test_figures_show_the_numbers_of_the_tables():
     store = Store(ROOT / RESULTS)
     tables = results(store, candidates(store))
-    lines = [line for table in tables for line in table.block.lines]
+    lines = [row for result in tables for row in result.table.rows]
     compared = 0
     for drawing in interpretability(store):
         for name, scores in re.findall(r"(?<=[.;] )([^;:.]+): (.+?)(?=; |\. |$)", drawing.alt):

@@ -3,8 +3,9 @@ import doctest
 import pytest
 
 import bench.report.chance
-from bench.report import as_markdown, comparison
+from bench.report import comparison
 from bench.report.chance import beyond_chance, chance_corrected
+from bench.report.renderers import as_markdown
 from tests.support.stores import example_store
 
 
@@ -38,17 +39,17 @@ def test_what_controls_are_no_rivals_in_has_no_chance_level(maker):
     cells.append(maker.cell("random", {"contrastivity": 55.0}, metrics=metrics, role="control", backbone=None))
     maker.invocation(cells)
     (block,) = comparison(maker.store)
-    assert block.warnings == ()
+    assert block.chance == ()
     assert beyond_chance(block) is None
 
 
 def test_the_best_control_is_chance(maker):
     found = table(maker, (20.0, 40.0), (58.0, 22.0))
-    (line,) = found.lines
+    (line,) = found.rows
     assert line.label == "ours"
-    assert list(line.entries) == ["consistency", "stability"]  # no control has an accuracy
-    assert line.entries["consistency"].value == pytest.approx(21 / 42)
-    assert line.entries["stability"].value == pytest.approx(30 / 60)
+    assert list(line.values) == ["consistency", "stability"]  # no control has an accuracy
+    assert line.values["consistency"].value == pytest.approx(21 / 42)
+    assert line.values["stability"].value == pytest.approx(30 / 60)
     assert "consistency 58.0 (c1); stability 40.0 (c0)" in found.facts[0]
     # One seed: there is no ± to explain.
     assert found.facts[1] == "the test: python -m bench compare METHOD CONTROL"
@@ -56,10 +57,10 @@ def test_the_best_control_is_chance(maker):
 
 def test_beside_a_perfect_control_there_is_nothing_beyond_chance(maker):
     found = table(maker, (20.0, 100.0), (58.0, 100.0))
-    (line,) = found.lines
-    assert (line.entries["stability"].status, line.entries["stability"].notes) == ("n/a", (1,))
+    (line,) = found.rows
+    assert (line.values["stability"].status, line.values["stability"].notes) == ("n/a", (1,))
     assert found.notes == ("n/a: c0 and c1 are perfect in stability: it shows no content by itself",)
-    assert line.entries["consistency"].value == pytest.approx(0.5)
+    assert line.values["consistency"].value == pytest.approx(0.5)
 
 
 def test_without_controls_there_is_no_such_table(maker):
@@ -70,12 +71,12 @@ def test_seeds_and_failures_carry_over(tmp_path):
     store = example_store(tmp_path)[0].store
     (block,) = comparison(store)
     found = beyond_chance(block)
-    lines = {line.label: line for line in found.lines}
+    lines = {line.label: line for line in found.rows}
     assert set(lines) == {"ours", "protopnet", "ours (k=9)", "ours (k=5)", "blackbox"}
-    entry = lines["ours"].entries["consistency"]  # 73.0 +- 4.2 beside a constant of 65.0
+    entry = lines["ours"].values["consistency"]  # 73.0 +- 4.2 beside a constant of 65.0
     assert entry.value == pytest.approx((73 - 65) / 35)
-    assert entry.spread == pytest.approx(block.lines[0].entries["consistency"].spread / 35)
-    assert lines["ours (k=9)"].entries["consistency"].status == "oom"
+    assert entry.spread == pytest.approx(block.rows[0].values["consistency"].spread / 35)
+    assert lines["ours (k=9)"].values["consistency"].status == "oom"
     text = as_markdown([found])
     assert "consistency (0 to 1)" in text
     assert found.facts[1] == "±: over the seeds of the method alone; the test: python -m bench compare METHOD CONTROL"

@@ -5,8 +5,9 @@ from rich.console import Console
 
 from bench.contract import RequestError
 from bench.core.registry import UnknownName
-from bench.report import Block, as_markdown, as_text, comparison, report
-from bench.report.table import Line
+from bench.report import Table, comparison, with_beyond_chance, write
+from bench.report.renderers import as_markdown, as_text
+from bench.report.table import Row
 from bench.results.aggregate import Entry
 from bench.results.labels import definition, protocol
 from bench.results.store import Store, write_json
@@ -19,15 +20,15 @@ GOLDEN = """\
 | -------------------- | -------- | -------------: | --------------: | -------------: |
 | ours                 | tiny     | **91.0** ± 1.4 |  **73.0** ± 4.2 |   81.0   ± 1.4 |
 | protopnet            | tiny     |   85.0 ¹       |    60.0 ¹       | **90.0** ¹     |
-| ours (k=9)           | tiny     |          oom ² |           oom ² |          oom ² |
+| ours (k=9)           | tiny     |          OOM ² |           OOM ² |          OOM ² |
 | ours (k=5)           | tiny     |      missing ³ |       missing ³ |      missing ³ |
 | blackbox (reference) | tiny     |   92.0         |    50.0         |   75.0         |
 | constant (control)   | -        |          n/a ⁴ |    65.0         |  100.0         |
 | random (control)     | -        |          n/a ⁴ |     5.0         |   20.0         |
 
-> **Chance level,** consistency: constant ≥ protopnet
+> Chance level, consistency: constant ≥ protopnet
 
-> **Chance level,** stability: constant ≥ ours, protopnet
+> Chance level, stability: constant ≥ ours, protopnet
 
 - ¹ seed 1 failed: loss became nan in phase 'joint'
 - ² out of memory: tried 40 GiB
@@ -53,13 +54,13 @@ def both(value: float, other: float = 50.0) -> dict[str, float]:
     return {"accuracy": 80.0, "consistency": value, "stability": other}
 
 
-def only(store: Store, stamp: str | None = None) -> Block:
+def only(store: Store, stamp: str | None = None) -> Table:
     (block,) = comparison(store, stamp)
     return block
 
 
-def line(block: Block, name: str, backbone: str | None = None) -> Line:
-    (found,) = [line for line in block.lines if line.label == name and backbone in (None, line.backbone)]
+def line(table: Table, name: str, backbone: str | None = None) -> Row:
+    (found,) = [row for row in table.rows if row.label == name and backbone in (None, row.backbone)]
     return found
 
 
@@ -101,7 +102,7 @@ def test_text_has_every_number_mark_and_footnote(example: Store) -> None:
 
 def test_columns_are_those_that_were_asked_for(example: Store) -> None:
     (block,) = comparison(example, metrics=("stability", "accuracy"))
-    assert [column.metric for column in block.columns] == ["accuracy", "stability"]
+    assert [column.name for column in block.columns] == ["accuracy", "stability"]
     text = " ".join(block.facts)
     assert "stability v2" in text
     assert "consistency" not in text
@@ -131,19 +132,19 @@ def test_columns_that_find_no_room_go_on_below_and_every_table_has_the_names(exa
 
 
 def test_rows_are_methods_then_references_then_controls(example: Store) -> None:
-    assert [line.role for line in only(example).lines] == ["method"] * 4 + ["reference"] + ["control"] * 2
+    assert [line.role for line in only(example).rows] == ["method"] * 4 + ["reference"] + ["control"] * 2
 
 
 def test_columns_begin_with_the_known_ones(maker: StoreMaker) -> None:
     metrics = {"abacus": {"version": "1", "parameters": {}}, **dict(reversed(METRICS.items()))}
     maker.invocation([maker.cell("ours", {**both(1.0), "abacus": 2.0}, metrics=metrics)])
-    names = [column.metric for column in only(maker.store).columns]
+    names = [column.name for column in only(maker.store).columns]
     assert names == ["accuracy", "consistency", "stability", "abacus"]
 
 
 def test_seeds_give_mean_and_sample_deviation(maker: StoreMaker) -> None:
     maker.invocation([maker.cell("ours", both(value), seed=seed) for seed, value in enumerate((60.0, 64.0, 71.0))])
-    entry = line(only(maker.store), "ours").entries["consistency"]
+    entry = line(only(maker.store), "ours").values["consistency"]
     # Mean 65; squared deviations 25 + 1 + 36 = 62 over n - 1 = 2.
     assert (entry.value, entry.seeds) == (65.0, (0, 1, 2))
     assert entry.spread == pytest.approx(31**0.5)
@@ -151,7 +152,7 @@ def test_seeds_give_mean_and_sample_deviation(maker: StoreMaker) -> None:
 
 def test_one_seed_has_no_deviation(maker: StoreMaker) -> None:
     maker.invocation([maker.cell("ours", both(60.0))])
-    assert line(only(maker.store), "ours").entries["consistency"] == Entry("ok", 60.0, None, (0,))
+    assert line(only(maker.store), "ours").values["consistency"] == Entry("ok", 60.0, None, (0,))
     assert "±" not in as_markdown(comparison(maker.store)).replace("±36 px", "")
 
 
@@ -165,7 +166,7 @@ def test_best_is_among_methods_only_and_follows_the_direction(maker: StoreMaker)
     ]
     maker.invocation(cells)
     block = only(maker.store)
-    best = {(line.label, metric) for line in block.lines for metric, entry in line.entries.items() if entry.best}
+    best = {(line.label, metric) for line in block.rows for metric, entry in line.values.items() if entry.best}
     equal = {(name, metric) for name in ("ours", "protopnet") for metric in ("accuracy", "stability")}
     assert best == {("ours", "consistency"), ("protopnet", "cost")} | equal
 
@@ -175,14 +176,14 @@ def test_what_is_printed_alike_is_marked_alike(maker: StoreMaker) -> None:
         [maker.cell("ours", both(62.34)), maker.cell("protopnet", both(62.26)), maker.cell("z", both(62.2))]
     )
     block = only(maker.store)
-    assert [line.entries["consistency"].best for line in block.lines] == [True, True, False]
+    assert [line.values["consistency"].best for line in block.rows] == [True, True, False]
 
 
 def best(maker: StoreMaker, metric: dict[str, object], values: dict[str, float]) -> set[str]:
     """The methods that are marked where each has this value."""
     metrics = {"m": {"version": "1", "parameters": {}, **metric}}
     maker.invocation([maker.cell(name, {"m": value}, metrics=metrics) for name, value in values.items()])
-    return {line.label for line in only(maker.store).lines if line.entries["m"].best}
+    return {line.label for line in only(maker.store).rows if line.values["m"].best}
 
 
 def test_four_digits_are_compared_where_four_are_printed(maker: StoreMaker) -> None:
@@ -207,16 +208,16 @@ def test_axioms_that_hold_hold_alike(maker: StoreMaker, values: dict[str, float]
 
 def test_a_method_alone_is_not_called_the_best(maker: StoreMaker) -> None:
     maker.invocation([maker.cell("ours", both(60.0)), maker.cell("blackbox", both(50.0), role="reference")])
-    assert not any(entry.best for line in only(maker.store).lines for entry in line.entries.values())
+    assert not any(entry.best for line in only(maker.store).rows for entry in line.values.values())
 
 
 def test_footnotes_are_numbered_and_shared(example: Store) -> None:
     block = only(example)
     assert len(block.notes) == 4
-    assert line(block, "constant").entries["accuracy"] == Entry("n/a", notes=(4,))
-    assert line(block, "random").entries["accuracy"] == Entry("n/a", notes=(4,))
-    assert line(block, "ours (k=9)").entries["stability"] == Entry("oom", notes=(2,))
-    assert line(block, "protopnet").entries["accuracy"] == Entry("ok", 85.0, None, (0,), (1,), False)
+    assert line(block, "constant").values["accuracy"] == Entry("n/a", notes=(4,))
+    assert line(block, "random").values["accuracy"] == Entry("n/a", notes=(4,))
+    assert line(block, "ours (k=9)").values["stability"] == Entry("oom", notes=(2,))
+    assert line(block, "protopnet").values["accuracy"] == Entry("ok", 85.0, None, (0,), (1,), False)
 
 
 def test_a_data_set_that_lacks_annotations_says_so(maker: StoreMaker) -> None:
@@ -224,7 +225,7 @@ def test_a_data_set_that_lacks_annotations_says_so(maker: StoreMaker) -> None:
     refused = {"consistency": reason, "stability": reason}
     maker.invocation([maker.cell("ours", {"accuracy": 90.0}, dataset="cars", not_applicable=refused)])
     block = only(maker.store)
-    assert [column.metric for column in block.columns] == ["accuracy", "consistency", "stability"]
+    assert [column.name for column in block.columns] == ["accuracy", "consistency", "stability"]
     assert block.notes == (f"n/a: {reason}",)
 
 
@@ -232,7 +233,7 @@ def test_two_seeds_that_failed_alike_are_one_footnote(maker: StoreMaker) -> None
     maker.invocation([maker.cell("ours", seed=seed, failure=("failed", "no\nway")) for seed in (0, 1)])
     block = only(maker.store)
     assert block.notes == ("failed: no way",)
-    assert line(block, "ours").entries["accuracy"].status == "failed"
+    assert line(block, "ours").values["accuracy"].status == "failed"
 
 
 def test_what_was_fitted_one_image_at_a_time_is_marked(maker: StoreMaker) -> None:
@@ -244,7 +245,7 @@ def test_what_was_fitted_one_image_at_a_time_is_marked(maker: StoreMaker) -> Non
     maker.invocation(cells)
     block = only(maker.store)
     assert block.notes == ("seed 1 fitted with one image at a time: more did not fit into memory",)
-    assert {entry.notes for entry in block.lines[0].entries.values()} == {(1,)}
+    assert {entry.notes for entry in block.rows[0].values.values()} == {(1,)}
 
 
 @pytest.mark.parametrize(("others", "lines"), [("abc", 0), ("def", 1)])
@@ -266,7 +267,7 @@ def test_two_versions_of_a_metric_never_share_a_table(maker: StoreMaker) -> None
     kinds = (("ours", METRICS), ("old", old), ("wide", wide), ("protopnet", METRICS))
     maker.invocation([maker.cell(name, both(60.0), metrics=metrics) for name, metrics in kinds])
     blocks = comparison(maker.store)
-    assert [[line.label for line in block.lines] for block in blocks] == [["ours", "protopnet"], ["old"], ["wide"]]
+    assert [[line.label for line in block.rows] for block in blocks] == [["ours", "protopnet"], ["old"], ["wide"]]
     assert [block.title for block in blocks] == [
         "demo: consistency v2, region ±36 px of 224, threshold 0.8",
         "demo: consistency v1, region ±36 px of 224, threshold 0.8",
@@ -294,15 +295,15 @@ def test_two_states_of_the_data_never_share_a_table(maker: StoreMaker) -> None:
 def test_rows_of_one_name_and_other_settings_are_never_averaged(maker: StoreMaker) -> None:
     cells = [maker.cell("ours", both(60.0), settings={"k": k}) for k in (3, 5)]
     maker.invocation(cells)
-    names = [line.label for line in only(maker.store).lines]
+    names = [line.label for line in only(maker.store).rows]
     assert names == [f"ours #{cell[:6]}" for cell in cells]
 
 
 def test_backbones_are_rows(maker: StoreMaker) -> None:
     maker.invocation([maker.cell("ours", both(value), backbone=name) for name, value in (("a", 1.0), ("b", 2.0))])
     block = only(maker.store)
-    assert line(block, "ours", "b").entries["consistency"].value == 2.0
-    assert [line.backbone for line in block.lines] == ["a", "b"]
+    assert line(block, "ours", "b").values["consistency"].value == 2.0
+    assert [line.backbone for line in block.rows] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -325,7 +326,7 @@ def test_a_control_that_reaches_a_method_is_told(
         maker.cell("constant", scores, role="control", backbone=None, not_applicable=refused),
     ]
     maker.invocation(cells)
-    assert only(maker.store).warnings == ((said,) if said else ())
+    assert only(maker.store).chance == ((said,) if said else ())
 
 
 def test_metrics_and_controls_of_which_the_same_is_true_stand_together(maker: StoreMaker) -> None:
@@ -333,7 +334,7 @@ def test_metrics_and_controls_of_which_the_same_is_true_stand_together(maker: St
     cells += [maker.cell(name, both(40.0, 60.0), role="control", backbone=None) for name in ("constant", "center")]
     cells += [maker.cell("random", both(99.0, 1.0), role="control", backbone=None)]
     maker.invocation(cells)
-    assert only(maker.store).warnings == (
+    assert only(maker.store).chance == (
         "accuracy: constant, center, random ≥ ours",
         "consistency: random ≥ ours",
         "stability: constant, center ≥ ours",
@@ -348,7 +349,7 @@ def test_where_low_is_good_a_lower_control_is_told(maker: StoreMaker) -> None:
         maker.cell("high", {"error": 31.0}, metrics=metrics, role="control", backbone=None),
     ]
     maker.invocation(cells)
-    assert only(maker.store).warnings == ("error: low ≤ ours",)
+    assert only(maker.store).chance == ("error: low ≤ ours",)
 
 
 def test_backbones_are_named_where_a_control_reaches_some_of_them(maker: StoreMaker) -> None:
@@ -360,7 +361,7 @@ def test_backbones_are_named_where_a_control_reaches_some_of_them(maker: StoreMa
         scores = {"consistency": 0.0, "stability": value}
         cells.append(maker.cell(name, scores, role="control", backbone=None, not_applicable=refused))
     maker.invocation(cells)
-    assert only(maker.store).warnings == (
+    assert only(maker.store).chance == (
         "stability: constant ≥ ours (a), protopnet; center ≥ every method; random ≥ protopnet (a)",
     )
 
@@ -373,7 +374,7 @@ def test_many_settings_of_one_method_are_told_together(maker: StoreMaker) -> Non
         cells.append(maker.cell(name, scores, role="control", backbone=None, not_applicable=refused))
     maker.invocation(cells)
     # What is not finished is no method that it could reach.
-    assert only(maker.store).warnings == ("stability: center ≥ ours (all 3 settings); random ≥ every method",)
+    assert only(maker.store).chance == ("stability: center ≥ ours (all 3 settings); random ≥ every method",)
 
 
 def test_a_control_is_no_rival_in_what_it_costs(maker: StoreMaker) -> None:
@@ -384,7 +385,7 @@ def test_a_control_is_no_rival_in_what_it_costs(maker: StoreMaker) -> None:
         maker.cell("center", {"consistency": 50.0, "cost": 0.1}, metrics=metrics, role="control", backbone=None),
     ]
     maker.invocation(cells)
-    assert only(maker.store).warnings == ("consistency: center ≥ ours",)
+    assert only(maker.store).chance == ("consistency: center ≥ ours",)
 
 
 def test_the_latest_invocation_is_taken(maker: StoreMaker) -> None:
@@ -411,8 +412,8 @@ def test_wrong_requests_are_one_line(maker: StoreMaker) -> None:
         comparison(maker.store, "x")
     with pytest.raises(RequestError, match=r"no cell of .* is on disk any more"):
         comparison(maker.store)
-    with pytest.raises(RequestError, match="--format 'pdf': write text, md or html"):
-        report(maker.store, fmt="pdf")
+    with pytest.raises(RequestError, match="--format 'pdf': write text, md, latex, html, csv, json"):
+        write([], fmt="pdf")
 
 
 def test_names_with_brackets_and_bars_survive(maker: StoreMaker) -> None:
@@ -423,8 +424,9 @@ def test_names_with_brackets_and_bars_survive(maker: StoreMaker) -> None:
 
 def test_report_prints_both_formats(example: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     markdown, text = io.StringIO(), io.StringIO()
-    report(example, "default", "md", Console(file=markdown, width=40))
-    report(example, "default", "text", Console(file=text, width=100))
+    tables = with_beyond_chance(comparison(example, suite="default"))
+    write(tables, "md", Console(file=markdown, width=40))
+    write(tables, "text", Console(file=text, width=100))
     assert markdown.getvalue().startswith(GOLDEN)
     assert text.getvalue().startswith(printed(example))
     assert "### demo: beyond chance" in markdown.getvalue()

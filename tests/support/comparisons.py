@@ -5,7 +5,8 @@ import io
 import numpy as np
 from rich.console import Console
 
-from bench.report.renderers import contest_text
+from bench.report.contest_tables import contest_tables
+from bench.report.renderers import as_text
 from bench.results.stats.compare import compare
 
 ACCURACY = {"accuracy": {"version": "1", "parameters": {}}}
@@ -40,5 +41,5 @@ def only(maker, *methods, **more):
 
 def shown(found, width):
     stream = io.StringIO()
-    contest_text.as_text(found, Console(file=stream, width=width))
+    as_text(contest_tables(found), Console(file=stream, width=width))
     return stream.getvalue()

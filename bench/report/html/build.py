@@ -23,9 +23,9 @@ from bench.report.html.verdicts import verdicts
 from bench.report.html.warnings import cautions
 from bench.report.paper_tables.build import paper_table
 from bench.report.paper_tables.published import TABLES
-from bench.report.renderers.html import sheet_fragment
+from bench.report.renderers.html import fragments
 from bench.report.results import Result, results
-from bench.report.sheet import Sheet
+from bench.report.table import Table
 from bench.results.select import Candidate, candidates
 from bench.results.store import Store
 
@@ -153,7 +153,7 @@ class Site:
             "index.html", "index",
             cautions=cautions(self._results, self._cells, list(self._store.faults.values())),
             results=self._results, places=self._places,
-            beyond=[beyond_chance(result.block) for result in self._results], figures=figures, undrawn=undrawn,
+            beyond=[beyond_chance(result.table) for result in self._results], figures=figures, undrawn=undrawn,
             cells=self._cells, runs=self._runs,
         )  # fmt: skip
         every = filters.every(self._places)
@@ -220,11 +220,8 @@ class Site:
         if not self._cells:
             return [], [(number, table.title) for number, table in TABLES.items()]
         for number, table in TABLES.items():
-            sheets = paper_table(self._store, number, *self._which)
-            measured = [sheet for sheet in sheets if _is_measured(sheet)]
-            for place, sheet in enumerate(measured):
-                fragment = Markup(sheet_fragment(sheet, f"-{place}" if place else ""))
-                found.append((sheet.title, fragment))
+            measured = [one for one in paper_table(self._store, number, *self._which) if _is_measured(one)]
+            found += [(one.title, Markup(text)) for one, text in zip(measured, fragments(measured), strict=True)]
             if not measured:
                 unmeasured.append((number, table.title))
         return found, unmeasured
@@ -245,6 +242,6 @@ def breakable(name: str) -> Markup:
     return Markup(re.sub(r"([._])", r"\1<wbr>", str(escape(printable(name)))))
 
 
-def _is_measured(sheet: Sheet) -> bool:
-    return any(field.entry is not None and field.entry.status not in ("n/a", "missing")
-               for row in sheet.rows for field in row.fields)  # fmt: skip
+def _is_measured(table: Table) -> bool:
+    entries = (row.entry(column) for row in table.rows for column in table.columns)
+    return any(entry is not None and entry.status not in ("n/a", "missing") for entry in entries)

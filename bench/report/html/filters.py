@@ -7,8 +7,8 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from bench.report.html.verdicts import QUESTIONS, Place, Question, turned, winner
-from bench.report.table import Block, Line
-from bench.results.aggregate import Column, Entry
+from bench.report.table import Column, Row, Table
+from bench.results.aggregate import Entry
 from bench.results.stats.compare import explained
 from bench.results.stats.contest import Comparison
 
@@ -19,21 +19,21 @@ def value(entry: Entry, column: Column) -> str:
     """Return a table's entry as text: the mean with its spread, or a word."""
     if entry.value is None:
         return _WORDS.get(entry.status, entry.status)
-    spread = "" if entry.spread is None else f" ± {entry.spread:{column.digits}}"
-    return minus(f"{entry.value:{column.digits}}") + spread
+    spread = "" if entry.spread is None else f" ± {entry.spread:{column.form}}"
+    return minus(f"{entry.value:{column.form}}") + spread
 
 
 def ends(entry: Entry, column: Column) -> str:
     """Return the interval of an entry, if it has one."""
     if entry.low is None or entry.high is None:
         return ""
-    return minus(f"[{entry.low:{column.digits}}, {entry.high:{column.digits}}]")
+    return minus(f"[{entry.low:{column.form}}, {entry.high:{column.form}}]")
 
 
-def notes_of(block: Block, lines: Iterable[Line]) -> list[tuple[int, str]]:
-    """Return the footnotes that some of a table's lines have, with their numbers."""
-    used = {number for line in lines for entry in line.entries.values() for number in entry.notes}
-    return [(number, note) for number, note in enumerate(block.notes, 1) if number in used]
+def notes_of(table: Table, rows: Iterable[Row]) -> list[tuple[int, str]]:
+    """Return the footnotes that some of a table's rows have, with their numbers."""
+    used = {number for row in rows for entry in row.values.values() for number in entry.notes}
+    return [(number, note) for number, note in enumerate(table.notes, 1) if number in used]
 
 
 def minus(text: str) -> str:

@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import Literal
 
 from bench.report.results import Result
-from bench.results.aggregate import Column, Entry
+from bench.report.table import Column, Row
 from bench.results.labels import FIRST_METRICS
 from bench.results.select import Fit
 from bench.results.sides import Side, view_of
@@ -122,34 +122,34 @@ def verdicts(store: Store, results: Sequence[Result], most: int | None = None) -
 
 
 def _places(result: Result) -> Iterator[tuple[Place, list[tuple[Question, Fit, Fit, str]]]]:
-    columns = [column for column in result.block.columns if column.metric in FIRST_METRICS]
-    controls = [(line.entries, fit) for line, fit in result.rows if line.role == "control"]
-    for backbone in dict.fromkeys(line.backbone for line in result.block.lines if line.backbone):
-        rows = [(line, fit) for line, fit in result.rows if line.backbone == backbone]
-        methods = [(line, fit) for line, fit in rows if line.role == "method"]
+    columns = [column for column in result.table.columns if column.name in FIRST_METRICS]
+    controls = [(row, fit) for row, fit in result.rows if row.role == "control"]
+    for backbone in dict.fromkeys(row.backbone for row in result.table.rows if row.backbone):
+        rows = [(row, fit) for row, fit in result.rows if row.backbone == backbone]
+        methods = [(row, fit) for row, fit in rows if row.role == "method"]
         asked: list[tuple[Question, Fit, Fit, str]] = []
-        for line, fit in methods:
+        for row, fit in methods:
             for column in columns:
-                if line.entries[column.metric].value is None:
+                if row.number(column) is None:
                     continue
                 rivals: list[tuple[Question, Fit]] = []
-                if column.metric == "accuracy":
+                if column.name == "accuracy":
                     rivals += [("black box", other) for own, other in rows
-                               if own.role == "reference" and own.entries["accuracy"].value is not None]  # fmt: skip
+                               if own.role == "reference" and own.number(column) is not None]  # fmt: skip
                 best = _best(controls, column)
                 rivals += [("chance", best)] if best is not None else []
-                asked += [(question, fit, other, column.metric) for question, other in rivals]
-        plain = [(line, fit) for line, fit in methods if fit.first.plain]
+                asked += [(question, fit, other, column.name) for question, other in rivals]
+        plain = [(row, fit) for row, fit in methods if fit.first.plain]
         for column in columns:
-            there = [fit for line, fit in plain if line.entries[column.metric].value is not None]
-            asked += [("methods", one, two, column.metric) for one, two in combinations(there, 2)]
+            there = [fit for row, fit in plain if row.number(column) is not None]
+            asked += [("methods", one, two, column.name) for one, two in combinations(there, 2)]
         if methods:
-            yield Place(result.block.title, backbone, [line.label for line, _ in methods], columns), asked
+            yield Place(result.table.title, backbone, [row.label for row, _ in methods], columns), asked
 
 
-def _best(controls: Sequence[tuple[dict[str, Entry], Fit]], column: Column) -> Fit | None:
+def _best(controls: Sequence[tuple[Row, Fit]], column: Column) -> Fit | None:
     """Return the control that does best without content; it is the hardest one to beat."""
-    known = [(entries[column.metric].value, fit) for entries, fit in controls]
+    known = [(row.number(column), fit) for row, fit in controls]
     there = [(value, fit) for value, fit in known if value is not None]
     sign = 1 if column.higher_is_better else -1
     return max(there, key=lambda pair: sign * pair[0])[1] if there else None

@@ -37,7 +37,7 @@ def cautions(results: Sequence[Result], cells: Sequence[Candidate], damaged: Seq
     found = [
         Caution(
             "Content-free controls do as well as methods",
-            tuple(f"{one.block.title}, {text}" for one in results for text in one.block.warnings),
+            tuple(f"{one.table.title}, {text}" for one in results for text in one.table.chance),
         ),
         Caution("Not everything could be read", tuple(f"failed: {reason}" for reason in damaged)),
         Caution("Not everything has a result", tuple(_unfinished(cells))),
@@ -68,7 +68,7 @@ def _conditions(results: Sequence[Result]) -> list[str]:
     tables = {table.dataset: table for table in reversed(TABLES.values()) if table.dataset}
     found = []
     for result in results:
-        title, spec = result.block.title, result.group.spec
+        title, spec = result.table.title, result.group.spec
         if spec.get("split", "test") != "test":
             found.append(f"{title}: measured on the {spec['split']} split, which methods have seen.")
         if result.dataset in tables:
@@ -86,14 +86,14 @@ def _small(results: Sequence[Result]) -> list[str]:
             # Half the width of a 95 % interval of a share of one half, which is the widest one.
             rough = 196 * math.sqrt(0.25 / images[1])
             if rough > _ROUGH:
-                found.append(f"{result.block.title}: with {images[1]} test images an accuracy near 50 % is known to "
+                found.append(f"{result.table.title}: with {images[1]} test images an accuracy near 50 % is known to "
                              f"± {rough:.1f} points at best.")  # fmt: skip
-        units = [(score["n"], line.label) for line, fit in result.rows for one in fit.candidates if one.found.result
+        units = [(score["n"], row.label) for row, fit in result.rows for one in fit.candidates if one.found.result
                  for name, score in one.found.result["scores"].items()
-                 if name == "consistency" and line.role == "method"]  # fmt: skip
+                 if name == "consistency" and row.role == "method"]  # fmt: skip
         few = [count for count, _ in units if 0 < count < _FEW_UNITS]
         if few:
-            found.append(f"{result.block.title}: consistency is a share of as few as {min(few)} prototypes; one "
+            found.append(f"{result.table.title}: consistency is a share of as few as {min(few)} prototypes; one "
                          f"of them is {100 / min(few):.1f} points.")  # fmt: skip
     return found
 
@@ -102,13 +102,13 @@ def _seeds(results: Sequence[Result]) -> list[str]:
     found = []
     for result in results:
         counts: dict[int, list[str]] = defaultdict(list)
-        for line in result.block.lines:
-            seeds = max((len(entry.seeds) for entry in line.entries.values()), default=0)
-            if line.role != "control" and 0 < seeds < _FEW_SEEDS:
-                counts[seeds].append(line.label)
+        for row in result.table.rows:
+            seeds = max((len(entry.seeds) for entry in row.values.values()), default=0)
+            if row.role != "control" and 0 < seeds < _FEW_SEEDS:
+                counts[seeds].append(row.label)
         for count, labels in sorted(counts.items()):
             told = "one seed" if count == 1 else f"{count} seeds"
-            found.append(f"{result.block.title}: {told} of {', '.join(dict.fromkeys(labels))}. Whether another "
+            found.append(f"{result.table.title}: {told} of {', '.join(dict.fromkeys(labels))}. Whether another "
                          "training gives the same is not known.")  # fmt: skip
     return found
 
@@ -120,6 +120,6 @@ def _versions(results: Sequence[Result]) -> list[str]:
         if len(versions) > 1:
             told = ", ".join(sorted(f"{version} ({commit or 'no commit'})" for version, commit in versions))
             found.append(
-                f"{result.block.title}: measured by {told}. Definitions of metrics are the same in all of them."
+                f"{result.table.title}: measured by {told}. Definitions of metrics are the same in all of them."
             )
     return found

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench.core.plain_text import one_line
 from bench.report.plots.style import tame
-from bench.report.table import Block
+from bench.report.table import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,48 +16,44 @@ if TYPE_CHECKING:
 _COLOURS = {"method": "#2b6cb0", "reference": "#4a5568", "control": "#c0c7d1"}
 
 
-def chart(blocks: Sequence[Block]) -> Iterator[tuple[str, Figure]]:
+def chart(tables: Sequence[Table]) -> Iterator[tuple[str, Figure]]:
     """Draw for each table a figure with a panel per metric: mean over the seeds, standard deviation as a whisker.
 
     Args:
-        blocks: the tables.
+        tables: one panel per metric each.
 
     Yields:
         Name and figure; none for a table without any value.
     """
     from matplotlib.figure import Figure
 
-    for number, block in enumerate(blocks, 1):
-        columns = [
-            column
-            for column in block.columns
-            if any(line.entries[column.metric].value is not None for line in block.lines)
-        ]
+    for number, table in enumerate(tables, 1):
+        columns = [column for column in table.columns if any(row.number(column) is not None for row in table.rows)]
         if not columns:
             continue
-        figure = Figure(figsize=(1.5 + 2.3 * len(columns), 1.2 + 0.32 * len(block.lines)), layout="constrained")
+        figure = Figure(figsize=(1.5 + 2.3 * len(columns), 1.2 + 0.32 * len(table.rows)), layout="constrained")
         panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
         # Here, since labels of ticks are made again whenever they are drawn.
-        names = [one_line(f"{line.name}, {line.backbone}" if line.backbone else line.name) for line in block.lines]
+        names = [one_line(f"{row.name}, {row.backbone}" if row.backbone else row.name) for row in table.rows]
         for panel, column in zip(panels, columns, strict=True):
-            entries = [line.entries[column.metric] for line in block.lines]
+            entries = [row.values[column.key] for row in table.rows]
             panel.barh(
                 range(len(names)),
                 [entry.value if _finite(entry.value) else math.nan for entry in entries],
                 xerr=[entry.spread if _finite(entry.spread) else 0.0 for entry in entries],
-                color=[_COLOURS.get(line.role, "#2b6cb0") for line in block.lines],
+                color=[_COLOURS.get(row.role, "#2b6cb0") for row in table.rows],
                 error_kw={"elinewidth": 1},
             )
             panel.set_yticks(range(len(names)), names)
             panel.set_xlabel(column.unit or "value")
-            panel.set_title(f"{column.metric} {'↑' if column.higher_is_better else '↓'}", fontsize="small")
+            panel.set_title(f"{column.name} {'↑' if column.higher_is_better else '↓'}", fontsize="small")
             if column.unit == "%":
                 panel.set_xlim(0, 100)
             panel.spines[["top", "right"]].set_visible(False)
         panels[0].invert_yaxis()
-        figure.suptitle(block.title)
+        figure.suptitle(table.title)
         tame(figure)
-        yield (f"scores-{number}" if len(blocks) > 1 else "scores"), figure
+        yield (f"scores-{number}" if len(tables) > 1 else "scores"), figure
 
 
 def _finite(value: float | None) -> bool:

@@ -13,7 +13,7 @@ from bench.core.plain_text import markdown_code, printable
 from bench.report.mlflow.cell import TrackedCell, files_state
 from bench.report.mlflow.chart import chart
 from bench.report.mlflow.fields import cut, digest, model_name
-from bench.report.renderers.text import as_markdown
+from bench.report.renderers.markdown import as_markdown
 from bench.report.run_table import comparison
 from bench.results.store import Store
 
@@ -228,10 +228,10 @@ class MirroredInvocation:
         cells = self._cells()
         ended = [cell.ended for cell in cells if cell.ended]
         failed = sum(cell.result is None for cell in cells if cell.ended)
-        blocks = comparison(self.store, self.stamp) if cells else []
+        tables = comparison(self.store, self.stamp) if cells else []
         done = f"{len(ended) - failed} of {len(self.content['cells'])} cells done, {failed} failed"
         command = str(self.content.get("command", ""))
-        note = f"{markdown_code(cut(command, _LONGEST_COMMAND))}\n\n{done}\n\n{as_markdown(blocks) if cells else ''}"
+        note = f"{markdown_code(cut(command, _LONGEST_COMMAND))}\n\n{done}\n\n{as_markdown(tables) if cells else ''}"
         tags = {
             "bench.cells": done,
             "command": _cut(command, _LONGEST_TAG),
@@ -243,7 +243,7 @@ class MirroredInvocation:
         self.client.log_text(run, note, "report.md")
         # Its cache of fonts goes into the same home as everything else.
         os.environ.setdefault("MPLCONFIGDIR", str(self.mirror.home / ".matplotlib"))
-        for name, figure in chart(blocks):
+        for name, figure in chart(tables):
             self.client.log_figure(run, figure, f"figures/{name}.png")
         if len(ended) < len(self.content["cells"]):
             self.client.update_run(run, "RUNNING")

@@ -6,17 +6,15 @@ from dataclasses import replace
 
 from bench.report.paper_tables.methods import is_prior
 from bench.report.paper_tables.published import AXIOMS, PaperTable, Published, published
-from bench.report.sheet import Field, Heading, Row
+from bench.report.table import Column, Row, Value
 from bench.results.aggregate import Entry
 from bench.results.select import Comparable, Fit
 
 _DISPLAYED, _EXACT = "displayed maps", "exact contributions"
 
 
-def axioms(
-    table: PaperTable, group: Comparable | None, notes: list[str]
-) -> tuple[tuple[Heading, ...], list[Row], list[str]]:
-    """Return columns, rows and warnings of table 1.
+def axioms(table: PaperTable, group: Comparable | None, notes: list[str]) -> tuple[tuple[Column, ...], list[Row]]:
+    """Return columns and rows of table 1.
 
     The paper's four columns are about the maps that a method displays. If the exact contributions were
     measured too, they follow as a second group.
@@ -27,14 +25,15 @@ def axioms(
     metrics = [name for name in table.metrics if name in AXIOMS or name in measured]
     both = len(metrics) > len(AXIOMS)
     units = _units(fits)
-    headings = tuple(
-        Heading(
+    columns = {
+        name: Column(
             name.removesuffix("_contribution"),
             units.get(name, ""),
             (_DISPLAYED if name in AXIOMS else _EXACT) if both else "",
+            digits=".1e",
         )
         for name in metrics
-    )
+    }
     several = len({fit.backbone for fit in fits if fit.backbone}) > 1
 
     def paper(method: str, metric: str) -> Published | None:
@@ -46,24 +45,23 @@ def axioms(
         if all(entry.status == "n/a" for entry in entries.values()):
             continue
         name = f"{fit.label}, {fit.backbone}" if several and fit.backbone else fit.label
-        fields = tuple(
-            Field(
+        values = {
+            columns[metric].key: Value(
                 _by_seed(fit, metric, fit.entry(metric, notes), notes),
                 paper(fit.spec["method"], metric) if fit.role == "method" else None,
-                digits=".1e",
                 tolerance=_tolerance(fit, metric),
             )
             for metric in metrics
-        )
-        rows.append(Row(name, fit.role, fields))
+        }
+        rows.append(Row(name, values, fit.role))
     methods = {fit.spec["method"] for fit in fits if fit.role == "method"}
     missing = [] if any(map(is_prior, methods)) else ["baselines"]
     missing += [] if "ours" in methods else ["ours"]
     unmeasured = [
-        Row(name, "method", tuple(Field(None, said.get((name, metric)), tolerance=0.0) for metric in metrics))
+        Row(name, {columns[metric].key: Value(None, said.get((name, metric)), tolerance=0.0) for metric in metrics})
         for name in missing
     ]
-    return headings, [*unmeasured, *rows], []
+    return tuple(columns.values()), [*unmeasured, *rows]
 
 
 def _prior(fit: Fit) -> bool:

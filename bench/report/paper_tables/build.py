@@ -1,10 +1,9 @@
-"""The paper's tables from the store: their sheets, the remarks under them, and the missing numbers."""
+"""The paper's tables from the store, the remarks under them, and the missing numbers."""
 
 from __future__ import annotations
 
 import shlex
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from bench.report.paper_tables.refinement import place, refinement, stage
 from bench.report.paper_tables.scale import accuracies, memory
 from bench.report.paper_tables.select import Selection, select
 from bench.report.provenance import describe_block, distinguish, fewer_seeds
-from bench.report.sheet import Field, Row, Sheet
+from bench.report.table import Table
 from bench.results.aggregate import about_intervals
 from bench.results.select import Bounds, Comparable
 from bench.results.store import Store
@@ -26,7 +25,7 @@ from bench.results.store import Store
 
 def paper_table(
     store: Store, number: int, stamp: str | None = None, suite: str | None = None, intervals: bool = False
-) -> list[Sheet]:
+) -> list[Table]:
     """Return one table of the paper, with the paper's numbers beside the store's.
 
     Args:
@@ -37,7 +36,7 @@ def paper_table(
         intervals: whether measured values get their 95 % intervals.
 
     Returns:
-        One sheet for each group of cells that may be compared, those about the paper's images first, then the newest;
+        One table for each group of cells that may be compared, those about the paper's images first, then the newest;
         the paper's numbers alone if nothing was measured.
 
     Raises:
@@ -51,21 +50,23 @@ def paper_table(
     groups = sorted(selection.groups, key=lambda group: not _same_images(table, group))
     specs = [group.spec for group in groups]
     titles = distinguish(specs, [group.definitions for group in groups])
-    sheets = [
-        _sheet(store, table, group, f"{table.title}, measured on {title}", selection)
+    tables = [
+        _table(store, table, group, f"{table.title}, measured on {title}", selection)
         for title, group in zip(titles, groups, strict=True)
     ]
     if bounds is not None:
-        sheets = [replace(sheet, facts=(*sheet.facts, *about_intervals(bounds.kinds))) for sheet in sheets]
-    if not sheets:
-        sheets = [_sheet(store, table, None, table.title, selection)]
+        tables = [replace(one, facts=(*one.facts, *about_intervals(bounds.kinds))) for one in tables]
+    if not tables:
+        tables = [_table(store, table, None, table.title, selection)]
     if number == 3:
         found = memory(store, table)
-        sheets += found
+        tables += found
         if not found:
             missing = "no memory measured: python -m bench scale --classes 1000 --batch 1 --memory-limit 24GiB"
-            sheets[0] = replace(sheets[0], missing=(*sheets[0].missing, missing))
-    return sheets
+            tables[0] = replace(tables[0], missing=(*tables[0].missing, missing))
+    # LaTeX numbers tables itself.
+    before, after = f"Table {number}:", f"Table {number} of Tan et al. (2024):"
+    return [replace(one, caption=one.title.replace(before, after, 1), label=f"tab:paper-{number}") for one in tables]
 
 
 def _same_images(table: PaperTable, group: Comparable | None) -> bool:
@@ -73,29 +74,32 @@ def _same_images(table: PaperTable, group: Comparable | None) -> bool:
     return group is None or table.images is None or group.images in (None, table.images)
 
 
-def _sheet(store: Store, table: PaperTable, group: Comparable | None, title: str, selection: Selection) -> Sheet:
+def _table(store: Store, table: PaperTable, group: Comparable | None, title: str, selection: Selection) -> Table:
     notes: list[str] = []
     same = _same_images(table, group)
     stub = {3: "", 4: "prototypes per class"}.get(table.number, "method")
+    chance: list[str] = []
     if table.number == 1:
-        headings, rows, warnings = axioms(table, group, notes)
+        columns, rows = axioms(table, group, notes)
     elif table.number == 3:
-        headings, rows, warnings = accuracies(table, group, same, notes)
+        columns, rows = accuracies(table, group, same, notes)
     elif table.number == 4:
-        headings, rows, warnings = refinement(table, group, same, notes)
+        columns, rows = refinement(table, group, same, notes)
     else:
-        headings, rows, warnings = by_backbone(table, group, same, notes)
-    return Sheet(
-        table.number,
+        columns, rows, chance = by_backbone(table, group, same, notes)
+    found = Table(
         title,
-        stub,
-        headings,
+        columns,
         tuple(rows),
+        (stub,),
         tuple(notes),
-        (*cautions(table, group), *warnings),
-        tuple(_facts(table, group, selection, rows)),
-        tuple(_missing(store, table, group)),
+        tuple(chance),
+        tuple(cautions(table, group)),
+        missing=tuple(_missing(store, table, group)),
+        competes=table.number in (2, 5, 6),
+        number=table.number,
     )
+    return replace(found.marked(), facts=tuple(_facts(table, group, selection, found)))
 
 
 def cautions(table: PaperTable, group: Comparable | None) -> list[str]:
@@ -114,7 +118,7 @@ def cautions(table: PaperTable, group: Comparable | None) -> list[str]:
     return found
 
 
-def _facts(table: PaperTable, group: Comparable | None, selection: Selection, rows: Sequence[Row]) -> list[str]:
+def _facts(table: PaperTable, group: Comparable | None, selection: Selection, found: Table) -> list[str]:
     facts = []
     if group is not None:
         specs = [one.found.spec for fit in group.fits for one in fit.candidates]
@@ -133,24 +137,20 @@ def _facts(table: PaperTable, group: Comparable | None, selection: Selection, ro
     if table.number == 1:
         tick = "✓: the residual behind it is at most the metric's tolerance; ×: it is above"
         facts.append(f"{tick}; the paper argues its ticks and measures none")
-    if any(row.role == "summary" for row in rows):
+    values = {row.label: [row.value(column) for column in found.columns] for row in found.rows}
+    if any(row.role == "summary" for row in found.rows):
+        prior = [row.label for row in found.rows if row.role == "method" and is_prior(row.label)]
         said = {
-            "measured": [row.name for row in rows if _is_prior(row) and any(_measured(one) for one in row.fields)],
-            "published": [row.name for row in rows if _is_prior(row) and any(one.published for one in row.fields)],
+            "measured": [
+                name for name in prior if any(one.entry and one.entry.value is not None for one in values[name])
+            ],
+            "published": [name for name in prior if any(one.published for one in values[name])],
         }
         among = [f"{kind} among {', '.join(names)}" for kind, names in said.items() if names]
         facts.append(f"best prior: the best of the rows that are not ours, {'; '.join(among)}")
-    differs = any(one.difference is not None for row in rows for one in row.fields)
+    differs = any(one.difference is not None for own in values.values() for one in own)
     facts.append(f"paper: {SOURCE}, {table.place}{'; difference: measured less published' * differs}")
     return facts
-
-
-def _is_prior(row: Row) -> bool:
-    return row.role == "method" and is_prior(row.name)
-
-
-def _measured(field: Field) -> bool:
-    return field.entry is not None and field.entry.value is not None
 
 
 def _missing(store: Store, table: PaperTable, group: Comparable | None) -> list[str]:
@@ -208,7 +208,7 @@ def _not_run(store: Store, table: PaperTable, group: Comparable) -> list[str]:
 
 
 def _backbones(table: PaperTable, group: Comparable) -> list[str]:
-    """Return the sheet's backbones: the paper's if the images are the paper's, else the measured ones."""
+    """Return the table's backbones: the paper's if the images are the paper's, else the measured ones."""
     measured = list(dict.fromkeys(fit.backbone for fit in group.fits if fit.backbone))
     if table.images is None or not _same_images(table, group):
         return measured
@@ -216,7 +216,7 @@ def _backbones(table: PaperTable, group: Comparable) -> list[str]:
 
 
 def _command(store: Store, table: PaperTable, group: Comparable, options: list[str]) -> str:
-    """Return the command for the table's suite, with the options of the sheet's cells."""
+    """Return the command for the table's suite, with the options of the table's cells."""
     written: dict[str, Any] = group.candidates[0].found.written
     sources = [one.found.written for fit in group.fits for one in fit.candidates if fit.backbone]
     recipes = [one["recipe"] for one in sources if one["recipe"] != "published"]

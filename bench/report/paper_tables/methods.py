@@ -7,9 +7,8 @@ from dataclasses import replace
 
 from bench.report.chance import chance_warnings
 from bench.report.paper_tables.published import PaperTable, Published, published
-from bench.report.sheet import Field, Heading, Row, marked
-from bench.report.table import Line
-from bench.results.aggregate import Column, Entry
+from bench.report.table import Column, Row, Value
+from bench.results.aggregate import Entry
 from bench.results.select import Comparable, Fit
 
 OURS = "ours"
@@ -23,8 +22,8 @@ def is_prior(method: str) -> bool:
 
 def by_backbone(
     table: PaperTable, group: Comparable | None, comparable: bool, notes: list[str]
-) -> tuple[tuple[Heading, ...], list[Row], list[str]]:
-    """Return columns, rows and warnings of tables 2, 5 and 6.
+) -> tuple[tuple[Column, ...], list[Row], list[str]]:
+    """Return columns, rows and controls that reach methods of tables 2, 5 and 6.
 
     Args:
         table: one of the three.
@@ -35,14 +34,19 @@ def by_backbone(
     fits = group.fits if group else []
     printed = published(table.number)
     backbones = _backbones(fits, printed, comparable)
-    columns = [(backbone, metric) for backbone in backbones for metric in table.metrics]
+    grouped = len(table.metrics) > 1
+    columns = {
+        (backbone, metric): Column(metric, "%", backbone) if grouped else Column(backbone, "%")
+        for backbone in backbones
+        for metric in table.metrics
+    }
     said = {(one.method, one.backbone, one.metric): one for one in printed}
 
-    def fields(method: str, entries: dict[tuple[str, str], Entry | None]) -> tuple[Field, ...]:
-        return tuple(
-            Field(entries.get(column), said.get((method, *column)) if method else None, comparable)
-            for column in columns
-        )
+    def values(method: str, entries: dict[tuple[str, str], Entry | None]) -> dict[str, Value]:
+        return {
+            column.key: Value(entries.get(place), said.get((method, *place)) if method else None, comparable)
+            for place, column in columns.items()
+        }
 
     rows: dict[str, list[Row]] = {"method": [], "reference": [], "control": []}
     methods: dict[str, str] = {}
@@ -64,21 +68,18 @@ def by_backbone(
                 entries |= {(backbone, metric): fit.entry(metric, notes) for metric in table.metrics}
         method = _method(by_label, key)
         stands_for_it = role == "method" and (not own or own[0].first.plain)
-        row = Row(label, role, fields(method if stands_for_it else "", entries))  # type: ignore[arg-type]
+        row = Row(label, values(method if stands_for_it else "", entries), role)
         if _empty(row):
             continue
         methods[label] = method
         rows[role].append(row)
-    rows["method"] = _with_best(rows["method"])
-    summary = _best_prior(rows["method"], methods)
-    lines = _lines(fits, table, notes)
-    units = [Column(metric, "%", True, "") for metric in table.metrics]
-    warnings = [f"Chance level, {text}" for text in chance_warnings(lines, units)]
-    grouped = len(table.metrics) > 1
-    headings = tuple(
-        Heading(metric, "%", backbone) if grouped else Heading(backbone, "%") for backbone, metric in columns
-    )
-    return headings, [*rows["method"], *summary, *rows["reference"], *rows["control"]], warnings
+    summary = _best_prior(rows["method"], methods, tuple(columns.values()))
+    by_metric = [
+        Row(fit.label, {metric: fit.entry(metric, notes) for metric in table.metrics}, fit.role, fit.backbone)
+        for fit in fits
+    ]
+    chance = chance_warnings(by_metric, [Column(metric, "%") for metric in table.metrics])
+    return tuple(columns.values()), [*rows["method"], *summary, *rows["reference"], *rows["control"]], chance
 
 
 def _method(by_label: dict[tuple[str, str], list[Fit]], key: tuple[str, str]) -> str:
@@ -97,50 +98,38 @@ def _backbones(fits: Sequence[Fit], printed: Sequence[Published], comparable: bo
 
 def _empty(row: Row) -> bool:
     """Return whether a row has nothing but reasons why it cannot be measured, and nothing in the paper."""
-    return all((f.entry is None or f.entry.status == "n/a") and f.published is None for f in row.fields)
+    values = [value for value in row.values.values() if isinstance(value, Value)]
+    return all((one.entry is None or one.entry.status == "n/a") and one.published is None for one in values)
 
 
-def _with_best(rows: list[Row]) -> list[Row]:
-    """Return the rows with the best method of each column marked."""
-    columns = [marked(column) for column in zip(*(row.fields for row in rows), strict=True)]
-    return [replace(row, fields=fields) for row, fields in zip(rows, zip(*columns, strict=True), strict=True)]
-
-
-def _best_prior(rows: list[Row], methods: dict[str, str]) -> list[Row]:
+def _best_prior(rows: list[Row], methods: dict[str, str], columns: tuple[Column, ...]) -> list[Row]:
     """Return the best row that is not ours, recomputed from measured and from published numbers, and our margin.
 
     The paper's text compares with different rows in different columns.
     """
-    prior = [row for row in rows if is_prior(methods[row.name])]
-    own = next((row for row in rows if methods[row.name] == OURS), None)
+    prior = [row for row in rows if is_prior(methods[row.label])]
+    own = next((row for row in rows if methods[row.label] == OURS), None)
     if not prior or own is None:
         return []
-    best = tuple(_best(fields) for fields in zip(*(row.fields for row in prior), strict=True))
-    margin = tuple(_margin(field, other) for field, other in zip(own.fields, best, strict=True))
-    return [Row("best prior", "summary", best), Row(f"{OURS} − best prior", "summary", margin)]
+    best = {column.key: _best([row.value(column) for row in prior]) for column in columns}
+    margin = {column.key: _margin(own.value(column), best[column.key]) for column in columns}
+    return [Row("best prior", best, "summary"), Row(f"{OURS} − best prior", margin, "summary")]
 
 
-def _best(fields: Sequence[Field]) -> Field:
-    entries = [f.entry for f in fields if f.entry is not None and f.entry.value is not None]
-    theirs = [f.published for f in fields if f.published is not None and f.published.value is not None]
-    entry = max(entries, key=lambda one: one.value or 0.0) if entries else None
-    said = max(theirs, key=lambda one: one.value or 0.0) if theirs else None
+def _best(values: Sequence[Value]) -> Value:
+    entries = [one.entry for one in values if one.entry is not None and one.entry.value is not None]
+    printed = [one.published for one in values if one.published is not None and one.published.value is not None]
+    entry = max(entries, key=lambda one: one.value or 0.0, default=None)
+    published = max(printed, key=lambda one: one.value or 0.0, default=None)
     plain = None if entry is None else Entry("ok", entry.value, entry.spread, entry.seeds)
     # The two are the best of different rows if not all were measured.
-    return Field(plain, said, comparable=False)
+    return Value(plain, published, comparable=False)
 
 
-def _margin(own: Field, best: Field) -> Field:
-    entry = said = None
+def _margin(own: Value, best: Value) -> Value:
+    entry = published = None
     if own.entry and best.entry and own.entry.value is not None and best.entry.value is not None:
         entry = Entry("ok", own.entry.value - best.entry.value)
     if own.published and best.published and own.published.value is not None and best.published.value is not None:
-        said = replace(own.published, value=own.published.value - best.published.value)
-    return Field(entry, said, comparable=False, digits="+.1f")
-
-
-def _lines(fits: Sequence[Fit], table: PaperTable, notes: list[str]) -> list[Line]:
-    return [
-        Line(fit.label, fit.role, fit.backbone, {metric: fit.entry(metric, notes) for metric in table.metrics})
-        for fit in fits
-    ]
+        published = replace(own.published, value=own.published.value - best.published.value)
+    return Value(entry, published, comparable=False, digits="+.1f")

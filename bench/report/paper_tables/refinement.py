@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.report.paper_tables.published import PaperTable, published
-from bench.report.sheet import Field, Heading, Row
+from bench.report.table import Column, Place, Row, Value
 from bench.results.select import Candidate, Comparable, Fit
 
 STAGES = ("initial", "refined")
@@ -26,8 +26,8 @@ def place(one: Candidate) -> tuple[str, ...]:
 
 def refinement(
     table: PaperTable, group: Comparable | None, comparable: bool, notes: list[str]
-) -> tuple[tuple[Heading, ...], list[Row], list[str]]:
-    """Return columns, rows and warnings of table 4."""
+) -> tuple[tuple[Column, ...], list[Row]]:
+    """Return columns and rows of table 4."""
     printed = published(table.number)
     fits = group.fits if group else []
     found: dict[tuple[int, str, str], Fit] = {}
@@ -40,30 +40,21 @@ def refinement(
     shown = [name for name in theirs if comparable or not fits or name in measured]
     backbones = [*shown, *(name for name in measured if name not in shown)]
     said = {(one.k, one.stage, one.backbone): one for one in printed}
-    columns = [(which, backbone) for which in STAGES for backbone in backbones]
+    columns = {(which, backbone): Column(backbone, "%", which) for which in STAGES for backbone in backbones}
     counts = sorted({one.k or 0 for one in printed} | {key[0] for key in found})
     rows = []
     for k in counts:
-        fields = []
-        for which, backbone in columns:
+        values = {}
+        for (which, backbone), column in columns.items():
             fit_here = found.get((k, which, backbone))
             entry = fit_here.entry("accuracy", notes) if fit_here else None
-            fields.append(Field(entry, said.get((k, which, backbone)), comparable))
-        rows.append(Row(f"k = {k}", "method", tuple(fields)))
+            values[column.key] = Value(entry, said.get((k, which, backbone)), comparable)
+        rows.append(Row(f"k = {k}", values))
+    # One row for a reference on several backbones.
+    others: dict[tuple[str, str], dict[str, Place]] = {}
     for fit in fits:
-        if fit.role != "method":
-            entries = {("refined", fit.backbone): fit.entry("accuracy", notes)}
-            rows.append(Row(fit.label, fit.role, tuple(Field(entries.get(column)) for column in columns)))
-    return tuple(Heading(backbone, "%", which) for which, backbone in columns), _merged(rows), []
-
-
-def _merged(rows: list[Row]) -> list[Row]:
-    """Return the rows with one row for a reference on several backbones."""
-    merged: dict[tuple[str, str], Row] = {}
-    for row in rows:
-        known = merged.get((row.role, row.name))
-        if known:
-            fields = tuple(new if new.entry else old for old, new in zip(known.fields, row.fields, strict=True))
-            row = Row(row.name, row.role, fields)
-        merged[row.role, row.name] = row
-    return list(merged.values())
+        if fit.role != "method" and ("refined", fit.backbone) in columns:
+            key = columns["refined", fit.backbone].key
+            others.setdefault((fit.role, fit.label), {})[key] = fit.entry("accuracy", notes)
+    rows += [Row(label, entries, role) for (role, label), entries in others.items()]
+    return tuple(columns.values()), rows

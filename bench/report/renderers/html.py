@@ -1,4 +1,4 @@
-"""Sheets as HTML: a table that a screen reader can follow, and a page that needs nothing else."""
+"""Tables as HTML: a table that a screen reader can follow, and a page that needs nothing else."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from bench.core.plain_text import visible
-from bench.report.format import has_best, printed, sections
-from bench.report.sheet import Sheet
+from bench.report.layout import layout
+from bench.report.table import Table
 
 # Names, reasons and settings come from users and plugins: everything is escaped.
 _TEMPLATES = Environment(
@@ -22,21 +22,21 @@ _TEMPLATES = Environment(
 )
 
 
-def sheet_fragment(sheet: Sheet, suffix: str = "") -> str:
-    """Return a ``section`` for a page of others; ``suffix`` keeps the ids of sheets of one table distinct."""
-    parts = [text.partition(": python -m ") for text in sheet.missing]
+def fragment(table: Table, suffix: str = "") -> str:
+    """Return a ``section`` for a page of others; ``suffix`` keeps the ids of tables of one number distinct."""
+    parts = [text.partition(": python -m ") for text in table.missing]
     missing = [(reason, f"python -m {rest}" if found else "") for reason, found, rest in parts]
-    return _TEMPLATES.get_template("sheet.html").render(
-        sheet=sheet,
-        anchor=f"table-{sheet.number}{suffix}",
-        grouped=any(name for name, _ in sheet.groups),
-        sections=sections(printed(sheet)),
-        has_best=has_best(sheet),
-        missing=missing,
+    return _TEMPLATES.get_template("table.html").render(
+        table=table, layout=layout(table, typeset=True), anchor=f"table-{table.number}{suffix}", missing=missing
     )
 
 
-def sheets_as_html(sheets: Sequence[Sheet], title: str) -> str:
+def fragments(tables: Sequence[Table]) -> list[str]:
+    """Return the sections of tables that are on one page."""
+    return [fragment(table, f"-{place}" if place else "") for place, table in enumerate(tables)]
+
+
+def as_html(tables: Sequence[Table], title: str) -> str:
     """Return a page of its own: no script, nothing loaded from elsewhere."""
-    fragments = [Markup(sheet_fragment(sheet, f"-{place}" if place else "")) for place, sheet in enumerate(sheets)]
-    return _TEMPLATES.get_template("page.html").render(title=title, fragments=fragments)
+    sections = [Markup(section) for section in fragments(tables)]
+    return _TEMPLATES.get_template("page.html").render(title=title, fragments=sections)

@@ -1,4 +1,4 @@
-"""Sheets as LaTeX tables with booktabs, ready to be included in a paper."""
+"""Tables for LaTeX with booktabs, ready to be included in a paper."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from itertools import count, groupby
 
 from bench.core.plain_text import for_latex, one_line
-from bench.report.format import Printed, Shown, has_best, parts, printed, sections
-from bench.report.sheet import Sheet
+from bench.report.layout import Layout, Line, Shown, fold, layout
+from bench.report.table import Column, Table
 
 PREAMBLE = ("booktabs", "amssymb")
 """The packages that the tables need."""
@@ -17,96 +17,99 @@ _COLUMN, _PAGE, _GAP = 52, 120, 2
 """Letters of small print that fit into a column of a two-column page and across it, and between two of its columns."""
 
 
-def sheets_as_latex(sheets: Sequence[Sheet]) -> str:
-    """Return one ``table`` environment for each sheet; ``table*``, and several of them, if it is too wide for one."""
+def as_latex(tables: Sequence[Table]) -> str:
+    """Return one ``table`` environment for each table; ``table*``, and several of them, if it is too wide for one."""
     packages = " ".join(f"\\usepackage{{{name}}}" for name in PREAMBLE)
-    return "\n".join([f"% needs {packages}", "", *map(_tables, sheets, count())])
+    return "\n".join([f"% needs {packages}", "", *map(_environments, tables, count())])
 
 
-def _tables(sheet: Sheet, place: int) -> str:
-    rows = printed(sheet)
-    sizes = [_size(sheet, rows, column) for column in range(len(sheet.headings))]
-    stub = max(len(text) for text in (sheet.stub, *(row.name for row in rows))) + _GAP
-    pieces = parts(sheet, sizes, stub, _PAGE)
+def _environments(table: Table, place: int) -> str:
+    found = layout(table, typeset=True)
+    names = [[heading, *(line.names[number] for line in found.lines)] for number, heading in enumerate(found.stub)]
+    stub = sum(max(map(len, texts)) + _GAP for texts in names)
+    sizes = [_size(found, column) for column in range(len(found.columns))]
+    parts = fold(found.pieces, sizes, _PAGE - stub)
     environment = "table" if stub + sum(sizes) <= _COLUMN else "table*"
-    label = f"{f'tab:paper-{sheet.number}' if sheet.number else 'tab:results'}{f'-{place}' if place else ''}"
-    # LaTeX numbers tables itself.
-    caption = sheet.title.replace(f"Table {sheet.number}:", f"Table {sheet.number} of Tan et al. (2024):", 1)
+    label = (table.label or "tab:results") + (f"-{place}" if place else "")
     lines = []
-    for number, columns in enumerate(pieces, 1):
-        which = f" (part {number} of {len(pieces)})" if len(pieces) > 1 else ""
+    for number, columns in enumerate(parts, 1):
+        which = f" (part {number} of {len(parts)})" if len(parts) > 1 else ""
         lines += [
             f"\\begin{{{environment}}}[t]",
             "\\centering\\small\\setlength{\\tabcolsep}{3pt}",
-            f"\\caption{{{for_latex(caption + which)}}}",
+            f"\\caption{{{for_latex((table.caption or table.title) + which)}}}",
             f"\\label{{{label}{chr(96 + number) if which else ''}}}",
-            *_tabular(sheet, rows, columns),
+            *_tabular(found, columns),
         ]
-        if number == len(pieces):
-            lines += _said(sheet)
+        if number == len(parts):
+            lines += _remarks(table, found)
         lines += [f"\\end{{{environment}}}", ""]
     # Measurements that are still missing are for the author, not for the reader.
-    lines += [f"% {one_line(text)}" for text in sheet.missing]
+    lines += [f"% {one_line(text)}" for text in table.missing]
     return "\n".join([*lines, ""])
 
 
-def _size(sheet: Sheet, rows: Sequence[Printed], column: int) -> int:
-    heading = sheet.headings[column]
-    texts = [row.places[column].text + " " * bool(row.places[column].notes) for row in rows]
-    return max(map(len, [heading.name + _unit(heading.unit), *texts])) + _GAP
+def _size(found: Layout, place: int) -> int:
+    column = found.columns[place]
+    texts = [line.places[place].text + " " * bool(line.places[place].notes) for line in found.lines]
+    return max(map(len, [column.name + _unit(column), *texts])) + _GAP
 
 
-def _tabular(sheet: Sheet, rows: Sequence[Printed], columns: Sequence[int]) -> list[str]:
-    bodies = []
-    for section in sections(rows):
-        lines = []
-        for row in section:
-            if not any(row.places[column].text for column in columns):
-                continue  # the paper has nothing in these columns
-            name = f"\\quad {for_latex(row.name)}" if row.below else _first(row.name)
-            lines.append(" & ".join([name, *(_place(row.places[column]) for column in columns)]) + " \\\\")
-        bodies += ["\n".join(lines)] if lines else []
+def _tabular(found: Layout, columns: Sequence[int]) -> list[str]:
+    sections = []
+    for section in found.sections:
+        lines = [_row(line, columns) for line in section if any(line.places[column].text for column in columns)]
+        sections += ["\n".join(lines)] if lines else []
+    sides = "".join("l" if found.columns[column].words else "r" for column in columns)
     return [
-        f"\\begin{{tabular}}{{l{'r' * len(columns)}}}",
+        f"\\begin{{tabular}}{{{'l' * len(found.stub)}{sides}}}",
         "\\toprule",
-        *_head(sheet, columns),
+        *_head(found, columns),
         "\\midrule",
-        "\n\\midrule\n".join(bodies),
+        "\n\\midrule\n".join(sections),
         "\\bottomrule",
         "\\end{tabular}",
     ]
 
 
-def _said(sheet: Sheet) -> list[str]:
-    said = [f"\\textsuperscript{{{number}}} {for_latex(note)}" for number, note in enumerate(sheet.notes, 1)]
-    said += ["\\textbf{bold}: best of the methods"] * has_best(sheet)
-    said += [for_latex(text) for text in (*sheet.warnings, *sheet.facts)]
+def _row(line: Line, columns: Sequence[int]) -> str:
+    first, *more = line.names
+    names = [f"\\quad {for_latex(first)}" if line.below else _first(first), *map(for_latex, more)]
+    return " & ".join([*names, *(_place(line.places[column]) for column in columns)]) + " \\\\"
+
+
+def _remarks(table: Table, found: Layout) -> list[str]:
+    remarks = [f"\\textsuperscript{{{number}}} {for_latex(note)}" for number, note in enumerate(found.notes, 1)]
+    remarks += ["\\textbf{bold}: best of the methods"] * table.has_best
+    remarks += [for_latex(text) for text in (*table.cautions, *table.facts)]
+    if not remarks:
+        return []
     return [
         "\\par\\smallskip",
         "\\begin{minipage}{\\linewidth}\\footnotesize\\raggedright",
-        *(f"{_breakable(text)}\\par" for text in said),
+        *(f"{_breakable(text)}\\par" for text in remarks),
         "\\end{minipage}",
     ]
 
 
-def _head(sheet: Sheet, columns: Sequence[int]) -> list[str]:
-    headings = [sheet.headings[column] for column in columns]
+def _head(found: Layout, columns: Sequence[int]) -> list[str]:
+    headings = [found.columns[column] for column in columns]
     lines = []
     if any(one.group for one in headings):
-        cells, rules, place = [""], [], 2
+        cells, rules, place = [""] * len(found.stub), [], len(found.stub) + 1
         for name, members in groupby(headings, lambda one: one.group):
             width = len(list(members))
             cells.append(f"\\multicolumn{{{width}}}{{c}}{{{for_latex(name)}}}")
-            if name:
-                rules.append(f"\\cmidrule(lr){{{place}-{place + width - 1}}}")
+            rules += [f"\\cmidrule(lr){{{place}-{place + width - 1}}}"] if name else []
             place += width
         lines += [" & ".join(cells) + " \\\\", " ".join(rules)]
-    names = [_first(sheet.stub), *(f"{for_latex(one.name)}{_unit(one.unit)}" for one in headings)]
+    first, *more = found.stub
+    names = [_first(first), *map(for_latex, more), *(f"{for_latex(one.name)}{_unit(one)}" for one in headings)]
     return [*lines, " & ".join(names) + " \\\\"]
 
 
-def _unit(unit: str) -> str:
-    return f" ({for_latex(unit)})" if unit else ""
+def _unit(column: Column) -> str:
+    return f" ({for_latex(column.unit)})" if column.unit else ""
 
 
 def _place(place: Shown) -> str:

@@ -7,7 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from bench.cli.main import main
-from bench.report.renderers import contest_text
+from bench.report.contest_tables import contest_tables
+from bench.report.renderers import as_markdown
 from bench.results.stats.compare import compare
 from tests.support.comparisons import ACCURACY, accuracy, drawn, shown
 
@@ -53,7 +54,7 @@ def test_text_fits_and_keeps_numbers_whole(small, width):
 
 
 def test_markdown_columns_line_up(small):
-    text = contest_text.as_markdown(compare(small.store, ("ours", "protopnet")))
+    text = as_markdown(contest_tables(compare(small.store, ("ours", "protopnet"))))
     table = [row for row in text.splitlines() if row.startswith("|")]
     assert len(table) == 4
     assert len({tuple(place for place, letter in enumerate(row) if letter == "|") for row in table}) == 1
@@ -81,13 +82,15 @@ def test_json_and_csv_hold_everything(small, monkeypatch):
 def test_places_where_nothing_can_be_compared_are_told_in_one_table(maker):
     cells = [accuracy(maker, name, drawn(0.8, seed)) for seed, name in enumerate(("ours", "tesnet", "protopnet"))]
     maker.invocation([*cells, accuracy(maker, "tesnet", drawn(0.7, 3), dataset="cars")])
-    found = contest_text.grids(compare(maker.store, ("ours", "tesnet", "protopnet"), first_only=True))
+    found = contest_tables(compare(maker.store, ("ours", "tesnet", "protopnet"), first_only=True))
     *pairs, apart = [grid for grid in found if grid.title != "over data sets and backbones"]
     assert [len(grid.rows) for grid in pairs] == [1, 1]
     assert apart.title == "not compared"
     (row,) = apart.rows
-    assert row[0].startswith("cars")
-    assert row[1:] == ("no result of ours here", "ours, tesnet")
+    assert row.label.startswith("cars")
+    assert {key: word.text for key, word in row.values.items()} == {
+        "reason": "no result of ours here", "methods": "ours, tesnet"
+    }  # fmt: skip
 
 
 def test_exit_codes_and_help(small, monkeypatch):

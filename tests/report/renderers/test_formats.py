@@ -1,4 +1,4 @@
-"""Sheets in five formats: goldens to be looked at, and what must hold for whatever a table contains."""
+"""Tables in all formats: goldens to be looked at, and what must hold for whatever a table contains."""
 
 import csv
 import doctest
@@ -10,22 +10,20 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 import bench.core.plain_text
 import bench.results.labels
 from bench.contract import RequestError
 from bench.core.plain_text import for_latex
-from bench.report import paper_table, report_table
+from bench.report import paper_table, write
 from bench.report.paper_tables.published import TABLES
-from bench.report.renderers.csv import sheets_as_csv
-from bench.report.renderers.html import sheets_as_html
-from bench.report.renderers.latex import PREAMBLE, sheets_as_latex
+from bench.report.renderers import as_csv, as_html, as_latex
+from bench.report.renderers.latex import PREAMBLE
 from bench.results.store import Store
+from tests.support.golden_tables import GOLDEN, golden, written
 from tests.support.paper_cells import on_cub, paper_store, scores
 from tests.support.stores import StoreMaker
 
-GOLDEN = Path(__file__).parent / "golden"
 HOSTILE = "ours (a=<script>alert(1)</script> & 50 % of $x_{1}^2$ # ~ | \\end{tabular} \u2713)"
 VOID = {"meta", "br", "img", "link", "hr", "input"}
 
@@ -47,19 +45,10 @@ def hostile(tmp_path: Path) -> Store:
     return maker.store
 
 
-def written(store: Store, number: int, fmt: str, width: int = 100, suite: str | None = None) -> str:
-    out = io.StringIO()
-    report_table(store, number, fmt, Console(file=out, width=width), suite=suite)
-    return out.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("number", "fmt"),
-    [(1, "md"), (2, "text"), (3, "md"), (4, "md"), (5, "md"), (5, "latex"), (5, "html"), (5, "csv"), (6, "text")],
-)
+@pytest.mark.parametrize(("number", "fmt"), GOLDEN)
 def test_goldens(store: Store, number: int, fmt: str) -> None:
-    """`python -m pytest` shows the difference; a golden that is to change is written by hand or from that output."""
-    assert written(store, number, fmt) == (GOLDEN / f"table{number}.{fmt}").read_text()
+    """`python -m tests.support.golden_tables` writes them again."""
+    assert written(store, number, fmt) == golden(number, fmt).read_text()
 
 
 def test_text_is_folded_by_backbone_and_never_wider_than_the_console(store: Store) -> None:
@@ -183,7 +172,7 @@ def test_markup_in_names_and_reasons_stays_text(hostile: Store) -> None:
 
 
 def test_csv_has_full_precision_and_says_what_is_missing(store: Store) -> None:
-    rows = list(csv.DictReader(io.StringIO(sheets_as_csv(paper_table(store, 2)))))
+    rows = list(csv.DictReader(io.StringIO(as_csv(paper_table(store, 2)))))
     found = {(row["row"], row["group"], row["column"]): row for row in rows}
     ours = found["ours", "resnet34", "consistency"]
     assert float(ours["spread"]) == 2**0.5
@@ -192,24 +181,24 @@ def test_csv_has_full_precision_and_says_what_is_missing(store: Store) -> None:
     assert found["tesnet", "resnet34", "accuracy"]["notes"] == "out of memory: tried to allocate 15.3 GiB"
     assert found["eval", "vgg19", "stability"]["published"] == "56.9"
     assert found["eval", "vgg19", "stability"]["status"] == ""
-    (table_3,) = [row for row in csv.DictReader(io.StringIO(sheets_as_csv(paper_table(store, 3))))
+    (table_3,) = [row for row in csv.DictReader(io.StringIO(as_csv(paper_table(store, 3))))
                   if row["column"] == "protopool" and row["row"].startswith("accuracy")]  # fmt: skip
     assert (table_3["published"], table_3["published_status"]) == ("", "oom")
 
 
 def test_unknown_formats_are_refused(store: Store) -> None:
-    with pytest.raises(RequestError, match="--format 'pdf': write text, md, latex, html, csv"):
-        report_table(store, 2, "pdf")
+    with pytest.raises(RequestError, match="--format 'pdf': write text, md, latex, html, csv, json"):
+        write(paper_table(store, 2), "pdf")
 
 
 def test_latex_escapes_are_ascii_and_pages_carry_their_title(store: Store) -> None:
     assert for_latex("a\u2713\u2212\u00b1\u2026é") == "a$\\checkmark$$-$$\\pm$\\ldots{}é"
-    assert "<title>Table 2</title>" in sheets_as_html(paper_table(store, 2), "Table 2")
+    assert "<title>Table 2</title>" in as_html(paper_table(store, 2), "Table 2")
     assert for_latex("--run") == "-{}-run"
 
 
 def test_latex_is_folded_where_a_page_is_too_narrow(store: Store) -> None:
-    wide, narrow = sheets_as_latex(paper_table(store, 2)), sheets_as_latex(paper_table(store, 5))
+    wide, narrow = as_latex(paper_table(store, 2)), as_latex(paper_table(store, 5))
     assert wide.count("\\begin{table*}") == 3
     assert [f"tab:paper-2{part}" in wide for part in "abcd"] == [True, True, True, False]
     assert narrow.count("\\begin{table}") == 1

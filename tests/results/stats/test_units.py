@@ -11,7 +11,8 @@ from scipy import stats
 
 from bench.cli.main import main
 from bench.contract import Aggregate
-from bench.report import as_markdown, as_text, comparison
+from bench.report import comparison
+from bench.report.renderers import as_markdown, as_text
 from bench.results.stats.bootstrap import NoInterval, interval, sample
 from bench.results.stats.intervals import with_intervals
 from bench.results.stats.units import Items, sample_of
@@ -161,9 +162,9 @@ def test_reports_show_intervals_beside_values_when_asked(maker):
     cells.append(maker.cell("tesnet", {"accuracy": 60.0, "cost": 2.0}, items=images(60), metrics=metrics))
     maker.invocation(cells)
     (plain,) = comparison(maker.store)
-    assert all(entry.low is None for line in plain.lines for entry in line.entries.values())
+    assert all(entry.low is None for row in plain.rows for entry in row.values.values())
     (block,) = comparison(maker.store, intervals=True)
-    ours, tesnet = (line.entries["accuracy"] for line in block.lines)
+    ours, tesnet = (row.values["accuracy"] for row in block.rows)
     samples = [sample(range(100), [100.0 * (i < right) for i in range(100)]) for right in (70, 80)]
     expected = interval(samples)
     assert (ours.low, ours.high) == pytest.approx((expected.low, expected.high))
@@ -172,13 +173,13 @@ def test_reports_show_intervals_beside_values_when_asked(maker):
     assert f"**75.0** ± 7.1 [{ours.low:.1f}, {ours.high:.1f}]" in markdown
     assert "no interval: it is measured once, not per image" in markdown
     assert "bootstrap over images (accuracy)" in markdown
-    for width in (100, 46):
+    for width in (100, 52):
         stream = io.StringIO()
         as_text([block], Console(file=stream, width=width))
         lines = stream.getvalue().splitlines()
         (own,) = [place for place, line in enumerate(lines) if line.startswith(" tesnet")]
         # Where there is no room beside the value, the interval stands below it.
-        assert f"[{tesnet.low:.1f}, {tesnet.high:.1f}]" in lines[own + (width == 46)]
+        assert f"[{tesnet.low:.1f}, {tesnet.high:.1f}]" in lines[own + (width == 52)]
         assert "60.0" in lines[own]
 
 
