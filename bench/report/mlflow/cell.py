@@ -95,11 +95,10 @@ class CellRun:
         return round(1000 * ((first.get("time") or otherwise) - (first.get("seconds") or 0.0))), round(1000 * ended)
 
     def params(self) -> dict[str, str]:
-        """Return the specification, flattened."""
+        """Return the specification, flattened; each metric's definition is one line, as in the tables."""
         spec = {name: value for name, value in self.spec.items() if name != "metrics"}
         params = dict(flat("", {"label": self.written["label"], "recipe": self.written["recipe"], **spec}))
-        for metric, facts in self.spec["metrics"].items():
-            params.update(flat(f"metrics.{metric}", {"version": facts["version"], **facts["parameters"]}))
+        params |= {f"metrics.{metric}": text for metric, text in self.record.definitions.items()}
         return {named(name): cut(value, _LONGEST_PARAM) for name, value in params.items()}
 
     def metrics(self) -> list[Point]:

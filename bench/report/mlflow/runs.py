@@ -144,16 +144,17 @@ class SuiteRuns:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         # As few calls as MLflow takes: in a database each of them is several transactions, each flushed to the disk.
+        # The files come first, since MLflow reads the whole run to find their folder.
         tags = {**cell.tags(), _STATE: state}
         run = self.client.create_run(self.experiment, cell.began, tags, cell.title).info.run_id
+        for file, folder in cell.artifacts():
+            self.client.log_artifact(run, str(file), folder)
         inputs = [
             DatasetInput(Dataset(**facts), [InputTag("mlflow.data.context", context)])
             for context, facts in cell.datasets().items()
         ]
         self.client.log_inputs(run, inputs)
         self.log(run, cell.params(), cell.metrics())
-        for file, folder in cell.artifacts():
-            self.client.log_artifact(run, str(file), folder)
         self.client.set_terminated(run, "FINISHED" if cell.record.result else "FAILED", cell.ended)
 
     def log(self, run: str, params: Mapping[str, str], metrics: list[Point]) -> None:

@@ -44,7 +44,7 @@ def test_a_run_holds_what_the_cell_is(home: Path) -> None:
     run = runs(mirror)["ours·demo·resnet34·s7"]
     params, tags = run.data.params, run.data.tags
     assert (params["settings.k"], params["protocol.crop"], params["black_box"]) == ("3", "bbox", "none")
-    assert params["metrics.consistency.threshold"] == "0.8"
+    assert params["metrics.consistency"] == "consistency v2, region ±36 px of 224, threshold 0.8"
     assert params["settings.schedule.phases.2 joint"] == (
         "epochs 2, action project, lr (add_on 0.003, backbone 0.0001), optimizer adam, weight_decay (backbone 0.001)"
     )
@@ -109,7 +109,7 @@ def test_runs_name_their_images_and_weights(home: Path) -> None:
 
 def test_numbers_are_rounded_and_intervals_are_metrics(home: Path) -> None:
     metrics = {"accuracy": METRICS["accuracy"]}
-    items = {"accuracy.image": {"index": range(40), "label": [0] * 40, "value": [1, 1, 0, 1] * 10}}
+    items = {"accuracy.image": {"index": range(40), "correct": [1, 1, 0, 1] * 10}}
     maker, cell = one(home, {"accuracy": 100 * 30 / 40 + 1e-9}, metrics=metrics, items=items)
     (row,) = with_intervals(maker.store, maker.store.rows([cell]))
     mirror = Mirror(home)
