@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from bench.contract import BenchError, Progress
 from bench.report.mlflow.mirror import Mirror
@@ -52,7 +53,7 @@ def logged(
 
     def process() -> subprocess.Popen[str]:
         if not started:  # not before the first cell has ended: until then there is nothing to log
-            streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+            streams: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
             # A session of its own: Ctrl-C ends this process, and then, by the pipe, that one.
             started.append(subprocess.Popen(command, env=environment, text=True, start_new_session=True, **streams))
         return started[0]

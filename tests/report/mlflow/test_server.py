@@ -212,7 +212,8 @@ def test_an_unusable_database_is_one_note_of_a_run(tmp_path: Path) -> None:
         for cell in cells:
             ended(cell)
     (note,) = told.notes
-    assert note.startswith("MLflow: sqlite:////proc/nowhere/mlflow.db cannot be used")
+    assert note.startswith("MLflow: ")
+    assert "/proc/nowhere" in note
 
 
 def answers(address: str, host: str | int, origin: str = "") -> int:
