@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -166,12 +166,8 @@ def run(
             return Results(store, cells=())
         command = command or _command(fields, suite, single, several, root, kept, starting, files)
         origin = {"suite": requests[0].suite, "command": command, "cells": [cell.spec.id for cell in cells]}
-        follow = _following(home, kept, tracking_uri) if tracking else contextlib.nullcontext
-        stamp, summary = _execute(cells, store, home, how, progress, console, origin, follow, existing == "rerun")
-        if tracking:
-            from bench.report.mlflow.tracking import mirror
-
-            mirror(store, home, stamp, tracking_uri, progress)
+        log = _logging(home, kept, tracking_uri, progress) if tracking else lambda stamp: contextlib.nullcontext()
+        stamp, summary = _execute(cells, store, home, how, progress, console, origin, log, existing == "rerun")
     return Results(store, stamp, cells=[cell.spec.id for cell in cells], summary=summary, home=home)
 
 
@@ -188,7 +184,7 @@ def _execute(
     progress: ConsoleProgress,
     console: Console,
     origin: Mapping[str, Any],
-    follow: Callable[..., contextlib.AbstractContextManager[Any]],
+    log: Callable[[str], contextlib.AbstractContextManager[Callable[[str], None] | None]],
     rerun: bool,
 ) -> tuple[str, Any]:
     """Record the run, run its cells, and return its stamp and the summary."""
@@ -203,9 +199,9 @@ def _execute(
         stamp = store.new_invocation({**origin, "launcher": how.name, "device": how.where})
         repair(origin["cells"], store, progress)
         overview = Overview(store, origin["cells"], from_now=True)
-        lines = ConsoleCallback(console, cells, how.several)
         try:
-            with progress.above(Board(overview, origin["suite"])), follow(stamp):
+            with log(stamp) as ended, progress.above(Board(overview, origin["suite"])):
+                lines = ConsoleCallback(console, cells, how.several, ended)
                 if not gc.isenabled():  # the command turned it off while it planned: all of that stays
                     gc.freeze()
                     gc.enable()
@@ -217,15 +213,13 @@ def _execute(
             raise
 
 
-def _following(home: Path, out: Path | None, uri: str | None) -> Callable[[str], Any]:
-    @contextlib.contextmanager
-    def follow(stamp: str) -> Iterator[None]:
-        from bench.report.mlflow.tracking import live
+def _logging(home: Path, out: Path | None, uri: str | None, progress: ConsoleProgress) -> Callable[[str], Any]:
+    def log(stamp: str) -> contextlib.AbstractContextManager[Callable[[str], None]]:
+        from bench.report.mlflow.tracking import logged  # a plain import loads none of the reports
 
-        with live(home, out, uri, stamp):
-            yield
+        return logged(home, out, uri, stamp, progress)
 
-    return follow
+    return log
 
 
 def _texts(names: Names) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +16,26 @@ from bench.core.console import Console, say
 @options.home
 @options.tracking_uri
 @click.option("--run", "stamp", metavar="STAMP", help="Only this call of `run`; default: all.")
-@click.option("--follow", is_flag=True, help="Go on until Ctrl-C: curves grow while cells are trained.")
 @click.option("--with-parent", is_flag=True, hidden=True)
-def sync(out: Path | None, uri: str | None, stamp: str | None, follow: bool, with_parent: bool) -> None:
+def sync(out: Path | None, uri: str | None, stamp: str | None, with_parent: bool) -> None:
     """Bring the MLflow mirror up to date with the store.
 
     A mirror that was deleted, or never made, is built from the store alone.
     """
     from bench.core.paths import home as find_home
-    from bench.report.mlflow import Follower, until_end_of_input
+    from bench.report.mlflow import Mirror
+    from bench.report.mlflow.tracking import log_with_parent
     from bench.results.store import Store
     from bench.runner.progress import ConsoleProgress
 
     home = find_home()
     store = Store(out or home)
-    if not (follow or with_parent):
-        store.chosen_run(stamp)  # raises with the reason
+    latest = store.chosen_run(stamp)  # raises with the reason
+    if with_parent:
+        say(log_with_parent(store, home, uri, latest))
+        return
     with ConsoleProgress(Console()) as progress:
-        follower = Follower(home, store, uri, [stamp] if stamp else None, progress.note)
-        if with_parent:
-            until_end_of_input(follower)
-            return
-        while follow:
-            follower.look()
-            time.sleep(1)
-        say(str(follower.finish(progress)))
+        say(str(Mirror(home, uri).sync(store, [stamp] if stamp else None, progress)))
 
 
 @click.command()
@@ -51,31 +45,28 @@ def sync(out: Path | None, uri: str | None, stamp: str | None, follow: bool, wit
 def ui(port: int, out: Path | None, uri: str | None) -> None:
     """Show the results in MLflow, at http://127.0.0.1:PORT; the address of a page to compare methods is printed.
 
-    What cells write meanwhile appears there. With the --tracking-uri of a server nothing is started: that one shows
-    them.
+    Cells that end meanwhile appear there. With the --tracking-uri of a server nothing is started: that one shows them.
     """
     from bench.contract import BenchError
     from bench.core.paths import home as find_home
-    from bench.report.mlflow import Follower, Mirror, address, serve
+    from bench.report.mlflow import Mirror, address, serve
     from bench.results.store import Store
     from bench.runner.progress import ConsoleProgress
 
     home = find_home()
     store = Store(out or home)
     latest = store.chosen_run()
+    mirror = Mirror(home, uri)
     with ConsoleProgress(Console()) as progress:
-        found = Mirror(home, uri)
-        follower = Follower(home, store, uri, said=progress.note)
         try:
-            progress.note(str(follower.finish(progress)))
+            progress.note(str(mirror.sync(store, progress=progress)))
         except (BenchError, OSError) as error:
             progress.note(str(error))
-        experiment = found.experiment(store.invocations()[latest]["suite"])
-    if found.server:
-        say(f"MLflow shows the results; to compare methods, open\n  {address(found.uri, experiment)}")
+    experiment = mirror.experiment(store.invocations()[latest]["suite"])
+    if mirror.server:
+        say(f"MLflow shows the results; to compare methods, open\n  {address(mirror.uri, experiment)}")
         return
-    code = serve(home, port=port, uri=uri, page=lambda server: address(server, experiment), meanwhile=follower.look)
-    sys.exit(code)
+    sys.exit(serve(home, port=port, uri=uri, page=lambda server: address(server, experiment)))
 
 
 @click.command()

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from bench.report.mlflow import Mirror
-from bench.report.mlflow.mirror import first_calls
 from bench.results.store import Store
 from tests.support.kill_at_moment import STAGES
 from tests.support.small_birds import PROTOPNET, QUICK, bench, environment, few_birds, interruptible
@@ -87,7 +86,7 @@ def timeless(value):
 
 
 def mirrored(home):
-    """What MLflow has of every cell, after a sync; every cell is there once, under the first call for it."""
+    """What MLflow has of every cell, after a sync; every cell is there once."""
     store, mirror = Store(home), Mirror(home)
     mirror.sync(store)
     found, count = {}, Counter()
@@ -96,14 +95,12 @@ def mirrored(home):
             cell = run.data.tags.get("bench.cell")
             if cell is None:
                 continue
-            count[run.data.tags["bench.invocation"], cell] += 1
+            count[cell] += 1
             assert run.info.status == "FINISHED"
             timed = ("seconds", "usage/", "system/")
             numbers = {name: value for name, value in run.data.metrics.items() if not any(one in name for one in timed)}
             found.setdefault(cell, []).append((run.data.params, numbers))
-    assert count == Counter(
-        (stamp, cell) for stamp, cells in first_calls(store.invocations()).items() for cell in cells
-    )
+    assert count == Counter({name for content in store.invocations().values() for name in content["cells"]})
     assert all(one == runs[0] for runs in found.values() for one in runs)
     return {cell: runs[0] for cell, runs in found.items()}
 

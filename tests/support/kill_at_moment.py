@@ -101,9 +101,7 @@ def main() -> None:
     sys.argv = ["bench", *arguments]
     sys.stdout = Heard(sys.stdout, killer)
     from bench.cli.main import main as command
-    from bench.report.mlflow import live
 
-    live.DELAY = 3600.0  # else, where this takes long, a process that is not killed does the mirroring
     sys.addaudithook(killer.hook)
     try:
         command()

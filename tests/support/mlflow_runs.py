@@ -10,10 +10,10 @@ SCORES = {"accuracy": 90.0, "consistency": 70.0, "stability": 80.0}
 
 
 def runs(mirror: Mirror, suite: str = "default") -> dict[str, Any]:
-    """Active runs by name; fails where two have the same."""
+    """Active runs by name, summaries by their stamp; fails where two have the same."""
     experiment = mirror.client.get_experiment_by_name(f"partbench/{suite}")
     found = mirror.client.search_runs([experiment.experiment_id])
-    names = [run.info.run_name for run in found]
+    names = [run.data.tags.get("bench.invocation", run.info.run_name) for run in found]
     assert len(set(names)) == len(names), names
     return dict(zip(names, found, strict=True))
 

@@ -1,4 +1,4 @@
-"""Figures of a comparison: the scores of all methods side by side."""
+"""Picture of a comparison: the scores of all methods side by side, with their intervals."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from bench.core.plain_text import one_line
 from bench.report.plots.style import tame
 from bench.report.table import Table
+from bench.results.aggregate import Entry
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,7 +18,7 @@ _COLOURS = {"method": "#2b6cb0", "reference": "#4a5568", "control": "#c0c7d1"}
 
 
 def chart(tables: Sequence[Table]) -> Iterator[tuple[str, Figure]]:
-    """Draw for each table a figure with a panel per metric: mean over the seeds, standard deviation as a whisker.
+    """Draw for each table a figure with a panel per metric: mean over the seeds, 95 % interval as a whisker.
 
     Args:
         tables: one panel per metric each.
@@ -36,11 +37,11 @@ def chart(tables: Sequence[Table]) -> Iterator[tuple[str, Figure]]:
         # Here, since labels of ticks are made again whenever they are drawn.
         names = [one_line(f"{row.name}, {row.backbone}" if row.backbone else row.name) for row in table.rows]
         for panel, column in zip(panels, columns, strict=True):
-            entries = [row.values[column.key] for row in table.rows]
+            entries = [row.entry(column) or Entry(None) for row in table.rows]
             panel.barh(
                 range(len(names)),
-                [entry.value if _finite(entry.value) else math.nan for entry in entries],
-                xerr=[entry.spread if _finite(entry.spread) else 0.0 for entry in entries],
+                [math.nan if entry.value is None else entry.value for entry in entries],
+                xerr=[*zip(*map(_whisker, entries), strict=True)],
                 color=[_COLOURS.get(row.role, "#2b6cb0") for row in table.rows],
                 error_kw={"elinewidth": 1},
             )
@@ -51,10 +52,14 @@ def chart(tables: Sequence[Table]) -> Iterator[tuple[str, Figure]]:
                 panel.set_xlim(0, 100)
             panel.spines[["top", "right"]].set_visible(False)
         panels[0].invert_yaxis()
-        figure.suptitle(table.title)
+        figure.suptitle(f"{table.title}\nmeans over the seeds; whiskers: 95 % intervals", fontsize="medium")
         tame(figure)
         yield (f"scores-{number}" if len(tables) > 1 else "scores"), figure
 
 
-def _finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
+def _whisker(entry: Entry) -> tuple[float, float]:
+    """Return how far the interval reaches below and above the value; 0 if it has none."""
+    if entry.value is None or entry.low is None or entry.high is None:
+        return 0.0, 0.0
+    # A percentile interval of few units need not contain the value itself.
+    return max(0.0, entry.value - entry.low), max(0.0, entry.high - entry.value)

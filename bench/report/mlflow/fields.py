@@ -1,4 +1,4 @@
-"""Texts that MLflow takes: names, texts of limited length, nested settings on one level."""
+"""Texts and numbers in MLflow's limits: names, cut texts, nested settings on one level, rounded values."""
 
 from __future__ import annotations
 
@@ -10,14 +10,26 @@ from typing import Any
 
 from bench.core.plain_text import printable
 
+LAYOUT = 5
+"""Version of the content of runs: when it is raised, the next ``sync`` replaces the runs of earlier versions."""
+
 
 def digest(content: Any) -> str:
     """Return sixteen hexadecimal digits of the digest of the canonical JSON."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def rounded(value: float) -> float:
+    """Return the value with four significant digits, as MLflow prints all that it is given; counts stay exact.
+
+    >>> rounded(71.42857), rounded(0.00123456), rounded(21284672)
+    (71.43, 0.001235, 21284672.0)
+    """
+    return float(value) if float(value).is_integer() else float(f"{value:.4g}")
+
+
 def flat(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Return dotted names; the phases of a schedule become one readable line each, in their order."""
+    """Yield dotted names and texts; the phases of a schedule become one readable line each, in their order."""
     start = f"{prefix}." if prefix else ""
     if isinstance(value, Mapping):
         for name, inner in value.items():
@@ -34,12 +46,11 @@ def _line(content: Mapping[str, Any]) -> str:
     """Return a phase as a line, for example ``epochs 5, lr (add_on 0.003)``; empty values are left out."""
     # The length comes first; the rest in the order of the file.
     ordered = {name: content[name] for name in ("epochs", *content) if name in content}
-    said = [
+    return ", ".join(
         f"{name} ({_line(value)})" if isinstance(value, Mapping) else f"{name} {_plain(value)}"
         for name, value in ordered.items()
         if value not in (None, {})
-    ]
-    return ", ".join(said)
+    )
 
 
 def _plain(value: Any) -> str:
@@ -54,11 +65,9 @@ def named(text: str) -> str:
 
 
 def cut(text: str, limit: int) -> str:
-    """Return the printable text, or its beginning and an ellipsis."""
+    """Return the printable text, or its beginning and an ellipsis; of several lines, whole ones that fit."""
     text = printable(text)
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
-
-
-def model_name(text: str) -> str:
-    """Return a text as an MLflow model's name, without ``/ : . % " '``."""
-    return re.sub(r"[/:.%\"']", "_", text)
+    if len(text) <= limit:
+        return text
+    lines, _, _ = text[: limit - 1].rpartition("\n")
+    return f"{lines}\n…" if lines else f"{text[: limit - 1]}…"

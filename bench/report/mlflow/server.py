@@ -67,13 +67,17 @@ def create_database(file: Path, artifacts: str) -> None:
     unfinished.replace(file)
 
 
+def address(server: str, experiment: str) -> str:
+    """Return the URL of a suite's runs with their charts, from an MLflow server's address and the experiment's id."""
+    return f"{server.rstrip('/')}/#/experiments/{experiment}/runs?compareRunsMode=CHART"
+
+
 def serve(
     home: Path,
     host: str = "127.0.0.1",
     port: int = 5000,
     uri: str | None = None,
     page: Callable[[str], str] = str,
-    meanwhile: Callable[[], None] = lambda: None,
 ) -> int:
     """Show the mirror in MLflow's own interface until Ctrl-C.
 
@@ -83,7 +87,6 @@ def serve(
         port: to listen on.
         uri: database URI; by default SQLite in ``home``.
         page: maps the server's address to that of the first page.
-        meanwhile: called repeatedly while the server runs.
 
     Returns:
         The server's exit code; 0 when it was stopped by Ctrl-C.
@@ -117,10 +120,10 @@ def serve(
         env=environment,
         start_new_session=True,
     )
-    return _attend(server, meanwhile)
+    return _attend(server)
 
 
-def _attend(server: subprocess.Popen[bytes], meanwhile: Callable[[], None]) -> int:
+def _attend(server: subprocess.Popen[bytes]) -> int:
     """Wait for the server; pass Ctrl-C and termination on to its whole group."""
     stopped = threading.Event()
 
@@ -132,7 +135,7 @@ def _attend(server: subprocess.Popen[bytes], meanwhile: Callable[[], None]) -> i
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         while server.poll() is None and not stopped.wait(0.2):
-            meanwhile()
+            pass  # a wait for the process itself would end only with it
         code = server.wait(_PATIENCE if stopped.is_set() else None)
     except subprocess.TimeoutExpired:
         _signal_group(server, signal.SIGKILL)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from bench.config.spec import PlannedCell
 from bench.core.console import Console, Text
@@ -37,10 +37,17 @@ class ConsoleCallback(RunCallback):
         console: output of the lines.
         cells: all cells of the run, which ``[3/24]`` counts.
         several: whether cells run at the same time: then each line names its cell.
+        ended: called with the id of each cell that this run has finished, or that has failed.
     """
 
-    def __init__(self, console: Console, cells: Sequence[PlannedCell], several: bool) -> None:
-        self.console, self.several, self.total = console, several, len(cells)
+    def __init__(
+        self,
+        console: Console,
+        cells: Sequence[PlannedCell],
+        several: bool,
+        ended: Callable[[str], None] | None = None,
+    ) -> None:
+        self.console, self.several, self.total, self._ended = console, several, len(cells), ended
         self._skipped: Counter[str] = Counter()
         self.position = {cell.spec.id: position for position, cell in enumerate(cells, 1)}
 
@@ -58,15 +65,21 @@ class ConsoleCallback(RunCallback):
     def finished(self, task: CellTask, seconds: float) -> None:
         """Print the duration."""
         self._print(self._begin(task), f"done in {seconds:.1f} s")
+        self._settle(task)
 
     def failed(self, task: CellTask, reason: str, out_of_memory: bool) -> None:
         """Print the reason."""
         word = "out of memory:" if out_of_memory else "failed:"
         self._print(self._begin(task), (word, "red"), f" {one_line(reason)}")
+        self._settle(task)
 
     def requeued(self, task: CellTask, reason: str) -> None:
         """Print why it goes back into the queue."""
         self._print(self._begin(task), ("trying again:", "yellow"), f" {one_line(reason)}")
+
+    def _settle(self, task: CellTask) -> None:
+        if self._ended is not None and task.stage is None:
+            self._ended(task.name)
 
     def _begin(self, task: CellTask) -> str:
         return f"{self._title(task)}  " if self.several else "  "

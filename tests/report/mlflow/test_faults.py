@@ -11,8 +11,9 @@ import pytest
 
 from bench.contract import BenchError, RequestError
 from bench.report.mlflow import Mirror
+from bench.report.mlflow.runs import SuiteRuns
 from tests.support.mlflow_runs import SCORES, experiments, one, runs
-from tests.support.stores import reseal
+from tests.support.stores import STAMP, reseal
 
 
 @pytest.mark.parametrize("uri", ["mlruns", "file:///mlruns", "localhost:5000"])
@@ -45,7 +46,7 @@ def test_a_failure_of_mlflow_says_that_results_are_safe(home: Path, monkeypatch:
     def full(*_: Any) -> None:
         raise MlflowException("database or disk is full\nand a long story")
 
-    monkeypatch.setattr(Mirror, "write", full)
+    monkeypatch.setattr(SuiteRuns, "log", full)
     maker, _ = one(home)
     with pytest.raises(BenchError, match=r"^MLflow: database or disk is full; the results are safe"):
         Mirror(home).sync(maker.store)
@@ -105,11 +106,14 @@ def test_a_result_with_no_number_is_damaged_and_stops_nothing(home: Path, value:
     content["scores"]["accuracy"]["value"] = value
     file.write_text(json.dumps(content))
     reseal(file.parent)
-    mirror = Mirror(home)
-    counts = mirror.sync(maker.store)
-    assert (counts.created, counts.waiting) == (1, 1)  # the call itself; the cell waits to be computed again
-    assert "ours·demo·tiny·s0" not in runs(mirror)
-    assert "cannot be read" in maker.store.record(cell).failure["reason"]
+    maker.invocation([cell, maker.cell("ours", SCORES, seed=1)])
+    mirror, told = Mirror(home), Notes()
+    counts = mirror.sync(maker.store, progress=told)
+    assert (counts.created, counts.waiting) == (2, 1)  # the call itself, and the cell that is whole
+    assert set(runs(mirror)) == {"ours·demo·tiny·s1", STAMP}
+    (note,) = told.notes
+    assert note.startswith(f"{cell}: ")
+    assert "cannot be read" in note
 
 
 @pytest.mark.slow

@@ -13,9 +13,8 @@ import pytest
 
 from bench.contract import RequestError
 from bench.report.mlflow import Mirror, serve
-from bench.report.mlflow.live import followed
 from bench.report.mlflow.server import create_database, import_mlflow
-from bench.results.store import write_json
+from bench.report.mlflow.tracking import logged
 from tests.support.small_birds import QUICK, bench, few_birds
 from tests.support.stores import METRICS, StoreMaker, epoch, example_store
 
@@ -144,30 +143,77 @@ def test_sixteen_cells_that_are_written_into_a_fresh_database_at_once_all_arrive
     for seed, cell in enumerate(cells):
         assert (found[cell].info.status, found[cell].data.metrics["accuracy"]) == ("FINISHED", 80.0 + seed)
         assert len(client.get_metric_history(found[cell].info.run_id, "train/loss")) == 20
-    assert len(client.search_logged_models([experiment])) == 16
+
+
+class Told:
+    """A progress that keeps its notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+    def track(self, items: Any, what: str, total: int | None = None) -> Any:
+        return items
 
 
 @pytest.mark.slow
-def test_who_follows_a_run_shows_curves_and_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_logged_cell_by_cell_and_then_whole(tmp_path: Path) -> None:
     pytest.importorskip("mlflow")
-    monkeypatch.setattr("bench.report.mlflow.live.DELAY", 0.0)
-    home = tmp_path / "my home"
+    home, told = tmp_path / "my home", Told()
     maker = StoreMaker(home)
-    cell = maker.cell("ours")
-    stamp = maker.invocation([cell])
-    write_json(maker.store.cell(cell).work / "history.json", [epoch(0, "all", 0.5)])
-    found: list[Any] = []
-    with followed(home, None, None, stamp):
+    cells = [maker.cell("ours", seed=seed) for seed in range(2)]
+    stamp = maker.invocation(cells)
+    with logged(home, None, None, stamp, told) as ended:
+        maker.finish(cells[0], {"accuracy": 90.0, "consistency": 70.0, "stability": 80.0})
+        ended(cells[0])
+        found: list[Any] = []
         until = time.monotonic() + 300
         while not found and time.monotonic() < until:
-            time.sleep(1)
+            time.sleep(0.5)
             if (home / "mlflow.db").is_file():
                 client = Mirror(home).client
                 experiments = [one.experiment_id for one in client.search_experiments()]
-                found = [run for run in client.search_runs(experiments) if "train/loss" in run.data.metrics]
-    assert [(run.info.run_name, run.info.status) for run in found] == [("ours·demo·tiny·s0", "RUNNING")]
+                found = [run for run in client.search_runs(experiments) if run.info.status == "FINISHED"]
+        assert [run.info.run_name for run in found] == ["ours·demo·tiny·s0"]
+        maker.store.cell(cells[1]).fail("failed", "loss became nan")
+        ended(cells[1])
+    assert told.notes == ["MLflow runs: 1 created, 0 updated, 2 unchanged; cells without a result yet: 0"]
+    assert len(Mirror(home).client.search_runs(experiments)) == 3
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_is_logged_so_far(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
+    maker, told = StoreMaker(tmp_path), Told()
+    cell = maker.cell("ours", {"accuracy": 90.0}, metrics=ONE)
+    stamp = maker.invocation([cell, maker.cell("ours", seed=1, metrics=ONE)])
+    Mirror(tmp_path)  # a fresh database takes longer to make than an interrupted run waits
+
+    def interrupted() -> None:
+        with logged(tmp_path, None, None, stamp, told) as ended:
+            ended(cell)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert told.notes == []
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert f"--run {stamp} --with-parent" not in listed
+
+
+@pytest.mark.slow
+def test_an_unusable_database_is_one_note_of_a_run(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
+    maker, told = StoreMaker(tmp_path), Told()
+    cells = [maker.cell("ours", {"accuracy": 90.0}, seed=seed, metrics=ONE) for seed in range(3)]
+    with logged(tmp_path, None, "sqlite:////proc/nowhere/mlflow.db", maker.invocation(cells), told) as ended:
+        for cell in cells:
+            ended(cell)
+    (note,) = told.notes
+    assert note.startswith("MLflow: ")
+    assert "/proc/nowhere" in note
 
 
 def answers(address: str, host: str | int, origin: str = "") -> int:

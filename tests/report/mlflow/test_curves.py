@@ -1,12 +1,11 @@
-"""Curves and load, of cells that are done and of cells that are being computed."""
+"""Curves of trainings, and the load of the machine."""
 
 from pathlib import Path
 
 import pytest
 
 from bench.core.resource_usage import COLUMNS
-from bench.report.mlflow import Counts, Follower, Mirror
-from bench.results.store import write_json
+from bench.report.mlflow import Mirror
 from tests.support.mlflow_runs import SCORES, one, runs
 from tests.support.stores import FINISHED, StoreMaker, epoch
 
@@ -36,55 +35,6 @@ def test_the_load_of_the_machine_is_on_the_page_for_it(home: Path) -> None:
         (step, round(1000 * (FINISHED - 95 + 5 * step))) for step in range(3)
     ]
     assert run.info.start_time == 1000 * (FINISHED - 100)
-
-
-def test_curves_grow_while_a_cell_is_trained_and_stay_when_it_is_done(home: Path) -> None:
-    maker, cell = one(home, None)
-    work, rows = maker.store.cell(cell).work, [epoch(number, "all", 0.5**number) for number in range(4)]
-    work.mkdir()
-    mirror = Mirror(home)
-
-    def losses() -> list[tuple[int, float]]:
-        run = runs(mirror)["ours·demo·tiny·s0"]
-        points = mirror.client.get_metric_history(run.info.run_id, "train/loss")
-        return [(point.step, point.value) for point in points]
-
-    write_json(work / "history.json", rows[:2])
-    usage(work, 1)
-    assert mirror.sync(maker.store) == Counts(created=1, waiting=1)
-    live = runs(mirror)["ours·demo·tiny·s0"]
-    assert (live.info.status, live.data.tags["status"], live.data.params["label"]) == ("RUNNING", "running", "ours")
-    write_json(work / "history.json", rows[:3])
-    Mirror(home).sync(maker.store)  # another process goes on with the same run
-    assert runs(mirror)["ours·demo·tiny·s0"].info.run_id == live.info.run_id
-    assert losses() == [(0, 1.0), (1, 0.5), (2, 0.25)]
-    # Begun from nothing once more: what was seen before is no part of it.
-    write_json(work / "history.json", [epoch(0, "all", 7.0)])
-    mirror.sync(maker.store)
-    assert losses() == [(0, 7.0)]
-    maker.finish(cell, SCORES, rows)
-    mirror.sync(maker.store)
-    assert losses() == [(number, 0.5**number) for number in range(4)]
-    assert runs(mirror)["ours·demo·tiny·s0"].info.status == "FINISHED"
-
-
-def test_a_follower_writes_what_has_changed_and_tells_trouble_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    maker, cell = one(home, None)
-    follower = Follower(home, maker.store, None, said=said.append)
-    assert follower.finish().waiting == 1
-    monkeypatch.setattr(Mirror, "sync", lambda *_: pytest.fail("nothing has changed"))
-    follower.finish()
-    monkeypatch.undo()
-    maker.finish(cell, SCORES)
-    assert follower.finish() == Counts(created=2, updated=1)
-    clock = [1000.0]
-    monkeypatch.setattr("bench.report.mlflow.live.time.monotonic", lambda: clock[0])
-    nowhere = Follower(home, maker.store, "sqlite:////proc/nowhere/mlflow.db", said=said.append)
-    for _ in range(2):
-        nowhere.look()
-        clock[0] += 1000
-    assert len(said) == 1
 
 
 def test_curves_have_steps(home: Path) -> None:
