@@ -115,7 +115,8 @@ class CellRun:
         """
         single = {**self._scores(), **self._facts()} if self.record.result else {}
         points = [(named(name), rounded(value), self.ended, 0) for name, value in single.items()]
-        curves = [*self._curves("train", self._store.files(self.record.name)), *self._curves("blackbox", self._black_box)]
+        trainings = {"train": self._store.files(self.record.name), "blackbox": self._black_box}
+        curves = [point for prefix, files in trainings.items() for point in self._curves(prefix, files)]
         return [*points, *curves] + [
             (f"system/{name}", rounded(value), round(1000 * (row["time"] or 0)), step)
             for step, row in enumerate(self.usage)

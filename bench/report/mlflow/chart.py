@@ -37,7 +37,7 @@ def chart(tables: Sequence[Table]) -> Iterator[tuple[str, Figure]]:
         # Here, since labels of ticks are made again whenever they are drawn.
         names = [one_line(f"{row.name}, {row.backbone}" if row.backbone else row.name) for row in table.rows]
         for panel, column in zip(panels, columns, strict=True):
-            entries = [row.entry(column) or Entry(None) for row in table.rows]
+            entries = [row.entry(column) or Entry("missing") for row in table.rows]
             panel.barh(
                 range(len(names)),
                 [math.nan if entry.value is None else entry.value for entry in entries],

@@ -10,8 +10,8 @@ from bench.report.mlflow import Counts, Mirror, address
 from bench.report.mlflow.cell import CellRun
 from bench.report.mlflow.chart import chart
 from bench.report.mlflow.fields import rounded
-from bench.report.table import Block, Line
-from bench.results.aggregate import Column, Entry
+from bench.report.table import Column, Row, Table, Value
+from bench.results.aggregate import Entry
 from bench.results.stats.intervals import with_intervals
 from tests.support.mlflow_runs import SCORES, artifacts, experiments, one, runs
 from tests.support.stores import FINISHED, METRICS, SCHEDULE, STAMP, StoreMaker, example_store
@@ -131,10 +131,10 @@ def test_rounded_keeps_four_digits_and_counts(value: float, shown: float) -> Non
 
 
 def test_a_whisker_is_the_interval() -> None:
-    column = Column("accuracy", "%", True, "")
+    column = Column("accuracy", "%")
     entries = [Entry("ok", 75.0, low=62.5, high=85.0), Entry("ok", 80.0), Entry("oom")]
-    lines = tuple(Line(f"m{place}", "method", "", {"accuracy": entry}) for place, entry in enumerate(entries))
-    ((name, figure),) = chart([Block("demo", (column,), lines, (), (), ())])
+    rows = tuple(Row(f"m{place}", {column.key: Value(entry)}) for place, entry in enumerate(entries))
+    ((name, figure),) = chart([Table("demo", (column,), rows)])
     assert name == "scores"
     (bars,) = [one for one in figure.axes[0].containers if isinstance(one, ErrorbarContainer)]
     ends = [[x for x, _ in segment] for segment in bars.lines[2][0].get_segments() if len(segment)]
