@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import click
 
 from bench.cli import options
-from bench.cli.posthoc import speed
 from bench.core.console import Console, say
 
 
@@ -138,38 +135,6 @@ def export(folder: Path, suite: str | None, stamp: str | None, out: Path | None)
     store = Store(out or find_home())
     with ConsoleProgress(Console(stderr=True)) as progress:
         say(f"{folder}: {write(store, store.chosen_run(stamp, suite), folder, progress)}")
-
-
-@speed.command("grid")
-@click.option("--methods", default="ours,protopnet", show_default=True, help="Names with commas.")
-@click.option("--seeds", "count", type=click.IntRange(min=1), default=12, show_default=True, help="How many.")
-@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="As for `run` (repeatable).")
-@click.option("--launcher", type=click.Choice(["inline", "ray"]), default="ray", show_default=True)
-@click.option("--jobs", type=click.IntRange(min=2), default=2, show_default=True, help="Cells at a time.")
-@click.option("--rounds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of each kind.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-def speed_grid(
-    methods: str, count: int, pairs: tuple[str, ...], launcher: str, jobs: int, rounds: int, as_json: bool
-) -> None:
-    """Time a grid of demo cells inline and with several cells at a time, on this CPU, one thread per cell."""
-    from bench.diagnostics.speed_grid import measure
-    from bench.runner.progress import ConsoleProgress
-
-    request = ["--datasets", "demo", "--methods", methods, "--no-controls", "--device", "cpu"]
-    request += ["--seeds", ",".join(str(seed) for seed in range(count))]
-    request += [word for pair in pairs for word in ("--set", pair)]
-    chosen = ["--launcher", launcher, "--jobs", str(jobs)]
-    with ConsoleProgress(Console(stderr=True)) as progress:
-        found = measure(request, chosen, rounds, progress)
-    if as_json:
-        say(json.dumps(found, indent=1))
-        return
-    inline, launched = (median(found["seconds"][name]) for name in ("inline", "launched"))
-    same = "the same numbers" if found["same_numbers"] else "OTHER NUMBERS"
-    say(
-        f"{found['cells']} cells, {found['cores']} cores: inline {inline:.1f} s, {' '.join(chosen)} {launched:.1f} s; "
-        f"{found['speedup']:.2f} times the throughput, {same}"
-    )
 
 
 COMMANDS = (cell, gather, export)

@@ -61,7 +61,7 @@ def report(
     if metrics and (table is not None or fmt == "html"):
         raise RequestError("--metrics is for the comparison of a run: not with --table, nor with --format html")
     if table is None and fmt == "html":
-        _pages(store, suite, stamp, intervals, plugins, **pages)
+        _pages(store, suite, stamp, intervals, **pages)
         return
     for name in _PAGES_ONLY:
         if pages[name]:
@@ -77,7 +77,6 @@ def _pages(
     suite: str | None,
     stamp: str | None,
     intervals: bool,
-    plugins: tuple[Path, ...],
     out_dir: Path | None,
     tests: int | None,
     galleries: bool,
@@ -92,7 +91,7 @@ def _pages(
     with console.status("writing the report; galleries take minutes" if galleries else "writing the report"):
         page = write_site(
             store, out_dir or store.root / "report", stamp, suite, intervals, tests,
-            draw=_gallery(store, device or "auto") if galleries else None, plugins=plugins,
+            draw=_gallery(store, device or "auto") if galleries else None,
         )  # fmt: skip
     console.print(f"written: {page}", soft_wrap=True)
 

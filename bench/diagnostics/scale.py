@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from bench.contract import Method
-from bench.core import environment, registry
+from bench.core import registry
 from bench.core.memory import available, format_bytes
+from bench.diagnostics.measurements import Measurements, conditions, describe
 from bench.diagnostics.profiling import Measurement, ProfileSizes, What, chosen, forms, in_new_process
 
 _SHARE_OF_FREE = 0.75
@@ -52,7 +52,7 @@ def scale(
     names = chosen(methods)
     batch_size = batch_size or (80 if device.type == "cuda" else 4)
     limit, why = _limit(device, memory_limit)
-    record = environment.record(device)
+    machine = conditions(device)
     rows = []
     for count in classes:
         # One process for each measurement: no peak contains memory of another.
@@ -73,11 +73,7 @@ def scale(
         "precision": "fp32",
         "memory_limit_bytes": limit,
         "memory_limit_why": why,
-        "device": str(device),
-        "hardware": record["hardware"],
-        "threads": record["threads"],
-        "load": os.getloadavg()[0],
-        "partbench": {"version": record["bench"], "git": record["git"]},
+        **machine,
         "rows": rows,
     }
 
@@ -106,42 +102,42 @@ def _measured(measurement: Measurement) -> dict[str, Any]:
     return {**alone, "larger_batch": {"batch_size": measurement.batch_size, "reason": result["reason"]}}
 
 
-def as_text(result: Mapping[str, Any]) -> str:
-    """Format the result of :func:`scale` as a table and notes."""
+def table(result: Mapping[str, Any]) -> Measurements:
+    """Lay out the result of :func:`scale` as a table with notes."""
     limit = result["memory_limit_bytes"]
-    lines = [
-        f"{result['backbone']}, random images of {result['size']} pixels, {result['batch_size']} at a time, "
-        f"{result['precision']}, on {result['hardware']} ({result['device']}, {result['threads']} threads)",
+    above = [
+        "{backbone}, random images of {size} pixels, {batch_size} at a time, {precision}".format(**result),
+        *describe(result),
         f"memory limit: {format_bytes(limit) + ', ' if limit else ''}{result['memory_limit_why']}",
     ]
     if result["device"] == "cpu":
-        lines.append(
+        above.append(
             "on a CPU 4 images at a time unless --batch is given (the papers: 80); peaks are of resident memory"
         )
-        if result["load"] > (os.cpu_count() or 1):
-            lines.append(f"the machine is busy (load {result['load']:.1f}): images per second say little")
-    lines += [
-        "",
-        f"{'method':26}{'classes':>8}{'params':>9}{'activations':>13}{'training':>12}{'inference':>12}"
-        f"{'train img/s':>13}{'infer img/s':>13}",
-    ]
-    notes: list[str] = []
+    rows, notes = [], []
     for row in result["rows"]:
         training, inference = row["training"], row["inference"]
         title = f"{row['method']} ({row['form']})" if row["form"] else row["method"]
         counts = [part["parameters"] for part in (inference, training) if "parameters" in part]
-        lines.append(
-            f"{title:26}{row['classes']:8d}{_millions(counts):>9}"
-            f"{_bytes(training, 'activation_bytes'):>13}{_bytes(training):>12}{_bytes(inference):>12}"
-            f"{_rate(training):>13}{_rate(inference):>13}"
+        rows.append(
+            {
+                "method": title,
+                "classes": str(row["classes"]),
+                "params": f"{counts[0] / 1e6:.1f} M" if counts else "-",
+                "activations": _bytes(training, "activation_bytes"),
+                "training": _bytes(training),
+                "inference": _bytes(inference),
+                "train img/s": _rate(training),
+                "infer img/s": _rate(inference),
+            }
         )
-        notes += _notes(title, row)
-    return "\n".join([*lines, "", *notes, *_published(result["rows"])]).rstrip()
+        notes += _notes(f"{title}, {row['classes']} classes", row)
+    headers = ("method", "classes", "params", "activations", "training", "inference", "train img/s", "infer img/s")
+    return Measurements(above, headers, rows, [*notes, *_published(result["rows"])])
 
 
 def _notes(title: str, row: Mapping[str, Any]) -> list[str]:
     notes = []
-    title = f"{title}, {row['classes']} classes"
     for what in ("training", "inference", "decomposition"):
         part = row.get(what)
         if part is None:
@@ -151,7 +147,7 @@ def _notes(title: str, row: Mapping[str, Any]) -> list[str]:
             notes.append(f"{title}, {what}: {state}: {part['reason']}")
         elif "larger_batch" in part:
             notes.append(f"{title}, {what}: measured with one image at a time; {part['larger_batch']['reason']}")
-        if what == "decomposition" and part["status"] == "ok":
+        elif what == "decomposition":
             notes.append(
                 f"{title}, decomposition: peak {format_bytes(part['peak_bytes'])}, {part['seconds_per_class']:.2f} s "
                 f"per class ({part['classes']} classes, {part['images']} images, features at no cost); "
@@ -178,10 +174,6 @@ def _published(rows: Sequence[Mapping[str, Any]]) -> list[str]:
                 f"{format_bytes(here['peak_bytes'])} here"
             )
     return notes
-
-
-def _millions(counts: Sequence[int]) -> str:
-    return f"{counts[0] / 1e6:.1f} M" if counts else "-"
 
 
 def _bytes(part: Mapping[str, Any], name: str = "peak_bytes") -> str:

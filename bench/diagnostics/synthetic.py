@@ -10,7 +10,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bench.contract import Augment, Batch, FitContext, Progress, Samples
+from bench.contract import (
+    Augment,
+    Batch,
+    Explanation,
+    FitContext,
+    PartPrototypeModel,
+    Progress,
+    PrototypeTable,
+    Samples,
+)
 from bench.core.seeding import derive
 from bench.training.trainer import Trainer
 
@@ -140,6 +149,54 @@ class PooledColourBackbone(nn.Module):
         """Map images ``(N, 3, H, W)`` to non-negative features ``(N, channels, h, w)``."""
         pooled = nn.functional.adaptive_avg_pool2d(images, self.cells)
         return nn.functional.conv2d(pooled, self.mixture).relu()
+
+
+class RandomPrototypes(PartPrototypeModel):
+    """Model with random prototypes; the maxima of inner products over the locations add up to the logits.
+
+    Args:
+        classes: number of classes.
+        backbone: feature extractor; default: a :class:`SmallNet`.
+        per_class: prototypes of each class.
+        shared: further prototypes that belong to every class.
+        seed: seed of prototypes and default backbone.
+    """
+
+    mixes = True
+
+    def __init__(self, classes: int, backbone: Any = None, per_class: int = 2, shared: int = 1, seed: int = 0) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.backbone = SmallNet() if backbone is None else backbone
+            vectors = torch.randn(per_class * classes + shared, self.backbone.channels)
+        owner = torch.eye(classes, dtype=torch.bool).repeat_interleave(per_class, 0)
+        self.prototypes = PrototypeTable(torch.cat([owner, torch.ones(shared, classes, dtype=torch.bool)]), vectors)
+
+    def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
+        """Explain by maps of inner products of locations and prototypes."""
+        maps = self._maps(features)
+        scores = maps.amax((2, 3))
+        logits = scores @ self.prototypes.classes.to(scores.dtype)
+        if classes is None:
+            return Explanation(logits, maps, scores)
+        indices = self.prototypes.of(classes)
+        return Explanation(logits, self.pick(maps, indices), self.pick(scores, indices), indices)
+
+    def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
+        """Sum the maps of the class, or of all classes by their weights."""
+        members = self.prototypes.classes.T.to(features.dtype)
+        weights = members[classes] if classes.ndim == 1 else classes.to(members.dtype) @ members
+        return torch.einsum("nphw,np->nhw", self._maps(features), weights)
+
+    def contributions(self, features: Tensor, classes: Tensor) -> Tensor:
+        """Put each maximum at its location."""
+        maps = self.head(features, classes).maps.flatten(2)
+        top, location = maps.max(2, keepdim=True)
+        return torch.zeros_like(maps).scatter_(2, location, top).sum(1).unflatten(1, features.shape[2:])
+
+    def _maps(self, features: Tensor) -> Tensor:
+        return torch.einsum("ndhw,pd->nphw", features, self.prototypes.vectors)
 
 
 def task(

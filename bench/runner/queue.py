@@ -1,4 +1,4 @@
-"""Queue of cells for concurrent runs over the same store, repair of damaged results, and retries."""
+"""Cells of a run on disk: their files, their queue among concurrent runs, repair of damaged results, and retries."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bench.config.spec import PlannedCell
+from bench.config.spec import PlannedCell, describe
 from bench.contract import Progress
 from bench.core.errors import is_transient
 from bench.results.records import AGAIN
-from bench.results.store import Store
+from bench.results.store import Store, write_json
 from bench.runner.cell import reason_of
 from bench.runner.fit_cache import copy_fit
 from bench.runner.progress import ConsoleProgress
@@ -51,6 +51,22 @@ class CellQueue:
         """Return the failure of a cell in another run since this one began, if any: it would only fail again."""
         folder = self._store.cell(cell.spec.id)
         return None if folder.failed_at == self._failures[cell.spec.id] else folder.failure
+
+
+def write_down(cells: Sequence[PlannedCell], store: Store, command: Callable[[PlannedCell], str]) -> None:
+    """Write each cell's ``cell.json``: from then on ``bench cell`` can run it alone.
+
+    The newest request replaces an older one: a cell may be requested with other paths or under another label.
+
+    Args:
+        cells: the plan.
+        store: results store of the cells.
+        command: returns the command that runs a cell.
+    """
+    for cell in cells:
+        content = describe(cell, command(cell))
+        if store.written(cell.spec.id) != content:
+            write_json(store.cell(cell.spec.id).path / "cell.json", content)
 
 
 def repair(names: Sequence[str], store: Store, progress: ConsoleProgress) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bench.diagnostics.profiling import Measurement, ProfiledMethod, ProfileSizes, chosen, in_new_process, measure
-from bench.diagnostics.scale import as_text, scale
+from bench.diagnostics.scale import scale, table
 
 CPU = torch.device("cpu")
 SIZES = ProfileSizes("tiny", classes=3, size=64)
@@ -15,7 +15,7 @@ SIZES = ProfileSizes("tiny", classes=3, size=64)
 PLUGIN = """
 import torch
 from baselines.protopnet import ProtoPNet, ProtoPNetLearner
-from bench import registry
+from bench.core import registry
 from bench.config.schedule import Phase, Schedule
 
 
@@ -96,7 +96,7 @@ def test_a_published_form_that_does_not_fit(tmp_path):
     assert literal["training"]["overrun"]["batch_size"] == 1
     assert literal["training"]["larger_batch"]["batch_size"] == 2
     assert literal["inference"]["status"] == "ok"
-    text = as_text(result)
+    text = table(result).text()
     assert "large at 3 classes: out of memory in the published code's form (tried to allocate 1.0 GiB)" in text
     assert "OOM" in text
 
@@ -108,7 +108,7 @@ def test_each_measurement_is_a_process_of_its_own():
     assert all(row[what]["status"] == "ok" for what in ("training", "inference", "decomposition"))
     assert row["training"]["of_the_black_box"]
     assert row["decomposition"]["images"] == 90
-    text = as_text(result)
+    text = table(result).text()
     assert "three quarters of the free memory" in text
     assert "unless --batch is given" in text
     assert "decomposition: peak" in text

@@ -10,7 +10,7 @@ from bench.cli.main import main
 from bench.data.cache import prepare
 from bench.data.cars import Cars
 from bench.data.preprocessing import Preprocessing
-from bench.diagnostics.speed_data import Files, as_text, measure
+from bench.diagnostics.speed_data import Files, measure, table
 from bench.models.tiny import TinyNet
 from tests.support.cub_trees import Quiet, make_cars
 
@@ -40,11 +40,11 @@ def test_what_is_reported(cars, tmp_path):
     assert found["over_loader"] == found["cache_images_per_second"] / found["loader_images_per_second"]
     assert found["step_seconds"] > 0
     assert 0 <= found["waiting_share"] < 1
-    assert "times as fast" in as_text(found)
-    assert "waiting" in as_text(found)
+    assert "times as fast" in table(found).text()
+    assert "waiting" in table(found).text()
     without = measure(cars.split("train"), samples, None, torch.device("cpu"), images=4, workers=0, rounds=1)
     assert "step_seconds" not in without
-    assert "waiting" not in as_text(without)
+    assert "waiting" not in table(without).text()
 
 
 def test_the_command(cars, tmp_path, monkeypatch):

@@ -16,7 +16,6 @@ from bench.core.plain_text import printable, visible
 from bench.report.chance import beyond_chance
 from bench.report.html import filters, words
 from bench.report.html.cell_page import CellPage
-from bench.report.html.commands import Commands
 from bench.report.html.figures import Illustration, Picture, saved, stored_figures
 from bench.report.html.output_dir import ReportFolder, file_name
 from bench.report.html.verdicts import verdicts
@@ -67,7 +66,6 @@ def write_site(
     intervals: bool = False,
     most: int | None = None,
     draw: Callable[[str], Iterable[Picture]] | None = None,
-    plugins: Sequence[Path] = (),
 ) -> Path:
     """Write the report from the stored numbers alone.
 
@@ -79,7 +77,6 @@ def write_site(
         intervals: whether all values get their 95 % intervals, not only differences.
         most: number of statistical tests, however long they take; by default as many as take some seconds.
         draw: yields pictures of a cell's prototypes; by default none, since they need model and images.
-        plugins: files that the commands on the pages need too.
 
     Returns:
         The page to open.
@@ -89,7 +86,7 @@ def write_site(
     """
     cells = candidates(store, stamp, suite)
     target = ReportFolder(folder)
-    Site(store, cells, target, stamp, suite, intervals, most, plugins).write(draw)
+    Site(store, cells, target, stamp, suite, intervals, most).write(draw)
     target.finish()
     return folder / "index.html"
 
@@ -105,7 +102,6 @@ class Site:
         suite: name of a suite, for the paper's tables.
         intervals: whether values get 95 % intervals.
         most: number of statistical tests.
-        plugins: files for the commands on the pages.
     """
 
     def __init__(
@@ -117,7 +113,6 @@ class Site:
         suite: str | None,
         intervals: bool,
         most: int | None,
-        plugins: Sequence[Path],
     ) -> None:
         self._store, self._cells, self._target = store, cells, target
         self._which = (stamp, suite, intervals)
@@ -138,7 +133,6 @@ class Site:
             value=filters.value, ends=filters.ends, verdict=filters.verdict, reach=filters.reach,
             p_value=filters.p_value, minus=filters.minus, notes_of=filters.notes_of, between=words.between,
             status=status,
-            commands=Commands(store, cells, stamp, suite, plugins).of,
             addresses=self._addresses(), version=__version__, methods=list(self._methods.values()),
         )  # fmt: skip
 

@@ -15,9 +15,8 @@ from bench.core.interrupts import contained
 from bench.core.memory import OutOfMemory
 from bench.results.store import Store, WorkDir
 from bench.runner.cell import CellRunner, reason_of
-from bench.runner.launchers.callbacks import RunCallback
+from bench.runner.launchers.callbacks import RunCallback, Summary
 from bench.runner.launchers.subprocess_job import Job, execute
-from bench.runner.launchers.summary import Summary
 from bench.runner.launchers.tasks import CellTask
 from bench.runner.progress import ConsoleProgress
 from bench.runner.queue import CellQueue, retry

@@ -17,13 +17,12 @@ from bench.core.memory import check_limit
 from bench.core.paths import config_file
 from bench.results.store import Store
 from bench.runner.launchers import slurm
-from bench.runner.launchers.callbacks import RunCallback
+from bench.runner.launchers.callbacks import RunCallback, Summary
 from bench.runner.launchers.inline import inline
 from bench.runner.launchers.processes import Processes
 from bench.runner.launchers.ray import RayWorkers, own_cpus
 from bench.runner.launchers.scheduler import Scheduler
 from bench.runner.launchers.subprocess_job import Job
-from bench.runner.launchers.summary import Summary
 from bench.runner.launchers.tasks import CellTask
 from bench.runner.progress import ConsoleProgress
 

@@ -10,9 +10,8 @@ from typing import Protocol
 
 from bench.config.spec import PlannedCell
 from bench.results.store import Status, Store
-from bench.runner.launchers.callbacks import RunCallback
+from bench.runner.launchers.callbacks import RunCallback, Summary
 from bench.runner.launchers.subprocess_job import Job, ProcessExit
-from bench.runner.launchers.summary import Summary
 from bench.runner.launchers.tasks import CellTask, tasks_of
 
 LOST = 3
