@@ -22,10 +22,10 @@ from bench.core.console import Console, say
     multiple=True,
     callback=options.weights,
     metavar="BACKBONE=PATH",
-    help="Where the starting weights lie on this machine; default: as planned.",
+    help="Starting weights on this machine. Default: the planned file.",
 )
 @click.option(
-    "--only", type=click.Choice(["data", "black-box"]), help="Only prepare the images, or only train the black box."
+    "--only", type=click.Choice(["data", "black-box"]), help="Only preprocess the images, or only train the black box."
 )
 def cell(
     folder: Path,
@@ -36,7 +36,7 @@ def cell(
     weights: dict[str, Path],
     only: Any,
 ) -> None:
-    """Run one cell: its id in BENCH_HOME, or the folder that holds its cell.json. This is what every launcher starts.
+    """Run one cell, given by its id in BENCH_HOME or the folder of its cell.json; every launcher starts this command.
 
     Several GPUs train one cell together when torchrun starts the command once for each:
 
@@ -100,10 +100,9 @@ def cell(
 @click.argument("homes", metavar="HOME...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @options.home
 def gather(homes: tuple[Path, ...], out: Path | None) -> None:
-    """Take over finished cells and black boxes from the HOMEs of other machines, or copies of them.
+    """Copy finished cells and black boxes from the HOMEs of other machines into this one.
 
-    What is here already stays as it is. Afterwards the `run` that asks for all these cells finds them done and prints
-    the table.
+    Existing cells stay unchanged. A later `run` that requests these cells finds them done and prints the table.
     """
     from bench.core.paths import home as find_home
     from bench.results.merge import gather as take
@@ -118,14 +117,14 @@ def gather(homes: tuple[Path, ...], out: Path | None) -> None:
 
 @click.command()
 @click.argument("folder", type=options.FOLDER)
-@click.option("--suite", help="Of which suite; its newest run is meant.")
-@click.option("--run", "stamp", help="Of which run, by its stamp; default: the newest.")
+@click.option("--suite", help="Export the newest run of this suite.")
+@click.option("--run", "stamp", help="Export this run, by its time stamp. Default: the newest.")
 @options.home
 def export(folder: Path, suite: str | None, stamp: str | None, out: Path | None) -> None:
-    """Write a run's results into FOLDER, to publish them: settings, scores, and the tables of all items.
+    """Export a run's results to FOLDER for publication: settings, scores and per-item tables.
 
-    Fits, logs and paths of this machine are left out. Every command reads the folder as a home (--out FOLDER), and
-    `gather FOLDER` takes the results over into another one, where they count as done.
+    Fits, logs and paths of this machine are omitted. Every command reads the folder as a home (--out FOLDER), and
+    `gather FOLDER` copies the results into another home, where they count as done.
     """
     from bench.core.paths import home as find_home
     from bench.results.export import export as write

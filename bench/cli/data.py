@@ -19,11 +19,8 @@ from bench.core.console import Console, say
 _SHOWN = 10
 """Anomalies of each kind that are printed; ``--json`` has all of them."""
 
-ROOT = click.option("--data-root", type=options.PATH, help="Folder that holds the data sets, or one of them.")
-PAIRS = click.option(
-    "--set", "pairs", multiple=True, metavar="KEY=VALUE", help="For example cub.folder=cub50 (repeatable)."
-)
-_json = click.option("--json", "as_json", is_flag=True, help="For programs.")
+ROOT = click.option("--data-root", type=options.PATH, help="Folder of the data sets, or of one of them.")
+PAIRS = options.settings("Setting, for example cub.folder=cub50 (repeatable).")
 
 
 @click.group()
@@ -40,10 +37,10 @@ def data() -> None:
 @data.command("list")
 @ROOT
 @PAIRS
-@_json
+@options.as_json
 @options.plugin
 def list_(data_root: Path | None, pairs: tuple[str, ...], as_json: bool, plugins: tuple[Path, ...]) -> None:
-    """Show which data sets are known, what they provide and where they were looked for."""
+    """List the known data sets with their annotations and the folders that were searched."""
     from rich.table import Table
 
     overrides = for_datasets(pairs, suites.datasets())
@@ -103,13 +100,13 @@ def list_(data_root: Path | None, pairs: tuple[str, ...], as_json: bool, plugins
 @click.argument("name")
 @ROOT
 @PAIRS
-@_json
+@options.as_json
 @options.plugin
 def verify(name: str, data_root: Path | None, pairs: tuple[str, ...], as_json: bool, plugins: tuple[Path, ...]) -> None:
     """Check NAME: counts, every image, boxes, key-points, masks, no file in both splits.
 
-    All that is wrong is named, up to 10 of each kind (--json: all). Exit code 0: nothing is wrong (a warning may be
-    printed); 1: something is; 2: something for which `run` refuses the data set.
+    Prints up to 10 anomalies of each kind (--json: all). Exit code 0: no anomaly (there may be warnings); 1: anomalies;
+    2: anomalies for which `run` refuses the data set.
     """
     from dataclasses import asdict
 
@@ -152,7 +149,7 @@ def verify(name: str, data_root: Path | None, pairs: tuple[str, ...], as_json: b
 @PAIRS
 @options.plugin
 def prepare(name: str, data_root: Path | None, pairs: tuple[str, ...], plugins: tuple[Path, ...]) -> None:
-    """Decode and resize all images of NAME once; `run` does it by itself where it was not done before."""
+    """Decode and resize all images of NAME in advance; `run` does it when needed."""
     check_names(name, pairs)
     from bench.core.paths import home as find_home
     from bench.data.cache import cache_folder
@@ -176,9 +173,9 @@ def prepare(name: str, data_root: Path | None, pairs: tuple[str, ...], plugins: 
 @PAIRS
 @options.plugin
 def fetch(name: str, data_root: Path | None, pairs: tuple[str, ...], plugins: tuple[Path, ...]) -> None:
-    """Download NAME from its official address and unpack it where `run` looks for it.
+    """Download NAME from its official address and unpack it into the folder that `run` reads.
 
-    An interrupted download goes on where it stopped. The licences of the data sets are their authors'.
+    An interrupted download resumes. The data sets have their authors' licences.
     """
     check_names(name, pairs)
     from bench.core.paths import home as find_home

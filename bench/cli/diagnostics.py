@@ -27,17 +27,8 @@ _METHODS = click.option(
 _BACKBONE = click.option(
     "--backbone", default="resnet34", show_default=True, help="Backbone (`ls backbones`); its weights are random."
 )
-_SIZE = click.option(
-    "--size", type=click.IntRange(min=32), default=224, show_default=True, help="Side of the images in pixels."
-)
-_SEED = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all numbers.")
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-
-
-def _number(name: str, default: int | None, text: str, least: int = 1) -> Callable[[Any], Any]:
-    """Return the option of a whole number; the help text has the default of those that depend on the device."""
-    kind = click.IntRange(min=least)
-    return click.option(name, type=kind, default=default, show_default=default is not None, help=text)
+_SIZE = options.number("--size", 224, "Side of the images in pixels.", least=32)
+_SEED = options.number("--seed", 0, "Seed of all random numbers.", least=0)
 
 
 def _counts(context: click.Context, option: click.Parameter, value: str) -> tuple[int, ...]:
@@ -78,9 +69,9 @@ def _print(result: dict[str, Any], table: Callable[[dict[str, Any]], Any], as_js
     "--classes", callback=_counts, default="200,1000", show_default=True, help="Comma-separated numbers of classes."
 )
 @_BACKBONE
-@_number("--batch", None, "Images per batch. Default: 80 on a GPU, 4 on a CPU.")
+@options.number("--batch", None, "Images per batch. Default: 80 on a GPU, 4 on a CPU.")
 @_SIZE
-@_number("--steps", 3, "Timed steps.")
+@options.number("--steps", 3, "Timed steps.")
 @click.option(
     "--memory-limit",
     metavar="SIZE",
@@ -90,7 +81,7 @@ def _print(result: dict[str, Any], table: Callable[[dict[str, Any]], Any], as_js
 @options.device
 @options.home
 @options.plugin
-@_JSON
+@options.as_json
 def scale(
     methods: tuple[str, ...],
     classes: tuple[int, ...],
@@ -140,18 +131,16 @@ def speed() -> None:
 @speed.command("train")
 @_METHODS
 @_BACKBONE
-@click.option(
-    "--batch", "batch_size", type=click.IntRange(min=1), help="Images per step. Default: 32 on a GPU, 4 on a CPU."
-)
+@options.number("--batch", None, "Images per step. Default: 32 on a GPU, 4 on a CPU.", dest="batch_size")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
-@_number("--steps", None, "Steps per round. Default: 10 on a GPU, 1 on a CPU.")
-@_number("--rounds", 5, "Rounds; their median counts.")
-@_number("--classes", 200, "Classes.", least=2)
+@options.number("--steps", None, "Steps per round. Default: 10 on a GPU, 1 on a CPU.")
+@options.number("--rounds", 5, "Rounds; their median counts.")
+@options.number("--classes", 200, "Classes.", least=2)
 @_SIZE
-@_number("--images", None, "Projected images; 0: no projection. Default: 6000 on a GPU, 64 on a CPU.", least=0)
+@options.number("--images", None, "Projected images; 0: no projection. Default: 6000 on a GPU, 64 on a CPU.", least=0)
 @options.device
 @options.plugin
-@_JSON
+@options.as_json
 def speed_train(
     methods: tuple[str, ...], backbone: str, device: str, plugins: tuple[Path, ...], as_json: bool, **sizes: Any
 ) -> None:
@@ -170,20 +159,20 @@ def speed_train(
 
 
 @speed.command("decompose")
-@_number("--classes", 200, "Classes.")
-@_number("--images", 30, "Images per class.")
-@_number("--hw", 49, "Locations per image.")
-@_number("--features", 512, "Channels.")
-@_number("--k", 3, "Prototypes per class.")
+@options.number("--classes", 200, "Classes.")
+@options.number("--images", 30, "Images per class.")
+@options.number("--hw", 49, "Locations per image.")
+@options.number("--features", 512, "Channels.")
+@options.number("--k", 3, "Prototypes per class.")
 @options.device
-@_number("--sample", 5, "Classes that the published pipeline decomposes.")
+@options.number("--sample", 5, "Classes that the published pipeline decomposes.")
 @_SEED
 @click.option(
     "--sklearn/--no-sklearn", default=True, show_default=True, help="Also time scikit-learn's NMF as the first step."
 )
-@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="Settings instead of the fast ones.")
+@options.settings("Settings instead of the fast ones.")
 @options.feature_memory
-@_JSON
+@options.as_json
 def speed_decompose(device: str, pairs: tuple[str, ...], as_json: bool, **arguments: Any) -> None:
     """Time our decomposition beside a literal reading of the published pipeline, on the same synthetic features.
 
@@ -204,15 +193,20 @@ def speed_decompose(device: str, pairs: tuple[str, ...], as_json: bool, **argume
 
 @speed.command("metrics")
 @_BACKBONE
-@_number("--prototypes", 2000, "Prototypes of all classes together.")
-@_number("--images", 1000, "Images.")
-@_number("--classes", 200, "Classes.")
+@options.number("--prototypes", 2000, "Prototypes of all classes together.")
+@options.number("--images", 1000, "Images.")
+@options.number("--classes", 200, "Classes.")
 @options.device
-@_number("--batch-size", 32, "Images per batch.")
-@_number("--sample", 32, "Images that the literal loop scores.")
+@options.number("--batch-size", 32, "Images per batch.")
+@options.number("--sample", 32, "Images that the literal loop scores.")
 @_SEED
-@options.memory
-@_JSON
+@click.option(
+    "--memory-limit",
+    metavar="SIZE",
+    callback=options.size,
+    help="Memory that the metrics may use beyond the model, checked at the end. Default: no limit.",
+)
+@options.as_json
 def speed_metrics(device: str, as_json: bool, **arguments: Any) -> None:
     """Time consistency, stability and the axioms beside two bare forward passes and a literal loop.
 
@@ -231,16 +225,16 @@ def speed_metrics(device: str, as_json: bool, **arguments: Any) -> None:
 @data.ROOT
 @data.PAIRS
 @click.option("--augment", default="flip", show_default=True, help="Augmentation policy of the prepared images.")
-@_number("--batch-size", 32, "Images per batch.")
-@_number("--images", 1024, "Images per round.")
-@_number("--workers", None, "Processes of the DataLoader. Default: one per core.", least=0)
-@_number("--rounds", 3, "Rounds; their median counts.")
+@options.number("--batch-size", 32, "Images per batch.")
+@options.number("--images", 1024, "Images per round.")
+@options.number("--workers", None, "Processes of the DataLoader. Default: one per core.", least=0)
+@options.number("--rounds", 3, "Rounds; their median counts.")
 @click.option(
     "--backbone", default="resnet34", show_default=True, help="Backbone of the training step; none: time no step."
 )
-@_number("--steps", 3, "Training steps of each kind.")
+@options.number("--steps", 3, "Training steps of each kind.")
 @options.device
-@_JSON
+@options.as_json
 @options.plugin
 def speed_data(
     name: str,
@@ -285,12 +279,12 @@ def speed_data(
 
 @speed.command("grid")
 @click.option("--methods", default="ours,protopnet", show_default=True, help="Comma-separated methods.")
-@click.option("--seeds", "count", type=click.IntRange(min=1), default=12, show_default=True, help="Number of seeds.")
-@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="Settings as in `run` (repeatable).")
+@options.number("--seeds", 12, "Number of seeds.", dest="count")
+@options.settings("Settings as in `run` (repeatable).")
 @click.option("--launcher", type=click.Choice(["inline", "ray"]), default="ray", show_default=True)
-@_number("--jobs", 2, "Cells at a time.", least=2)
-@_number("--rounds", 1, "Runs of each kind.")
-@_JSON
+@options.number("--jobs", 2, "Cells at a time.", least=2)
+@options.number("--rounds", 1, "Runs of each kind.")
+@options.as_json
 def speed_grid(
     methods: str, count: int, pairs: tuple[str, ...], launcher: str, jobs: int, rounds: int, as_json: bool
 ) -> None:

@@ -13,10 +13,10 @@ from bench.core.console import Console, Text, say
 
 
 @click.command()
-@click.option("--model", required=True, help="timm:NAME or torchvision:NAME.")
-@click.option("--weights", type=options.PATH, help="FILE or FILE#PART; default: the library's own, downloaded.")
+@click.option("--model", required=True, help="Classifier: timm:NAME or torchvision:NAME.")
+@click.option("--weights", type=options.PATH, help="FILE or FILE#PART. Default: download the library's weights.")
 @click.option("--data", type=options.PATH, required=True, help="Images as DIR/CLASS/*.jpg or DIR/train/CLASS/*.jpg.")
-@click.option("--k", type=click.IntRange(min=1), default=3, show_default=True, help="Prototypes per class.")
+@options.number("--k", 3, "Prototypes per class.")
 @click.option(
     "--out", type=options.PATH, required=True, callback=options.target, help="Folder for the result and the drawings."
 )
@@ -25,30 +25,32 @@ from bench.core.console import Console, Text, say
 @click.option(
     "--class-order",
     metavar="timm|torchvision|FILE",
-    help="How training numbered the folders; FILE: one per line. [default: torchvision]",
+    help="Order of the classes in training; FILE: one folder per line. [default: torchvision]",
 )
-@click.option("--classes", type=options.PATH, help="The same as --class-order FILE.")
-@click.option("--any-accuracy", is_flag=True, help="Go on where the classifier's answers speak against the labels.")
-@click.option("--global-pool", help="For timm, such as avg for a vision transformer with averaged tokens.")
-@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="Such as refinement=naive (repeatable).")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--classes", type=options.PATH, help="Same as --class-order FILE.")
+@click.option("--any-accuracy", is_flag=True, help="Continue if the classifier's predictions contradict the labels.")
+@click.option("--global-pool", help="Pooling of timm, such as avg for a vision transformer with averaged tokens.")
+@options.settings("Setting, such as refinement=naive (repeatable).")
+@options.number("--seed", 0, "Seed of all random numbers.", least=0)
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
-@click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes reading images.")
-@click.option("--storage", type=click.Choice(["single", "half"]), default="single", show_default=True, help="Features.")
-@click.option("--images-per-class", type=click.IntRange(min=1), help="Take no more than so many of each class.")
+@options.number("--batch-size", 32, "Images per batch.")
+@options.number("--workers", 0, "Processes that read images.", least=0)
+@click.option(
+    "--storage", type=click.Choice(["single", "half"]), default="single", show_default=True, help="Stored features."
+)
+@options.number("--images-per-class", None, "Maximum number of images per class.")
 @click.option(
     "--missing", type=click.Choice(["refuse", "keep"]), default="refuse", show_default=True,
-    help="Classes without images: an error, or one undivided prototype.",
+    help="Classes without images: raise an error, or keep the class as one prototype.",
 )  # fmt: skip
-@click.option("--draw", "drawn", type=click.IntRange(min=0), default=12, show_default=True, help="Classes to draw.")
-@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Patches per prototype.")
+@options.number("--draw", 12, "Number of drawn classes.", least=0, dest="drawn")
+@options.number("--top", 5, "Number of patches per prototype.")
 def decompose(device: str, pairs: tuple[str, ...], **arguments: Any) -> None:
-    """Part-prototypes for your own classifier, without changing a logit.
+    """Decompose your own classifier into part-prototypes without changing its logits.
 
-    The classifier must end in global average pooling and a linear layer; where that split is, is found and proved on
-    your images, or refused with the reason. The result (safetensors, JSON and pictures) is written to --out; an
-    interrupted command goes on where it stopped.
+    The classifier must end in global average pooling and a linear layer. The command finds this split and verifies it
+    on your images, or reports the reason why it cannot. The result (safetensors, JSON and pictures) is written to
+    --out; an interrupted command resumes.
     """
     settings = parse_single(pairs)
     from bench.cli import decompose as command
@@ -68,11 +70,11 @@ def decompose(device: str, pairs: tuple[str, ...], **arguments: Any) -> None:
 @options.home
 @options.data_elsewhere
 @options.device
-@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="Prototypes to list.")
+@options.number("--top", 10, "Number of listed prototypes.")
 def intervene(name: str, out: Path | None, data_root: Path | None, device: str, top: int) -> None:
-    """Find misclassified test images that leaving out one prototype corrects, and what it would break.
+    """Find misclassified test images that removing one prototype corrects, and correct ones that it breaks.
 
-    Prototypes are ranked by their net effect on accuracy; the best one's first case is drawn.
+    Prototypes are ranked by their net effect on accuracy; a case of the best one is drawn.
     """
     from rich.table import Table
 
@@ -125,17 +127,17 @@ def intervene(name: str, out: Path | None, data_root: Path | None, device: str, 
     multiple=True,
     required=True,
     metavar="KEY=A,B",
-    help="Values, such as ours.norm=l2,zscore.",
+    help="Values of a setting, such as ours.norm=l2,zscore (repeatable).",
 )
-@click.option("--folds", type=click.IntRange(min=2), default=2, show_default=True, help="Parts of the training split.")
+@options.number("--folds", 2, "Folds of the training split.", least=2)
 @click.option(
     "--split",
     type=click.Choice(["train", "test"]),
     default="train",
     show_default=True,
-    help="Where to measure: parts of the training split to choose, the test split to report.",
+    help="Split for evaluation: folds of the training split to select settings, the test split to report them.",
 )
-@click.option("--columns", callback=options.names, help="Of the table, with commas; default: all that was measured.")
+@options.several("--columns", "Comma-separated columns of the table. Default: all numbers.")
 @click.option("--format", "fmt", type=click.Choice(["text", "md", "json"]), default="text", show_default=True)
 @options.home
 @options.data_elsewhere
@@ -153,11 +155,11 @@ def tune(
     device: str,
     memory_limit: int,
 ) -> None:
-    """Compare settings of a method that needs no training, on the training split of some cells.
+    """Compare settings of a method without training by cross-validation on the training split of cells.
 
-    Each part of the training split in turn is left out of the fit and measured on. Test images are not looked at,
-    unless --split test asks for them, to report what was chosen. Several cells (of several seeds, say) are averaged.
-    Features of all images stay in memory.
+    Each fold of the training split is evaluated with a fit on the other folds. Test images are used only with --split
+    test, to report selected settings. Numbers are averaged over the cells, for example of several seeds. The features
+    of all images stay in memory.
     """
     from bench.core import environment
     from bench.core.paths import home as find_home

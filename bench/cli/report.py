@@ -15,18 +15,20 @@ _PAGES_ONLY = ("out_dir", "tests", "galleries", "device")
 
 
 @click.command()
-@click.option("--table", type=click.IntRange(1, 6), help="One of the paper's tables, its numbers beside the measured.")
-@click.option("--suite", help="Newest run of this suite.")
-@click.option("--run", "stamp", metavar="STAMP", help="This run; tables say which runs there are.")
+@click.option("--table", type=click.IntRange(1, 6), help="Table of the paper, beside measured numbers.")
+@click.option("--suite", help="Report the newest run of this suite.")
+@click.option("--run", "stamp", metavar="STAMP", help="Report this run, by its time stamp.")
 @click.option(
     "--format", "fmt", type=click.Choice(["text", "md", "latex", "html", "csv"]), default="text", show_default=True
 )
-@click.option("--metrics", callback=options.names, help="Columns of the comparison: names or groups with commas.")
-@click.option("--intervals", is_flag=True, help="95 % bootstrap intervals beside the values.")
-@click.option("-o", "--out-dir", type=options.FOLDER, help="Of the pages: their folder; default: report, beside cells.")
-@click.option("--tests", type=click.IntRange(0), help="Of the pages: most tests; default 300, fewer on large data.")
-@click.option("--galleries", is_flag=True, help="In the pages: each method's prototypes, drawn from models and images.")
-@click.option("--device", help="Of the galleries: auto (the default), cpu, cuda or cuda:1.")
+@options.several("--metrics", "Columns of the comparison: comma-separated metrics or groups.")
+@click.option("--intervals", is_flag=True, help="Add 95 % bootstrap intervals to the values.")
+@click.option("-o", "--out-dir", type=options.FOLDER, help="Folder of the HTML pages. Default: report, beside cells.")
+@click.option(
+    "--tests", type=click.IntRange(0), help="Maximum number of tests in the pages. Default: 300, fewer on large data."
+)
+@click.option("--galleries", is_flag=True, help="Draw each method's prototypes in the pages, from models and images.")
+@click.option("--device", help="Device of the galleries: auto (the default), cpu, cuda or cuda:1.")
 @options.home
 @options.plugin
 def report(
@@ -47,9 +49,9 @@ def report(
     python -m bench report --table 2          the paper's table, from the cells of the whole store
     python -m bench report --format html      pages that open from disk, of the whole store
 
-    The pages have verdicts with what speaks against believing them, tables, figures, and a page for each method and
-    each cell. They are a folder of their own; an earlier report in it is replaced. --suite and --run take one run
-    instead of the whole store. latex and csv are for the paper's tables. `compare` says which differences hold.
+    The pages have verdicts with cautions, tables, figures, and a page for each method and each cell. An earlier report
+    in their folder is replaced. --suite and --run select one run instead of the whole store. latex and csv are for the
+    paper's tables. `compare` tests differences.
     """  # noqa: D301 (click reads the character itself)
     from bench.core.errors import RequestError
     from bench.core.paths import home

@@ -12,14 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.contract import (
-    CellError,
-    Metric,
-    NotApplicable,
-    Observation,
-    Score,
-    Settings,
-)
+from bench.contract import CellError, Metric, NotApplicable, Observation, Score, Settings
 from bench.core import registry
 from bench.core.score import validated
 from bench.diagnostics import synthetic
