@@ -54,7 +54,7 @@ def cell(
     from bench.runner.cell import CellRunner
     from bench.runner.launchers.tasks import join_training, run_stage
     from bench.runner.progress import ConsoleProgress
-    from bench.runner.queue import repair, retry
+    from bench.runner.recovery import repair, retry
     from bench.training.distributed import ProcessGroup
 
     folder = Store(find_home()).place(folder)

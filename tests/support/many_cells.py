@@ -24,8 +24,8 @@ def finish(home: Path, seeds: int = SEEDS) -> int:
 
     from bench.config import schema
     from bench.config.plan import Context, plan
+    from bench.runner.launchers.tasks import write_down
     from bench.runner.progress import ConsoleProgress
-    from bench.runner.queue import write_down
     from tests.support.stores import StoreMaker
 
     ks = tuple(int(k) for k in KS.split(","))

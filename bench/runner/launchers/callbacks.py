@@ -53,6 +53,9 @@ class RunCallback:
     def requeued(self, task: CellTask, reason: str) -> None:
         """Handle a task whose worker was lost, and which goes to another one."""
 
+    def waiting(self, count: int) -> None:
+        """Handle that other runs work on all ``count`` tasks that are left."""
+
 
 class ConsoleCallback(RunCallback):
     """Callback that prints a line for each event.
@@ -91,6 +94,10 @@ class ConsoleCallback(RunCallback):
     def requeued(self, task: CellTask, reason: str) -> None:
         """Print why it goes back into the queue."""
         self._print(self._begin(task), ("trying again:", "yellow"), f" {one_line(reason)}")
+
+    def waiting(self, count: int) -> None:
+        """Print how many cells are left."""
+        self._print(f"another run works on the {count} cells that are left: waiting for it")
 
     def _begin(self, task: CellTask) -> str:
         return f"{self._title(task)}  " if self.several else "  "
