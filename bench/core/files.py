@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.core.errors import RequestError
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 _AHEAD = 16
 """Items in the queue for each thread: ImageNet's million images at once would take gigabytes."""
 

@@ -13,11 +13,12 @@ from markupsafe import Markup, escape
 
 from bench.core import __version__, registry
 from bench.core.plain_text import printable, visible
+from bench.report.cell_page import CellPage
 from bench.report.chance import beyond_chance
 from bench.report.html import filters, words
-from bench.report.html.cell_page import CellPage
 from bench.report.html.figures import Illustration, Picture, saved, stored_figures
 from bench.report.html.output_dir import ReportFolder, file_name
+from bench.report.html.sparklines import panels
 from bench.report.html.verdicts import verdicts
 from bench.report.html.warnings import cautions
 from bench.report.paper_tables.build import paper_table
@@ -132,7 +133,7 @@ class Site:
         self._pages.globals.update(
             value=filters.value, ends=filters.ends, verdict=filters.verdict, reach=filters.reach,
             p_value=filters.p_value, minus=filters.minus, notes_of=filters.notes_of, between=words.between,
-            status=status,
+            status=status, panels=panels,
             addresses=self._addresses(), version=__version__, methods=list(self._methods.values()),
         )  # fmt: skip
 
@@ -157,8 +158,8 @@ class Site:
         addresses = self._addresses()
         for one in self._cells:
             stamps = [when for when, content in self._runs.items() if one.found.name in content["cells"]]
-            cell = CellPage(self._store, one, stamps, intervals)
-            self._page(addresses[one.found.name], "cell", page=cell, runs=self._runs, intervals=intervals)
+            cell = CellPage(self._store, one.found, stamps, intervals)
+            self._page(addresses[one.found.name], "cell", page=cell, state=status(one), runs=self._runs)
         # Last, since galleries take long: the pages above can be read meanwhile.
         for page in self._methods.values():
             if draw is not None and page.role != "control":
