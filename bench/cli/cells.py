@@ -9,6 +9,7 @@ import click
 
 from bench.cli import options
 from bench.core.console import Console, say
+from bench.core.paths import home as find_home
 
 
 @click.command()
@@ -49,7 +50,6 @@ def cell(
     from bench.contract import RequestError
     from bench.core import environment
     from bench.core.memory import check_limit
-    from bench.core.paths import home as find_home
     from bench.results.store import Store
     from bench.runner.cell import CellRunner
     from bench.runner.launchers.tasks import join_training, run_stage
@@ -104,15 +104,13 @@ def gather(homes: tuple[Path, ...], out: Path | None) -> None:
 
     Existing cells stay unchanged. A later `run` that requests these cells finds them done and prints the table.
     """
-    from bench.core.paths import home as find_home
     from bench.results.merge import gather as take
-    from bench.results.store import Store
     from bench.runner.progress import ConsoleProgress
 
     home = find_home()
     with ConsoleProgress(Console()) as progress:
         for other in homes:
-            say(f"{other}: {take(other, Store(out or home), home, progress)}")
+            say(f"{other}: {take(other, options.open_store(out), home, progress)}")
 
 
 @click.command()
@@ -126,12 +124,10 @@ def export(folder: Path, suite: str | None, stamp: str | None, out: Path | None)
     Fits, logs and paths of this machine are omitted. Every command reads the folder as a home (--out FOLDER), and
     `gather FOLDER` copies the results into another home, where they count as done.
     """
-    from bench.core.paths import home as find_home
     from bench.results.export import export as write
-    from bench.results.store import Store
     from bench.runner.progress import ConsoleProgress
 
-    store = Store(out or find_home())
+    store = options.open_store(out)
     with ConsoleProgress(Console(stderr=True)) as progress:
         say(f"{folder}: {write(store, store.chosen_run(stamp, suite), folder, progress)}")
 

@@ -30,7 +30,6 @@ def compare(
     first_only: bool,
     fmt: str,
     out: Path | None,
-    plugins: tuple[Path, ...],
 ) -> None:
     """Test which differences between methods are significant, from stored results; no model is run.
 
@@ -46,12 +45,10 @@ def compare(
 
     Exit code 1: nothing could be compared.
     """  # noqa: D301 (click reads the character itself)
-    from bench.core.paths import home as find_home
     from bench.report.renderers import contest_text
     from bench.results.stats.compare import compare as judge
-    from bench.results.store import Store
 
-    found = judge(Store(out or find_home()), methods, metrics, stamp, suite, first_only)
+    found = judge(options.open_store(out), methods, metrics, stamp, suite, first_only)
     if fmt == "text":
         contest_text.as_text(found, Console())
     else:

@@ -15,6 +15,7 @@ from bench.config import suites
 from bench.config.overrides import for_datasets
 from bench.core import registry
 from bench.core.console import Console, say
+from bench.core.paths import home as find_home
 
 _SHOWN = 10
 """Anomalies of each kind that are printed; ``--json`` has all of them."""
@@ -39,14 +40,13 @@ def data() -> None:
 @PAIRS
 @options.as_json
 @options.plugin
-def list_(data_root: Path | None, pairs: tuple[str, ...], as_json: bool, plugins: tuple[Path, ...]) -> None:
+def list_(data_root: Path | None, pairs: tuple[str, ...], as_json: bool) -> None:
     """List the known data sets with their annotations and the folders that were searched."""
     from rich.table import Table
 
     overrides = for_datasets(pairs, suites.datasets())
     from bench.config import schema
     from bench.contract import RequestError
-    from bench.core.paths import home as find_home
     from bench.data import synthetic
     from bench.data.locate import advice, base, locate, nearby
 
@@ -102,7 +102,7 @@ def list_(data_root: Path | None, pairs: tuple[str, ...], as_json: bool, plugins
 @PAIRS
 @options.as_json
 @options.plugin
-def verify(name: str, data_root: Path | None, pairs: tuple[str, ...], as_json: bool, plugins: tuple[Path, ...]) -> None:
+def verify(name: str, data_root: Path | None, pairs: tuple[str, ...], as_json: bool) -> None:
     """Check NAME: counts, every image, boxes, key-points, masks, no file in both splits.
 
     Prints up to 10 anomalies of each kind (--json: all). Exit code 0: no anomaly (there may be warnings); 1: anomalies;
@@ -148,10 +148,9 @@ def verify(name: str, data_root: Path | None, pairs: tuple[str, ...], as_json: b
 @ROOT
 @PAIRS
 @options.plugin
-def prepare(name: str, data_root: Path | None, pairs: tuple[str, ...], plugins: tuple[Path, ...]) -> None:
+def prepare(name: str, data_root: Path | None, pairs: tuple[str, ...]) -> None:
     """Decode and resize all images of NAME in advance; `run` does it when needed."""
     check_names(name, pairs)
-    from bench.core.paths import home as find_home
     from bench.data.cache import cache_folder
     from bench.data.cache import prepare as write
     from bench.runner.progress import ConsoleProgress
@@ -172,13 +171,12 @@ def prepare(name: str, data_root: Path | None, pairs: tuple[str, ...], plugins: 
 @ROOT
 @PAIRS
 @options.plugin
-def fetch(name: str, data_root: Path | None, pairs: tuple[str, ...], plugins: tuple[Path, ...]) -> None:
+def fetch(name: str, data_root: Path | None, pairs: tuple[str, ...]) -> None:
     """Download NAME from its official address and unpack it into the folder that `run` reads.
 
     An interrupted download resumes. The data sets have their authors' licences.
     """
     check_names(name, pairs)
-    from bench.core.paths import home as find_home
     from bench.data.download import fetch as get
     from bench.data.locate import base
     from bench.runner.progress import ConsoleProgress
@@ -195,7 +193,6 @@ def opened(
     name: str, pairs: tuple[str, ...], data_root: Path | None, progress: Any, faults: Any = None
 ) -> tuple[Any, Any]:
     """Return the data set's configuration and the data set; its faults are added to ``faults``, if given."""
-    from bench.core.paths import home as find_home
     from bench.data.datasets import open_dataset
 
     settings = settings_of(name, pairs)

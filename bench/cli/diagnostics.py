@@ -16,6 +16,7 @@ from bench.config.overrides import parse_single
 from bench.core import registry
 from bench.core.console import Console, say
 from bench.core.errors import RequestError
+from bench.core.paths import home as find_home
 
 _METHODS = click.option(
     "--methods",
@@ -80,7 +81,7 @@ def _print(result: dict[str, Any], table: Callable[[dict[str, Any]], Any], as_js
 )
 @options.device
 @options.home
-@options.plugin
+@options.plugin_files
 @options.as_json
 def scale(
     methods: tuple[str, ...],
@@ -103,10 +104,9 @@ def scale(
     """
     _check_names(methods, backbone)
     from bench.core import environment
-    from bench.core.paths import home as find_home
     from bench.diagnostics.scale import scale as measure
     from bench.diagnostics.scale import table
-    from bench.results.store import Store, new_stamp
+    from bench.results.store import new_stamp
 
     chosen = environment.pick_device(device)
     _check_size(backbone, size)
@@ -115,7 +115,7 @@ def scale(
         methods, classes, backbone, chosen,
         batch_size=batch, size=size, steps=steps, memory_limit=memory_limit, plugins=files, note=_note,
     )  # fmt: skip
-    Store(out or find_home()).record_scale(new_stamp(), result)
+    options.open_store(out).record_scale(new_stamp(), result)
     _print(result, table, as_json)
     failed = any(
         part["status"] == "failed" for row in result["rows"] for part in row.values() if isinstance(part, dict)
@@ -141,9 +141,7 @@ def speed() -> None:
 @options.device
 @options.plugin
 @options.as_json
-def speed_train(
-    methods: tuple[str, ...], backbone: str, device: str, plugins: tuple[Path, ...], as_json: bool, **sizes: Any
-) -> None:
+def speed_train(methods: tuple[str, ...], backbone: str, device: str, as_json: bool, **sizes: Any) -> None:
     """Time each method's training step and projection beside the plain classifier's.
 
     The share is of the images per second that the plain classifier trains; the projection is in forward passes of the
@@ -244,7 +242,6 @@ def speed_data(
     workers: int | None,
     device: str,
     as_json: bool,
-    plugins: tuple[Path, ...],
     **arguments: Any,
 ) -> None:
     """Time the prepared images of NAME beside a plain DataLoader, and a training step with and without new data."""
@@ -252,7 +249,6 @@ def speed_data(
     if backbone != "none":
         registry.entry("backbones", backbone)
     from bench.core import environment
-    from bench.core.paths import home as find_home
     from bench.data.augmentation import POLICIES
     from bench.data.cache import prepare
     from bench.diagnostics.speed_data import measure, table
@@ -302,7 +298,7 @@ def speed_grid(
 @click.command()
 @click.argument("name")
 @options.plugin
-def check(name: str, plugins: tuple[Path, ...]) -> None:
+def check(name: str) -> None:
     """Check that the method or metric NAME keeps the contract, on synthetic images, in under a minute.
 
     Prints one line per check. Exit code 0: all passed; 1: some failed; 2: no method or metric has that name.

@@ -9,6 +9,7 @@ import click
 
 from bench.cli import options
 from bench.core.console import Console
+from bench.core.paths import home as find_home
 from bench.core.plain_text import one_line
 
 NAMES = ("4", "5", "6", "7", "8", "gallery", "interpretability", "cost")
@@ -44,7 +45,6 @@ def figure(
     out: Path | None,
     data_root: Path | None,
     device: str,
-    plugins: tuple[Path, ...],
     **how: Any,
 ) -> None:
     """Draw figures of the paper, galleries and plots from the store.
@@ -63,12 +63,10 @@ def figure(
     5, interpretability and cost need only stored numbers; the others load models and images.
     """  # noqa: D301 (click reads the character itself)
     from bench.core.errors import RequestError
-    from bench.core.paths import home as find_home
     from bench.report.plots.figure import FORMATS
-    from bench.results.store import Store
 
     home = find_home()
-    folder, store, console = to or home / "figures", Store(out or home), Console()
+    folder, store, console = to or home / "figures", options.open_store(out), Console()
     for one in formats:
         if one not in FORMATS:
             raise RequestError(f"--format {one}: write {', '.join(FORMATS)}")

@@ -138,7 +138,7 @@ def main(context: click.Context, config_dir: Path | None) -> None:
 @click.option("--tracking/--no-tracking", default=True, show_default=True, help="Mirror results to MLflow.")
 @options.tracking_uri
 @click.option("--dry-run", is_flag=True, help="Print the planned cells and inapplicable metrics without running them.")
-@options.plugin
+@options.plugin_files
 def run(pairs: tuple[str, ...], plugins: tuple[Path, ...], uri: str | None, dry_run: bool, **given: Any) -> None:
     """Run methods on data sets, evaluate them, print the table.
 
@@ -175,7 +175,7 @@ def run(pairs: tuple[str, ...], plugins: tuple[Path, ...], uri: str | None, dry_
 @click.argument("kind", type=click.Choice([*registry.KINDS, "suites"]), required=False)
 @options.as_json
 @options.plugin
-def ls(kind: str | None, as_json: bool, plugins: tuple[Path, ...]) -> None:
+def ls(kind: str | None, as_json: bool) -> None:
     """List methods, datasets, backbones, metrics, official checkpoints or suites."""
     listing: dict[str, list[dict[str, Any]]] = {}
     for one in [kind] if kind else [*registry.KINDS, "suites"]:
@@ -220,7 +220,7 @@ def _first_comment(file: Path) -> str:
 @click.option("--csv", "fmt", flag_value="csv", help="Print CSV.")
 @click.option("--intervals/--no-intervals", default=True, show_default=True, help="Compute the columns low and high.")
 @options.plugin
-def results(out: Path | None, suite: str | None, fmt: str, intervals: bool, plugins: tuple[Path, ...]) -> None:
+def results(out: Path | None, suite: str | None, fmt: str, intervals: bool) -> None:
     """Print one row per cell and metric as JSON or CSV.
 
     low and high are the ends of a 95 % bootstrap interval over test images or classes, from the stored tables. In CSV
@@ -228,11 +228,10 @@ def results(out: Path | None, suite: str | None, fmt: str, intervals: bool, plug
     """
     import csv
 
-    from bench.core.paths import home as find_home
     from bench.results.stats.intervals import with_intervals
-    from bench.results.store import Row, Store, as_dicts
+    from bench.results.store import Row, as_dicts
 
-    store = Store(out or find_home())
+    store = options.open_store(out)
     if suite or not store.root.is_dir():
         store.chosen_run(suite=suite)  # raises with the reason
     measured = store.rows(suite=suite)
@@ -250,11 +249,9 @@ def results(out: Path | None, suite: str | None, fmt: str, intervals: bool, plug
 @options.home
 def show(name: str, out: Path | None) -> None:
     """Show a cell's command, settings, environment, scores and prototypes."""
-    from bench.core.paths import home as find_home
     from bench.report.cell_page import show_cell
-    from bench.results.store import Store
 
-    store = Store(out or find_home())
+    store = options.open_store(out)
     show_cell(store, store.find(name), Console())
 
 

@@ -13,6 +13,7 @@ import click
 from bench.core import registry
 from bench.core.interrupts import contained
 from bench.core.paths import decodable
+from bench.core.paths import home as find_home
 
 PATH = click.Path(path_type=Path)
 _MOST_BYTES = 2**50
@@ -164,6 +165,13 @@ home = click.option(
 )
 
 
+def open_store(out: Path | None) -> Any:
+    """Open the store of ``--out``, or that of ``BENCH_HOME``."""
+    from bench.results.store import Store
+
+    return Store(out or find_home())
+
+
 def elsewhere(data_root: Path | None) -> dict[str, str]:
     """Return a cell's override of the data folder from ``--data-root``, if given."""
     return {} if data_root is None else {"data_root": str(data_root.resolve())}
@@ -173,15 +181,16 @@ data_elsewhere = click.option(
     "--data-root", type=FOLDER, help="Folder of the data sets on this machine. Default: the planned one."
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-plugin = click.option(
-    "--plugin",
-    "plugins",
-    type=PATH,
-    multiple=True,
-    callback=plugins,
-    is_eager=True,
-    help="Python file that registers methods, metrics or data sets (repeatable).",
-)
+_PLUGIN: dict[str, Any] = {
+    "type": PATH,
+    "multiple": True,
+    "callback": plugins,
+    "is_eager": True,
+    "help": "Python file that registers methods, metrics or data sets (repeatable).",
+}
+plugin = click.option("--plugin", "plugins", expose_value=False, **_PLUGIN)
+plugin_files = click.option("--plugin", "plugins", **_PLUGIN)
+"""For commands that start other processes, which load the files too."""
 device = click.option(
     "--device", default="auto", show_default=True, callback=_device, help="Device: auto, cpu, cuda or cuda:1."
 )

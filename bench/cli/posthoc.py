@@ -10,6 +10,7 @@ import click
 from bench.cli import options
 from bench.config.overrides import parse_single
 from bench.core.console import Console, Text, say
+from bench.core.paths import home as find_home
 
 
 @click.command()
@@ -79,8 +80,6 @@ def intervene(name: str, out: Path | None, data_root: Path | None, device: str, 
     from rich.table import Table
 
     from bench.core import environment
-    from bench.core.paths import home as find_home
-    from bench.results.store import Store
     from bench.runner.cell import CellRunner
     from bench.runner.intervene import intervene as look
     from bench.runner.progress import ConsoleProgress
@@ -88,7 +87,7 @@ def intervene(name: str, out: Path | None, data_root: Path | None, device: str, 
     from bench.visualization.viewer import readable
 
     home, console = find_home(), Console()
-    store = Store(out or home)
+    store = options.open_store(out)
     with ConsoleProgress(console) as progress:
         found = store.find(name)
         picked = environment.pick_device(device)
@@ -162,15 +161,13 @@ def tune(
     of all images stay in memory.
     """
     from bench.core import environment
-    from bench.core.paths import home as find_home
-    from bench.results.store import Store
     from bench.runner import tune
     from bench.runner.cell import CellRunner
     from bench.runner.progress import ConsoleProgress
 
     home, chosen = find_home(), environment.pick_device(device)
     environment.make_deterministic()
-    store = Store(out or home)
+    store = options.open_store(out)
     more: dict[str, Any] = {"memory_limit": memory_limit, "elsewhere": options.elsewhere(data_root)}
     with ConsoleProgress(Console(stderr=True)) as shown, ConsoleProgress(Console(stderr=True), quiet=True) as silent:
         cells = tune.open_cells(store, names, lambda name: CellRunner(store, name, home, chosen, silent, **more))

@@ -10,6 +10,7 @@ import click
 
 from bench.cli import options
 from bench.core.console import Console
+from bench.core.paths import home as find_home
 
 _PAGES_ONLY = ("out_dir", "tests", "galleries", "device")
 
@@ -39,7 +40,6 @@ def report(
     metrics: tuple[str, ...],
     intervals: bool,
     out: Path | None,
-    plugins: tuple[Path, ...],
     **pages: Any,
 ) -> None:
     """Print the comparison table of a run or a table of the paper, or write the whole report as pages.
@@ -54,12 +54,10 @@ def report(
     paper's tables. `compare` tests differences.
     """  # noqa: D301 (click reads the character itself)
     from bench.core.errors import RequestError
-    from bench.core.paths import home
     from bench.report import report as render
     from bench.report import report_table
-    from bench.results.store import Store
 
-    store = Store(out or home())
+    store = options.open_store(out)
     if metrics and (table is not None or fmt == "html"):
         raise RequestError("--metrics is for the comparison of a run: not with --table, nor with --format html")
     if table is None and fmt == "html":
@@ -101,7 +99,6 @@ def _pages(
 def _gallery(store: Any, device: str) -> Any:
     """Return a function that draws the prototypes of a cell, page by page."""
     from bench.core import environment
-    from bench.core.paths import home as find_home
     from bench.runner.cell import CellRunner
     from bench.runner.progress import ConsoleProgress
     from bench.visualization import paper_figures

@@ -26,11 +26,9 @@ def status(out: Path | None, suite: str | None, everything: bool, watch: bool, a
     """
     from rich.live import Live
 
-    from bench.core.paths import home
-    from bench.results.store import Store
     from bench.runner.status import Board, Overview
 
-    store = Store(out or home())
+    store = options.open_store(out)
     stamp = None if everything else store.chosen_run(suite=suite)
     names = store.cells() if stamp is None else list(store.invocations()[stamp]["cells"])
     # Cells at work that are not of this run are shown too.

@@ -11,6 +11,7 @@ import click
 
 from bench.cli import options
 from bench.core.console import Console, say
+from bench.core.paths import home as find_home
 
 
 @click.command()
@@ -21,13 +22,11 @@ from bench.core.console import Console, say
 @click.option("--with-parent", is_flag=True, hidden=True)
 def sync(out: Path | None, uri: str | None, stamp: str | None, follow: bool, with_parent: bool) -> None:
     """Update the MLflow mirror from the store; a deleted or missing mirror is rebuilt."""
-    from bench.core.paths import home as find_home
     from bench.report.mlflow import Follower, until_end_of_input
-    from bench.results.store import Store
     from bench.runner.progress import ConsoleProgress
 
     home = find_home()
-    store = Store(out or home)
+    store = options.open_store(out)
     if not (follow or with_parent):
         store.chosen_run(stamp)  # raises with the reason
     with ConsoleProgress(Console()) as progress:
@@ -51,13 +50,11 @@ def ui(port: int, out: Path | None, uri: str | None) -> None:
     Results of running cells appear as they are written. With the --tracking-uri of a server no other one is started.
     """
     from bench.contract import BenchError
-    from bench.core.paths import home as find_home
     from bench.report.mlflow import Follower, Mirror, address, serve
-    from bench.results.store import Store
     from bench.runner.progress import ConsoleProgress
 
     home = find_home()
-    store = Store(out or home)
+    store = options.open_store(out)
     latest = store.chosen_run()
     with ConsoleProgress(Console()) as progress:
         found = Mirror(home, uri)
@@ -85,7 +82,6 @@ def repeat(folder: Path, device: str, memory_limit: int | None) -> None:
     too. Exit code 0: equal numbers; 1: different ones, which are listed with the differences of the environment.
     """
     from bench.core import environment
-    from bench.core.paths import home as find_home
     from bench.runner.progress import ConsoleProgress
     from bench.runner.reproduce import reproduce
 
