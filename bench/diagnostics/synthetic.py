@@ -28,7 +28,7 @@ class TensorSamples:
     """Split in memory.
 
     Args:
-        images: ``(n, 3, H, W)``, normalised floats.
+        images: ``(m, 3, H, W)``, normalised floats; image ``i`` of the split is image ``i % m`` of these.
         labels: ``(n,)``.
         classes: number of classes.
         keypoints: ``(n, 2, 2)`` of the parts ``one`` and ``two``; default: none is visible.
@@ -45,7 +45,7 @@ class TensorSamples:
         keypoints: Tensor | None = None,
         visible: Tensor | None = None,
     ) -> None:
-        n = len(images)
+        n = len(labels)
         self.images, self.labels, self.classes = images, labels, classes
         self.keypoints = torch.zeros(n, 2, 2, dtype=torch.float64) if keypoints is None else keypoints
         self.visible = torch.zeros(n, 2, dtype=torch.bool) if visible is None else visible
@@ -55,7 +55,7 @@ class TensorSamples:
         self.protocol = f"full-{self.size}"
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.labels)
 
     def batches(
         self,
@@ -68,7 +68,7 @@ class TensorSamples:
         """Yield batches; see :class:`bench.contract.Samples`."""
         order = torch.arange(len(self)) if index is None else index
         for part in order.split(batch_size):
-            images = self.images[part]
+            images = self.images[part % len(self.images)]
             if augment is not None:
                 images = augment(images, part)
             yield Batch(images.to(device), self.labels[part].to(device), part)
@@ -90,24 +90,7 @@ def noise(classes: int, count: int, size: int, seed: int = 0, distinct: int = 64
     generator = torch.Generator().manual_seed(derive(seed, "random images"))
     # The content does not matter for time and memory: a thousand classes of images need not be in memory.
     few = torch.randn(min(count, distinct), 3, size, size, generator=generator)
-    samples = TensorSamples(few, torch.arange(count) % classes, classes)
-    samples.images = _CyclicImages(few, count)  # type: ignore[assignment]
-    samples.keypoints, samples.boxes = torch.zeros(count, 2, 2).double(), torch.zeros(count, 4).double()
-    samples.visible, samples.ids = torch.zeros(count, 2, dtype=torch.bool), [str(i) for i in range(count)]
-    return samples
-
-
-class _CyclicImages:
-    """Images that repeat the first few of them, which alone are in memory."""
-
-    def __init__(self, few: Tensor, count: int) -> None:
-        self.few, self.count = few, count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: Tensor) -> Tensor:
-        return self.few[index % len(self.few)]
+    return TensorSamples(few, torch.arange(count) % classes, classes)
 
 
 class SmallNet(nn.Module):
