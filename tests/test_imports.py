@@ -22,7 +22,7 @@ ALLOWED = {
     "runner": BELOW_RUNNER,
     "report": {"core", "contract", "results"},
     "visualization": {"core", "contract", "posthoc", "results", "report", "runner"},
-    "diagnostics": BELOW_RUNNER | {"runner"},
+    "diagnostics": BELOW_RUNNER | {"runner", "report"},
     "api": BELOW_RUNNER | {"runner", "report"},
     "cli": BELOW_RUNNER | {"runner", "report", "visualization", "diagnostics", "api"},
     "__main__": {"core", "cli", "runner"},

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bench.results.stats.contest import Contest
     from bench.results.store import Row, Store
     from bench.runner.cell import CellRunner
-    from bench.runner.launchers.summary import Summary
+    from bench.runner.launchers.callbacks import Summary
 
 
 def load_results(home: str | Path | None = None, suite: str | None = None, run: str | None = None) -> Results:

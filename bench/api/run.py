@@ -189,8 +189,8 @@ def _execute(
 ) -> tuple[str, Any]:
     """Record the run, run its cells, and return its stamp and the summary."""
     from bench.runner.launchers.callbacks import ConsoleCallback
-    from bench.runner.launchers.summary import write_down
-    from bench.runner.queue import repair
+    from bench.runner.launchers.tasks import write_down
+    from bench.runner.recovery import repair
     from bench.runner.status import Board, Overview
 
     # Everything that can refuse the run comes before its record is written.

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import click
 
 from bench.cli import options
-from bench.cli.posthoc import speed
 from bench.core.console import Console, say
+from bench.core.paths import home as find_home
 
 
 @click.command()
@@ -25,10 +23,10 @@ from bench.core.console import Console, say
     multiple=True,
     callback=options.weights,
     metavar="BACKBONE=PATH",
-    help="Where the starting weights lie on this machine; default: as planned.",
+    help="Starting weights on this machine. Default: the planned file.",
 )
 @click.option(
-    "--only", type=click.Choice(["data", "black-box"]), help="Only prepare the images, or only train the black box."
+    "--only", type=click.Choice(["data", "black-box"]), help="Only preprocess the images, or only train the black box."
 )
 def cell(
     folder: Path,
@@ -39,7 +37,7 @@ def cell(
     weights: dict[str, Path],
     only: Any,
 ) -> None:
-    """Run one cell: its id in BENCH_HOME, or the folder that holds its cell.json. This is what every launcher starts.
+    """Run one cell, given by its id in BENCH_HOME or the folder of its cell.json; every launcher starts this command.
 
     Several GPUs train one cell together when torchrun starts the command once for each:
 
@@ -52,12 +50,11 @@ def cell(
     from bench.contract import RequestError
     from bench.core import environment
     from bench.core.memory import check_limit
-    from bench.core.paths import home as find_home
     from bench.results.store import Store
     from bench.runner.cell import CellRunner
     from bench.runner.launchers.tasks import join_training, run_stage
     from bench.runner.progress import ConsoleProgress
-    from bench.runner.queue import repair, retry
+    from bench.runner.recovery import repair, retry
     from bench.training.distributed import ProcessGroup
 
     folder = Store(find_home()).place(folder)
@@ -103,74 +100,37 @@ def cell(
 @click.argument("homes", metavar="HOME...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @options.home
 def gather(homes: tuple[Path, ...], out: Path | None) -> None:
-    """Take over finished cells and black boxes from the HOMEs of other machines, or copies of them.
+    """Copy finished cells and black boxes from the HOMEs of other machines into this one.
 
-    What is here already stays as it is. Afterwards the `run` that asks for all these cells finds them done and prints
-    the table.
+    Existing cells stay unchanged. A later `run` that requests these cells finds them done and prints the table.
     """
-    from bench.core.paths import home as find_home
     from bench.results.merge import gather as take
-    from bench.results.store import Store
     from bench.runner.progress import ConsoleProgress
 
     home = find_home()
     with ConsoleProgress(Console()) as progress:
         for other in homes:
-            say(f"{other}: {take(other, Store(out or home), home, progress)}")
+            say(f"{other}: {take(other, options.open_store(out), home, progress)}")
 
 
 @click.command()
 @click.argument("folder", type=options.FOLDER)
-@click.option("--suite", help="Of which suite; its newest run is meant.")
-@click.option("--run", "stamp", help="Of which run, by its stamp; default: the newest.")
+@click.option("--suite", help="Export the newest run of this suite.")
+@click.option("--run", "stamp", help="Export this run, by its time stamp. Default: the newest.")
 @options.home
 def export(folder: Path, suite: str | None, stamp: str | None, out: Path | None) -> None:
-    """Write a run's results into FOLDER, to publish them: settings, scores, and the tables of all items.
+    """Export a run's results to FOLDER for publication: settings, scores and per-item tables.
 
     FOLDER gets a folder for the suite, with one JSON file and one Parquet file; a former run of the suite is replaced.
-    Fits, logs and paths of this machine are left out. Every command reads the folder as a home (--out FOLDER), and
-    `gather FOLDER` takes the results over into another one, where they count as done.
+    Fits, logs and paths of this machine are omitted. Every command reads the folder as a home (--out FOLDER), and
+    `gather FOLDER` copies the results into another home, where they count as done.
     """
-    from bench.core.paths import home as find_home
     from bench.results.export import export as write
-    from bench.results.store import Store
     from bench.runner.progress import ConsoleProgress
 
-    store = Store(out or find_home())
+    store = options.open_store(out)
     with ConsoleProgress(Console(stderr=True)) as progress:
         say(f"{folder}: {write(store, store.chosen_run(stamp, suite), folder, progress)}")
-
-
-@speed.command("grid")
-@click.option("--methods", default="ours,protopnet", show_default=True, help="Names with commas.")
-@click.option("--seeds", "count", type=click.IntRange(min=1), default=12, show_default=True, help="How many.")
-@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="As for `run` (repeatable).")
-@click.option("--launcher", type=click.Choice(["inline", "ray"]), default="ray", show_default=True)
-@click.option("--jobs", type=click.IntRange(min=2), default=2, show_default=True, help="Cells at a time.")
-@click.option("--rounds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of each kind.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-def speed_grid(
-    methods: str, count: int, pairs: tuple[str, ...], launcher: str, jobs: int, rounds: int, as_json: bool
-) -> None:
-    """Time a grid of demo cells inline and with several cells at a time, on this CPU, one thread per cell."""
-    from bench.diagnostics.speed_grid import measure
-    from bench.runner.progress import ConsoleProgress
-
-    request = ["--datasets", "demo", "--methods", methods, "--no-controls", "--device", "cpu"]
-    request += ["--seeds", ",".join(str(seed) for seed in range(count))]
-    request += [word for pair in pairs for word in ("--set", pair)]
-    chosen = ["--launcher", launcher, "--jobs", str(jobs)]
-    with ConsoleProgress(Console(stderr=True)) as progress:
-        found = measure(request, chosen, rounds, progress)
-    if as_json:
-        say(json.dumps(found, indent=1))
-        return
-    inline, launched = (median(found["seconds"][name]) for name in ("inline", "launched"))
-    same = "the same numbers" if found["same_numbers"] else "OTHER NUMBERS"
-    say(
-        f"{found['cells']} cells, {found['cores']} cores: inline {inline:.1f} s, {' '.join(chosen)} {launched:.1f} s; "
-        f"{found['speedup']:.2f} times the throughput, {same}"
-    )
 
 
 COMMANDS = (cell, gather, export)

@@ -14,14 +14,12 @@ from bench.core.console import say
 
 @click.command()
 @click.argument("methods", nargs=-1, required=True, metavar="A B [C ...]")
+@options.several("--metrics", "Comma-separated metrics, groups or METRIC.NUMBER. Default: all values.")
+@click.option("--suite", help="Compare cells of the newest run of this suite.")
 @click.option(
-    "--metrics", callback=options.names, help="Names, groups or METRIC.NUMBER with commas; default: all values."
+    "--run", "stamp", metavar="STAMP", help="Compare cells of this run. Default: the newest run with all methods."
 )
-@click.option("--suite", help="Cells of the newest run of this suite.")
-@click.option(
-    "--run", "stamp", metavar="STAMP", help="Cells of this run. Default: of the newest run that has all methods."
-)
-@click.option("--first-only", is_flag=True, help="Only A with each of the others: one question, fewer tests.")
+@click.option("--first-only", is_flag=True, help="Compare only A with each of the others, which needs fewer tests.")
 @options.table_format
 @options.table_style
 @options.home
@@ -34,15 +32,14 @@ def compare(
     first_only: bool,
     fmt: str,
     out: Path | None,
-    plugins: tuple[Path, ...],
     **style: Any,
 ) -> None:
-    """Say which differences between methods hold, from stored results; no model is run.
+    """Test which differences between methods are significant, from stored results; no model is run.
 
-    A, B, ... are methods as tables name them; controls and the black box may be among them. For every data set,
-    backbone and metric: both values, their difference with a 95 % interval, and the p value of a test over the same
-    images or classes, corrected for all tests of the call (Holm). What was measured on other data, under another
-    protocol or by another definition is not compared. With three methods or more, mean ranks too, unless --first-only.
+    A, B, ... are the labels of methods, controls or the black box in the tables. For every data set, backbone and
+    metric the command prints both values, their difference with a 95 % interval, and the p value of a paired test over
+    images or classes, corrected for all tests of the call (Holm). Only numbers of the same data, protocol and metric
+    version are compared. Three or more methods also get mean ranks, unless --first-only.
 
     \b
     python -m bench compare ours protopnet
@@ -51,14 +48,12 @@ def compare(
 
     Exit code 1: nothing could be compared.
     """  # noqa: D301 (click reads the character itself)
-    from bench.core.paths import home as find_home
     from bench.report.contest_tables import as_csv, as_json, contest_tables
     from bench.report.renderers import write
     from bench.report.styled import styled
     from bench.results.stats.compare import compare as judge
-    from bench.results.store import Store
 
-    found = judge(Store(out or find_home()), methods, metrics, stamp, suite, first_only)
+    found = judge(options.open_store(out), methods, metrics, stamp, suite, first_only)
     tables = styled(contest_tables(found), **style)
     if fmt in ("json", "csv"):
         # For programs there is one record of a comparison, with more than its table has.

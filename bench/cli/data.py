@@ -11,20 +11,17 @@ from typing import Any
 import click
 
 from bench.cli import options
-from bench.cli.posthoc import speed
 from bench.config import suites
 from bench.config.overrides import for_datasets
 from bench.core import registry
 from bench.core.console import Console, say
+from bench.core.paths import home as find_home
 
 _SHOWN = 10
 """Anomalies of each kind that are printed; ``--json`` has all of them."""
 
-_root = click.option("--data-root", type=options.PATH, help="Folder that holds the data sets, or one of them.")
-_pairs = click.option(
-    "--set", "pairs", multiple=True, metavar="KEY=VALUE", help="For example cub.folder=cub50 (repeatable)."
-)
-_json = click.option("--json", "as_json", is_flag=True, help="For programs.")
+ROOT = click.option("--data-root", type=options.PATH, help="Folder of the data sets, or of one of them.")
+PAIRS = options.settings("Setting, for example cub.folder=cub50 (repeatable).")
 
 
 @click.group()
@@ -39,18 +36,17 @@ def data() -> None:
 
 
 @data.command("list")
-@_root
-@_pairs
-@_json
+@ROOT
+@PAIRS
+@options.as_json
 @options.plugin
-def list_(data_root: Path | None, pairs: tuple[str, ...], as_json: bool, plugins: tuple[Path, ...]) -> None:
-    """Show which data sets are known, what they provide and where they were looked for."""
+def list_(data_root: Path | None, pairs: tuple[str, ...], as_json: bool) -> None:
+    """List the known data sets with their annotations and the folders that were searched."""
     from rich.table import Table
 
     overrides = for_datasets(pairs, suites.datasets())
     from bench.config import schema
     from bench.contract import RequestError
-    from bench.core.paths import home as find_home
     from bench.data import synthetic
     from bench.data.locate import advice, base, locate, nearby
 
@@ -102,26 +98,26 @@ def list_(data_root: Path | None, pairs: tuple[str, ...], as_json: bool, plugins
 
 @data.command()
 @click.argument("name")
-@_root
-@_pairs
-@_json
+@ROOT
+@PAIRS
+@options.as_json
 @options.plugin
-def verify(name: str, data_root: Path | None, pairs: tuple[str, ...], as_json: bool, plugins: tuple[Path, ...]) -> None:
+def verify(name: str, data_root: Path | None, pairs: tuple[str, ...], as_json: bool) -> None:
     """Check NAME: counts, every image, boxes, key-points, masks, no file in both splits.
 
-    All that is wrong is named, up to 10 of each kind (--json: all). Exit code 0: nothing is wrong (a warning may be
-    printed); 1: something is; 2: something for which `run` refuses the data set.
+    Prints up to 10 anomalies of each kind (--json: all). Exit code 0: no anomaly (there may be warnings); 1: anomalies;
+    2: anomalies for which `run` refuses the data set.
     """
     from dataclasses import asdict
 
-    _check_names(name, pairs)
+    check_names(name, pairs)
     from bench.data.reader_reports import Faults
     from bench.data.verify import verify as look
     from bench.runner.progress import ConsoleProgress
 
     console, faults = Console(stderr=as_json), Faults(collecting=True)
     with ConsoleProgress(console) as progress:
-        _, dataset = _opened(name, pairs, data_root, progress, faults)
+        _, dataset = opened(name, pairs, data_root, progress, faults)
         report = look(dataset, progress, faults)
     if as_json:
         say(json.dumps(asdict(report), indent=1))
@@ -149,20 +145,19 @@ def verify(name: str, data_root: Path | None, pairs: tuple[str, ...], as_json: b
 
 @data.command()
 @click.argument("name")
-@_root
-@_pairs
+@ROOT
+@PAIRS
 @options.plugin
-def prepare(name: str, data_root: Path | None, pairs: tuple[str, ...], plugins: tuple[Path, ...]) -> None:
-    """Decode and resize all images of NAME once; `run` does it by itself where it was not done before."""
-    _check_names(name, pairs)
-    from bench.core.paths import home as find_home
+def prepare(name: str, data_root: Path | None, pairs: tuple[str, ...]) -> None:
+    """Decode and resize all images of NAME in advance; `run` does it when needed."""
+    check_names(name, pairs)
     from bench.data.cache import cache_folder
     from bench.data.cache import prepare as write
     from bench.runner.progress import ConsoleProgress
 
     home, console = find_home(), Console()
     with ConsoleProgress(console) as progress:
-        settings, dataset = _opened(name, pairs, data_root, progress)
+        settings, dataset = opened(name, pairs, data_root, progress)
         splits = write(dataset, settings.protocol, home, progress, on_bad=settings.on_bad_image)
     folder = cache_folder(dataset.digest, settings.protocol, home, settings.on_bad_image)
     counted = ", ".join(f"{len(samples)} {split}" for split, samples in splits.items())
@@ -173,21 +168,20 @@ def prepare(name: str, data_root: Path | None, pairs: tuple[str, ...], plugins: 
 
 @data.command()
 @click.argument("name")
-@_root
-@_pairs
+@ROOT
+@PAIRS
 @options.plugin
-def fetch(name: str, data_root: Path | None, pairs: tuple[str, ...], plugins: tuple[Path, ...]) -> None:
-    """Download NAME from its official address and unpack it where `run` looks for it.
+def fetch(name: str, data_root: Path | None, pairs: tuple[str, ...]) -> None:
+    """Download NAME from its official address and unpack it into the folder that `run` reads.
 
-    An interrupted download goes on where it stopped. The licences of the data sets are their authors'.
+    An interrupted download resumes. The data sets have their authors' licences.
     """
-    _check_names(name, pairs)
-    from bench.core.paths import home as find_home
+    check_names(name, pairs)
     from bench.data.download import fetch as get
     from bench.data.locate import base
     from bench.runner.progress import ConsoleProgress
 
-    settings, console = _settings(name, pairs), Console()
+    settings, console = settings_of(name, pairs), Console()
     with ConsoleProgress(console) as progress:
         found = get(settings.source, base(data_root, find_home())[0], progress)
     for path in found:
@@ -195,90 +189,27 @@ def fetch(name: str, data_root: Path | None, pairs: tuple[str, ...], plugins: tu
     console.print(f"check it: python -m bench data verify {name}")
 
 
-@speed.command("data")
-@click.argument("name", default="demo")
-@_root
-@_pairs
-@click.option("--augment", default="flip", show_default=True, help="Policy of the prepared images.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
-@click.option("--images", type=click.IntRange(min=1), default=1024, show_default=True, help="Of each round.")
-@click.option("--workers", type=click.IntRange(min=0), help="Of the DataLoader; default: one for each core.")
-@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Whose median counts.")
-@click.option("--backbone", default="resnet34", show_default=True, help="Of the training step; none: no step.")
-@click.option("--steps", type=click.IntRange(min=1), default=3, show_default=True)
-@options.device
-@_json
-@options.plugin
-def speed_data(
-    name: str,
-    data_root: Path | None,
-    pairs: tuple[str, ...],
-    backbone: str,
-    workers: int | None,
-    device: str,
-    as_json: bool,
-    plugins: tuple[Path, ...],
-    **arguments: Any,
-) -> None:
-    """The prepared images of NAME beside a plain DataLoader on its files; does a training step wait for them?"""
-    import os
-
-    _check_names(name, pairs)
-    if backbone != "none":
-        registry.entry("backbones", backbone)
-    from bench.contract import RequestError
-    from bench.core import environment
-    from bench.core.paths import home as find_home
-    from bench.data.augmentation import POLICIES
-    from bench.data.cache import prepare as write
-    from bench.diagnostics.speed_data import as_text, measure
-    from bench.runner.progress import ConsoleProgress
-
-    if data_root is not None and _settings(name, pairs).folder is None:
-        raise RequestError(
-            f"--data-root {data_root}: {name} is drawn by the project and read from no such folder; name the data set "
-            f"that lies there, for example speed data cub --data-root {data_root}, or leave --data-root out"
-        )
-    if arguments["augment"] not in ("none", *POLICIES):
-        raise RequestError(f"--augment {arguments['augment']}{registry.nearest(arguments['augment'], POLICIES)}")
-    net = None if backbone == "none" else registry.load("backbones", backbone)
-    with ConsoleProgress(Console(stderr=True)) as progress:
-        settings, dataset = _opened(name, pairs, data_root, progress)
-        splits = write(dataset, settings.protocol, find_home(), progress, on_bad=settings.on_bad_image)
-        result = measure(
-            dataset.split("train"),
-            splits["train"],
-            net,
-            environment.pick_device(device),
-            workers=os.cpu_count() or 1 if workers is None else workers,
-            note=progress.note,
-            **arguments,
-        )
-    say(json.dumps({"data": name, **result}, indent=1) if as_json else as_text(result))
-
-
-def _opened(
+def opened(
     name: str, pairs: tuple[str, ...], data_root: Path | None, progress: Any, faults: Any = None
 ) -> tuple[Any, Any]:
     """Return the data set's configuration and the data set; its faults are added to ``faults``, if given."""
-    from bench.core.paths import home as find_home
     from bench.data.datasets import open_dataset
 
-    settings = _settings(name, pairs)
+    settings = settings_of(name, pairs)
     dataset = open_dataset(
         name, settings.reader or name, settings.folder, data_root, find_home(), progress, settings.options, faults
     )
     return settings, dataset
 
 
-def _settings(name: str, pairs: tuple[str, ...]) -> Any:
+def settings_of(name: str, pairs: tuple[str, ...]) -> Any:
     """Return the data set's configuration with the values of ``--set``."""
     from bench.config import schema
 
     return schema.dataset_config(name, for_datasets(pairs, [name]))
 
 
-def _check_names(name: str, pairs: tuple[str, ...]) -> None:
+def check_names(name: str, pairs: tuple[str, ...]) -> None:
     """Refuse an unknown data set, and settings of others, before torch is imported."""
     suites.check_dataset(name)
     for_datasets(pairs, [name])

@@ -9,6 +9,7 @@ import click
 
 from bench.cli import options
 from bench.core.console import Console
+from bench.core.paths import home as find_home
 from bench.core.plain_text import one_line
 
 NAMES = ("4", "5", "6", "7", "8", "gallery", "interpretability", "cost")
@@ -17,17 +18,19 @@ _STORED = ("5", "interpretability", "cost")
 
 @click.command()
 @click.argument("names", metavar="FIGURE...", nargs=-1, required=True, type=click.Choice([*NAMES, "all"]))
-@click.option("--suite", help="Only cells of the newest run of this suite; default: all cells.")
-@click.option("--run", "stamp", metavar="STAMP", help="Only cells of this run.")
-@click.option("--cell", "cells", multiple=True, metavar="CELL", help="For 4, 6, 7, 8 and gallery: these (repeatable).")
-@click.option("--classes", callback=options.names, help="Numbers or names with commas; default: spread evenly.")
-@click.option("--count", type=click.IntRange(1, 50), default=4, show_default=True, help="Classes, where none is named.")
-@click.option("--images", "columns", type=click.IntRange(1, 20), default=6, show_default=True, help="Per row.")
-@click.option("--show", "shown", callback=options.names, help="region, keypoints or both: what consistency looks at.")
+@click.option("--suite", help="Draw only cells of the newest run of this suite. Default: all cells.")
+@click.option("--run", "stamp", metavar="STAMP", help="Draw only cells of this run.")
+@click.option("--cell", "cells", multiple=True, metavar="CELL", help="Cell of 4, 6, 7, 8 or gallery (repeatable).")
+@options.several("--classes", "Comma-separated numbers or names. Default: spread evenly.")
+@click.option("--count", type=click.IntRange(1, 50), default=4, show_default=True, help="Classes without --classes.")
+@click.option("--images", "columns", type=click.IntRange(1, 20), default=6, show_default=True, help="Images per row.")
 @click.option(
-    "--format", "formats", callback=options.names, default="pdf,png", show_default=True, help="Also svg and webp."
+    "--show", "shown", callback=options.names, help="Overlay of the consistency metric: region, keypoints or both."
 )
-@click.option("--to", type=options.FOLDER, help="Folder for the pictures; default BENCH_HOME/figures.")
+@click.option(
+    "--format", "formats", callback=options.names, default="pdf,png", show_default=True, help="pdf, png, svg, webp."
+)
+@click.option("--to", type=options.FOLDER, help="Folder of the pictures. Default: BENCH_HOME/figures.")
 @options.home
 @options.data_elsewhere
 @options.device
@@ -42,7 +45,6 @@ def figure(
     out: Path | None,
     data_root: Path | None,
     device: str,
-    plugins: tuple[Path, ...],
     **how: Any,
 ) -> None:
     """Draw figures of the paper, galleries and plots from the store.
@@ -51,22 +53,20 @@ def figure(
     4                 one class in several backbones
     5                 consistency and stability before and after refinement, for k = 3, 5, 10
     6                 one class for k = 3, 5, 10
-    7                 a wrong prediction that leaving out a prototype corrects
+    7                 a wrong prediction that removing a prototype corrects
     8                 a row for each class, all prototypes on each image
-    gallery           a page for each class: where each prototype is strongest, and where it comes from
+    gallery           a page for each class: strongest patches and source patch of each prototype
     interpretability  accuracy against consistency and stability, with the controls
     cost              seconds of the fit against accuracy, consistency and stability
-    all               all of these that the store has cells for
+    all               every figure for which the store has cells
 
-    5, interpretability and cost need stored numbers alone; the others load models and images.
+    5, interpretability and cost need only stored numbers; the others load models and images.
     """  # noqa: D301 (click reads the character itself)
     from bench.core.errors import RequestError
-    from bench.core.paths import home as find_home
     from bench.report.plots.figure import FORMATS
-    from bench.results.store import Store
 
     home = find_home()
-    folder, store, console = to or home / "figures", Store(out or home), Console()
+    folder, store, console = to or home / "figures", options.open_store(out), Console()
     for one in formats:
         if one not in FORMATS:
             raise RequestError(f"--format {one}: write {', '.join(FORMATS)}")

@@ -64,7 +64,7 @@ class _Group(click.Group):
             if not asked and (place := interrupts.origin(error)):
                 say(f"error: KeyboardInterrupt was raised by {place}, not by Ctrl-C", err=True)
                 sys.exit(1)
-            say(f"interrupted; {str(error) or 'the same command goes on where it stopped'}", err=True)
+            say(f"interrupted; {str(error) or 'the same command resumes'}", err=True)
             sys.exit(143 if signal.SIGTERM in asked else 130)
         except Exception as error:
             error = storage_error(error) or error
@@ -86,11 +86,11 @@ class _Group(click.Group):
 @click.version_option(__version__, prog_name="partbench")
 @click.option(
     "--config-dir", type=options.PATH, envvar="BENCH_CONFIGS",
-    help="Folder with datasets/, methods/, backbones/, suites/ of your own, looked at before the package's.",
+    help="Folder with your own datasets/, methods/, backbones/, suites/; it takes precedence over the package's.",
 )  # fmt: skip
 @click.pass_context
 def main(context: click.Context, config_dir: Path | None) -> None:
-    """PartBench: part-prototype interpretability, measured under one harness.
+    """PartBench: a benchmark of part-prototype interpretability.
 
     \b
     python -m bench run --methods ours,protopnet --datasets demo
@@ -104,47 +104,47 @@ def main(context: click.Context, config_dir: Path | None) -> None:
 
 
 @main.command()
-@click.option("--methods", callback=options.names, help="Names with commas, or all; `ls methods` lists them.")
-@click.option("--datasets", callback=options.names, help="Names with commas; `ls datasets` lists them.")
-@click.option("--backbones", callback=options.names, help="Names with commas; default: each data set's own.")
-@click.option("--seeds", callback=options.seeds, help="Whole numbers with commas; default 0.")
-@click.option("--metrics", callback=options.names, help="Names or groups with commas, or all; `ls metrics` has them.")
-@click.option(
-    "--suite", help="A suite by name (`ls suites`) or the path of a YAML file; the other options override it."
-)
-@click.option(
-    "--set", "pairs", multiple=True, metavar="KEY=VALUE", help="For example ours.k=5, or ours.k=3,5,10 (repeatable)."
-)
-@click.option("--data-root", type=options.PATH, help="Folder that holds the data sets, or one of them.")
+@options.several("--methods", "Comma-separated methods, or all (`ls methods`).")
+@options.several("--datasets", "Comma-separated data sets (`ls datasets`).")
+@options.several("--backbones", "Comma-separated backbones. Default: the data set's default.")
+@click.option("--seeds", callback=options.seeds, help="Comma-separated seeds. Default: 0.")
+@options.several("--metrics", "Comma-separated metrics or groups, or all (`ls metrics`).")
+@click.option("--suite", help="Suite by name (`ls suites`) or path of a YAML file; other options override it.")
+@options.settings("Setting: ours.k=5, or a grid: ours.k=3,5,10 (repeatable).")
+@click.option("--data-root", type=options.PATH, help="Folder of the data sets, or of one of them.")
 @click.option(
     "--weights",
     multiple=True,
     callback=options.weights,
     metavar="BACKBONE=PATH",
-    help="Starting weights (repeatable).",
+    help="File of starting weights (repeatable).",
 )
 @options.home
 @options.device
 @click.option("--recipe", type=click.Choice(["published", "small", "demo"]), help="Training schedules of all methods.")
-@click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="Of training; default fp32.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="Training precision. Default: fp32.")
 @options.memory
 @options.retries
 @options.launcher
 @click.option(
-    "--existing", type=click.Choice(["skip", "rerun"]), default="skip", show_default=True, help="Finished cells."
+    "--existing",
+    type=click.Choice(["skip", "rerun"]),
+    default="skip",
+    show_default=True,
+    help="Skip or rerun finished cells.",
 )
-@click.option("--controls/--no-controls", default=None, help="Add black box and content-free controls; default yes.")
-@click.option("--split", type=click.Choice(["test", "train"]), help="Where metrics are measured; default test.")
+@click.option("--controls/--no-controls", default=None, help="Add black box and content-free controls. Default: add.")
+@click.option("--split", type=click.Choice(["test", "train"]), help="Split for evaluation. Default: test.")
 @click.option("--tracking/--no-tracking", default=True, show_default=True, help="Mirror results to MLflow.")
 @options.tracking_uri
-@click.option("--dry-run", is_flag=True, help="Print the cells and what is not applicable, and stop.")
-@options.plugin
+@click.option("--dry-run", is_flag=True, help="Print the planned cells and inapplicable metrics without running them.")
+@options.plugin_files
 def run(pairs: tuple[str, ...], plugins: tuple[Path, ...], uri: str | None, dry_run: bool, **given: Any) -> None:
-    """Run methods on data sets, measure them, print the table.
+    """Run methods on data sets, evaluate them, print the table.
 
-    Cells that are finished are not run again; a run that was killed goes on where it stopped, and several runs of
-    the same cells share the work. Exit code 0: every cell is done; 1: some cell failed (its reason is printed and
-    recorded) or the disk is full; 2: the request is wrong; 130: interrupted by Ctrl-C.
+    Finished cells are skipped, a killed run resumes, and concurrent runs of the same cells share the work. Exit code
+    0: every cell is done; 1: a cell failed (the reason is printed and recorded) or the disk is full; 2: invalid
+    request; 130: interrupted by Ctrl-C.
     """
     gc.disable()  # imports and plan stay: looking for garbage in them, again and again, takes a fifth
     from bench.api.run import repeating
@@ -173,10 +173,10 @@ def run(pairs: tuple[str, ...], plugins: tuple[Path, ...], uri: str | None, dry_
 
 @main.command("ls")
 @click.argument("kind", type=click.Choice([*registry.KINDS, "suites"]), required=False)
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@options.as_json
 @options.plugin
-def ls(kind: str | None, as_json: bool, plugins: tuple[Path, ...]) -> None:
-    """List what there is: methods, datasets, backbones, metrics, checkpoints (official ones), suites."""
+def ls(kind: str | None, as_json: bool) -> None:
+    """List methods, datasets, backbones, metrics, official checkpoints or suites."""
     listing: dict[str, list[dict[str, Any]]] = {}
     for one in [kind] if kind else [*registry.KINDS, "suites"]:
         if one == "suites":
@@ -215,24 +215,23 @@ def _first_comment(file: Path) -> str:
 
 @main.command()
 @options.home
-@click.option("--suite", help="Only cells of this suite's runs.")
-@click.option("--json", "fmt", flag_value="json", default=True, help="The default.")
-@click.option("--csv", "fmt", flag_value="csv")
-@click.option("--intervals/--no-intervals", default=True, show_default=True, help="Fill low and high.")
+@click.option("--suite", help="Print only cells of this suite's runs.")
+@click.option("--json", "fmt", flag_value="json", default=True, help="Print JSON (the default).")
+@click.option("--csv", "fmt", flag_value="csv", help="Print CSV.")
+@click.option("--intervals/--no-intervals", default=True, show_default=True, help="Compute the columns low and high.")
 @options.plugin
-def results(out: Path | None, suite: str | None, fmt: str, intervals: bool, plugins: tuple[Path, ...]) -> None:
-    """Print one row per cell and metric, for programs.
+def results(out: Path | None, suite: str | None, fmt: str, intervals: bool) -> None:
+    """Print one row per cell and metric as JSON or CSV.
 
-    low and high are the ends of a 95 % bootstrap interval over test images or classes, from the stored tables. In CSV a
-    text that a spreadsheet would calculate has an apostrophe before it; JSON has every name exactly.
+    low and high are the ends of a 95 % bootstrap interval over test images or classes, from the stored tables. In CSV
+    an apostrophe precedes text that a spreadsheet would evaluate; JSON has every name unchanged.
     """
     import csv
 
-    from bench.core.paths import home as find_home
     from bench.results.stats.intervals import with_intervals
-    from bench.results.store import Row, Store, as_dicts
+    from bench.results.store import Row, as_dicts
 
-    store = Store(out or find_home())
+    store = options.open_store(out)
     if suite or not store.root.is_dir():
         store.chosen_run(suite=suite)  # raises with the reason
     measured = store.rows(suite=suite)
@@ -249,12 +248,10 @@ def results(out: Path | None, suite: str | None, fmt: str, intervals: bool, plug
 @click.argument("name", metavar="CELL")
 @options.home
 def show(name: str, out: Path | None) -> None:
-    """Show what is behind a cell's numbers: command, settings, environment, scores, prototypes."""
-    from bench.core.paths import home as find_home
+    """Show a cell's command, settings, environment, scores and prototypes."""
     from bench.report.cell_page import show_cell
-    from bench.results.store import Store
 
-    store = Store(out or find_home())
+    store = options.open_store(out)
     show_cell(store, store.find(name), Console())
 
 

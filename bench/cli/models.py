@@ -16,18 +16,18 @@ from bench.core.console import say
 @click.argument("file", type=options.PATH)
 @click.argument("out", type=options.PATH)
 def import_checkpoint(method: str, file: Path, out: Path) -> None:
-    """Turn the official checkpoint FILE of METHOD into safetensors; no code of it is executed.
+    """Convert the official checkpoint FILE of METHOD to safetensors without executing code from it.
 
-    OUT.safetensors holds the tensors under their official names, OUT.json what is known beside them. FILE may be a
-    whole pickled model (its repository is not needed), a dict with a state dict in it, or a state dict, in either
-    format of torch.save. `python -m bench ls checkpoints` lists the methods. Then:
+    OUT.safetensors has the tensors under their official names, OUT.json the other facts. FILE may be a pickled model
+    (its repository is not needed), a dict with a state dict in it, or a state dict, in either format of torch.save.
+    `python -m bench ls checkpoints` lists the methods. Then:
 
     \b
     python -m bench run --methods protopnet --datasets cub --backbones resnet34 \\
         --set protopnet.checkpoint=OUT.safetensors
 
-    evaluates it, in this project's implementation or, with --set protopnet.source=CHECKOUT, in the official code
-    itself. That executes the code in CHECKOUT: name only what you trust.
+    evaluates it in this project's implementation, or, with --set protopnet.source=CHECKOUT, in the official code. The
+    latter executes the code in CHECKOUT: give only code that you trust.
     """  # noqa: D301 (click reads the character itself)
     facts = registry.load("checkpoints", method).convert(method, file, out)
     for name in ("class", "classes", "prototypes", "per_class", "depth", "architecture", "activation", "doubt"):

@@ -11,8 +11,10 @@ from typing import Any
 import click
 
 from bench.core import registry
+from bench.core.errors import RequestError
 from bench.core.interrupts import contained
 from bench.core.paths import decodable
+from bench.core.paths import home as find_home
 
 PATH = click.Path(path_type=Path)
 _MOST_BYTES = 2**50
@@ -46,10 +48,10 @@ def names(_context: click.Context, _option: click.Parameter, value: str | None) 
         return ()
     parts = tuple(part.strip() for part in value.split(","))
     if not all(parts):
-        raise click.BadParameter(f"{registry.quoted(value)}: nothing between two commas, or beside one; write a,b")
+        raise click.BadParameter(f"{registry.quoted(value)}: empty name beside a comma; write a,b")
     twice = next((part for place, part in enumerate(parts) if part in parts[:place]), None)
     if twice is not None:
-        raise click.BadParameter(f"{registry.quoted(twice)} is there twice")
+        raise click.BadParameter(f"{registry.quoted(twice)} is given twice")
     return parts
 
 
@@ -60,7 +62,7 @@ def seeds(context: click.Context, option: click.Parameter, value: str | None) ->
         raise click.BadParameter(f"{registry.quoted(value or '')}: write whole numbers with commas, for example 0,1,2")
     found = tuple(map(int, parts))
     if len(set(found)) < len(found):
-        raise click.BadParameter(f"{registry.quoted(value or '')}: a number is there twice")
+        raise click.BadParameter(f"{registry.quoted(value or '')}: a number is given twice")
     return found
 
 
@@ -142,10 +144,33 @@ def target(_context: click.Context, option: click.Parameter, value: Path | None)
     return None if value is None else decodable(value, option.opts[0])
 
 
+def number(name: str, default: int | None, text: str, least: int = 1, dest: str | None = None) -> Callable[[Any], Any]:
+    """Return the option of a whole number; ``text`` names the default if it depends on the device or the data."""
+    kind, shown = click.IntRange(min=least), default is not None
+    return click.option(*filter(None, (name, dest)), type=kind, default=default, show_default=shown, help=text)
+
+
+def several(name: str, text: str) -> Callable[[Any], Any]:
+    """Return the option of comma-separated names."""
+    return click.option(name, callback=names, help=text)
+
+
+def settings(text: str) -> Callable[[Any], Any]:
+    """Return the option ``--set``, whose pairs are passed as ``pairs``."""
+    return click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help=text)
+
+
 FOLDER = click.Path(path_type=Path, file_okay=False)
 home = click.option(
-    "--out", type=FOLDER, default=None, callback=target, help="Where cells are kept; default BENCH_HOME (./.bench)."
+    "--out", type=FOLDER, default=None, callback=target, help="Folder of the results. Default: BENCH_HOME (./.bench)."
 )
+
+
+def open_store(out: Path | None) -> Any:
+    """Open the store of ``--out``, or that of ``BENCH_HOME``."""
+    from bench.results.store import Store
+
+    return Store(out or find_home())
 
 
 def elsewhere(data_root: Path | None) -> dict[str, str]:
@@ -154,33 +179,36 @@ def elsewhere(data_root: Path | None) -> dict[str, str]:
 
 
 data_elsewhere = click.option(
-    "--data-root", type=FOLDER, help="Where the data sets lie on this machine; default: where the cell was planned."
+    "--data-root", type=FOLDER, help="Folder of the data sets on this machine. Default: the planned one."
 )
-plugin = click.option(
-    "--plugin",
-    "plugins",
-    type=PATH,
-    multiple=True,
-    callback=plugins,
-    is_eager=True,
-    help="A Python file that registers methods, metrics or data sets; may be repeated.",
-)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+as_json_format = click.option("--json", "fmt", flag_value="json", help="The same as --format json.")
+_PLUGIN: dict[str, Any] = {
+    "type": PATH,
+    "multiple": True,
+    "callback": plugins,
+    "is_eager": True,
+    "help": "Python file that registers methods, metrics or data sets (repeatable).",
+}
+plugin = click.option("--plugin", "plugins", expose_value=False, **_PLUGIN)
+plugin_files = click.option("--plugin", "plugins", **_PLUGIN)
+"""For commands that start other processes, which load the files too."""
 device = click.option(
-    "--device", default="auto", show_default=True, callback=_device, help="auto, cpu, cuda or cuda:1."
+    "--device", default="auto", show_default=True, callback=_device, help="Device: auto, cpu, cuda or cuda:1."
 )
 feature_memory = click.option(
     "--memory-limit",
     default="1GiB",
     show_default=True,
     callback=size,
-    help="Most memory that the features of a decomposition may take at a time.",
+    help="Memory limit of a decomposition's features.",
 )
 memory = click.option(
     "--memory-limit",
     metavar="SIZE",
     callback=size,
-    help="Most memory for a cell, such as 24GiB: of the GPU, or of the process on a CPU. One that needs more is tried "
-    "again with one image at a time, then recorded as out of memory. Default: no limit.",
+    help="Memory limit of a cell, such as 24GiB, on the GPU or of the process on a CPU. A cell above it is retried "
+    "with one image at a time, then recorded as out of memory. Default: no limit.",
 )
 FORMATS = ("text", "md", "latex", "html", "csv", "json")
 """Of every printed table, as in :mod:`bench.report.renderers`, whose import takes longer than most commands."""
@@ -204,12 +232,19 @@ def table_style(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def refuse_table_style(style: dict[str, Any], where: str) -> None:
+    """Refuse the options of :func:`table_style` where they would change nothing."""
+    for name, value in style.items():
+        if value not in (None, "", (), {}):
+            raise RequestError(f"--{name} is for printed tables: not with {where}")
+
+
 tracking_uri = click.option(
     "--tracking-uri",
     "uri",
     envvar="MLFLOW_TRACKING_URI",
     metavar="URI",
-    help="MLflow server (http://HOST:5000) or database to mirror into; default $MLFLOW_TRACKING_URI, else "
+    help="MLflow server (http://HOST:5000) or database of the mirror. Default: $MLFLOW_TRACKING_URI, else "
     "BENCH_HOME/mlflow.db.",
 )
 
@@ -223,12 +258,12 @@ def launcher(command: Callable[..., None]) -> Callable[..., None]:
                 type=click.Choice(["inline", "ray", "slurm"]),
                 default="inline",
                 show_default=True,
-                help="Here, on a Ray cluster (with no --ray-address one on this machine), or as Slurm jobs.",
+                help="Run cells in this process, on a Ray cluster (by default a local one), or as Slurm jobs.",
             ),
             click.option(
                 "--jobs",
                 type=click.IntRange(min=1),
-                help="Most cells at a time, each a process; default: inline 1, ray what there is room for, slurm 256.",
+                help="Maximum number of concurrent cells. Default: inline 1, ray as many as fit, slurm 256.",
             ),
             click.option(
                 "--gpus-per-cell",
@@ -236,14 +271,14 @@ def launcher(command: Callable[..., None]) -> Callable[..., None]:
                 multiple=True,
                 callback=shares,
                 metavar="[METHOD=]NUMBER",
-                help="GPUs of a cell, such as 1, 0.5 or ours=0.25 (repeatable); default 1 where there are any. slurm: "
-                "whole ones, default 0 without --device cuda. With 2 or more, as many processes train the cell "
-                "together (torchrun); inline takes only such numbers.",
+                help="GPUs per cell, such as 1, 0.5 or ours=0.25 (repeatable). Default: 1 if there is a GPU; slurm: 0 "
+                "without --device cuda, and only whole GPUs. With 2 or more, that many processes train the cell "
+                "together (torchrun); inline requires 2 or more.",
             ),
             click.option(
-                "--cpus-per-cell", "cpus", type=click.IntRange(min=1), help="CPUs, and so threads, of a cell."
+                "--cpus-per-cell", "cpus", type=click.IntRange(min=1), help="CPUs, and therefore threads, per cell."
             ),
-            click.option("--ray-address", metavar="ADDRESS", help="A running Ray cluster: HOST:PORT or auto."),
+            click.option("--ray-address", metavar="ADDRESS", help="Running Ray cluster: HOST:PORT or auto."),
             click.option(
                 "--slurm",
                 multiple=True,
@@ -262,6 +297,6 @@ retries = click.option(
     type=click.IntRange(0),
     default=1,
     show_default=True,
-    help="How often a cell is tried again where what went wrong may pass, such as a lost device or file system. Not "
-    "where it follows from data and seed, and not out of memory. It goes on from what is finished.",
+    help="Retries of a cell after transient failures (lost device, file system); it resumes from its checkpoint. "
+    "Out of memory and errors that data and seed determine are not retried.",
 )

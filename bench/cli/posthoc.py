@@ -12,13 +12,14 @@ import click
 from bench.cli import options
 from bench.config.overrides import parse_single
 from bench.core.console import Console, Text, say
+from bench.core.paths import home as find_home
 
 
 @click.command()
-@click.option("--model", required=True, help="timm:NAME or torchvision:NAME.")
-@click.option("--weights", type=options.PATH, help="FILE or FILE#PART; default: the library's own, downloaded.")
+@click.option("--model", required=True, help="Classifier: timm:NAME or torchvision:NAME.")
+@click.option("--weights", type=options.PATH, help="FILE or FILE#PART. Default: download the library's weights.")
 @click.option("--data", type=options.PATH, required=True, help="Images as DIR/CLASS/*.jpg or DIR/train/CLASS/*.jpg.")
-@click.option("--k", type=click.IntRange(min=1), default=3, show_default=True, help="Prototypes per class.")
+@options.number("--k", 3, "Prototypes per class.")
 @click.option(
     "--out", type=options.PATH, required=True, callback=options.target, help="Folder for the result and the drawings."
 )
@@ -27,30 +28,32 @@ from bench.core.console import Console, Text, say
 @click.option(
     "--class-order",
     metavar="timm|torchvision|FILE",
-    help="How training numbered the folders; FILE: one per line. [default: torchvision]",
+    help="Order of the classes in training; FILE: one folder per line. [default: torchvision]",
 )
-@click.option("--classes", type=options.PATH, help="The same as --class-order FILE.")
-@click.option("--any-accuracy", is_flag=True, help="Go on where the classifier's answers speak against the labels.")
-@click.option("--global-pool", help="For timm, such as avg for a vision transformer with averaged tokens.")
-@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="Such as refinement=naive (repeatable).")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--classes", type=options.PATH, help="Same as --class-order FILE.")
+@click.option("--any-accuracy", is_flag=True, help="Continue if the classifier's predictions contradict the labels.")
+@click.option("--global-pool", help="Pooling of timm, such as avg for a vision transformer with averaged tokens.")
+@options.settings("Setting, such as refinement=naive (repeatable).")
+@options.number("--seed", 0, "Seed of all random numbers.", least=0)
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
-@click.option("--workers", type=click.IntRange(min=0), default=0, show_default=True, help="Processes reading images.")
-@click.option("--storage", type=click.Choice(["single", "half"]), default="single", show_default=True, help="Features.")
-@click.option("--images-per-class", type=click.IntRange(min=1), help="Take no more than so many of each class.")
+@options.number("--batch-size", 32, "Images per batch.")
+@options.number("--workers", 0, "Processes that read images.", least=0)
+@click.option(
+    "--storage", type=click.Choice(["single", "half"]), default="single", show_default=True, help="Stored features."
+)
+@options.number("--images-per-class", None, "Maximum number of images per class.")
 @click.option(
     "--missing", type=click.Choice(["refuse", "keep"]), default="refuse", show_default=True,
-    help="Classes without images: an error, or one undivided prototype.",
+    help="Classes without images: raise an error, or keep the class as one prototype.",
 )  # fmt: skip
-@click.option("--draw", "drawn", type=click.IntRange(min=0), default=12, show_default=True, help="Classes to draw.")
-@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Patches per prototype.")
+@options.number("--draw", 12, "Number of drawn classes.", least=0, dest="drawn")
+@options.number("--top", 5, "Number of patches per prototype.")
 def decompose(device: str, pairs: tuple[str, ...], **arguments: Any) -> None:
-    """Part-prototypes for your own classifier, without changing a logit.
+    """Decompose your own classifier into part-prototypes without changing its logits.
 
-    The classifier must end in global average pooling and a linear layer; where that split is, is found and proved on
-    your images, or refused with the reason. The result (safetensors, JSON and pictures) is written to --out; an
-    interrupted command goes on where it stopped.
+    The classifier must end in global average pooling and a linear layer. The command finds this split and verifies it
+    on your images, or reports the reason why it cannot. The result (safetensors, JSON and pictures) is written to
+    --out; an interrupted command resumes.
     """
     settings = parse_single(pairs)
     from bench.cli import decompose as command
@@ -70,17 +73,15 @@ def decompose(device: str, pairs: tuple[str, ...], **arguments: Any) -> None:
 @options.home
 @options.data_elsewhere
 @options.device
-@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="Prototypes to list.")
+@options.number("--top", 10, "Number of listed prototypes.")
 def intervene(name: str, out: Path | None, data_root: Path | None, device: str, top: int) -> None:
-    """Find misclassified test images that leaving out one prototype corrects, and what it would break.
+    """Find misclassified test images that removing one prototype corrects, and correct ones that it breaks.
 
-    Prototypes are ranked by their net effect on accuracy; the best one's first case is drawn.
+    Prototypes are ranked by their net effect on accuracy; a case of the best one is drawn.
     """
     from rich.table import Table
 
     from bench.core import environment
-    from bench.core.paths import home as find_home
-    from bench.results.store import Store
     from bench.runner.cell import CellRunner
     from bench.runner.intervene import intervene as look
     from bench.runner.progress import ConsoleProgress
@@ -88,7 +89,7 @@ def intervene(name: str, out: Path | None, data_root: Path | None, device: str, 
     from bench.visualization.viewer import readable
 
     home, console = find_home(), Console()
-    store = Store(out or home)
+    store = options.open_store(out)
     with ConsoleProgress(console) as progress:
         found = store.find(name)
         picked = environment.pick_device(device)
@@ -127,17 +128,17 @@ def intervene(name: str, out: Path | None, data_root: Path | None, device: str, 
     multiple=True,
     required=True,
     metavar="KEY=A,B",
-    help="Values, such as ours.norm=l2,zscore.",
+    help="Values of a setting, such as ours.norm=l2,zscore (repeatable).",
 )
-@click.option("--folds", type=click.IntRange(min=2), default=2, show_default=True, help="Parts of the training split.")
+@options.number("--folds", 2, "Folds of the training split.", least=2)
 @click.option(
     "--split",
     type=click.Choice(["train", "test"]),
     default="train",
     show_default=True,
-    help="Where to measure: parts of the training split to choose, the test split to report.",
+    help="Split for evaluation: folds of the training split to select settings, the test split to report them.",
 )
-@click.option("--columns", callback=options.names, help="Of the table, with commas; default: all that was measured.")
+@options.several("--columns", "Comma-separated columns of the table. Default: all numbers.")
 @options.table_format
 @options.home
 @options.data_elsewhere
@@ -155,25 +156,23 @@ def tune(
     device: str,
     memory_limit: int,
 ) -> None:
-    """Compare settings of a method that needs no training, on the training split of some cells.
+    """Compare settings of a method without training by cross-validation on the training split of cells.
 
-    Each part of the training split in turn is left out of the fit and measured on. Test images are not looked at,
-    unless --split test asks for them, to report what was chosen. Several cells (of several seeds, say) are averaged.
-    Features of all images stay in memory.
+    Each fold of the training split is evaluated with a fit on the other folds. Test images are used only with --split
+    test, to report selected settings. Numbers are averaged over the cells, for example of several seeds. The features
+    of all images stay in memory.
     """
     from bench.core import environment
-    from bench.core.paths import home as find_home
     from bench.report.measurement_tables import tune_table
     from bench.report.renderers import write
     from bench.report.styled import styled
-    from bench.results.store import Store
     from bench.runner import tune
     from bench.runner.cell import CellRunner
     from bench.runner.progress import ConsoleProgress
 
     home, chosen = find_home(), environment.pick_device(device)
     environment.make_deterministic()
-    store = Store(out or home)
+    store = options.open_store(out)
     more: dict[str, Any] = {"memory_limit": memory_limit, "elsewhere": options.elsewhere(data_root)}
     with ConsoleProgress(Console(stderr=True)) as shown, ConsoleProgress(Console(stderr=True), quiet=True) as silent:
         cells = tune.open_cells(store, names, lambda name: CellRunner(store, name, home, chosen, silent, **more))
@@ -188,79 +187,4 @@ def tune(
         write(styled([tune_table(records)], columns), fmt, title="Settings")
 
 
-@click.group()
-def speed() -> None:
-    """Measure how fast the parts of the harness are, beside a reference in the same run."""
-
-
-@speed.command("decompose")
-@click.option("--classes", type=click.IntRange(min=1), default=200, show_default=True)
-@click.option("--images", type=click.IntRange(min=1), default=30, show_default=True, help="Per class.")
-@click.option("--hw", type=click.IntRange(min=1), default=49, show_default=True, help="Cells of an image.")
-@click.option("--features", type=click.IntRange(min=1), default=512, show_default=True, help="Channels.")
-@click.option("--k", type=click.IntRange(min=1), default=3, show_default=True, help="Prototypes per class.")
-@options.device
-@click.option("--sample", type=click.IntRange(min=1), default=5, show_default=True, help="Classes of the reference.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--sklearn/--no-sklearn", default=True, show_default=True, help="Scikit-learn's NMF as a first step too.")
-@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="Settings instead of the fast ones.")
-@options.feature_memory
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-def speed_decompose(device: str, pairs: tuple[str, ...], as_json: bool, **arguments: Any) -> None:
-    """Our decomposition beside the published pipeline read literally, on the same drawn features.
-
-    The published pipeline (NumPy, cvxpy, SciPy's Nelder-Mead) is timed on a sample of the classes and extrapolated.
-    """
-    settings = parse_single(pairs)
-    from bench.config import schema
-    from bench.contract import RequestError
-    from bench.core import environment
-    from bench.diagnostics.speed_decompose import COMPARABLE, as_text, measure
-    from bench.posthoc.decompose_class import DecompositionConfig
-
-    schema.validate(DecompositionConfig, {**COMPARABLE, "k": arguments["k"], **settings}, "")
-    if "k" in settings:
-        raise RequestError(f"--set k={settings['k']}: write --k {settings['k']}")
-    console = Console(stderr=True)
-    result = measure(
-        device=environment.pick_device(device),
-        settings=settings or None,
-        note=lambda message: console.print(message, soft_wrap=True),
-        **arguments,
-    )
-    say(json.dumps(result, indent=1) if as_json else as_text(result))
-
-
-@speed.command("metrics")
-@click.option("--backbone", default="resnet34", show_default=True, help="Its weights are random.")
-@click.option("--prototypes", type=click.IntRange(min=1), default=2000, show_default=True, help="Of all classes.")
-@click.option("--images", type=click.IntRange(min=1), default=1000, show_default=True)
-@click.option("--classes", type=click.IntRange(min=1), default=200, show_default=True)
-@options.device
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
-@click.option("--sample", type=click.IntRange(min=1), default=32, show_default=True, help="Images of the literal loop.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@options.memory
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-def speed_metrics(device: str, as_json: bool, **arguments: Any) -> None:
-    """Consistency, stability and the axioms on drawn images, beside two bare forward passes and a literal loop.
-
-    No implementation can beat the forward passes: one of the images, one of their noisy copies. The loop scores one map
-    and one part at a time, as the published evaluation does.
-    """
-    from bench.core import registry
-
-    registry.entry("backbones", arguments["backbone"])  # before torch is imported
-    from bench.core import environment
-    from bench.diagnostics.speed_metrics import as_text, measure
-
-    console = Console(stderr=True)
-    result = measure(
-        device=environment.pick_device(device),
-        note=lambda message: console.print(message, soft_wrap=True),
-        **arguments,
-    )
-    say(json.dumps(result, indent=1) if as_json else as_text(result))
-
-
-COMMANDS: list[click.Command] = [decompose, intervene, tune, speed]
+COMMANDS: list[click.Command] = [decompose, intervene, tune]

@@ -10,21 +10,24 @@ import click
 
 from bench.cli import options
 from bench.core.console import Console
+from bench.core.paths import home as find_home
 
 _PAGES_ONLY = ("out_dir", "tests", "galleries", "device")
 
 
 @click.command()
-@click.option("--table", type=click.IntRange(1, 6), help="One of the paper's tables, its numbers beside the measured.")
-@click.option("--suite", help="Newest run of this suite.")
-@click.option("--run", "stamp", metavar="STAMP", help="This run; tables say which runs there are.")
+@click.option("--table", type=click.IntRange(1, 6), help="Table of the paper, beside measured numbers.")
+@click.option("--suite", help="Report the newest run of this suite.")
+@click.option("--run", "stamp", metavar="STAMP", help="Report this run, by its time stamp.")
 @options.table_format
-@click.option("--metrics", callback=options.names, help="Columns of the comparison: names or groups with commas.")
-@click.option("--intervals", is_flag=True, help="95 % bootstrap intervals beside the values.")
-@click.option("-o", "--out-dir", type=options.FOLDER, help="Of the pages: their folder; default: report, beside cells.")
-@click.option("--tests", type=click.IntRange(0), help="Of the pages: most tests; default 300, fewer on large data.")
-@click.option("--galleries", is_flag=True, help="In the pages: each method's prototypes, drawn from models and images.")
-@click.option("--device", help="Of the galleries: auto (the default), cpu, cuda or cuda:1.")
+@options.several("--metrics", "Columns of the comparison: comma-separated metrics or groups.")
+@click.option("--intervals", is_flag=True, help="Add 95 % bootstrap intervals to the values.")
+@click.option("-o", "--out-dir", type=options.FOLDER, help="Folder of the HTML pages. Default: report, beside cells.")
+@click.option(
+    "--tests", type=click.IntRange(0), help="Maximum number of tests in the pages. Default: 300, fewer on large data."
+)
+@click.option("--galleries", is_flag=True, help="Draw each method's prototypes in the pages, from models and images.")
+@click.option("--device", help="Device of the galleries: auto (the default), cpu, cuda or cuda:1.")
 @options.table_style
 @options.home
 @options.plugin
@@ -36,7 +39,6 @@ def report(
     metrics: tuple[str, ...],
     intervals: bool,
     out: Path | None,
-    plugins: tuple[Path, ...],
     **more: Any,
 ) -> None:
     """Print the comparison table of a run or a table of the paper, or write the whole report as pages.
@@ -47,25 +49,21 @@ def report(
     python -m bench report --format html      pages that open from disk, of the whole store
     python -m bench report --format latex --columns accuracy,consistency --rename protopnet=ProtoPNet
 
-    The pages have verdicts with what speaks against believing them, tables, figures, and a page for each method and
-    each cell. They are a folder of their own; an earlier report in it is replaced. --suite and --run take one run
-    instead of the whole store. `compare` says which differences hold.
+    The pages have verdicts with cautions, tables, figures, and a page for each method and each cell. An earlier report
+    in their folder is replaced. --suite and --run select one run instead of the whole store. `compare` tests
+    differences.
     """  # noqa: D301 (click reads the character itself)
     from bench.core.errors import RequestError
-    from bench.core.paths import home
     from bench.report import comparison, paper_table, with_beyond_chance, write
     from bench.report.styled import styled
-    from bench.results.store import Store
 
-    store = Store(out or home())
+    store = options.open_store(out)
     pages = {name: more.pop(name) for name in _PAGES_ONLY}
     if metrics and (table is not None or fmt == "html"):
         raise RequestError("--metrics is for the comparison of a run: not with --table, nor with --format html")
     if table is None and fmt == "html":
-        for name in more:
-            if more[name] not in (None, "", (), {}):
-                raise RequestError(f"--{name} is for printed tables: not with --format html without --table")
-        _pages(store, suite, stamp, intervals, plugins, **pages)
+        options.refuse_table_style(more, "--format html without --table")
+        _pages(store, suite, stamp, intervals, **pages)
         return
     for name in _PAGES_ONLY:
         if pages[name]:
@@ -82,7 +80,6 @@ def _pages(
     suite: str | None,
     stamp: str | None,
     intervals: bool,
-    plugins: tuple[Path, ...],
     out_dir: Path | None,
     tests: int | None,
     galleries: bool,
@@ -97,7 +94,7 @@ def _pages(
     with console.status("writing the report; galleries take minutes" if galleries else "writing the report"):
         page = write_site(
             store, out_dir or store.root / "report", stamp, suite, intervals, tests,
-            draw=_gallery(store, device or "auto") if galleries else None, plugins=plugins,
+            draw=_gallery(store, device or "auto") if galleries else None,
         )  # fmt: skip
     console.print(f"written: {page}", soft_wrap=True)
 
@@ -105,7 +102,6 @@ def _pages(
 def _gallery(store: Any, device: str) -> Any:
     """Return a function that draws the prototypes of a cell, page by page."""
     from bench.core import environment
-    from bench.core.paths import home as find_home
     from bench.runner.cell import CellRunner
     from bench.runner.progress import ConsoleProgress
     from bench.visualization import paper_figures

@@ -1,4 +1,4 @@
-"""``status``: how far runs are, asked from another shell."""
+"""Command that shows the progress of runs, from any shell."""
 
 from __future__ import annotations
 
@@ -15,22 +15,20 @@ from bench.core.console import Console, say
 
 @click.command()
 @options.home
-@click.option("--suite", help="The newest run of this suite; default: the newest run of all.")
-@click.option("--all", "everything", is_flag=True, help="All cells of the store.")
-@click.option("--watch", is_flag=True, help="Go on showing it until Ctrl-C.")
-@click.option("--json", "as_json", is_flag=True, help="One entry for each cell, for programs.")
+@click.option("--suite", help="Show the newest run of this suite. Default: the newest run of all.")
+@click.option("--all", "everything", is_flag=True, help="Show all cells of the store.")
+@click.option("--watch", is_flag=True, help="Refresh until Ctrl-C.")
+@options.as_json
 def status(out: Path | None, suite: str | None, everything: bool, watch: bool, as_json: bool) -> None:
-    """Show how far the newest run is: what is done, what runs where and since when, what was killed, what failed.
+    """Show the progress of the newest run: finished, running, killed and failed cells.
 
-    It reads the store's files and nothing else, so it may be asked from any shell or machine that sees them.
+    It reads only the files of the store, so it works from any shell or machine that sees them.
     """
     from rich.live import Live
 
-    from bench.core.paths import home
-    from bench.results.store import Store
     from bench.runner.status import Board, Overview
 
-    store = Store(out or home())
+    store = options.open_store(out)
     stamp = None if everything else store.chosen_run(suite=suite)
     names = store.cells() if stamp is None else list(store.invocations()[stamp]["cells"])
     # Cells at work that are not of this run are shown too.

@@ -10,26 +10,22 @@ import click
 
 from bench.cli import options
 from bench.core.console import Console, say
+from bench.core.paths import home as find_home
 
 
 @click.command()
 @options.home
 @options.tracking_uri
-@click.option("--run", "stamp", metavar="STAMP", help="Only this call of `run`; default: all.")
+@click.option("--run", "stamp", metavar="STAMP", help="Mirror only this run. Default: all runs.")
 @click.option("--with-parent", is_flag=True, hidden=True)
 def sync(out: Path | None, uri: str | None, stamp: str | None, with_parent: bool) -> None:
-    """Bring the MLflow mirror up to date with the store.
-
-    A mirror that was deleted, or never made, is built from the store alone.
-    """
-    from bench.core.paths import home as find_home
+    """Update the MLflow mirror from the store; a deleted or missing mirror is rebuilt."""
     from bench.report.mlflow import Mirror
     from bench.report.mlflow.tracking import log_with_parent
-    from bench.results.store import Store
     from bench.runner.progress import ConsoleProgress
 
     home = find_home()
-    store = Store(out or home)
+    store = options.open_store(out)
     latest = store.chosen_run(stamp)  # raises with the reason
     if with_parent:
         say(log_with_parent(store, home, uri, latest))
@@ -39,22 +35,20 @@ def sync(out: Path | None, uri: str | None, stamp: str | None, with_parent: bool
 
 
 @click.command()
-@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port of the server.")
 @options.home
 @options.tracking_uri
 def ui(port: int, out: Path | None, uri: str | None) -> None:
-    """Show the results in MLflow, at http://127.0.0.1:PORT; the address of a page to compare methods is printed.
+    """Show the results in MLflow at http://127.0.0.1:PORT and print the address of a page that compares methods.
 
-    Cells that end meanwhile appear there. With the --tracking-uri of a server nothing is started: that one shows them.
+    Cells that end meanwhile appear there. With the --tracking-uri of a server no other one is started.
     """
     from bench.contract import BenchError
-    from bench.core.paths import home as find_home
     from bench.report.mlflow import Mirror, address, serve
-    from bench.results.store import Store
     from bench.runner.progress import ConsoleProgress
 
     home = find_home()
-    store = Store(out or home)
+    store = options.open_store(out)
     latest = store.chosen_run()
     mirror = Mirror(home, uri)
     with ConsoleProgress(Console()) as progress:
@@ -74,13 +68,12 @@ def ui(port: int, out: Path | None, uri: str | None) -> None:
 @options.device
 @options.memory
 def repeat(folder: Path, device: str, memory_limit: int | None) -> None:
-    """Compute a finished cell once more, in a fresh BENCH_HOME, and compare the numbers.
+    """Recompute a finished cell in an empty BENCH_HOME and compare the numbers.
 
-    FOLDER is the cell's own (`python -m bench show CELL` prints the whole command). Everything is made anew, the black
-    box too. Exit code 0: the same numbers; 1: others, which are listed with what else is different.
+    FOLDER is the folder of the cell (`python -m bench show CELL` prints the whole command). The black box is retrained
+    too. Exit code 0: equal numbers; 1: different ones, which are listed with the differences of the environment.
     """
     from bench.core import environment
-    from bench.core.paths import home as find_home
     from bench.runner.progress import ConsoleProgress
     from bench.runner.reproduce import reproduce
 
@@ -95,11 +88,11 @@ def _tell(found: Any) -> None:
     if not found.numbers:
         say(f"the same {found.compared} numbers")
         return
-    say(f"{len(found.numbers)} of {found.compared} numbers are others:")
+    say(f"{len(found.numbers)} of {found.compared} numbers differ:")
     for name, (before, now) in found.numbers.items():
         say(f"  {name}: {before} before, {now} now")
     if found.surroundings:
-        say("what else is different:")
+        say("other differences:")
     for name, (before, now) in found.surroundings.items():
         say(f"  {name}: {before} before, {now} now")
 

@@ -83,7 +83,7 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
             "baselines.deformable:DeformableProtoPNet", "prototypes of four moving parts (Donnelly et al. 2022)"
         ),
         "blackbox": Entry(
-            "bench.posthoc.black_box_method:BlackBox",
+            "bench.posthoc.method:BlackBox",
             "the trained classifier itself; its class map is its one prototype",
             role="reference",
         ),

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.core.errors import RequestError
-from bench.core.threads import ordered_map
+from bench.core.files import ordered_map
 
 # A file that changed this recently may change again within the same tick of the file system's clock, unseen by size
 # and time; its hash is used but not remembered (git calls such entries "racily clean"). FAT has the coarsest tick.

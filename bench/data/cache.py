@@ -26,8 +26,8 @@ from torch import Tensor
 from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Augment, Batch, CellError, Dataset, Progress, RequestError
 from bench.core import locks
 from bench.core.content_digest import state_of
+from bench.core.files import ordered_map
 from bench.core.integrity import digests_of, seal_of, sha256_of
-from bench.core.threads import ordered_map
 from bench.data.preprocessing import Preprocessing
 
 SPLITS = ("train", "test")

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 from bench.contract import RequestError
-from bench.core.threads import ordered_map
+from bench.core.files import ordered_map
 from bench.data.decoding import image_format
 from bench.data.reader_reports import LeftOut
 

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from bench.contract import CellError, Dataset, Progress, Record
-from bench.core.threads import ordered_map
+from bench.core.files import ordered_map
 from bench.data.base import PublishedCounts
 from bench.data.cache import SPLITS
 from bench.data.decoding import decode

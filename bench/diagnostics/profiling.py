@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from time import perf_counter
 from typing import Any, Literal
 
 import torch
@@ -32,34 +31,11 @@ from bench.core.memory import AllocationFailure, PeakMemory, is_out_of_memory, m
 from bench.core.paths import config_file
 from bench.core.seeding import derive
 from bench.diagnostics import synthetic
+from bench.diagnostics.measurements import timed
 from bench.models.classifier import Classifier, feature_shape
 from bench.runner.progress import ConsoleProgress
 from bench.training.black_box import ClassifierLearner
 from bench.training.trainer import Learner, freeze_norm
-
-
-def copy_bandwidth(device: torch.device) -> float:
-    """Measure the bytes per second that a copy of 256 MiB reads and writes, the best of six."""
-    source = torch.ones(2**26, device=device)
-    target = torch.empty_like(source)
-    best = min(timed(device, target.copy_, source)[1] for _ in range(6))
-    # A copy reads and writes each byte.
-    return 2 * source.numel() * source.element_size() / best
-
-
-def timed(device: torch.device, function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
-    """Call a function; return its result and the seconds until the device has finished it."""
-
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    wait()
-    begin = perf_counter()
-    result = function(*arguments)
-    wait()
-    return result, perf_counter() - begin
-
 
 Step = Callable[[Tensor, Tensor], dict[str, Tensor]]
 

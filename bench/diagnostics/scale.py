@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from bench.contract import Method
-from bench.core import environment, registry
+from bench.core import registry
 from bench.core.memory import available, format_bytes
+from bench.diagnostics.measurements import conditions
 from bench.diagnostics.profiling import Measurement, ProfileSizes, What, chosen, forms, in_new_process
 
 _SHARE_OF_FREE = 0.75
@@ -52,7 +52,7 @@ def scale(
     names = chosen(methods)
     batch_size = batch_size or (80 if device.type == "cuda" else 4)
     limit, why = _limit(device, memory_limit)
-    record = environment.record(device)
+    machine = conditions(device)
     rows = []
     for count in classes:
         # One process for each measurement: no peak contains memory of another.
@@ -73,11 +73,7 @@ def scale(
         "precision": "fp32",
         "memory_limit_bytes": limit,
         "memory_limit_why": why,
-        "device": str(device),
-        "hardware": record["hardware"],
-        "threads": record["threads"],
-        "load": os.getloadavg()[0],
-        "partbench": {"version": record["bench"], "git": record["git"]},
+        **machine,
         "rows": rows,
     }
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from time import perf_counter
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,9 @@ from torch.utils.data import DataLoader
 from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Record, Samples
 from bench.data.augmentation import draw
 from bench.data.decoding import decode
+from bench.diagnostics.measurements import conditions, describe, measurement_table, timed
 from bench.models.classifier import Classifier
+from bench.report.table import Table
 
 _PASSES = 5
 """Passes over the preprocessed images in a round: one takes a quarter of a second, too short to measure."""
@@ -82,7 +84,7 @@ def measure(
     Returns:
         ``over_loader`` and its ingredients, ready for JSON.
     """
-    load = os.getloadavg()[0]  # before this run adds to it
+    machine = conditions(device)
     generator = torch.Generator().manual_seed(0)
     order = torch.randint(len(records), (images,), generator=generator)
     loader = DataLoader(
@@ -126,10 +128,8 @@ def measure(
         "images": images,
         "workers": workers,
         "rounds": rounds,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
-        "load": load,
+        **machine,
     }
     if backbone is not None:
         note(f"{steps} training steps with the same batch, {steps} with new ones")
@@ -172,28 +172,21 @@ def _step(
 
 def _seconds(work: Iterable[object], device: torch.device) -> float:
     """Time the iteration over ``work``, until the device has finished it."""
-    begin = perf_counter()
-    for _ in work:
-        pass
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return perf_counter() - begin
+    return timed(device, deque, work, 0)[1]
 
 
-def as_text(result: dict[str, Any]) -> str:
-    """Format the result of :func:`measure`."""
-    busy = result["load"] > (os.cpu_count() or 1) + 0.5
-    lines = [
-        "{images} images of {size} pixels, batches of {batch_size}".format(**result),
-        "on {device}, {threads} threads, {cores} cores".format(**result),
-        *([f"load {result['load']:.1f}: the machine is busy, times vary"] if busy else []),
-        f"prepared images, {result['augment']}: {result['cache_images_per_second']:.0f} images/s",
-        f"DataLoader with {result['workers']} processes: {result['loader_images_per_second']:.0f} images/s",
-        f"{result['over_loader']:.1f} times as fast",
-    ]
+def table(result: Mapping[str, Any]) -> Table:
+    """Lay out the result of :func:`measure` as a table with notes."""
+    above = ["{images} images of {size} pixels, batches of {batch_size}".format(**result), *describe(result)]
+    rates = {
+        f"prepared images, {result['augment']}": result["cache_images_per_second"],
+        f"DataLoader with {result['workers']} processes": result["loader_images_per_second"],
+    }
+    rows = [{"source": name, "images/s": f"{rate:.0f}"} for name, rate in rates.items()]
+    notes = [f"{result['over_loader']:.1f} times as fast"]
     if "step_seconds" in result:
-        lines.append(
+        notes.append(
             "a training step takes {step_seconds:.3f} s, with new data {step_with_data_seconds:.3f} s: "
             "{waiting_share:.1%} of it is waiting".format(**result)
         )
-    return "\n".join(lines)
+    return measurement_table("speed of the data", above, ("source", "images/s"), rows, notes)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -15,10 +14,11 @@ from torch import Tensor
 from bench.contract import RequestError
 from bench.core.memory import PeakMemory
 from bench.diagnostics import reference_pipeline
-from bench.diagnostics.profiling import copy_bandwidth, timed
+from bench.diagnostics.measurements import conditions, copy_bandwidth, describe, measurement_table, timed
 from bench.diagnostics.synthetic import class_features
 from bench.posthoc.decompose_class import DecompositionConfig, decompose_classes, factorise_classes
 from bench.posthoc.scaling import require_cvxpy
+from bench.report.table import Table
 
 COMPARABLE: dict[str, Any] = {"norm": "l2", "start": "equal"}
 """Settings of the literal published pipeline: its objective and the start of its search."""
@@ -78,7 +78,7 @@ def measure(
     factors = _sklearn() if sklearn else None
     chosen = np.unique(np.linspace(0, classes - 1, min(sample, classes)).round().astype(int)).tolist()
     drawn = [class_features(label, images, hw, features, seed) for label in chosen]
-    load = os.getloadavg()[0]  # before this run adds to it
+    machine = conditions(device)
     note(f"published pipeline on {len(chosen)} of {classes} classes")
     slow = {"reference": _slow(drawn, k, seed, None)}
     if factors is not None:
@@ -99,9 +99,7 @@ def measure(
         "roofline_share": ours["roofline_share"],
         "peak_bytes": ours["peak_bytes"],
         "sizes": sizes,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} ({os.cpu_count()} cores)",
-        "threads": torch.get_num_threads(),
-        "load": load,
+        **machine,
         "settings": config.model_dump(),
         **slow,
         "ours": ours,
@@ -128,14 +126,15 @@ def _slow(drawn: list[tuple[Tensor, Tensor]], k: int, seed: int, factors: Callab
                 cost = {count: sum(run(count).seconds.values()) for count in {1, torch.get_num_threads()}}
                 threads = min(cost, key=cost.__getitem__)
             decomposed.append((F, run(threads)))
-    steps = {name: _mean(result.seconds[name] for _, result in decomposed) for name in ("nmf", "scaling", "refinement")}
+    steps = {
+        f"{name}_seconds_per_class": _mean(result.seconds[name] for _, result in decomposed)
+        for name in ("nmf", "scaling", "refinement")
+    }
     return {
         "classes_measured": len(decomposed),
         "threads": threads,
         "seconds_per_class": sum(steps.values()),
-        "nmf_seconds_per_class": steps["nmf"],
-        "scaling_seconds_per_class": steps["scaling"],
-        "refinement_seconds_per_class": steps["refinement"],
+        **steps,
         "nmf_error": _mean(result.error / float(F.norm()) for F, result in decomposed),
         "objective": _mean(result.objective for _, result in decomposed),
     }
@@ -234,16 +233,13 @@ def _mean(values: Any) -> float:
     return float(np.mean(list(values)))
 
 
-def as_text(result: dict[str, Any]) -> str:
-    """Format the result of :func:`measure` as a table and a few sentences."""
+def table(result: Mapping[str, Any]) -> Table:
+    """Lay out the result of :func:`measure` as a table with notes."""
     sizes, ours = result["sizes"], result["ours"]
-    busy = result["load"] > (os.cpu_count() or 1) + 0.5
-    lines = [
-        "{classes} classes of {images} images, {hw} cells, {features} channels; k = {k}".format(**sizes),
-        f"ours on {result['device']}, {result['threads']} threads; the others on the CPU",
-        *([f"load {result['load']:.1f} on {os.cpu_count()} cores: the machine is busy, times vary"] if busy else []),
-        "",
-        f"{'':38}{'s/class':>9}{'NMF s':>9}{'NMF error':>11}{'equation 6':>12}{'all, s':>9}{'ratio':>8}",
+    above = [
+        "{classes} classes of {images} images, {hw} locations, {features} channels; k = {k}".format(**sizes),
+        f"ours {describe(result)[0]}; the others on the CPU",
+        *describe(result)[1:],
     ]
     names = {
         "reference": "published (NumPy, cvxpy, SciPy)",
@@ -251,25 +247,33 @@ def as_text(result: dict[str, Any]) -> str:
         "defaults": "ours, other defaults",
         "ours": "ours, " + ", ".join(dict.fromkeys(str(result["settings"][name]) for name in FAST)),
     }
-    base = result["reference"]["seconds_per_class"]
+    rows = []
     for name, title in names.items():
         if name in result:
             pipeline = result[name]
             each = pipeline["seconds_per_class"]
-            mark = "*" if pipeline["classes_measured"] < sizes["classes"] else " "
-            lines.append(
-                f"{title:38}{each:9.4f}{pipeline['nmf_seconds_per_class']:9.4f}{pipeline['nmf_error']:11.5f}"
-                f"{pipeline['objective']:12.4f}{each * sizes['classes']:8.1f}{mark}{base / each:8.1f}"
+            # A star marks times that were measured on some classes and extrapolated to all.
+            mark = "*" if pipeline["classes_measured"] < sizes["classes"] else ""
+            rows.append(
+                {
+                    "pipeline": title,
+                    "s/class": f"{each:.4f}",
+                    "NMF s": f"{pipeline['nmf_seconds_per_class']:.4f}",
+                    "NMF error": f"{pipeline['nmf_error']:.5f}",
+                    "equation 6": f"{pipeline['objective']:.4f}",
+                    "all, s": f"{each * sizes['classes']:.1f}{mark}",
+                    "ratio": f"{result['reference']['seconds_per_class'] / each:.1f}",
+                }
             )
+    notes = []
     if result["reference"]["extrapolated"]:
         count = result["reference"]["classes_measured"]
-        lines.append(f"* extrapolated from {count} classes; errors and objectives are means over those, for all rows")
-    lines += [
-        "",
+        notes.append(f"* extrapolated from {count} classes; errors and objectives are means over those, for all rows")
+    notes += [
         f"objective ratio {result['objective_ratio']:.3f}, NMF error ratio {result['nmf_error_ratio']:.4f}",
         f"peak memory of ours {result['peak_bytes'] / 2**20:.0f} MiB, features included",
         f"NMF reads {ours['nmf_bytes_read'] / 2**30:.2f} GiB ({ours['nmf_updates_per_class']:.1f} updates per class, "
         f"two reads each); a copy moves {ours['copy_bandwidth'] / 1e9:.1f} GB/s: "
         f"{result['roofline_share']:.2f} of the roofline",
     ]
-    return "\n".join(lines)
+    return measurement_table("speed of the decomposition", above, tuple(rows[0]), rows, notes)

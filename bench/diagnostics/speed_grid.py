@@ -7,12 +7,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from bench.contract import CellError, Progress
+from bench.diagnostics.measurements import measurement_table
+from bench.report.table import Table
 from bench.results.store import Store, as_dicts
 
 
@@ -64,3 +66,17 @@ def _bench(words: Sequence[str], home: str) -> None:
     process = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     if process.returncode != 0:
         raise CellError(f"{' '.join(command)} failed:\n{process.stdout[-2000:]}{process.stderr[-2000:]}")
+
+
+def table(result: Mapping[str, Any]) -> Table:
+    """Lay out the result of :func:`measure` as a table with notes."""
+    seconds = {name: median(values) for name, values in result["seconds"].items()}
+    names = {"inline": "inline", "launched": " ".join(result["launcher"])}
+    rows = [
+        {"launcher": title, "s": f"{seconds[name]:.1f}", "throughput": f"{seconds['inline'] / seconds[name]:.2f}"}
+        for name, title in names.items()
+    ]
+    same = "the same numbers" if result["same_numbers"] else "OTHER NUMBERS"
+    above = ["{cells} cells, {cores} cores".format(**result)]
+    notes = [f"{result['speedup']:.2f} times the throughput, {same}"]
+    return measurement_table("speed of a grid", above, tuple(rows[0]), rows, notes)

@@ -2,80 +2,32 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bench.contract import Explanation, Metric, Observation, PartPrototypeModel, PrototypeTable, RequestError, Score
+from bench.contract import Batch, Metric, Observation, PartPrototypeModel, RequestError, Score
 from bench.core import registry
 from bench.core.memory import PeakMemory
-from bench.core.seeding import derive
-from bench.diagnostics.profiling import timed
+from bench.diagnostics.measurements import conditions, describe, measurement_table, timed
+from bench.diagnostics.synthetic import RandomPrototypes, TensorSamples, noise
+from bench.report.table import Table
 
 MEASURED = ("consistency", "stability", "sensitivity", "completeness", "linearity", "symmetry")
 SCORED = ("consistency", "stability")
 PARTS, SIDE, HALF = 15, 224, 36
 
 
-class DrawnModel(PartPrototypeModel):
-    """Backbone with random prototypes: inner products at every location, their maxima, one linear layer."""
-
-    mixes = True
-
-    def __init__(self, backbone: Any, classes: int, prototypes: int, seed: int) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-        self.backbone = backbone
-        owner = torch.arange(prototypes) * classes // prototypes
-        self.prototypes = PrototypeTable(owner[:, None] == torch.arange(classes))
-        self.vectors = nn.Parameter(torch.randn(prototypes, backbone.channels, generator=generator))
-        self.weight = nn.Parameter(torch.where(self.prototypes.classes.T, 1.0, -0.5))
-
-    def _maps(self, features: Tensor) -> Tensor:
-        return nn.functional.conv2d(features, self.vectors[:, :, None, None])
-
-    def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
-        """Explain features by prototypes; see :class:`bench.contract.PartPrototypeModel`."""
-        maps = self._maps(features)
-        scores = maps.amax((2, 3))
-        logits = scores @ self.weight.T
-        if classes is None:
-            return Explanation(logits, maps, scores)
-        indices = self.prototypes.of(classes)
-        return Explanation(logits, self.pick(maps, indices), self.pick(scores, indices), indices)
-
-    def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
-        """Weight the maps by the row of the class."""
-        rows = self.weight[classes] if classes.ndim == 1 else classes.to(self.weight) @ self.weight
-        return torch.einsum("nphw,np->nhw", self._maps(features), rows)
-
-
-@dataclass(frozen=True)
-class DrawnSplit:
-    """Split of annotations without images, as metrics read it."""
-
-    labels: Tensor
-    keypoints: Tensor
-    visible: Tensor
-    classes: int
-    parts: tuple[str, ...] = tuple(f"part {number}" for number in range(PARTS))
-    size: int = SIDE
-    protocol: str = "full-224-truncated"
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-def draw_split(images: int, classes: int, seed: int) -> DrawnSplit:
-    """Draw random key-points, four of five visible."""
+def draw_samples(images: int, classes: int, seed: int) -> TensorSamples:
+    """Draw random images of all classes with random key-points, four of five visible."""
+    samples = noise(classes, images, SIDE, seed)
     generator = torch.Generator().manual_seed(seed)
-    points = torch.randint(0, SIDE, (images, PARTS, 2), generator=generator).double()
-    visible = torch.rand(images, PARTS, generator=generator) < 0.8
-    return DrawnSplit(torch.arange(images) * classes // images, points, visible, classes)
+    samples.keypoints = torch.randint(0, SIDE, (images, PARTS, 2), generator=generator).double()
+    samples.visible = torch.rand(images, PARTS, generator=generator) < 0.8
+    samples.parts = [f"part {number}" for number in range(PARTS)]
+    return samples
 
 
 def literal(maps: Tensor, points: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,29 +95,28 @@ def measure(
     """
     if min(prototypes, images, classes, batch_size, sample) < 1 or prototypes % classes:
         raise RequestError("speed metrics: every size is at least 1, and --prototypes is a multiple of --classes")
-    device, load = torch.device(device), os.getloadavg()[0]
+    device = torch.device(device)
+    machine = conditions(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = registry.load("backbones", backbone)()
-    model = DrawnModel(net, classes, prototypes, seed).to(device).eval()
-    split = draw_split(images, classes, seed)
-    running = {name: _start(name, split, model) for name in MEASURED}
+    model = RandomPrototypes(classes, net, prototypes // classes, shared=0, seed=seed).to(device).eval()
+    samples = draw_samples(images, classes, seed)
+    running = {name: _start(name, samples, model) for name in MEASURED}
     seconds = dict.fromkeys(("forward", "metrics"), 0.0)
-    model.backbone(_pixels(0, min(batch_size, images), device, seed))  # warm up
+    model.backbone(next(samples.batches(batch_size, device)).images)  # warm up
     with PeakMemory(device) as peak:
-        for begin in range(0, images, batch_size):
-            note(f"image {begin} of {images}")
-            index = torch.arange(begin, min(begin + batch_size, images))
-            pixels = _pixels(begin, len(index), device, seed)
+        for batch in samples.batches(batch_size, device):
+            note(f"image {int(batch.index[0])} of {images}")
             for _ in range(2):
-                seconds["forward"] += timed(device, model.backbone, pixels)[1]
-            seen = _observe(model, split, pixels, index, device)
+                seconds["forward"] += timed(device, model.backbone, batch.images)[1]
+            seen = _observe(model, samples, batch, device)
             for metric in running.values():
                 seconds["metrics"] += timed(device, metric.update, seen)[1]
         scores = {name: timed(device, metric.compute) for name, metric in running.items()}
     seconds["metrics"] += sum(took for _, took in scores.values())
     note("the literal loop")
-    scoring = _scoring(model, split, min(sample, images), device, seed)
+    scoring = _scoring(model, samples, min(sample, images), device)
     return {
         "over_forward": seconds["metrics"] / seconds["forward"],
         "over_loop": scoring["loop_seconds"] / scoring["seconds"],
@@ -178,43 +129,30 @@ def measure(
         "sizes": {"prototypes": prototypes, "images": images, "classes": classes, "batch_size": batch_size},
         "backbone": backbone,
         "metrics": list(MEASURED),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} ({os.cpu_count()} cores)",
-        "threads": torch.get_num_threads(),
-        "load": load,
+        **machine,
     }
 
 
-def _start(name: str, split: DrawnSplit, model: DrawnModel) -> Metric:
+def _start(name: str, samples: TensorSamples, model: PartPrototypeModel) -> Metric:
     kind: type[Metric] = registry.load("metrics", name)
-    return kind(kind.Config(), split, model.prototypes)  # type: ignore[arg-type]
+    return kind(kind.Config(), samples, model.prototypes)
 
 
-def _pixels(begin: int, count: int, device: torch.device, seed: int) -> Tensor:
-    # Seeded image by image: the measurement must not depend on the batch size.
-    drawn = torch.empty(count, 3, SIDE, SIDE)
-    for offset, image in enumerate(drawn):
-        image.normal_(generator=torch.Generator().manual_seed(derive(seed, f"image {begin + offset}")))
-    return drawn.to(device)
+def _observe(model: PartPrototypeModel, samples: TensorSamples, batch: Batch, device: torch.device) -> Observation:
+    annotations = (part[batch.index].to(device) for part in (samples.keypoints, samples.visible, samples.boxes))
+    return Observation(model, batch.images, batch.labels, batch.index.to(device), *annotations)
 
 
-def _observe(
-    model: PartPrototypeModel, split: DrawnSplit, pixels: Tensor, index: Tensor, device: torch.device
-) -> Observation:
-    parts = (split.labels[index], index, split.keypoints[index], split.visible[index], torch.zeros(len(index), 4))
-    return Observation(model, pixels, *(part.to(device) for part in parts))
-
-
-def _scoring(model: DrawnModel, split: DrawnSplit, count: int, device: torch.device, seed: int) -> dict[str, Any]:
+def _scoring(model: PartPrototypeModel, samples: TensorSamples, count: int, device: torch.device) -> dict[str, Any]:
     """Time consistency and stability of precomputed maps, clean and noisy, by the literal loop and by our metrics."""
-    index = torch.arange(count) * len(split) // count
-    pixels = _pixels(0, count, device, seed)
-    seen = _observe(model, split, pixels, index, device)
-    noisy = model.explain(pixels + 0.2 * torch.randn_like(pixels), seen.labels)
+    batch = next(samples.batches(count, device, index=torch.arange(count) * len(samples) // count))
+    seen = _observe(model, samples, batch, device)
+    noisy = model.explain(batch.images + 0.2 * torch.randn_like(batch.images), seen.labels)
 
     def ours() -> list[Score]:
-        again = _observe(model, split, pixels, index, device)
+        again = _observe(model, samples, batch, device)
         again.once("own", lambda: seen.own)
-        running = [_start(name, split, model) for name in SCORED]
+        running = [_start(name, samples, model) for name in SCORED]
         settings = running[1].config
         again.once(("noisy", (settings.sigma, settings.clip, settings.seed, 0)), lambda: noisy)
         for metric in running:
@@ -223,7 +161,7 @@ def _scoring(model: DrawnModel, split: DrawnSplit, count: int, device: torch.dev
 
     ours()  # warm-up
     runs = [timed(device, ours) for _ in range(3)]
-    points, visible = split.keypoints[index], split.visible[index]
+    points, visible = samples.keypoints[batch.index], samples.visible[batch.index]
     both = [explanation.maps.cpu() for explanation in (seen.own, noisy)]
     literals, took = timed(torch.device("cpu"), lambda: [literal(maps, points, visible) for maps in both])
     table = runs[0][0][0].items["image"]
@@ -239,31 +177,34 @@ def _scoring(model: DrawnModel, split: DrawnSplit, count: int, device: torch.dev
     }
 
 
-def as_text(result: dict[str, Any]) -> str:
-    """Format the result of :func:`measure`."""
-    sizes, seconds, scoring = result["sizes"], result["seconds"], result["scoring"]
-    busy = result["load"] > (os.cpu_count() or 1) + 0.5
-    per_image = {name: 1e3 * scoring[name] / scoring["images"] for name in ("seconds", "loop_seconds")}
-    lines = [
-        "{prototypes} prototypes of {classes} classes, {images} images in batches of {batch_size}".format(**sizes),
-        f"{result['backbone']} on {result['device']}, {result['threads']} threads",
-        *([f"load {result['load']:.1f} on {os.cpu_count()} cores: the machine is busy, times vary"] if busy else []),
-        "",
-        f"two bare forward passes  {seconds['forward']:10.2f} s",
-        f"{', '.join(result['metrics'])}  {seconds['metrics']:.2f} s, forward passes included",
-        f"over forward  {result['over_forward']:.2f}",
-        "",
-        f"scoring alone, {scoring['images']} images, clean and noisy: {per_image['seconds']:.3f} ms per image, "
-        f"one map and one part at a time {per_image['loop_seconds']:.3f} ms",
-        f"over loop     {result['over_loop']:.1f}, peaks {'identical' if scoring['identical'] else 'NOT identical'}",
-        "",
-        f"peak memory {result['peak_bytes'] / 2**20:.0f} MiB beyond the model{_beside_the_limit(result)}",
+def table(result: Mapping[str, Any]) -> Table:
+    """Lay out the result of :func:`measure` as a table with notes."""
+    seconds, scoring = result["seconds"], result["scoring"]
+    above = [
+        "{prototypes} prototypes of {classes} classes, {images} images in batches of {batch_size}".format(
+            **result["sizes"]
+        ),
+        f"{result['backbone']}, {', '.join(result['metrics'])}",
+        *describe(result),
     ]
-    return "\n".join(lines)
-
-
-def _beside_the_limit(result: dict[str, Any]) -> str:
-    if result["memory_limit"] is None:
-        return ""
-    kept = "within" if result["within_limit"] else "ABOVE"
-    return f" ({kept} the limit of {result['memory_limit'] / 2**20:.0f})"
+    times = {
+        "two bare forward passes": (seconds["forward"], result["sizes"]["images"], 1.0),
+        "metrics, forward passes included": (seconds["metrics"], result["sizes"]["images"], result["over_forward"]),
+        "scoring alone, clean and noisy": (scoring["seconds"], scoring["images"], 1.0),
+        "the same, one map and one part at a time": (scoring["loop_seconds"], scoring["images"], result["over_loop"]),
+    }
+    headers = ("step", "s", "ms per image", "ratio")
+    rows = [
+        dict(zip(headers, (name, f"{total:.2f}", f"{1e3 * total / count:.3f}", f"{ratio:.2f}"), strict=True))
+        for name, (total, count, ratio) in times.items()
+    ]
+    memory = f"peak memory {result['peak_bytes'] / 2**20:.0f} MiB beyond the model"
+    if result["memory_limit"] is not None:
+        kept = "within" if result["within_limit"] else "ABOVE"
+        memory += f" ({kept} the limit of {result['memory_limit'] / 2**20:.0f})"
+    notes = [
+        f"over forward {result['over_forward']:.2f}, over loop {result['over_loop']:.1f}, peaks "
+        f"{'identical' if scoring['identical'] else 'NOT identical'}",
+        memory,
+    ]
+    return measurement_table("speed of the metrics", above, headers, rows, notes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -13,7 +12,9 @@ from torch import Tensor
 from bench.contract import RequestError
 from bench.core import environment
 from bench.diagnostics import synthetic
-from bench.diagnostics.profiling import ProfiledMethod, ProfileSizes, Step, black_box, chosen, timed
+from bench.diagnostics.measurements import conditions, describe, measurement_table, timed
+from bench.diagnostics.profiling import ProfiledMethod, ProfileSizes, Step, black_box, chosen
+from bench.report.table import Table
 
 _PUSH_BATCH = 64
 
@@ -61,7 +62,7 @@ def training_speed(
     images = (6000 if on_gpu else 64) if images is None else images
     if min(rounds, classes, size) < 1:
         raise RequestError("speed train: rounds, classes and size must be at least 1")
-    load = os.getloadavg()[0]  # before this run adds to it
+    machine = conditions(device)
     environment.make_deterministic()
     sizes = ProfileSizes(backbone, classes, size, str(device), precision)
     plain = black_box()
@@ -84,7 +85,6 @@ def training_speed(
             if subjects[name].trains:
                 push = _push(subjects[name], learner, images, min(rounds, 3), note)
                 pushes.update({name: push} if push else {})
-    record = environment.record(device)
     shares = {
         name: statistics.median(base / own for base, own in zip(seconds[plain], measured, strict=True))
         for name, measured in seconds.items()
@@ -100,11 +100,7 @@ def training_speed(
         "size": size,
         "steps": steps,
         "rounds": rounds,
-        "device": str(device),
-        "hardware": record["hardware"],
-        "threads": record["threads"],
-        "load": load,
-        "partbench": {"version": record["bench"], "git": record["git"]},
+        **machine,
         "methods": {
             name: {
                 "images_per_second": batch_size / statistics.median(measured),
@@ -158,35 +154,30 @@ def _push(
     }
 
 
-def as_text(result: Mapping[str, Any]) -> str:
-    """Format the result of :func:`training_speed`."""
-    lines = [
-        f"{result['backbone']}, {result['classes']} classes, random images of {result['size']} pixels, batches of "
-        f"{result['batch_size']}, {result['precision']}, on {result['hardware']} ({result['threads']} threads)",
-        f"median of {result['rounds']} rounds of {result['steps']} steps, after one step to warm up",
+def table(result: Mapping[str, Any]) -> Table:
+    """Lay out the result of :func:`training_speed` as a table with notes."""
+    above = [
+        "{backbone}, {classes} classes, random images of {size} pixels, batches of {batch_size}, {precision}".format(
+            **result
+        ),
+        *describe(result),
+        "median of {rounds} rounds of {steps} steps, after one step to warm up".format(**result),
     ]
-    if result["device"] == "cpu" and result["load"] > (os.cpu_count() or 1):
-        lines.append(f"the machine is busy (load {result['load']:.1f}): shares are less exact than on an idle one")
-    lines += ["", f"{'method':20}{'phase':>10}{'images/s':>12}{'share of black box':>22}{'push / forward':>18}"]
+    shares, pushes = result["share_of_black_box"], result["push_over_forward"]
+    rows, same = [], []
     for name, method in result["methods"].items():
-        shares = result["share_of_black_box"]
-        share = f"{shares[name]:.3f}" if name in shares else "1 (the measure)"
-        push = result["push_over_forward"].get(name)
-        lines.append(
-            f"{name:20}{method['phase']:>10}{method['images_per_second']:12.1f}{share:>22}"
-            f"{f'{push:.2f}' if push is not None else '-':>18}"
-        )
-    same = [
-        name
-        for name, method in result["methods"].items()
-        if method["of_the_black_box"] and name in result["share_of_black_box"]
-    ]
-    lines += ["", "share: the median over rounds of the quotient within a round, not that of the column before it"]
+        row = {"method": name, "phase": method["phase"], "images/s": f"{method['images_per_second']:.1f}"}
+        row["share of black box"] = f"{shares[name]:.3f}" if name in shares else "1 (the measure)"
+        rows.append(row | ({"push / forward": f"{pushes[name]:.2f}"} if name in pushes else {}))
+        same += [name] if method["of_the_black_box"] and name in shares else []
+    notes = ["share: the median over rounds of the quotient within a round, not that of the column before it"]
     if same:
-        lines.append(
+        notes.append(
             f"{', '.join(same)}: trains the black box and nothing else; its share shows the accuracy of shares"
         )
     if result["push"]:
         images = max(push["images"] for push in result["push"].values())
-        lines.append(f"push: the projection over {images} images, in passes of the plain classifier over the same")
-    return "\n".join(lines).rstrip()
+        notes.append(f"push: the projection over {images} images, in passes of the plain classifier over the same")
+    return measurement_table(
+        "speed of training", above, ("method", "phase", "images/s", "share of black box", "push / forward"), rows, notes
+    )

@@ -10,7 +10,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bench.contract import Augment, Batch, FitContext, Progress, Samples
+from bench.contract import (
+    Augment,
+    Batch,
+    Explanation,
+    FitContext,
+    PartPrototypeModel,
+    Progress,
+    PrototypeTable,
+    Samples,
+)
 from bench.core.seeding import derive
 from bench.training.trainer import Trainer
 
@@ -19,7 +28,7 @@ class TensorSamples:
     """Split in memory.
 
     Args:
-        images: ``(n, 3, H, W)``, normalised floats.
+        images: ``(m, 3, H, W)``, normalised floats; image ``i`` of the split is image ``i % m`` of these.
         labels: ``(n,)``.
         classes: number of classes.
         keypoints: ``(n, 2, 2)`` of the parts ``one`` and ``two``; default: none is visible.
@@ -36,7 +45,7 @@ class TensorSamples:
         keypoints: Tensor | None = None,
         visible: Tensor | None = None,
     ) -> None:
-        n = len(images)
+        n = len(labels)
         self.images, self.labels, self.classes = images, labels, classes
         self.keypoints = torch.zeros(n, 2, 2, dtype=torch.float64) if keypoints is None else keypoints
         self.visible = torch.zeros(n, 2, dtype=torch.bool) if visible is None else visible
@@ -46,7 +55,7 @@ class TensorSamples:
         self.protocol = f"full-{self.size}"
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.labels)
 
     def batches(
         self,
@@ -59,7 +68,7 @@ class TensorSamples:
         """Yield batches; see :class:`bench.contract.Samples`."""
         order = torch.arange(len(self)) if index is None else index
         for part in order.split(batch_size):
-            images = self.images[part]
+            images = self.images[part % len(self.images)]
             if augment is not None:
                 images = augment(images, part)
             yield Batch(images.to(device), self.labels[part].to(device), part)
@@ -81,24 +90,7 @@ def noise(classes: int, count: int, size: int, seed: int = 0, distinct: int = 64
     generator = torch.Generator().manual_seed(derive(seed, "random images"))
     # The content does not matter for time and memory: a thousand classes of images need not be in memory.
     few = torch.randn(min(count, distinct), 3, size, size, generator=generator)
-    samples = TensorSamples(few, torch.arange(count) % classes, classes)
-    samples.images = _CyclicImages(few, count)  # type: ignore[assignment]
-    samples.keypoints, samples.boxes = torch.zeros(count, 2, 2).double(), torch.zeros(count, 4).double()
-    samples.visible, samples.ids = torch.zeros(count, 2, dtype=torch.bool), [str(i) for i in range(count)]
-    return samples
-
-
-class _CyclicImages:
-    """Images that repeat the first few of them, which alone are in memory."""
-
-    def __init__(self, few: Tensor, count: int) -> None:
-        self.few, self.count = few, count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: Tensor) -> Tensor:
-        return self.few[index % len(self.few)]
+    return TensorSamples(few, torch.arange(count) % classes, classes)
 
 
 class SmallNet(nn.Module):
@@ -109,11 +101,7 @@ class SmallNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(3, 8, 4, 4),
-            nn.BatchNorm2d(8),
-            nn.ReLU(),
-            nn.Conv2d(8, 16, 2, 2),
-            nn.ReLU(),
+            nn.Conv2d(3, 8, 4, 4), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 2, 2), nn.ReLU()
         )
 
     def forward(self, images: Tensor) -> Tensor:
@@ -140,6 +128,54 @@ class PooledColourBackbone(nn.Module):
         """Map images ``(N, 3, H, W)`` to non-negative features ``(N, channels, h, w)``."""
         pooled = nn.functional.adaptive_avg_pool2d(images, self.cells)
         return nn.functional.conv2d(pooled, self.mixture).relu()
+
+
+class RandomPrototypes(PartPrototypeModel):
+    """Model with random prototypes; the maxima of inner products over the locations add up to the logits.
+
+    Args:
+        classes: number of classes.
+        backbone: feature extractor; default: a :class:`SmallNet`.
+        per_class: prototypes of each class.
+        shared: further prototypes that belong to every class.
+        seed: seed of prototypes and default backbone.
+    """
+
+    mixes = True
+
+    def __init__(self, classes: int, backbone: Any = None, per_class: int = 2, shared: int = 1, seed: int = 0) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.backbone = SmallNet() if backbone is None else backbone
+            vectors = torch.randn(per_class * classes + shared, self.backbone.channels)
+        owner = torch.eye(classes, dtype=torch.bool).repeat_interleave(per_class, 0)
+        self.prototypes = PrototypeTable(torch.cat([owner, torch.ones(shared, classes, dtype=torch.bool)]), vectors)
+
+    def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
+        """Explain by maps of inner products of locations and prototypes."""
+        maps = self._maps(features)
+        scores = maps.amax((2, 3))
+        logits = scores @ self.prototypes.classes.to(scores.dtype)
+        if classes is None:
+            return Explanation(logits, maps, scores)
+        indices = self.prototypes.of(classes)
+        return Explanation(logits, self.pick(maps, indices), self.pick(scores, indices), indices)
+
+    def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
+        """Sum the maps of the class, or of all classes by their weights."""
+        members = self.prototypes.classes.T.to(features.dtype)
+        weights = members[classes] if classes.ndim == 1 else classes.to(members.dtype) @ members
+        return torch.einsum("nphw,np->nhw", self._maps(features), weights)
+
+    def contributions(self, features: Tensor, classes: Tensor) -> Tensor:
+        """Put each maximum at its location."""
+        maps = self.head(features, classes).maps.flatten(2)
+        top, location = maps.max(2, keepdim=True)
+        return torch.zeros_like(maps).scatter_(2, location, top).sum(1).unflatten(1, features.shape[2:])
+
+    def _maps(self, features: Tensor) -> Tensor:
+        return torch.einsum("ndhw,pd->nphw", features, self.prototypes.vectors)
 
 
 def task(

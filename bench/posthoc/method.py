@@ -1,4 +1,4 @@
-"""Post-hoc decomposition as methods of the harness: the paper's (equations 2 to 7), and one of this project."""
+"""Post-hoc methods of the harness: the paper's (equations 2 to 7), one of this project, and the plain black box."""
 
 from __future__ import annotations
 
@@ -147,3 +147,23 @@ def decompose_black_box(task: FitContext) -> DecomposedClassifier:
             )
     task.facts.update(checkpoint.means())
     return model
+
+
+class BlackBox(Method):
+    """Unchanged classifier: the row of its last layer is the one prototype of a class (k = 1, the class map)."""
+
+    name = "blackbox"
+    needs_black_box = True
+
+    def build(self, task: FitContext) -> DecomposedClassifier:
+        """Build an untrained classifier as a decomposition into one prototype per class."""
+        backbone: Any = task.backbone()
+        classes = task.train.classes
+        return DecomposedClassifier(backbone, torch.zeros(classes, 1, backbone.channels), torch.zeros(classes)).eval()
+
+    def fit(self, task: FitContext) -> DecomposedClassifier:
+        """Return the trained black box as a decomposition into one prototype per class."""
+        black_box: Any = task.black_box
+        return DecomposedClassifier(
+            black_box.backbone, black_box.head.weight.detach()[:, None], black_box.head.bias
+        ).eval()

@@ -1,13 +1,15 @@
-"""Terminal page of one cell's numbers and their origin."""
+"""Page of one cell, read from the store: its content, and its form in a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from bench.core.console import Console, Text
+from bench.core.errors import RequestError
 from bench.report.cell_facts import (
     SCORES,
     about_the_fit,
@@ -20,10 +22,127 @@ from bench.report.cell_facts import (
     settings_of,
     short,
 )
+from bench.results.records import CellRecord, read_history
+from bench.results.result_files import FolderFiles, ResultFiles
 from bench.results.stats.intervals import with_intervals
 from bench.results.store import Store
 
-_MOST_PROTOTYPES = 12
+Pairs = list[tuple[str, str]]
+_LONGEST_LOG = 4000
+_MOST_IN_TERMINAL = 12
+
+
+class CellPage:
+    """Content of the page about one cell.
+
+    Args:
+        store: results.
+        record: the cell, whose ``cell.json`` is whole.
+        stamps: time stamps of the runs that asked for it.
+        intervals: whether its values get their 95 % intervals.
+        most: largest number of rows of a per-prototype table.
+        log_lines: largest number of lines of an unfinished cell's log.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        record: CellRecord,
+        stamps: Sequence[str] = (),
+        intervals: bool = True,
+        most: int = 50,
+        log_lines: int = 30,
+    ) -> None:
+        self._store, self._outcome, self._most = store, record.result, most
+        self.stamps, self.intervals = stamps, intervals
+        self.name, self.spec, self.failure = record.name, record.spec, record.failure
+        self.written: dict[str, Any] = record.written or {}
+        self.folder = store.cell(record.name)
+        self.log = "" if self._outcome else "\n".join(self.folder.log_tail(log_lines))[-_LONGEST_LOG:]
+
+    @property
+    def title(self) -> str:
+        """Method, data set, backbone and seed."""
+        backbone = self.spec["backbone"] or "no backbone"
+        return f"{self.written['label']} · {self.spec['dataset']} · {backbone} · seed {self.spec['seed']}"
+
+    @property
+    def state(self) -> str:
+        """Failure in one line, for a cell without a result."""
+        return f"{self.failure['status']}: {self.failure['reason']}" if self.failure else "not finished"
+
+    @property
+    def scores(self) -> list[tuple[str, ...]]:
+        """Return the rows under ``cell_facts.SCORES``."""
+        if self._outcome is None:
+            return []
+        rows = with_intervals(self._store, self._store.rows([self.name])) if self.intervals else []
+        return score_rows(self.written, self._outcome, rows)
+
+    @property
+    def settings(self) -> Pairs:
+        """Return the settings under the names that ``--set`` takes."""
+        return _texts(settings_of(self.spec))
+
+    @property
+    def facts(self) -> Pairs:
+        """Return the facts about the fit."""
+        return _texts(about_the_fit(self._outcome)) if self._outcome else []
+
+    @property
+    def environment(self) -> Pairs:
+        """Return the environment and seeds of the computation."""
+        return _texts(computed_with(self._outcome)) if self._outcome else []
+
+    @property
+    def usage(self) -> Pairs:
+        """Return the resources that all attempts took together."""
+        return _texts(flatten((self._outcome or {}).get("usage", {})))
+
+    @property
+    def repeat(self) -> str:
+        """Return the command that computes the cell again, from nothing."""
+        return repeating(self.folder.path.resolve(), self._outcome) if self._outcome else ""
+
+    @property
+    def histories(self) -> list[tuple[str, list[dict[str, Any]], str]]:
+        """Return the recorded trainings: title, rows of epochs, and the problem with the file, if any.
+
+        They are the method's own, and that of the black box that it started from.
+        """
+        trainings = {
+            "Training": [self._store.files(self.name), *map(FolderFiles, (self.folder.work, self.folder.resume))]
+        }
+        box = str(self.written.get("black_box_id") or "")
+        if box and Path(box).name == box:
+            trainings["Training of its black box"] = [FolderFiles(self._store.root / "blackboxes" / box / "result")]
+        # The first of them is shown: that of the result, or else of the attempt in progress.
+        first = (
+            (title, next((files for files in places if files.names("history.json")), None))
+            for title, places in trainings.items()
+        )
+        return [(title, *_history(files)) for title, files in first if files is not None]
+
+    @property
+    def prototypes(self) -> list[tuple[str, list[str], list[list[str]], int]]:
+        """Return the per-prototype tables: metric, header, rows that are shown, and their total number."""
+        return [
+            (metric, list(rows[0]), [[short(value) for value in row.values()] for row in rows], count)
+            for metric, (rows, count) in prototype_tables(self._store.files(self.name), self._most).items()
+            if rows
+        ]
+
+
+def _history(files: ResultFiles) -> tuple[list[dict[str, Any]], str]:
+    """Read the epochs of a file, or why there are none; one broken file must not cost the whole report."""
+    try:
+        return read_history(files), ""
+    except RequestError as error:
+        return [], str(error)
+
+
+def _texts(facts: Mapping[str, Any]) -> Pairs:
+    return [(name, plain(value)) for name, value in facts.items()]
 
 
 def show_cell(store: Store, name: str, console: Console) -> None:
@@ -34,63 +153,52 @@ def show_cell(store: Store, name: str, console: Console) -> None:
         name: id of the cell.
         console: output.
     """
-    record, folder = store.record(name), store.cell(name)
-    written, outcome = record.written, record.result
-    if written is None:
-        console.print(f"{name}: {_state(record.failure)}", style="red")
+    record = store.record(name)
+    page = CellPage(store, record, most=_MOST_IN_TERMINAL, log_lines=10)
+    if record.written is None:
+        console.print(f"{name}: {page.state}", style="red")
         return
-    spec = written["spec"]
-    backbone = spec["backbone"] or "no backbone"
-    title = f"{written['label']} · {spec['dataset']} · {backbone} · seed {spec['seed']}"
-    console.print(Text.assemble((title, "bold"), f"  {name}"))
-    console.print(f"folder   {folder.path}", soft_wrap=True)
-    console.print(f"command  {written['command']}", soft_wrap=True)
+    console.print(Text.assemble((page.title, "bold"), f"  {name}"))
+    console.print(f"folder   {page.folder.path}", soft_wrap=True)
+    console.print(f"command  {page.written['command']}", soft_wrap=True)
     for stamp, content in store.invocations().items():
         if name in content["cells"]:
             console.print(f"part of  {content['command']}  ({stamp})", soft_wrap=True)
-    if outcome is not None:
-        console.print(f"repeat   {repeating(folder.path.resolve(), outcome)}", soft_wrap=True)
+    if page.repeat:
+        console.print(f"repeat   {page.repeat}", soft_wrap=True)
     console.print()
-    console.print(_pairs("what it is, under the names that --set takes", settings_of(spec)))
-    if outcome is None:
-        failure = record.failure
-        console.print(_state(failure), style="red")
-        if failure and failure["details"]:
-            console.print(failure["details"])
-        if lines := folder.log_tail(10):
+    console.print(_pairs("settings, under the names that --set takes", page.settings))
+    if record.result is None:
+        console.print(page.state, style="red")
+        if page.failure and page.failure["details"]:
+            console.print(page.failure["details"])
+        if page.log:
             console.print("last lines of its log:")
-            console.print("\n".join(lines))
+            console.print(page.log)
         return
-    scores = Table(*SCORES, title="scores", title_justify="left")
-    for row in score_rows(written, outcome, with_intervals(store, store.rows([name]))):
-        scores.add_row(*row)
-    console.print(scores)
-    console.print(_pairs("about the fit", about_the_fit(outcome)))
-    console.print(_pairs("what it took of the machine, all attempts", flatten(outcome.get("usage", {}))))
-    console.print(_pairs("computed with", computed_with(outcome)))
+    console.print(_table("scores", SCORES, page.scores))
+    console.print(_pairs("about the fit", page.facts))
+    console.print(_pairs("resources of all attempts", page.usage))
+    console.print(_pairs("environment", page.environment))
     files = store.files(name)
     if files.names("packages.txt"):
         console.print(Text(f"all installed packages: {files.path('packages.txt')}", style="dim"), soft_wrap=True)
-    for metric, (rows, count) in prototype_tables(files, _MOST_PROTOTYPES).items():
-        console.print(_prototypes(metric, rows, count))
+    for metric, header, rows, count in page.prototypes:
+        shown = f", first {len(rows)} of {count}" if count > len(rows) else ""
+        console.print(_table(f"{metric} per prototype{shown}", header, rows))
         table = files.path(f"items/{metric}.prototype.csv")
         console.print(Text(f"all of them: {table}", style="dim"), soft_wrap=True)
 
 
-def _state(failure: Mapping[str, Any] | None) -> str:
-    return f"{failure['status']}: {failure['reason']}" if failure else "not finished"
-
-
-def _prototypes(metric: str, rows: list[dict[str, str]], count: int) -> Table:
-    title = f"{metric} per prototype" + (f", first {len(rows)} of {count}" if count > len(rows) else "")
-    table = Table(*(rows[0] if rows else ()), title=title, title_justify="left")
+def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(*header, title=title, title_justify="left")
     for row in rows:
-        table.add_row(*(short(value) for value in row.values()))
+        table.add_row(*row)
     return table
 
 
-def _pairs(title: str, values: Mapping[str, Any]) -> Table:
+def _pairs(title: str, rows: Pairs) -> Table:
     table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
-    for key, value in values.items():
-        table.add_row(key, plain(value))
+    for row in rows:
+        table.add_row(*row)
     return table

@@ -159,7 +159,7 @@ def test_ctrl_c_ends_with_a_summary_and_goes_on(tmp_path, arguments, undisturbed
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "1 of 2 cells done, 1 to run" in errors
-    assert "interrupted; the same command goes on where it stopped" in errors
+    assert "interrupted; the same command resumes" in errors
     assert "Traceback" not in errors
     assert not list(tmp_path.glob("cells/*/failure.json"))
     assert not list(tmp_path.glob("cells/*/activity.json"))

@@ -11,7 +11,7 @@ from bench.config import named_settings, schema
 from bench.contract import RequestError
 from bench.core import registry
 from bench.results.store import Store
-from bench.runner.launchers.summary import write_down
+from bench.runner.launchers.tasks import write_down
 from tests.support.small_birds import QUICK, environment, few_birds, planned
 
 OURS = ("run", "--methods", "ours", "--datasets", "demo")

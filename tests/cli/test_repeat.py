@@ -82,7 +82,7 @@ def test_the_command_that_show_prints_makes_the_same_numbers(cell, tmp_path):
     reseal(copy / "result")
     again = repeated(command, tmp_path)
     assert again.returncode == 1
-    assert re.search(r"1 of \d+ numbers are others:\n  accuracy: \S+ before, \S+ now\n", again.stdout)
+    assert re.search(r"1 of \d+ numbers differ:\n  accuracy: \S+ before, \S+ now\n", again.stdout)
     assert "threads: 1 before, 7 now" in again.stdout
 
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from bench.results.store import Store
-from bench.runner.launchers.summary import write_down
+from bench.runner.launchers.tasks import write_down
 from tests.support.small_birds import PROTOPNET, QUICK, bench, environment, few_birds, planned, stored
 
 pytestmark = pytest.mark.slow

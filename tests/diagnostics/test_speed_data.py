@@ -10,8 +10,9 @@ from bench.cli.main import main
 from bench.data.cache import prepare
 from bench.data.cars import Cars
 from bench.data.preprocessing import Preprocessing
-from bench.diagnostics.speed_data import Files, as_text, measure
+from bench.diagnostics.speed_data import Files, measure, table
 from bench.models.tiny import TinyNet
+from bench.report.renderers import as_markdown
 from tests.support.cub_trees import Quiet, make_cars
 
 
@@ -40,11 +41,11 @@ def test_what_is_reported(cars, tmp_path):
     assert found["over_loader"] == found["cache_images_per_second"] / found["loader_images_per_second"]
     assert found["step_seconds"] > 0
     assert 0 <= found["waiting_share"] < 1
-    assert "times as fast" in as_text(found)
-    assert "waiting" in as_text(found)
+    assert "times as fast" in as_markdown([table(found)])
+    assert "waiting" in as_markdown([table(found)])
     without = measure(cars.split("train"), samples, None, torch.device("cpu"), images=4, workers=0, rounds=1)
     assert "step_seconds" not in without
-    assert "waiting" not in as_text(without)
+    assert "waiting" not in as_markdown([table(without)])
 
 
 def test_the_command(cars, tmp_path, monkeypatch):

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from bench.contract import RequestError
-from bench.diagnostics.speed_decompose import as_text, measure
+from bench.diagnostics.speed_decompose import measure, table
 from bench.diagnostics.synthetic import class_features
+from bench.report.renderers import as_markdown
 
 SMALL = {"classes": 4, "images": 3, "hw": 9, "features": 12, "k": 2}
 
@@ -58,13 +59,13 @@ def test_all_pipelines_see_the_same_classes(result):
 
 
 def test_text_says_what_was_extrapolated(result):
-    text = as_text(result)
+    text = as_markdown([table(result)])
     for word in ("published", "scikit-learn", "hals", "extrapolated from 2 classes", "roofline", "peak memory"):
         assert word in text
     whole = measure(**SMALL, sample=9, sklearn=False)
     assert not whole["reference"]["extrapolated"]
-    assert "extrapolated" not in as_text(whole)
-    assert "scikit-learn" not in as_text(whole)
+    assert "extrapolated" not in as_markdown([table(whole)])
+    assert "scikit-learn" not in as_markdown([table(whole)])
 
 
 def test_features_are_drawn_per_class_and_look_like_those_after_a_relu():
@@ -106,5 +107,5 @@ def test_missing_scikit_learn_is_named(monkeypatch):
 
 
 def test_a_busy_machine_is_said(result):
-    assert "the machine is busy" in as_text({**result, "load": 1e6})
-    assert "the machine is busy" not in as_text({**result, "load": 0.0})
+    assert "the machine is busy" in as_markdown([table({**result, "load": 1e6})])
+    assert "the machine is busy" not in as_markdown([table({**result, "load": 0.0})])

@@ -8,7 +8,8 @@ from click.testing import CliRunner
 
 from bench.cli.main import main
 from bench.contract import RequestError
-from bench.diagnostics.speed_metrics import as_text, draw_split, literal, measure
+from bench.diagnostics.speed_metrics import draw_samples, literal, measure, table
+from bench.report.renderers import as_markdown
 from tests.oracle import plain_loops
 
 SMALL = {"backbone": "tiny", "prototypes": 6, "images": 5, "classes": 3, "batch_size": 2, "sample": 3}
@@ -37,7 +38,7 @@ def test_scores_do_not_depend_on_the_batches(result):
 
 def test_the_literal_loop_is_that_of_the_specification():
     maps = torch.rand(2, 2, 7, 7, generator=torch.Generator().manual_seed(0))
-    split = draw_split(2, 1, 0)
+    split = draw_samples(2, 1, 0)
     peaks, hits = literal(maps, split.keypoints, split.visible)
     for image in range(2):
         for prototype in range(2):
@@ -48,10 +49,10 @@ def test_the_literal_loop_is_that_of_the_specification():
 
 
 def test_text_says_what_was_measured(result):
-    text = as_text(result)
+    text = as_markdown([table(result)])
     for word in ("6 prototypes of 3 classes", "over forward", "over loop", "peaks identical", "peak memory"):
         assert word in text
-    assert "the machine is busy" in as_text({**result, "load": 1e6})
+    assert "the machine is busy" in as_markdown([table({**result, "load": 1e6})])
 
 
 def test_what_means_nothing_is_refused():

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from bench.contract import CellError, RequestError, Sizes
 from bench.models.classifier import Classifier
 from bench.posthoc import checkpoint, intervention, pipeline, refinement, scaling
-from bench.posthoc.black_box_method import BlackBox
-from bench.posthoc.method import PostHocPPN, PostHocPPNContrast
+from bench.posthoc.method import BlackBox, PostHocPPN, PostHocPPNContrast
 from bench.posthoc.solvers import lbfgs, nmf
 from tests.support.samples import SmallNet, TensorSamples, stripes, task
 

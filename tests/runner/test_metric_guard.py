@@ -13,7 +13,7 @@ import torch
 from bench.contract import CellError, Metric, Score
 from bench.core import registry
 from bench.diagnostics import synthetic
-from bench.diagnostics.conformance.metrics import RandomPrototypes
+from bench.diagnostics.synthetic import RandomPrototypes
 from bench.runner.evaluator import evaluate
 from tests.support.samples import Silent
 

@@ -24,7 +24,7 @@ def finish(home: Path, seeds: int = SEEDS) -> int:
 
     from bench.config import schema
     from bench.config.plan import Context, plan
-    from bench.runner.launchers.summary import write_down
+    from bench.runner.launchers.tasks import write_down
     from bench.runner.progress import ConsoleProgress
     from tests.support.stores import StoreMaker
 

@@ -12,17 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.contract import (
-    CellError,
-    Explanation,
-    Metric,
-    NotApplicable,
-    Observation,
-    PartPrototypeModel,
-    PrototypeTable,
-    Score,
-    Settings,
-)
+from bench.contract import CellError, Metric, NotApplicable, Observation, Score, Settings
 from bench.core import registry
 from bench.core.score import validated
 from bench.diagnostics import synthetic
@@ -34,39 +24,6 @@ from bench.results.stats.units import sample_of
 from bench.runner.metric_guard import Guard, generators
 
 FIRST = "declares its name, settings and needs"
-
-
-class RandomPrototypes(PartPrototypeModel):
-    """Model with two random prototypes per class and one shared; maxima of inner products add up to the logits."""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            self.backbone = synthetic.SmallNet()
-            vectors = torch.randn(2 * classes + 1, synthetic.SmallNet.channels)
-        own = torch.eye(classes, dtype=torch.bool).repeat_interleave(2, 0)
-        self.prototypes = PrototypeTable(torch.cat([own, torch.ones(1, classes, dtype=torch.bool)]), vectors)
-
-    def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
-        """Explain by maps of inner products of locations and prototypes."""
-        maps = torch.einsum("ndhw,pd->nphw", features, self.prototypes.vectors)
-        scores = maps.amax((2, 3))
-        logits = scores @ self.prototypes.classes.to(scores.dtype)
-        if classes is None:
-            return Explanation(logits, maps, scores)
-        indices = self.prototypes.of(classes)
-        return Explanation(logits, self.pick(maps, indices), self.pick(scores, indices), indices)
-
-    def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
-        """Sum the maps of the class."""
-        return self.head(features, classes).maps.sum(1)
-
-    def contributions(self, features: Tensor, classes: Tensor) -> Tensor:
-        """Place each maximum at its location."""
-        maps = self.head(features, classes).maps.flatten(2)
-        top, location = maps.max(2, keepdim=True)
-        return torch.zeros_like(maps).scatter_(2, location, top).sum(1).unflatten(1, features.shape[2:])
 
 
 @dataclass
@@ -129,7 +86,7 @@ def prepare(name: str, folder: Path) -> Measured:
         torch.manual_seed(0)
         black_box = Classifier(synthetic.SmallNet(), samples.classes).eval()
     config = metric.Config.model_validate(preset)
-    return Measured(metric, config, samples, RandomPrototypes(samples.classes).eval(), black_box)
+    return Measured(metric, config, samples, synthetic.RandomPrototypes(samples.classes).eval(), black_box)
 
 
 @torch.no_grad()

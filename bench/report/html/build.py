@@ -13,12 +13,12 @@ from markupsafe import Markup, escape
 
 from bench.core import __version__, registry
 from bench.core.plain_text import printable, visible
+from bench.report.cell_page import CellPage
 from bench.report.chance import beyond_chance
 from bench.report.html import filters, words
-from bench.report.html.cell_page import CellPage
-from bench.report.html.commands import Commands
 from bench.report.html.figures import Illustration, Picture, saved, stored_figures
 from bench.report.html.output_dir import ReportFolder, file_name
+from bench.report.html.sparklines import panels
 from bench.report.html.verdicts import verdicts
 from bench.report.html.warnings import cautions
 from bench.report.paper_tables.build import paper_table
@@ -67,7 +67,6 @@ def write_site(
     intervals: bool = False,
     most: int | None = None,
     draw: Callable[[str], Iterable[Picture]] | None = None,
-    plugins: Sequence[Path] = (),
 ) -> Path:
     """Write the report from the stored numbers alone.
 
@@ -79,7 +78,6 @@ def write_site(
         intervals: whether all values get their 95 % intervals, not only differences.
         most: number of statistical tests, however long they take; by default as many as take some seconds.
         draw: yields pictures of a cell's prototypes; by default none, since they need model and images.
-        plugins: files that the commands on the pages need too.
 
     Returns:
         The page to open.
@@ -89,7 +87,7 @@ def write_site(
     """
     cells = candidates(store, stamp, suite)
     target = ReportFolder(folder)
-    Site(store, cells, target, stamp, suite, intervals, most, plugins).write(draw)
+    Site(store, cells, target, stamp, suite, intervals, most).write(draw)
     target.finish()
     return folder / "index.html"
 
@@ -105,7 +103,6 @@ class Site:
         suite: name of a suite, for the paper's tables.
         intervals: whether values get 95 % intervals.
         most: number of statistical tests.
-        plugins: files for the commands on the pages.
     """
 
     def __init__(
@@ -117,7 +114,6 @@ class Site:
         suite: str | None,
         intervals: bool,
         most: int | None,
-        plugins: Sequence[Path],
     ) -> None:
         self._store, self._cells, self._target = store, cells, target
         self._which = (stamp, suite, intervals)
@@ -137,8 +133,7 @@ class Site:
         self._pages.globals.update(
             value=filters.value, ends=filters.ends, verdict=filters.verdict, reach=filters.reach,
             p_value=filters.p_value, minus=filters.minus, notes_of=filters.notes_of, between=words.between,
-            status=status,
-            commands=Commands(store, cells, stamp, suite, plugins).of,
+            status=status, panels=panels,
             addresses=self._addresses(), version=__version__, methods=list(self._methods.values()),
         )  # fmt: skip
 
@@ -163,8 +158,8 @@ class Site:
         addresses = self._addresses()
         for one in self._cells:
             stamps = [when for when, content in self._runs.items() if one.found.name in content["cells"]]
-            cell = CellPage(self._store, one, stamps, intervals)
-            self._page(addresses[one.found.name], "cell", page=cell, runs=self._runs, intervals=intervals)
+            cell = CellPage(self._store, one.found, stamps, intervals)
+            self._page(addresses[one.found.name], "cell", page=cell, state=status(one), runs=self._runs)
         # Last, since galleries take long: the pages above can be read meanwhile.
         for page in self._methods.values():
             if draw is not None and page.role != "control":

@@ -1,14 +1,38 @@
-"""Callbacks of a launcher while cells run, and the plain lines that a console shows."""
+"""Outcome of a run's cells, callbacks of a launcher while they run, and the plain lines that a console shows."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from bench.config.spec import PlannedCell
 from bench.core.console import Console, Text
 from bench.core.plain_text import one_line
 from bench.runner.launchers.tasks import CellTask, title_of
+
+
+@dataclass
+class Summary:
+    """Ids of a run's cells by outcome.
+
+    Attributes:
+        done: finished in this run.
+        before: finished before, or by another run meanwhile.
+        unmeasured: cells to which no metric applies, so that there is nothing to run.
+        failed: failed cells with the reason.
+    """
+
+    done: list[str] = field(default_factory=list)
+    before: list[str] = field(default_factory=list)
+    unmeasured: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        done = len(self.done) + len(self.before)
+        total = done + len(self.failed)
+        line = f"{done} of {total} cells done ({len(self.before)} before), {len(self.failed)} failed"
+        return line + (f"; nothing to measure in {len(self.unmeasured)} more" if self.unmeasured else "")
 
 
 class RunCallback:
@@ -28,6 +52,9 @@ class RunCallback:
 
     def requeued(self, task: CellTask, reason: str) -> None:
         """Handle a task whose worker was lost, and which goes to another one."""
+
+    def waiting(self, count: int) -> None:
+        """Handle that other runs work on all ``count`` tasks that are left."""
 
 
 class ConsoleCallback(RunCallback):
@@ -76,6 +103,10 @@ class ConsoleCallback(RunCallback):
     def requeued(self, task: CellTask, reason: str) -> None:
         """Print why it goes back into the queue."""
         self._print(self._begin(task), ("trying again:", "yellow"), f" {one_line(reason)}")
+
+    def waiting(self, count: int) -> None:
+        """Print how many cells are left."""
+        self._print(f"another run works on the {count} cells that are left: waiting for it")
 
     def _settle(self, task: CellTask) -> None:
         if self._ended is not None and task.stage is None:

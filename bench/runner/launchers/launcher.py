@@ -17,13 +17,12 @@ from bench.core.memory import check_limit
 from bench.core.paths import config_file
 from bench.results.store import Store
 from bench.runner.launchers import slurm
-from bench.runner.launchers.callbacks import RunCallback
-from bench.runner.launchers.inline import inline
+from bench.runner.launchers.callbacks import RunCallback, Summary
+from bench.runner.launchers.inline import ThisProcess
 from bench.runner.launchers.processes import Processes
 from bench.runner.launchers.ray import RayWorkers, own_cpus
 from bench.runner.launchers.scheduler import Scheduler
 from bench.runner.launchers.subprocess_job import Job
-from bench.runner.launchers.summary import Summary
 from bench.runner.launchers.tasks import CellTask
 from bench.runner.progress import ConsoleProgress
 
@@ -109,13 +108,13 @@ class Launcher:
         """
         if not self.several:
             device = environment.pick_device(self.device)
+            worker = ThisProcess(cells, store, home, device, progress, self.memory_limit, self.retries)
 
-            def in_new_process(task: CellTask) -> Job:
+            def own_process(task: CellTask) -> Job:
                 folder = str(store.cell(task.name).path.resolve())
                 return Job(task.name, folder, self._options(task), self._environment(home, None))
 
-            own = {"memory_limit": self.memory_limit, "retries": self.retries, "job": in_new_process}
-            return inline(cells, store, home, device, progress, events, rerun=rerun, **own)
+            return Scheduler(cells, store, home, worker, events, own_process, rerun=rerun, stages=False).run()
         shares = self._shares(cells, places)
 
         def job(task: CellTask) -> Job:

@@ -10,9 +10,8 @@ from typing import Protocol
 
 from bench.config.spec import PlannedCell
 from bench.results.store import Status, Store
-from bench.runner.launchers.callbacks import RunCallback
+from bench.runner.launchers.callbacks import RunCallback, Summary
 from bench.runner.launchers.subprocess_job import Job, ProcessExit
-from bench.runner.launchers.summary import Summary
 from bench.runner.launchers.tasks import CellTask, tasks_of
 
 LOST = 3
@@ -55,6 +54,8 @@ class Scheduler:
         events: callback of the run.
         job: describes a task for a worker.
         rerun: whether to discard earlier results of these cells.
+        stages: whether images and black boxes that several cells share are tasks of their own, so that other cells
+            run meanwhile; a single worker gains nothing by it.
     """
 
     def __init__(
@@ -66,12 +67,15 @@ class Scheduler:
         events: RunCallback,
         job: Callable[[CellTask], Job],
         rerun: bool = False,
+        stages: bool = True,
     ) -> None:
         self.store, self.home, self.workers, self.events = store, home, workers, events
         self.job = job
         self.summary = Summary()
         self.fresh = {cell.spec.id for cell in cells} if rerun else set()
-        self.waiting = tasks_of(self._to_run(cells), home)
+        to_run = self._to_run(cells)
+        self.waiting = tasks_of(to_run, home) if stages else [CellTask(cell.spec.id, cell) for cell in to_run]
+        self.noted = False
         self.open = {task.name for task in self.waiting}
         self.running: dict[str, tuple[CellTask, float, int]] = {}
         self.lost: Counter[str] = Counter()
@@ -131,6 +135,9 @@ class Scheduler:
             self.events.started(task)
         if chosen:
             self.workers.start([self.job(task) for task in chosen])
+        elif self.waiting and not self.running and not self.noted:
+            self.noted = True
+            self.events.waiting(len(self.waiting))
 
     def _elsewhere(self, task: CellTask) -> bool:
         """Settle a task that another run has ended meanwhile; one that failed there would only fail again."""

@@ -1,6 +1,7 @@
 """Subprocess ``python -m bench cell DIR`` of one job, the same for every launcher.
 
-It imports only the standard library: of this project, a Ray worker and a Slurm job import this file alone.
+It imports only the standard library: of this project, a Ray worker and a Slurm job import this file alone. Several
+processes train one cell together through ``python -m bench.runner.launchers.subprocess_job N DIR``.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class ProcessExit:
 
 def start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Start the process of a job, in a session of its own: Ctrl-C reaches the launcher, which then ends its jobs."""
-    module = ["bench", "cell"] if job.ranks == 1 else ["bench.runner.launchers.torchrun", str(job.ranks)]
+    module = ["bench", "cell"] if job.ranks == 1 else ["bench.runner.launchers.subprocess_job", str(job.ranks)]
     command = [sys.executable, "-m", *module, job.folder, *job.options]
     variables = {**os.environ, **job.environment, **environment, PARENT: str(os.getpid())}
     # To a file: a pipe that nobody reads fills up and blocks the cell.
@@ -143,3 +144,29 @@ def tie_to_parent() -> None:
     # The parent may have ended before the call above.
     if os.getppid() != int(parent):
         sys.exit(128 + signal.SIGKILL)
+
+
+def main() -> None:
+    """Run a cell in N processes by torchrun; the exit code is that of the first that failed, as in a shell.
+
+    The arguments of the command line are N, the folder of the cell and options of ``bench cell``.
+    """
+    tie_to_parent()
+    os.environ[PARENT] = str(os.getpid())  # the processes die with this one
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    count, *rest = sys.argv[1:]
+    try:
+        run.main(["--standalone", "--nproc-per-node", count, "-m", "bench", "cell", *rest])
+    except ChildFailedError as error:
+        _, first = error.get_first_failure()
+        sys.stderr.write(f"rank {first.local_rank} of {count} ended first, with {first.exitcode}\n")
+        sys.exit(first.exitcode if first.exitcode > 0 else 128 - first.exitcode)
+    except SignalException as error:
+        sys.exit(128 + error.sigval)
+
+
+if __name__ == "__main__":
+    main()

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bench.config.spec import CellSpec, PlannedCell
+from bench.config.spec import CellSpec, PlannedCell, describe
 from bench.core import environment
 from bench.core.interrupts import contained
 from bench.data.cache import cache_folder
 from bench.data.preprocessing import Preprocessing
-from bench.results.store import Store, WorkDir
+from bench.results.store import Store, WorkDir, write_json
 from bench.runner.cell import CellRunner
-from bench.runner.queue import retry
+from bench.runner.recovery import retry
 from bench.training.distributed import FollowerDone
 
 Stage = Literal["data", "black-box"]
@@ -91,6 +91,22 @@ def tasks_of(cells: Sequence[PlannedCell], home: Path) -> list[CellTask]:
                 needs = (*needs, name)
         whole.append(CellTask(cell.spec.id, cell, None, needs))
     return [*sorted(stages.values(), key=lambda task: task.stage != "data"), *whole]
+
+
+def write_down(cells: Sequence[PlannedCell], store: Store, command: Callable[[PlannedCell], str]) -> None:
+    """Write each cell's ``cell.json``: from then on ``bench cell`` can run it alone.
+
+    The newest request replaces an older one: a cell may be requested with other paths or under another label.
+
+    Args:
+        cells: the plan.
+        store: results store of the cells.
+        command: returns the command that runs a cell.
+    """
+    for cell in cells:
+        content = describe(cell, command(cell))
+        if store.written(cell.spec.id) != content:
+            write_json(store.cell(cell.spec.id).path / "cell.json", content)
 
 
 def title_of(cell: PlannedCell) -> str:

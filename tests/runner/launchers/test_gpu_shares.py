@@ -42,4 +42,4 @@ def test_the_command_of_a_cell_in_several_processes(tmp_path, monkeypatch):
     for ranks in (1, 2):
         subprocess_job.start(subprocess_job.Job("a", str(tmp_path), ("--device", "cpu"), {}, ranks=ranks), {})
     assert begun[0][1:] == ["-m", "bench", "cell", str(tmp_path), "--device", "cpu"]
-    assert begun[1][1:] == ["-m", "bench.runner.launchers.torchrun", "2", str(tmp_path), "--device", "cpu"]
+    assert begun[1][1:] == ["-m", "bench.runner.launchers.subprocess_job", "2", str(tmp_path), "--device", "cpu"]

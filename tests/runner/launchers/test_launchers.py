@@ -130,7 +130,7 @@ def test_ctrl_c_leaves_nothing_behind(launcher, number, code, arguments, undistu
     process.send_signal(number)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == code, output
-    assert "the same command goes on where it stopped" in output
+    assert "the same command resumes" in output
     assert not cell_processes(tmp_path)
     again = bench(tmp_path, *arguments, *LAUNCHERS[launcher])
     assert again.returncode == 0, again.stdout + again.stderr
@@ -154,7 +154,7 @@ def test_a_cell_that_is_asked_to_end_ends_and_has_not_failed(arguments, tmp_path
     alone.send_signal(signal.SIGTERM)
     said = alone.communicate(timeout=60)[1]
     assert alone.returncode == 143, said
-    assert "the same command goes on where it stopped" in said
+    assert "the same command resumes" in said
     assert not (folder / "failure.json").exists()
 
 

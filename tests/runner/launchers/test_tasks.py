@@ -7,8 +7,7 @@ from bench.cli.main import main
 from bench.core import registry
 from bench.models.tiny import TinyNet
 from bench.results.store import Store
-from bench.runner.launchers.summary import write_down
-from bench.runner.launchers.tasks import black_box_folder, prepared_folder, tasks_of
+from bench.runner.launchers.tasks import black_box_folder, prepared_folder, tasks_of, write_down
 from tests.support.small_birds import few_birds, planned
 
 

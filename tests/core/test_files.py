@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from bench.core.threads import ordered_map
+from bench.core.files import ordered_map
 
 
 def test_results_come_in_order_and_not_far_ahead_of_what_is_taken():

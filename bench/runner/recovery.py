@@ -1,12 +1,10 @@
-"""Queue of cells for concurrent runs over the same store, repair of damaged results, and retries."""
+"""Recovery of cells: repair of damaged results, and retries after transient failures."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bench.config.spec import PlannedCell
 from bench.contract import Progress
 from bench.core.errors import is_transient
 from bench.results.records import AGAIN
@@ -14,43 +12,6 @@ from bench.results.store import Store
 from bench.runner.cell import reason_of
 from bench.runner.fit_cache import copy_fit
 from bench.runner.progress import ConsoleProgress
-
-_POLL = 0.5
-
-
-class CellQueue:
-    """Iterator over cells in order; those that another run works on come last, when it has released them.
-
-    Args:
-        cells: in order.
-        store: results store of the cells.
-        progress: reporter of waiting.
-    """
-
-    def __init__(self, cells: Sequence[PlannedCell], store: Store, progress: Progress) -> None:
-        self._cells, self._store, self._progress = list(cells), store, progress
-        self._failures = {cell.spec.id: store.cell(cell.spec.id).failed_at for cell in cells}
-
-    def __iter__(self) -> CellQueue:
-        return self
-
-    def __next__(self) -> PlannedCell:
-        if not self._cells:
-            raise StopIteration
-        noted = False
-        while True:
-            for position, cell in enumerate(self._cells):
-                if not self._store.cell(cell.spec.id).busy:
-                    return self._cells.pop(position)
-            if not noted:
-                self._progress.note(f"another run works on the {len(self._cells)} cells that are left: waiting for it")
-                noted = True
-            time.sleep(_POLL)
-
-    def failed_elsewhere(self, cell: PlannedCell) -> dict[str, Any] | None:
-        """Return the failure of a cell in another run since this one began, if any: it would only fail again."""
-        folder = self._store.cell(cell.spec.id)
-        return None if folder.failed_at == self._failures[cell.spec.id] else folder.failure
 
 
 def repair(names: Sequence[str], store: Store, progress: ConsoleProgress) -> None:
