@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from bench.core import registry
+from bench.core.errors import RequestError
 from bench.core.interrupts import contained
 from bench.core.paths import decodable
 
@@ -202,6 +203,13 @@ def table_style(command: Callable[..., None]) -> Callable[..., None]:
     ):  # fmt: skip
         command = option(command)
     return command
+
+
+def refuse_table_style(style: dict[str, Any], where: str) -> None:
+    """Refuse the options of :func:`table_style` where they would change nothing."""
+    for name, value in style.items():
+        if value not in (None, "", (), {}):
+            raise RequestError(f"--{name} is for printed tables: not with {where}")
 
 
 tracking_uri = click.option(

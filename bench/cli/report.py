@@ -62,9 +62,7 @@ def report(
     if metrics and (table is not None or fmt == "html"):
         raise RequestError("--metrics is for the comparison of a run: not with --table, nor with --format html")
     if table is None and fmt == "html":
-        for name in more:
-            if more[name] not in (None, "", (), {}):
-                raise RequestError(f"--{name} is for printed tables: not with --format html without --table")
+        options.refuse_table_style(more, "--format html without --table")
         _pages(store, suite, stamp, intervals, plugins, **pages)
         return
     for name in _PAGES_ONLY:
