@@ -164,12 +164,14 @@ class Tables:
     tables: list[Table]
 
     def styled(self, **style: Any) -> Tables:
-        """Return the tables as an author wants them, see :meth:`bench.report.table.Table.styled`.
+        """Return the tables as an author wants them, with the arguments of :func:`bench.report.styled.styled`.
 
         >>> table = bench.load_results().table()  # doctest: +SKIP
         >>> table.styled(columns=["consistency"], rename={"ours": "Ours"}, digits=2).to_latex()  # doctest: +SKIP
         """
-        return replace(self, tables=[one.styled(**style) for one in self.tables])
+        from bench.report.styled import styled
+
+        return replace(self, tables=styled(self.tables, **style))
 
     def to_markdown(self) -> str:
         """Return GitHub Markdown."""

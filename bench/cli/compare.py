@@ -54,12 +54,12 @@ def compare(
     from bench.results.stats.compare import compare as judge
 
     found = judge(options.open_store(out), methods, metrics, stamp, suite, first_only)
-    tables = styled(contest_tables(found), **style)
     if fmt in ("json", "csv"):
         # For programs there is one record of a comparison, with more than its table has.
+        options.refuse_table_style(style, f"--format {fmt}")
         say({"json": as_json, "csv": as_csv}[fmt](found), nl=False)
     else:
-        write(tables, fmt, title=f"Comparison of {', '.join(methods)}")
+        write(styled(contest_tables(found), **style), fmt, title=f"Comparison of {', '.join(methods)}")
     sys.exit(0 if any(one.p is not None for one in found.comparisons) else 1)
 
 

@@ -9,8 +9,8 @@ from bench.report.renderers import as_markdown
 def test_table_marks_missing_cells_and_keeps_notes():
     rows = [{"method": "a", "s": "1"}, {"method": "long name"}]
     text = as_markdown([measurement_table("speed", ["above"], ("method", "s"), rows, ["below"])])
-    assert "| a         | 1 |" in text
-    assert "| long name | - |" in text
+    assert "| a         |   1 |" in text
+    assert "| long name |   - |" in text
     assert text.index("speed") < text.index("long name") < text.index("above") < text.index("below")
 
 

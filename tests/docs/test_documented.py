@@ -71,7 +71,7 @@ def test_figures_show_the_numbers_of_the_tables():
             rows = [line for line in lines if (line.role == "control" if controls else
                                                (line.label, line.backbone) == (label, backbone))]  # fmt: skip
             for metric, printed in re.findall(r"(\w+)(?: \(%\))? (\d+(?:\.\d+)?)(?=[,;.]|$)", scores):
-                values = [line.entries[metric].value for line in rows if metric in line.entries]
+                values = [line.values[metric].value for line in rows if metric in line.values]
                 texts = [format(value, form) for value in values if value is not None for form in (".1f", ".3g", ".0f")]
                 assert printed in texts, (name, metric, printed, values)
                 compared += 1
