@@ -15,7 +15,7 @@ import logging
 import re
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -394,7 +394,7 @@ _UNKNOWN: dict[str, Any] = {
 
 def as_dicts(rows: list[Row]) -> list[dict[str, Any]]:
     """Return rows as plain dictionaries."""
-    return [asdict(row) for row in rows]
+    return [dict(vars(row)) for row in rows]
 
 
 def _row(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -73,8 +72,8 @@ class IntervalCache:
         return self._folder / place[:2] / f"{place[:16]}.json"
 
     def _key(self, cell: str) -> str:
-        metrics = json.dumps(self._store.specification(cell)["spec"]["metrics"], sort_keys=True)
-        parts = [_code(), metrics, *self._store.files(cell).state()]
+        # The id is the digest of the specification, with the metrics in it.
+        parts = [_code(), cell, *self._store.files(cell).state()]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
