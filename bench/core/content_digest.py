@@ -70,7 +70,7 @@ def _relative(file: Path, root: Path) -> str:
         return Path(os.path.relpath(file, root)).as_posix()
 
 
-def state_of(path: Path) -> State:
+def state_of(path: Path | os.DirEntry[str]) -> State:
     """Return a file's size, times and inode: equal values mean that it was not touched.
 
     A modification time that was set back, or a copy in its place, shows in the time of the inode or in its number.

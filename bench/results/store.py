@@ -15,7 +15,6 @@ import logging
 import re
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,42 +26,18 @@ from bench.results.archive import FILE as ARCHIVE
 from bench.results.archive import Archive
 from bench.results.records import (
     CellRecord,
-    ScoreStatus,
     read_description,
     read_history,
     read_invocation,
     read_result,
 )
 from bench.results.result_files import FolderFiles, ResultFiles
+from bench.results.rows import Row, as_dicts, damaged_row, rows_of
 
 __all__ = ["CellRecord", "Row", "Status", "Store", "WorkDir", "as_dicts", "new_stamp", "write_json"]
 
 _STAMP = "%Y%m%d-%H%M%S-%f"
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Row:
-    """Row of ``results --json``: one cell, one metric; ``low`` and ``high``: :mod:`bench.results.stats.intervals`.
-
-    A cell whose description is damaged, or a record of a call that is, has one row: its name, ``failed``, and why.
-    """
-
-    suite: str
-    cell: str
-    method: str
-    label: str
-    dataset: str
-    backbone: str
-    seed: int | None
-    metric: str
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int | None
-    unit: str
-    status: ScoreStatus
-    reason: str
 
 
 def new_stamp() -> str:
@@ -344,69 +319,14 @@ class Store:
         chosen = self.cells() if cells is None else cells
         if suite is not None:
             chosen = [name for name in chosen if name in suites]
-        rows = [row for name in chosen for row in self._rows_of(name, suites.get(name, ""))]
+        rows = [row for name in chosen for row in rows_of(self.record(name), suites.get(name, ""))]
         if cells is None:
-            rows += [_row(_UNKNOWN, "", "", "failed", reason) for reason in self._damaged_records().values()]
+            rows += [damaged_row(reason) for reason in self._damaged_records().values()]
         return rows
 
     def _damaged_records(self) -> dict[str, str]:
         """Return the faults of records of calls and of exported suites; ids of cells have no slash."""
         return {name: reason for name, reason in self.faults.items() if "/" in name}
-
-    def _rows_of(self, name: str, suite: str) -> list[Row]:
-        found = self.record(name)
-        written, outcome = found.written, found.result
-        if written is None:
-            assert found.failure is not None
-            return [_row({**_UNKNOWN, "suite": suite, "cell": name}, "", "", "failed", found.failure["reason"])]
-        spec = written["spec"]
-        common = {
-            "suite": suite,
-            "cell": name,
-            "method": spec["method"],
-            "label": written["label"],
-            "dataset": spec["dataset"],
-            "backbone": spec["backbone"] or "",
-            "seed": spec["seed"],
-        }
-        failure = found.failure or {**failed("not finished"), "status": "missing"}
-        rows = []
-        for metric, facts in spec["metrics"].items():
-            if outcome is None:
-                rows.append(_row(common, metric, facts["unit"], failure["status"], failure["reason"]))
-            elif metric in outcome.get("not_applicable", {}):
-                rows.append(_row(common, metric, facts["unit"], "n/a", outcome["not_applicable"][metric]))
-            else:
-                score = outcome["scores"][metric]
-                numbers = {metric: score["value"]}
-                numbers |= {f"{metric}.{number}": value for number, value in score.get("also", {}).items()}
-                for number, value in numbers.items():
-                    rows.append(_row(common, number, facts["unit"], "ok", "", value, score["n"]))
-        for metric, facts in written["not_applicable"].items():
-            rows.append(_row(common, metric, facts["unit"], "n/a", facts["reason"]))
-        return rows
-
-
-_UNKNOWN: dict[str, Any] = {
-    "suite": "", "cell": "", "method": "", "label": "", "dataset": "", "backbone": "", "seed": None
-}  # fmt: skip
-
-
-def as_dicts(rows: list[Row]) -> list[dict[str, Any]]:
-    """Return rows as plain dictionaries."""
-    return [asdict(row) for row in rows]
-
-
-def _row(
-    common: dict[str, Any],
-    metric: str,
-    unit: str,
-    status: ScoreStatus,
-    reason: str,
-    value: float | None = None,
-    n: int | None = None,
-) -> Row:
-    return Row(**common, metric=metric, value=value, low=None, high=None, n=n, unit=unit, status=status, reason=reason)
 
 
 def _to_delete(file: Path, error: RequestError) -> str:

@@ -16,6 +16,7 @@ from bench.results.records import CellRecord
 from bench.results.sides import Side, chosen_cells, sides
 from bench.results.stats.bootstrap import RESAMPLES
 from bench.results.stats.contest import Comparison, Contest, Ranking, Tally
+from bench.results.stats.interval_cache import ContestCache
 from bench.results.stats.pairwise import Judge
 from bench.results.stats.tests import EXACT, SWAPS, friedman, holm, mean_ranks, signed_rank
 from bench.results.store import Store
@@ -48,6 +49,23 @@ def compare(
     if len(set(methods)) < 2 or len(set(methods)) < len(methods):
         raise RequestError("name two or more different methods, for example: python -m bench compare ours protopnet")
     cells, origin = chosen_cells(store, methods, stamp, suite, metrics)
+    # The cells are chosen first: a bad request is refused as if nothing were kept.
+    kept = ContestCache(store, cells, [methods, metrics, origin, first_only])
+    contest = kept.read()
+    if contest is None:
+        contest = _compared(store, cells, origin, methods, metrics, first_only)
+        kept.write(contest)
+    return contest
+
+
+def _compared(
+    store: Store,
+    cells: Sequence[CellRecord],
+    origin: str,
+    methods: Sequence[str],
+    metrics: Sequence[str],
+    first_only: bool,
+) -> Contest:
     known = {label: sides(cells, label) for label in methods}
     wanted = _wanted(metrics, [side for found in known.values() for side in found], origin)
     judge = Judge(store)

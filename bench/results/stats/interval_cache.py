@@ -5,17 +5,23 @@ Making them imports torch and pandas and takes tens of milliseconds a cell; a st
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from bench.core import registry
 from bench.core.errors import RequestError
 from bench.core.paths import home
+from bench.results.records import CellRecord
+from bench.results.stats.contest import Contest
 from bench.results.store import Row, Store, write_json
 
 _OURS = "metrics."
@@ -73,9 +79,53 @@ class IntervalCache:
         return self._folder / place[:2] / f"{place[:16]}.json"
 
     def _key(self, cell: str) -> str:
-        metrics = json.dumps(self._store.specification(cell)["spec"]["metrics"], sort_keys=True)
-        parts = [_code(), metrics, *self._store.files(cell).state()]
+        # The id is the digest of the specification, with the metrics in it.
+        parts = [_code(), cell, *self._store.files(cell).state()]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+class ContestCache:
+    """Comparison kept like the rows of :class:`IntervalCache`: its tests alone take seconds, and torch with them.
+
+    Args:
+        store: contains the cells.
+        cells: that are compared.
+        question: all else from which the comparison follows.
+    """
+
+    def __init__(self, store: Store, cells: Sequence[CellRecord], question: Sequence[Any]) -> None:
+        metrics = {metric for cell in cells for metric in (*cell.spec["metrics"], *cell.written["not_applicable"])}
+        self._file: Path | None = None
+        if home().is_dir() and all(map(_is_ours, metrics)):
+            asked = json.dumps([str(store.root.resolve()), question])
+            self._file = home() / "intervals" / "compare" / f"{hashlib.sha256(asked.encode()).hexdigest()[:16]}.json"
+            states = [json.dumps([cell.name, cell.result, cell.failure, cell.written["label"]]) for cell in cells]
+            states += [text for cell in cells for text in store.files(cell.name).state()]
+            parts = [_code(), _code_of_comparisons(), asked, *states]
+            self._key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def read(self) -> Contest | None:
+        """Return the comparison, or ``None`` if it has to be made."""
+        if self._file is None or not self._file.is_file():
+            return None
+        try:
+            kept = Store.read(self._file)
+            return TypeAdapter(Contest).validate_python(kept["contest"]) if kept["key"] == self._key else None
+        except (RequestError, KeyError, ValueError):
+            return None  # a damaged entry is made again
+
+    def write(self, contest: Contest) -> None:
+        """Keep the comparison."""
+        if self._file is not None:
+            # A home that is full or read-only, or a number that is none: the comparison is made each time.
+            with contextlib.suppress(OSError, ValueError):
+                write_json(self._file, {"key": self._key, "contest": asdict(contest)})
+
+
+@functools.cache
+def _code_of_comparisons() -> str:
+    files = sorted(Path(__file__).resolve().parents[1].rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _is_ours(metric: str) -> bool:

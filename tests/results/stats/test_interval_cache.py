@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from bench.results.stats import interval_cache
+from bench.results.stats.compare import compare
 from bench.results.stats.intervals import with_intervals
 from tests.support.stores import StoreMaker, reseal
 
@@ -119,3 +120,23 @@ def test_reading_again_needs_no_torch(store):
         subprocess.run(
             [sys.executable, "-c", code, *command, "--out", str(store.root)], check=True, stdout=subprocess.DEVNULL
         )
+
+
+def test_a_comparison_is_kept_until_a_cell_changes(store, tmp_path, monkeypatch):
+    maker = StoreMaker(store.root)
+    maker.cell("protopnet", {"accuracy": 40.0}, items=images(40), metrics={"accuracy": FACTS})
+    first = compare(store, ["ours", "protopnet"])
+    assert first.comparisons[0].p < 0.05
+    with monkeypatch.context() as patch:
+        patch.setattr("bench.results.stats.compare.Judge", None)
+        assert compare(store, ["ours", "protopnet"]) == first
+        with pytest.raises(TypeError):
+            compare(store, ["protopnet", "ours"])
+    # The value is another one now, and its table does not give it.
+    folder = next(path for path in (store.root / "cells").iterdir() if "protopnet" in (path / "cell.json").read_text())
+    file = folder / "result" / "result.json"
+    file.write_text(file.read_text().replace("40.0", "41.0"))
+    reseal(file.parent)
+    again = compare(store, ["ours", "protopnet"])
+    assert again.comparisons[0].values == (70.0, 41.0)
+    assert again.comparisons[0].verdict == "not tested"

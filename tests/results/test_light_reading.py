@@ -1,0 +1,53 @@
+"""Reading what is stored loads neither torch nor pandas once intervals and comparisons are kept."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.documented import RESULTS, ROOT
+
+PROGRAM = """
+import re, sys
+from click.testing import CliRunner
+from bench.cli.main import main
+result = CliRunner().invoke(main, sys.argv[1:])
+heavy = sorted({"torch", "pandas", "scipy", "mlflow", "timm"} & set(sys.modules))
+peak = int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])  # ru_maxrss has the parent's too
+print(result.exit_code, heavy, peak < 150 * 1024, result.stdout)
+"""
+COMMANDS = {
+    "results": ["results", "--csv"],
+    "report": ["report", "--suite", "study_cars"],
+    "compare": ["compare", "ours", "blackbox", "--suite", "study_cars"],
+    "show": ["show", "{cell}"],
+}
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("light")
+    (folder / "home").mkdir()
+    shutil.copytree(ROOT / RESULTS / "study_cars", folder / "export" / "study_cars")
+    environment = {**os.environ, "BENCH_HOME": str(folder / "home"), "PYTHONPATH": str(ROOT), "COLUMNS": "160"}
+
+    def run(words):
+        from bench.results.store import Store
+
+        cell = Store(folder / "export").cells()[0]
+        words = [*(word.format(cell=cell) for word in words), "--out", str(folder / "export")]
+        command = [sys.executable, "-c", PROGRAM, *words]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_torch_is_not_loaded_for_kept_numbers(ran, command):
+    first = ran(COMMANDS[command])
+    again = ran(COMMANDS[command])
+    assert again.startswith("0 [] True "), again[:200]
+    assert again.partition("True ")[2] == first.partition("e ")[2]
