@@ -15,7 +15,7 @@ SIZES = ProfileSizes("tiny", classes=3, size=64)
 PLUGIN = """
 import torch
 from baselines.protopnet import ProtoPNet, ProtoPNetLearner
-from bench import registry
+from bench.core import registry
 from bench.config.schedule import Phase, Schedule
 
 
