@@ -45,7 +45,7 @@ def run(place, file, *more):
     return bench(folder / "home", "run", *given, *more)
 
 
-def test_the_head_of_the_file_is_decomposed_and_nothing_is_trained(place):
+def test_pretrained_head_is_decomposed_without_training(place):
     file = written(place[1] / "whole.pth", classifier())
     assert "black boxes to train" not in run(place, file, *PRETRAINED, "--dry-run").stdout
     ran = run(place, file, *PRETRAINED, "--jobs", "2")
@@ -82,7 +82,7 @@ def prepared(place):
         ("deep", r"\(behind its backbone: fc.weight \(3, \d+\), head.0.weight \(8, 8\)\)"),
     ],
 )
-def test_weights_without_such_a_head_are_refused_before_anything_runs(place, file, problem, tmp_path):
+def test_weights_without_a_head_are_refused_first(place, file, problem, tmp_path):
     net, path = classifier(5 if file == "five" else 3), tmp_path / "w.pth"
     if file == "bare":
         torch.save(net.backbone.state_dict(), path)
@@ -94,7 +94,7 @@ def test_weights_without_such_a_head_are_refused_before_anything_runs(place, fil
     assert "--set classifier.head=trained" in " ".join(ran.stderr.split())
 
 
-def test_the_paper_decomposes_the_weights_own_classifier_on_imagenet_and_trains_one_elsewhere():
+def test_paper_decomposes_the_weights_own_head_on_imagenet_only():
     for dataset, head in (("imagenet", "pretrained"), ("cub", "trained"), ("cars", "trained")):
         own = dataset_config(dataset, {}).recipes.get("published", {})
         assert black_box_config("resnet34", "published", own).head == head

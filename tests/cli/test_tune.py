@@ -43,7 +43,7 @@ def test_every_choice_is_fitted_on_every_part(planned):
     assert bench(home, *arguments).stdout == ran.stdout
 
 
-def test_a_setting_that_cannot_work_on_a_part_is_refused_before_any_fit(planned):
+def test_tune_refuses_an_impossible_setting_before_any_fit(planned):
     home, cell = planned
     ran = bench(home, "tune", cell, "--set", "ours.k=1,100000")
     assert ran.returncode == 2

@@ -83,7 +83,7 @@ def test_a_box_that_exceeds_the_image_scales_by_the_box(tmp_path):
 
 
 @pytest.mark.parametrize(("box", "left"), [((20, 10, 40, 30), (20, 10, 32, 24)), ((-5, -6, 20, 20), (0, 0, 15, 14))])
-def test_exact_places_are_those_of_the_pixels_that_a_box_has_in_the_image(tmp_path, box, left):
+def test_exact_places_follow_the_boxs_pixels_in_the_image(tmp_path, box, left):
     x1, y1, x2, y2 = left
     point = (x1 + 3, y1 + 2)
     record, _ = drawn(tmp_path, box=box, points=((*map(float, point), True),))
@@ -131,7 +131,7 @@ def test_real_crops_pixel_by_pixel(full):
         np.testing.assert_array_equal(Preprocessing().apply(record).image, expected.transpose(2, 0, 1))
 
 
-def test_truncated_key_points_of_all_real_rows_against_the_annotation_file():
+def test_truncated_key_points_of_all_real_rows():
     for name in ("cub3_full", "cub50"):
         root = real(name)
         boxes = {}

@@ -106,7 +106,7 @@ def test_a_home_is_never_written_over(home, tmp_path):
 
 
 @pytest.mark.parametrize("computed", ["prepared", "blackboxes", "cells/{}/work", "cells/{}/result/model.safetensors"])
-def test_an_export_in_which_something_was_computed_is_left_alone(home, tmp_path, computed):
+def test_export_with_new_results_is_left_alone(home, tmp_path, computed):
     _, cells = home
     target = tmp_path / "published"
     assert call("export", target).exit_code == 0
@@ -116,7 +116,7 @@ def test_an_export_in_which_something_was_computed_is_left_alone(home, tmp_path,
     assert content_of(target) == before
 
 
-def test_a_cell_that_does_not_say_that_it_was_exported_is_left_alone(home, tmp_path):
+def test_cell_without_exported_mark_is_left_alone(home, tmp_path):
     _, cells = home
     target = tmp_path / "published"
     assert call("export", target).exit_code == 0
@@ -127,7 +127,7 @@ def test_a_cell_that_does_not_say_that_it_was_exported_is_left_alone(home, tmp_p
     assert Store(target).cell(cells["protopnet-0"]).done
 
 
-def test_an_export_that_was_killed_while_it_replaced_a_cell_is_made_whole(home, tmp_path):
+def test_export_killed_while_replacing_a_cell_is_made_whole(home, tmp_path):
     root, cells = home
     target = tmp_path / "published"
     assert call("export", target).exit_code == 0

@@ -10,8 +10,10 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from click.testing import CliRunner
 from rich.console import Console
 
+from bench.cli.main import main
 from bench.config.plan import Context, plan
 from bench.config.schema import Request, parse_overrides
 from bench.config.spec import PlannedCell
@@ -99,5 +101,5 @@ def environment(home: Path) -> dict[str, str]:
 
 def scores(home: Path) -> dict[tuple[str, str], object]:
     """What a home's results say: (method, metric) -> value or reason."""
-    rows = json.loads(bench(home, "results").stdout)
+    rows = json.loads(CliRunner().invoke(main, ["results"], env={"BENCH_HOME": str(home)}).stdout)
     return {(row["label"], row["metric"]): row["value"] if row["status"] == "ok" else row["reason"] for row in rows}

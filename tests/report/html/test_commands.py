@@ -134,7 +134,7 @@ def test_where_no_run_has_both_all_cells_are_looked_at(maker: StoreMaker) -> Non
     assert all("--run" in words or "#" in words[1] for words in commands)
 
 
-def test_a_report_of_one_run_stays_with_it_and_plugins_are_named_again(maker: StoreMaker) -> None:
+def test_report_of_one_run_stays_with_it_and_names_plugins(maker: StoreMaker) -> None:
     cells = [cell(maker, name, number) for number, name in enumerate(METHODS[:2])]
     maker.invocation(cells, STAMPS[0], "birds")
     maker.invocation(cells, STAMPS[1], "more")

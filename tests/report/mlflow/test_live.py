@@ -38,7 +38,7 @@ def test_the_load_of_the_machine_is_on_the_page_for_it(home: Path) -> None:
     assert run.info.start_time == 1000 * (FINISHED - 100)
 
 
-def test_curves_grow_while_a_cell_is_trained_and_stay_when_it_is_done(home: Path) -> None:
+def test_curves_grow_in_training_and_stay_afterwards(home: Path) -> None:
     maker, cell = one(home, None)
     work, rows = maker.store.cell(cell).work, [epoch(number, "all", 0.5**number) for number in range(4)]
     work.mkdir()
@@ -68,7 +68,7 @@ def test_curves_grow_while_a_cell_is_trained_and_stay_when_it_is_done(home: Path
     assert runs(mirror)["ours·demo·tiny·s0"].info.status == "FINISHED"
 
 
-def test_a_follower_writes_what_has_changed_and_tells_trouble_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_follower_writes_changes_and_reports_trouble_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     maker, cell = one(home, None)
     follower = Follower(home, maker.store, None, said=said.append)

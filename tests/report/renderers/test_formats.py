@@ -23,9 +23,9 @@ from bench.report.renderers.html import sheets_as_html
 from bench.report.renderers.latex import PREAMBLE, sheets_as_latex
 from bench.results.store import Store
 from tests.support.paper_cells import on_cub, paper_store, scores
+from tests.support.regenerate import GOLDEN, GOLDEN_TABLES, golden_table
 from tests.support.stores import StoreMaker
 
-GOLDEN = Path(__file__).parent / "golden"
 HOSTILE = "ours (a=<script>alert(1)</script> & 50 % of $x_{1}^2$ # ~ | \\end{tabular} \u2713)"
 VOID = {"meta", "br", "img", "link", "hr", "input"}
 
@@ -53,16 +53,12 @@ def written(store: Store, number: int, fmt: str, width: int = 100, suite: str | 
     return out.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("number", "fmt"),
-    [(1, "md"), (2, "text"), (3, "md"), (4, "md"), (5, "md"), (5, "latex"), (5, "html"), (5, "csv"), (6, "text")],
-)
-def test_goldens(store: Store, number: int, fmt: str) -> None:
-    """`python -m pytest` shows the difference; a golden that is to change is written by hand or from that output."""
-    assert written(store, number, fmt) == (GOLDEN / f"table{number}.{fmt}").read_text()
+@pytest.mark.parametrize("file", GOLDEN_TABLES)
+def test_paper_table_is_its_golden(store: Store, file: str) -> None:
+    assert golden_table(store, file) == (GOLDEN / file).read_text()
 
 
-def test_text_is_folded_by_backbone_and_never_wider_than_the_console(store: Store) -> None:
+def test_text_is_folded_by_backbone_within_the_console(store: Store) -> None:
     text = written(store, 2, "text", width=80)
     tables = [line for line in text.splitlines() if not line.startswith("- ")]
     assert max(map(len, tables)) <= 80
