@@ -5,6 +5,9 @@ BIN := .venv/bin
 # Small networks on few cores: more threads than cores wait for one another.
 export OMP_WAIT_POLICY ?= PASSIVE
 
+# Tests of one group share what is slow to make, and so a process.
+WORKERS := -n 2 --dist loadgroup
+
 .PHONY: help demo test test-fast test-all docs-check lint clean
 
 help:
@@ -35,16 +38,16 @@ lint: .venv/installed-dev
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -n 2 -m 'not exhaustive and not documents'
+	$(BIN)/python -m pytest $(WORKERS) -m 'not exhaustive and not documents'
 
 test-fast: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2 -m 'not slow and not exhaustive and not documents'
+	$(BIN)/python -m pytest $(WORKERS) -m 'not slow and not exhaustive and not documents'
 
 test-all: lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest $(WORKERS)
 
 docs-check: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2 -m documents tests/docs tests/test_pins.py
+	$(BIN)/python -m pytest $(WORKERS) -m documents tests/docs tests/test_pins.py
 
 clean:
 	rm -rf .venv .bench

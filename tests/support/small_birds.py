@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -33,11 +37,18 @@ def quick(words: Iterable[str]) -> list[str]:
     return [*QUICK, *(PROTOPNET if any("protopnet" in word.split(",") for word in words) else [])]
 
 
+@functools.cache
+def _drawn_birds() -> Path:
+    """Drawn once for all tests of this process: a second of work, which many modules want."""
+    folder = Path(tempfile.mkdtemp(prefix="bench-birds-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    draw(folder / "birds", classes=3, train=5, test=3)
+    return folder
+
+
 def few_birds(folder: Path) -> Path:
     """Three species with five training and three test images each."""
-    root = folder / "birds"
-    draw(root, classes=3, train=5, test=3)
-    return root
+    return shutil.copytree(_drawn_birds() / "birds", folder / "birds")
 
 
 def planned(data: Path, home: Path, **request: object) -> list[PlannedCell]:

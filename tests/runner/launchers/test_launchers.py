@@ -29,6 +29,7 @@ from tests.support.small_birds import (
     stored,
 )
 
+pytestmark = pytest.mark.xdist_group("launchers")  # one worker: what they compare with is made once
 LAUNCHERS = {
     "processes": ["--jobs", "2"],
     "ray": ["--launcher", "ray", "--jobs", "2"],
