@@ -16,7 +16,7 @@ from bench.data.cub import Cub
 from bench.data.preprocessing import Preprocessing
 from bench.models.classifier import Classifier
 from tests.support.samples import Silent
-from tests.support.small_birds import QUICK, bench, few_birds
+from tests.support.small_birds import QUICK, called, few_birds
 
 PRETRAINED = ("--set", "classifier.head=pretrained")
 
@@ -42,7 +42,7 @@ def place(tmp_path_factory):
 def run(place, file, *more):
     root, folder = place
     given = ("--methods", "ours", "--data-root", str(root), "--weights", f"tiny={file}", "--no-tracking", *QUICK[:6])
-    return bench(folder / "home", "run", *given, *more)
+    return called(folder / "home", "run", *given, *more)
 
 
 def test_pretrained_head_is_decomposed_without_training(place):
@@ -51,12 +51,12 @@ def test_pretrained_head_is_decomposed_without_training(place):
     ran = run(place, file, *PRETRAINED, "--jobs", "2")
     assert ran.returncode == 0, ran.stderr
     assert not (place[1] / "home" / "blackboxes").exists()
-    rows = json.loads(bench(place[1] / "home", "results").stdout)
+    rows = json.loads(called(place[1] / "home", "results").stdout)
     found = {
         row["method"]: row for row in rows if row["metric"] == "accuracy" and row["method"] in ("ours", "blackbox")
     }
     assert found["ours"]["value"] == found["blackbox"]["value"]
-    shown = bench(place[1] / "home", "show", found["ours"]["cell"]).stdout
+    shown = called(place[1] / "home", "show", found["ours"]["cell"]).stdout
     assert "classifier.head" in shown
     assert "classifier.schedule" not in shown
     with torch.no_grad():

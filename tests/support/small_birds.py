@@ -59,6 +59,14 @@ def planned(data: Path, home: Path, **request: object) -> list[PlannedCell]:
     return plan(Request.model_validate(given), Context(home, progress, data_root=data))
 
 
+def called(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in this process: without seconds of imports, where a test is not about the process."""
+    result = CliRunner().invoke(main, arguments, env={"BENCH_HOME": str(home)})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return subprocess.CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
+
+
 def bench(home: Path, *arguments: str, **options) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
     return subprocess.run(
