@@ -5,6 +5,9 @@ BIN := .venv/bin
 # Small networks on few cores: more threads than cores wait for one another.
 export OMP_WAIT_POLICY ?= PASSIVE
 
+# Tests of one group share what is slow to make, and so a process.
+WORKERS := -n 2 --dist loadgroup
+
 .PHONY: help demo test test-fast test-all docs-check lint clean
 
 help:
@@ -12,7 +15,7 @@ help:
 	@echo "make test       install, lint, type-check, run the test suite"
 	@echo "make test-all   the same with what repeats a test many times, such as 30 kills at random moments"
 	@echo "make test-fast  the tests that take seconds"
-	@echo "make docs-check README, STUDY and the wheel alone (part of make test)"
+	@echo "make docs-check README, STUDY, the published tables and the wheel (CI runs it beside make test)"
 	@echo "make lint       ruff and mypy alone"
 	@echo "make clean      remove .venv and .bench"
 
@@ -35,16 +38,16 @@ lint: .venv/installed-dev
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -n 2 -m 'not exhaustive'
+	$(BIN)/python -m pytest $(WORKERS) -m 'not exhaustive and not documents'
 
 test-fast: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2 -m 'not slow and not exhaustive'
+	$(BIN)/python -m pytest $(WORKERS) -m 'not slow and not exhaustive and not documents'
 
 test-all: lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest $(WORKERS)
 
 docs-check: .venv/installed-dev
-	$(BIN)/python -m pytest tests/docs
+	$(BIN)/python -m pytest $(WORKERS) -m documents tests/docs tests/test_pins.py
 
 clean:
 	rm -rf .venv .bench

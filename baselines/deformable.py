@@ -12,11 +12,11 @@ from torch.nn import functional
 
 from baselines import layers
 from baselines.deformable_conv import KERNEL, PADDING, PARTS, linear_patches, norm_preserving_conv
+from baselines.learner import PrototypeLearner
 from bench.config.schedule import Schedule
 from bench.contract import Explanation, FitContext, Method, PartPrototypeModel, Progress, PrototypeTable, Samples
 from bench.core.seeding import derive
 from bench.models.external import NetworkConfig
-from bench.training.trainer import Learner
 
 EPSILON = 1e-4
 _EPSILON_CHANNELS = 2
@@ -147,12 +147,12 @@ class DeformableProtoPNetModel(PartPrototypeModel):
         return torch.linalg.vector_norm(gram - torch.eye(gram.shape[-1], device=gram.device))
 
 
-class DeformableProtoPNetLearner(Learner):
+class DeformableProtoPNetLearner(PrototypeLearner):
     """Cross entropy of the margin logits, cluster, separation, offset penalty, orthogonality and L1 terms."""
 
     def __init__(self, model: DeformableProtoPNetModel, config: Any, seed: int, progress: Progress) -> None:
-        super().__init__()
-        self.model, self.config, self.seed, self.progress = model, config, seed, progress
+        super().__init__(model, config, progress)
+        self.seed = seed
 
     def groups(self) -> Mapping[str, list[nn.Parameter]]:
         """Return the groups ``backbone``, ``prototypes``, ``offsets``, ``last_layer``."""
@@ -191,10 +191,6 @@ class DeformableProtoPNetLearner(Learner):
             loss = loss + config.l1 * layers.foreign_weight(model.last_layer, model.prototypes.classes)
         correct = (model.classify(best).argmax(1) == labels).float().mean()
         return {"loss": loss, **losses, "train_accuracy": correct}
-
-    def after_step(self) -> None:
-        """Clear the sources of prototypes that changed."""
-        layers.forget_sources(self.model.prototype_vectors, self.model.prototypes)
 
     def act(self, action: str, samples: Samples) -> None:
         """Run ``open_offsets``, or ``project`` the prototypes onto training patches."""

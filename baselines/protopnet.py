@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,11 +9,11 @@ from pydantic import PositiveInt, field_validator
 from torch import Tensor, nn
 
 from baselines import layers
+from baselines.learner import PrototypeLearner
 from bench.config.schedule import Schedule
-from bench.contract import Explanation, FitContext, Method, PartPrototypeModel, Progress, PrototypeTable, Samples
+from bench.contract import Explanation, FitContext, Method, PartPrototypeModel, PrototypeTable, Samples
 from bench.core.seeding import derive
 from bench.models.external import NetworkConfig
-from bench.training.trainer import Learner
 
 
 class ProtoPNetModel(PartPrototypeModel):
@@ -72,16 +71,8 @@ class ProtoPNetModel(PartPrototypeModel):
         return layers.at_maxima(maps, layers.class_weights(self.last_layer, classes))
 
 
-class ProtoPNetLearner(Learner):
+class ProtoPNetLearner(PrototypeLearner):
     """Cross entropy, cluster, separation and L1 terms."""
-
-    def __init__(self, model: ProtoPNetModel, config: Any, progress: Progress) -> None:
-        super().__init__()
-        self.model, self.config, self.progress = model, config, progress
-
-    def groups(self) -> Mapping[str, list[nn.Parameter]]:
-        """Return the groups ``backbone``, ``add_on``, ``prototypes``, ``last_layer``."""
-        return layers.parameter_groups(self.model)
 
     def forward(self, images: Tensor, labels: Tensor, phase: str) -> dict[str, Tensor]:
         """Compute the loss of the paper with its terms, and the training accuracy."""
@@ -95,17 +86,8 @@ class ProtoPNetLearner(Learner):
         # In every stage, as in the official code; it trains nothing while the last layer is fixed.
         loss = loss + config.l1 * layers.foreign_weight(model.last_layer, model.prototypes.classes)
         correct = (logits.argmax(1) == labels).float().mean()
-        return {
-            "loss": loss,
-            "cross_entropy": entropy,
-            "cluster": cluster,
-            "separation": separation,
-            "train_accuracy": correct,
-        }
-
-    def after_step(self) -> None:
-        """Clear the sources of prototypes that changed."""
-        layers.forget_sources(self.model.prototype_vectors, self.model.prototypes)
+        terms = {"cross_entropy": entropy, "cluster": cluster, "separation": separation}
+        return {"loss": loss, **terms, "train_accuracy": correct}
 
     def act(self, action: str, samples: Samples) -> None:
         """Run ``project``, which replaces the prototypes by training patches."""

@@ -14,6 +14,7 @@ from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
 
 from baselines import layers, protopool_ops
+from baselines.learner import PrototypeLearner
 from bench.config.schedule import Schedule
 from bench.contract import (
     Explanation,
@@ -28,7 +29,6 @@ from bench.contract import (
 )
 from bench.core.seeding import derive
 from bench.models.external import NetworkConfig
-from bench.training.trainer import Learner
 
 _GROUPS = ("backbone", "add_on", "prototypes", "presence", "last_layer")
 
@@ -132,7 +132,7 @@ class ProtoPoolModel(PartPrototypeModel):
         return torch.einsum("nphw,np->nhw", maps, weights)
 
 
-class ProtoPoolLearner(Learner):
+class ProtoPoolLearner(PrototypeLearner):
     """Cross entropy of mixed images, cluster, separation, L1 and slot orthogonality.
 
     While the presence learns, every step draws it from torch's default generator, which the trainer seeds for each
@@ -142,8 +142,7 @@ class ProtoPoolLearner(Learner):
     own_slots: Tensor
 
     def __init__(self, model: ProtoPoolModel, config: Any, progress: Progress) -> None:
-        super().__init__()
-        self.model, self.config, self.progress = model, config, progress
+        super().__init__(model, config, progress)
         self.scale = 0.0
         classes, slots = model.slots.shape
         self.register_buffer("own_slots", layers.class_identity(classes, slots), persistent=False)
@@ -201,18 +200,8 @@ class ProtoPoolLearner(Learner):
         loss = loss + config.l1 * layers.foreign_weight(model.last_layer, self.own_slots)
         guess = logits.argmax(1)
         correct = share * (guess == labels).float().mean() + (1 - share) * (guess == others).float().mean()
-        return {
-            "loss": loss,
-            "cross_entropy": entropy,
-            "cluster": cluster,
-            "separation": separation,
-            "orthogonality": overlap,
-            "train_accuracy": correct,
-        }
-
-    def after_step(self) -> None:
-        """Clear the sources of prototypes that changed."""
-        layers.forget_sources(self.model.prototype_vectors, self.model.prototypes)
+        terms = {"cross_entropy": entropy, "cluster": cluster, "separation": separation, "orthogonality": overlap}
+        return {"loss": loss, **terms, "train_accuracy": correct}
 
     def act(self, action: str, samples: Samples) -> None:
         """Run ``project``, with the training patches of the classes that have a prototype in any slot."""

@@ -7,7 +7,6 @@ channels, while ``depth`` here is the 64 of its settings.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,6 +14,7 @@ from pydantic import PositiveInt, field_validator
 from torch import Tensor, nn
 
 from baselines import layers
+from baselines.learner import PrototypeLearner
 from bench.config.schedule import Schedule
 from bench.contract import (
     Explanation,
@@ -29,7 +29,6 @@ from bench.contract import (
 )
 from bench.core.seeding import derive
 from bench.models.external import NetworkConfig
-from bench.training.trainer import Learner
 
 
 def subspace_separation(bases: Tensor) -> Tensor:
@@ -118,17 +117,12 @@ class TesNetModel(PartPrototypeModel):
         return layers.at_maxima(self.maps(features), layers.class_weights(self.last_layer, classes))
 
 
-class TesNetLearner(Learner):
+class TesNetLearner(PrototypeLearner):
     """Cross entropy, cluster, separation and L1 terms; orthonormality within classes, separation between them."""
 
     def __init__(self, model: TesNetModel, config: Any, progress: Progress) -> None:
-        super().__init__()
-        self.model, self.config, self.progress = model, config, progress
+        super().__init__(model, config, progress)
         self.subspaces = subspace_separation if config.subspace_form == "gram" else literal_subspace_separation
-
-    def groups(self) -> Mapping[str, list[nn.Parameter]]:
-        """Return the groups ``backbone``, ``add_on``, ``prototypes``, ``last_layer``."""
-        return layers.parameter_groups(self.model)
 
     def forward(self, images: Tensor, labels: Tensor, phase: str) -> dict[str, Tensor]:
         """Compute the loss of the paper with its terms, and the training accuracy."""
@@ -158,7 +152,7 @@ class TesNetLearner(Learner):
         # A projected patch is copied at its length, and official code normalises after every step, of any stage.
         prototypes = self.model.prototype_vectors
         prototypes.copy_(layers.unit(prototypes))
-        layers.forget_sources(prototypes, self.model.prototypes)
+        super().after_step()
 
     def act(self, action: str, samples: Samples) -> None:
         """Run ``project``, which replaces the prototypes by training patches."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import PositiveInt, SerializerFunctionWrapHandler, model_serializer, model_validator
-from torch import Tensor
 from torch.nn import functional
 
 from bench.contract import CellError, Record, Settings
@@ -198,34 +197,3 @@ class Preprocessing(Settings):
         left, top, w, h = (float(int(value)) if truncated else value for value in record.box)
         box = np.array([*scale(left, top), *scale(left + w, top + h)])
         return keypoints, visible, box - (top_cut, left_cut, top_cut, left_cut)
-
-
-def flipped(
-    keypoints: Tensor,
-    visible: Tensor,
-    boxes: Tensor,
-    size: int,
-    parts: Sequence[str],
-    coordinates: Coordinates = "truncated",
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Mirror annotations horizontally: columns are mirrored, left and right parts exchanged by name.
-
-    A pixel index ``c`` becomes ``size - 1 - c``; edges (exact key-points, all boxes) become ``size - c``.
-
-    Args:
-        keypoints: ``(n, parts, 2)`` as ``(row, column)``.
-        visible: bool ``(n, parts)``; key-points that are not visible stay zero.
-        boxes: ``(n, 4)`` as ``(top, left, bottom, right)``.
-        size: side of the square images in pixels.
-        parts: names; one with the word ``left`` is exchanged with its ``right`` namesake, if there is one.
-        coordinates: as in the protocol.
-    """
-    other = {"left": "right", "right": "left"}
-    twins = [" ".join(other.get(word, word) for word in name.split(" ")) for name in parts]
-    order = [parts.index(twin) if twin in parts else part for part, twin in enumerate(twins)]
-    visible = visible[:, order]
-    rows, columns = keypoints[:, order].unbind(-1)
-    columns = (size - 1 if coordinates == "truncated" else size) - columns
-    mirrored = torch.stack([rows, columns], -1) * visible[..., None]
-    top, left, bottom, right = boxes.unbind(-1)
-    return mirrored, visible, torch.stack([top, size - right, bottom, size - left], -1)

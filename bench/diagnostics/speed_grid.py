@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from bench.contract import CellError, Progress
+from bench.core.paths import home
 from bench.diagnostics.measurements import measurement_table
 from bench.report.table import Table
 from bench.results.store import Store, as_dicts
@@ -21,7 +23,7 @@ from bench.results.store import Store, as_dicts
 def measure(request: Sequence[str], launcher: Sequence[str], rounds: int, progress: Progress) -> dict[str, Any]:
     """Time whole ``run`` commands with one thread per cell, each in a temporary home.
 
-    A dry run before each generates the synthetic birds, which are no part of the grid.
+    The synthetic birds of ``BENCH_HOME``, which a dry run draws where they are missing, are no part of the grid.
 
     Args:
         request: options of ``run`` that select the cells.
@@ -37,15 +39,16 @@ def measure(request: Sequence[str], launcher: Sequence[str], rounds: int, progre
     """
     seconds: dict[str, list[float]] = {"inline": [], "launched": []}
     results: dict[str, list[dict[str, Any]]] = {}
+    command = ["run", *request, "--no-tracking"]
+    with _empty_home() as folder:
+        _bench([*command, "--dry-run"], folder)
     for _ in range(rounds):
         for name, options in (("inline", []), ("launched", list(launcher))):
-            with tempfile.TemporaryDirectory(prefix="bench-") as home:
-                command = ["run", *request, "--no-tracking", *options]
-                _bench([*command, "--dry-run"], home)
+            with _empty_home() as folder:
                 began = time.perf_counter()
-                _bench(command, home)
+                _bench([*command, *options], folder)
                 seconds[name].append(time.perf_counter() - began)
-                rows = as_dicts(Store(Path(home)).rows())
+                rows = as_dicts(Store(folder).rows())
                 results[name] = [row for row in rows if row["unit"] != "s"]  # all but measured times
             progress.note(f"{name}: {seconds[name][-1]:.1f} s")
     return {
@@ -59,10 +62,20 @@ def measure(request: Sequence[str], launcher: Sequence[str], rounds: int, progre
     }
 
 
-def _bench(words: Sequence[str], home: str) -> None:
+@contextlib.contextmanager
+def _empty_home() -> Iterator[Path]:
+    """Provide a temporary home with the synthetic birds of ``BENCH_HOME``."""
+    birds = home().resolve() / "data"
+    birds.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        (Path(folder) / "data").symlink_to(birds)
+        yield Path(folder)
+
+
+def _bench(words: Sequence[str], folder: Path) -> None:
     command = [sys.executable, "-m", "bench", *words]
     # One thread for each cell: sums over other numbers of threads differ in the last bits, and cores are shared.
-    variables = {**os.environ, "BENCH_HOME": home, "OMP_NUM_THREADS": "1"}
+    variables = {**os.environ, "BENCH_HOME": str(folder), "OMP_NUM_THREADS": "1"}
     process = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     if process.returncode != 0:
         raise CellError(f"{' '.join(command)} failed:\n{process.stdout[-2000:]}{process.stderr[-2000:]}")

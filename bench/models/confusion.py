@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
-from scipy.stats import binom
 
 Numbers = NDArray[np.int64]
 
@@ -85,7 +84,7 @@ def judge(
         return Fit(float(right.mean()) if n else 0.0, chance, n, False, False)
     useful = max(min(2 * chance, (1 + chance) / 2), _LEAST)
     near = right.mean() < useful
-    at = bool(near and binom.cdf(right.sum(), n, useful) < CHANCE_LEVEL)
+    at = bool(near and _binomial().cdf(right.sum(), n, useful) < CHANCE_LEVEL)
     fit = Fit(float(right.mean()), chance, n, bool(near), at)
     named = {name: _rows(rows, classes) for name, rows in (orders or {}).items()}
     everything = np.ones(n, bool)
@@ -113,7 +112,7 @@ def _better(y: Numbers, p: Numbers, rows: Numbers, where: NDArray[np.bool_], ord
     """Whether the order is right far more often than the labels, on the images ``where``."""
     other, own = (rows[y] == p)[where], (y == p)[where]
     b, c = int((other & ~own).sum()), int((own & ~other).sum())
-    return b >= _TIMES * c and orders * binom.sf(b - 1, b + c, 0.5) < ORDER_LEVEL
+    return b >= _TIMES * c and orders * _binomial().sf(b - 1, b + c, 0.5) < ORDER_LEVEL
 
 
 def _second(y: Numbers) -> NDArray[np.bool_]:
@@ -127,8 +126,16 @@ def _second(y: Numbers) -> NDArray[np.bool_]:
 
 def _assigned(y: Numbers, p: Numbers, classes: int) -> Numbers:
     """The one-to-one assignment of rows to labels that is right most often; ties go to the labels as they are."""
+    from scipy.optimize import linear_sum_assignment
+
     counts = np.zeros((classes, classes))
     np.add.at(counts, (y, p), 1)
     counts[np.diag_indices(classes)] += 0.5 / classes
     rows: Numbers = linear_sum_assignment(counts, maximize=True)[1]
     return rows
+
+
+def _binomial() -> Any:
+    from scipy.stats import binom  # most of a second, which every cell would wait for and hardly one needs
+
+    return binom

@@ -14,6 +14,7 @@ from baselines.deformable import (
 )
 from baselines.deformable_conv import linear_patches, norm_preserving_conv
 from bench.config.schedule import Phase, Schedule
+from tests.support.networks import NETWORKS, changed_groups, reached_groups
 from tests.support.samples import Silent, SmallNet, stripes, task
 
 
@@ -120,31 +121,25 @@ def learner(**settings):
     return DeformableProtoPNetLearner(model, config, 0, Silent())
 
 
-def gradients(module, loss):
-    names, values = zip(*module.model.named_parameters(), strict=True)
-    found = torch.autograd.grad(loss, values, allow_unused=True, retain_graph=True)
-    return {name.split(".")[0] for name, value in zip(names, found, strict=True) if value is not None and value.any()}
-
-
 def test_offsets_learn_only_once_they_are_open():
     module, samples = learner(), stripes()
     images, labels = samples.images[::3], samples.labels[::3]
     rigid = module(images, labels, "backbone")
-    assert gradients(module, rigid["cross_entropy"]) == {"backbone", "prototype_vectors", "last_layer"}
+    assert reached_groups(module, rigid["cross_entropy"]) == {"backbone", "prototypes", "last_layer"}
     assert "offset_penalty" not in rigid
     module.act("open_offsets", samples)
     joint = module(images, labels, "joint")
-    everything = {"backbone", "prototype_vectors", "conv_offset", "last_layer"}
-    assert gradients(module, joint["cross_entropy"]) == everything
-    assert gradients(module, joint["loss"]) == everything
+    everything = {"backbone", "prototypes", "offsets", "last_layer"}
+    assert reached_groups(module, joint["cross_entropy"]) == everything
+    assert reached_groups(module, joint["loss"]) == everything
 
 
 def test_the_offset_penalty_trains_the_offset_network():
     module, samples = learner(official_bugs=False), stripes()
     module.act("open_offsets", samples)
     losses = module(samples.images, samples.labels, "joint")
-    assert gradients(module, losses["offset_penalty"]) == {"backbone", "conv_offset"}
-    assert gradients(module, losses["orthogonality"]) == {"prototype_vectors"}
+    assert reached_groups(module, losses["offset_penalty"]) == {"backbone", "offsets"}
+    assert reached_groups(module, losses["orthogonality"]) == {"prototypes"}
 
 
 def test_as_released_the_offset_penalty_trains_nothing():
@@ -215,70 +210,11 @@ def test_a_schedule_that_cannot_work_is_refused(phases, message):
         DeformableProtoPNet.Config(schedule=Schedule(phases=phases))
 
 
-RATES = {"backbone": 0.01, "prototypes": 0.01}
-PHASES = [
-    Phase(name="prototypes", epochs=1, lr={"prototypes": 0.01}),
-    Phase(name="backbone", epochs=12, lr=RATES, action="open_offsets"),
-    Phase(name="joint", epochs=6, lr={**RATES, "offsets": 0.001}, action="project"),
-]
-
-
-def settings(phases):
-    return DeformableProtoPNet.Config(per_class=2, hidden=4, schedule=Schedule(batch_size=12, phases=phases))
-
-
-@pytest.mark.parametrize(
-    ("upto", "expected"),
-    [
-        (1, {"prototype_vectors"}),
-        (2, {"prototype_vectors", "backbone", "conv_offset"}),  # offsets are drawn, not learnt
-    ],
-)
-def test_parameters_of_each_phase(tmp_path, upto, expected):
-    work = task(tmp_path, stripes(), settings(PHASES[:upto]))
-    before, after = (dict(m.named_parameters()) for m in (DeformableProtoPNet().build(work), fitted(work)))
-    assert {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])} == expected
-
-
-def fitted(work):
-    return DeformableProtoPNet().fit(work)
-
-
-def test_fit_learns_projects_and_loads_back(tmp_path):
-    samples = stripes()
-    work = task(tmp_path, samples, settings(PHASES))
-    model = fitted(work)
-    assert model.deformed
-    assert model.last_layer.weight.unique().tolist() == [-0.5, 1.0]
-    assert work.facts["projected"] == 1
-    table = model.prototypes
-    with torch.no_grad():
-        assert (model(samples.images).argmax(1) == samples.labels).float().mean() > 0.9
-        maps = model.explain(samples.images).maps
-    for j in range(6):
-        row, column = table.source_patch[j].tolist()
-        assert samples.labels[table.source_image[j]] == j // 2
-        # Offsets are small here, so that the projected prototype is nearly its patch: a cosine of 1, over 1.01, or of
-        # less at the border, since parts are outside.
-        if 1 <= row < 7 and 1 <= column < 7:
-            assert maps[table.source_image[j], j, row, column] > 0.97
-    other = DeformableProtoPNet().build(work)
-    other.load_state_dict(model.state_dict())
-    with torch.no_grad():
-        assert torch.equal(other(samples.images), model(samples.images))
-
-
-def test_prototypes_that_learn_on_forget_their_patches(tmp_path):
-    work = task(tmp_path, stripes(), settings([PHASES[0].model_copy(update={"action": "project"}), PHASES[0]]))
-    assert (fitted(work).prototypes.source_image == -1).all()
-    assert work.facts["projected"] == 0
-
-
-def test_a_killed_training_goes_on_with_open_offsets(tmp_path):
-    samples = stripes()
-    whole = fitted(task(tmp_path / "whole", samples, settings(PHASES)))
-    # Stopped before the joint phase; the same folder goes on with all phases.
-    fitted(task(tmp_path / "parts", samples, settings(PHASES[:2])))
-    resumed = fitted(task(tmp_path / "parts", samples, settings(PHASES)))
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name]), name
+def test_opening_draws_offsets_and_keeps_last_layer(tmp_path):
+    network = NETWORKS["deformable"]
+    work = task(tmp_path, stripes(), network.config())
+    before, after = network.method().build(work), network.method().fit(work)
+    assert after.deformed
+    # The last layer is not in the phase; offsets are drawn, not learnt.
+    assert changed_groups(network, before, after) == {"prototypes", "backbone", "offsets"}
+    assert after.last_layer.weight.unique().tolist() == [-0.5, 1.0]

@@ -156,7 +156,7 @@ def test_the_interpreter_is_left_as_it_was(method, tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_an_installed_module_of_the_same_name_does_not_get_in_between(tmp_path, monkeypatch):
+def test_installed_module_of_the_same_name_is_not_taken(tmp_path, monkeypatch):
     """TesNet's folders have no __init__.py: an installed package of that name would come first."""
     for name in ("models", "util"):
         (tmp_path / "installed" / name).mkdir(parents=True)

@@ -7,8 +7,8 @@ import torch
 
 from baselines import layers
 from baselines.protopnet import ProtoPNet, ProtoPNetLearner, ProtoPNetModel
-from bench.config.schedule import Phase, Schedule
-from tests.support.samples import Silent, SmallNet, TensorSamples, stripes, task
+from bench.config.schedule import Schedule
+from tests.support.samples import Silent, SmallNet, TensorSamples
 
 
 @pytest.fixture
@@ -143,57 +143,3 @@ def test_projection_by_hand(rows_of_cells, monkeypatch, batch):
     assert prototypes[:, 0, 0, 0].tolist() == [5, 1, 7, 1]
     assert table.source_image.tolist() == [0, 0, 2, 4]
     assert table.source_patch.tolist() == [[0, 2], [0, 1], [0, 1], [0, 0]]
-
-
-def test_warm_up_leaves_backbone_and_last_layer_alone(tmp_path):
-    config = ProtoPNet.Config(
-        per_class=2,
-        depth=5,
-        schedule=Schedule(phases=[Phase(name="warm", epochs=1, lr={"add_on": 0.01, "prototypes": 0.01})]),
-    )
-    work = task(tmp_path, stripes(), config)
-    start, fitted = ProtoPNet().build(work), ProtoPNet().fit(work)
-    before, after = dict(start.named_parameters()), dict(fitted.named_parameters())
-    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {"add_on_layers", "prototype_vectors"}
-
-
-def test_prototypes_that_learn_on_are_no_longer_training_patches(tmp_path):
-    joint = {"name": "joint", "epochs": 1, "lr": {"prototypes": 0.01}}
-    schedule = Schedule(phases=[Phase(**joint, action="project"), Phase(**joint)])
-    work = task(tmp_path, stripes(), ProtoPNet.Config(per_class=2, depth=5, schedule=schedule))
-    assert (ProtoPNet().fit(work).prototypes.source_image == -1).all()
-    assert work.facts["projected"] == 0
-
-
-def test_fit_learns_projects_and_loads_back(tmp_path):
-    config = ProtoPNet.Config(
-        per_class=2,
-        depth=8,
-        schedule=Schedule(
-            batch_size=12,
-            phases=[
-                Phase(
-                    name="joint", epochs=30, lr={"backbone": 0.01, "add_on": 0.01, "prototypes": 0.01}, action="project"
-                ),
-                Phase(name="last", epochs=5, lr={"last_layer": 0.01}, freeze_norm=True),
-            ],
-        ),
-    )
-    samples = stripes()
-    work = task(tmp_path, samples, config)
-    model = ProtoPNet().fit(work)
-    with torch.no_grad():
-        assert (model(samples.images).argmax(1) == samples.labels).float().mean() > 0.9
-        # A projected prototype is a training patch: its distance there is zero.
-        d = model.distances(model.backbone(samples.images))
-    table = model.prototypes
-    for j in range(6):
-        row, column = table.source_patch[j].tolist()
-        assert samples.labels[table.source_image[j]] == j // 2
-        assert d[table.source_image[j], j, row, column] < 1e-4
-    assert work.facts["projected"] == 1
-    other = ProtoPNet().build(work)
-    other.load_state_dict(model.state_dict())
-    with torch.no_grad():
-        assert torch.equal(other(samples.images), model(samples.images))

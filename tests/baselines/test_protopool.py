@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from baselines import layers, protopool_ops
 from baselines.protopool import ProtoPool, ProtoPoolLearner, ProtoPoolModel
@@ -11,7 +10,8 @@ from bench.config.schedule import Phase, Schedule
 from bench.contract import RequestError, Sizes
 from bench.core.paths import config_file
 from bench.training.trainer import Trainer
-from tests.support.samples import Dying, Killed, Silent, SmallNet, stripes, task
+from tests.support.largest_tensor import LargestTensor
+from tests.support.samples import Silent, SmallNet, stripes, task
 
 RATES = {"backbone": 0.01, "add_on": 0.01, "presence": 0.01, "prototypes": 0.01}
 SCHEDULE = Schedule(
@@ -69,23 +69,11 @@ def test_factored_sums_are_the_literal_ones(function):
             torch.testing.assert_close(factored, literal, rtol=1e-12, atol=1e-12)
 
 
-class Largest(TorchDispatchMode):
-    """Notes the number of elements of the largest tensor that any operation makes."""
-
-    size = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        made = result if isinstance(result, tuple | list) else [result]
-        self.size = max([self.size, *(value.numel() for value in made if isinstance(value, torch.Tensor))])
-        return result
-
-
 @pytest.mark.parametrize(("mixing", "factor"), [("factored", 1), ("literal", 2 * 6)])
 def test_nothing_is_larger_than_the_presence(mixing, factor):
     presence = torch.randn(30, 40, 4).requires_grad_()
     distances = torch.rand(2, 6, 40, requires_grad=True)
-    with Largest() as seen:
+    with LargestTensor() as seen:
         loss = protopool_ops.mix(distances, presence.softmax(1), mixing).sum() + protopool_ops.orthogonality(
             presence, mixing
         )
@@ -118,26 +106,6 @@ def test_draws_are_those_of_torch():
 # ------------------------------------------------------------------------------------------------ learning
 
 
-def reached(model, term, **changed):
-    """Groups that a term of the loss sends a gradient into."""
-    learner = ProtoPoolLearner(model, settings(mixup=0, **changed), Silent())
-    learner.before_epoch(1)
-    losses = learner(images(), torch.tensor([0, 2, 1, 0]), "joint")
-    groups = learner.groups()
-    flat = [(name, parameter) for name, parameters in groups.items() for parameter in parameters]
-    found = torch.autograd.grad(losses[term], [parameter for _, parameter in flat], allow_unused=True)
-    return {name for (name, _), grad in zip(flat, found, strict=True) if grad is not None and grad.any()}
-
-
-def test_gradients_of_the_loss_terms():
-    everything = {"backbone", "add_on", "prototypes", "presence", "last_layer"}
-    assert reached(small_model(), "cross_entropy") == everything
-    # Which prototypes are near enough to count is taken from the presence, but does not teach it.
-    assert reached(small_model(), "cluster") == everything - {"presence", "last_layer"}
-    assert reached(small_model(), "separation") == everything - {"presence", "last_layer"}
-    assert reached(small_model(), "orthogonality") == {"presence"}
-
-
 def test_the_l1_term_leaves_a_class_its_own_slots():
     model = small_model()
     model.last_layer.weight.data.fill_(-2.0)
@@ -158,65 +126,11 @@ def test_a_presence_that_does_not_learn_is_that_of_inference():
     assert torch.equal(model.slots, model.proto_presence.argmax(1))
 
 
-@pytest.mark.parametrize(
-    ("rates", "changed"),
-    [
-        (
-            {"add_on": 0.01, "presence": 0.01, "prototypes": 0.01},
-            {"add_on_layers", "proto_presence", "prototype_vectors"},
-        ),
-        ({"last_layer": 0.01}, {"last_layer"}),
-    ],
-    ids=["warm", "last"],
-)
-def test_phases_train_their_groups(tmp_path, rates, changed):
-    work = task(tmp_path, stripes(), settings(Schedule(phases=[Phase(name="one", epochs=2, lr=rates)])))
-    before, after = (dict(m.named_parameters()) for m in (ProtoPool().build(work), ProtoPool().fit(work)))
-    assert {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])} == changed
-
-
-@pytest.mark.parametrize(
-    "death", [1, 2, 4, 5]
-)  # twice while the slots are drawn, after the projection, in the last phase
-def test_a_killed_training_ends_like_an_undisturbed_one(tmp_path, death):
-    """The draws of presence and mixup, and their scale, are those of the epoch, whoever computes it."""
-    whole = ProtoPool().fit(task(tmp_path / "whole", stripes(), settings()))
-    work = task(tmp_path / "killed", stripes(), settings())
-    work.trainer = Dying(tmp_path / "killed", work.device, "fp32", 0, Silent())
-    work.trainer.lives = death
-    with pytest.raises(Killed):
-        ProtoPool().fit(work)
-    torch.manual_seed(99)
-    work.trainer = Trainer(tmp_path / "killed", work.device, "fp32", 0, Silent())
-    resumed = ProtoPool().fit(work)
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name]), name
-
-
-def test_prototypes_that_learn_on_are_no_longer_training_patches(tmp_path):
-    joint = SCHEDULE.phases[0]
-    assert joint.action == "project"
-    schedule = SCHEDULE.model_copy(update={"phases": (joint, joint.model_copy(update={"action": None}))})
-    work = task(tmp_path, stripes(), settings(schedule))
-    assert (ProtoPool().fit(work).prototypes.source_image == -1).all()
-    assert work.facts["projected"] == 0
-
-
-def test_fit_learns_shares_projects_and_counts(tmp_path):
-    joint = SCHEDULE.phases[0].model_copy(update={"epochs": 30})
-    schedule = SCHEDULE.model_copy(update={"phases": (joint, SCHEDULE.phases[1])})
-    samples, config = stripes(), settings(schedule, mixup=0, gumbel_epochs=15, cluster=0.1, separation=0.01)
-    work = task(tmp_path, samples, config)
+def test_fit_counts_prototypes_without_a_class(tmp_path):
+    """Twelve prototypes for six slots: some are held by no class. They are counted, and nothing happens to them."""
+    work = task(tmp_path, stripes(), settings())
     start, model = ProtoPool().build(work), ProtoPool().fit(work)
     table, held = model.prototypes, model.prototypes.classes.any(1)
-    with torch.no_grad():
-        assert (model(samples.images).argmax(1) == samples.labels).float().mean() > 0.9
-        d = model.distances(model.backbone(samples.images))
-    for j in held.nonzero().flatten().tolist():
-        image, (row, column) = table.source_image[j], table.source_patch[j].tolist()
-        assert table.classes[j, samples.labels[image]]
-        assert d[image, j, row, column] < 1e-4
-    # Twelve prototypes for six slots: some are held by no class. They are counted, and nothing happens to them.
     assert work.facts["unassigned"] == (~held).sum() >= 6
     assert work.facts["projected"] == 1
     assert 0 <= work.facts["repeated_slots"] <= 0.5

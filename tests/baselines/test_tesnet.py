@@ -6,8 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from baselines import layers
 from baselines.tesnet import TesNet, TesNetLearner, TesNetModel, literal_subspace_separation, subspace_separation
@@ -15,6 +13,8 @@ from bench.config.schedule import Phase, Schedule
 from bench.config.schema import from_recipe
 from bench.contract import RequestError, Sizes
 from bench.core.paths import config_file
+from tests.support.largest_tensor import LargestTensor
+from tests.support.networks import LAST
 from tests.support.samples import Silent, SmallNet, stripes, task
 
 JOINT = {"backbone": 0.01, "add_on": 0.01, "prototypes": 0.01}
@@ -95,27 +95,15 @@ def test_orthogonal_subspaces_by_hand():
     assert subspace_separation(axes[:1].expand(3, 2, 6)).item() == 0
 
 
-class Largest(TorchDispatchMode):
-    """Notes the size of the largest tensor that any operation makes, forwards or backwards."""
-
-    numbers = 0
-
-    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
-        made = function(*arguments, **(keywords or {}))
-        sizes = [leaf.numel() for leaf in tree_leaves(made) if isinstance(leaf, torch.Tensor)]
-        self.numbers = max([self.numbers, *sizes])
-        return made
-
-
 @pytest.mark.parametrize(("classes", "depth"), [(30, 4), (8, 12)])
 def test_gram_form_stays_small(classes, depth):
     drawn = bases(0, classes, 3, depth).requires_grad_()
-    with Largest() as gram:
+    with LargestTensor() as gram:
         subspace_separation(drawn).backward()
-    with Largest() as literal:
+    with LargestTensor() as literal:
         literal_subspace_separation(drawn).backward()
-    assert gram.numbers == max(classes**2, classes * depth**2)
-    assert literal.numbers == (classes * depth) ** 2
+    assert gram.size == max(classes**2, classes * depth**2)
+    assert literal.size == (classes * depth) ** 2
 
 
 def test_subspaces_stay_exact_under_bfloat16():
@@ -131,32 +119,6 @@ def learner():
     torch.manual_seed(0)
     model = TesNetModel(SmallNet(), classes=3, per_class=2, depth=5)
     return TesNetLearner(model, TesNet.Config(schedule=Schedule(phases=[])), Silent())
-
-
-NETWORK = {"backbone", "add_on", "prototypes"}
-REACHED = {
-    "cross_entropy": NETWORK | {"last_layer"},
-    "cluster": NETWORK,
-    "separation": NETWORK,
-    "l1": {"last_layer"},
-    "orthonormality": {"prototypes"},
-    "subspace": {"prototypes"},
-    "loss": NETWORK | {"last_layer"},
-}
-
-
-@pytest.mark.parametrize("term", REACHED)
-def test_each_term_reaches_its_parameters_and_no_others(learner, term):
-    samples = stripes()
-    value = learner(samples.images[::3], samples.labels[::3], "joint")[term]
-    groups = learner.groups()
-    reached = set()
-    for name, parameters in groups.items():
-        gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
-        if any(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients):
-            reached.add(name)
-    assert reached == REACHED[term]
-    assert sum(map(len, groups.values())) == len(list(learner.parameters()))
 
 
 def test_the_l1_term_leaves_a_class_its_own_prototypes(learner):
@@ -194,63 +156,15 @@ def test_cosines_of_nothing_are_nothing():
     assert torch.equal(found, torch.zeros(1, 2, 2, 2))
 
 
-def test_warm_up_leaves_backbone_and_last_layer_alone(tmp_path):
-    config = TesNet.Config(
-        per_class=2,
-        depth=5,
-        schedule=Schedule(phases=[Phase(name="warm", epochs=1, lr={"add_on": 0.01, "prototypes": 0.01})]),
-    )
-    work = task(tmp_path, stripes(), config)
-    start, fitted = TesNet().build(work), TesNet().fit(work)
-    before, after = dict(start.named_parameters()), dict(fitted.named_parameters())
-    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {"add_on_layers", "prototype_vectors"}
-    torch.testing.assert_close(fitted.prototype_vectors.norm(dim=1), torch.ones(6, 1, 1))
-
-
 def config_of(*phases, **rest):
     return TesNet.Config(per_class=2, depth=8, schedule=Schedule(batch_size=12, phases=phases), **rest)
 
 
-def projected_then(*phases):
-    return Phase(name="joint", epochs=30, lr=JOINT, action="project"), *phases
-
-
-LAST = Phase(name="last", epochs=5, lr={"last_layer": 0.01}, freeze_norm=True)
-
-
-def source_cosines(model, samples):
-    """Cosine of each prototype with the latent patch that the table names as its source."""
-    table = model.prototypes
-    with torch.no_grad():
-        z = model.add_on_layers(model.backbone(samples.images))
-        cosines = layers.cosines(z, layers.projections(z, model.prototype_vectors))
-    row, column = table.source_patch.unbind(1)
-    return cosines[table.source_image, torch.arange(len(table)), row, column]
-
-
-def test_fit_learns_projects_and_loads_back(tmp_path):
-    samples = stripes()
-    work = task(tmp_path, samples, config_of(*projected_then(LAST)))
-    model = TesNet().fit(work)
-    with torch.no_grad():
-        assert (model(samples.images).argmax(1) == samples.labels).float().mean() > 0.9
-    assert torch.equal(samples.labels[model.prototypes.source_image], torch.arange(6) // 2)
-    torch.testing.assert_close(source_cosines(model, samples), torch.ones(6))
-    # The patches came at their own lengths; the last layer's steps have normalised them.
-    torch.testing.assert_close(model.prototype_vectors.norm(dim=1), torch.ones(6, 1, 1))
-    assert work.facts["projected"] == 1
-    other = TesNet().build(work)
-    other.load_state_dict(model.state_dict())
-    with torch.no_grad():
-        assert torch.equal(other(samples.images), model(samples.images))
-
-
 @pytest.mark.parametrize("official_bugs", [False, True])
 def test_official_bugs_move_the_statistics_after_the_projection(tmp_path, official_bugs):
-    samples = stripes()
-    projected = TesNet().fit(task(tmp_path / "one", samples, config_of(*projected_then())))
-    config = config_of(*projected_then(LAST), official_bugs=official_bugs)
+    samples, joint = stripes(), Phase(name="joint", epochs=2, lr=JOINT, action="project")
+    projected = TesNet().fit(task(tmp_path / "one", samples, config_of(joint)))
+    config = config_of(joint, LAST, official_bugs=official_bugs)
     tuned = TesNet().fit(task(tmp_path / "two", samples, config))
     same = {
         name: torch.equal(value, tuned.backbone.state_dict()[name])
@@ -258,15 +172,8 @@ def test_official_bugs_move_the_statistics_after_the_projection(tmp_path, offici
     }
     moved = {name.split(".")[-1] for name, equal in same.items() if not equal}
     assert moved == ({"running_mean", "running_var", "num_batches_tracked"} if official_bugs else set())
-
-
-def test_prototypes_that_learn_on_are_no_longer_training_patches(tmp_path):
-    """The published schedule trains all of it after its only projection."""
-    work = task(tmp_path, stripes(), config_of(*projected_then(LAST, Phase(name="joint", epochs=1, lr=JOINT))))
-    model = TesNet().fit(work)
-    assert work.facts == {"projected": 0}
-    assert (model.prototypes.source_image == -1).all()
-    assert (model.prototypes.source_patch == -1).all()
+    # The patches came at their own lengths; the last layer's steps have normalised them.
+    torch.testing.assert_close(tuned.prototype_vectors.norm(dim=1), torch.ones(6, 1, 1))
 
 
 def test_more_prototypes_than_dimensions_are_refused():

@@ -150,7 +150,7 @@ def test_a_run_over_three_data_sets(place):
     assert {row["status"] for row in rows if row["dataset"] == "cub" and row["method"] == "ours"} == {"ok"}
 
 
-def test_black_boxes_are_trained_as_the_paper_trains_them_on_each_data_set(place, tmp_path):
+def test_black_box_recipe_of_each_data_set_is_the_papers(place, tmp_path):
     """Section 4.2 mirrors birds only; appendix B has a policy for cars and one for dogs. `--set` still has its way."""
 
     def planned(*overrides):

@@ -203,7 +203,7 @@ from bench.contract import Metric, Score
 class Flaky(Metric):
     "Fails a few times."
     name, version, unit = "flaky", "1", ""
-    needs = frozenset({{"black_box"}})
+    needs = frozenset({needs})
 
     def update(self, seen):
         pass
@@ -227,13 +227,11 @@ def flaky(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(registry, "CATALOGUE", {kind: dict(names) for kind, names in registry.CATALOGUE.items()})
 
-    def call(error, often, *arguments, tried=""):
+    def call(error, often, *arguments, tried="", method="constant", needs=""):
         count, plugin = tmp_path / "count", tmp_path / "plugin.py"
         count.write_text(tried)
-        plugin.write_text(FLAKY.format(count=str(count), often=often, error=error))
-        result = run(
-            "--methods", "blackbox", "--no-controls", "--plugin", str(plugin), "--metrics", "flaky", *arguments
-        )
+        plugin.write_text(FLAKY.format(count=str(count), often=often, error=error, needs=needs))
+        result = run("--methods", method, "--no-controls", "--plugin", str(plugin), "--metrics", "flaky", *arguments)
         return result, len(count.read_text())
 
     return call
@@ -255,7 +253,7 @@ def test_what_may_pass_is_tried_again(flaky, error, often, arguments, code, trie
     assert (result.exit_code, count) == (code, tried), result.output
 
 
-def test_an_interrupted_rerun_goes_on_in_the_cell_where_it_stopped(flaky):
+def test_interrupted_rerun_resumes_in_its_cell(flaky):
     """The metric sends Ctrl-C to the run, whose cells with plugins are processes of their own."""
     ctrl_c = "(__import__('os').kill(__import__('os').getppid(), 2), __import__('time').sleep(60))"
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a runner in the background ignores it
@@ -270,9 +268,9 @@ def test_an_interrupted_rerun_goes_on_in_the_cell_where_it_stopped(flaky):
     assert "0 failed" in again.output
 
 
-def test_memory_that_ends_in_a_metric_is_not_laid_to_the_black_box_that_it_compares_with(flaky, home):
+def test_memory_error_in_a_metric_is_not_the_black_boxs(flaky, home):
     """Another stage would be: what does not fit there is not tried with one image at a time."""
-    flaky("MemoryError()", 9)
+    flaky("MemoryError()", 9, method="blackbox", needs="['black_box']")
     (failure,) = home.glob("cells/*/failure.json")
     stages = [one["stage"] for one in json.loads(failure.read_text())["memory"]]
     assert stages == ["evaluation", "evaluation"]
@@ -286,7 +284,7 @@ def test_a_failed_cell_is_told_with_the_end_of_its_log(flaky):
     assert "test batches: 1 in" in end
 
 
-def test_results_are_the_same_without_a_lock_file_and_after_leftovers(run, home, done):
+def test_results_are_the_same_after_leftovers_of_a_kill(run, home, done):
     """What a process that was killed after the appearance of the result has left is removed by the next run."""
     cell = only(home)
     (cell / "resume").mkdir()

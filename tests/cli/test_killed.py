@@ -15,6 +15,7 @@ from bench.results.store import Store
 from tests.support.kill_at_moment import STAGES
 from tests.support.small_birds import PROTOPNET, QUICK, bench, environment, few_birds, interruptible
 
+pytestmark = pytest.mark.xdist_group("killed")  # one worker: what they compare with is made once
 ROOT = Path(__file__).resolve().parents[2]
 MOMENTS = 30
 

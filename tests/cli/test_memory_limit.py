@@ -3,7 +3,9 @@
 import json
 
 import pytest
+from click.testing import CliRunner
 
+from bench.cli.main import main
 from tests.support.small_birds import PROTOPNET, QUICK, bench, few_birds
 
 MANY = [
@@ -11,6 +13,10 @@ MANY = [
     "--set", "protopnet.schedule.phases.1.epochs=0", "--metrics", "accuracy,stability",
 ]  # fmt: skip
 """6,000 prototypes: their maps of 15 images take some hundred MiB, those of one image a fifteenth."""
+
+
+def listed(home):
+    return json.loads(CliRunner().invoke(main, ["results"], env={"BENCH_HOME": str(home)}).stdout)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +33,7 @@ def run(tmp_path_factory):
         return (
             finished,
             folders,
-            {row["method"]: row for row in json.loads(bench(home, "results").stdout) if row["metric"] == "stability"},
+            {row["method"]: row for row in listed(home) if row["metric"] == "stability"},
         )
 
     return call
@@ -61,7 +67,7 @@ def test_one_image_at_a_time_where_more_do_not_fit(run, between):
     assert undisturbed["memory"]["retry"] is None
 
 
-def test_what_does_not_fit_at_all_is_recorded_and_the_others_go_on(run):
+def test_cell_too_large_at_any_batch_size_fails_alone(run):
     # The prototypes alone take 1.5 GiB.
     finished, folders, rows = run("--set", "protopnet.per_class=2000000", "--memory-limit", "1GiB")
     assert finished.returncode == 1, finished.stdout + finished.stderr
@@ -82,7 +88,7 @@ def test_a_limit_that_leaves_nothing_is_a_wrong_request(run):
     assert not folders
 
 
-def test_an_attempt_of_single_images_within_another_limit_decides_nothing(run):
+def test_single_image_attempt_of_another_limit_is_forgotten(run):
     """A fit that a killed second attempt has left beside its note is made anew, as planned."""
     _, folders, _ = run()
     folder = folders["protopnet"]

@@ -70,7 +70,7 @@ def test_interventions_of_a_cell(birds, tmp_path, monkeypatch):
     assert "not an exact decomposition" in refused.stderr
 
 
-def test_interventions_are_listed_under_the_names_of_the_picture(tmp_path, monkeypatch):
+def test_interventions_are_listed_under_the_pictures_names(tmp_path, monkeypatch):
     long = "002." + "_".join(["Very"] * 12) + "_[long]_Name"
     found = Effects(torch.tensor([0, 0, 0, 0, 0, 2]), torch.tensor([0, 1, 0, 0, 0, 1]), torch.tensor([[5, 0], [5, 2]]))
     result = Intervention(found, torch.eye(3)[:, :2], torch.tensor([0, 1, 0]), 3, ["001.Short", long],

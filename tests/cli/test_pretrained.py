@@ -16,7 +16,7 @@ from bench.data.cub import Cub
 from bench.data.preprocessing import Preprocessing
 from bench.models.classifier import Classifier
 from tests.support.samples import Silent
-from tests.support.small_birds import QUICK, bench, few_birds
+from tests.support.small_birds import QUICK, called, few_birds
 
 PRETRAINED = ("--set", "classifier.head=pretrained")
 
@@ -42,21 +42,21 @@ def place(tmp_path_factory):
 def run(place, file, *more):
     root, folder = place
     given = ("--methods", "ours", "--data-root", str(root), "--weights", f"tiny={file}", "--no-tracking", *QUICK[:6])
-    return bench(folder / "home", "run", *given, *more)
+    return called(folder / "home", "run", *given, *more)
 
 
-def test_the_head_of_the_file_is_decomposed_and_nothing_is_trained(place):
+def test_pretrained_head_is_decomposed_without_training(place):
     file = written(place[1] / "whole.pth", classifier())
     assert "black boxes to train" not in run(place, file, *PRETRAINED, "--dry-run").stdout
     ran = run(place, file, *PRETRAINED, "--jobs", "2")
     assert ran.returncode == 0, ran.stderr
     assert not (place[1] / "home" / "blackboxes").exists()
-    rows = json.loads(bench(place[1] / "home", "results").stdout)
+    rows = json.loads(called(place[1] / "home", "results").stdout)
     found = {
         row["method"]: row for row in rows if row["metric"] == "accuracy" and row["method"] in ("ours", "blackbox")
     }
     assert found["ours"]["value"] == found["blackbox"]["value"]
-    shown = bench(place[1] / "home", "show", found["ours"]["cell"]).stdout
+    shown = called(place[1] / "home", "show", found["ours"]["cell"]).stdout
     assert "classifier.head" in shown
     assert "classifier.schedule" not in shown
     with torch.no_grad():
@@ -82,7 +82,7 @@ def prepared(place):
         ("deep", r"\(behind its backbone: fc.weight \(3, \d+\), head.0.weight \(8, 8\)\)"),
     ],
 )
-def test_weights_without_such_a_head_are_refused_before_anything_runs(place, file, problem, tmp_path):
+def test_weights_without_a_head_are_refused_first(place, file, problem, tmp_path):
     net, path = classifier(5 if file == "five" else 3), tmp_path / "w.pth"
     if file == "bare":
         torch.save(net.backbone.state_dict(), path)
@@ -94,7 +94,7 @@ def test_weights_without_such_a_head_are_refused_before_anything_runs(place, fil
     assert "--set classifier.head=trained" in " ".join(ran.stderr.split())
 
 
-def test_the_paper_decomposes_the_weights_own_classifier_on_imagenet_and_trains_one_elsewhere():
+def test_paper_decomposes_the_weights_own_head_on_imagenet_only():
     for dataset, head in (("imagenet", "pretrained"), ("cub", "trained"), ("cars", "trained")):
         own = dataset_config(dataset, {}).recipes.get("published", {})
         assert black_box_config("resnet34", "published", own).head == head

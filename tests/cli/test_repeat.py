@@ -86,7 +86,7 @@ def test_the_command_that_show_prints_makes_the_same_numbers(cell, tmp_path):
     assert "threads: 1 before, 7 now" in again.stdout
 
 
-def test_a_repetition_needs_a_home_of_its_own_and_a_finished_cell(cell, tmp_path, monkeypatch):
+def test_repeat_needs_another_home_and_a_finished_cell(cell, tmp_path, monkeypatch):
     monkeypatch.setenv("BENCH_HOME", str(cell.parent.parent))
     for folder, reason in ((cell, "is in this BENCH_HOME: name a fresh one"), (tmp_path, "is not a finished cell")):
         done = CliRunner().invoke(main, ["repeat", str(folder), "--device", "cpu"])

@@ -109,7 +109,7 @@ def test_finished_cells_are_skipped_and_rerun_gives_the_same(call, whole):
     assert rows(call) == before
 
 
-def test_another_setting_is_another_cell_and_shares_the_black_box(call, whole, place):
+def test_other_setting_is_other_cell_with_same_black_box(call, whole, place):
     boxes = list((place[1] / "blackboxes").iterdir())
     result = call("run", "--methods", "ours", "--set", "ours.k=2", "--no-controls")
     assert "black box found, not trained again" in result.output
@@ -215,7 +215,7 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(call):
     assert "became nan" in call("show", failed[0]["cell"]).output
 
 
-def test_a_result_is_never_stored_under_an_id_that_means_something_else(call, whole, place, monkeypatch):
+def test_result_is_not_stored_under_another_specs_id(call, whole, place, monkeypatch):
     before = rows(call)
     folder = place[1] / "cells" / before["protopnet", "accuracy"]["cell"]
     (folder / "result").rename(folder / "kept")

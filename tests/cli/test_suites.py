@@ -48,7 +48,7 @@ def test_weights_that_no_part_of_a_suite_uses_are_refused(tmp_path, monkeypatch)
     assert "--weights mobilenet_v2=...: this run uses coc_tiny, densenet121" in result.output
 
 
-def test_settings_of_the_command_line_hold_in_every_part_of_a_suite(tmp_path, monkeypatch):
+def test_set_holds_in_every_part_of_a_suite(tmp_path, monkeypatch):
     configs = tmp_path / "configs"
     (configs / "suites").mkdir(parents=True)
     common = "methods: [ours]\ndatasets: [cub]\nbackbones: [tiny]\nrecipe: demo\ncontrols: false\n"

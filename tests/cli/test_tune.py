@@ -12,7 +12,7 @@ from bench.report.measurement_tables import tune_table
 from bench.report.renderers import as_markdown
 from bench.report.styled import styled
 from bench.runner.tune import MemoizedBackbone, check_columns, within_class
-from tests.support.small_birds import QUICK, bench, few_birds
+from tests.support.small_birds import QUICK, called, few_birds
 
 
 @pytest.fixture(scope="module")
@@ -20,18 +20,18 @@ def planned(tmp_path_factory):
     """A home with a cell of `ours`, and its id."""
     home = tmp_path_factory.mktemp("tune")
     root = few_birds(home)
-    ran = bench(
+    ran = called(
         home, "run", "--methods", "ours", "--data-root", str(root), "--no-controls", "--no-tracking", *QUICK[:8],
         "--set", "classifier.schedule.phases.0.epochs=2",
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
-    return home, json.loads(bench(home, "results").stdout)[0]["cell"]
+    return home, json.loads(called(home, "results").stdout)[0]["cell"]
 
 
 def test_every_choice_is_fitted_on_every_part(planned):
     home, cell = planned
     arguments = ("tune", cell, "--set", "ours.k=1,2", "--set", "ours.refinement=naive,contrast", "--format", "json")
-    ran = bench(home, *arguments)
+    ran = called(home, *arguments)
     assert ran.returncode == 0, ran.stderr
     trials = json.loads(ran.stdout)
     assert [(trial["fold"], trial["choice"]["k"], trial["choice"]["refinement"]) for trial in trials] == [
@@ -43,12 +43,12 @@ def test_every_choice_is_fitted_on_every_part(planned):
     one = [t["values"] for t in trials if t["choice"]["k"] == 1]
     for a, b in (one[:2], one[2:]):
         assert all(a[name] == b[name] for name in ("accuracy", "consistency", "stability"))
-    assert bench(home, *arguments).stdout == ran.stdout
+    assert called(home, *arguments).stdout == ran.stdout
 
 
-def test_a_setting_that_cannot_work_on_a_part_is_refused_before_any_fit(planned):
+def test_tune_refuses_an_impossible_setting_before_any_fit(planned):
     home, cell = planned
-    ran = bench(home, "tune", cell, "--set", "ours.k=1,100000")
+    ran = called(home, "tune", cell, "--set", "ours.k=1,100000")
     assert ran.returncode == 2
     assert "ours.k=100000 exceeds the rank of a class's features" in ran.stderr
 
@@ -78,11 +78,11 @@ def test_the_table_has_the_columns_that_are_asked_for():
 
 def test_on_the_test_split_it_gives_what_a_cell_gives(planned):
     home, cell = planned
-    ran = bench(home, "tune", cell, "--set", "ours.k=3,2", "--split", "test", "--format", "json")
+    ran = called(home, "tune", cell, "--set", "ours.k=3,2", "--split", "test", "--format", "json")
     assert ran.returncode == 0, ran.stderr
     trials = json.loads(ran.stdout)
     assert [trial["fold"] for trial in trials] == [-1, -1]
-    rows = {row["metric"]: row["value"] for row in json.loads(bench(home, "results").stdout) if row["cell"] == cell}
+    rows = {row["metric"]: row["value"] for row in json.loads(called(home, "results").stdout) if row["cell"] == cell}
     for metric in ("accuracy", "consistency", "stability"):
         assert trials[0]["values"][metric] == rows[metric]
 
@@ -100,7 +100,7 @@ def test_on_the_test_split_it_gives_what_a_cell_gives(planned):
 )
 def test_wrong_requests(planned, arguments, message):
     home, cell = planned
-    ran = bench(home, "tune", cell, *arguments)
+    ran = called(home, "tune", cell, *arguments)
     assert ran.returncode == 2
     assert message in ran.stderr
 

@@ -45,12 +45,12 @@ def expected(files, *given):
 
 
 @pytest.mark.parametrize("given", [("tiny",), ("squeezenet1_1",), ("squeezenet1_1", "tiny")])
-def test_each_data_set_starts_its_own_backbone_from_what_is_given(started, files, given):
+def test_given_weights_start_each_data_sets_backbone(started, files, given):
     assert started(given, {"datasets": ("cub", "demo")}) == expected(files, *given)
 
 
 @pytest.mark.parametrize("given", [("tiny",), ("squeezenet1_1",)])
-def test_a_part_of_a_suite_may_leave_its_backbone_to_the_data_set(started, files, given):
+def test_suite_part_takes_the_data_sets_backbone(started, files, given):
     parts = {"datasets": ("cub",)}, {"datasets": ("demo",), "backbones": ("tiny",)}
     assert started(given, *parts) == expected(files, *given)
 

@@ -31,7 +31,7 @@ def values_of(request, name):
     return [{**request["overrides"], **chosen}[name] for chosen in schema.combinations(request["grid"], section)]
 
 
-def test_the_command_line_counts_more_than_a_suite_whether_that_gives_one_value_or_several():
+def test_command_line_overrides_one_or_several_suite_values():
     suite = {"grid": {"ours.k": [3, 5, 10], "ours.norm": ["l2"]}, "overrides": {"tesnet.k": 4, "cub.folder": "cub50"}}
     found = schema.with_settings(suite, {"ours.k": 7}, {"tesnet.k": (2, 3)})
     assert values_of(found, "ours.k") == [7]
@@ -213,7 +213,7 @@ def test_the_papers_recipe_is_the_published_one(backbone):
     assert set(phase.weight_decay.values()) == {1e-4}
 
 
-def test_protopnet_published_schedule_pushes_after_epochs_10_20_30():
+def test_protopnet_published_pushes_after_epochs_10_20_30():
     from baselines.protopnet import ProtoPNet
 
     found = schema.from_recipe(config_file("methods", "protopnet"), ProtoPNet.Config, "published", {}, "protopnet")

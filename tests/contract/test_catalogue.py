@@ -33,7 +33,7 @@ def test_no_two_entries_are_the_same_metric():
     assert len(set(found)) == len(found)
 
 
-def test_metrics_are_chosen_by_name_by_group_or_as_those_of_every_run():
+def test_metrics_are_chosen_by_name_group_or_default():
     every = registry.chosen_metrics((), shared=False)
     assert {"accuracy", "consistency", "stability"} <= set(every)
     assert "stability_pooled" not in every

@@ -8,7 +8,7 @@ import pytest
 from bench.core.files import ordered_map
 
 
-def test_results_come_in_order_and_not_far_ahead_of_what_is_taken():
+def test_results_come_in_order_and_not_far_ahead():
     drawn = itertools.count()
     items = (next(drawn) for _ in range(10**9))
     found = ordered_map(lambda number: number * number, items)

@@ -46,7 +46,7 @@ def refused(size):
 
 
 @linux
-def test_a_large_tensor_is_refused_before_it_is_made_and_its_size_is_known():
+def test_large_tensor_is_refused_before_it_is_made():
     with PeakMemory(CPU) as peak:
         error = refused(2**33)
     assert is_out_of_memory(error)
@@ -65,7 +65,7 @@ def test_what_fits_is_not_refused():
         assert float(torch.ones(2**24).sum()) == 2**24
 
 
-def test_a_limit_below_what_the_process_takes_is_a_wrong_request():
+def test_limit_below_the_processs_own_memory_is_refused():
     with pytest.raises(RequestError, match=r"--memory-limit 1.0 MiB: the process takes .* write more"):
         check_limit(CPU, 2**20)
     check_limit(CPU, None)

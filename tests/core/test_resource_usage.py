@@ -106,7 +106,7 @@ def test_a_gpu_that_cannot_be_asked_says_why(monkeypatch):
         gpu(monkeypatch, None)
 
 
-def test_time_is_summed_over_attempts_and_a_half_written_row_is_not_lost_work(tmp_path):
+def test_time_is_summed_over_attempts_despite_a_half_row(tmp_path):
     def work():
         with Usage(tmp_path, CPU, every=0.02) as usage:
             until = time.process_time() + 0.1

@@ -107,7 +107,7 @@ def test_second_call_opens_without_decoding(root, home, monkeypatch):
     np.testing.assert_array_equal(first["test"].images, second["test"].images)
 
 
-def test_changed_data_and_other_protocols_get_caches_of_their_own(root, home):
+def test_changed_data_or_protocol_gets_another_cache(root, home):
     prepare(Cub(root), SMALL, home, Quiet())
     prepare(Cub(root), Preprocessing(size=16), home, Quiet())
     edit(root / "bounding_boxes.txt", 1, "10 0 0 30 30")

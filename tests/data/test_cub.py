@@ -31,7 +31,7 @@ def test_reads_what_is_written(tmp_path):
     assert record.mask is None
 
 
-def test_order_is_that_of_images_txt_whatever_the_order_elsewhere(tmp_path):
+def test_order_is_that_of_images_txt(tmp_path):
     root = make_tree(tmp_path)
     before = both(Cub(root))
     for name in ("image_class_labels.txt", "train_test_split.txt", "bounding_boxes.txt", "parts/part_locs.txt"):
@@ -43,7 +43,7 @@ def test_order_is_that_of_images_txt_whatever_the_order_elsewhere(tmp_path):
     assert both(Cub(root)) == before[:train][::-1] + before[train:][::-1]
 
 
-def test_windows_line_ends_byte_order_mark_and_trailing_blank_lines(tmp_path):
+def test_windows_line_ends_byte_order_mark_and_blank_lines(tmp_path):
     root = make_tree(tmp_path)
     before = both(Cub(root))
     for file in [*root.glob("*.txt"), *root.glob("parts/*.txt")]:

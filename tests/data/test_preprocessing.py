@@ -1,5 +1,4 @@
 import io
-from dataclasses import replace
 
 import bench.models  # noqa: F401  before anything that imports torchvision
 
@@ -16,8 +15,8 @@ from torchvision.transforms.v2 import functional as tvf
 from bench.contract import CellError, Record
 from bench.data.cub import Cub
 from bench.data.decoding import decode
-from bench.data.preprocessing import Preprocessing, flipped
-from tests.support.cub_trees import PARTS, make_tree, real
+from bench.data.preprocessing import Preprocessing
+from tests.support.cub_trees import real
 
 
 def records(cub):
@@ -84,7 +83,7 @@ def test_a_box_that_exceeds_the_image_scales_by_the_box(tmp_path):
 
 
 @pytest.mark.parametrize(("box", "left"), [((20, 10, 40, 30), (20, 10, 32, 24)), ((-5, -6, 20, 20), (0, 0, 15, 14))])
-def test_exact_places_are_those_of_the_pixels_that_a_box_has_in_the_image(tmp_path, box, left):
+def test_exact_places_follow_the_boxs_pixels_in_the_image(tmp_path, box, left):
     x1, y1, x2, y2 = left
     point = (x1 + 3, y1 + 2)
     record, _ = drawn(tmp_path, box=box, points=((*map(float, point), True),))
@@ -132,7 +131,7 @@ def test_real_crops_pixel_by_pixel(full):
         np.testing.assert_array_equal(Preprocessing().apply(record).image, expected.transpose(2, 0, 1))
 
 
-def test_truncated_key_points_of_all_real_rows_against_the_annotation_file():
+def test_truncated_key_points_of_all_real_rows():
     for name in ("cub3_full", "cub50"):
         root = real(name)
         boxes = {}
@@ -221,74 +220,6 @@ def test_exact_key_points_against_torchvision(both, crop):
         np.testing.assert_array_equal(seen, visible)
         # torchvision rounds its two ratios to float32, hence the tolerance.
         np.testing.assert_allclose(found[visible], moved.numpy()[:, ::-1], rtol=1e-6, atol=1e-6)
-
-
-def mirrored(record, width):
-    points = tuple((width - x, y, seen) if seen else (0.0, 0.0, False) for x, y, seen in record.keypoints)
-    x, y, w, h = record.box
-    return replace(record, keypoints=points, box=(width - x - w, y, w, h))
-
-
-def tables(protocol, record, width, height):
-    return [torch.from_numpy(table)[None] for table in protocol.place(record, width, height)]
-
-
-def test_flipped_exact_is_the_annotation_of_the_mirrored_image(full):
-    swap = [PARTS.index(name) for name in PARTS]
-    for a, b in (("left eye", "right eye"), ("left leg", "right leg"), ("left wing", "right wing")):
-        swap[PARTS.index(a)], swap[PARTS.index(b)] = PARTS.index(b), PARTS.index(a)
-    assert sum(part != twin for part, twin in enumerate(swap)) == 6
-    for crop in ("bbox", "full"):
-        protocol = Preprocessing(crop=crop, coordinates="exact")
-        for record in full[::5]:
-            found = flipped(*tables(protocol, record, 500, 400), 224, PARTS, "exact")
-            expected = tables(protocol, mirrored(record, 500), 500, 400)
-            torch.testing.assert_close(found[0], expected[0][:, swap], rtol=0, atol=1e-9)
-            assert torch.equal(found[1], expected[1][:, swap])
-            torch.testing.assert_close(found[2], expected[2], rtol=0, atol=1e-9)
-
-
-def test_flipped_columns_against_torchvision(full):
-    names = [f"part {part}" for part in range(15)]
-    for coordinates, edge in (("truncated", 0), ("exact", 1)):
-        for record in full[::5]:
-            keypoints, visible, boxes = tables(Preprocessing(coordinates=coordinates), record, 500, 400)
-            points = tv_tensors.KeyPoints(keypoints[visible].flip(-1), canvas_size=(224, 224))
-            expected = tvf.horizontal_flip(points).flip(-1)
-            # torchvision mirrors pixel indices; pixel edges are mirrored one further.
-            found, seen, _ = flipped(keypoints, visible, boxes, 224, names, coordinates)
-            assert torch.equal(seen, visible)
-            assert not found[~visible].any()
-            torch.testing.assert_close(
-                found[visible], torch.as_tensor(expected) + torch.tensor([0, edge]), rtol=0, atol=1e-9
-            )
-
-
-def test_flipped_pixel_follows_the_image_and_names(tmp_path):
-    image = np.zeros((20, 20, 3), dtype=np.uint8)
-    image[4, 3] = 255
-    Image.fromarray(image).save(tmp_path / "a.png")
-    points = ((3.0, 4.0, True), (0.0, 0.0, False), (3.0, 4.0, True))
-    record = Record("a", tmp_path / "a.png", 0, (0, 0, 20, 20), points)
-    protocol = Preprocessing(size=20)
-    picture = protocol.apply(record).image[:, :, ::-1]
-    keypoints, visible, boxes = flipped(*tables(protocol, record, 20, 20), 20, ["left eye", "right eye", "left fin"])
-    assert visible.tolist() == [[False, True, True]]
-    assert keypoints[0, 0].tolist() == [0, 0]
-    for part in (1, 2):
-        row, column = keypoints[0, part].long()
-        assert (picture[:, row, column] == 255).all()
-    assert boxes.tolist() == [[0, 0, 20, 20]]
-
-
-def test_flipping_twice_is_nothing(tmp_path):
-    record = Cub(make_tree(tmp_path)).split("train")[0]
-    for coordinates in ("truncated", "exact"):
-        before = tables(Preprocessing(crop="full", size=64, coordinates=coordinates), record, 80, 80)
-        once = flipped(*before, 64, PARTS, coordinates)
-        assert not torch.equal(once[0], before[0])
-        for twice, start in zip(flipped(*once, 64, PARTS, coordinates), before, strict=True):
-            torch.testing.assert_close(twice, start, rtol=0, atol=1e-9)
 
 
 GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)

@@ -68,7 +68,7 @@ def test_text_says_what_was_extrapolated(result):
     assert "scikit-learn" not in as_markdown([table(whole)])
 
 
-def test_features_are_drawn_per_class_and_look_like_those_after_a_relu():
+def test_features_are_drawn_per_class_as_after_a_relu():
     F, v = class_features(5, 6, 49, 64, 1)
     assert F.shape == (6 * 49, 64)
     assert v.shape == (64,)

@@ -16,6 +16,8 @@ from bench.results.store import Store
 from tests.support.documented import RESULTS, ROOT, TEXTS, documented
 from tests.support.published_beside import beside
 
+pytestmark = pytest.mark.documents
+
 BLOCKS = [
     pytest.param(block, id=f"{file.name}: {block.command}")
     for file in TEXTS

@@ -17,7 +17,7 @@ from bench.data.synthetic import draw
 ROOT = Path(__file__).resolve().parent.parent.parent
 PARTS = ("bench", "baselines", "metrics", "configs", "reports/published", "pyproject.toml", "README.md", "LICENSE")
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.documents]
 
 
 @pytest.fixture(scope="module")

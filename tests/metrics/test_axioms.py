@@ -184,7 +184,7 @@ def test_nothing_to_measure():
 
 
 @torch.no_grad()
-def test_the_head_is_measured_in_double_precision_and_left_alone():
+def test_head_is_measured_in_double_and_left_alone():
     for model in (linear(), maxpool()):
         before = {name: value.clone() for name, value in model.state_dict().items()}
         logits = in_double(model).logits(torch.rand(2, CHANNELS, 3, 3).double())

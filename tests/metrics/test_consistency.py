@@ -165,7 +165,7 @@ def test_variants_of_whole_images_refuse_crops(variant):
         Consistency(Consistency.Config(variant=variant), cut, PrototypeTable(torch.ones(1, 1)))
 
 
-def test_a_class_that_never_shows_some_part_is_inconsistent_for_pixpnet():
+def test_pixpnet_class_without_some_part_is_inconsistent():
     data = one_prototype([[True, True]] * 2, [[True, False]] * 2)
     assert score(Consistency, *data, variant="v2").value == 100
     refused = score(Consistency, *data, variant="pixpnet")

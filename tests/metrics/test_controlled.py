@@ -51,7 +51,7 @@ def test_a_prototype_that_follows_its_part_counts():
     assert (found.value, found.also["every"]) == (100.0, 100.0)
 
 
-def test_a_lucky_place_beats_the_one_of_the_training_images_but_not_every_one():
+def test_lucky_place_beats_the_training_place_not_every_place():
     # In training the part is at the lower right, in the test images at the upper left, near the peak.
     train, test = split([[(218, 218)]] * 4, [0] * 4, 1), split([[(5, 5)]] * 4, [0] * 4, 1)
     found = measure([[CORNER]] * 4, test, train)

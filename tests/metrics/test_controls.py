@@ -78,7 +78,7 @@ def test_constant_breaks_ties_by_row_before_column():
     assert task.facts["train_consistency"] == 50
 
 
-def test_constant_counts_a_class_without_images_and_scales_small_images():
+def test_constant_counts_empty_class_and_scales_small_images():
     # Row 32 of 64 is 112 on the canvas: the grid reaches it from 80 to 144, and columns from 0 to 32.
     task = make_task(Constant, split([(32, 0)], [1], size=64, classes=4), grid=32)
     Constant().fit(task)
@@ -131,7 +131,7 @@ def test_random_cells_are_uniform_and_independent():
     assert abs((cells[:, 1:] == cells[:, :-1]).double().mean() - 1 / 49) < 0.012  # other prototypes
 
 
-def test_random_is_redrawn_for_a_noisy_copy_and_for_another_seed():
+def test_random_is_redrawn_for_noise_and_another_seed():
     cells = Random().fit(make_task(Random)).explain(PICTURES).maps.flatten(2).argmax(2)
     nudged = PICTURES.clone()
     nudged[:, 2, 19, 19] += 1e-6

@@ -119,7 +119,7 @@ def test_merged_parts_are_hit_and_seen_by_either_side():
     assert found.visible.tolist() == [[True]] * 3
 
 
-def test_pooled_units_are_the_prototypes_that_speak_for_something():
+def test_pooled_units_are_prototypes_with_a_class():
     units = Units(torch.tensor([[True, False, True], [False, False, False], [False, True, True]]), pooled=True)
     assert units.prototype.tolist() == [0, 2]
     assert units.rows(torch.tensor([2, 0, 2]), torch.tensor([2, 0, 0])).tolist() == [1, 0, -1]

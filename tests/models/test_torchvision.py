@@ -29,7 +29,7 @@ def test_shape_and_channels(name):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "mobilenet_v2", "squeezenet1_1"])
-def test_pooled_features_through_the_own_head_give_torchvisions_logits(name):
+def test_pooled_features_and_own_head_give_torchvisions_logits(name):
     torch.manual_seed(0)
     whole = models.get_model(name, weights=None).eval()
     features = getattr(torchvision, name)().eval()

@@ -83,7 +83,7 @@ def test_features_are_the_encoders_tokens_in_reading_order(whole, features):
     assert (ours < 0).any()
 
 
-def test_the_head_on_the_mean_of_features_is_the_head_on_the_mean_of_patch_tokens(whole, features):
+def test_vit_head_on_mean_feature_is_head_on_mean_token(whole, features):
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         # The original network, its last step replaced: the mean of all tokens but the first instead of the first.

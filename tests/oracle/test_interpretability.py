@@ -159,7 +159,7 @@ def test_keypoints_are_truncated_twice(cub):
 
 
 @real
-def test_a_constant_peak_scores_58_percent_and_its_transpose_next_to_nothing(cub):
+def test_constant_peak_scores_58_percent_and_transposed_none(cub):
     assert constant_peak(cub, 64, 112).value == 58.0
     assert constant_peak(cub, 112, 64).value <= 4.0
     labels, points, visible = cub["test"]

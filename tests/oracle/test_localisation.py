@@ -46,7 +46,7 @@ def test_pointing_means_nothing_on_crops_and_without_boxes():
         measure(PointingBox, model, cut)
 
 
-def test_a_box_that_fills_the_image_has_no_outside_to_compare_with():
+def test_box_that_fills_the_image_has_no_outside():
     _, split, _ = case()
     changed = TensorSamples(split.images, split.labels, CLASSES)
     changed.protocol = split.protocol

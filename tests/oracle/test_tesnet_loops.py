@@ -173,7 +173,7 @@ def test_projection(model):
         assert vectors(model)[j] == pytest.approx(patch, rel=1e-9)
 
 
-def test_after_a_step_prototypes_have_length_one_and_nothing_else_has_moved(model):
+def test_step_normalises_prototypes_and_moves_nothing_else(model):
     before, others = vectors(model), {name: value.clone() for name, value in model.state_dict().items()}
     TesNetLearner(model, TesNet.Config(schedule=Schedule(phases=[])), Silent()).after_step()
     for old, new in zip(before, vectors(model), strict=True):

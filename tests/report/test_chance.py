@@ -55,7 +55,7 @@ def test_the_best_control_is_chance(maker):
     assert found.facts[1] == "the test: python -m bench compare METHOD CONTROL"
 
 
-def test_beside_a_perfect_control_there_is_nothing_beyond_chance(maker):
+def test_nothing_is_beyond_a_perfect_control(maker):
     found = table(maker, (20.0, 100.0), (58.0, 100.0))
     (line,) = found.rows
     assert (line.values["stability"].status, line.values["stability"].notes) == ("n/a", (1,))

@@ -11,38 +11,10 @@ from bench.report.table import Row
 from bench.results.aggregate import Entry
 from bench.results.labels import definition, protocol
 from bench.results.store import Store, write_json
+from tests.support.regenerate import GOLDEN
 from tests.support.stores import METRICS, STAMP, StoreMaker, example_store, reseal
 
-GOLDEN = """\
-### demo
-
-| method               | backbone |   accuracy (%) | consistency (%) |  stability (%) |
-| -------------------- | -------- | -------------: | --------------: | -------------: |
-| ours                 | tiny     | **91.0** ± 1.4 |  **73.0** ± 4.2 |   81.0   ± 1.4 |
-| protopnet            | tiny     |   85.0 ¹       |    60.0 ¹       | **90.0** ¹     |
-| ours (k=9)           | tiny     |          OOM ² |           OOM ² |          OOM ² |
-| ours (k=5)           | tiny     |      missing ³ |       missing ³ |      missing ³ |
-| blackbox (reference) | tiny     |   92.0         |    50.0         |   75.0         |
-| constant (control)   | -        |          n/a ⁴ |    65.0         |  100.0         |
-| random (control)     | -        |          n/a ⁴ |     5.0         |   20.0         |
-
-> Chance level, consistency: constant ≥ protopnet
-
-> Chance level, stability: constant ≥ ours, protopnet
-
-- ¹ seed 1 failed: loss became nan in phase 'joint'
-- ² out of memory: tried 40 GiB
-- ³ not finished
-- ⁴ n/a: predicts no class
-- **bold**: best of the methods
-- metrics: accuracy v1; consistency v2, region ±36 px of 224, threshold 0.8; stability v2, region ±36 px of 224, \
-clip 0.25, draws 1, seed 0, sigma 0.2
-- data: demo, digest 5d41402abc4b2a76, protocol bbox-224-truncated, images: 160 train, 40 test
-- seeds: 0, 1 (ours (k=9), ours (k=5), blackbox, constant, random: 0); mean ± standard deviation (n - 1) over seeds
-- hardware: Some CPU, 2 cores, fp32
-- partbench: 0.1.0 (abc123)
-- run: 20260304-101500-123, suite default
-"""
+RUN = (GOLDEN / "run.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +43,7 @@ def printed(store: Store, width: int = 100) -> str:
 
 
 def test_markdown_is_this_text(example: Store) -> None:
-    assert as_markdown(comparison(example)) == GOLDEN
+    assert as_markdown(comparison(example)) == RUN
 
 
 def test_rows_with_fewer_seeds_are_named(maker: StoreMaker) -> None:
@@ -122,7 +94,7 @@ def test_text_lines_up_decimals_and_fits(example: Store) -> None:
     assert max(len(row.rstrip()) for row in printed(example, 80).splitlines()) <= 80
 
 
-def test_columns_that_find_no_room_go_on_below_and_every_table_has_the_names(example: Store) -> None:
+def test_columns_without_room_continue_below_with_the_names(example: Store) -> None:
     narrow, wide = printed(example, 60), printed(example, 200)
     for name in ("accuracy", "stability", "91.0* ± 1.4", "81.0  ± 1.4"):
         assert narrow.count(name) == wide.count(name)
@@ -329,7 +301,7 @@ def test_a_control_that_reaches_a_method_is_told(
     assert only(maker.store).chance == ((said,) if said else ())
 
 
-def test_metrics_and_controls_of_which_the_same_is_true_stand_together(maker: StoreMaker) -> None:
+def test_metrics_with_the_same_chance_warning_are_grouped(maker: StoreMaker) -> None:
     cells = [maker.cell("ours", both(50.0))]
     cells += [maker.cell(name, both(40.0, 60.0), role="control", backbone=None) for name in ("constant", "center")]
     cells += [maker.cell("random", both(99.0, 1.0), role="control", backbone=None)]
@@ -352,7 +324,7 @@ def test_where_low_is_good_a_lower_control_is_told(maker: StoreMaker) -> None:
     assert only(maker.store).chance == ("error: low ≤ ours",)
 
 
-def test_backbones_are_named_where_a_control_reaches_some_of_them(maker: StoreMaker) -> None:
+def test_chance_warning_names_backbones_if_only_some(maker: StoreMaker) -> None:
     values = {("ours", "a"): 40.0, ("ours", "b"): 60.0, ("protopnet", "a"): 30.0, ("protopnet", "b"): 45.0}
     cells = [maker.cell(name, both(90.0, value), backbone=backbone) for (name, backbone), value in values.items()]
     controls = {"constant": 50.0, "center": 100.0, "random": 35.0}
@@ -427,7 +399,7 @@ def test_report_prints_both_formats(example: Store, monkeypatch: pytest.MonkeyPa
     tables = with_beyond_chance(comparison(example, suite="default"))
     write(tables, "md", Console(file=markdown, width=40))
     write(tables, "text", Console(file=text, width=100))
-    assert markdown.getvalue().startswith(GOLDEN)
+    assert markdown.getvalue().startswith(RUN)
     assert text.getvalue().startswith(printed(example))
     assert "### demo: beyond chance" in markdown.getvalue()
     assert "demo: beyond chance" in text.getvalue()

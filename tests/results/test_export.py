@@ -107,7 +107,7 @@ def test_a_home_is_never_written_over(home, tmp_path):
 
 
 @pytest.mark.parametrize("computed", ["prepared", "blackboxes", "cells"])
-def test_an_export_in_which_something_was_computed_is_left_alone(home, tmp_path, computed):
+def test_export_with_new_results_is_left_alone(home, tmp_path, computed):
     target = tmp_path / "published"
     assert call("export", target).exit_code == 0
     (target / computed).mkdir()

@@ -129,7 +129,7 @@ def test_a_black_box_that_was_copied_in_part_is_not_taken(black_boxes, tmp_path,
     assert (here / "blackboxes" / "two" / "result" / file).is_file()
 
 
-def test_what_another_process_holds_is_waited_for_and_that_is_told(black_boxes, tmp_path):
+def test_gather_waits_for_another_process_and_says_so(black_boxes, tmp_path):
     here = tmp_path / "here"
     progress, own = Silent(), WorkDir(here / "blackboxes" / "one")
     with own.claim():

@@ -92,7 +92,7 @@ def test_a_run_that_has_the_metrics_goes_before_a_newer_one(maker):
         compare(maker.store, ("ours", "tesnet"), metrics=("purity",))
 
 
-def test_the_first_alone_is_compared_with_the_others_and_corrected_for_that(maker):
+def test_first_is_compared_with_the_others_and_corrected(maker):
     names = ("ours", "tesnet", "protopnet")
     cells = [
         accuracy(maker, name, drawn(0.9 - place / 10, place), backbone=net)
@@ -111,7 +111,7 @@ def test_the_first_alone_is_compared_with_the_others_and_corrected_for_that(make
 
 @pytest.mark.parametrize("newer", [0, 1])
 @pytest.mark.parametrize("k", range(6))  # other ids in another order, which must not decide
-def test_where_no_run_has_all_a_method_counts_as_it_stands_beside_its_black_box(maker, newer, k):
+def test_without_a_whole_run_a_method_keeps_its_black_box(maker, newer, k):
     """The same settings twice, measured for other metrics, of two trainings: one has its black box in the same run."""
     more = {**ACCURACY, "cost": {"version": "2", "parameters": {}, "unit": "s"}}
     hits, fewer = [1] * 90 + [0] * 10, {"index": range(100), "correct": [1] * 80 + [0] * 20}
@@ -200,7 +200,7 @@ def test_ranks_over_data_sets_and_backbones(maker):
     assert "over data sets and backbones" in text
 
 
-def test_ranks_are_of_the_seeds_that_all_have_however_the_methods_are_named(maker):
+def test_ranks_use_shared_seeds_under_any_label(maker):
     """By pairs other seeds are in common: 0 for all three, 1 for the last two only, where they are best."""
     shares = {"ours": {0: 0.8}, "protopnet": {0: 0.6, 1: 0.95}, "tesnet": {0: 0.7, 1: 0.9}}
     cells = [

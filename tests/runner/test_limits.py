@@ -47,27 +47,27 @@ def killed(tmp_path):
     return tmp_path
 
 
-def test_a_killed_second_attempt_goes_on_as_one_within_the_same_limit(killed):
+def test_killed_second_attempt_resumes_within_the_same_limit(killed):
     again = Work(killed, 64 * GIB).run()
     assert (again.tried, again.started_over) == ([1], 0)
     assert again.attempts.record()["retry"]["limit_bytes"] == 64 * GIB
 
 
 @pytest.mark.parametrize("limit", [None, 128 * GIB])
-def test_another_limit_begins_as_planned_and_forgets_what_was_made_of_single_images(killed, limit):
+def test_another_limit_begins_with_planned_batches(killed, limit):
     again = Work(killed, limit, fits_at=32).run()
     assert (again.tried, again.started_over) == ([32], 1)
     assert again.attempts.record()["retry"] is None
     assert "did not fit into 64.0 GiB of memory before" in again.progress.notes[0]
 
 
-def test_what_does_not_fit_within_another_limit_either_is_tried_twice_again(killed):
+def test_too_large_within_another_limit_is_tried_twice_again(killed):
     again = Work(killed, None).run()
     assert again.tried == [32, 1]
     assert again.attempts.record()["retry"]["limit_bytes"] is None
 
 
-def test_what_other_cells_use_too_is_tried_once_and_leaves_no_note(tmp_path):
+def test_shared_stage_is_tried_once_and_leaves_no_note(tmp_path):
     shared = Work(tmp_path, None)
 
     def black_box():
@@ -101,7 +101,7 @@ def test_as_many_as_asked_for_where_nothing_is_said():
     assert [len(batch.labels) for batch in LimitedSamples(stripes(), None, lambda: None).batches(20)] == [20, 16]
 
 
-def test_the_check_is_called_before_each_batch_and_after_the_last():
+def test_check_runs_before_each_batch_and_after_the_last():
     calls = []
 
     def check():

@@ -125,7 +125,7 @@ def test_what_is_set_on_an_observation_is_seen_by_nobody_else():
     assert {**scores("aside", "accuracy", "contrastivity"), "aside": None} == {**alone, "aside": None}
 
 
-def test_what_plugins_draw_does_not_depend_on_who_draws_beside_them():
+def test_plugin_draws_do_not_depend_on_other_metrics():
     draws = lambda self, seen: setattr(  # noqa: E731
         self,
         "sum",

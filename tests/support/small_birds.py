@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from click.testing import CliRunner
 from rich.console import Console
 
+from bench.cli.main import main
 from bench.config.plan import Context, plan
 from bench.config.schema import Request, parse_overrides
 from bench.config.spec import PlannedCell
@@ -31,11 +37,18 @@ def quick(words: Iterable[str]) -> list[str]:
     return [*QUICK, *(PROTOPNET if any("protopnet" in word.split(",") for word in words) else [])]
 
 
+@functools.cache
+def _drawn_birds() -> Path:
+    """Drawn once for all tests of this process: a second of work, which many modules want."""
+    folder = Path(tempfile.mkdtemp(prefix="bench-birds-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    draw(folder / "birds", classes=3, train=5, test=3)
+    return folder
+
+
 def few_birds(folder: Path) -> Path:
     """Three species with five training and three test images each."""
-    root = folder / "birds"
-    draw(root, classes=3, train=5, test=3)
-    return root
+    return shutil.copytree(_drawn_birds() / "birds", folder / "birds")
 
 
 def planned(data: Path, home: Path, **request: object) -> list[PlannedCell]:
@@ -44,6 +57,14 @@ def planned(data: Path, home: Path, **request: object) -> list[PlannedCell]:
     given = {"datasets": ("cub",), "backbones": ("tiny",), "recipe": "demo", "overrides": overrides, **request}
     progress = ConsoleProgress(Console(quiet=True), quiet=True)
     return plan(Request.model_validate(given), Context(home, progress, data_root=data))
+
+
+def called(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in this process: without seconds of imports, where a test is not about the process."""
+    result = CliRunner().invoke(main, arguments, env={"BENCH_HOME": str(home)})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return subprocess.CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
 
 
 def bench(home: Path, *arguments: str, **options) -> subprocess.CompletedProcess[str]:
@@ -99,5 +120,5 @@ def environment(home: Path) -> dict[str, str]:
 
 def scores(home: Path) -> dict[tuple[str, str], object]:
     """What a home's results say: (method, metric) -> value or reason."""
-    rows = json.loads(bench(home, "results").stdout)
+    rows = json.loads(CliRunner().invoke(main, ["results"], env={"BENCH_HOME": str(home)}).stdout)
     return {(row["label"], row["metric"]): row["value"] if row["status"] == "ok" else row["reason"] for row in rows}

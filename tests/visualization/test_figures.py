@@ -111,7 +111,7 @@ def boxes(axes):
     return [p for p in axes.patches if isinstance(p, Rectangle) and p.get_gid() == "region"]
 
 
-def test_a_page_shows_regions_and_keypoints_where_the_metric_sees_them(ours):
+def test_page_shows_regions_and_keypoints_as_the_metric(ours):
     look = ours.look(2)
     drawing = draw_class(ours, 2, columns=3, shown=("region", "keypoints"))
     panels = [axes for axes in drawing.figure.axes if boxes(axes)]
@@ -216,7 +216,7 @@ def test_looking_at_a_class_is_explaining_its_images(protopnet):
     torch.testing.assert_close(look.pictures * 255, torch.from_numpy(stored).float(), rtol=0, atol=1e-3)
 
 
-def test_a_source_is_the_patch_that_the_prototype_was_projected_onto(protopnet):
+def test_source_is_the_patch_of_the_projection(protopnet):
     found = 0
     for prototype in protopnet.look(0).prototypes.tolist():
         source = protopnet.source(prototype, 0)
@@ -248,7 +248,7 @@ def test_a_class_with_fewer_prototypes_than_others_is_drawn(store):
     assert draw_class(viewer, 0, columns=2).figure.axes
 
 
-def test_a_control_has_no_sources_and_no_verdict_about_predictions(store):
+def test_control_has_no_source_and_no_prediction_verdict(store):
     viewer = opened(store, cell_of(store, "constant"))
     drawing = draw_class(viewer, 0, columns=2)
     titles = [axes.get_title() for axes in drawing.figure.axes]

@@ -185,7 +185,7 @@ def test_nndsvd_is_the_published_rule_on_the_exact_svd():
         np.testing.assert_allclose(P[0, j], np.sqrt(s[j] * size) * v / np.linalg.norm(v), rtol=1e-2, atol=1e-3)
 
 
-def test_zeros_of_nndsvd_are_filled_for_multiplicative_updates_only(ragged):
+def test_nndsvd_zeros_are_filled_for_multiplicative_updates(ragged):
     F, rows = ragged
     plain = initialise(F, rows, 4, 0, [0, 1, 2, 3], "nndsvd")
     filled = initialise(F, rows, 4, 0, [0, 1, 2, 3], "nndsvd", fill=True)

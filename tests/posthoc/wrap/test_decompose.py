@@ -106,7 +106,7 @@ def test_classes_do_not_depend_on_each_other():
 
 
 @pytest.mark.parametrize("precision", ["single", "half"])
-def test_the_memory_limit_changes_where_features_are_and_nothing_else(precision):
+def test_memory_limit_changes_only_where_features_are(precision):
     classifier = net()
     x, labels = images()
     free = decompose(classifier, loader(x, labels), 2, config=QUICK)
@@ -300,7 +300,7 @@ def test_features_too_large_for_half_precision_name_the_class():
         decompose(classifier, loader(x, labels), 2, precision="half")
 
 
-def test_a_classifier_that_changes_from_batch_to_batch_is_refused():
+def test_classifier_that_changes_between_batches_is_refused():
     class Moody(nn.Linear):
         calls = 0
 

@@ -154,7 +154,7 @@ def test_norms_between_pooling_and_linear_layer_are_exact(name):
     assert verify(features, images).largest < 1e-5
 
 
-def test_mobilenet_v3_and_alike_with_an_activation_before_pooling_are_features():
+def test_activation_before_pooling_belongs_to_the_features():
     model = Shell(lambda m, x: m.last(nn.functional.hardswish(m.body(x)).mean((2, 3)))).eval()
     features = Features(model, find(model, torch.randn(2, 3, 8, 8)))
     assert [step.op for step in features.split.steps] == ["hardswish"]
@@ -244,7 +244,7 @@ def test_averaging_with_the_class_token_is_no_grid():
         verify(Features(model.eval(), find(model, images)), images)
 
 
-def test_a_head_that_depends_on_the_image_in_another_way_is_caught_by_the_numbers():
+def test_head_that_reads_the_image_otherwise_is_caught():
     """The recorded calls look right, but a hook changes the pooled features behind their back."""
     model = sequence().eval()
 
@@ -268,7 +268,7 @@ def test_logits_that_are_not_finite_are_no_proof():
         verify(features, images)
 
 
-def test_half_precision_backbones_are_verified_in_their_own_precision():
+def test_half_precision_backbone_is_verified_in_half_precision():
     model = drawn(sequence(nn.LayerNorm(8))).bfloat16()
     images = torch.randn(4, 3, 9, 9).bfloat16()
     features = Features(model, find(model, images))

@@ -111,7 +111,7 @@ def test_screen_readers_are_told_what_things_are(name: str, request: pytest.Fixt
             assert given.get("aria-labelledby", given.get("id")) in page.ids
 
 
-def test_the_summary_says_what_there_is_and_what_speaks_against_it(example: tuple[Path, dict[str, str]]) -> None:
+def test_summary_names_results_and_objections(example: tuple[Path, dict[str, str]]) -> None:
     said = read_site(example[0])["index.html"].said
     for text in (
         "2 methods on demo",
@@ -175,7 +175,7 @@ def test_tables_of_the_paper_are_there_where_cells_are(paper: Path) -> None:
     assert "cub: Not the paper" not in index
 
 
-def test_markup_in_names_stays_text_and_no_name_leaves_the_folder(hostile: Path) -> None:
+def test_markup_in_names_stays_text_inside_the_folder(hostile: Path) -> None:
     root = hostile.parent
     assert {path.name for path in root.iterdir()} == {"home", "site", "secret"}
     for page in read_site(hostile).values():
@@ -198,7 +198,7 @@ def test_the_same_store_gives_the_same_bytes(tmp_path: Path) -> None:
     assert files[0] == files[1]
 
 
-def test_a_later_report_takes_the_place_of_an_earlier_one_and_of_nothing_else(tmp_path: Path) -> None:
+def test_later_report_replaces_only_an_earlier_one(tmp_path: Path) -> None:
     maker, cells = example_store(tmp_path / "home")
     site = tmp_path / "site"
     write_site(maker.store, site)

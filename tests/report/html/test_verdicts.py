@@ -66,7 +66,7 @@ def test_three_questions_are_answered(maker: StoreMaker) -> None:
     assert len(place.found["methods"]) == 6
 
 
-def test_numbers_are_those_of_compare_and_holm_goes_over_each_question(maker: StoreMaker) -> None:
+def test_numbers_are_compares_with_holm_for_each_question(maker: StoreMaker) -> None:
     (place,) = places(maker)
     single = compare(maker.store, ("ours", "tesnet"), metrics=("accuracy",)).comparisons[0]
     own = next(one for one in place.found["methods"] if one.methods == ("ours", "tesnet") and one.metric == "accuracy")
@@ -103,7 +103,7 @@ def test_sentences_name_who_is_better_and_what_is_not_known(maker: StoreMaker) -
     assert told["stability"] == "protopnet is better than ours and tesnet; ours is better than tesnet."
 
 
-def test_changed_settings_are_compared_with_chance_but_not_among_each_other(maker: StoreMaker) -> None:
+def test_changed_settings_are_compared_with_chance_only(maker: StoreMaker) -> None:
     extra = cell(maker, "ours", 0.8, 0.7, 7, label="ours (k=5)", settings={"k": 5}, changed=["k"])
     maker.invocation([extra], stamp="20260305-000000-000")
     (place,) = places(maker)

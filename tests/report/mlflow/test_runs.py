@@ -71,7 +71,7 @@ def test_a_run_holds_what_the_cell_is(home: Path) -> None:
     assert f"`python -m bench show {cell}`" in note[-1]
 
 
-def test_a_metric_that_is_no_percentage_has_its_unit_in_its_name(home: Path) -> None:
+def test_metric_without_percent_has_its_unit_in_its_name(home: Path) -> None:
     cost = {"unit": "ms", "higher_is_better": False, "version": "1", "parameters": {}}
     maker, _ = one(home, {"accuracy": 90.0, "cost": 4.5}, metrics={"accuracy": METRICS["accuracy"], "cost": cost})
     mirror = Mirror(home)
@@ -141,7 +141,7 @@ def test_a_whisker_is_the_interval() -> None:
     assert ends == [[62.5, 85.0], [80.0, 80.0]]
 
 
-def test_runs_of_a_row_differ_in_nothing_but_seed_name_and_what_was_measured(tmp_path: Path) -> None:
+def test_runs_of_a_row_differ_in_seed_name_and_scores_only(tmp_path: Path) -> None:
     """The page averages over a row, and the tables never average over anything but seeds."""
     maker = StoreMaker(tmp_path)
 

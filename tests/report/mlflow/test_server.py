@@ -121,12 +121,12 @@ def test_two_processes_open_a_fresh_mirror_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sixteen_cells_that_are_written_into_a_fresh_database_at_once_all_arrive(tmp_path: Path) -> None:
+def test_six_cells_synced_into_a_fresh_database_at_once(tmp_path: Path) -> None:
     pytest.importorskip("mlflow")
     maker = StoreMaker(tmp_path)
     history = [epoch(number, "all", 0.5**number) for number in range(20)]
     cells = [
-        maker.cell("ours", {"accuracy": 80.0 + seed}, seed=seed, history=history, metrics=ONE) for seed in range(16)
+        maker.cell("ours", {"accuracy": 80.0 + seed}, seed=seed, history=history, metrics=ONE) for seed in range(6)
     ]
     stamps = [maker.invocation([cell], f"20260305-000000-{number:03d}") for number, cell in enumerate(cells)]
     command = [sys.executable, "-m", "bench", "sync", "--run"]
@@ -135,7 +135,7 @@ def test_sixteen_cells_that_are_written_into_a_fresh_database_at_once_all_arrive
         subprocess.Popen([*command, stamp], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kept) for stamp in stamps
     ]
     said = [process.communicate(timeout=600) for process in started]
-    assert [process.returncode for process in started] == [0] * 16, said
+    assert [process.returncode for process in started] == [0] * 6, said
     client = Mirror(tmp_path).client
     experiment = client.get_experiment_by_name("partbench/default").experiment_id
     found = {run.data.tags.get("bench.cell"): run for run in client.search_runs([experiment])}

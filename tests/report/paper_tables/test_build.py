@@ -39,7 +39,7 @@ def test_published_numbers_are_all_there():
 
 
 @pytest.mark.parametrize("number", TABLES)
-def test_an_empty_store_gives_the_papers_numbers_and_the_command(maker, number):
+def test_empty_store_gives_the_papers_numbers_and_command(maker, number):
     sheet = paper_table(maker.store, number)[0]
     places = [one for row in sheet.rows for one in fields(sheet, row)]
     # The summary of tables 2, 5 and 6 is computed; all others are in the paper.
@@ -133,7 +133,7 @@ def test_ticks_come_from_residuals_and_tolerances(tmp_path):
     ("value", "text"),
     [(0.1, "✓ 0.10"), (0.099, "✓ 0.10"), (0.1004, "× 0.1004"), (0.106, "× 0.11"), (0.0004, "✓ 4e-04"), (7.0, "× 7.00")],
 )
-def test_a_cross_is_not_beside_a_number_that_reads_like_the_tolerance(maker, value, text):
+def test_no_cross_beside_a_number_printed_as_the_tolerance(maker, value, text):
     metrics = {"sensitivity": {"version": "1", "parameters": {"tolerance": 0.1}, "unit": "%"}}
     maker.invocation([on_cub(maker, "protopnet", {"sensitivity": value}, metrics=metrics)])
     row = next(row for row in layout(paper_table(maker.store, 1)[0]).lines if row.names == ("protopnet",))
@@ -190,7 +190,7 @@ def test_table_3_has_accuracy_and_memory(tmp_path):
     )
 
 
-def test_of_two_measurements_of_memory_the_newest_counts_and_conditions_do_not_mix(tmp_path):
+def test_newest_memory_measurement_counts_without_mixing(tmp_path):
     maker = paper_store(tmp_path)
     newer, other = maker.store.scales()["20260306-090000-000"], maker.store.scales()["20260306-090000-000"]
     newer["rows"] = [row for row in newer["rows"] if row["method"] == "ours"]
@@ -216,7 +216,7 @@ def test_table_4_puts_settings_in_their_places(tmp_path):
     assert "resnet34: k=5 refined, k=10 initial, k=10 refined; all on vit_b_32_augreg, coc_tiny)" in absent
 
 
-def test_of_several_fits_for_a_place_of_table_4_the_newest_counts_and_the_others_are_told(maker):
+def test_table_4_newest_fit_counts_and_others_are_named(maker):
     """Both solvers are refinements with k = 5; by the alphabet L-BFGS comes first."""
     cells = {
         solver: on_imagenet(
@@ -250,7 +250,7 @@ def test_other_images_than_the_papers_give_no_difference(tmp_path):
     assert all(one.difference is None for row in sheet.rows for one in fields(sheet, row))
 
 
-def test_other_images_on_a_backbone_of_the_paper_have_its_number_but_no_difference(maker):
+def test_other_images_have_the_papers_number_but_no_difference(maker):
     maker.invocation([on_cub(maker, "ours", scores(90.0, 50.0, 50.0), images=(1500, 1452))])
     found = field(paper_table(maker.store, 2)[0], "ours", "accuracy")
     assert (value(found), found.published.value, found.difference) == (90.0, 82.3, None)
@@ -304,7 +304,7 @@ def test_a_method_stands_beside_the_black_box_of_its_own_run(maker):
     assert value(field(paper_table(maker.store, 2)[0], "ours", "accuracy", "resnet34")) == 81.0
 
 
-def test_a_newer_run_that_has_not_finished_does_not_hide_a_result(maker):
+def test_unfinished_newer_run_does_not_hide_a_result(maker):
     maker.invocation([on_cub(maker, "ours", scores(80.0, 60.0, 70.0), settings={"a": 1})], "20260301-000000-000")
     maker.invocation([on_cub(maker, "ours", settings={"a": 2})], "20260302-000000-000")
     assert value(field(paper_table(maker.store, 2)[0], "ours", "consistency", "resnet34")) == 60.0
@@ -339,7 +339,7 @@ def test_changed_settings_are_left_out_unless_a_run_is_named(maker):
     assert value(field(paper_table(maker.store, 2, stamp="20260301-000000-000")[0], "ours", "accuracy", "resnet34"))
 
 
-def test_a_cell_that_a_grid_named_otherwise_is_the_method_all_the_same(maker):
+def test_cell_named_otherwise_by_a_grid_is_the_method(maker):
     """The newest request decides the label: k = 3, written out in a grid, is the default."""
     label = "ours (k=3, refinement=lbfgs)"
     cells = [
@@ -352,7 +352,7 @@ def test_a_cell_that_a_grid_named_otherwise_is_the_method_all_the_same(maker):
     assert (value(found), found.entry.seeds) == (61.0, (0, 1))
 
 
-def test_cells_that_an_older_run_left_unfinished_are_forgotten_for_newer_results(maker):
+def test_unfinished_cells_of_an_older_run_are_forgotten(maker):
     unfinished, finished = on_cub(maker, "ours", seed=1), on_cub(maker, "ours", scores(80.0, 60.0, 70.0))
     maker.invocation([unfinished], "20260301-000000-000")
     maker.invocation([finished], "20260302-000000-000")
@@ -426,7 +426,7 @@ def test_a_row_of_reasons_alone_is_left_out(maker):
     assert [row.label for row in rows if row.role == "control"] == []
 
 
-def test_intervals_stand_below_the_values_and_their_absence_has_a_footnote(maker):
+def test_intervals_are_below_values_or_missing_with_footnote(maker):
     """70 of 100 images: near the normal approximation, 70 ± 1.96 sqrt(70 · 30 / 100)."""
     hits = {"accuracy.image": {"index": range(100), "label": [0] * 100, "correct": [1] * 70 + [0] * 30}}
     accuracy = {"accuracy": {"version": "1", "parameters": {}}}

@@ -31,7 +31,7 @@ def test_a_map_that_is_nowhere_positive_has_no_heat():
     assert float(found[0, 2].max()) == 1
 
 
-def test_a_pixel_has_the_colour_of_the_prototype_that_is_nearest_to_its_peak():
+def test_pixel_has_the_colour_of_the_nearest_prototype():
     plain = torch.full((1, 1, 4, 3), 0.5)
     warmth = torch.tensor([[1.0, 0.9, 0.4, 0.0], [0.8, 1.0, 0.4, 0.5]]).view(1, 2, 1, 4)
     red, blue = rgb(["#FF0000", "#0000FF"])

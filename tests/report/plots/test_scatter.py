@@ -82,7 +82,7 @@ def test_one_point_alone_is_no_picture_and_that_is_said(compared):
     assert "cars" not in next(text.get_text() for text in drawing.figure.texts if text.get_gid() == "missing")
 
 
-def test_one_point_in_the_whole_store_is_an_error_with_a_command(maker):
+def test_single_point_in_the_store_is_an_error_with_command(maker):
     maker.cell("ours", scores(70.0))
     for figure in (cost, interpretability):
         with pytest.raises(RequestError, match=r"one point stands alone: ours \(tiny\): python -m bench run .*demo"):
@@ -97,7 +97,7 @@ def changed(compared):
     return compared
 
 
-def test_changed_settings_lie_above_the_others_with_numbers_that_the_legend_explains(changed):
+def test_changed_settings_are_on_top_with_numbers_in_the_legend(changed):
     (drawing,) = interpretability(changed.store)
     (legend,) = drawing.figure.legends
     entries = [text.get_text() for text in legend.get_texts()]
@@ -112,7 +112,7 @@ def test_changed_settings_lie_above_the_others_with_numbers_that_the_legend_expl
     assert "Small marks, numbered: changed settings." in drawing.caption
 
 
-def test_a_method_as_it_comes_is_no_changed_setting_whatever_a_run_called_it(maker):
+def test_unchanged_method_is_unchanged_under_any_label(maker):
     """A grid that writes out the default names the same cells otherwise."""
     grid = {"label": "ours (k=3, refinement=lbfgs)", "settings": {"k": 3}, "changed": []}
     maker.cell("ours", scores(70.0), **grid)

@@ -79,7 +79,7 @@ def test_json_and_csv_hold_everything(small, monkeypatch):
     )
 
 
-def test_places_where_nothing_can_be_compared_are_told_in_one_table(maker):
+def test_incomparable_places_are_in_one_table(maker):
     cells = [accuracy(maker, name, drawn(0.8, seed)) for seed, name in enumerate(("ours", "tesnet", "protopnet"))]
     maker.invocation([*cells, accuracy(maker, "tesnet", drawn(0.7, 3), dataset="cars")])
     found = contest_tables(compare(maker.store, ("ours", "tesnet", "protopnet"), first_only=True))

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import bench.core.plain_text
 import bench.results.labels
@@ -20,8 +21,8 @@ from bench.report.paper_tables.published import TABLES
 from bench.report.renderers import as_csv, as_html, as_latex
 from bench.report.renderers.latex import PREAMBLE
 from bench.results.store import Store
-from tests.support.golden_tables import GOLDEN, golden, written
 from tests.support.paper_cells import on_cub, paper_store, scores
+from tests.support.regenerate import GOLDEN, GOLDEN_TABLES, golden_table
 from tests.support.stores import StoreMaker
 
 HOSTILE = "ours (a=<script>alert(1)</script> & 50 % of $x_{1}^2$ # ~ | \\end{tabular} \u2713)"
@@ -45,13 +46,19 @@ def hostile(tmp_path: Path) -> Store:
     return maker.store
 
 
-@pytest.mark.parametrize(("number", "fmt"), GOLDEN)
-def test_goldens(store: Store, number: int, fmt: str) -> None:
-    """`python -m tests.support.golden_tables` writes them again."""
-    assert written(store, number, fmt) == golden(number, fmt).read_text()
+def written(store: Store, number: int, fmt: str, width: int = 100, suite: str | None = None) -> str:
+    out = io.StringIO()
+    tables = paper_table(store, number, suite=suite)
+    write(tables, fmt, Console(file=out, width=width), title=f"Table {number}")
+    return out.getvalue()
 
 
-def test_text_is_folded_by_backbone_and_never_wider_than_the_console(store: Store) -> None:
+@pytest.mark.parametrize("file", GOLDEN_TABLES)
+def test_paper_table_is_its_golden(store: Store, file: str) -> None:
+    assert golden_table(store, file) == (GOLDEN / file).read_text()
+
+
+def test_text_is_folded_by_backbone_within_the_console(store: Store) -> None:
     text = written(store, 2, "text", width=80)
     tables = [line for line in text.splitlines() if not line.startswith("- ")]
     assert max(map(len, tables)) <= 80

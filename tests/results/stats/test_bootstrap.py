@@ -72,7 +72,7 @@ def test_a_paired_difference_is_resampled_in_pairs():
     assert found.high - found.low < (alone.high - alone.low) / 4
 
 
-def test_of_images_that_are_right_or_wrong_only_the_numbers_are_drawn():
+def test_binary_images_are_drawn_by_their_counts():
     """What is drawn is binomial then, and BCa ends of that distribution come out."""
     right, images = 700, 1000
     totals = bootstrap._totals(np.column_stack((np.arange(images) < right, np.ones(images))).astype(float), 20_000)
@@ -94,7 +94,7 @@ def test_the_interval_of_an_accuracy_is_nearly_wilsons(right, images):
     assert abs(found.high - wilson.high) < 0.12 * width
 
 
-def test_the_interval_holds_the_truth_in_about_95_of_100_data_sets():
+def test_interval_holds_the_truth_in_95_of_100_data_sets():
     generator = np.random.default_rng(4)
     by_class = by_row = both = 0
     for _ in range(400):
@@ -173,7 +173,7 @@ def test_seeds_are_resampled_too():
     assert alone.low < 0 < 0.4 < together.low < 0.5 < together.high < 0.6
 
 
-def test_the_spread_of_the_mean_over_seeds_is_that_of_a_standard_error():
+def test_spread_of_the_seed_mean_is_a_standard_error():
     values = np.array([10.0, 14.0, 15.0, 25.0])
     weights = bootstrap._seed_weights([4], 20_000, False)
     assert (weights @ values).std() == pytest.approx(values.std(ddof=1) / 2, rel=0.03)
@@ -197,7 +197,7 @@ def test_the_same_numbers_come_out_every_time():
     assert interval(one) == first
 
 
-def test_the_interval_holds_the_value_where_the_correction_turns_round():
+def test_interval_holds_the_value_if_bca_turns_round():
     drawn = np.linspace(0, 1, 101)
     jackknife = np.array([0.0] * 99 + [1000.0])
     low, high = bca(drawn, 0.9, jackknife)

@@ -29,6 +29,7 @@ from tests.support.small_birds import (
     stored,
 )
 
+pytestmark = pytest.mark.xdist_group("launchers")  # one worker: what they compare with is made once
 LAUNCHERS = {
     "processes": ["--jobs", "2"],
     "ray": ["--launcher", "ray", "--jobs", "2"],
@@ -47,17 +48,34 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def arguments(data):
-    methods = ["run", "--methods", "ours,protopnet", "--no-controls", "--seeds", "0,1", "--no-tracking"]
+    """Two cells that train for long enough to be met in the middle."""
+    methods = ["run", "--methods", "protopnet", "--no-controls", "--seeds", "0,1", "--no-tracking"]
     slow = ["--set", "protopnet.schedule.phases.0.epochs=40"]
     return [*methods, *QUICK, *PROTOPNET, *slow, "--data-root", str(data)]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(arguments, tmp_path_factory):
-    home = tmp_path_factory.mktemp("undisturbed")
-    found = bench(home, *arguments)
-    assert found.returncode == 0, found.stdout + found.stderr
-    return stored(home)
+    return stored(inline(tmp_path_factory.mktemp("undisturbed"), arguments))
+
+
+@pytest.fixture(scope="module")
+def quick_cells(data):
+    """A cell that decomposes a black box, and one that trains a network."""
+    return ["run", "--methods", "ours,protopnet", "--no-controls", "--no-tracking", *QUICK, *PROTOPNET,
+            "--data-root", str(data)]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def quick_store(quick_cells, tmp_path_factory):
+    return inline(tmp_path_factory.mktemp("quick"), quick_cells)
+
+
+def inline(home, arguments):
+    """The home, with these cells run in this process."""
+    result = CliRunner().invoke(main, arguments, env={"BENCH_HOME": str(home)})
+    assert result.exit_code == 0, result.output
+    return home
 
 
 def begin(home, arguments, launcher):
@@ -82,18 +100,18 @@ def in_the_middle(home, process):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_every_launcher_gives_the_same_store(launcher, arguments, undisturbed, tmp_path):
+def test_every_launcher_gives_the_same_store(launcher, quick_cells, quick_store, tmp_path):
     if not has(launcher):
         pytest.skip(f"{launcher} is not installed")
-    found = bench(tmp_path, *arguments, *LAUNCHERS[launcher])
+    found = bench(tmp_path, *quick_cells, *LAUNCHERS[launcher])
     assert found.returncode == 0, found.stdout + found.stderr
-    assert stored(tmp_path) == undisturbed
-    assert "4 of 4 cells done (0 before), 0 failed" in found.stdout
-    assert len(re.findall(r"\[\d/4\].*  started", found.stdout)) == 4
-    assert len(re.findall(r"\[\d/4\].*  done in", found.stdout)) == 4
+    assert stored(tmp_path) == stored(quick_store)
+    assert "2 of 2 cells done (0 before), 0 failed" in found.stdout
+    assert len(re.findall(r"\[\d/2\].*  started", found.stdout)) == 2
+    assert len(re.findall(r"\[\d/2\].*  done in", found.stdout)) == 2
     assert len(re.findall(r"black box · cub · tiny · seed \d  started", found.stdout)) == 0  # one cell each wants it
-    again = bench(tmp_path, *arguments, *LAUNCHERS[launcher])
-    assert "4 of 4 cells done (4 before), 0 failed" in again.stdout
+    again = bench(tmp_path, *quick_cells, *LAUNCHERS[launcher])
+    assert "2 of 2 cells done (2 before), 0 failed" in again.stdout
     assert not cell_processes(tmp_path)
 
 
@@ -108,7 +126,7 @@ def test_ray_goes_on_when_one_of_two_workers_is_killed(whom, arguments, undistur
     output = process.communicate(timeout=300)[0]
     assert process.returncode == 0, output
     assert "trying again: lost" in output
-    assert "4 of 4 cells done (0 before), 0 failed" in output
+    assert "2 of 2 cells done (0 before), 0 failed" in output
     assert stored(tmp_path) == undisturbed
 
 
@@ -176,14 +194,12 @@ def test_ray_goes_on_when_one_of_two_machines_is_lost(arguments, undisturbed, tm
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["processes", "ray", "slurm"])
-def test_a_cell_of_two_gpus_is_trained_by_two_processes(launcher, data, tmp_path, monkeypatch):
+def test_a_cell_of_two_gpus_is_trained_by_two_processes(launcher, data, quick_store, tmp_path, monkeypatch):
     """GPUs in name only: the cell computes on the CPU, as it is told."""
     if not has(launcher):
         pytest.skip(f"{launcher} is not installed")
     request = ["run", "--methods", "protopnet", "--no-controls", "--no-tracking", *QUICK, *PROTOPNET]
     request += ["--data-root", str(data)]
-    one = bench(tmp_path / "one", *request)
-    assert one.returncode == 0, one.stdout + one.stderr
     with contextlib.ExitStack() as stack:
         chosen = ["--gpus-per-cell", "2"]
         if launcher == "ray":
@@ -191,9 +207,10 @@ def test_a_cell_of_two_gpus_is_trained_by_two_processes(launcher, data, tmp_path
             chosen += ["--launcher", "ray", "--ray-address", address]
         elif launcher == "slurm":
             chosen += LAUNCHERS["slurm"]
-        two = bench(tmp_path / "two", *request, *chosen)
+        two = bench(tmp_path, *request, *chosen)
     assert two.returncode == 0, two.stdout + two.stderr
-    (alone,), (together,) = ([*home.glob("cells/*/result")] for home in (tmp_path / "one", tmp_path / "two"))
+    (together,) = tmp_path.glob("cells/*/result")
+    alone = quick_store / "cells" / together.parent.name / "result"
     assert json.loads((together / "result.json").read_text())["facts"]["ranks"] == 2
     losses = [[row["loss"] for row in json.loads((own / "history.json").read_text())] for own in (alone, together)]
     # Sums have another order, which the projection onto the nearest patch amplifies; test_ranks.py is strict.
@@ -252,16 +269,16 @@ def ray_machine(*options):
 
 
 @pytest.mark.slow
-def test_a_failing_cell_ends_as_inline(data, tmp_path):
-    wrong = ["--set", "protopnet.schedule.phases.0.lr.add_on=1e30", "--data-root", str(data)]
-    request = ["run", "--methods", "ours,protopnet", "--no-controls", "--no-tracking", *QUICK, *PROTOPNET, *wrong]
+def test_a_failing_cell_ends_as_inline(quick_cells, tmp_path, monkeypatch):
+    wrong = ["--set", "protopnet.schedule.phases.0.lr.add_on=1e30"]
     results = {}
     for name, chosen in {"inline": [], "processes": LAUNCHERS["processes"]}.items():
-        found = bench(tmp_path / name, *request, *chosen)
-        assert found.returncode == 1
-        assert "1 of 2 cells done (0 before), 1 failed" in found.stdout
-        assert "lower its learning rates" in found.stdout
-        results[name] = bench(tmp_path / name, "results").stdout
+        monkeypatch.setenv("BENCH_HOME", str(tmp_path / name))
+        found = CliRunner().invoke(main, [*quick_cells, *wrong, *chosen])
+        assert found.exit_code == 1
+        assert "1 of 2 cells done (0 before), 1 failed" in found.output
+        assert "lower its learning rates" in " ".join(found.output.split())
+        results[name] = CliRunner().invoke(main, ["results"]).stdout
     assert results["inline"] == results["processes"]
 
 

@@ -123,7 +123,7 @@ def test_a_failure_is_final_and_what_could_not_be_recorded_is(data, tmp_path):
     assert Store(tmp_path).cell(names["ours"]).failure["details"] == "Traceback\nImportError: no torch\n"
 
 
-def test_what_the_cell_has_recorded_is_the_reason_and_an_old_record_is_not(data, tmp_path):
+def test_reason_is_the_cells_record_unless_it_is_old(data, tmp_path):
     store = Store(tmp_path)
 
     def record(task):
@@ -162,7 +162,7 @@ def test_a_black_box_that_fails_fails_its_cells_at_once(data, tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["data", "black-box"])
-def test_a_stage_that_dies_without_a_record_leaves_a_reason_in_every_cell_that_waits(data, tmp_path, stage):
+def test_stage_that_dies_leaves_a_reason_in_waiting_cells(data, tmp_path, stage):
     """The data stage also takes with it the black box that waits for it."""
     end = ProcessExit(1, "node3", "Traceback\nImportError: libcudart.so\n")
     found, _, _, names = grid(data, tmp_path, {stage: [end]}, methods=("ours", "ours-contrast"))

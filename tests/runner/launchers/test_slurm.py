@@ -48,7 +48,7 @@ print("JobID|State|NodeList")
 """
 
 
-def test_the_script_asks_for_what_was_said_and_is_one_that_bash_reads(tmp_path):
+def test_slurm_script_has_the_options_and_valid_bash(tmp_path):
     options = {"partition": "gpu", "time": "1-12:00:00", "mem": "32G", "account": "birds", "reservation": "cvpr"}
     text = script(tmp_path, options, 8, 4, 1.0, 24)
     for line in (

@@ -69,7 +69,7 @@ def test_a_machine_that_does_not_see_the_cell_says_so(tmp_path, monkeypatch):
     assert "all machines need the same BENCH_HOME" in found.output
 
 
-def test_what_a_failed_process_said_is_kept_and_of_a_good_one_nothing(tmp_path):
+def test_output_is_kept_of_a_failed_process_only(tmp_path):
     job = Job("a", str(tmp_path), (), {})
     (tmp_path / OUTPUT).write_text("x" * 5000 + "last words")
     found = ended(job, 1)

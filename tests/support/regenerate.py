@@ -1,0 +1,79 @@
+"""Writer of every text and number that tests compare with, as the code makes them now.
+
+``python -m tests.support.regenerate [tables|pins|documents]...``; without a word all three. For changes that are meant:
+read the difference (``git diff``) before it is committed.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from bench.report import comparison, paper_table, write
+from bench.report.renderers import as_markdown
+from bench.results.store import Store
+from tests.support.documented import RESULTS, ROOT, TEXTS, rewrite
+from tests.support.paper_cells import paper_store
+from tests.support.published_beside import HEADER, beside
+from tests.support.stores import example_store
+
+GOLDEN = ROOT / "tests" / "report" / "renderers" / "golden"
+GOLDEN_TABLES = ("table1.md", "table2.text", "table3.md", "table4.md", "table5.md", "table5.latex", "table5.html",
+          "table5.csv", "table5.json", "table6.text")  # fmt: skip
+
+
+def golden_table(store: Store, file: str) -> str:
+    """Return the table of the paper that a golden file holds: ``table5.md`` is table 5 in Markdown."""
+    name, _, fmt = file.partition(".")
+    out = io.StringIO()
+    number = int(name.removeprefix("table"))
+    write(paper_table(store, number), fmt, Console(file=out, width=100), title=f"Table {number}")
+    return out.getvalue()
+
+
+def tables() -> None:
+    """Write the tables of the paper and of a run, from stores that tests make."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = paper_store(Path(folder) / "paper").store
+        for file in GOLDEN_TABLES:
+            (GOLDEN / file).write_text(golden_table(store, file))
+        example = example_store(Path(folder) / "run")[0].store
+        (GOLDEN / "run.md").write_text(as_markdown(comparison(example)))
+
+
+def pins() -> None:
+    """Write the names and numbers that renaming must not change."""
+    from tests.test_pins import PINNED, PINS
+
+    for name, pin in PINNED.items():
+        (PINS / f"{name}.json").write_text(json.dumps(pin(), indent=1, sort_keys=True) + "\n")
+
+
+def documents() -> None:
+    """Write the tables of README and STUDY, from the published results, and STUDY's figure."""
+    from click.testing import CliRunner
+
+    from bench.cli.main import main as bench
+
+    for file in TEXTS:
+        rewrite(file)
+    study = ROOT / "reports" / "STUDY.md"
+    block = re.escape("\n".join(HEADER)) + r"(?:\n\|[^\n]*)*"
+    study.write_text(re.sub(block, lambda _: beside(), study.read_text()))
+    words = ["figure", "5", "--out", RESULTS, "--to", "reports/figures", "--format", "svg"]
+    CliRunner().invoke(bench, words, catch_exceptions=False)
+
+
+WRITERS = {writer.__name__: writer for writer in (tables, pins, documents)}
+
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    for word in sys.argv[1:] or WRITERS:
+        WRITERS[word]()
