@@ -225,8 +225,7 @@ def _named(one: Candidate) -> tuple[str, ...]:
 
 def _groups(chosen: Sequence[Candidate], metrics: Sequence[str]) -> list[Comparable]:
     own = [{name: text for name, text in one.found.definitions.items() if name in metrics} for one in chosen]
-    # Cells that were written before there was a choice of the split were measured on `test`.
-    found = together((one, {"split": "test", **one.found.spec}, texts) for one, texts in zip(chosen, own, strict=True))
+    found = together((one, one.found.spec, texts) for one, texts in zip(chosen, own, strict=True))
     return [Comparable(members, definitions) for definitions, members in found]
 
 
