@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from bench.contract import BenchError, RequestError
 from bench.core import __version__, registry
 from bench.core.files import read_json, write_json
+from bench.models.backbones import build
+from bench.models.library import on_meta
 
 
 class Classifier(nn.Module):
@@ -57,10 +59,10 @@ def feature_shape(backbone: str, side: int) -> tuple[int, int, int]:
     """
     try:
         # On the meta device shapes are computed without memory or arithmetic.
+        net = on_meta(lambda: build(backbone, side))
         with torch.device("meta"):
-            net = registry.load("backbones", backbone)().eval()
             _, channels, rows, columns = net(torch.empty(1, 3, side, side)).shape
-    except (RuntimeError, BenchError) as error:
+    except (RuntimeError, AssertionError, BenchError) as error:
         raise RequestError(f"{backbone} cannot take images of {side} pixels: {str(error).splitlines()[0]}") from error
     return channels, rows, columns
 

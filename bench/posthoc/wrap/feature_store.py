@@ -24,8 +24,8 @@ from bench.posthoc.checkpoint import write
 from bench.posthoc.pipeline import class_name
 from bench.posthoc.progress import LoggingProgress
 from bench.posthoc.wrap.batches import BatchDigest, batch_of, running
-from bench.posthoc.wrap.classifier import Features
-from bench.posthoc.wrap.verify import Residual
+from bench.models.split.features import Features
+from bench.models.split.verify import Residual
 
 Precision = Literal["single", "half"]
 _TYPES: dict[str, tuple[Any, torch.dtype]] = {

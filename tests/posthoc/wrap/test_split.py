@@ -10,9 +10,10 @@ from torch import nn
 import bench.models  # noqa: F401 - lets torchvision be imported
 from bench.contract import RequestError
 from bench.posthoc.checkpoint import fingerprint
-from bench.posthoc.wrap.classifier import Features, fold
-from bench.posthoc.wrap.split import find
-from bench.posthoc.wrap.verify import verify
+from bench.models.split.features import Features
+from bench.posthoc.wrap.classifier import fold
+from bench.models.split.find import find
+from bench.models.split.verify import verify
 
 CLASSES = 5
 

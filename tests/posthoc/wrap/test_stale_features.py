@@ -11,7 +11,7 @@ import bench.posthoc.pipeline as classwise
 from bench.cli import decompose as command
 from bench.contract import CellError
 from bench.posthoc import decompose
-from bench.posthoc.wrap.classifier import Features
+from bench.models.split.features import Features
 from tests.support.classifiers import QUICK, images, loader, net
 from tests.support.samples import Silent
 
