@@ -15,7 +15,7 @@ from bench.core.errors import RequestError
 from bench.core.registry import some
 
 EVERYWHERE = ("classifier", "pretrained", "backbone")
-"""Sections of no method, metric or data set: training of black boxes, whether backbones start from ImageNet, variants."""
+"""Sections of no method, metric or data set: black boxes, whether backbones start from ImageNet, their variants."""
 
 
 @dataclass

@@ -19,8 +19,9 @@ from bench.contract import RequestError, Settings
 from bench.core import registry
 from bench.core.input_config import InputConfig
 from bench.models import weights
-from bench.models.library import LibraryNet
+from bench.models.library import Head, LibraryNet
 from bench.models.stride import set_stride
+from bench.models.torchvision import TorchvisionNet
 
 
 class BackboneVariant(Settings):
@@ -109,8 +110,10 @@ def build(name: str, size: int) -> nn.Module:
 def input_config(name: str) -> InputConfig:
     """Return the preprocessing of a backbone's published weights, without building the network.
 
-    >>> input_config("resnet18")
-    InputConfig(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), interpolation='bilinear', crop_share=0.875, size=224)
+    >>> input_config("resnet18") == InputConfig()
+    True
+    >>> input_config("timm:tf_efficientnet_lite0").mean
+    (0.5, 0.5, 0.5)
     """
     config: InputConfig = getattr(registry.load("backbones", name), "input_config", None) or InputConfig()
     return config
@@ -163,15 +166,13 @@ def describe(name: str, size: int | None = None) -> Description:
     with torch.no_grad():
         features = net(torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0)))
     factory = registry.load("backbones", name)
-    own = (
-        factory.source.head(size)
-        if isinstance(factory, NamedBackbone) and isinstance(factory.source, LibraryNet)
-        else None
-    )
+    source = factory.source if isinstance(factory, NamedBackbone) else factory
+    if isinstance(source, TorchvisionNet):
+        source = NamedBackbone(f"torchvision:{source.name}").source  # the same network, with its head
+    own = source.head(size) if isinstance(source, LibraryNet) else Head(None, "its head is not known to this command")
     count = sum(parameter.numel() for parameter in net.parameters()) / 1e6
-    refusal = own.refusal if own else ""
-    norm = own.norm.kind if own and own.norm else "none"
-    return Description(features.shape[1], features.shape[2], bool(features.min() < 0), count, config, norm, refusal)
+    norm = own.norm.kind if own.norm else "none"
+    return Description(features.shape[1], features.shape[2], bool(features.min() < 0), count, config, norm, own.refusal)
 
 
 @functools.cache

@@ -21,7 +21,7 @@ from bench.models.weights import fitting
 
 
 def on_meta(make: Callable[[], nn.Module]) -> nn.Module:
-    """Return a module in eval mode without memory for its weights: shapes and the order of operations are all it has."""
+    """Return a module in eval mode without memory for its weights: it has shapes and the order of operations."""
     try:
         with torch.device("meta"):
             return make().eval()

@@ -11,9 +11,9 @@ from bench.contract import RequestError
 def set_stride(network: nn.Module, stride: int, size: int) -> None:
     """Set the stride of every layer that would make the map coarser than one cell per ``stride`` pixels to 1, in place.
 
-    PIP-Net (Nauta et al., CVPR 2023) does so with the last stages of ResNet-50 and ConvNeXt-Tiny. Nothing is dilated, so
-    each weight keeps the neighbour that it was trained on, now at a finer scale; a layer whose window is even loses a
-    row: ConvNeXt gets 13 x 13 cells at stride 16 and 26 x 26 at stride 8, of 224 pixels.
+    PIP-Net (Nauta et al., CVPR 2023) does so with the last stages of ResNet-50 and ConvNeXt-Tiny. Nothing is dilated,
+    and a layer whose window is even loses a row: ConvNeXt gets 13 x 13 cells at stride 16 and 26 x 26 at stride 8, of
+    224 pixels.
 
     Args:
         network: feature extractor, callable on images ``(1, 3, size, size)``.
@@ -52,6 +52,6 @@ def set_stride(network: nn.Module, stride: int, size: int) -> None:
     # Windows of even size lose a row each, so a little less than the wanted map is right.
     if not changed or rows < 0.8 * most:
         raise RequestError(
-            f"stride={stride}: the last layers of this network reach {rows} x {rows} cells of {size} pixels, not {most} "
-            f"x {most}; leave the setting out, or choose another"
+            f"stride={stride}: with its last layers at stride 1 this network has {rows} x {rows} cells of {size} pixels, "
+            f"not {most} x {most}; leave the setting out, or choose another"
         )

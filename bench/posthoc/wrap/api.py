@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 from bench.contract import CellError, Progress, RequestError
 from bench.core.memory import is_out_of_memory
+from bench.models.split.features import Features
+from bench.models.split.find import find
+from bench.models.split.verify import verify
 from bench.posthoc.checkpoint import Checkpoint, fingerprint
 from bench.posthoc.decompose_class import DecompositionConfig
 from bench.posthoc.pipeline import class_name, decompose_all
 from bench.posthoc.progress import LoggingProgress
 from bench.posthoc.wrap.batches import digest_of, opening, running
-from bench.models.split.features import Features
 from bench.posthoc.wrap.classifier import PartPrototypeClassifier, fold
 from bench.posthoc.wrap.feature_store import FeatureStore, Precision, gather
 from bench.posthoc.wrap.labels import check
-from bench.models.split.find import find
-from bench.models.split.verify import verify
 
 _FIRST = 8
 """Number of images on which the split is found and verified; later ones are verified while they are gathered."""
