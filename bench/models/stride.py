@@ -52,6 +52,6 @@ def set_stride(network: nn.Module, stride: int, size: int) -> None:
     # Windows of even size lose a row each, so a little less than the wanted map is right.
     if not changed or rows < 0.8 * most:
         raise RequestError(
-            f"stride={stride}: with its last layers at stride 1 this network has {rows} x {rows} cells of {size} pixels, "
-            f"not {most} x {most}; leave the setting out, or choose another"
+            f"stride={stride}: with its last layers at stride 1 it has {rows} x {rows} cells of {size} pixels "
+            f"instead of {most} x {most}; leave the setting out, or choose another"
         )
