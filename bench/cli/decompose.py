@@ -271,7 +271,8 @@ def _torchvision(name: str, classes: int, pretrained: bool) -> tuple[nn.Module, 
 def _load(classifier: nn.Module, file: Path, name: str, note: Callable[[str], None] = lambda _: None) -> None:
     wanted = classifier.state_dict()
     advice = "; the number of class folders must be the classifier's"
-    classifier.load_state_dict(fitting(file, wanted, name, note=note, heads=(), advice=advice), strict=False)
+    wanted.update(fitting(file, wanted, name, note=note, heads=(), advice=advice))  # it keeps versions beside tensors
+    classifier.load_state_dict(wanted)
 
 
 def _identity(files: Sequence[tuple[Path, int]], preparation: str) -> str:

@@ -116,10 +116,10 @@ class LibraryNet(ABC):
         title = f"{self.library}:{self.name}"
         net, backbone = self.classifier(classes, size).eval(), self(size).eval()
         advice = "; its head must have the data set's classes, or train one: --set classifier.head=trained"
-        net.load_state_dict(
-            fitting(file, net.state_dict(), title, backbone.translate, heads=(), advice=advice), strict=False
-        )
-        shared = {key: value for key, value in net.state_dict().items() if key in backbone.network.state_dict()}
+        state = net.state_dict()  # filled, not replaced: MNASNet asks for the version that is kept beside the tensors
+        state.update(fitting(file, state, title, backbone.translate, heads=(), advice=advice))
+        net.load_state_dict(state)
+        shared = {key: value for key, value in state.items() if key in backbone.network.state_dict()}
         backbone.network.load_state_dict(shared, strict=False)
         side = size or self.input_config.size
         images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))

@@ -49,8 +49,8 @@ def set_stride(network: nn.Module, stride: int, size: int) -> None:
         for handle in handles:
             handle.remove()
         network.train(mode)
-    # Windows of even size lose a row each, so a little less than the wanted map is right.
-    if not changed or rows < 0.8 * most:
+    # A window of even size loses a row, so a little less than the wanted map is right.
+    if not changed or rows + len(changed) < most:
         raise RequestError(
             f"stride={stride}: with its last layers at stride 1 it has {rows} x {rows} cells of {size} pixels "
             f"instead of {most} x {most}; leave the setting out, or choose another"

@@ -24,7 +24,8 @@ def drawn(model, seed=0):
         for name, module in model.named_modules():
             if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d | nn.LayerNorm) and module.weight is not None:
                 module.weight.copy_(1 + 0.3 * torch.randn(module.weight.shape, generator=generator))
-                module.bias.copy_(0.3 * torch.randn(module.bias.shape, generator=generator))
+                if module.bias is not None:
+                    module.bias.copy_(0.3 * torch.randn(module.bias.shape, generator=generator))
             if isinstance(module, nn.Linear) and name.split(".")[-1] in ("head", "fc", "classifier"):
                 module.weight.copy_(0.1 * torch.randn(module.weight.shape, generator=generator))
     return model.eval()
