@@ -63,12 +63,15 @@ def backbone(name: str, size: int | None, as_json: bool, plugins: tuple[Path, ..
     if as_json:
         say(json.dumps(asdict(facts), indent=1))
         return
-    side, signs = size or facts.input.size, "of either sign: ours counts negative ones as zero, or factorisation=semi"
+    side, rows = size or facts.input.size, facts.rows
+    signs = "of either sign: ours counts negative ones as zero, or factorisation=semi"
     say(f"{name}, {facts.parameters:.1f} million parameters")
-    say(f"  map       {facts.channels} channels, {facts.rows} x {facts.rows} cells of {side} x {side} pixels")
+    say(
+        f"  map       {facts.channels} channels, {rows} x {rows} cells of {side} x {side} pixels, stride {side / rows:.3g}"
+    )
     say(f"  features  {signs if facts.signed else 'zero or more'}")
     mean, deviation = (", ".join(f"{value:g}" for value in values) for values in (facts.input.mean, facts.input.std))
-    say(f"  input     mean {mean}; deviation {deviation}; {facts.input.interpolation}, {facts.input.size} pixels, ")
+    say(f"  input     mean {mean}; deviation {deviation}; {facts.input.interpolation}, {facts.input.size} pixels,")
     say(f"            centre crop of {100 * facts.input.crop_share:.3g} %")
     if facts.refusal:
         say(f"  its head  not exact: {facts.refusal}")

@@ -15,6 +15,7 @@ from bench.core import registry
 from bench.core.memory import PeakMemory
 from bench.core.seeding import derive
 from bench.diagnostics.profiling import timed
+from bench.models.backbones import build
 
 MEASURED = ("consistency", "stability", "sensitivity", "completeness", "linearity", "symmetry")
 SCORED = ("consistency", "stability")
@@ -146,7 +147,7 @@ def measure(
     device, load = torch.device(device), os.getloadavg()[0]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = registry.load("backbones", backbone)()
+        net = build(backbone, SIDE)
     model = DrawnModel(net, classes, prototypes, seed).to(device).eval()
     split = draw_split(images, classes, seed)
     running = {name: _start(name, split, model) for name in MEASURED}

@@ -59,7 +59,8 @@ class LibraryFeatures(nn.Module):
 
     def translate(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return a weight file's tensors under the present names and shapes of the network."""
-        return dict(state)
+        # GoogLeNet and Inception have auxiliary heads, which their training alone looks at.
+        return {key: value for key, value in state.items() if not key.lower().startswith("aux")}
 
 
 @dataclass(frozen=True)

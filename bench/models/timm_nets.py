@@ -75,7 +75,7 @@ class TimmNet(LibraryNet):
     @property
     def input_config(self) -> InputConfig:
         """Return mean, deviation, interpolation, crop share and size of ``pretrained_cfg``."""
-        published = self._published()
+        published = self.published()
         facts = resolve_data_config({}, pretrained_cfg={} if published is None else published.to_dict())
         mean, std = (tuple(float(value) for value in facts[key]) for key in ("mean", "std"))
         kind = "bilinear" if facts["interpolation"] == "bilinear" else "bicubic"
@@ -87,7 +87,7 @@ class TimmNet(LibraryNet):
         Raises:
             RequestError: always; the message names the options to use.
         """
-        published = self._published()
+        published = self.published()
         source = published and (published.hf_hub_id or published.url)
         found = f"get model.safetensors of {source} from huggingface.co" if source else "timm has none"
         raise RequestError(
@@ -95,7 +95,12 @@ class TimmNet(LibraryNet):
             f"timm:{self.name}=PATH, or --set pretrained=false"
         )
 
-    def _published(self) -> Any:
+    def published(self) -> Any:
+        """Return timm's configuration of the published weights; ``None`` if there are none.
+
+        Raises:
+            RequestError: for an unknown name, with the nearest ones.
+        """
         if not timm.is_model(self.name):
             near = ", ".join(difflib.get_close_matches(self.name.partition(".")[0], timm.list_models(), 4))
             raise RequestError(f"timm has no model {self.name!r}" + (f"; did you mean one of {near}?" if near else ""))
@@ -103,7 +108,7 @@ class TimmNet(LibraryNet):
 
     def _build(self, size: int | None, **options: Any) -> nn.Module:
         usual = self.input_config.size
-        published = self._published()
+        published = self.published()
         # Only networks with one position embedding or window per place of the map are built for a size.
         try:
             if size is None or size == usual:

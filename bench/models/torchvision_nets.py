@@ -29,12 +29,11 @@ class TorchvisionByName(LibraryNet):
 
     def classifier(self, classes: int, size: int | None = None) -> nn.Module:
         """Build torchvision's own classifier; see the base class."""
-        builder = self._builder()
         # Only vision transformers have position embeddings of one size.
         sized = {"image_size": size} if size and self.name.startswith("vit_") else {}
-        # Its slow initialisation of these two is replaced by weights or training anyway.
+        # These two draw their weights for half a minute, and have a second head for their training alone.
         quick = {"init_weights": False, "aux_logits": False} if self.name in ("googlenet", "inception_v3") else {}
-        net: nn.Module = builder(weights=None, num_classes=classes, **sized, **quick)
+        net: nn.Module = self.builder()(weights=None, num_classes=classes, **sized, **quick)
         return net
 
     def __call__(self, size: int | None = None) -> LibraryFeatures:
@@ -50,7 +49,7 @@ class TorchvisionByName(LibraryNet):
     @property
     def input_config(self) -> InputConfig:
         """Return what the transforms of torchvision's best weights do."""
-        self._builder()
+        self.builder()
         transform: Any = models.get_model_weights(self.name).DEFAULT.transforms()
         size, resized = transform.crop_size[0], transform.resize_size[0]
         kind = "bicubic" if transform.interpolation is InterpolationMode.BICUBIC else "bilinear"
@@ -61,14 +60,19 @@ class TorchvisionByName(LibraryNet):
         best = models.get_model_weights(self.name).DEFAULT.name
         return TorchvisionNet(self.name, 0).fetch(folder, best, f"torchvision:{self.name}")
 
-    def _builder(self) -> Any:
+    def builder(self) -> Any:
+        """Return torchvision's function that builds the network.
+
+        Raises:
+            RequestError: if there is none of that name, or it is no image classifier.
+        """
         try:
-            builder = models.get_model_builder(self.name)
+            build = models.get_model_builder(self.name)
         except ValueError as error:
             raise RequestError(f"torchvision has no model {self.name!r}; `bench ls backbones torchvision:*`") from error
-        if builder.__module__.rpartition(".")[0] != models.__name__:
+        if build.__module__.rpartition(".")[0] != models.__name__:
             raise RequestError(f"torchvision's {self.name} is no image classifier")
-        return builder
+        return build
 
 
 def _map(graph: nn.Module, images: Tensor) -> Tensor:
