@@ -66,9 +66,8 @@ def backbone(name: str, size: int | None, as_json: bool, plugins: tuple[Path, ..
     side, rows = size or facts.input.size, facts.rows
     signs = "of either sign: ours counts negative ones as zero, or factorisation=semi"
     say(f"{name}, {facts.parameters:.1f} million parameters")
-    say(
-        f"  map       {facts.channels} channels, {rows} x {rows} cells of {side} x {side} pixels, stride {side / rows:.3g}"
-    )
+    grid = f"{rows} x {rows} cells of {side} x {side} pixels, stride {side / rows:.3g}"
+    say(f"  map       {facts.channels} channels, {grid}")
     say(f"  features  {signs if facts.signed else 'zero or more'}")
     mean, deviation = (", ".join(f"{value:g}" for value in values) for values in (facts.input.mean, facts.input.std))
     say(f"  input     mean {mean}; deviation {deviation}; {facts.input.interpolation}, {facts.input.size} pixels,")
