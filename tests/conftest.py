@@ -55,3 +55,21 @@ def mobilenet_weights() -> Path:
     if not file.is_file():
         pytest.skip("the pretrained weights are not at hand (../shared/weights)")
     return file
+
+
+@pytest.fixture(scope="session")
+def efficientnet_weights() -> Path:
+    """ImageNet weights of timm's tf_efficientnet_lite0 with its head, where they are at hand."""
+    file = SHARED / "weights" / "tf_efficientnet_lite0.safetensors"
+    if not file.is_file():
+        pytest.skip("the pretrained weights are not at hand (../shared/weights)")
+    return file
+
+
+@pytest.fixture(scope="session")
+def photographs() -> list[Path]:
+    """Some photographs of ImageNet, where they are at hand."""
+    files = sorted((SHARED / "data" / "imagenet200" / "val").rglob("*.JPEG"))[::125]
+    if not files:
+        pytest.skip("ImageNet's photographs are not at hand (../shared/data/imagenet200)")
+    return files

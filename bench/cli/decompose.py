@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -216,15 +215,15 @@ def _timm(name: str, classes: int, pretrained: bool, global_pool: str | None) ->
     import timm
     from timm.data import create_transform, resolve_data_config
 
-    if not timm.is_model(name):
-        near = ", ".join(difflib.get_close_matches(name, timm.list_models(), 4))
-        raise RequestError(f"timm has no model {name!r}" + (f"; did you mean one of {near}?" if near else ""))
+    from bench.models.timm_nets import TimmNet
+
+    published = TimmNet(name).published()
     options: dict[str, Any] = {} if global_pool is None else {"global_pool": global_pool}
     if not pretrained:
         options["num_classes"] = classes
     try:
         # Looked up before anything is downloaded; timm itself continues with random weights if there are none.
-        described = timm.get_pretrained_cfg(name) if pretrained else None
+        described = published if pretrained else None
         if pretrained and (described is None or not described.has_weights):
             raise RequestError(f"timm has no pretrained weights for {name}: pass --weights PATH")
         if described is not None and described.num_classes != classes:
@@ -242,13 +241,9 @@ def _timm(name: str, classes: int, pretrained: bool, global_pool: str | None) ->
 def _torchvision(name: str, classes: int, pretrained: bool) -> tuple[nn.Module, Preparation]:
     from torchvision import models
 
-    try:
-        builder, known = models.get_model_builder(name), models.get_model_weights(name)
-    except ValueError as error:
-        raise RequestError(f"torchvision has no model {name!r}") from error
-    if builder.__module__.rpartition(".")[0] != models.__name__:
-        raise RequestError(f"torchvision's {name} is no image classifier")
-    best = known.DEFAULT
+    from bench.models.torchvision_nets import TorchvisionByName
+
+    builder, best = TorchvisionByName(name).builder(), models.get_model_weights(name).DEFAULT
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     if pretrained and len(best.meta["categories"]) != classes:
         raise _other_classes(len(best.meta["categories"]), classes)
@@ -271,7 +266,8 @@ def _torchvision(name: str, classes: int, pretrained: bool) -> tuple[nn.Module, 
 def _load(classifier: nn.Module, file: Path, name: str, note: Callable[[str], None] = lambda _: None) -> None:
     wanted = classifier.state_dict()
     advice = "; the number of class folders must be the classifier's"
-    classifier.load_state_dict(fitting(file, wanted, name, note=note, heads=(), advice=advice), strict=False)
+    wanted.update(fitting(file, wanted, name, note=note, heads=(), advice=advice))  # it keeps versions beside tensors
+    classifier.load_state_dict(wanted)
 
 
 def _identity(files: Sequence[tuple[Path, int]], preparation: str) -> str:

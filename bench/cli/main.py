@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import gc
 import json
 import os
@@ -173,10 +174,15 @@ def run(pairs: tuple[str, ...], plugins: tuple[Path, ...], uri: str | None, dry_
 
 @main.command("ls")
 @click.argument("kind", type=click.Choice([*registry.KINDS, "suites"]), required=False)
+@click.argument("pattern", required=False)
 @options.as_json
 @options.plugin
-def ls(kind: str | None, as_json: bool) -> None:
-    """List methods, datasets, backbones, metrics, official checkpoints or suites."""
+def ls(kind: str | None, pattern: str | None, as_json: bool) -> None:
+    """List methods, datasets, backbones, metrics, official checkpoints or suites.
+
+    PATTERN selects names, such as `ls backbones 'resnet*'`; 'timm:convnext*' and 'torchvision:*' search the networks of
+    these packages, each of which is a backbone by that name.
+    """
     listing: dict[str, list[dict[str, Any]]] = {}
     for one in [kind] if kind else [*registry.KINDS, "suites"]:
         if one == "suites":
@@ -193,6 +199,8 @@ def ls(kind: str | None, as_json: bool) -> None:
                 }
                 for name, entry in registry.names(one).items()
             ]
+    if pattern is not None:
+        listing = {one: _matching(one, entries, pattern) for one, entries in listing.items()}
     if as_json:
         say(json.dumps(listing, indent=1))
         return
@@ -206,6 +214,23 @@ def ls(kind: str | None, as_json: bool) -> None:
             table.add_row(Text(entry["name"], style="cyan"), entry["summary"], Text(", ".join(rest), style="dim"))
         console.print(table)
         console.print()
+
+
+def _matching(kind: str, entries: list[dict[str, Any]], pattern: str) -> list[dict[str, Any]]:
+    """Return the entries whose names match, or the networks of a library.
+
+    Raises:
+        RequestError: if there are none.
+    """
+    library = pattern.partition(":")[0]
+    if kind == "backbones" and library in registry.LIBRARIES and ":" in pattern:
+        from bench.models.backbones import library_names
+
+        entries = [{"name": f"{library}:{name}", "summary": ""} for name in library_names(library)]
+    matching = [entry for entry in entries if fnmatch.fnmatchcase(entry["name"], pattern)]
+    if not matching:
+        raise RequestError(f"no name of {kind} matches {pattern!r}; * stands for any letters")
+    return matching
 
 
 def _first_comment(file: Path) -> str:

@@ -1,4 +1,4 @@
-"""Command that imports official checkpoints."""
+"""Commands on networks: a backbone's facts, the import of official checkpoints."""
 
 from __future__ import annotations
 
@@ -42,4 +42,47 @@ def import_checkpoint(method: str, file: Path, out: Path) -> None:
     say(f"next: python -m bench run --methods {method} --datasets cub{backbone} --set {method}.checkpoint={written}")
 
 
-COMMANDS: list[click.Command] = [import_checkpoint]
+@click.command()
+@click.argument("name")
+@click.option("--size", type=click.IntRange(min=1), help="Side of the images; default: that of the published weights.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@options.plugin
+def backbone(name: str, size: int | None, as_json: bool, plugins: tuple[Path, ...]) -> None:
+    """Print a backbone's map, channels, sign, preprocessing and head, and whether that head decomposes exactly.
+
+    NAME is one of `ls backbones`, timm:NAME or torchvision:NAME, with variants such as resnet50@stride=16@frozen. No
+    weights are needed: values are measured with random ones.
+    """
+    import json
+    from dataclasses import asdict
+
+    registry.entry("backbones", name)  # before torch is imported
+    from bench.models.backbones import describe
+
+    facts = describe(name, size)
+    if as_json:
+        say(json.dumps(asdict(facts), indent=1))
+        return
+    side, rows = size or facts.input.size, facts.rows
+    signs = "of either sign: ours counts negative ones as zero, or factorisation=semi"
+    say(f"{name}, {facts.parameters:.1f} million parameters")
+    grid = f"{rows} x {rows} cells of {side} x {side} pixels, stride {side / rows:.3g}"
+    say(f"  map       {facts.channels} channels, {grid}")
+    say(f"  features  {signs if facts.signed else 'zero or more'}")
+    mean, deviation = (", ".join(f"{value:g}" for value in values) for values in (facts.input.mean, facts.input.std))
+    say(f"  input     mean {mean}; deviation {deviation}; {facts.input.interpolation}, {facts.input.size} pixels,")
+    say(f"            centre crop of {100 * facts.input.crop_share:.3g} %")
+    if facts.refusal:
+        say(f"  its head  not exact: {facts.refusal}")
+        say("            a new head is trained on the averaged features, and that one is exact")
+    else:
+        handled = {
+            "none": "average pooling and a linear layer",
+            "batch": "average pooling, batch norm, which goes into the linear layer's rows",
+            "layer": "average pooling, layer norm, by whose spread an image's features are divided",
+            "rms": "average pooling, RMS norm, by whose spread an image's features are divided",
+        }
+        say(f"  its head  exact: {handled[facts.head]}")
+
+
+COMMANDS: list[click.Command] = [backbone, import_checkpoint]

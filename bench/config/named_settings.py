@@ -14,8 +14,8 @@ from bench.core import registry
 from bench.core.errors import RequestError
 from bench.core.registry import some
 
-EVERYWHERE = ("classifier", "pretrained")
-"""Sections of no method, metric or data set: training of black boxes, and whether backbones start from ImageNet."""
+EVERYWHERE = ("classifier", "pretrained", "backbone")
+"""Sections of no method, metric or data set: black boxes, whether backbones start from ImageNet, their variants."""
 
 
 @dataclass

@@ -22,6 +22,7 @@ from bench.core.paths import config_file
 from bench.core.source_code import Code
 from bench.data.datasets import open_dataset
 from bench.models import weights as weight_files
+from bench.models.backbones import BackboneVariant, build, pretrained_head
 from bench.models.classifier import cached_feature_shape
 from bench.models.external import NetworkConfig
 
@@ -130,7 +131,8 @@ def _check_weights(requests: Sequence[Request], given: Mapping[str, Path]) -> No
     used: set[str] = set()
     for request in requests:
         for name in request.datasets:
-            used.update(request.backbones or schema.dataset_config(name, request.overrides).backbones)
+            chosen = request.backbones or schema.dataset_config(name, request.overrides).backbones
+            used.update(name for full in chosen for name in (full, full.partition("@")[0]))
     for name in sorted(given.keys() - used):
         try:
             registry.entry("backbones", name)
@@ -170,7 +172,8 @@ def _cells_of(
 ) -> Iterator[PlannedCell]:
     recipe = request.recipe or settings.recipe
     shared = settings.recipes.get(recipe, {})
-    for backbone in request.backbones or settings.backbones:
+    variant = schema.validate(BackboneVariant, schema.for_section(request.overrides, "backbone"), "backbone")
+    for backbone in map(variant.named, request.backbones or settings.backbones):
         starting = functools.cache(functools.partial(_weights, backbone, settings, context))
         sizes = _sizes(backbone, settings, dataset, context.home)
         check_head = functools.cache(_check_head)  # which reads the whole file
@@ -200,7 +203,7 @@ def _cells_of(
             # An external model starts from no weights: none are looked for, none enter the id.
             file, digest = starting() if method.needs_backbone and not given else (None, "")
             if method.needs_black_box and box.head == "pretrained":
-                check_head(file, backbone, sizes)
+                check_head(file, backbone, sizes, settings.protocol.size)
             applicable, not_applicable = _applicable(metrics, metric_configs, dataset_name, dataset, name, method)
             used = {"method": code("methods", name), "dataset": code("datasets", settings.reader or dataset_name)}
             if method.needs_backbone:
@@ -285,7 +288,7 @@ def _applicable(
 
 def black_box_config(backbone: str, recipe: Any, overrides: Mapping[str, Any]) -> BlackBoxConfig:
     """Return the training settings of a backbone's black box: of its own recipe, or else of the default backbone."""
-    specific = config_file("backbones", backbone)
+    specific = config_file("backbones", backbone.partition("@")[0])  # of a variant: its network's
     has_recipe = specific.is_file() and recipe in schema.read_yaml(specific)["recipes"]
     file = specific if has_recipe else config_file("backbones", "default")
     return schema.from_recipe(file, BlackBoxConfig, recipe, overrides, "classifier")
@@ -293,7 +296,7 @@ def black_box_config(backbone: str, recipe: Any, overrides: Mapping[str, Any]) -
 
 def _weights(backbone: str, settings: DatasetConfig, context: Context) -> tuple[Path | None, str]:
     """Return the file of starting weights and its digest; ``random`` for a random initialisation."""
-    given = context.weights.get(backbone)
+    given = context.weights.get(backbone) or context.weights.get(backbone.partition("@")[0])
     if given is not None:
         if not weight_files.split(given)[0].is_file():
             raise RequestError(f"--weights {backbone}={given}: no such file")
@@ -304,17 +307,17 @@ def _weights(backbone: str, settings: DatasetConfig, context: Context) -> tuple[
             return None, "random"
         file = source.fetch(context.home / "weights")
     # Loading it in the plan turns a wrong file into an error of the request, before anything is trained.
-    weight_files.load(registry.load("backbones", backbone)(), file, backbone, context.progress.note)
+    weight_files.load(build(backbone, settings.protocol.size), file, backbone, context.progress.note)
     return file, weight_files.digest(file)
 
 
-def _check_head(file: Path | None, backbone: str, sizes: Sizes) -> None:
+def _check_head(file: Path | None, backbone: str, sizes: Sizes, size: int) -> None:
     if file is None:
         raise RequestError(
             f"{backbone} has no weights with a head that could be used: pass --weights {backbone}=FILE, or train a "
             "head: --set classifier.head=trained"
         )
-    weight_files.head(registry.load("backbones", backbone)(), file, backbone, sizes.classes, sizes.channels)
+    pretrained_head(backbone, file, sizes.classes, sizes.channels, size)
 
 
 def _sizes(backbone: str, settings: DatasetConfig, dataset: Dataset, home: Path) -> Sizes:

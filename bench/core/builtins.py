@@ -33,6 +33,7 @@ class Entry:
             numbers that do not depend on the map's content, such as cost: a control is always cheap.
         code: source code of the plugin file that registered it; ``None`` for built-in and installed ones.
         distribution: name and version of the installed distribution that provides it; empty for others.
+        argument: what the target is called with to give the class or factory, for names that no catalogue can list.
     """
 
     target: str
@@ -45,11 +46,13 @@ class Entry:
     chance: bool = True
     code: Code | None = None
     distribution: str = ""
+    argument: str = ""
 
     def load(self) -> Any:
         """Import the module and return the attribute."""
         module, _, attribute = self.target.partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        loaded = getattr(importlib.import_module(module), attribute)
+        return loaded(self.argument) if self.argument else loaded
 
 
 # Variants of a metric are names of their own, with a preset, so that two definitions never meet in one column.

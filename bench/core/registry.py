@@ -19,6 +19,8 @@ from bench.core.builtins import Role as Role
 from bench.core.source_code import Code, code_of_module, is_ours, read_with_imports
 
 KINDS = ("methods", "datasets", "backbones", "metrics", "checkpoints")
+LIBRARIES = ("timm", "torchvision")
+"""Packages whose networks are backbones by name, ``timm:NAME``."""
 _MOST = 8
 """Names that an error lists."""
 _LONGEST = 60
@@ -59,11 +61,29 @@ def entry(kind: str, name: str) -> Entry:
     Raises:
         UnknownName: with the nearest known names.
     """
+    if kind == "backbones" and set(":@") & set(name):
+        return _named_backbone(name)
     # Built-in names win; looking through the installed packages takes milliseconds each time.
     known = {name: CATALOGUE[kind][name]} if name in CATALOGUE[kind] else names(kind)
     if name in known:
         return known[name]
     raise UnknownName(f"unknown {kind[:-1]} {quoted(name)}{nearest(name, known, kind)}")
+
+
+def _named_backbone(name: str) -> Entry:
+    """Return the entry of a library's network (``timm:NAME``), or of a variant of a backbone (``resnet50@frozen``).
+
+    Raises:
+        UnknownName: for another library, or a variant of an unknown backbone.
+    """
+    base, library = name.partition("@")[0], name.partition(":")[0]
+    if ":" not in base:
+        plain = replace(entry("backbones", base), distribution="")
+    elif library in LIBRARIES:
+        plain = Entry("", f"network of {library}")
+    else:
+        raise UnknownName(f"unknown backbone {quoted(name)}: write {' or '.join(f'{one}:NAME' for one in LIBRARIES)}")
+    return replace(plain, target="bench.models.backbones:NamedBackbone", argument=name)
 
 
 def nearest(name: str, known: Iterable[str], kind: str = "") -> str:
@@ -152,6 +172,8 @@ def code(kind: str, name: str) -> Code | None:
     Raises:
         UnknownName: with the nearest known names.
     """
+    if kind == "backbones" and ":" not in name:
+        name = name.partition("@")[0]  # a variant runs the same code
     item = entry(kind, name)
     return code_of_module(item.target.partition(":")[0], item.distribution) if item.distribution else item.code
 

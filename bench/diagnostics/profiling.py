@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +33,7 @@ from bench.core.paths import config_file
 from bench.core.seeding import derive
 from bench.diagnostics import synthetic
 from bench.diagnostics.measurements import timed
+from bench.models.backbones import build
 from bench.models.classifier import Classifier, feature_shape
 from bench.runner.progress import ConsoleProgress
 from bench.training.black_box import ClassifierLearner
@@ -91,7 +93,7 @@ class ProfiledMethod:
             samples,
             self.config,
             ConsoleProgress(Console(stderr=True), quiet=True),
-            make=registry.load("backbones", self.sizes.backbone),
+            make=partial(build, self.sizes.backbone, self.sizes.size),
             seed=self.sizes.seed,
             device=self.device,
             precision=self.sizes.precision,

@@ -13,6 +13,7 @@ from bench.core import registry
 from bench.core.memory import PeakMemory
 from bench.diagnostics.measurements import conditions, describe, measurement_table, timed
 from bench.diagnostics.synthetic import RandomPrototypes, TensorSamples, noise
+from bench.models.backbones import build
 from bench.report.table import Table
 
 MEASURED = ("consistency", "stability", "sensitivity", "completeness", "linearity", "symmetry")
@@ -99,7 +100,7 @@ def measure(
     machine = conditions(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = registry.load("backbones", backbone)()
+        net = build(backbone, SIDE)
     model = RandomPrototypes(classes, net, prototypes // classes, shared=0, seed=seed).to(device).eval()
     samples = draw_samples(images, classes, seed)
     running = {name: _start(name, samples, model) for name in MEASURED}

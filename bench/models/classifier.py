@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from bench.contract import BenchError, RequestError
 from bench.core import __version__, registry
 from bench.core.files import read_json, write_json
+from bench.models.backbones import NamedBackbone, build
+from bench.models.library import LibraryNet, on_meta
 
 
 class Classifier(nn.Module):
@@ -57,10 +59,10 @@ def feature_shape(backbone: str, side: int) -> tuple[int, int, int]:
     """
     try:
         # On the meta device shapes are computed without memory or arithmetic.
+        net = on_meta(lambda: build(backbone, side))
         with torch.device("meta"):
-            net = registry.load("backbones", backbone)().eval()
             _, channels, rows, columns = net(torch.empty(1, 3, side, side)).shape
-    except (RuntimeError, BenchError) as error:
+    except (RuntimeError, AssertionError, BenchError) as error:
         raise RequestError(f"{backbone} cannot take images of {side} pixels: {str(error).splitlines()[0]}") from error
     return channels, rows, columns
 
@@ -78,10 +80,15 @@ def cached_feature_shape(backbone: str, side: int, home: Path) -> tuple[int, int
     Raises:
         RequestError: if the backbone cannot take images of that size.
     """
-    source = Path(str(sys.modules[registry.load("backbones", backbone).__module__].__file__))
+    factory = registry.load("backbones", backbone)
+    # Of a library's network: the library's version, and the code that finds the map in it.
+    network = factory.source if isinstance(factory, NamedBackbone) else factory
+    source = Path(str(sys.modules[network.__module__].__file__))
     code = registry.code("backbones", backbone)
     version = code.digest if code else source.stat().st_mtime_ns
     facts = [backbone, side, str(source), version, torch.__version__, __version__]
+    if isinstance(network, LibraryNet):
+        facts.append(sys.modules[network.library].__version__)
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
     file = home / "shapes" / f"{key}.json"
     try:

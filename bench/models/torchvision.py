@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,18 @@ class Features(nn.Sequential):
     def forward(self, images: Tensor) -> Tensor:
         """Run the layers in order."""
         return super().forward(images)
+
+    def translate(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return tensors under torchvision's names, of the ResNet-50 trained on iNaturalist (Zhou et al., CVPR 2020).
+
+        That file of the ProtoPNet family has two last blocks, ``cb_block`` for the conventional branch, which ProtoTree
+        and its successors use as ``layer4.2``, and ``rb_block`` for the re-balancing branch, which they leave out.
+        """
+        return {
+            re.sub(r"^cb_block\.", "layer4.2.", key): value
+            for key, value in state.items()
+            if not key.startswith("rb_block.")
+        }
 
 
 @dataclass(frozen=True)
@@ -48,13 +61,18 @@ class TorchvisionNet:
             layers["final_relu"] = nn.ReLU(inplace=True)
         return Features(layers, self.channels)
 
-    def fetch(self, folder: Path) -> Path:
-        """Return the file of the ImageNet weights (``IMAGENET1K_V1``), downloaded once into the folder.
+    def fetch(self, folder: Path, version: str = "IMAGENET1K_V1", title: str = "") -> Path:
+        """Return the file of torchvision's weights of a version, downloaded once into the folder.
+
+        Args:
+            folder: folder for downloads.
+            version: name in torchvision's list of weights.
+            title: name of the backbone in messages; ``""``: torchvision's.
 
         Raises:
             RequestError: if it cannot be downloaded; the message names the options to use instead.
         """
-        url = models.get_model_weights(self.name)["IMAGENET1K_V1"].url
+        title, url = title or self.name, models.get_model_weights(self.name)[version].url
         file = folder / url.rsplit("/", 1)[1]
         if not file.is_file():
             folder.mkdir(parents=True, exist_ok=True)
@@ -64,8 +82,8 @@ class TorchvisionNet:
                 torch.hub.download_url_to_file(url, str(file), hash_prefix=expected, progress=False)
             except (OSError, RuntimeError) as error:
                 raise RequestError(
-                    f"no pretrained weights for {self.name}: download failed ({error}); "
-                    f"pass --weights {self.name}=PATH, or --set pretrained=false to start from random weights"
+                    f"no pretrained weights for {title}: download failed ({error}); "
+                    f"pass --weights {title}=PATH, or --set pretrained=false to start from random weights"
                 ) from error
         return file
 

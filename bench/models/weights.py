@@ -196,9 +196,10 @@ def load(backbone: nn.Module, file: Path, name: str, note: Callable[[str], None]
     Raises:
         RequestError: as :func:`fitting`.
     """
-    wanted = backbone.state_dict()
+    network = getattr(backbone, "network", backbone)  # of a library: files have its names, without ours around it
+    wanted = network.state_dict()
     given = fitting(file, wanted, name, _layouts(backbone), note)
-    backbone.load_state_dict({key: value for key, value in given.items() if key in wanted}, strict=False)
+    network.load_state_dict({key: value for key, value in given.items() if key in wanted}, strict=False)
 
 
 def head(backbone: nn.Module, file: Path, name: str, classes: int, channels: int) -> tuple[Tensor, Tensor]:

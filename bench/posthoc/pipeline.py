@@ -96,8 +96,12 @@ def _decompose_chunks(
     """Yield each class with prototypes ``(k, D)``, their strongest images and locations ``(k, 2)``, and numbers."""
     locations = source.grid[0] * source.grid[1]
     widest = max(source.count(label) for label in range(len(rows)))
+    noted = False
     for chunk in chunks:
         F, counts, indices = _stack_features(chunk, widest, source, names, device, settings.factorisation == "nmf")
+        if not noted and bool(F.amin() < 0):
+            noted = True
+            progress.note(_negative(settings.factorisation, F, counts))
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             parts, numbers = decompose_classes(settings, F, counts, rows[chunk], source.grid, seed, chunk)
             for i, value in enumerate(numbers["cancellation"].tolist()):
@@ -114,6 +118,17 @@ def _decompose_chunks(
             best = (F[i, : counts[i]] @ parts[i].to(F.dtype).mT).argmax(0).cpu()
             strongest = torch.stack([indices[i][best // locations], best % locations], 1)
             yield label, parts[i], strongest, {name: float(values[i]) for name, values in numbers.items()}
+
+
+def _negative(factorisation: str, F: Tensor, counts: Tensor) -> str:
+    """Return a line on how negative features are treated, which networks with swish, GELU or layer norm have."""
+    share = 100 * int((F < 0).sum()) / (int(counts.sum()) * F.shape[2])
+    treated = {
+        "nmf": "count as zero in the factorisation (paper, section 4.3); factorisation=semi or convex keep them",
+        "semi": "are kept: prototypes of either sign, weights of zero or more (semi-NMF)",
+        "convex": "are kept: prototypes are mixtures of features (convex NMF)",
+    }
+    return f"{share:.0f} % of the features are negative and {treated[factorisation]}"
 
 
 def _split_by_alpha(

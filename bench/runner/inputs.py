@@ -18,6 +18,7 @@ from bench.data.cache import prepare
 from bench.data.datasets import open_dataset
 from bench.data.preprocessing import Preprocessing
 from bench.models import weights
+from bench.models.backbones import build, pretrained_head
 from bench.models.external import ExternalFile, NetworkConfig
 from bench.runner.progress import ConsoleProgress
 
@@ -128,17 +129,17 @@ class Inputs:
         return settings.given if isinstance(settings, NetworkConfig) else {}
 
     def head(self, classes: int, channels: int) -> tuple[Tensor, Tensor]:
-        """Return weight and bias of the head of the starting weights; see :func:`weights.head`."""
+        """Return weight and bias of the head of the starting weights; see :func:`pretrained_head`."""
         assert self.spec.backbone is not None
-        net = registry.load("backbones", self.spec.backbone)()
-        return weights.head(net, Path(self.where["weights"]), self.spec.backbone, classes, channels)
+        file, size = Path(self.where["weights"]), self.spec.protocol["size"]
+        return pretrained_head(self.spec.backbone, file, classes, channels, size)
 
     def backbone(self) -> nn.Module:
         """Build a new feature extractor with its starting weights."""
         assert self.spec.backbone is not None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(self.spec.seed, "backbone"))
-            net: nn.Module = registry.load("backbones", self.spec.backbone)()
+            net = build(self.spec.backbone, self.spec.protocol["size"])
         if self.where["weights"] is not None:
             weights.load(net, Path(self.where["weights"]), self.spec.backbone)
         return net

@@ -23,7 +23,7 @@ from bench.core.files import replacing, write_json
 from bench.core.memory import is_out_of_memory
 from bench.core.seeding import derive
 from bench.data import augmentation
-from bench.training.distributed import ProcessGroup, ShardedBackbone
+from bench.training.distributed import ProcessGroup, ShardedBackbone, backbones
 from bench.training.feature_cache import FrozenFeatureCache
 
 if TYPE_CHECKING:
@@ -174,12 +174,17 @@ class Trainer:
         bar: Any,
     ) -> None:
         phase = schedule.phases[position]
+        if phase.lr and not learning(learner, phase):
+            self.progress.note(f"{phase.name}: left out, nothing but the frozen backbone would learn in it")
+            return
         optimizer, step = self.stepper(learner, phase)
         if phase.name in optimizers:
             optimizer.load_state_dict(optimizers[phase.name])
         learner.train()
         if phase.freeze_norm:
             freeze_norm(learner)  # after train(), which puts all modules into training mode
+        for backbone in frozen_backbones(learner):
+            backbone.eval()  # its running statistics stay as they are too
         # Of the whole phase, also after a resume: the same decision, and so the same bits, as without a kill.
         passes = phase.epochs * schedule.repeat
         with FrozenFeatureCache(
@@ -281,19 +286,15 @@ class Trainer:
                 yield batch
 
     def _optimizer(self, learner: Learner, phase: Phase) -> torch.optim.Optimizer:
-        groups = learner.groups()
-        unknown = sorted(set(phase.lr) - set(groups))
-        if unknown:
-            raise CellError(f"phase {phase.name!r} sets a rate for {unknown}; parameter groups: {sorted(groups)}")
+        groups = learning(learner, phase)
         # Parameters outside the phase need no gradient, so the backward pass stops at a backbone that does not learn.
         learner.requires_grad_(False)
         chosen: list[dict[str, Any]] = []
-        for name, rate in phase.lr.items():
-            for parameter in groups[name]:
+        for name, parameters in groups.items():
+            for parameter in parameters:
                 parameter.requires_grad_(True)
-            chosen.append(
-                {"params": groups[name], "lr": rate, "name": name, "weight_decay": phase.weight_decay.get(name, 0.0)}
-            )
+            decay = phase.weight_decay.get(name, 0.0)
+            chosen.append({"params": parameters, "lr": phase.lr[name], "name": name, "weight_decay": decay})
         # The rate of zero is replaced before every epoch (`_run`), by the phase's rates times their decay.
         if phase.optimizer == "sgd":
             return torch.optim.SGD(chosen, lr=0.0, momentum=phase.momentum)
@@ -333,6 +334,28 @@ class Trainer:
         self.earlier_seconds = sum(row["seconds"] for row in self.history)
         self.progress.note(f"training resumes after {len(self.history)} finished epochs")
         return state["phase"], state["epoch"], state["optimizers"]
+
+
+def frozen_backbones(learner: nn.Module) -> list[nn.Module]:
+    """Return the backbones that are not trained, in no phase: those built with the setting ``frozen``."""
+    return [backbone for backbone in backbones(learner) if getattr(backbone, "frozen", False)]
+
+
+def learning(learner: Learner, phase: Phase) -> dict[str, list[nn.Parameter]]:
+    """Return the parameters that learn in a phase, by group; groups of which a frozen backbone leaves none are absent.
+
+    Raises:
+        CellError: if the phase has a rate for a group that the learner does not have.
+    """
+    groups = learner.groups()
+    unknown = sorted(set(phase.lr) - set(groups))
+    if unknown:
+        raise CellError(f"phase {phase.name!r} sets a rate for {unknown}; parameter groups: {sorted(groups)}")
+    kept = {id(parameter) for backbone in frozen_backbones(learner) for parameter in backbone.parameters()}
+    if not kept:
+        return {name: groups[name] for name in phase.lr}
+    left = {name: [parameter for parameter in groups[name] if id(parameter) not in kept] for name in phase.lr}
+    return {name: parameters for name, parameters in left.items() if parameters}
 
 
 def freeze_norm(module: nn.Module) -> None:

@@ -17,6 +17,20 @@ def net(channels=8, classes=C, last=None, seed=0, norm=None):
     return nn.Sequential(*body, *head)
 
 
+def drawn(model, seed=0):
+    """Weights such that norms do something and no head is zero."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d | nn.LayerNorm) and module.weight is not None:
+                module.weight.copy_(1 + 0.3 * torch.randn(module.weight.shape, generator=generator))
+                if module.bias is not None:
+                    module.bias.copy_(0.3 * torch.randn(module.bias.shape, generator=generator))
+            if isinstance(module, nn.Linear) and name.split(".")[-1] in ("head", "fc", "classifier"):
+                module.weight.copy_(0.1 * torch.randn(module.weight.shape, generator=generator))
+    return model.eval()
+
+
 def images(classes=C, per_class=4, seed=0, size=18):
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(classes).repeat_interleave(per_class)

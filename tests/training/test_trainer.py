@@ -44,6 +44,20 @@ def test_only_named_groups_learn(tmp_path):
     assert changed == {"classifier.head.weight", "classifier.head.bias"}
 
 
+def test_a_frozen_backbone_learns_in_no_phase(tmp_path):
+    module = learner()
+    module.classifier.backbone.frozen = True
+    before = {name: value.clone() for name, value in module.classifier.backbone.state_dict().items()}
+    head = module.classifier.head.weight.clone()
+    phases = [phase("warm", lr={"backbone": 0.1}), phase("all", epochs=6)]
+    loop = trainer(tmp_path)
+    loop.fit(module, Schedule(batch_size=12, augment="none", phases=phases), stripes())
+    assert all(torch.equal(value, before[key]) for key, value in module.classifier.backbone.state_dict().items())
+    assert not torch.equal(head, module.classifier.head.weight)
+    assert [row["phase"] for row in loop.history] == ["all"] * 6
+    assert loop.history[-1]["loss"] < loop.history[0]["loss"]
+
+
 @pytest.mark.parametrize("frozen", [True, False])
 def test_frozen_norm_keeps_its_statistics(tmp_path, frozen):
     module = learner()

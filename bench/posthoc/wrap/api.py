@@ -14,16 +14,17 @@ from torch import Tensor, nn
 
 from bench.contract import CellError, Progress, RequestError
 from bench.core.memory import is_out_of_memory
+from bench.models.split.features import Features
+from bench.models.split.find import find
+from bench.models.split.verify import verify
 from bench.posthoc.checkpoint import Checkpoint, fingerprint
 from bench.posthoc.decompose_class import DecompositionConfig
 from bench.posthoc.pipeline import class_name, decompose_all
 from bench.posthoc.progress import LoggingProgress
 from bench.posthoc.wrap.batches import digest_of, opening, running
-from bench.posthoc.wrap.classifier import Features, PartPrototypeClassifier, fold
+from bench.posthoc.wrap.classifier import PartPrototypeClassifier, fold
 from bench.posthoc.wrap.feature_store import FeatureStore, Precision, gather
 from bench.posthoc.wrap.labels import check
-from bench.posthoc.wrap.split import find
-from bench.posthoc.wrap.verify import verify
 
 _FIRST = 8
 """Number of images on which the split is found and verified; later ones are verified while they are gathered."""
@@ -50,7 +51,7 @@ def decompose(
     """Write each class's row of a trained classifier as a sum of k part-prototypes (Tan et al., ICML 2024).
 
     The head must be global average pooling and one linear layer, with or without a norm between them (see
-    ``bench.posthoc.wrap.split``). Its start is found from one forward pass and verified on every image. The classifier
+    ``bench.models.split.find``). Its start is found from one forward pass and verified on every image. The classifier
     is not trained or changed, except that it is put into eval mode; the result shares it.
 
     Args:

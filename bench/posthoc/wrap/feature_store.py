@@ -20,12 +20,12 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from bench.contract import CellError, RequestError
+from bench.models.split.features import Features
+from bench.models.split.verify import Residual
 from bench.posthoc.checkpoint import write
 from bench.posthoc.pipeline import class_name
 from bench.posthoc.progress import LoggingProgress
 from bench.posthoc.wrap.batches import BatchDigest, batch_of, running
-from bench.posthoc.wrap.classifier import Features
-from bench.posthoc.wrap.verify import Residual
 
 Precision = Literal["single", "half"]
 _TYPES: dict[str, tuple[Any, torch.dtype]] = {

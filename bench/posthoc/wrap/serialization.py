@@ -16,11 +16,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bench.contract import RequestError, Settings
+from bench.models.split.features import Features
+from bench.models.split.find import Split
+from bench.models.split.verify import verify
 from bench.models.weights import read
 from bench.posthoc.checkpoint import fingerprint, write
-from bench.posthoc.wrap.classifier import Features, PartPrototypeClassifier
-from bench.posthoc.wrap.split import Split
-from bench.posthoc.wrap.verify import verify
+from bench.posthoc.wrap.classifier import PartPrototypeClassifier
 
 _TENSORS = "prototypes.safetensors"
 _FACTS = "prototypes.json"

@@ -9,10 +9,12 @@ from torch import nn
 
 import bench.models  # noqa: F401 - lets torchvision be imported
 from bench.contract import RequestError
+from bench.models.split.features import Features
+from bench.models.split.find import find
+from bench.models.split.verify import verify
 from bench.posthoc.checkpoint import fingerprint
-from bench.posthoc.wrap.classifier import Features, fold
-from bench.posthoc.wrap.split import find
-from bench.posthoc.wrap.verify import verify
+from bench.posthoc.wrap.classifier import fold
+from tests.support.classifiers import drawn
 
 CLASSES = 5
 
@@ -50,19 +52,6 @@ class Shell(nn.Module):
 
     def forward(self, images):
         return self.function(self, images)
-
-
-def drawn(model, seed=0):
-    """Weights such that norms do something and no head is zero."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, module in model.named_modules():
-            if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d | nn.LayerNorm) and module.weight is not None:
-                module.weight.copy_(1 + 0.3 * torch.randn(module.weight.shape, generator=generator))
-                module.bias.copy_(0.3 * torch.randn(module.bias.shape, generator=generator))
-            if isinstance(module, nn.Linear) and name.split(".")[-1] in ("head", "fc", "classifier"):
-                module.weight.copy_(0.1 * torch.randn(module.weight.shape, generator=generator))
-    return model.eval()
 
 
 HANDLED = {

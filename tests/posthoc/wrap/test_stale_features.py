@@ -10,8 +10,8 @@ from PIL import Image
 import bench.posthoc.pipeline as classwise
 from bench.cli import decompose as command
 from bench.contract import CellError
+from bench.models.split.features import Features
 from bench.posthoc import decompose
-from bench.posthoc.wrap.classifier import Features
 from tests.support.classifiers import QUICK, images, loader, net
 from tests.support.samples import Silent
 

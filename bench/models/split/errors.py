@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.posthoc.wrap.trace import Call, ForwardTrace
+from bench.models.split.trace import Call, ForwardTrace
 
 _ACTIVATIONS = {
     *("relu", "relu_", "relu6", "gelu", "silu", "silu_", "hardswish", "hardswish_", "tanh", "sigmoid", "leaky_relu"),

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.contract import RequestError, Settings
-from bench.posthoc.wrap.errors import UnsupportedHead, unreachable_features, unsupported_logits, unsupported_pooling
-from bench.posthoc.wrap.trace import Call, ForwardTrace
+from bench.models.split.errors import UnsupportedHead, unreachable_features, unsupported_logits, unsupported_pooling
+from bench.models.split.trace import Call, ForwardTrace
 
 Layout = Literal["nchw", "nhwc", "nld", "ndl"]
 
@@ -71,6 +71,14 @@ class Norm(Settings):
     bias: str | None = None
     mean: str | None = None
     var: str | None = None
+
+    def strength(self, features: Tensor) -> Tensor | None:
+        """Return the positive number s of each image ``(N, 1, 1, 1)``, float64; None if it is always 1."""
+        if self.kind == "batch":
+            return None
+        pooled = features.double().mean((2, 3))
+        spread = pooled.var(1, correction=0) if self.kind == "layer" else pooled.square().mean(1)
+        return (spread + self.eps).rsqrt()[:, None, None, None]
 
 
 class Split(Settings):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bench.contract import RequestError
-from bench.posthoc.wrap.classifier import Features
+from bench.models.split.features import Features
 
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """Largest allowed difference, relative to the largest logit, by the precision of the classifier."""
