@@ -14,8 +14,9 @@ from bench.core import registry
 from bench.core.errors import RequestError
 from bench.core.registry import some
 
-EVERYWHERE = ("classifier", "pretrained")
-"""Sections of no method, metric or data set: training of black boxes, and whether backbones start from ImageNet."""
+EVERYWHERE = ("backbone", "classifier", "pretrained")
+"""Sections of no method, metric or data set: preprocessing for backbones, training of black boxes, and whether
+backbones start from ImageNet."""
 
 
 @dataclass
@@ -67,7 +68,9 @@ class Named:
                 )
         known = {*EVERYWHERE, *self.datasets, *(entry for kind in kinds for entry in registry.names(kind))}
         near = registry.nearest(section, known)
-        listed = near if "did you mean" in near else "; a section is a method, a metric, a data set or classifier"
+        listed = (
+            near if "did you mean" in near else "; a section is a method, a metric, a data set, backbone or classifier"
+        )
         raise RequestError(f"--set {name}: unknown section{listed}")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.config import schema
+from bench.config.backbone import protocol_of
 from bench.config.black_box import VERSION as BLACK_BOX_VERSION
 from bench.config.black_box import BlackBoxConfig
 from bench.config.named_settings import Named, with_controls
@@ -172,7 +173,12 @@ def _cells_of(
     shared = settings.recipes.get(recipe, {})
     for backbone in request.backbones or settings.backbones:
         starting = functools.cache(functools.partial(_weights, backbone, settings, context))
-        sizes = _sizes(backbone, settings, dataset, context.home)
+        protocol = protocol_of(backbone, settings.protocol, dataset_name, request.overrides)
+        if backbone in context.weights:
+            context.progress.note(
+                f"--weights {backbone}=...: images are prepared as for {backbone}'s own weights ({protocol.name})"
+            )
+        sizes = _sizes(backbone, protocol.size, dataset, context.home)
         check_head = functools.cache(_check_head)  # which reads the whole file
         variants = [(name, chosen) for name in methods for chosen in schema.combinations(request.grid, name)]
         loaded: dict[str, type[Method]] = {name: entry.load() for name, entry in methods.items()}
@@ -219,7 +225,10 @@ def _cells_of(
                         settings=method_settings,
                         dataset=dataset_name,
                         data_digest=dataset.digest,
-                        protocol=settings.protocol.model_dump(mode="json"),
+                        # A control looks at no pixel: it is one cell for backbones of any mean and deviation.
+                        protocol=(protocol if method.needs_backbone else protocol.without_normalisation()).model_dump(
+                            mode="json"
+                        ),
                         on_bad_image=settings.on_bad_image,
                         backbone=backbone if method.needs_backbone else None,
                         weights_digest=digest,
@@ -317,8 +326,8 @@ def _check_head(file: Path | None, backbone: str, sizes: Sizes) -> None:
     weight_files.head(registry.load("backbones", backbone)(), file, backbone, sizes.classes, sizes.channels)
 
 
-def _sizes(backbone: str, settings: DatasetConfig, dataset: Dataset, home: Path) -> Sizes:
-    channels, rows, columns = cached_feature_shape(backbone, settings.protocol.size, home)
+def _sizes(backbone: str, side: int, dataset: Dataset, home: Path) -> Sizes:
+    channels, rows, columns = cached_feature_shape(backbone, side, home)
     counts = [0] * len(dataset.classes)
     for record in dataset.split("train"):
         counts[record.label] += 1

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bench.contract import Augment, Batch, FitContext, Progress, Samples
+from bench.contract import Augment, Batch, FitContext, InputConfig, Progress, Samples
 from bench.core.seeding import derive
 from bench.training.trainer import Trainer
 
@@ -27,6 +27,7 @@ class TensorSamples:
     """
 
     parts: Sequence[str] = ("one", "two")
+    mean, std = InputConfig.mean, InputConfig.std
 
     def __init__(
         self,
