@@ -292,6 +292,7 @@ class FitContext:
         trainer: the phased training loop, whose checkpoints survive a kill.
         progress: reporter of long work.
         memory_limit: bytes that features may take at a time.
+        absent_classes: classes of a pretrained head that the data set does not have and whose logits count.
     """
 
     config: Any
@@ -304,6 +305,7 @@ class FitContext:
     progress: Progress
     memory_limit: int = 2**30
     backbone_name: str = ""
+    absent_classes: int = 0
     facts: dict[str, float] = field(default_factory=dict)
     """Numbers about the fit that the method records (for example a completeness residual)."""
 

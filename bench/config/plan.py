@@ -19,12 +19,14 @@ from bench.config.schema import DatasetConfig, Request
 from bench.config.spec import CellSpec, InputLocations, PlannedCell
 from bench.contract import Dataset, Method, Progress, RequestError, Sizes
 from bench.core import registry
+from bench.core.imagenet_classes import HeadClasses
 from bench.core.paths import config_file
 from bench.core.source_code import Code
 from bench.data.datasets import open_dataset
 from bench.models import weights as weight_files
 from bench.models.classifier import cached_feature_shape
 from bench.models.external import NetworkConfig
+from bench.models.imagenet_head import head_for
 
 ALWAYS_PROVIDED = frozenset({"noise", "gradient", "prediction", "black_box"})
 """Inputs that any model on any images can give a metric."""
@@ -206,7 +208,7 @@ def _cells_of(
             # An external model starts from no weights: none are looked for, none enter the id.
             file, digest = starting() if method.needs_backbone and not given else (None, "")
             if method.needs_black_box and box.head == "pretrained":
-                check_head(file, backbone, sizes)
+                check_head(file, backbone, sizes.channels, tuple(dataset.classes), box.head_classes)
             applicable, not_applicable = _applicable(metrics, metric_configs, dataset_name, dataset, name, method)
             used = {"method": code("methods", name), "dataset": code("datasets", settings.reader or dataset_name)}
             if method.needs_backbone:
@@ -317,13 +319,16 @@ def _weights(backbone: str, settings: DatasetConfig, context: Context) -> tuple[
     return file, weight_files.digest(file)
 
 
-def _check_head(file: Path | None, backbone: str, sizes: Sizes) -> None:
+def _check_head(
+    file: Path | None, backbone: str, channels: int, classes: Sequence[str], head_classes: HeadClasses
+) -> None:
     if file is None:
         raise RequestError(
             f"{backbone} has no weights with a head that could be used: pass --weights {backbone}=FILE, or train a "
             "head: --set classifier.head=trained"
         )
-    weight_files.head(registry.load("backbones", backbone)(), file, backbone, sizes.classes, sizes.channels)
+    net = registry.load("backbones", backbone)()
+    head_for(classes, head_classes, lambda count: weight_files.head(net, file, backbone, count, channels))
 
 
 def _sizes(backbone: str, side: int, dataset: Dataset, home: Path) -> Sizes:

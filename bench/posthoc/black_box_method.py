@@ -19,12 +19,12 @@ class BlackBox(Method):
     def build(self, task: FitContext) -> DecomposedClassifier:
         """Build an untrained classifier as a decomposition into one prototype per class."""
         backbone: Any = task.backbone()
-        classes = task.train.classes
-        return DecomposedClassifier(backbone, torch.zeros(classes, 1, backbone.channels), torch.zeros(classes)).eval()
+        classes, absent = task.train.classes, torch.zeros(task.absent_classes, backbone.channels)
+        vectors, bias = torch.zeros(classes, 1, backbone.channels), torch.zeros(classes + len(absent))
+        return DecomposedClassifier(backbone, vectors, bias, absent).eval()
 
     def fit(self, task: FitContext) -> DecomposedClassifier:
         """Return the trained black box as a decomposition into one prototype per class."""
         black_box: Any = task.black_box
-        return DecomposedClassifier(
-            black_box.backbone, black_box.head.weight.detach()[:, None], black_box.head.bias
-        ).eval()
+        rows, absent = black_box.head.weight.detach().tensor_split([task.train.classes])
+        return DecomposedClassifier(black_box.backbone, rows[:, None], black_box.head.bias, absent).eval()

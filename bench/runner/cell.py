@@ -217,6 +217,7 @@ class CellRunner:
             progress=self.progress,
             memory_limit=self.attempts.part,
             backbone_name=self.spec.backbone or "",
+            absent_classes=self.inputs.absent_classes,
         )
 
     def _black_box_digest(self) -> str | None:

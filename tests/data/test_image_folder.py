@@ -123,7 +123,7 @@ def test_it_is_recognised_where_it_can_be_read(tmp_path):
 
 
 def imagenet(root, flat):
-    wnids = ["n02", "n01"]  # the devkit's numbers are not in the order of the names
+    wnids = ["n01443537", "n01440764"]  # the devkit's numbers are not in the order of the names
     for index, wnid in enumerate(wnids):
         picture(root / "train" / wnid / f"{wnid}_1.JPEG", seed=index)
     for number in range(4):
@@ -131,7 +131,7 @@ def imagenet(root, flat):
         picture(root / "val" / ("" if flat else wnids[number % 2]) / name, seed=10 + number)
     devkit = root / "ILSVRC2012_devkit_t12/data"
     devkit.mkdir(parents=True)
-    synsets = np.array([(1, "n02"), (2, "n01")], dtype=[("ILSVRC2012_ID", object), ("WNID", object)])
+    synsets = np.array(list(enumerate(wnids, 1)), dtype=[("ILSVRC2012_ID", object), ("WNID", object)])
     savemat(devkit / "meta.mat", {"synsets": synsets[:, None]})
     (devkit / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n2\n1\n2\n")
     return root
@@ -140,8 +140,10 @@ def imagenet(root, flat):
 def test_imagenet_with_folders_or_devkit(tmp_path):
     found = [ImageNet(imagenet(tmp_path / str(flat), flat)) for flat in (True, False)]
     for dataset in found:
-        assert dataset.classes == ["n01", "n02"]
-        assert [record.id for record in dataset.split("train")] == ["train/n01/n01_1.JPEG", "train/n02/n02_1.JPEG"]
+        assert dataset.classes == ["n01440764", "n01443537"]
+        assert [record.id for record in dataset.split("train")] == [
+            f"train/{name}/{name}_1.JPEG" for name in dataset.classes
+        ]
         labels = {record.path.stem[-1]: record.label for record in dataset.split("test")}
         assert labels == {"1": 1, "2": 0, "3": 1, "4": 0}
 
