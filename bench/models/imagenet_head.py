@@ -41,11 +41,10 @@ def head_for(names: Sequence[str], which: HeadClasses, read: Callable[[int], Hea
         if which == "all":
             raise
         return read(len(names))  # a head that was trained on these classes alone
-    if which == "all":
-        rows = rows + sorted(set(range(len(wnids()))) - set(rows))
-    return weight[rows], bias[rows]
+    order = rows_of(head_names(names, which))
+    return weight[order], bias[order]
 
 
-def absent_classes(names: Sequence[str], which: HeadClasses) -> int:
-    """Return how many rows of :func:`head_for` belong to classes that the data set does not have."""
-    return len(wnids()) - len(names) if which == "all" else 0
+def head_names(names: Sequence[str], which: HeadClasses) -> list[str]:
+    """Return the class of each row of :func:`head_for`: the data set's, then those that it does not have."""
+    return [*names, *(wnid for wnid in wnids() if wnid not in names)] if which == "all" else list(names)

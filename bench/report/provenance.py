@@ -8,6 +8,12 @@ from typing import Any
 
 from bench.results.labels import of_weights, protocol, shared_protocol
 
+_HEAD = {
+    "present": "classifiers: the weights' own heads, of which the rows of the data set's classes alone count",
+    "all": "classifiers: the weights' own heads; an image is right only if its class wins among all 1,000 of them",
+}
+"""Lines about pretrained heads, by ``classifier.head_classes``."""
+
 
 def distinguish(specs: Sequence[Mapping[str, Any]], definitions: Sequence[Mapping[str, str]]) -> list[str]:
     """Return a title for each block: the data set, and the settings that not all blocks of that data set share."""
@@ -85,6 +91,8 @@ def describe_block(
         for spec in specs
         if spec["backbone"] and of_weights(spec["protocol"])
     )
+    heads = (spec["black_box"] for spec in specs if (spec["black_box"] or {}).get("head") == "pretrained")
+    lines += _distinct(_HEAD[head.get("head_classes", "present")] for head in heads)
     precisions = _distinct(spec["precision"] for spec in specs)
     hardware = _distinct(outcome["environment"]["hardware"] for outcome in outcomes)
     if hardware:

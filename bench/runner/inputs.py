@@ -20,7 +20,7 @@ from bench.data.datasets import open_dataset
 from bench.data.preprocessing import Preprocessing
 from bench.models import weights
 from bench.models.external import ExternalFile, NetworkConfig
-from bench.models.imagenet_head import absent_classes, head_for
+from bench.models.imagenet_head import head_for, head_names
 from bench.runner.progress import ConsoleProgress
 
 
@@ -139,9 +139,9 @@ class Inputs:
         return (self.spec.black_box or {}).get("head_classes", "present")
 
     @property
-    def absent_classes(self) -> int:
-        """Return how many classes of the head count that the data set does not have."""
-        return absent_classes(self.class_names, self.head_classes)
+    def head_names(self) -> list[str]:
+        """Return the class of each logit: the data set's, then those that only a pretrained head has and that count."""
+        return head_names(self.class_names, self.head_classes)
 
     def head(self, channels: int) -> tuple[Tensor, Tensor]:
         """Return weight and bias of the head of the starting weights; see :func:`head_for`."""

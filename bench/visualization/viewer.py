@@ -169,7 +169,7 @@ class Viewer:
     @property
     def class_names(self) -> list[str]:
         """Readable names of the classes."""
-        return [readable(name) for name in self.test.class_names]
+        return [readable(name) for name in self.cell.inputs.head_names]
 
     @property
     def title(self) -> str:
