@@ -54,7 +54,7 @@ def test_settings_go_before_the_weights(monkeypatch):
 @pytest.mark.parametrize(
     ("overrides", "problem"),
     [
-        ({"backbone.meen": [0, 0, 0]}, "backbone.meen: unknown setting; did you mean mean"),
+        ({"backbone.meen": [0, 0, 0]}, "backbone.meen: unknown setting; did you mean 'mean'"),
         ({"backbone.std": [0, 1, 1]}, r"backbone.std.0: Input should be greater than 0"),
         ({"backbone.size": 96, "cub.protocol.size": 64}, "backbone.size and cub.protocol.size set the same"),
     ],
@@ -121,7 +121,9 @@ def noise_of(std):
 
     model = Shown(torch.ones(1, 1, dtype=torch.bool), torch.rand(2, 1, 7, 7))
     metric = Stability(Stability.Config(), samples(std), model.prototypes)
-    seen = observe(model, torch.zeros(2, dtype=torch.long), torch.zeros(2, 1, 2), torch.ones(2, 1, dtype=torch.bool))
+    images = torch.zeros(2, 3, 8, 8)
+    images[1, 0, 0, 0] = 10  # by which the scripted model knows it
+    (seen,) = observe(model, images, torch.zeros(2).long(), torch.zeros(2, 1, 2), torch.ones(2, 1).bool(), [[0, 1]])
     metric.update(seen)
     return shown[-1] - seen.images, metric.compute().items["noise"]
 

@@ -163,3 +163,34 @@ def test_faults_of_imagenet(tmp_path):
     shutil.rmtree(root / "val")
     with pytest.raises(RequestError, match="val: cannot be read"):
         ImageNet(root)
+
+
+def test_imagenet_refuses_folders_that_are_no_wordnet_ids(tmp_path):
+    root = imagenet(tmp_path, False)
+    for split in ("train", "val"):
+        (root / split / "n01443537").rename(root / split / "goldfish")
+    with pytest.raises(RequestError, match=r"1 of 2 class folders are none .*'goldfish'; name them like n01440764, or"):
+        ImageNet(root)
+
+
+BOX = "<object><bndbox><xmin>{}</xmin><ymin>2</ymin><xmax>{}</xmax><ymax>9</ymax></bndbox></object>"
+
+
+@pytest.mark.parametrize("kaggle", [False, True])
+def test_imagenet_reads_boxes_of_the_official_xml(tmp_path, kaggle):
+    root = imagenet(tmp_path / "Data/CLS-LOC" if kaggle else tmp_path, False)
+    assert "bbox" not in ImageNet(root).provides
+    boxes = tmp_path / "Annotations/CLS-LOC"
+    (boxes / "val").mkdir(parents=True)
+    (boxes / "train/n01440764").mkdir(parents=True)
+    (boxes / "train/n01440764/n01440764_1.xml").write_text(f"<annotation>{BOX.format(1, 5)}</annotation>")
+    for number in range(1, 4):
+        text = f"<annotation>{BOX.format(1, 5)}{BOX.format(3, 8)}</annotation>"
+        (boxes / f"val/ILSVRC2012_val_{number:08d}.xml").write_text(text)
+    with pytest.raises(RequestError, match=r"val_00000004\.xml: is not on disk"):
+        ImageNet(root)
+    (boxes / "val/ILSVRC2012_val_00000004.xml").write_text(text)
+    dataset = ImageNet(root)
+    assert "bbox" in dataset.provides
+    assert [record.box for record in dataset.split("train")] == [(1, 2, 4, 7), None]
+    assert {record.box for record in dataset.split("test")} == {(1, 2, 7, 7)}  # around both objects

@@ -41,7 +41,7 @@ def test_present_classes_take_their_own_rows():
 
 
 def test_absent_classes_come_after_the_present_ones():
-    weight, bias = head_for(SOME, "all", heads(1000))
+    weight, _ = head_for(SOME, "all", heads(1000))
     assert weight[:5, 0].tolist() == [0, 2, 999, 1, 3]
     assert sorted(weight[:, 0].tolist()) == list(range(1000))
     names = head_names(SOME, "all")
@@ -61,7 +61,7 @@ def test_heads_that_do_not_exist_are_refused():
         head_for(SOME, "all", heads(3))
     with pytest.raises(RequestError, match="no linear head of 3 classes"):
         head_for(SOME, "present", heads(5))
-    with pytest.raises(RequestError, match="not named by WordNet ids .*rename the class folders"):
+    with pytest.raises(RequestError, match=r"not named by WordNet ids .*rename the class folders"):
         head_for(["wren", "gull", "tern"], "all", heads(1000))
 
 
