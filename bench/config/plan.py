@@ -176,6 +176,8 @@ def _cells_of(
     for backbone in request.backbones or settings.backbones:
         starting = functools.cache(functools.partial(_weights, backbone, settings, context))
         protocol = protocol_of(backbone, settings.protocol, dataset_name, request.overrides)
+        # A control knows no content: it is one cell for backbones whose images differ in nothing but colours.
+        for_controls = protocol.with_colours_of(settings.protocol)
         if backbone in context.weights:
             context.progress.note(
                 f"--weights {backbone}=...: images are prepared as for {backbone}'s own weights ({protocol.name})"
@@ -227,10 +229,7 @@ def _cells_of(
                         settings=method_settings,
                         dataset=dataset_name,
                         data_digest=dataset.digest,
-                        # A control looks at no pixel: it is one cell for backbones of any mean and deviation.
-                        protocol=(protocol if method.needs_backbone else protocol.without_normalisation()).model_dump(
-                            mode="json"
-                        ),
+                        protocol=(protocol if method.needs_backbone else for_controls).model_dump(mode="json"),
                         on_bad_image=settings.on_bad_image,
                         backbone=backbone if method.needs_backbone else None,
                         weights_digest=digest,

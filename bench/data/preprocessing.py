@@ -120,9 +120,9 @@ class Preprocessing(Settings):
         """
         return self.model_validate(asdict(config) | {name: getattr(self, name) for name in self.model_fields_set})
 
-    def without_normalisation(self) -> Preprocessing:
-        """Return the protocol with the usual mean and deviation."""
-        return self.model_copy(update={"mean": InputConfig.mean, "std": InputConfig.std})
+    def with_colours_of(self, other: Preprocessing) -> Preprocessing:
+        """Return the protocol with another's interpolation, mean and deviation, which change no coordinate."""
+        return self.model_copy(update={name: getattr(other, name) for name in ("interpolation", "mean", "std")})
 
     @property
     def name(self) -> str:

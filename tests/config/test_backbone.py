@@ -80,9 +80,8 @@ def test_every_cell_of_a_backbone_is_planned_with_its_preprocessing(tmp_path, mo
     assert {cell.spec.method for cell in after} >= {"ours", "blackbox", "constant"}
     for cell, old in zip(after, before, strict=True):
         own = {"interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}
-        if cell.spec.backbone is None:
-            own = {"interpolation": "bicubic"}  # no control looks at pixels
-        assert cell.spec.protocol == old.spec.protocol | own
+        assert cell.spec.protocol == old.spec.protocol | (own if cell.spec.backbone else {})
+        assert (cell.spec.id == old.spec.id) == (cell.spec.backbone is None)  # controls are those of all backbones
         assert shared_protocol(cell.spec.protocol) == old.spec.protocol
     (ours,) = (cell.spec for cell in after if cell.spec.method == "ours")
     assert {cell.spec.black_box_id for cell in after if cell.spec.black_box} == {ours.black_box_id}
