@@ -23,6 +23,8 @@ from bench.core.errors import BenchError as BenchError
 from bench.core.errors import CellError as CellError
 from bench.core.errors import NotApplicable as NotApplicable
 from bench.core.errors import RequestError as RequestError
+from bench.core.input_config import InputConfig as InputConfig
+from bench.core.input_config import Triple as Triple
 from bench.core.score import Aggregate as Aggregate
 from bench.core.score import Score as Score
 from bench.core.score import share as share
@@ -32,8 +34,8 @@ T = TypeVar("T")
 Augment = Callable[[Tensor, Tensor], Tensor]
 """Images ``(N, 3, H, W)`` from 0 to 1, which it may overwrite, and their positions ``(N,)`` in the split -> images."""
 
-# Of pixels in [0, 1], per channel: every ImageNet weight of torchvision expects them, so every batch here uses them.
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Of pixels in [0, 1], per channel: the values of torchvision's ImageNet weights, in whose units noise is given.
+IMAGENET_MEAN, IMAGENET_STD = InputConfig.mean, InputConfig.std
 
 
 class PrototypeTable(nn.Module):
@@ -199,6 +201,7 @@ class Samples(Protocol):
         classes: number of classes.
         parts: names of the annotated parts.
         protocol: name of the preprocessing (crop, size, rounding), for example ``bbox-224-truncated``.
+        mean, std: of each RGB channel, with which pixels in [0, 1] are normalised: those of the backbone's weights.
     """
 
     labels: Tensor
@@ -210,6 +213,8 @@ class Samples(Protocol):
     classes: int
     parts: Sequence[str]
     protocol: str
+    mean: Triple
+    std: Triple
 
     def __len__(self) -> int: ...
 
@@ -287,6 +292,7 @@ class FitContext:
         trainer: the phased training loop, whose checkpoints survive a kill.
         progress: reporter of long work.
         memory_limit: bytes that features may take at a time.
+        absent_classes: classes of a pretrained head that the data set does not have and whose logits count.
     """
 
     config: Any
@@ -299,6 +305,7 @@ class FitContext:
     progress: Progress
     memory_limit: int = 2**30
     backbone_name: str = ""
+    absent_classes: int = 0
     facts: dict[str, float] = field(default_factory=dict)
     """Numbers about the fit that the method records (for example a completeness residual)."""
 

@@ -10,19 +10,20 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from bench.contract import Aggregate, CellError, Observation, Score, Settings
+from bench.contract import IMAGENET_MEAN, Aggregate, CellError, Observation, PrototypeTable, Samples, Score, Settings
 from metrics.feature_sampling import chosen_rows
 from metrics.tables import ImageMetric
 
 
-def curve(ranks: Tensor, images: Tensor, steps: int, insert: bool) -> Tensor:
+def curve(ranks: Tensor, images: Tensor, steps: int, insert: bool, colour: Tensor | float = 0.0) -> Tensor:
     """Return an image at every step of removing cells in their order (or of putting them back).
 
     Args:
         ranks: int64 ``(h, w)``, 0 for the cell that is removed (or put back) first.
-        images: ``(3, H, W)``; removed pixels are 0, the mean colour of a normalised image.
+        images: ``(3, H, W)``.
         steps: number of steps until all cells are removed.
         insert: put back instead of removing.
+        colour: of removed pixels, ``(3, 1, 1)`` or the same number in all channels; 0 is the mean colour.
 
     Returns:
         ``(steps + 1, 3, H, W)``.
@@ -36,16 +37,16 @@ def curve(ranks: Tensor, images: Tensor, steps: int, insert: bool) -> Tensor:
     # After step s, the first ceil(s cells / steps) cells are changed.
     changed = (torch.arange(steps + 1, device=ranks.device) * ranks.numel() + steps - 1) // steps
     touched = pixel_ranks[None] < changed[:, None, None]
-    return images[None] * (touched if insert else ~touched)[:, None]
+    return torch.where((touched if insert else ~touched)[:, None], images[None], colour)
 
 
 class Deletion(ImageMetric):
     """Area under the predicted class's probability while cells are removed: random order minus that of its map.
 
-    Cells are replaced by 0 (the mean colour) from the highest to the lowest, in equal steps. The area under the
-    probability, by the trapezoid rule, in percent: ``random`` for a random order minus ``area`` for the map's. With
-    mode ``insert`` cells are put back into an empty image, and it is ``area`` minus ``random``. On a number of evenly
-    spread images.
+    Cells are replaced by ImageNet's mean colour (0 in images normalised with ImageNet's mean, and the same colour for
+    backbones with another) from the highest to the lowest, in equal steps. The area under the probability, by the
+    trapezoid rule, in percent: ``random`` for a random order minus ``area`` for the map's. With mode ``insert`` cells
+    are put back into an empty image, and it is ``area`` minus ``random``. On a number of evenly spread images.
 
     Table of the score: ``image``.
     """
@@ -79,6 +80,11 @@ class Deletion(ImageMetric):
             "random": Aggregate("image", "random", "index", limits=(0.0, 100.0)),
         }
 
+    def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
+        super().__init__(config, samples, prototypes)
+        mean, own, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, samples.mean, samples.std))
+        self._colour = (mean - own) / std
+
     def update(self, seen: Observation) -> None:
         """Compute the curves of some images of one batch."""
         rows = chosen_rows(seen, self.samples, self.config.images)
@@ -98,7 +104,11 @@ class Deletion(ImageMetric):
             for order in (by_map, by_chance):
                 ranks = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
                 pictures = curve(
-                    ranks.view(shown.shape[1:]), seen.images[image], self.config.steps, self.config.mode == "insert"
+                    ranks.view(shown.shape[1:]),
+                    seen.images[image],
+                    self.config.steps,
+                    self.config.mode == "insert",
+                    self._colour.to(seen.images),
                 )
                 probability = seen.model(pictures).double().softmax(1)[:, prediction[number]]
                 areas.append(100 * torch.trapezoid(probability) / self.config.steps)

@@ -10,8 +10,6 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from bench.contract import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     Aggregate,
     NotApplicable,
     Observation,
@@ -57,7 +55,13 @@ def outside_of(region: Tensor) -> Tensor:
 
 
 def attacked(
-    model: PartPrototypeModel, images: Tensor, labels: Tensor, slot: Tensor, allowed: Tensor, config: Any
+    model: PartPrototypeModel,
+    images: Tensor,
+    labels: Tensor,
+    slot: Tensor,
+    allowed: Tensor,
+    config: Any,
+    samples: Samples,
 ) -> Tensor:
     """Change images in allowed pixels so that one score falls, by projected descent along the gradient's sign.
 
@@ -68,6 +72,7 @@ def attacked(
         slot: ``(n,)``, number of the score of the image's class that has to fall.
         allowed: bool ``(n, H, W)``.
         config: ``epsilon`` and ``step`` in units of pixels in [0, 1], and ``iterations``.
+        samples: split of the images, with the mean and deviation that they were normalised with.
 
     Returns:
         The changed images.
@@ -76,7 +81,7 @@ def attacked(
         NotApplicable: if scores have no gradient.
     """
     mean, deviation = (
-        torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD)
+        torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (samples.mean, samples.std)
     )
     # Limits are in pixels of [0, 1] and images are normalised, hence the division by the deviation.
     low = torch.maximum(images - config.epsilon / deviation, -mean / deviation)
@@ -157,7 +162,7 @@ class Misalignment(ImageMetric):
         slot = torch.where(indices >= 0, scores, -torch.inf).argmax(1)
         row = torch.arange(len(slot), device=slot.device)
         before = highest(maps[row, slot], seen.size, self.config.share)
-        changed = attacked(seen.model, images, labels, slot, outside_of(before), self.config)
+        changed = attacked(seen.model, images, labels, slot, outside_of(before), self.config, self.samples)
         shown = seen.model.explain(changed, labels)
         shown_maps, shown_scores = shown.maps, shown.scores
         after = highest(shown_maps[row, slot], seen.size, self.config.share)

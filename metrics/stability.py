@@ -11,6 +11,7 @@ from pydantic import model_validator
 from torch import Tensor
 
 from bench.contract import (
+    IMAGENET_STD,
     Aggregate,
     CellError,
     Explanation,
@@ -32,11 +33,13 @@ from metrics.peaks import CANVAS
 class Stability(Metric):
     """Mean share of images whose part hits are all the same on a noisy copy, averaged over (prototype, class) pairs.
 
-    The noise is added to the normalised image. An image in which neither region contains a visible part is stable. A
-    unit without test images has no such share: it is left out, and ``n`` counts the units that have one. With several
-    draws of noise the value is their mean, and the table ``draw`` has the value of each. Source: Huang et al., ICCV
-    2023; ``util/eval_interpretability.py`` of hqhQAQ/EvalProtoPNet (``v2``), ``util/eval_stability.py`` of its history
-    (``v1``).
+    The noise is added to the normalised image. Sigma is in units of an image normalised with ImageNet's deviations, as
+    published: 0.2 are 11.7, 11.4 and 11.5 levels (of 0 to 255) of red, green and blue. Images of a backbone with other
+    deviations get the same noise in pixels: in their units it is larger by the quotient of the deviations. An image in
+    which neither region contains a visible part is stable. A unit without test images has no such share: it is left
+    out, and ``n`` counts the units that have one. With several draws of noise the value is their mean, and the table
+    ``draw`` has the value of each. Source: Huang et al., ICCV 2023; ``util/eval_interpretability.py`` of
+    hqhQAQ/EvalProtoPNet (``v2``), ``util/eval_stability.py`` of its history (``v1``).
 
     Variants: ``v2`` clips the noise and compares part by part. ``v1`` does not clip, compares the numbers of parts that
     are hit, so that one part may replace another, and averages over images, then over classes. ``pixpnet``
@@ -45,7 +48,8 @@ class Stability(Metric):
     image.
 
     Tables of the score: ``prototype`` (one row per unit with images; ``stable`` is its share), ``image`` (one row per
-    image and prototype of its class; ``stable`` is 0 or 1, or the share of draws) and ``draw``.
+    image and prototype of its class; ``stable`` is 0 or 1, or the share of draws), ``draw`` and ``noise`` (sigma of
+    each channel, in pixels from 0 to 255 and in units of the normalised image).
     """
 
     name = "stability"
@@ -59,7 +63,7 @@ class Stability(Metric):
             variant: published version.
             half_size: the region's half side in pixels.
             size: the canvas' side in pixels.
-            sigma: standard deviation of the noise, in units of the normalised image.
+            sigma: standard deviation of the noise, in units of an image normalised with ImageNet's deviations.
             clip: its largest magnitude; ``None``: it is not clipped. By default as in the variant.
             draws: number of draws.
             seed: of the draws.
@@ -113,6 +117,8 @@ class Stability(Metric):
         super().__init__(config, samples, prototypes)
         require_whole_images(samples, config.variant)
         self._region = region_of(config, samples)
+        # Exactly 1 with ImageNet's deviations. Else the same noise in pixels, so that backbones remain comparable.
+        self._unit = torch.tensor(IMAGENET_STD).view(3, 1, 1) / torch.tensor(samples.std).view(3, 1, 1)
         self._units = Units(prototypes.classes, config.pooled)
         device, shape = prototypes.classes.device, (len(self._units), config.draws)
         self._stable = torch.zeros(shape, dtype=torch.long, device=device)
@@ -155,7 +161,7 @@ class Stability(Metric):
 
         def explain() -> Explanation:
             # After normalisation, and not clipped to the range of pixels, as in the official script.
-            drawn = gaussian_noise(seen.index, tuple(seen.images.shape[1:]), **noise)
+            drawn = gaussian_noise(seen.index, tuple(seen.images.shape[1:]), **noise) * self._unit
             return seen.model.explain(seen.images + drawn.to(seen.images), seen.labels)
 
         key = tuple(noise.values())
@@ -204,6 +210,11 @@ class Stability(Metric):
                 "prototype": arrays(prototype),
                 "image": image,
                 "draw": {"draw": torch.arange(len(values)).numpy(), "value": values.cpu().numpy()},
+                "noise": {
+                    "channel": np.array(["red", "green", "blue"]),
+                    "sigma_pixels": 255 * self.config.sigma * np.array(IMAGENET_STD),
+                    "sigma_normalised": (self.config.sigma * self._unit).flatten().numpy(),
+                },
             },
             also=also,
         )

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import bench.models  # noqa: F401 - lets torchvision be imported beside a CPU build of torch
-from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Progress, RequestError
+from bench.contract import InputConfig, Progress, RequestError
 from bench.core.content_digest import state_of
 from bench.core.paths import is_text
 from bench.data.class_images import ClassImages
@@ -33,14 +33,13 @@ from bench.visualization.decomposition_gallery import draw
 
 @dataclass(frozen=True)
 class Preparation:
-    """Preprocessing of a model: ``transform`` from PIL to ``(3, H, W)``, normalised with ``mean`` and ``std``.
+    """Preprocessing of a model: ``transform`` from PIL to ``(3, H, W)``, as the configuration ``input`` describes it.
 
     ``name`` describes it in words that change with any part of it.
     """
 
     transform: Callable[[Any], Any]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    input: InputConfig
     name: str
 
 
@@ -164,7 +163,7 @@ def run(
         )
     except WrongLabels as error:
         raise _refused(error, out) from error
-    decomposed.left_out = images.left_out
+    decomposed.left_out, decomposed.input = images.left_out, preparation.input
     save(decomposed, out)
     load(out, classifier)  # The written files can be read.
     forget(work)
@@ -177,8 +176,8 @@ def run(
             out / "gallery",
             present,
             top,
-            preparation.mean,
-            preparation.std,
+            preparation.input.mean,
+            preparation.input.std,
             progress,
         )
     return Outcome(out, drawings, decomposed.facts)
@@ -235,7 +234,8 @@ def _timm(name: str, classes: int, pretrained: bool, global_pool: str | None) ->
         raise _no_download(name, error) from error
     found = resolve_data_config({}, model=classifier)
     transform = create_transform(**found, is_training=False)
-    return classifier, Preparation(transform, tuple(found["mean"]), tuple(found["std"]), f"timm {found}")
+    shown = InputConfig(found["mean"], found["std"], found["interpolation"], found["crop_pct"], found["input_size"][-1])
+    return classifier, Preparation(transform, shown, f"timm {found}")
 
 
 def _torchvision(name: str, classes: int, pretrained: bool) -> tuple[nn.Module, Preparation]:
@@ -259,8 +259,12 @@ def _torchvision(name: str, classes: int, pretrained: bool) -> tuple[nn.Module, 
             raise _no_download(name, error) from error
         _load(classifier, file, name)
     transform = best.transforms()
-    mean, std = getattr(transform, "mean", IMAGENET_MEAN), getattr(transform, "std", IMAGENET_STD)
-    return classifier, Preparation(transform, tuple(mean), tuple(std), f"torchvision {transform}")
+    # torchvision's weights of image classifiers have one kind of transform, with these attributes.
+    (size,), (resized,) = transform.crop_size, transform.resize_size
+    shown = InputConfig(
+        tuple(transform.mean), tuple(transform.std), transform.interpolation.value, size / resized, size
+    )
+    return classifier, Preparation(transform, shown, f"torchvision {transform}")
 
 
 def _load(classifier: nn.Module, file: Path, name: str, note: Callable[[str], None] = lambda _: None) -> None:

@@ -8,6 +8,7 @@ from pydantic import SerializerFunctionWrapHandler, field_validator, model_seria
 
 from bench.config.schedule import Schedule
 from bench.contract import Settings
+from bench.core.imagenet_classes import HeadClasses
 
 VERSION = 1
 """Version of the training: raised when the same settings would train another classifier."""
@@ -19,10 +20,13 @@ class BlackBoxConfig(Settings):
     Attributes:
         head: ``trained``: a new linear layer, trained with the backbone; ``pretrained``: the layer for these classes in
             the file of starting weights, without training (sections 4.3 and 4.4 of the paper, on ImageNet).
+        head_classes: of a pretrained head of ImageNet's 1,000 classes on a data set with some of them: ``present``:
+            only logits of classes with images count; ``all``: an image is right if its class wins among all 1,000.
         schedule: training schedule, with phases over the groups ``backbone`` and ``head``.
     """
 
     head: Literal["trained", "pretrained"] = "trained"
+    head_classes: HeadClasses = "present"
     schedule: Schedule | None = None
 
     @field_validator("schedule")
@@ -34,11 +38,14 @@ class BlackBoxConfig(Settings):
     def _trained_by_a_schedule(self) -> BlackBoxConfig:
         if self.head == "trained" and self.schedule is None:
             raise ValueError("a head that is trained needs a schedule")
+        if self.head == "trained" and self.head_classes == "all":
+            raise ValueError("head_classes=all is about a head that comes with the weights: set head=pretrained")
         return self
 
     @model_serializer(mode="wrap")
     def _identity(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Return the one field that the classifier depends on."""
+        """Return the fields that the classifier depends on."""
         # A trained head is identified by its schedule alone: results from before `head` was a setting keep their ids.
-        name = "schedule" if self.head == "trained" else "head"
-        return {name: handler(self)[name]}
+        names = ["schedule"] if self.head == "trained" else ["head"]
+        names += ["head_classes"] if self.head_classes == "all" else []
+        return {name: handler(self)[name] for name in names}

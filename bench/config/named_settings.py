@@ -14,8 +14,9 @@ from bench.core import registry
 from bench.core.errors import RequestError
 from bench.core.registry import some
 
-EVERYWHERE = ("classifier", "pretrained", "backbone")
-"""Sections of no method, metric or data set: black boxes, whether backbones start from ImageNet, their variants."""
+EVERYWHERE = ("backbone", "classifier", "pretrained")
+"""Sections of no method, metric or data set: variants and preprocessing of backbones, training of black boxes, and
+whether backbones start from ImageNet."""
 
 
 @dataclass
@@ -67,7 +68,9 @@ class Named:
                 )
         known = {*EVERYWHERE, *self.datasets, *(entry for kind in kinds for entry in registry.names(kind))}
         near = registry.nearest(section, known)
-        listed = near if "did you mean" in near else "; a section is a method, a metric, a data set or classifier"
+        listed = (
+            near if "did you mean" in near else "; a section is a method, a metric, a data set, backbone or classifier"
+        )
         raise RequestError(f"--set {name}: unknown section{listed}")
 
 

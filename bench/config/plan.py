@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.config import schema
+from bench.config.backbone import protocol_of, variant_of
 from bench.config.black_box import VERSION as BLACK_BOX_VERSION
 from bench.config.black_box import BlackBoxConfig
 from bench.config.named_settings import Named, with_controls
@@ -18,13 +19,15 @@ from bench.config.schema import DatasetConfig, Request
 from bench.config.spec import CellSpec, InputLocations, PlannedCell
 from bench.contract import Dataset, Method, Progress, RequestError, Sizes
 from bench.core import registry
+from bench.core.imagenet_classes import HeadClasses
 from bench.core.paths import config_file
 from bench.core.source_code import Code
 from bench.data.datasets import open_dataset
 from bench.models import weights as weight_files
-from bench.models.backbones import BackboneVariant, build, pretrained_head
+from bench.models.backbones import build, pretrained_head
 from bench.models.classifier import cached_feature_shape
 from bench.models.external import NetworkConfig
+from bench.models.imagenet_head import head_for
 
 ALWAYS_PROVIDED = frozenset({"noise", "gradient", "prediction", "black_box"})
 """Inputs that any model on any images can give a metric."""
@@ -172,10 +175,17 @@ def _cells_of(
 ) -> Iterator[PlannedCell]:
     recipe = request.recipe or settings.recipe
     shared = settings.recipes.get(recipe, {})
-    variant = schema.validate(BackboneVariant, schema.for_section(request.overrides, "backbone"), "backbone")
+    variant = variant_of(request.overrides)
     for backbone in map(variant.named, request.backbones or settings.backbones):
         starting = functools.cache(functools.partial(_weights, backbone, settings, context))
-        sizes = _sizes(backbone, settings, dataset, context.home)
+        protocol = protocol_of(backbone, settings.protocol, dataset_name, request.overrides)
+        # A control knows no content: it is one cell for backbones whose images differ in nothing but colours.
+        for_controls = protocol.with_colours_of(settings.protocol)
+        if backbone in context.weights:
+            context.progress.note(
+                f"--weights {backbone}=...: images are prepared as for {backbone}'s own weights ({protocol.name})"
+            )
+        sizes = _sizes(backbone, protocol.size, dataset, context.home)
         check_head = functools.cache(_check_head)  # which reads the whole file
         variants = [(name, chosen) for name in methods for chosen in schema.combinations(request.grid, name)]
         loaded: dict[str, type[Method]] = {name: entry.load() for name, entry in methods.items()}
@@ -203,7 +213,7 @@ def _cells_of(
             # An external model starts from no weights: none are looked for, none enter the id.
             file, digest = starting() if method.needs_backbone and not given else (None, "")
             if method.needs_black_box and box.head == "pretrained":
-                check_head(file, backbone, sizes, settings.protocol.size)
+                check_head(file, backbone, sizes.channels, tuple(dataset.classes), box.head_classes, protocol.size)
             applicable, not_applicable = _applicable(metrics, metric_configs, dataset_name, dataset, name, method)
             used = {"method": code("methods", name), "dataset": code("datasets", settings.reader or dataset_name)}
             if method.needs_backbone:
@@ -222,7 +232,7 @@ def _cells_of(
                         settings=method_settings,
                         dataset=dataset_name,
                         data_digest=dataset.digest,
-                        protocol=settings.protocol.model_dump(mode="json"),
+                        protocol=(protocol if method.needs_backbone else for_controls).model_dump(mode="json"),
                         on_bad_image=settings.on_bad_image,
                         backbone=backbone if method.needs_backbone else None,
                         weights_digest=digest,
@@ -311,17 +321,19 @@ def _weights(backbone: str, settings: DatasetConfig, context: Context) -> tuple[
     return file, weight_files.digest(file)
 
 
-def _check_head(file: Path | None, backbone: str, sizes: Sizes, size: int) -> None:
+def _check_head(
+    file: Path | None, backbone: str, channels: int, classes: Sequence[str], head_classes: HeadClasses, size: int
+) -> None:
     if file is None:
         raise RequestError(
             f"{backbone} has no weights with a head that could be used: pass --weights {backbone}=FILE, or train a "
             "head: --set classifier.head=trained"
         )
-    pretrained_head(backbone, file, sizes.classes, sizes.channels, size)
+    head_for(classes, head_classes, lambda count: pretrained_head(backbone, file, count, channels, size))
 
 
-def _sizes(backbone: str, settings: DatasetConfig, dataset: Dataset, home: Path) -> Sizes:
-    channels, rows, columns = cached_feature_shape(backbone, settings.protocol.size, home)
+def _sizes(backbone: str, side: int, dataset: Dataset, home: Path) -> Sizes:
+    channels, rows, columns = cached_feature_shape(backbone, side, home)
     counts = [0] * len(dataset.classes)
     for record in dataset.split("train"):
         counts[record.label] += 1

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import __version__ as pillow
 from torch import Tensor
 
-from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Augment, Batch, CellError, Dataset, Progress, RequestError
+from bench.contract import Augment, Batch, CellError, Dataset, Progress, RequestError, Triple
 from bench.core import locks
 from bench.core.content_digest import state_of
 from bench.core.files import ordered_map
@@ -49,6 +49,7 @@ class CachedSplit:
         class_names: names of all classes of the data set, also of those without an image in a subset.
         digest: content hash of the data set.
         protocol: name of the protocol.
+        mean, std: of each RGB channel, with which batches are normalised.
         skipped: id and reason of each image of the split that could not be preprocessed.
     """
 
@@ -63,6 +64,8 @@ class CachedSplit:
     parts: Sequence[str]
     digest: str
     protocol: str
+    mean: Triple
+    std: Triple
     skipped: Sequence[tuple[str, str]]
 
     @property
@@ -95,8 +98,8 @@ class CachedSplit:
         """Yield batches in the order of ``index`` (positions in this split; default: all); the last may be smaller.
 
         Images are float32 ``(N, 3, size, size)`` in ``channels_last`` memory, scaled to 0..1 and normalised with
-        ImageNet's statistics on the device, to the same bits for any batch size and device. Labels are on the device
-        too; ``Batch.index`` stays on the CPU with the annotations that it selects.
+        :attr:`mean` and :attr:`std` on the device, to the same bits for any batch size and device. Labels are on the
+        device too; ``Batch.index`` stays on the CPU with the annotations that it selects.
 
         Args:
             batch_size: images per batch.
@@ -114,7 +117,7 @@ class CachedSplit:
     def _read(self, order: Tensor, batch_size: int, device: torch.device, augment: Augment | None) -> Iterator[Batch]:
         cuda = device.type == "cuda"
         # A row of pixels is normalised as one vector: per channel, the innermost loop would have three steps.
-        mean, std = (torch.tensor(values, device=device).repeat(self.size) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        mean, std = (torch.tensor(values, device=device).repeat(self.size) for values in (self.mean, self.std))
         # A Python number as divisor would become a product with its reciprocal on CUDA: other bits than on the CPU.
         top = torch.tensor(255.0, device=device)
         for start in range(0, len(order), batch_size):
@@ -145,7 +148,8 @@ def prepare(
     """Preprocess the train and test split of a data set, or open them from the cache under ``home``.
 
     The cache is written to a temporary folder and renamed, so it is whole or absent; processes that need the same one
-    wait for the first. A damaged one is written again.
+    wait for the first. A damaged one is written again. It holds pixels before normalisation, so that protocols that
+    differ in mean and deviation alone share it.
 
     Args:
         dataset: the data set.
@@ -163,21 +167,21 @@ def prepare(
     folder = cache_folder(dataset.digest, protocol, home, on_bad)
     # Damaged bytes lead the readers into any error; the `_open` under the lock reports it.
     with contextlib.suppress(Exception):
-        return _open(folder)
+        return _open(folder, protocol)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         waiting = f"waiting for another process that prepares {folder.name}"
         with locks.exclusive(folder.with_name(f"{folder.name}.lock"), lambda: progress.note(waiting)):
             if folder.exists():
                 try:
-                    return _open(folder)
+                    return _open(folder, protocol)
                 except Exception as error:
                     progress.note(f"{folder} is damaged ({error}); it is written again")
                     shutil.rmtree(folder)
             for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
                 shutil.rmtree(leftover, ignore_errors=True)
             _write(dataset, protocol, folder, progress, on_bad)
-        return _open(folder)
+        return _open(folder, protocol)
     except OSError as error:
         problem = f"{error.filename or folder}: {error.strerror or error}"
         raise CellError(f"{problem}; make room and write access there, or set BENCH_HOME") from error
@@ -185,22 +189,22 @@ def prepare(
 
 def cache_folder(digest: str, protocol: Preprocessing, home: Path, on_bad: str = "error") -> Path:
     """Return the folder of the cache that :func:`prepare` writes for the data set with that digest."""
-    return home / "prepared" / (f"{digest}-{protocol.name}" + ("-skip" if on_bad == "skip" else ""))
+    return home / "prepared" / (f"{digest}-{protocol.pixels_name}" + ("-skip" if on_bad == "skip" else ""))
 
 
-def _open(folder: Path) -> dict[str, CachedSplit]:
+def _open(folder: Path, protocol: Preprocessing) -> dict[str, CachedSplit]:
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     if meta["format"] != _FORMAT:
         raise ValueError(f"format {meta['format']}, not {_FORMAT}")
     # Caches of earlier versions have neither.
     if "files" in meta and meta.pop("seal", None) != seal_of(meta):
         raise ValueError("meta.json was changed after it was written")
-    return {split: _open_split(folder, split, meta) for split in SPLITS}
+    return {split: _open_split(folder, split, meta, protocol) for split in SPLITS}
 
 
-def _open_split(folder: Path, split: str, meta: Mapping[str, Any]) -> CachedSplit:
+def _open_split(folder: Path, split: str, meta: Mapping[str, Any], protocol: Preprocessing) -> CachedSplit:
     ids, skipped = meta["splits"][split]["ids"], meta["splits"][split]["skipped"]
-    n, p, size, path = len(ids), len(meta["parts"]), meta["protocol"]["size"], folder / f"{split}.images.npy"
+    n, p, size, path = len(ids), len(meta["parts"]), protocol.size, folder / f"{split}.images.npy"
     digests = meta.get("files", {})
     _check(path, digests.get(path.name))
     images = np.load(path, mmap_mode="r")
@@ -221,7 +225,9 @@ def _open_split(folder: Path, split: str, meta: Mapping[str, Any]) -> CachedSpli
         class_names=meta["classes"],
         parts=meta["parts"],
         digest=meta["digest"],
-        protocol=Preprocessing(**meta["protocol"]).name,
+        protocol=protocol.name,
+        mean=protocol.mean,
+        std=protocol.std,
         skipped=[(image, reason) for image, reason in skipped],
         **{name: torch.from_numpy(array) for name, array in arrays.items()},
     )
@@ -249,7 +255,12 @@ def _write(dataset: Dataset, protocol: Preprocessing, folder: Path, progress: Pr
     temporary.mkdir()
     try:
         splits = {split: _write_split(dataset, split, protocol, temporary, progress, on_bad) for split in SPLITS}
-        meta = {"format": _FORMAT, "digest": dataset.digest, "protocol": protocol.model_dump(), "pillow": pillow}
+        meta = {
+            "format": _FORMAT,
+            "digest": dataset.digest,
+            "protocol": protocol.model_dump(exclude={"mean", "std"}),
+            "pillow": pillow,
+        }
         meta |= {"classes": list(dataset.classes), "parts": list(dataset.parts), "splits": splits}
         meta["files"] = digests_of(temporary)
         # As it will be read: tuples and keys that JSON changes are changed before the content is sealed.

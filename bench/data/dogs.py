@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from xml.etree import ElementTree
 
 from bench.contract import Record
-from bench.data.base import AnnotatedDataset, Box, CheckedNames, PublishedCounts, box_of_corners, missing_keys
+from bench.data.base import AnnotatedDataset, CheckedNames, PublishedCounts, missing_keys
+from bench.data.box_xml import box_around
 from bench.data.matlab import column, whole_number
 from bench.data.reader_reports import Fault, Faults, fault
 
@@ -53,7 +53,7 @@ class Dogs(AnnotatedDataset):
                 annotations.append(annotation)
                 box = None
                 try:
-                    box = _box(annotation) if annotated else None
+                    box = box_around(annotation) if annotated else None
                 except Fault as error:
                     faults.report(error, "annotation")
                 splits[split].append(Record(name, images / name, label - 1, box))
@@ -85,23 +85,3 @@ def _names(file: Path, folder: Path, breeds: dict[int, str], faults: Faults) -> 
     faults.missing(missing, lambda place, more: fault(file, place, f"{folder / rows[place][0]} is not on disk{more}"))
     lost = set(missing)
     return [row for place, row in rows.items() if place not in lost]
-
-
-def _box(file: Path) -> Box:
-    """Return the box around all dogs of an annotation."""
-    try:
-        text = file.read_bytes()
-        if b"<!" in text:
-            raise ValueError("it declares entities")  # no annotation does; expanding them may fill the memory
-        boxes = [
-            [float(box.findtext(edge, "")) for edge in ("xmin", "ymin", "xmax", "ymax")]
-            for box in ElementTree.fromstring(text).iter("bndbox")
-        ]
-    except FileNotFoundError:
-        raise fault(file, None, "is not on disk") from None
-    except (OSError, ValueError, ElementTree.ParseError) as error:
-        raise fault(file, None, f"cannot be read as an annotation ({error})") from error
-    if not boxes:
-        raise fault(file, None, "has no box")
-    left, top, right, bottom = zip(*boxes, strict=True)
-    return box_of_corners(file, "", min(left), min(top), max(right), max(bottom))

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import PositiveInt, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch.nn import functional
 
-from bench.contract import CellError, Record, Settings
+from bench.contract import CellError, InputConfig, Record, Settings
 from bench.data.decoding import decode
 
 Coordinates = Literal["truncated", "exact"]
+Share = Annotated[float, Field(gt=0, le=1)]
+Mean = Annotated[float, Field(ge=0, le=1)]
+Deviation = Annotated[float, Field(gt=0)]
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "huang2023": {},
@@ -56,8 +59,8 @@ class Preprocessing(Settings):
         size: side of the square result in pixels.
         coordinates: ``truncated`` as published: pixel indices, truncated before and after scaling; ``exact``:
             real numbers on pixel edges, from 0 to ``size``, scaled without any rounding.
-        resize: ``squash`` gives up the aspect ratio; ``resize-centre-crop`` brings the shorter side to 8/7 of ``size``
-            (256 for 224) and cuts the middle, as torchvision does.
+        resize: ``squash`` gives up the aspect ratio; ``resize-centre-crop`` brings the shorter side to ``size`` divided
+            by ``crop_share`` (256 for 224) and cuts the middle, as torchvision and timm do.
         interpolation: ``bilinear`` or ``bicubic``.
         antialias: whether the filter widens when the image shrinks, as PIL's does.
         order: order of product and division in the scaling of a truncated key-point: ``ratio`` divides first, as the
@@ -65,6 +68,11 @@ class Preprocessing(Settings):
             default and the order of all earlier results, does not.
         outside: whether a key-point outside the preprocessed image counts as visible: ``kept``, as published, or
             ``hidden``, the default of a centre crop.
+        mean, std: of each RGB channel of pixels in [0, 1], by which images are normalised.
+        crop_share: share of the shorter side that a centre crop keeps.
+
+    A data set says how its images are cut; ``mean``, ``std``, ``interpolation``, ``crop_share`` and ``size`` are those
+    of the backbone's weights where nothing sets them (:meth:`for_weights`).
     """
 
     crop: Literal["bbox", "full"] = "bbox"
@@ -75,6 +83,9 @@ class Preprocessing(Settings):
     antialias: bool = True
     order: Literal["ratio", "product"] = "product"
     outside: Literal["kept", "hidden"] = "kept"
+    mean: tuple[Mean, Mean, Mean] = InputConfig.mean
+    std: tuple[Deviation, Deviation, Deviation] = InputConfig.std
+    crop_share: Share = InputConfig.crop_share
 
     @model_validator(mode="before")
     @classmethod
@@ -89,20 +100,49 @@ class Preprocessing(Settings):
     @model_serializer(mode="wrap")
     def _identity(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out settings that are newer than stored results while they have their defaults: results keep ids."""
-        late = {"resize": "squash", "interpolation": "bilinear", "antialias": True, "order": "product"}
+        late: dict[str, Any] = {"resize": "squash", "interpolation": "bilinear", "antialias": True, "order": "product"}
+        late |= {"mean": InputConfig.mean, "std": InputConfig.std, "crop_share": InputConfig.crop_share}
         if self.resize == "squash":
-            late["outside"] = "kept"
-        return {name: value for name, value in handler(self).items() if late.get(name) != value}
+            late |= {"outside": "kept", "crop_share": self.crop_share}  # nothing is cut, so the share changes nothing
+        return {
+            name: value
+            for name, value in handler(self).items()
+            if name not in late or getattr(self, name) != late[name]
+        }
+
+    def for_weights(self, config: InputConfig) -> Preprocessing:
+        """Return the protocol with the preprocessing of a network's weights in all fields that nobody has set.
+
+        Example:
+            >>> Preprocessing(size=448).for_weights(InputConfig(std=(0.5, 0.5, 0.5), size=512)).name
+            'bbox-448-truncated-std_0.5_0.5_0.5'
+        """
+        return self.model_validate(asdict(config) | {name: getattr(self, name) for name in self.model_fields_set})
+
+    def with_colours_of(self, other: Preprocessing) -> Preprocessing:
+        """Return the protocol with another's interpolation, mean and deviation, which change no coordinate."""
+        return self.model_copy(update={name: getattr(other, name) for name in ("interpolation", "mean", "std")})
 
     @property
     def name(self) -> str:
-        """Return a name such as ``bbox-224-truncated``, a part of the name of every cache that depends on it."""
+        """Return a name such as ``bbox-224-truncated``, which changes with every field that changes what models see."""
         others = [
-            "centre" if self.resize != "squash" else "",
+            f"mean_{_joined(self.mean)}" if self.mean != InputConfig.mean else "",
+            f"std_{_joined(self.std)}" if self.std != InputConfig.std else "",
+        ]
+        return "-".join([self.pixels_name, *filter(None, others)])
+
+    @property
+    def pixels_name(self) -> str:
+        """Return the name without mean and deviation: a part of the names of caches of pixels before normalisation."""
+        cut = self.resize != "squash"
+        others = [
+            "centre" if cut else "",
+            f"crop_{self.crop_share}" if cut and self.crop_share != InputConfig.crop_share else "",
             self.interpolation if self.interpolation != "bilinear" else "",
             "" if self.antialias else "aliased",
             self.order if self.order != "product" else "",
-            self.outside if (self.outside == "hidden") != (self.resize != "squash") else "",
+            self.outside if (self.outside == "hidden") != cut else "",
         ]
         return "-".join([self.crop, str(self.size), self.coordinates, *filter(None, others)])
 
@@ -138,7 +178,10 @@ class Preprocessing(Settings):
         """Return width and height of the resized region, and the pixels that are then cut at its left and top."""
         if self.resize == "squash":
             return (self.size, self.size), (0, 0)
-        short = round(self.size * 8 / 7)
+        # The default share keeps the rounding of earlier results. Others come from timm's configurations, and timm
+        # truncates; the sum guards quotients such as 224 / (224 / 232), which may end just below a whole number.
+        usual = self.crop_share == InputConfig.crop_share
+        short = round(self.size / self.crop_share) if usual else int(self.size / self.crop_share + 1e-9)
         # Truncated and rounded as in torchvision's Resize and CenterCrop.
         wide, high = (max(short, int(short * side / min(width, height))) for side in (width, height))
         return (wide, high), (round((wide - self.size) / 2), round((high - self.size) / 2))
@@ -197,3 +240,7 @@ class Preprocessing(Settings):
         left, top, w, h = (float(int(value)) if truncated else value for value in record.box)
         box = np.array([*scale(left, top), *scale(left + w, top + h)])
         return keypoints, visible, box - (top_cut, left_cut, top_cut, left_cut)
+
+
+def _joined(channels: tuple[float, ...]) -> str:
+    return "_".join(map(str, channels))

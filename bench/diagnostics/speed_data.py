@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Record, Samples
+from bench.contract import Record, Samples
 from bench.data.augmentation import draw
 from bench.data.decoding import decode
 from bench.diagnostics.measurements import conditions, describe, measurement_table, timed
@@ -28,19 +28,19 @@ class Files(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
     Args:
         records: records of the images.
-        size: side of the square result in pixels.
+        samples: the same images, preprocessed, whose size and normalisation are taken.
     """
 
-    def __init__(self, records: Sequence[Record], size: int) -> None:
+    def __init__(self, records: Sequence[Record], samples: Samples) -> None:
         from torchvision import transforms
 
         self.records = records
         self.transform = transforms.Compose(
             [
-                transforms.Resize((size, size)),
+                transforms.Resize((samples.size, samples.size)),
                 transforms.RandomHorizontalFlip(),
                 transforms.ToTensor(),
-                transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+                transforms.Normalize(samples.mean, samples.std),
             ]
         )
 
@@ -88,7 +88,7 @@ def measure(
     generator = torch.Generator().manual_seed(0)
     order = torch.randint(len(records), (images,), generator=generator)
     loader = DataLoader(
-        Files(records, samples.size),
+        Files(records, samples),
         batch_size,
         sampler=order.tolist(),
         num_workers=workers,

@@ -15,6 +15,7 @@ from bench.contract import (
     Batch,
     Explanation,
     FitContext,
+    InputConfig,
     PartPrototypeModel,
     Progress,
     PrototypeTable,
@@ -36,6 +37,7 @@ class TensorSamples:
     """
 
     parts: Sequence[str] = ("one", "two")
+    mean, std = InputConfig.mean, InputConfig.std
 
     def __init__(
         self,

@@ -100,7 +100,8 @@ def empty_model(task: FitContext) -> DecomposedClassifier:
     """Build a model of the fitted shapes, filled with zeros, into which a saved one is loaded."""
     backbone: Any = task.backbone()
     shape = (task.train.classes, task.config.k, backbone.channels)
-    return DecomposedClassifier(backbone, torch.zeros(shape), torch.zeros(task.train.classes)).eval()
+    absent = torch.zeros(task.absent_classes, backbone.channels)
+    return DecomposedClassifier(backbone, torch.zeros(shape), torch.zeros(shape[0] + len(absent)), absent).eval()
 
 
 def decompose_black_box(task: FitContext) -> DecomposedClassifier:
@@ -117,7 +118,8 @@ def decompose_black_box(task: FitContext) -> DecomposedClassifier:
     empty = [label for label in range(task.train.classes) if not source.count(label)]
     if empty:
         raise CellError(f"class {empty[0]} has no training image to decompose it from")
-    v = black_box.head.weight.detach()
+    # Rows of classes that the data set does not have are last; they are not decomposed, for want of images.
+    v, absent = black_box.head.weight.detach().tensor_split([task.train.classes])
     key = f"{fingerprint(black_box)} {task.config.model_dump_json()} {task.seed}"
     checkpoint = Checkpoint(task.trainer.folder / "classes", key)
     names = [str(label) for label in range(len(v))]
@@ -133,15 +135,16 @@ def decompose_black_box(task: FitContext) -> DecomposedClassifier:
         task.device,
     )
     task.trainer.earlier_seconds += checkpoint.earlier_seconds
-    model = DecomposedClassifier(black_box.backbone, vectors, black_box.head.bias).eval()
+    model = DecomposedClassifier(black_box.backbone, vectors, black_box.head.bias, absent).eval()
     table, width = model.prototypes, source.grid[1]
     table.source_image.copy_(sources[:, 0])
     table.source_patch.copy_(torch.stack([sources[:, 1] // width, sources[:, 1] % width], 1))
     if task.config.refinement != "none":
-        missed = (model.rows.double() - v.double()).abs()
+        rows = model.rows[: len(v)]
+        missed = (rows.double() - v.double()).abs()
         # A weight far below those of its prototypes is met only up to their rounding, which no logit shows.
         rounding = 2.0**-52 * vectors.abs().sum(1)
-        if bool(((model.rows != v) & ~(missed <= rounding)).any()):
+        if bool(((rows != v) & ~(missed <= rounding)).any()):
             raise CellError(
                 f"the prototypes do not sum to the classifier's rows (largest difference {float(missed.max()):.3g})"
             )
@@ -158,12 +161,12 @@ class BlackBox(Method):
     def build(self, task: FitContext) -> DecomposedClassifier:
         """Build an untrained classifier as a decomposition into one prototype per class."""
         backbone: Any = task.backbone()
-        classes = task.train.classes
-        return DecomposedClassifier(backbone, torch.zeros(classes, 1, backbone.channels), torch.zeros(classes)).eval()
+        classes, absent = task.train.classes, torch.zeros(task.absent_classes, backbone.channels)
+        vectors, bias = torch.zeros(classes, 1, backbone.channels), torch.zeros(classes + len(absent))
+        return DecomposedClassifier(backbone, vectors, bias, absent).eval()
 
     def fit(self, task: FitContext) -> DecomposedClassifier:
         """Return the trained black box as a decomposition into one prototype per class."""
         black_box: Any = task.black_box
-        return DecomposedClassifier(
-            black_box.backbone, black_box.head.weight.detach()[:, None], black_box.head.bias
-        ).eval()
+        rows, absent = black_box.head.weight.detach().tensor_split([task.train.classes])
+        return DecomposedClassifier(black_box.backbone, rows[:, None], black_box.head.bias, absent).eval()

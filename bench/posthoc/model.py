@@ -17,23 +17,28 @@ class DecomposedClassifier(PartPrototypeModel):
     Args:
         backbone: feature extractor of the black box.
         vectors: refined prototypes of each class ``(C, k, D)``.
-        bias: bias of the black box ``(C,)``. Equation 8 omits it; the logits need it.
+        bias: bias of the black box ``(C + A,)``. Equation 8 omits it; the logits need it.
+        absent: rows ``(A, D)`` of classes that the data set does not have and whose logits count: they have no
+            prototypes.
     """
 
     mixes = True
     bias: Tensor
     weights: Tensor
+    absent: Tensor | None
 
-    def __init__(self, backbone: nn.Module, vectors: Tensor, bias: Tensor) -> None:
+    def __init__(self, backbone: nn.Module, vectors: Tensor, bias: Tensor, absent: Tensor | None = None) -> None:
         super().__init__()
         classes, k, _ = vectors.shape
         self.backbone = backbone
         self.k = k
-        owner = torch.eye(classes, dtype=torch.bool, device=vectors.device).repeat_interleave(k, 0)
+        owner = torch.eye(classes, len(bias), dtype=torch.bool, device=vectors.device).repeat_interleave(k, 0)
         # In float64 the sum of the prototypes gives the classifier's float32 row back exactly.
         self.prototypes = PrototypeTable(owner, vectors.double().flatten(0, 1))
         self.register_buffer("bias", bias.detach().clone())
         self.register_buffer("weights", torch.ones(classes * k, dtype=torch.float64, device=vectors.device))
+        # No tensor where there are none, so that models from before keep the names of their tensors.
+        self.register_buffer("absent", absent if absent is not None and len(absent) else None)
         self._summed: tuple[tuple[Tensor, ...], tuple[int, ...], Tensor] = (), (), bias
 
     @property
@@ -50,7 +55,7 @@ class DecomposedClassifier(PartPrototypeModel):
 
     @property
     def rows(self) -> Tensor:
-        """Weight of the classifier ``(C, D)`` in the bias's precision: the sum of each class's prototypes (eq. 7)."""
+        """Weight of the classifier ``(C + A, D)`` in the bias's precision: sums of each class's prototypes (eq. 7)."""
         assert self.prototypes.vectors is not None
         # Cached, as every batch needs it; torch raises `_version` with each write in place.
         terms = (self.prototypes.vectors, self.weights, self.bias)
@@ -58,6 +63,8 @@ class DecomposedClassifier(PartPrototypeModel):
         tensors, before, rows = self._summed
         if before != versions or any(map(operator.is_not, tensors, terms)):
             rows = self.vectors.sum(1).to(self.bias.dtype)
+            if self.absent is not None:
+                rows = torch.cat([rows, self.absent.to(rows)])
             self._summed = terms, versions, rows
         return rows
 
@@ -79,9 +86,10 @@ class DecomposedClassifier(PartPrototypeModel):
     def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
         """Compute ``sum_i x p~_i / HW``: its sum over the locations plus the bias is the logit."""
         locations = features.shape[2] * features.shape[3]
-        if classes.ndim == 1:
+        if classes.ndim == 1 and self.absent is None:
             return self.head(features, classes).maps.sum(1) / locations
-        mixed = classes.to(self.bias.dtype) @ self.rows
+        # A class without prototypes has its row's own map, which a prediction may ask for.
+        mixed = self.rows[classes] if classes.ndim == 1 else classes.to(self.bias.dtype) @ self.rows
         return torch.einsum("ndhw,nd->nhw", features.to(mixed.dtype), mixed) / locations
 
     def contributions(self, features: Tensor, classes: Tensor) -> Tensor:
@@ -98,7 +106,8 @@ class DecomposedClassifier(PartPrototypeModel):
         With weights other than 1 its logits differ from the black box's: an intervention (paper, appendix A).
         """
         assert self.prototypes.vectors is not None
-        other = DecomposedClassifier(self.backbone, self.prototypes.vectors.unflatten(0, (-1, self.k)), self.bias)
+        vectors = self.prototypes.vectors.unflatten(0, (-1, self.k))
+        other = DecomposedClassifier(self.backbone, vectors, self.bias, self.absent)
         other.prototypes = self.prototypes
         other.weights = self.weights * weights.to(self.weights)
         return other.train(self.training)

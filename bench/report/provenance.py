@@ -6,7 +6,13 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from bench.results.labels import protocol
+from bench.results.labels import of_weights, protocol, shared_protocol
+
+_HEAD = {
+    "present": "classifiers: the weights' own heads, of which the rows of the data set's classes alone count",
+    "all": "classifiers: the weights' own heads; an image is right only if its class wins among all 1,000 of them",
+}
+"""Lines about pretrained heads, by ``classifier.head_classes``."""
 
 
 def distinguish(specs: Sequence[Mapping[str, Any]], definitions: Sequence[Mapping[str, str]]) -> list[str]:
@@ -14,7 +20,7 @@ def distinguish(specs: Sequence[Mapping[str, Any]], definitions: Sequence[Mappin
     views = [
         {
             "data": f"data {spec['data_digest']}",
-            "protocol": protocol(spec["protocol"]),
+            "protocol": protocol(shared_protocol(spec["protocol"])),
             "bad images": f"bad images: {spec['on_bad_image']}",
             "split": f"measured on {spec.get('split', 'test')}",
             **{f"metric {name}": text for name, text in texts.items()},
@@ -65,6 +71,7 @@ def describe_block(
         fewer: rows that have not all the seeds, see :func:`fewer_seeds`.
     """
     first = specs[0]
+    shared = protocol(shared_protocol(first["protocol"]))
     seeds = sorted({spec["seed"] for spec in specs})
     images = _distinct(
         ", ".join(f"{count} {split}" for split, count in sorted(outcome["images"].items(), reverse=True))
@@ -73,12 +80,19 @@ def describe_block(
     counted = f", images: {' or '.join(images)}" if images else ""
     lines = [
         f"metrics: {'; '.join(definitions) or 'none'}",
-        f"data: {first['dataset']}, digest {first['data_digest']}, protocol {protocol(first['protocol'])}{counted}"
+        f"data: {first['dataset']}, digest {first['data_digest']}, protocol {shared}{counted}"
         + (f"; MEASURED ON {first['split'].upper()}" if first.get("split", "test") != "test" else ""),
         f"seeds: {', '.join(map(str, seeds))}"
         + (f" ({fewer})" if fewer else "")
         + (f"; mean{' ± standard deviation (n - 1)' * spread} over seeds" if len(seeds) > 1 else ""),
     ]
+    lines += _distinct(
+        f"images for {spec['backbone']}: {of_weights(spec['protocol'])}"
+        for spec in specs
+        if spec["backbone"] and of_weights(spec["protocol"])
+    )
+    heads = (spec["black_box"] for spec in specs if (spec["black_box"] or {}).get("head") == "pretrained")
+    lines += _distinct(_HEAD[head.get("head_classes", "present")] for head in heads)
     precisions = _distinct(spec["precision"] for spec in specs)
     hardware = _distinct(outcome["environment"]["hardware"] for outcome in outcomes)
     if hardware:

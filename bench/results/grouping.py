@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
-from bench.results.labels import text_of
+from bench.results.labels import shared_protocol, text_of
 
 C = TypeVar("C")
 
@@ -16,7 +16,8 @@ def comparability_key(spec: Mapping[str, Any]) -> tuple[Any, ...]:
     Cells written before the split could be chosen were measured on ``test``.
     """
     return (
-        spec["dataset"], spec["data_digest"], spec["protocol"], spec["on_bad_image"], spec.get("split", "test"),
+        spec["dataset"], spec["data_digest"], shared_protocol(spec["protocol"]), spec["on_bad_image"],
+        spec.get("split", "test"),
     )  # fmt: skip
 
 

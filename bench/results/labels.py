@@ -16,6 +16,9 @@ FIRST_METRICS = (
 )
 """Order of the usual columns; the others follow by name."""
 
+# They change no coordinates: key-points and boxes lie at the same places of the same images.
+_OF_WEIGHTS = ("interpolation", "mean", "std")
+
 _CANONICAL = json.JSONEncoder(sort_keys=True)
 
 
@@ -62,6 +65,21 @@ def protocol(content: Mapping[str, Any]) -> str:
     usual = [str(content[name]) for name in ("crop", "size", "coordinates") if name in content]
     others = [f"{name}={_value(content[name])}" for name in sorted(content.keys() - {"crop", "size", "coordinates"})]
     return "-".join([*usual, *others])
+
+
+def shared_protocol(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how images are cut and scaled, without what belongs to a backbone's weights: its rows share a table."""
+    return {name: value for name, value in content.items() if name not in _OF_WEIGHTS}
+
+
+def of_weights(content: Mapping[str, Any]) -> str:
+    """Return the preprocessing of a backbone's weights where it is not the usual one.
+
+    Example:
+        >>> of_weights({"crop": "full", "size": 224, "interpolation": "bicubic", "std": [0.5, 0.5, 0.5]})
+        'interpolation bicubic, std [0.5, 0.5, 0.5]'
+    """
+    return ", ".join(f"{name} {_value(content[name])}" for name in _OF_WEIGHTS if name in content)
 
 
 def changed(written: Mapping[str, Any]) -> set[str]:

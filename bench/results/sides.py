@@ -13,7 +13,7 @@ from typing import Any
 from bench.core import registry
 from bench.core.errors import RequestError
 from bench.results.grouping import precedence
-from bench.results.labels import protocol
+from bench.results.labels import protocol, shared_protocol
 from bench.results.records import CellRecord
 from bench.results.store import Store
 
@@ -31,7 +31,7 @@ class Side:
     @property
     def protocol(self) -> str:
         """Return how images were cut and scaled."""
-        return protocol(self.cells[0].spec["protocol"])
+        return protocol(shared_protocol(self.cells[0].spec["protocol"]))
 
     def definitions(self, metric: str) -> dict[str, dict[int, CellRecord]]:
         """Return definition -> seed -> the cell that has the metric in it, or else has the best reason why not."""
@@ -201,7 +201,7 @@ def view_of(spec: dict[str, Any]) -> tuple[str, ...]:
     """Return the fields that two sides must have in common: the data and how it is seen."""
     return (
         f"data {spec['data_digest']}",
-        f"protocol {protocol(spec['protocol'])}",
+        f"protocol {protocol(shared_protocol(spec['protocol']))}",
         f"measured on {spec.get('split', 'test')}",
         f"bad images: {spec['on_bad_image']}",
     )

@@ -217,6 +217,7 @@ class CellRunner:
             progress=self.progress,
             memory_limit=self.attempts.part,
             backbone_name=self.spec.backbone or "",
+            absent_classes=len(self.inputs.head_names) - len(self.inputs.class_names),
         )
 
     def _black_box_digest(self) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from bench.config.black_box import VERSION as BLACK_BOX_VERSION
 from bench.config.spec import CellSpec
 from bench.contract import CellError, Dataset, Method, Samples
 from bench.core import registry
+from bench.core.imagenet_classes import HeadClasses
 from bench.core.seeding import derive
 from bench.data.cache import prepare
 from bench.data.datasets import open_dataset
@@ -20,6 +21,7 @@ from bench.data.preprocessing import Preprocessing
 from bench.models import weights
 from bench.models.backbones import build, pretrained_head
 from bench.models.external import ExternalFile, NetworkConfig
+from bench.models.imagenet_head import head_for, head_names
 from bench.runner.progress import ConsoleProgress
 
 
@@ -34,6 +36,7 @@ class Inputs:
 
     Attributes:
         left_out: files of the data set's folder that its reader ignored, after :meth:`data` was called.
+        class_names: names of the data set's classes, after :meth:`data` was called.
     """
 
     def __init__(self, spec: CellSpec, where: Mapping[str, Any], home: Path, progress: ConsoleProgress) -> None:
@@ -42,6 +45,7 @@ class Inputs:
             registry.load_plugin(Path(file))
         self.method: Method = registry.load("methods", spec.method)()
         self.left_out: dict[str, Any] = {}
+        self.class_names: Sequence[str] = ()
 
     def check(self) -> None:
         """Refuse changed inputs: an id must mean one computation.
@@ -116,7 +120,9 @@ class Inputs:
         """
         dataset = self.dataset()
         protocol = Preprocessing.model_validate(self.spec.protocol)
-        return dict(prepare(dataset, protocol, self.home, self.progress, on_bad=self.spec.on_bad_image))  # type: ignore[arg-type]
+        splits = prepare(dataset, protocol, self.home, self.progress, on_bad=self.spec.on_bad_image)  # type: ignore[arg-type]
+        self.class_names = splits["train"].class_names
+        return dict(splits)
 
     def settings(self) -> Any:
         """Return the method's ``Config``, with the paths of its external files from the plan."""
@@ -128,11 +134,23 @@ class Inputs:
         settings = self.settings()
         return settings.given if isinstance(settings, NetworkConfig) else {}
 
-    def head(self, classes: int, channels: int) -> tuple[Tensor, Tensor]:
-        """Return weight and bias of the head of the starting weights; see :func:`pretrained_head`."""
+    @property
+    def head_classes(self) -> HeadClasses:
+        """Return which rows of a pretrained head count."""
+        return (self.spec.black_box or {}).get("head_classes", "present")
+
+    @property
+    def head_names(self) -> list[str]:
+        """Return the class of each logit: the data set's, then those that only a pretrained head has and that count."""
+        return head_names(self.class_names, self.head_classes)
+
+    def head(self, channels: int) -> tuple[Tensor, Tensor]:
+        """Return weight and bias of the head of the starting weights; see :func:`head_for`."""
         assert self.spec.backbone is not None
-        file, size = Path(self.where["weights"]), self.spec.protocol["size"]
-        return pretrained_head(self.spec.backbone, file, classes, channels, size)
+        name, file, size = self.spec.backbone, Path(self.where["weights"]), self.spec.protocol["size"]
+        return head_for(
+            self.class_names, self.head_classes, lambda count: pretrained_head(name, file, count, channels, size)
+        )
 
     def backbone(self) -> nn.Module:
         """Build a new feature extractor with its starting weights."""

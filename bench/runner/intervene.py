@@ -80,4 +80,5 @@ def intervene(cell: CellRunner) -> Intervention:
         scores.append((pooled @ model.vectors.flatten(0, 1).to(pooled.dtype).T).cpu())
     every = torch.cat(logits)
     result = effects(every, torch.cat(scores), test.labels, model.k)
-    return Intervention(result, every, test.labels, model.k, list(test.class_names), list(test.ids), model, test)
+    names = cell.inputs.head_names
+    return Intervention(result, every, test.labels, model.k, names, list(test.ids), model, test)

@@ -49,7 +49,7 @@ def train_or_load(
     folder: WorkDir,
     config: BlackBoxConfig,
     backbone: Callable[[], nn.Module],
-    head: Callable[[int, int], tuple[Tensor, Tensor]],
+    head: Callable[[int], tuple[Tensor, Tensor]],
     train: Samples,
     seed: int,
     trainer: Callable[[Path], Trainer],
@@ -63,7 +63,7 @@ def train_or_load(
         folder: work folder of this black box.
         config: origin of the classifier.
         backbone: builds the feature extractor with its starting weights.
-        head: returns weight and bias of the pretrained head, from the numbers of classes and channels.
+        head: returns weight and bias of the pretrained head, from the number of channels.
         train: training split.
         seed: seed of the head's starting weights.
         trainer: builds the training loop, with its checkpoint in the given folder.
@@ -80,7 +80,9 @@ def train_or_load(
         torch.manual_seed(derive(seed, "head"))
         classifier = Classifier(backbone(), train.classes)
     if config.schedule is None or config.head == "pretrained":
-        weight, bias = head(train.classes, classifier.head.in_features)
+        weight, bias = head(classifier.head.in_features)
+        # With more rows than the data set has classes where logits of absent classes count.
+        classifier.head = nn.utils.skip_init(nn.Linear, *weight.shape[::-1])
         classifier.head.load_state_dict({"weight": weight, "bias": bias})
         return classifier.eval()
     loop = trainer(folder.resume)
@@ -132,10 +134,12 @@ def agreement(
     labels, answers = [], []
     for batch in train.batches(batch_size, device, index=index):
         labels += batch.labels.tolist()
-        answers += model(batch.images).argmax(1).tolist()
-    rows = range(train.classes)
+        logits = model(batch.images)
+        answers += logits.argmax(1).tolist()
+        width = logits.shape[1]  # of more classes than the data set has, where a pretrained head's others count
+    rows = range(width)
     shifted = {"less 1": [row - 1 for row in rows], "plus 1": [row + 1 for row in rows]}
-    fit = judge(labels, answers, train.classes, shifted)
+    fit = judge(labels, answers, width, shifted)
     seen = f"the classifier gives the labels of {100 * fit.accuracy:.1f} % of {fit.images} training images"
     if fit.rows is not None:
         progress.note(

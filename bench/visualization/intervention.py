@@ -45,7 +45,7 @@ def draw_case(result: Intervention, prototype: int, image: int, cell: str = "", 
     owner, slot = divmod(prototype, result.k)
     shown = model.explain(batch.images, torch.tensor([owner], device=batch.images.device))
     maps, scores, size = shown.maps.cpu(), shown.scores[0].cpu(), result.test.size
-    plain = pictures(batch.images, size).cpu()
+    plain = pictures(batch.images, size, result.test.mean, result.test.std).cpu()
     colours = rgb([style.colour(one) for one in range(result.k)])
     tints = tinted(plain.expand(result.k, -1, -1, -1), heat(maps.movedim(1, 0), size), colours[:, None])
     gone = (~present(maps[0])).nonzero()[:, 0].tolist()

@@ -170,7 +170,7 @@ class Viewer:
     @property
     def class_names(self) -> list[str]:
         """Readable names of the classes."""
-        return [readable(name) for name in self.test.class_names]
+        return [readable(name) for name in self.cell.inputs.head_names]
 
     @property
     def title(self) -> str:
@@ -205,7 +205,9 @@ class Viewer:
             # All images are of one class. Its rows are padded if another class has more prototypes.
             own = prototypes.to(device) if seen.own.indices is None else seen.own.indices[0] >= 0
             maps = seen.own.maps[:, own]
-            rows.append((pictures(batch.images, size).cpu(), maps.cpu(), seen.own.logits.argmax(1).cpu()))
+            rows.append(
+                (pictures(batch.images, size, test.mean, test.std).cpu(), maps.cpu(), seen.own.logits.argmax(1).cpu())
+            )
         shown, maps, predictions = (torch.cat(parts) for parts in zip(*rows, strict=True))
         peaks, regions = self._judged(metric, label, prototypes) if metric else (_highest(maps, size), None)
         scale = 1.0 if test.size == size else size / test.size
@@ -228,7 +230,12 @@ class Viewer:
         found = shown.maps[0, int((indices == prototype).nonzero()[0])].cpu()
         height, width = (size / cells for cells in found.shape)
         box = (row * height, column * width, (row + 1) * height, (column + 1) * width)
-        return Source(pictures(batch.images, size)[0].cpu(), found, box, str(self.train.ids[image]))
+        return Source(
+            pictures(batch.images, size, self.train.mean, self.train.std)[0].cpu(),
+            found,
+            box,
+            str(self.train.ids[image]),
+        )
 
     def _metric(self) -> tuple[str, Any] | None:
         """Return the cell's first metric of the parts around peaks, prepared on the training split."""

@@ -123,7 +123,7 @@ def test_it_is_recognised_where_it_can_be_read(tmp_path):
 
 
 def imagenet(root, flat):
-    wnids = ["n02", "n01"]  # the devkit's numbers are not in the order of the names
+    wnids = ["n01443537", "n01440764"]  # the devkit's numbers are not in the order of the names
     for index, wnid in enumerate(wnids):
         picture(root / "train" / wnid / f"{wnid}_1.JPEG", seed=index)
     for number in range(4):
@@ -131,7 +131,7 @@ def imagenet(root, flat):
         picture(root / "val" / ("" if flat else wnids[number % 2]) / name, seed=10 + number)
     devkit = root / "ILSVRC2012_devkit_t12/data"
     devkit.mkdir(parents=True)
-    synsets = np.array([(1, "n02"), (2, "n01")], dtype=[("ILSVRC2012_ID", object), ("WNID", object)])
+    synsets = np.array(list(enumerate(wnids, 1)), dtype=[("ILSVRC2012_ID", object), ("WNID", object)])
     savemat(devkit / "meta.mat", {"synsets": synsets[:, None]})
     (devkit / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n2\n1\n2\n")
     return root
@@ -140,8 +140,10 @@ def imagenet(root, flat):
 def test_imagenet_with_folders_or_devkit(tmp_path):
     found = [ImageNet(imagenet(tmp_path / str(flat), flat)) for flat in (True, False)]
     for dataset in found:
-        assert dataset.classes == ["n01", "n02"]
-        assert [record.id for record in dataset.split("train")] == ["train/n01/n01_1.JPEG", "train/n02/n02_1.JPEG"]
+        assert dataset.classes == ["n01440764", "n01443537"]
+        assert [record.id for record in dataset.split("train")] == [
+            f"train/{name}/{name}_1.JPEG" for name in dataset.classes
+        ]
         labels = {record.path.stem[-1]: record.label for record in dataset.split("test")}
         assert labels == {"1": 1, "2": 0, "3": 1, "4": 0}
 
@@ -161,3 +163,34 @@ def test_faults_of_imagenet(tmp_path):
     shutil.rmtree(root / "val")
     with pytest.raises(RequestError, match="val: cannot be read"):
         ImageNet(root)
+
+
+def test_imagenet_refuses_folders_that_are_no_wordnet_ids(tmp_path):
+    root = imagenet(tmp_path, False)
+    for split in ("train", "val"):
+        (root / split / "n01443537").rename(root / split / "goldfish")
+    with pytest.raises(RequestError, match=r"1 of 2 class folders are none .*'goldfish'; name them like n01440764, or"):
+        ImageNet(root)
+
+
+BOX = "<object><bndbox><xmin>{}</xmin><ymin>2</ymin><xmax>{}</xmax><ymax>9</ymax></bndbox></object>"
+
+
+@pytest.mark.parametrize("kaggle", [False, True])
+def test_imagenet_reads_boxes_of_the_official_xml(tmp_path, kaggle):
+    root = imagenet(tmp_path / "Data/CLS-LOC" if kaggle else tmp_path, False)
+    assert "bbox" not in ImageNet(root).provides
+    boxes = tmp_path / "Annotations/CLS-LOC"
+    (boxes / "val").mkdir(parents=True)
+    (boxes / "train/n01440764").mkdir(parents=True)
+    (boxes / "train/n01440764/n01440764_1.xml").write_text(f"<annotation>{BOX.format(1, 5)}</annotation>")
+    for number in range(1, 4):
+        text = f"<annotation>{BOX.format(1, 5)}{BOX.format(3, 8)}</annotation>"
+        (boxes / f"val/ILSVRC2012_val_{number:08d}.xml").write_text(text)
+    with pytest.raises(RequestError, match=r"val_00000004\.xml: is not on disk"):
+        ImageNet(root)
+    (boxes / "val/ILSVRC2012_val_00000004.xml").write_text(text)
+    dataset = ImageNet(root)
+    assert "bbox" in dataset.provides
+    assert [record.box for record in dataset.split("train")] == [(1, 2, 4, 7), None]
+    assert {record.box for record in dataset.split("test")} == {(1, 2, 7, 7)}  # around both objects

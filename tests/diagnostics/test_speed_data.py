@@ -24,7 +24,7 @@ def cars(tmp_path):
 def test_both_read_the_same_images(cars, tmp_path):
     """Whole images squashed with PIL's filter: the files give the prepared images, or their mirrors."""
     samples = prepare(cars, Preprocessing(crop="full", size=32), tmp_path / "home", Quiet())["train"]
-    files = Files(cars.split("train"), 32)
+    files = Files(cars.split("train"), samples)
     (batch,) = samples.batches(10)
     for index, pixels in enumerate(batch.images):
         found, label = files[index]

@@ -108,7 +108,15 @@ def test_the_attack_keeps_to_allowed_pixels_and_limits():
     allowed[:, :, :20] = True
     config = Misalignment.Config(epsilon=0.05, step=0.02)
     with torch.no_grad():
-        changed = attacked(Seen(3.0), images, torch.zeros(4).long(), torch.zeros(4).long(), allowed, config)
+        changed = attacked(
+            Seen(3.0),
+            images,
+            torch.zeros(4).long(),
+            torch.zeros(4).long(),
+            allowed,
+            config,
+            TensorSamples(images, torch.zeros(4), 2),
+        )
     difference = (images - changed) * torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)
     assert (difference[:, :, :, 20:] == 0).all()
     assert difference[:, :, :, :20].min() >= 0.05 - 1e-6

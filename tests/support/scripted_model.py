@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from bench.contract import Explanation, Observation, PartPrototypeModel, PrototypeTable
+from bench.contract import IMAGENET_MEAN, IMAGENET_STD, Explanation, Observation, PartPrototypeModel, PrototypeTable
 
 
 class ScriptedModel(PartPrototypeModel):
@@ -42,7 +42,9 @@ def images(count, size=224):
 def samples(parts, classes, named=None):
     """Return the fields of a test split that metrics read."""
     named = named or [f"part {k}" for k in range(parts)]
-    return SimpleNamespace(parts=named, classes=classes, protocol="full-224-truncated")
+    return SimpleNamespace(
+        parts=named, classes=classes, protocol="full-224-truncated", mean=IMAGENET_MEAN, std=IMAGENET_STD
+    )
 
 
 def observe(model, images, labels, points, visible, batches):

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 import bench.models  # noqa: F401 - lets torchvision be imported
 from bench.cli.decompose import build, run
-from bench.contract import CellError, RequestError
+from bench.contract import CellError, InputConfig, RequestError
 from bench.data.class_images import ClassImages
 from bench.posthoc import decompose, draw, load
 from bench.visualization.decomposition_gallery import strongest
@@ -108,6 +108,8 @@ def test_from_an_image_folder_to_files(folder, weights, tmp_path):
     classifier, _ = build("timm:resnet10t", weights, 2)
     model = load(out, classifier)
     assert model.class_names == ("blue", "red")
+    # timm's configuration of these weights: its own size and interpolation, ImageNet's mean and deviation.
+    assert model.input == InputConfig(interpolation="bicubic", size=176)
     assert any("classes/s" in note for note in progress.notes)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.contract import Explanation, PartPrototypeModel, PrototypeTable
+from bench.contract import Explanation, InputConfig, PartPrototypeModel, PrototypeTable
 from bench.models.split.features import Features
 
 
@@ -29,6 +29,7 @@ class PartPrototypeClassifier(PartPrototypeModel):
     Attributes:
         facts: numbers about the decomposition, such as the completeness residual.
         left_out: files of an image folder that were not read: reason -> ``files`` (number) and ``example``.
+        input: preprocessing of the images that it was made from; ``None`` if they came from a loader of the caller's.
     """
 
     bias: Tensor
@@ -45,6 +46,7 @@ class PartPrototypeClassifier(PartPrototypeModel):
         self.class_names = tuple(class_names) if class_names else tuple(str(i) for i in range(classes))
         self.facts: dict[str, float] = {}
         self.left_out: dict[str, dict[str, Any]] = {}
+        self.input: InputConfig | None = None
 
     @property
     def classifier(self) -> nn.Module:

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bench.contract import RequestError, Settings
+from bench.contract import InputConfig, RequestError, Settings
 from bench.models.split.features import Features
 from bench.models.split.find import Split
 from bench.models.split.verify import verify
@@ -37,6 +37,7 @@ class _Description(Settings):
     split: Split
     facts: dict[str, float | None]
     left_out: dict[str, dict[str, int | str]] = Field(default_factory=dict)
+    input: InputConfig | None = None
     tensors: str | None = None  # SHA-256 of the file with the numbers; older folders have none
 
 
@@ -67,6 +68,7 @@ def save(model: PartPrototypeClassifier, folder: Path | str) -> Path:
         split=model.features.split,
         facts={name: value if value == value else None for name, value in model.facts.items()},
         left_out=model.left_out,
+        input=model.input,
         tensors=hashlib.sha256((folder / _TENSORS).read_bytes()).hexdigest(),
     )
     write(folder / _FACTS, json.dumps(description.model_dump(mode="json"), indent=1) + "\n")
@@ -124,6 +126,7 @@ def load(folder: Path | str, classifier: nn.Module, images: Tensor | None = None
     model.prototypes.source_image.copy_(tensors["source_image"])
     model.prototypes.source_patch.copy_(tensors["source_patch"])
     model.left_out = {reason: dict(entry) for reason, entry in description.left_out.items()}
+    model.input = description.input
     model.facts = {name: float("nan") if value is None else value for name, value in description.facts.items()}
     return model
 

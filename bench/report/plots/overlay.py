@@ -7,16 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bench.contract import IMAGENET_MEAN, IMAGENET_STD
-
 _OPAQUE = 0.72
 _START = 0.5
 
 
-def pictures(
-    images: Tensor, size: int, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
-) -> Tensor:
-    """Convert normalised images ``(N, 3, H, W)`` to ``(N, size, size, 3)`` pictures from 0 to 1."""
+def pictures(images: Tensor, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Convert images ``(N, 3, H, W)``, normalised with mean and std, to ``(N, size, size, 3)`` pictures from 0 to 1."""
     shift, spread = (images.new_tensor(values)[:, None, None] for values in (mean, std))
     plain = images * spread + shift
     if plain.shape[-2:] != (size, size):

@@ -55,4 +55,4 @@ def test_pictures_undo_the_normalisation():
     mean, std = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.5, 0.6, 0.7])
     normal = (plain - mean[:, None, None]) / std[:, None, None]
     torch.testing.assert_close(pictures(normal, 8, mean.tolist(), std.tolist()), plain.movedim(1, -1))
-    assert pictures(normal, 16).shape == (2, 16, 16, 3)
+    assert pictures(normal, 16, mean.tolist(), std.tolist()).shape == (2, 16, 16, 3)
