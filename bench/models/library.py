@@ -51,6 +51,11 @@ class LibraryFeatures(nn.Module):
         super().__init__()
         self.network, self.channels, self.norm, self._maps = network, channels, norm, maps
 
+    @property
+    def named_as_in_files(self) -> nn.Module:
+        """Library's own network: files of weights have its names, without this module around it."""
+        return self.network
+
     def forward(self, images: Tensor) -> Tensor:
         """Return features of normalised images."""
         features = self._maps(self.network, images)

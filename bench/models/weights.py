@@ -196,7 +196,7 @@ def load(backbone: nn.Module, file: Path, name: str, note: Callable[[str], None]
     Raises:
         RequestError: as :func:`fitting`.
     """
-    network = getattr(backbone, "network", backbone)  # of a library: files have its names, without ours around it
+    network = getattr(backbone, "named_as_in_files", backbone)
     wanted = network.state_dict()
     given = fitting(file, wanted, name, _layouts(backbone), note)
     network.load_state_dict({key: value for key, value in given.items() if key in wanted}, strict=False)
