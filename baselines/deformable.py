@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from baselines import layers
-from baselines.deformable_conv import KERNEL, PADDING, PARTS, linear_patches, norm_preserving_conv
+from baselines.deformable_conv import DILATION, KERNEL, PADDING, PARTS, linear_patches, norm_preserving_conv
+from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
 from bench.config.schedule import Schedule
-from bench.contract import Explanation, FitContext, Method, PartPrototypeModel, Progress, PrototypeTable, Samples
+from bench.contract import Explanation, FitContext, PartPrototypeModel, Progress, PrototypeTable, Samples
 from bench.core.seeding import derive
-from bench.models.external import NetworkConfig
-from bench.training.trainer import Learner
 
 EPSILON = 1e-4
 _EPSILON_CHANNELS = 2
@@ -110,6 +109,12 @@ class DeformableProtoPNetModel(PartPrototypeModel):
         z = unit_features(z)
         return z, layers.at_least_single(self.conv_offset(z)) if self.deformed else None
 
+    def patches(self, features: Tensor) -> Tensor:
+        """Compute the rigid patches that a prototype can be, four parts of z-hat: ``(N, 4 D, h', w')``."""
+        z = self.latent(features)[0][:, :-_EPSILON_CHANNELS]
+        # Channels vary slowest and parts fastest, as in a flattened prototype.
+        return functional.unfold(z, KERNEL, DILATION, PADDING).unflatten(2, z.shape[2:])
+
     def cosines(self, z: Tensor, offsets: Tensor | None) -> Tensor:
         """Compute the mean cosine between a prototype's parts and a patch, divided by 1.01: ``(N, P, h', w')``."""
         with torch.autocast(z.device.type, enabled=False):
@@ -147,12 +152,12 @@ class DeformableProtoPNetModel(PartPrototypeModel):
         return torch.linalg.vector_norm(gram - torch.eye(gram.shape[-1], device=gram.device))
 
 
-class DeformableProtoPNetLearner(Learner):
+class DeformableProtoPNetLearner(NetworkLearner):
     """Cross entropy of the margin logits, cluster, separation, offset penalty, orthogonality and L1 terms."""
 
     def __init__(self, model: DeformableProtoPNetModel, config: Any, seed: int, progress: Progress) -> None:
-        super().__init__()
-        self.model, self.config, self.seed, self.progress = model, config, seed, progress
+        super().__init__(model, config, progress)
+        self.seed = seed
 
     def groups(self) -> Mapping[str, list[nn.Parameter]]:
         """Return the groups ``backbone``, ``prototypes``, ``offsets``, ``last_layer``."""
@@ -192,10 +197,6 @@ class DeformableProtoPNetLearner(Learner):
         correct = (model.classify(best).argmax(1) == labels).float().mean()
         return {"loss": loss, **losses, "train_accuracy": correct}
 
-    def after_step(self) -> None:
-        """Clear the sources of prototypes that changed."""
-        layers.forget_sources(self.model.prototype_vectors, self.model.prototypes)
-
     def act(self, action: str, samples: Samples) -> None:
         """Run ``open_offsets``, or ``project`` the prototypes onto training patches."""
         model = self.model
@@ -226,13 +227,13 @@ def _deformed_patch(latent: tuple[Tensor, Tensor | None], image: Tensor, row: Te
     return linear_patches(z[:, :-_EPSILON_CHANNELS], offsets, image, row, column)
 
 
-class DeformableProtoPNet(Method):
+class DeformableProtoPNet(PrototypeNetwork):
     """Class-specific prototypes of four parts, each of which moves with the image."""
 
     name = "deformable"
     paper = "Donnelly et al., Deformable ProtoPNet: An Interpretable Image Classifier, CVPR 2022"
 
-    class Config(NetworkConfig):
+    class Config(TrainedConfig):
         """Published defaults; the schedule comes from the recipe.
 
         Attributes:
@@ -248,6 +249,7 @@ class DeformableProtoPNet(Method):
             official_bugs: compute as the released code, from which the published results are: the offset penalty has
                 no gradient, and orthogonality is taken over blocks of prototypes that are no classes. Otherwise the
                 penalty, at its published weight, keeps every part at the location of a rigid prototype's.
+            start: starting values; see :mod:`baselines.starts`.
             schedule: phases over the groups ``backbone, prototypes, offsets, last_layer``; actions ``open_offsets``
                 and ``project``.
         """
@@ -291,10 +293,3 @@ class DeformableProtoPNet(Method):
     def learner(self, model: DeformableProtoPNetModel, task: FitContext) -> DeformableProtoPNetLearner:
         """Return the learner with the network's loss and projection."""
         return DeformableProtoPNetLearner(model, task.config, task.seed, task.progress)
-
-    def fit(self, task: FitContext) -> DeformableProtoPNetModel:
-        """Train through the phases of the schedule."""
-        model = self.build(task)
-        task.trainer.fit(self.learner(model, task), task.config.schedule, task.train)
-        task.facts.update(layers.projection_facts(model.prototypes))
-        return model.eval()

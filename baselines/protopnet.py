@@ -10,11 +10,11 @@ from pydantic import PositiveInt, field_validator
 from torch import Tensor, nn
 
 from baselines import layers
+from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
+from baselines.starts import AddOnStart, start_setting
 from bench.config.schedule import Schedule
-from bench.contract import Explanation, FitContext, Method, PartPrototypeModel, Progress, PrototypeTable, Samples
+from bench.contract import Explanation, FitContext, PartPrototypeModel, PrototypeTable, Samples
 from bench.core.seeding import derive
-from bench.models.external import NetworkConfig
-from bench.training.trainer import Learner
 
 
 class ProtoPNetModel(PartPrototypeModel):
@@ -72,12 +72,8 @@ class ProtoPNetModel(PartPrototypeModel):
         return layers.at_maxima(maps, layers.class_weights(self.last_layer, classes))
 
 
-class ProtoPNetLearner(Learner):
+class ProtoPNetLearner(NetworkLearner):
     """Cross entropy, cluster, separation and L1 terms."""
-
-    def __init__(self, model: ProtoPNetModel, config: Any, progress: Progress) -> None:
-        super().__init__()
-        self.model, self.config, self.progress = model, config, progress
 
     def groups(self) -> Mapping[str, list[nn.Parameter]]:
         """Return the groups ``backbone``, ``add_on``, ``prototypes``, ``last_layer``."""
@@ -103,10 +99,6 @@ class ProtoPNetLearner(Learner):
             "train_accuracy": correct,
         }
 
-    def after_step(self) -> None:
-        """Clear the sources of prototypes that changed."""
-        layers.forget_sources(self.model.prototype_vectors, self.model.prototypes)
-
     def act(self, action: str, samples: Samples) -> None:
         """Run ``project``, which replaces the prototypes by training patches."""
         if action != "project":
@@ -122,13 +114,13 @@ class ProtoPNetLearner(Learner):
         )
 
 
-class ProtoPNet(Method):
+class ProtoPNet(PrototypeNetwork):
     """Class-specific prototypes trained with the network and projected onto training patches."""
 
     name = "protopnet"
     paper = "Chen et al., This Looks Like That: Deep Learning for Interpretable Image Recognition, NeurIPS 2019"
 
-    class Config(NetworkConfig):
+    class Config(TrainedConfig):
         """Published defaults; the schedule comes from the recipe.
 
         Attributes:
@@ -137,6 +129,7 @@ class ProtoPNet(Method):
             cluster: weight of the cluster term.
             separation: weight of the separation term.
             l1: weight of the L1 term on connections to other classes.
+            start: starting values; see :mod:`baselines.starts`.
             schedule: phases over the groups ``backbone, add_on, prototypes, last_layer``; action ``project``.
         """
 
@@ -145,6 +138,7 @@ class ProtoPNet(Method):
         cluster: float = 0.8
         separation: float = 0.08
         l1: float = 1e-4
+        start: AddOnStart = start_setting(AddOnStart)
         schedule: Schedule
 
         @field_validator("schedule")
@@ -162,10 +156,3 @@ class ProtoPNet(Method):
     def learner(self, model: ProtoPNetModel, task: FitContext) -> ProtoPNetLearner:
         """Return the learner with the network's loss and projection."""
         return ProtoPNetLearner(model, task.config, task.progress)
-
-    def fit(self, task: FitContext) -> ProtoPNetModel:
-        """Train through the phases of the schedule."""
-        model = self.build(task)
-        task.trainer.fit(self.learner(model, task), task.config.schedule, task.train)
-        task.facts.update(layers.projection_facts(model.prototypes))
-        return model.eval()

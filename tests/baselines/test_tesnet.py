@@ -264,7 +264,8 @@ def test_prototypes_that_learn_on_are_no_longer_training_patches(tmp_path):
     """The published schedule trains all of it after its only projection."""
     work = task(tmp_path, stripes(), config_of(*projected_then(LAST, Phase(name="joint", epochs=1, lr=JOINT))))
     model = TesNet().fit(work)
-    assert work.facts == {"projected": 0}
+    assert work.facts["projected"] == 0
+    assert "duplicate_share" not in work.facts
     assert (model.prototypes.source_image == -1).all()
     assert (model.prototypes.source_patch == -1).all()
 
