@@ -20,6 +20,7 @@ from bench.report.cell_facts import (
     settings_of,
     short,
 )
+from bench.results.cautions import odd_facts
 from bench.results.stats.intervals import with_intervals
 from bench.results.store import Store
 
@@ -66,6 +67,8 @@ def show_cell(store: Store, name: str, console: Console) -> None:
         scores.add_row(*row)
     console.print(scores)
     console.print(_pairs("about the fit", about_the_fit(outcome)))
+    for odd in odd_facts(outcome["facts"]):
+        console.print(f"[yellow]! {odd}[/yellow]", highlight=False)
     console.print(_pairs("what it took of the machine, all attempts", flatten(outcome.get("usage", {}))))
     console.print(_pairs("computed with", computed_with(outcome)))
     versions = folder.result / "packages.txt"

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from bench.core import registry
 from bench.core.errors import RequestError
+from bench.report.cautions import with_cautions
 from bench.report.chance import chance_warnings
 from bench.report.provenance import describe_block, distinguish, fewer_seeds
 from bench.report.table import Block, Line
@@ -85,7 +86,7 @@ def _block(
 ) -> Block:
     notes: list[str] = []
     rows = _rows(group)
-    lines = [_line(row, columns, notes) for row in rows]
+    lines = with_cautions([_line(row, columns, notes) for row in rows], rows, notes)
     if store is not None:
         kinds: dict[str, str] = {}
         lines = [_bounded(line, row, store, notes, kinds) for line, row in zip(lines, rows, strict=True)]
@@ -164,8 +165,8 @@ def mark_best(lines: Sequence[Line], columns: Sequence[Column]) -> list[Line]:
     """Mark the best method of each column if at least two compete; values printed alike are marked alike."""
     best: dict[str, float] = {}
     for column in columns:
-        known = [line.entries[column.metric].value for line in lines if line.role == "method"]
-        values = [value for value in known if value is not None]
+        known = [line.entries[column.metric] for line in lines if line.role == "method"]
+        values = [entry.value for entry in known if entry.value is not None and not entry.collapsed]
         # An axiom that holds for all of them has no best.
         if len(values) > 1 and not all(map(column.within, values)):
             there = [column.printed(value) for value in values]
@@ -173,7 +174,7 @@ def mark_best(lines: Sequence[Line], columns: Sequence[Column]) -> list[Line]:
 
     def marked(line: Line, column: Column) -> Entry:
         entry = line.entries[column.metric]
-        if line.role != "method" or column.metric not in best or entry.value is None:
+        if line.role != "method" or column.metric not in best or entry.value is None or entry.collapsed:
             return entry
         return replace(entry, best=column.printed(entry.value) == best[column.metric])
 
