@@ -73,6 +73,8 @@ class NetworkLearner(Learner):
 class PrototypeNetwork(Method):
     """Method that trains a network through the phases of its schedule. Subclasses define ``build`` and ``learner``."""
 
+    stages: ClassVar = ("unprojected", "projected", "final")
+
     @classmethod
     def starts_from_black_box(cls, config: Any) -> bool:
         """Return whether the backbone starts from the weights of the trained black box."""

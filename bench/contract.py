@@ -247,8 +247,7 @@ class Learner(Protocol):
 class Trainer(Protocol):
     """Phased training loop of a cell (:class:`bench.training.trainer.Trainer`).
 
-    It has the ``folder`` of this fit's checkpoints until the cell is done, the ``history`` with a row for each finished
-    epoch (phase, epoch, losses, seconds), and the ``earlier_seconds`` that interrupted attempts at this fit took.
+    It has the ``folder`` of this fit's checkpoints, a ``history`` with a row for each epoch, and ``earlier_seconds``.
     """
 
     folder: Path

@@ -153,7 +153,7 @@ def tune(
     device: str,
     memory_limit: int,
 ) -> None:
-    """Compare settings of a method that needs no training, on the training split of some cells.
+    """Compare settings of a method on the training split of some cells; a network is trained for each of them.
 
     Each part of the training split in turn is left out of the fit and measured on. Test images are not looked at,
     unless --split test asks for them, to report what was chosen. Several cells (of several seeds, say) are averaged.

@@ -12,6 +12,7 @@ from bench.report.cell_facts import (
     SCORES,
     about_the_fit,
     computed_with,
+    deviations,
     flatten,
     plain,
     prototype_tables,
@@ -20,7 +21,6 @@ from bench.report.cell_facts import (
     settings_of,
     short,
 )
-from bench.results.cautions import odd_facts
 from bench.results.stats.intervals import with_intervals
 from bench.results.store import Store
 
@@ -53,6 +53,9 @@ def show_cell(store: Store, name: str, console: Console) -> None:
         console.print(f"repeat   {repeating(folder.path.resolve(), outcome)}", soft_wrap=True)
     console.print()
     console.print(_pairs("what it is, under the names that --set takes", settings_of(spec)))
+    if departures := deviations(written):
+        console.print("the recipe departs from the original:")
+        console.print("\n".join(f"- {text}" for text in departures), highlight=False)
     if outcome is None:
         failure = record.failure
         console.print(_state(failure), style="red")
@@ -67,8 +70,6 @@ def show_cell(store: Store, name: str, console: Console) -> None:
         scores.add_row(*row)
     console.print(scores)
     console.print(_pairs("about the fit", about_the_fit(outcome)))
-    for odd in odd_facts(outcome["facts"]):
-        console.print(f"[yellow]! {odd}[/yellow]", highlight=False)
     console.print(_pairs("what it took of the machine, all attempts", flatten(outcome.get("usage", {}))))
     console.print(_pairs("computed with", computed_with(outcome)))
     versions = folder.result / "packages.txt"

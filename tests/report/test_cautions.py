@@ -5,6 +5,7 @@ import json
 import pytest
 
 from bench.report import as_markdown, comparison
+from bench.report.cell_facts import deviations
 from tests.support.stores import StoreMaker, reseal, scores
 
 
@@ -67,3 +68,10 @@ def test_method_far_behind_its_black_box_is_noted(maker):
     noted = [(line.label, line.backbone) for line in block.lines if line.entries["accuracy"].notes]
     assert noted == [("protopnet", "tiny")]
     assert "28.5 points behind the black box" in as_markdown([block])
+
+
+def test_published_recipes_state_their_departures():
+    for method in ("protopnet", "tesnet", "protopool", "deformable"):
+        assert deviations({"spec": {"method": method}, "recipe": "published"})
+        assert deviations({"spec": {"method": method}, "recipe": "small"}) == []
+    assert deviations({"spec": {"method": "constant"}, "recipe": "published"}) == []
