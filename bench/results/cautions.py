@@ -87,13 +87,13 @@ def empty_regions(shares: Sequence[float]) -> str:
 
     Example:
         >>> empty_regions([78.0, 80.0])
-        '79 % of its regions contain no part: stable if the noisy region contains none either'
+        '79 % of its regions contain no part, which counts as stable'
         >>> empty_regions([20.0])
         ''
     """
     if not shares or (share := sum(shares) / len(shares)) <= MOST_EMPTY:
         return ""
-    return f"{share:.0f} % of its regions contain no part: stable if the noisy region contains none either"
+    return f"{share:.0f} % of its regions contain no part, which counts as stable"
 
 
 def collapsed(shares: Sequence[float]) -> bool:
