@@ -194,19 +194,7 @@ class CellRunner:
         black_box: nn.Module | None = None
         if need_black_box and self.spec.black_box is not None:
             self.attempts.stage = SHARED
-            # The version is part of the id and no setting.
-            facts = {name: value for name, value in self.spec.black_box.items() if name != "version"}
-            black_box = train_or_load(
-                WorkDir(self.home / "blackboxes" / self.spec.black_box_id),
-                BlackBoxConfig.model_validate(facts),
-                self.inputs.backbone,
-                self.inputs.head,
-                # Never in smaller batches than planned: other cells share the result.
-                self.attempts.guarded(train, capped=False),
-                derive(self.spec.seed, "black box"),
-                self._trainer,
-                self.progress,
-            ).to(self.device)
+            black_box = self.black_box(train, self.home / "blackboxes" / self.spec.black_box_id)
         return FitContext(
             config=self.inputs.settings(),
             train=self.attempts.guarded(train),
@@ -219,6 +207,28 @@ class CellRunner:
             memory_limit=self.attempts.part,
             backbone_name=self.spec.backbone or "",
         )
+
+    def black_box(self, train: Samples, folder: Path) -> nn.Module:
+        """Train the cell's black box on a split, or load it from the folder.
+
+        Args:
+            train: the training split, or a part of it.
+            folder: work folder of this black box.
+        """
+        assert self.spec.black_box is not None
+        # The version is part of the id and no setting.
+        facts = {name: value for name, value in self.spec.black_box.items() if name != "version"}
+        return train_or_load(
+            WorkDir(folder),
+            BlackBoxConfig.model_validate(facts),
+            self.inputs.backbone,
+            self.inputs.head,
+            # Never in smaller batches than planned: other cells share the result.
+            self.attempts.guarded(train, capped=False),
+            derive(self.spec.seed, "black box"),
+            self._trainer,
+            self.progress,
+        ).to(self.device)
 
     def _black_box_digest(self) -> str | None:
         """Return the digest of its weights: if trained again on a GPU, they differ under the same id."""

@@ -108,8 +108,8 @@ def tune(
         split: ``train`` to choose, ``test`` to report: fitted on the whole training split, measured on the test split.
 
     Raises:
-        RequestError: if a setting does not exist or cannot work on the folds, a network would start from a black box
-            of all images, or there are too few images to cut.
+        RequestError: if a setting does not exist or cannot work on the folds, a cell lacks the black box that its
+            network would start from, or there are too few images to cut.
     """
     if folds < 2:
         raise RequestError(f"{folds} folds: the training split must be cut into at least 2")
@@ -131,12 +131,16 @@ def tune(
             # All choices are checked on all folds before the first fit.
             for chosen in settings:
                 kind.check(chosen, sizes)
-                if kind.starts_from_black_box(chosen) and not kind.needs_black_box:
+                if kind.starts_from_black_box(chosen) and cell.spec.black_box is None:
                     raise RequestError(
-                        f"{kind.name} would start from a black box that has seen the left-out images: "
-                        f"--set {kind.name}.start.backbone=imagenet"
+                        f"{cell.folder.path.name} has no black box: tune a cell with "
+                        f"{kind.name}.start.backbone=blackbox"
                     )
         for fold, fit, judge in parts:
+            if not kind.needs_black_box and any(map(kind.starts_from_black_box, settings)):
+                # Of this fold alone: the cell's own black box has seen the images that are left out.
+                with tempfile.TemporaryDirectory(prefix="partbench-tune-") as folder:
+                    task = replace(task, black_box=cell.black_box(fit, Path(folder)))
             for choice, chosen in zip(wanted, settings, strict=True):
                 # A new checkpoint folder for each fit, which must not resume from that of another choice or fold.
                 with tempfile.TemporaryDirectory(prefix="partbench-tune-") as folder:
