@@ -147,7 +147,7 @@ def state_facts(model: Any, samples: Samples, device: torch.device) -> dict[str,
         ring = torch.ones(height, width, dtype=torch.bool, device=features.device)
         ring[1:-1, 1:-1] = False
         cells = float(ring.float().mean())
-        shown = torch.ones(seen.maps.shape[:2], dtype=torch.bool) if seen.indices is None else seen.indices >= 0
+        shown = torch.ones_like(seen.scores, dtype=torch.bool) if seen.indices is None else seen.indices >= 0
         peaks.append(ring.flatten()[seen.maps.flatten(2).argmax(2)][shown])
         if hasattr(model, "add_on_layers"):
             latent.append(model.add_on_layers(features).flatten().cpu())
