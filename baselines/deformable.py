@@ -11,12 +11,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from baselines import layers
-from baselines.deformable_conv import KERNEL, PADDING, PARTS, linear_patches, norm_preserving_conv
-from baselines.learner import PrototypeLearner
+from baselines.deformable_conv import (
+    DILATION,
+    KERNEL,
+    PADDING,
+    PARTS,
+    Gradient,
+    linear_patches,
+    norm_preserving_conv,
+)
+from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
 from bench.config.schedule import Schedule
-from bench.contract import Explanation, FitContext, Method, PartPrototypeModel, Progress, PrototypeTable, Samples
+from bench.contract import Explanation, FitContext, PartPrototypeModel, Progress, PrototypeTable, Samples
 from bench.core.seeding import derive
-from bench.models.external import NetworkConfig
 
 EPSILON = 1e-4
 _EPSILON_CHANNELS = 2
@@ -55,6 +62,7 @@ class DeformableProtoPNetModel(PartPrototypeModel):
         per_class: prototypes of each class.
         hidden: channels inside the offset network.
         upsampling: cells of the latent map for each cell of the backbone's, each way.
+        gradient: see :func:`baselines.deformable_conv.norm_preserving_conv`.
 
     Attributes:
         deformed: whether offsets are in use; until :meth:`open_offsets` every prototype is rigid. Saved with the state.
@@ -64,10 +72,18 @@ class DeformableProtoPNetModel(PartPrototypeModel):
     apart = "its prototypes look at four cells at once, so that a cell's neighbours count"
     border = PADDING
 
-    def __init__(self, backbone: Any, classes: int, per_class: int, hidden: int, upsampling: int) -> None:
+    def __init__(
+        self,
+        backbone: Any,
+        classes: int,
+        per_class: int,
+        hidden: int,
+        upsampling: int,
+        gradient: Gradient = "exact",
+    ) -> None:
         super().__init__()
         depth = backbone.channels
-        self.backbone, self.upsampling = backbone, upsampling
+        self.backbone, self.upsampling, self.gradient = backbone, upsampling, gradient
         self.prototype_vectors = nn.Parameter(torch.rand(classes * per_class, depth, KERNEL, KERNEL))
         self.prototypes = PrototypeTable(layers.class_identity(classes, per_class))
         # Sizes that lead back to the latent map's: h -> h - 1 -> h.
@@ -110,11 +126,17 @@ class DeformableProtoPNetModel(PartPrototypeModel):
         z = unit_features(z)
         return z, layers.at_least_single(self.conv_offset(z)) if self.deformed else None
 
+    def patches(self, features: Tensor) -> Tensor:
+        """Compute the rigid patches that a prototype can be, four parts of z-hat: ``(N, 4 D, h', w')``."""
+        z = self.latent(features)[0][:, :-_EPSILON_CHANNELS]
+        # Channels vary slowest and parts fastest, as in a flattened prototype.
+        return functional.unfold(z, KERNEL, DILATION, PADDING).unflatten(2, z.shape[2:])
+
     def cosines(self, z: Tensor, offsets: Tensor | None) -> Tensor:
         """Compute the mean cosine between a prototype's parts and a patch, divided by 1.01: ``(N, P, h', w')``."""
         with torch.autocast(z.device.type, enabled=False):
             prototypes = unit_parts(with_epsilon(self.prototype_vectors)) / KERNEL
-            return norm_preserving_conv(z, prototypes, offsets) / (_LENGTH * _SHRINK)
+            return norm_preserving_conv(z, prototypes, offsets, self.gradient) / (_LENGTH * _SHRINK)
 
     def classify(self, best: Tensor) -> Tensor:
         """Return the logits of the largest cosines ``(N, P)``."""
@@ -147,7 +169,7 @@ class DeformableProtoPNetModel(PartPrototypeModel):
         return torch.linalg.vector_norm(gram - torch.eye(gram.shape[-1], device=gram.device))
 
 
-class DeformableProtoPNetLearner(PrototypeLearner):
+class DeformableProtoPNetLearner(NetworkLearner):
     """Cross entropy of the margin logits, cluster, separation, offset penalty, orthogonality and L1 terms."""
 
     def __init__(self, model: DeformableProtoPNetModel, config: Any, seed: int, progress: Progress) -> None:
@@ -222,13 +244,13 @@ def _deformed_patch(latent: tuple[Tensor, Tensor | None], image: Tensor, row: Te
     return linear_patches(z[:, :-_EPSILON_CHANNELS], offsets, image, row, column)
 
 
-class DeformableProtoPNet(Method):
+class DeformableProtoPNet(PrototypeNetwork):
     """Class-specific prototypes of four parts, each of which moves with the image."""
 
     name = "deformable"
     paper = "Donnelly et al., Deformable ProtoPNet: An Interpretable Image Classifier, CVPR 2022"
 
-    class Config(NetworkConfig):
+    class Config(TrainedConfig):
         """Published defaults; the schedule comes from the recipe.
 
         Attributes:
@@ -241,9 +263,12 @@ class DeformableProtoPNet(Method):
             offset_penalty: weight of the norm of a batch's offsets.
             orthogonality: weight of the products between the parts of a class's prototypes.
             l1: weight of the L1 term on connections to other classes, if the last layer learns.
-            official_bugs: compute as the released code, from which the published results are: the offset penalty has
-                no gradient, and orthogonality is taken over blocks of prototypes that are no classes. Otherwise the
-                penalty, at its published weight, keeps every part at the location of a rigid prototype's.
+            official_bugs: compute the loss of the released code, from which the published results are: the offset
+                penalty has no gradient, and orthogonality is taken over blocks of prototypes that are no classes.
+                Otherwise the penalty, at its published weight, keeps every part at the location of a rigid prototype's.
+            gradient: ``exact``, or ``released``: the backward pass of the released CUDA code, which is not the
+                derivative of its forward pass; offsets move 2.5 to 4 times as far with it.
+            start: starting values; see :mod:`baselines.starts`.
             schedule: phases over the groups ``backbone, prototypes, offsets, last_layer``; actions ``open_offsets``
                 and ``project``.
         """
@@ -258,6 +283,7 @@ class DeformableProtoPNet(Method):
         orthogonality: float = 0.1
         l1: float = 1e-2
         official_bugs: bool = True
+        gradient: Gradient = Field(default="exact", exclude_if="exact".__eq__)
         schedule: Schedule
 
         @field_validator("schedule")
@@ -280,17 +306,10 @@ class DeformableProtoPNet(Method):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(task.seed, "deformable"))
             model = DeformableProtoPNetModel(
-                backbone, task.train.classes, config.per_class, config.hidden, config.upsampling
+                backbone, task.train.classes, config.per_class, config.hidden, config.upsampling, config.gradient
             )
         return model.eval()
 
     def learner(self, model: DeformableProtoPNetModel, task: FitContext) -> DeformableProtoPNetLearner:
         """Return the learner with the network's loss and projection."""
         return DeformableProtoPNetLearner(model, task.config, task.seed, task.progress)
-
-    def fit(self, task: FitContext) -> DeformableProtoPNetModel:
-        """Train through the phases of the schedule."""
-        model = self.build(task)
-        task.trainer.fit(self.learner(model, task), task.config.schedule, task.train)
-        task.facts.update(layers.projection_facts(model.prototypes))
-        return model.eval()

@@ -42,6 +42,7 @@ class NetworkArguments:
     convolutions: int = 2
     part: tuple[int, int] = (2, 2)
     hidden: int = 128
+    deformed: bool = True
 
     @property
     def whole(self) -> int:
@@ -118,7 +119,7 @@ def _make_deformable(module: Any, plan: NetworkArguments) -> Any:
         num_classes=plan.C,
         m=0.1,
         add_on_layers_type="upsample",
-        using_deform=True,
+        using_deform=plan.deformed,
         incorrect_class_connection=-0.5,
         deformable_conv_hidden_channels=plan.hidden,
         prototype_dilation=2,
@@ -216,7 +217,7 @@ def build(method: str, task: FitContext, checkpoint: Any) -> OfficialModel:
     if method == "protopool":
         return OfficialModel(network, look, *_settle(network))
     identity = network.prototype_class_identity if checkpoint is None else checkpoint.identity
-    border = DeformableProtoPNetModel.border if method == "deformable" else 0
+    border = DeformableProtoPNetModel.border if method == "deformable" and plan.deformed else 0
     return OfficialModel(network, look, identity > 0, network.last_layer.weight, border)
 
 
@@ -228,6 +229,8 @@ def _plan(task: FitContext, checkpoint: Any) -> NetworkArguments:
         sizes = facts["sizes"]
         known = [sizes[letter] for letter in ("C", "P", "K", "D")]
         more = {"part": (sizes["H"], sizes["W"]), "hidden": sizes["O"]} if "H" in sizes else {}
+        # A rigid network has a plain convolution without padding, on whose smaller map its weights were trained.
+        more["deformed"] = facts.get("attributes", {}).get("using_deform") is not False
         return NetworkArguments(task.backbone_name, image, *known, facts["activation"], facts["add_on"], **more)
     slots = getattr(config, "slots", None)
     per_class = config.per_class if slots is None else slots

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,11 +10,11 @@ from pydantic import PositiveInt, field_validator
 from torch import Tensor, nn
 
 from baselines import layers
-from baselines.learner import PrototypeLearner
+from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
+from baselines.starts import AddOnStart, start_setting
 from bench.config.schedule import Schedule
-from bench.contract import Explanation, FitContext, Method, PartPrototypeModel, PrototypeTable, Samples
+from bench.contract import Explanation, FitContext, PartPrototypeModel, PrototypeTable, Samples
 from bench.core.seeding import derive
-from bench.models.external import NetworkConfig
 
 
 class ProtoPNetModel(PartPrototypeModel):
@@ -71,8 +72,12 @@ class ProtoPNetModel(PartPrototypeModel):
         return layers.at_maxima(maps, layers.class_weights(self.last_layer, classes))
 
 
-class ProtoPNetLearner(PrototypeLearner):
+class ProtoPNetLearner(NetworkLearner):
     """Cross entropy, cluster, separation and L1 terms."""
+
+    def groups(self) -> Mapping[str, list[nn.Parameter]]:
+        """Return the groups ``backbone``, ``add_on``, ``prototypes``, ``last_layer``."""
+        return layers.parameter_groups(self.model)
 
     def forward(self, images: Tensor, labels: Tensor, phase: str) -> dict[str, Tensor]:
         """Compute the loss of the paper with its terms, and the training accuracy."""
@@ -86,8 +91,13 @@ class ProtoPNetLearner(PrototypeLearner):
         # In every stage, as in the official code; it trains nothing while the last layer is fixed.
         loss = loss + config.l1 * layers.foreign_weight(model.last_layer, model.prototypes.classes)
         correct = (logits.argmax(1) == labels).float().mean()
-        terms = {"cross_entropy": entropy, "cluster": cluster, "separation": separation}
-        return {"loss": loss, **terms, "train_accuracy": correct}
+        return {
+            "loss": loss,
+            "cross_entropy": entropy,
+            "cluster": cluster,
+            "separation": separation,
+            "train_accuracy": correct,
+        }
 
     def act(self, action: str, samples: Samples) -> None:
         """Run ``project``, which replaces the prototypes by training patches."""
@@ -104,13 +114,13 @@ class ProtoPNetLearner(PrototypeLearner):
         )
 
 
-class ProtoPNet(Method):
+class ProtoPNet(PrototypeNetwork):
     """Class-specific prototypes trained with the network and projected onto training patches."""
 
     name = "protopnet"
     paper = "Chen et al., This Looks Like That: Deep Learning for Interpretable Image Recognition, NeurIPS 2019"
 
-    class Config(NetworkConfig):
+    class Config(TrainedConfig):
         """Published defaults; the schedule comes from the recipe.
 
         Attributes:
@@ -119,6 +129,7 @@ class ProtoPNet(Method):
             cluster: weight of the cluster term.
             separation: weight of the separation term.
             l1: weight of the L1 term on connections to other classes.
+            start: starting values; see :mod:`baselines.starts`.
             schedule: phases over the groups ``backbone, add_on, prototypes, last_layer``; action ``project``.
         """
 
@@ -127,6 +138,7 @@ class ProtoPNet(Method):
         cluster: float = 0.8
         separation: float = 0.08
         l1: float = 1e-4
+        start: AddOnStart = start_setting(AddOnStart)
         schedule: Schedule
 
         @field_validator("schedule")
@@ -144,10 +156,3 @@ class ProtoPNet(Method):
     def learner(self, model: ProtoPNetModel, task: FitContext) -> ProtoPNetLearner:
         """Return the learner with the network's loss and projection."""
         return ProtoPNetLearner(model, task.config, task.progress)
-
-    def fit(self, task: FitContext) -> ProtoPNetModel:
-        """Train through the phases of the schedule."""
-        model = self.build(task)
-        task.trainer.fit(self.learner(model, task), task.config.schedule, task.train)
-        task.facts.update(layers.projection_facts(model.prototypes))
-        return model.eval()

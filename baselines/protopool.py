@@ -14,12 +14,12 @@ from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
 
 from baselines import layers, protopool_ops
-from baselines.learner import PrototypeLearner
+from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
+from baselines.starts import PoolStart, start_setting
 from bench.config.schedule import Schedule
 from bench.contract import (
     Explanation,
     FitContext,
-    Method,
     PartPrototypeModel,
     Progress,
     PrototypeTable,
@@ -28,7 +28,6 @@ from bench.contract import (
     Sizes,
 )
 from bench.core.seeding import derive
-from bench.models.external import NetworkConfig
 
 _GROUPS = ("backbone", "add_on", "prototypes", "presence", "last_layer")
 
@@ -132,7 +131,7 @@ class ProtoPoolModel(PartPrototypeModel):
         return torch.einsum("nphw,np->nhw", maps, weights)
 
 
-class ProtoPoolLearner(PrototypeLearner):
+class ProtoPoolLearner(NetworkLearner):
     """Cross entropy of mixed images, cluster, separation, L1 and slot orthogonality.
 
     While the presence learns, every step draws it from torch's default generator, which the trainer seeds for each
@@ -141,11 +140,22 @@ class ProtoPoolLearner(PrototypeLearner):
 
     own_slots: Tensor
 
+    steps: Tensor
+    first_slots: Tensor
+
     def __init__(self, model: ProtoPoolModel, config: Any, progress: Progress) -> None:
         super().__init__(model, config, progress)
         self.scale = 0.0
         classes, slots = model.slots.shape
         self.register_buffer("own_slots", layers.class_identity(classes, slots), persistent=False)
+        # In checkpoints only where they cannot be computed again, so that those from before these buffers are readable.
+        self.register_buffer("first_slots", model.slots.clone(), persistent=config.start.presence != "random")
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long), persistent=config.gumbel_steps is not None)
+
+    def prepare(self, start: PoolStart, samples: Samples, seed: int) -> None:  # type: ignore[override]
+        """Give the model its start, and remember the prototypes in its slots."""
+        super().prepare(start, samples, seed)
+        self.first_slots.copy_(self.model.slots)
 
     def groups(self) -> Mapping[str, list[nn.Parameter]]:
         """Return the groups ``backbone``, ``add_on``, ``prototypes``, ``presence``, ``last_layer``."""
@@ -160,14 +170,22 @@ class ProtoPoolLearner(PrototypeLearner):
 
     def before_epoch(self, epoch: int) -> None:
         """Set the scale of the Gumbel-softmax; assign the slots if the presence does not learn."""
-        # The official code's epoch 0 trains nothing (see ProtoPool.fit), so its first training epoch is number 1.
-        self.scale = protopool_ops.gumbel_scale(epoch + self.config.official_bugs, self.config.gumbel_epochs)
+        if self.config.gumbel_steps is None:
+            # The official code's epoch 0 trains nothing (see ProtoPool.schedule): its first training epoch is number 1.
+            self.scale = protopool_ops.gumbel_scale(epoch + self.config.official_bugs, self.config.gumbel_epochs)
         if not self.model.proto_presence.requires_grad:
             self.model.assign()
+
+    def after_step(self) -> None:
+        """Clear the sources of prototypes that changed; with ``gumbel_steps``, set the scale for the next step."""
+        super().after_step()
+        self.steps += 1
 
     def _presence(self) -> Tensor | None:
         logits = self.model.proto_presence
         if logits.requires_grad:
+            if self.config.gumbel_steps is not None:
+                self.scale = protopool_ops.gumbel_scale(int(self.steps), self.config.gumbel_steps)
             return protopool_ops.draw_presence(logits, self.scale)
         # A bug of the official code: its last-layer stage draws noise over the settled presence.
         return (
@@ -200,8 +218,14 @@ class ProtoPoolLearner(PrototypeLearner):
         loss = loss + config.l1 * layers.foreign_weight(model.last_layer, self.own_slots)
         guess = logits.argmax(1)
         correct = share * (guess == labels).float().mean() + (1 - share) * (guess == others).float().mean()
-        terms = {"cross_entropy": entropy, "cluster": cluster, "separation": separation, "orthogonality": overlap}
-        return {"loss": loss, **terms, "train_accuracy": correct}
+        return {
+            "loss": loss,
+            "cross_entropy": entropy,
+            "cluster": cluster,
+            "separation": separation,
+            "orthogonality": overlap,
+            "train_accuracy": correct,
+        }
 
     def act(self, action: str, samples: Samples) -> None:
         """Run ``project``, with the training patches of the classes that have a prototype in any slot."""
@@ -217,8 +241,22 @@ class ProtoPoolLearner(PrototypeLearner):
             with torch.no_grad():
                 vectors[~model.prototypes.classes.any(1)] = 0.0
 
+    def facts(self) -> dict[str, float]:
+        """Return facts about the prototypes that are in a slot, and about the slots."""
+        model, table = self.model, self.model.prototypes
+        assigned = table.classes.any(1)
+        sources = torch.cat([table.source_image[:, None], table.source_patch], 1)[assigned]
+        return {
+            # Prototypes in no slot are kept as they are and counted; the official code makes them zero vectors.
+            "unassigned": float((~assigned).sum()),
+            "repeated_slots": 1 - float(table.classes.sum()) / model.slots.numel(),
+            "kept_slots": 100 * float((model.slots == self.first_slots).float().mean()),
+            "projected": float((table.source_image[assigned] >= 0).float().mean()),
+            "duplicate_share": 1 - len(torch.unique(sources, dim=0)) / len(sources),
+        }
 
-class ProtoPool(Method):
+
+class ProtoPool(PrototypeNetwork):
     """Pool of prototypes shared by the classes, with a learnt assignment to the classes' slots."""
 
     name = "protopool"
@@ -227,7 +265,7 @@ class ProtoPool(Method):
 
     published_forms: ClassVar = {"literal": {"mixing": "literal"}}
 
-    class Config(NetworkConfig):
+    class Config(TrainedConfig):
         """Published defaults (CUB); the schedule comes from the recipe.
 
         Attributes:
@@ -240,10 +278,13 @@ class ProtoPool(Method):
             orthogonality: weight of the term that keeps the slots of a class apart.
             mixup: both parameters of the Beta distribution of the first image's share; 0 = images are not blended.
             gumbel_epochs: epochs until the scale of the Gumbel-softmax has its last value.
+            gumbel_steps: optimiser steps until then, in place of ``gumbel_epochs``: the scale then grows from step to
+                step. Published epochs have 2,000 steps; a scale for each epoch of 40 leaves no time to learn the slots.
             mixing: ``factored`` never allocates classes x prototypes x slots x images (nor x slots x slots for the
                 orthogonality); ``literal`` computes the same sums term by term, for comparison.
             official_bugs: follow the official code if it departs from its paper: Gumbel noise at inference and in the
                 last-layer stage, zeros for prototypes without a class, a first epoch that trains nothing.
+            start: starting values; see :mod:`baselines.starts`.
             schedule: phases over the groups ``backbone, add_on, prototypes, presence, last_layer``; action ``project``.
         """
 
@@ -256,8 +297,10 @@ class ProtoPool(Method):
         orthogonality: float = 1.0
         mixup: Annotated[float, Field(ge=0)] = 0.5
         gumbel_epochs: PositiveInt = 30
+        gumbel_steps: PositiveInt | None = Field(default=None, exclude_if=lambda steps: steps is None)
         mixing: protopool_ops.Mixing = "factored"
         official_bugs: bool = False
+        start: PoolStart = start_setting(PoolStart)
         schedule: Schedule
 
         @field_validator("schedule")
@@ -274,6 +317,20 @@ class ProtoPool(Method):
                 "the separation term needs prototypes outside a class's slots"
             )
 
+    def schedule(self, config: Any) -> Schedule:
+        """Return the schedule of the settings, with ``official_bugs`` without its first epoch."""
+        schedule: Schedule = config.schedule
+        if not config.official_bugs or not schedule.phases:
+            return schedule
+        # A bug of the official code: its loop passes over epoch 0, which counts but trains nothing.
+        first, *rest = schedule.phases
+        shorter = first.model_copy(update={"epochs": max(first.epochs - 1, 0)})
+        return schedule.model_copy(update={"phases": (shorter, *rest)})
+
+    def settle(self, model: ProtoPoolModel) -> None:
+        """Put the prototype of the largest presence into each slot."""
+        model.assign()
+
     def build(self, task: FitContext) -> ProtoPoolModel:
         """Return the network with its initial weights, drawn from the task's seed."""
         backbone, config = task.backbone(), task.config
@@ -287,23 +344,3 @@ class ProtoPool(Method):
     def learner(self, model: ProtoPoolModel, task: FitContext) -> ProtoPoolLearner:
         """Return the learner with the network's loss and projection."""
         return ProtoPoolLearner(model, task.config, task.progress)
-
-    def fit(self, task: FitContext) -> ProtoPoolModel:
-        """Train through the phases of the schedule."""
-        model = self.build(task)
-        schedule = task.config.schedule
-        if task.config.official_bugs and schedule.phases:
-            # A bug of the official code: its loop passes over epoch 0, which counts but trains nothing.
-            first, *rest = schedule.phases
-            shorter = first.model_copy(update={"epochs": max(first.epochs - 1, 0)})
-            schedule = schedule.model_copy(update={"phases": (shorter, *rest)})
-        task.trainer.fit(self.learner(model, task), schedule, task.train)
-        model.assign()
-        table, assigned = model.prototypes, model.prototypes.classes.any(1)
-        # Prototypes in no slot are kept as they are and counted; the official code makes them zero vectors.
-        task.facts["unassigned"] = float((~assigned).sum())
-        task.facts["repeated_slots"] = 1 - float(table.classes.sum()) / model.slots.numel()
-        task.facts["projected"] = float((table.source_image[assigned] >= 0).float().mean())
-        sources = torch.cat([table.source_image[:, None], table.source_patch], 1)[assigned]
-        task.facts["duplicate_share"] = 1 - len(torch.unique(sources, dim=0)) / len(sources)
-        return model.eval()

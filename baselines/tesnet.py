@@ -7,6 +7,7 @@ channels, while ``depth`` here is the 64 of its settings.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -14,12 +15,12 @@ from pydantic import PositiveInt, field_validator
 from torch import Tensor, nn
 
 from baselines import layers
-from baselines.learner import PrototypeLearner
+from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
+from baselines.starts import AddOnStart, start_setting
 from bench.config.schedule import Schedule
 from bench.contract import (
     Explanation,
     FitContext,
-    Method,
     PartPrototypeModel,
     Progress,
     PrototypeTable,
@@ -28,7 +29,6 @@ from bench.contract import (
     Sizes,
 )
 from bench.core.seeding import derive
-from bench.models.external import NetworkConfig
 
 
 def subspace_separation(bases: Tensor) -> Tensor:
@@ -117,12 +117,16 @@ class TesNetModel(PartPrototypeModel):
         return layers.at_maxima(self.maps(features), layers.class_weights(self.last_layer, classes))
 
 
-class TesNetLearner(PrototypeLearner):
+class TesNetLearner(NetworkLearner):
     """Cross entropy, cluster, separation and L1 terms; orthonormality within classes, separation between them."""
 
     def __init__(self, model: TesNetModel, config: Any, progress: Progress) -> None:
         super().__init__(model, config, progress)
         self.subspaces = subspace_separation if config.subspace_form == "gram" else literal_subspace_separation
+
+    def groups(self) -> Mapping[str, list[nn.Parameter]]:
+        """Return the groups ``backbone``, ``add_on``, ``prototypes``, ``last_layer``."""
+        return layers.parameter_groups(self.model)
 
     def forward(self, images: Tensor, labels: Tensor, phase: str) -> dict[str, Tensor]:
         """Compute the loss of the paper with its terms, and the training accuracy."""
@@ -152,7 +156,7 @@ class TesNetLearner(PrototypeLearner):
         # A projected patch is copied at its length, and official code normalises after every step, of any stage.
         prototypes = self.model.prototype_vectors
         prototypes.copy_(layers.unit(prototypes))
-        super().after_step()
+        layers.forget_sources(prototypes, self.model.prototypes)
 
     def act(self, action: str, samples: Samples) -> None:
         """Run ``project``, which replaces the prototypes by training patches."""
@@ -170,7 +174,7 @@ class TesNetLearner(PrototypeLearner):
         )
 
 
-class TesNet(Method):
+class TesNet(PrototypeNetwork):
     """Class-specific prototypes that span one subspace for each class, trained with the network and projected."""
 
     name = "tesnet"
@@ -178,7 +182,7 @@ class TesNet(Method):
 
     published_forms: ClassVar = {"literal": {"subspace_form": "literal"}}
 
-    class Config(NetworkConfig):
+    class Config(TrainedConfig):
         """Published defaults; the schedule comes from the recipe.
 
         Attributes:
@@ -192,6 +196,7 @@ class TesNet(Method):
             subspace_form: ``gram``, or ``literal``: from the published tensor, 16 GB at 1,000 classes.
             official_bugs: batch normalisation moves in every phase, also in the last-layer one, in which the projected
                 prototypes stop being training patches; the schedule's ``freeze_norm`` is not followed.
+            start: starting values; see :mod:`baselines.starts`.
             schedule: phases over the groups ``backbone, add_on, prototypes, last_layer``; action ``project``.
         """
 
@@ -204,6 +209,7 @@ class TesNet(Method):
         subspace: float = 1e-7
         subspace_form: Literal["gram", "literal"] = "gram"
         official_bugs: bool = False
+        start: AddOnStart = start_setting(AddOnStart)
         schedule: Schedule
 
         @field_validator("schedule")
@@ -220,6 +226,14 @@ class TesNet(Method):
                 f"{config.depth} dimensions; lower the one or raise the other"
             )
 
+    def schedule(self, config: Any) -> Schedule:
+        """Return the schedule of the settings, with ``official_bugs`` without frozen batch normalisation."""
+        schedule: Schedule = config.schedule
+        if not config.official_bugs:
+            return schedule
+        moving = tuple(phase.model_copy(update={"freeze_norm": False}) for phase in schedule.phases)
+        return schedule.model_copy(update={"phases": moving})
+
     def build(self, task: FitContext) -> TesNetModel:
         """Return the network with its initial weights, drawn from the task's seed."""
         backbone = task.backbone()
@@ -230,13 +244,3 @@ class TesNet(Method):
     def learner(self, model: TesNetModel, task: FitContext) -> TesNetLearner:
         """Return the learner with the network's loss and projection."""
         return TesNetLearner(model, task.config, task.progress)
-
-    def fit(self, task: FitContext) -> TesNetModel:
-        """Train through the phases of the schedule."""
-        model, schedule = self.build(task), task.config.schedule
-        if task.config.official_bugs:
-            moving = tuple(phase.model_copy(update={"freeze_norm": False}) for phase in schedule.phases)
-            schedule = schedule.model_copy(update={"phases": moving})
-        task.trainer.fit(self.learner(model, task), schedule, task.train)
-        task.facts.update(layers.projection_facts(model.prototypes))
-        return model.eval()

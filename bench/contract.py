@@ -252,18 +252,18 @@ class Learner(Protocol):
 class Trainer(Protocol):
     """Phased training loop of a cell (:class:`bench.training.trainer.Trainer`).
 
-    Attributes:
-        folder: folder of this fit's checkpoints until the cell is done.
-        history: a row for each finished epoch: phase, epoch, losses, seconds.
-        earlier_seconds: time that interrupted attempts at this fit took.
+    It has the ``folder`` of this fit's checkpoints, a ``history`` with a row for each epoch, and ``earlier_seconds``.
     """
 
     folder: Path
     history: list[dict[str, Any]]
     earlier_seconds: float
 
-    def fit(self, learner: Any, schedule: Any, samples: Samples) -> None:
-        """Train the learner in place, from the checkpoint if there is one; it ends in eval mode."""
+    def fit(self, learner: Any, schedule: Any, samples: Samples, prepare: Callable[[], Any] = lambda: None) -> None:
+        """Train the learner in place, from the checkpoint or else from where ``prepare`` puts it, to eval mode."""
+
+    def kept(self, name: str) -> dict[str, Tensor] | None:
+        """Return the learner's state ``before ACTION`` or ``after ACTION``, if it keeps those of the action."""
 
 
 @dataclass(frozen=True)
@@ -308,6 +308,8 @@ class FitContext:
     absent_classes: int = 0
     facts: dict[str, float] = field(default_factory=dict)
     """Numbers about the fit that the method records (for example a completeness residual)."""
+    states: dict[str, tuple[dict[str, Tensor], dict[str, float]]] = field(default_factory=dict)
+    """Weights and facts of the states that the fit passed, by the values of the method's ``stage``, if it has one."""
 
 
 Task = FitContext
@@ -341,6 +343,11 @@ class Method(ABC):
 
     class Config(Settings):
         """Settings of the method, with the published defaults."""
+
+    @classmethod
+    def starts_from_black_box(cls, config: Any) -> bool:
+        """Return whether the fit with these settings needs the trained classifier."""
+        return cls.needs_black_box
 
     @classmethod
     def check(cls, config: Any, sizes: Sizes) -> None:

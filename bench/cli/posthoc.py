@@ -156,7 +156,9 @@ def tune(
     device: str,
     memory_limit: int,
 ) -> None:
-    """Compare settings of a method without training by cross-validation on the training split of cells.
+    """Compare settings of a method by cross-validation on the training split of cells.
+
+    A network is trained for each choice and fold, and measured in each state that its training passes.
 
     Each fold of the training split is evaluated with a fit on the other folds. Test images are used only with --split
     test, to report selected settings. Numbers are averaged over the cells, for example of several seeds. The features

@@ -66,9 +66,6 @@ def plan(request: Request, context: Context, beside: Sequence[Request] = ()) -> 
     except registry.UnknownName as error:
         raise RequestError(str(error)) from error
     named.check_settings(request.overrides, request.grid)
-    if not any(registry.load("methods", name).needs_black_box for name in methods):
-        for name in schema.for_section(request.overrides, "classifier"):
-            context.progress.note(f"--set classifier.{name} has no effect: no method here starts from a black box")
     metric_configs = {
         name: schema.validate(
             metric.Config, _preset("metrics", name) | schema.for_section(request.overrides, name), name
@@ -99,6 +96,9 @@ def plan(request: Request, context: Context, beside: Sequence[Request] = ()) -> 
             if cell.spec.id not in seen:
                 seen.add(cell.spec.id)
                 cells.append(cell)
+    if not any(cell.spec.black_box for cell in cells):
+        for name in schema.for_section(request.overrides, "classifier"):
+            context.progress.note(f"--set classifier.{name} has no effect: no method here starts from a black box")
     return cells
 
 
@@ -189,11 +189,7 @@ def _cells_of(
         check_head = functools.cache(_check_head)  # which reads the whole file
         variants = [(name, chosen) for name in methods for chosen in schema.combinations(request.grid, name)]
         loaded: dict[str, type[Method]] = {name: entry.load() for name, entry in methods.items()}
-        needed = any(method.needs_black_box for method in loaded.values())
-        black_box = None
-        if needed:
-            box = black_box_config(backbone, recipe, shared | request.overrides)
-            black_box = {"version": BLACK_BOX_VERSION, **box.model_dump(mode="json")}
+        black_box = functools.cache(functools.partial(black_box_config, backbone, recipe, shared | request.overrides))
         unseeded: list[PlannedCell] = []
         for name, chosen in variants:
             overrides = {**request.overrides, **chosen}
@@ -212,7 +208,8 @@ def _cells_of(
                 method.check(method_config, sizes)
             # An external model starts from no weights: none are looked for, none enter the id.
             file, digest = starting() if method.needs_backbone and not given else (None, "")
-            if method.needs_black_box and box.head == "pretrained":
+            box = black_box() if method.starts_from_black_box(method_config) else None
+            if box is not None and box.head == "pretrained":
                 check_head(file, backbone, sizes.channels, tuple(dataset.classes), box.head_classes, protocol.size)
             applicable, not_applicable = _applicable(metrics, metric_configs, dataset_name, dataset, name, method)
             used = {"method": code("methods", name), "dataset": code("datasets", settings.reader or dataset_name)}
@@ -236,7 +233,7 @@ def _cells_of(
                         on_bad_image=settings.on_bad_image,
                         backbone=backbone if method.needs_backbone else None,
                         weights_digest=digest,
-                        black_box=black_box if method.needs_black_box else None,
+                        black_box=box and {"version": BLACK_BOX_VERSION, **box.model_dump(mode="json")},
                         seed=0,
                         precision=request.precision if method.needs_backbone else "fp32",
                         split=request.split,
@@ -261,7 +258,10 @@ def _cells_of(
                     ),
                     role=methods[name].role,
                     recipe=recipe,
-                    changed=tuple(key for key, value in method_settings.items() if usual[key] != value),
+                    # A setting at its default may be in neither, or in one of the two.
+                    changed=tuple(
+                        key for key in {**usual, **method_settings} if usual.get(key) != method_settings.get(key)
+                    ),
                     not_applicable=not_applicable,
                 )
             )

@@ -21,6 +21,8 @@ class Phase(Settings):
     Attributes:
         name: phase name, passed to the method's loss and shown in the log.
         epochs: number of epochs.
+        steps: number of optimiser steps, in place of ``epochs``: as many whole epochs as contain them. Epochs over few
+            images have few steps, so that a number of epochs means little there.
         lr: learning rate per parameter group; groups that are not named do not learn.
         weight_decay: weight decay per parameter group, default 0.
         optimizer: ``sgd`` (without Nesterov momentum), ``adam`` or ``adamw``.
@@ -35,6 +37,7 @@ class Phase(Settings):
 
     name: str
     epochs: NonNegativeInt = 0
+    steps: PositiveInt | None = Field(default=None, exclude_if=lambda steps: steps is None)
     lr: dict[str, Rate] = Field(default_factory=dict)
     weight_decay: dict[str, Rate] = Field(default_factory=dict)
     optimizer: Literal["sgd", "adam", "adamw"] = "adam"
@@ -51,6 +54,8 @@ class Phase(Settings):
         idle = sorted(set(self.weight_decay) - set(self.lr))
         if idle:
             raise ValueError(f"weight_decay names {', '.join(idle)}, which has no learning rate in phase {self.name!r}")
+        if self.steps is not None and self.epochs:
+            raise ValueError(f"phase {self.name!r} has both epochs and steps: give one of them")
         return self
 
     def factor(self, epoch: int, within: int) -> float:
@@ -94,6 +99,28 @@ class Schedule(Settings):
     @classmethod
     def _one_name(cls, name: Any) -> Any:
         return "flip" if name == "paper" else name
+
+    def steps_per_epoch(self, images: int) -> int:
+        """Return the number of optimiser steps in an epoch over a split of so many images."""
+        return self.repeat * math.ceil(images / self.batch_size)
+
+    def in_epochs(self, images: int) -> Schedule:
+        """Return the schedule with the phases that are given in steps in epochs, on a split of so many images.
+
+        Example:
+            >>> plan = Schedule(batch_size=10, phases=[Phase(name="warm", steps=25)])
+            >>> plan.in_epochs(95).phases[0].epochs
+            3
+        """
+
+        def counted(phase: Phase) -> Phase:
+            if phase.steps is None:
+                return phase
+            return phase.model_copy(
+                update={"epochs": math.ceil(phase.steps / self.steps_per_epoch(images)), "steps": None}
+            )
+
+        return self.model_copy(update={"phases": tuple(map(counted, self.phases))})
 
     def require(self, groups: Collection[str], actions: Collection[str] = ()) -> Schedule:
         """Check that the schedule names only existing parameter groups and actions, and return it.

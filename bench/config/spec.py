@@ -15,6 +15,9 @@ from bench.core.errors import RequestError
 from bench.core.integrity import fingerprint
 from bench.core.settings import Settings
 
+STAGE = "stage"
+"""Setting of methods that chooses among the states which one fit passes."""
+
 _OF_BLACK_BOX = ("dataset", "backbone")
 
 
@@ -71,8 +74,8 @@ class CellSpec(Settings):
 
     @functools.cached_property
     def fit_id(self) -> str:
-        """Return the id of the fit: the same for all cells that differ only in their metrics and split."""
-        return self._without("split", "metrics")
+        """Return the id of the fit: the same for all cells that differ only in metrics, split and measured stage."""
+        return fit_id(self.content)
 
     @functools.cached_property
     def black_box_id(self) -> str:
@@ -86,8 +89,12 @@ class CellSpec(Settings):
         """Return whether the black box is trained, and not given with its starting weights."""
         return self.black_box is not None and self.black_box.get("head") != "pretrained"
 
-    def _without(self, *names: str) -> str:
-        return fingerprint({name: value for name, value in self.content.items() if name not in names})
+
+def fit_id(content: Mapping[str, Any]) -> str:
+    """Return the id of the fit of a specification: the same where only metrics, split or measured stage differ."""
+    settings = {name: value for name, value in content.get("settings", {}).items() if name != STAGE}
+    kept = {name: value for name, value in content.items() if name not in ("split", "metrics")}
+    return fingerprint({**kept, "settings": settings} if "settings" in kept else kept)
 
 
 @dataclass(frozen=True)

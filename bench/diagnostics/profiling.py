@@ -135,7 +135,7 @@ class ProfiledMethod:
             learner, phases = own_learner, self.config.schedule.phases
         sizes = {name: sum(parameter.numel() for parameter in group) for name, group in learner.groups().items()}
         # A phase of no epochs trains nothing: it only runs its action.
-        trained = [phase for phase in phases if phase.lr and phase.epochs] or list(phases)
+        trained = [phase for phase in phases if phase.lr and (phase.epochs or phase.steps)] or list(phases)
         return learner.to(self.device), max(trained, key=lambda phase: sum(sizes[name] for name in phase.lr))
 
     def step(self) -> tuple[Learner, Phase, Step]:

@@ -10,6 +10,9 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from bench.core.integrity import Changed
+from bench.core.paths import config_file
+from bench.core.yaml12 import read_mapping
+from bench.results.cautions import odd_facts
 from bench.results.result_files import ResultFiles
 from bench.results.store import Row
 
@@ -58,7 +61,16 @@ def about_the_fit(outcome: Mapping[str, Any]) -> dict[str, Any]:
         f"{name} {key}": value for name, about in outcome.get("given", {}).items() for key, value in about.items()
     }
     facts |= {f"{stage} seconds": value for stage, value in outcome["seconds"].items()}
-    return facts | {f"{split} images": value for split, value in outcome["images"].items()}
+    facts |= {f"{split} images": value for split, value in outcome["images"].items()}
+    odd = odd_facts(outcome["facts"])
+    return {**facts, "odd": "; ".join(odd)} if odd else facts
+
+
+def deviations(written: Mapping[str, Any]) -> list[str]:
+    """Return what the recipe of a cell does otherwise than the original of its method."""
+    file = config_file("methods", written["spec"]["method"])
+    stated = read_mapping(file).get("deviations", {}) if file.is_file() else {}
+    return list(stated.get(written.get("recipe"), ()))
 
 
 def computed_with(outcome: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from bench.report.cell_facts import (
     SCORES,
     about_the_fit,
     computed_with,
+    deviations,
     flatten,
     plain,
     prototype_tables,
@@ -83,6 +84,11 @@ class CellPage:
     def settings(self) -> Pairs:
         """Return the settings under the names that ``--set`` takes."""
         return _texts(settings_of(self.spec))
+
+    @property
+    def departures(self) -> list[str]:
+        """Return the differences of the recipe from the original of its method."""
+        return deviations(self.written)
 
     @property
     def facts(self) -> Pairs:
@@ -168,6 +174,9 @@ def show_cell(store: Store, name: str, console: Console) -> None:
         console.print(f"repeat   {page.repeat}", soft_wrap=True)
     console.print()
     console.print(_pairs("settings, under the names that --set takes", page.settings))
+    if page.departures:
+        console.print("the recipe departs from the original:")
+        console.print("\n".join(f"- {text}" for text in page.departures), highlight=False)
     if record.result is None:
         console.print(page.state, style="red")
         if page.failure and page.failure["details"]:

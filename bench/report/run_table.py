@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from bench.core import registry
 from bench.core.errors import RequestError
+from bench.report.cautions import with_cautions
 from bench.report.chance import beyond_chance, chance_warnings
 from bench.report.provenance import describe_block, distinguish, fewer_seeds
 from bench.report.table import Column, Row, Table
@@ -90,7 +91,7 @@ def _table(
 ) -> Table:
     notes: list[str] = []
     members = _by_row(group)
-    rows = [_row(cells, columns, notes) for cells in members]
+    rows = with_cautions([_row(cells, columns, notes) for cells in members], members, notes)
     if store is not None:
         kinds: dict[str, str] = {}
         rows = [_bounded(row, cells, store, notes, kinds) for row, cells in zip(rows, members, strict=True)]

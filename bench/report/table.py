@@ -208,13 +208,15 @@ class Table:
 
 
 def mark_best(entries: Sequence[Entry | None], column: Column) -> list[Entry | None]:
-    """Mark the best entry if at least two have a value; values printed alike are marked alike."""
-    values = [entry.value for entry in entries if entry is not None and entry.value is not None]
+    """Mark the best entry if at least two compete; values printed alike are marked alike, collapsed ones never."""
+    entries = [entry and replace(entry, best=False) for entry in entries]
+    competing = [entry is not None and entry.value is not None and not entry.collapsed for entry in entries]
+    values = [entry.value for entry, competes in zip(entries, competing, strict=True) if competes]  # type: ignore[union-attr]
     # An axiom that holds for all of them has no best.
     if len(values) < 2 or all(map(column.within, values)):
-        return [entry and replace(entry, best=False) for entry in entries]
+        return entries
     best = (max if column.higher_is_better else min)(map(column.printed, values))
     return [
-        entry and replace(entry, best=entry.value is not None and column.printed(entry.value) == best)
-        for entry in entries
+        replace(entry, best=column.printed(entry.value) == best) if competes else entry  # type: ignore[arg-type,type-var]
+        for entry, competes in zip(entries, competing, strict=True)
     ]

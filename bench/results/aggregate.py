@@ -30,6 +30,7 @@ class Entry:
         best: whether no method has a better one.
         low: lower end of the 95 % interval, if it was requested and exists.
         high: upper end.
+        collapsed: whether a collapse of the method explains the value, so that it is never the best.
     """
 
     status: ScoreStatus
@@ -40,6 +41,7 @@ class Entry:
     best: bool = False
     low: float | None = None
     high: float | None = None
+    collapsed: bool = False
 
 
 def as_entry(row: Sequence[CellRecord], metric: str, notes: list[str]) -> Entry:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from bench.config.spec import fit_id
 from bench.core.errors import RequestError
 from bench.core.files import StoredModel, check, first_problem, load_json, parse, unreadable
 from bench.core.integrity import FILE as DIGESTS
@@ -209,8 +210,8 @@ class CellRecord:
 
     @property
     def fit_id(self) -> str:
-        """Return the id of the fit, from the specification itself: the same for cells that differ in metrics only."""
-        return fingerprint({name: value for name, value in self.spec.items() if name not in ("split", "metrics")})
+        """Return the id of the fit, from the specification itself, also of a cell of an earlier version."""
+        return fit_id(self.spec)
 
     @functools.cached_property
     def definitions(self) -> dict[str, str]:

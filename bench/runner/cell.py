@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from bench.config.black_box import BlackBoxConfig
-from bench.config.spec import CellSpec
+from bench.config.spec import STAGE, CellSpec
 from bench.contract import BenchError, CellError, FitContext, PartPrototypeModel, RequestError, Samples, Score
 from bench.core import environment, registry
 from bench.core.errors import storage_error
@@ -30,9 +30,10 @@ from bench.core.resource_usage import Usage
 from bench.core.score import write_table
 from bench.core.seeding import derive
 from bench.core.work_dir import FIT, WorkDir
+from bench.results.cautions import odd_facts
 from bench.results.store import Status, Store, write_json
 from bench.runner.evaluator import compares_black_box, evaluate
-from bench.runner.fit_cache import read_fit, reuse_fit
+from bench.runner.fit_cache import read_fit, reuse_fit, state_file
 from bench.runner.heartbeat import Heartbeat
 from bench.runner.inputs import Inputs
 from bench.runner.limits import SHARED, OomRetry
@@ -193,19 +194,7 @@ class CellRunner:
         black_box: nn.Module | None = None
         if need_black_box and self.spec.black_box is not None:
             self.attempts.stage = SHARED
-            # The version is part of the id and no setting.
-            facts = {name: value for name, value in self.spec.black_box.items() if name != "version"}
-            black_box = train_or_load(
-                WorkDir(self.home / "blackboxes" / self.spec.black_box_id),
-                BlackBoxConfig.model_validate(facts),
-                self.inputs.backbone,
-                self.inputs.head,
-                # Never in smaller batches than planned: other cells share the result.
-                self.attempts.guarded(train, capped=False),
-                derive(self.spec.seed, "black box"),
-                self._trainer,
-                self.progress,
-            ).to(self.device)
+            black_box = self.black_box(train, self.home / "blackboxes" / self.spec.black_box_id)
         return FitContext(
             config=self.inputs.settings(),
             train=self.attempts.guarded(train),
@@ -219,6 +208,28 @@ class CellRunner:
             backbone_name=self.spec.backbone or "",
             absent_classes=len(self.inputs.head_names) - len(self.inputs.class_names),
         )
+
+    def black_box(self, train: Samples, folder: Path) -> nn.Module:
+        """Train the cell's black box on a split, or load it from the folder.
+
+        Args:
+            train: the training split, or a part of it.
+            folder: work folder of this black box.
+        """
+        assert self.spec.black_box is not None
+        # The version is part of the id and no setting.
+        facts = {name: value for name, value in self.spec.black_box.items() if name != "version"}
+        return train_or_load(
+            WorkDir(folder),
+            BlackBoxConfig.model_validate(facts),
+            self.inputs.backbone,
+            self.inputs.head,
+            # Never in smaller batches than planned: other cells share the result.
+            self.attempts.guarded(train, capped=False),
+            derive(self.spec.seed, "black box"),
+            self._trainer,
+            self.progress,
+        ).to(self.device)
 
     def _black_box_digest(self) -> str | None:
         """Return the digest of its weights: if trained again on a GPU, they differ under the same id."""
@@ -272,7 +283,7 @@ class CellRunner:
         """Return model and facts of a fit: of an earlier attempt, of another cell with the same fit, or a new one."""
         # Cells that differ only in metrics or split share the fit (`fit_id`); the result names its cell (`fit_of`).
         if not (self.folder.work / FIT).is_file() and not self.folder.recompute:
-            reuse_fit(self.store, self.folder, self.spec.fit_id, self.progress)
+            reuse_fit(self.store, self.folder, self.spec.fit_id, self.spec.settings.get(STAGE), self.progress)
         fit = read_fit(self.folder.work, self.progress)
         if fit is not None:
             state, notes = fit
@@ -290,17 +301,25 @@ class CellRunner:
         known = model if self.inputs.given else task.black_box
         if known is not None:
             task.facts.update(agreement(known, task.train, self.device, self.progress, self.attempts.most or 64))
+        for odd in odd_facts(task.facts):
+            self.progress.note(f"WARNING: {odd}")
         if self.attempts.most:
             task.facts[REDUCED] = self.attempts.most
         if self.ranks.count > 1 and task.trainer.history:
             task.facts["ranks"] = self.ranks.count
         write_json(self.folder.work / "history.json", task.trainer.history)
-        # safetensors refuses tensors that are not contiguous.
-        state = {name: value.contiguous() for name, value in model.state_dict().items()}
-        save_file(state, self.folder.work / "model.safetensors")
+        save_file(_contiguous(model.state_dict()), self.folder.work / "model.safetensors")
+        for stage, (weights, _) in task.states.items():
+            if stage != self.spec.settings.get(STAGE, "final"):
+                save_file(_contiguous(weights), self.folder.work / state_file(stage))
         notes = {
             # JSON has no NaN and no infinity.
-            "facts": {name: value for name, value in task.facts.items() if math.isfinite(value)},
+            "facts": _finite(task.facts),
+            **(
+                {"states": {name: _finite(task.facts | facts) for name, (_, facts) in task.states.items()}}
+                if task.states
+                else {}
+            ),
             "seconds": {"fit": fitting, **({"black box": started - began} if task.black_box is not None else {})},
             **({"black_box": self._black_box_digest()} if task.black_box is not None else {}),
         }
@@ -341,6 +360,15 @@ class CellRunner:
             black_box,
             fit_seconds,
         )
+
+
+def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors in the layout that safetensors requires."""
+    return {name: value.contiguous() for name, value in state.items()}
+
+
+def _finite(facts: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in facts.items() if math.isfinite(value)}
 
 
 def reason_of(error: Exception) -> str:

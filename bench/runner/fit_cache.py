@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from bench.config.spec import STAGE
 from bench.core.errors import RequestError
 from bench.core.files import read_json, replacing, write_json
 from bench.core.integrity import verify_file
@@ -21,39 +22,61 @@ from bench.runner.progress import ConsoleProgress
 _FILES = ("model.safetensors", "history.json")
 
 
-def read_fit(place: Path, progress: ConsoleProgress) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def state_file(stage: str) -> str:
+    """Return the name of the file of a state that the fit passed, other than the measured one."""
+    return f"state.{stage}.safetensors"
+
+
+def read_fit(
+    place: Path, progress: ConsoleProgress, weights: str = _FILES[0]
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Read a fit.
 
     Args:
         place: folder of the fit.
         progress: reporter of damage.
+        weights: name of the file of the wanted state.
 
     Returns:
         Tensors by name, and the facts of the fit; ``None`` if it is incomplete or damaged.
     """
-    if not (place / FIT).is_file():
+    if not (place / FIT).is_file() or not (place / weights).is_file():
         return None
     try:
-        for file in (*_FILES, FIT):
+        for file in (weights, *_FILES[1:], FIT):
             verify_file(place, file)
-        return load_file(place / _FILES[0]), read_json(place / FIT)
+        return load_file(place / weights), read_json(place / FIT)
     except (SafetensorError, OSError, RequestError) as error:
         progress.note(f"the fit in {place} is damaged ({error}): not used")
         return None
 
 
-def reuse_fit(store: Store, folder: WorkDir, fit_id: str, progress: ConsoleProgress) -> None:
-    """Copy the fit of a finished cell with the same ``fit_id``, if any: another metric needs no new training."""
+def reuse_fit(store: Store, folder: WorkDir, fit_id: str, stage: str | None, progress: ConsoleProgress) -> None:
+    """Copy the fit of a finished cell with the same ``fit_id``, if any: another metric needs no new training.
+
+    Args:
+        store: results.
+        folder: cell that needs the fit.
+        fit_id: of the cell.
+        stage: its setting ``stage``, if it is set: the state of the fit that is copied.
+        progress: reporter.
+    """
     for name in store.cells():
         other = store.cell(name)
         if other.path == folder.path or not (other.result / FIT).is_file():
             continue
-        if store.record(name).fit_id == fit_id and copy_fit(other.result, folder.work, progress, {"of": name}):
-            progress.note(f"fitted before by cell {name}, which differs only in metrics or split")
+        record = store.record(name)
+        if record.fit_id != fit_id:
+            continue
+        state = None if record.spec["settings"].get(STAGE) == stage else stage or "final"
+        if copy_fit(other.result, folder.work, progress, {"of": name}, state):
+            progress.note(f"fitted before by cell {name}, which differs only in metrics, split or stage")
             return
 
 
-def copy_fit(source: Path, work: Path, progress: ConsoleProgress, origin: Mapping[str, str]) -> bool:
+def copy_fit(
+    source: Path, work: Path, progress: ConsoleProgress, origin: Mapping[str, str], state: str | None = None
+) -> bool:
     """Copy a fit.
 
     Args:
@@ -61,16 +84,22 @@ def copy_fit(source: Path, work: Path, progress: ConsoleProgress, origin: Mappin
         work: folder of the copy.
         progress: reporter of damage.
         origin: added to the facts of the fit, which take precedence.
+        state: the state that is copied; ``None``: the measured one.
 
     Returns:
         Whether the fit was complete and undamaged, and is copied.
     """
-    if read_fit(source, progress) is None:
+    weights = _FILES[0] if state is None else state_file(state)
+    fit = read_fit(source, progress, weights)
+    if fit is None:
         return False
-    for file in _FILES:
-        with replacing(work / file) as unfinished:
-            shutil.copyfile(source / file, unfinished)
+    notes = {**origin, **fit[1]}
+    if state is not None:
+        notes["facts"] = notes["states"][state]
+    for name, target in zip((weights, *_FILES[1:]), _FILES, strict=True):
+        with replacing(work / target) as unfinished:
+            shutil.copyfile(source / name, unfinished)
     # Last: a fit with this file is complete.
-    write_json(work / FIT, {**origin, **read_json(source / FIT)})
+    write_json(work / FIT, notes)
     WorkDir(work.parent).seal()
     return True

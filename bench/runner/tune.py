@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.config import schema
-from bench.contract import RequestError, Sizes
+from bench.contract import FitContext, PartPrototypeModel, RequestError, Sizes
 from bench.core import registry
 from bench.models.classifier import cached_feature_shape
 from bench.results.store import Store
@@ -98,36 +98,46 @@ def tune(
     """Fit and measure every choice for every cell and fold.
 
     Args:
-        cells: of one method; one with a black box.
+        cells: of one method. One that trains a network is trained for each choice and fold, and measured in each of
+            the states that the training passes.
         wanted: settings that replace those of the cell.
         folds: number of parts of the training split.
         split: ``train`` to choose, ``test`` to report: fitted on the whole training split, measured on the test split.
 
     Raises:
-        RequestError: if a cell has no black box, a setting does not exist or cannot work on the folds, or there are
-            too few images to cut.
+        RequestError: if a setting does not exist or cannot work on the folds, a cell lacks the black box that its
+            network would start from, or there are too few images to cut.
     """
     if folds < 2:
         raise RequestError(f"{folds} folds: the training split must be cut into at least 2")
     for cell in cells:
         kind = type(cell.method)
-        if not kind.needs_black_box:
-            raise RequestError(
-                f"{kind.name} has to be trained again for every choice: compare it by `run --split train`"
-            )
-        settings = [schema.validate(kind.Config, {**cell.spec.settings, **choice}, kind.name) for choice in wanted]
+        settings = [
+            schema.validate(kind.Config, schema.merge(cell.spec.settings, choice, kind.name), kind.name)
+            for choice in wanted
+        ]
         splits: dict[str, Any] = dict(cell.inputs.data())
-        task = cell.task(splits["train"])
-        box: Any = task.black_box
-        # All choices and folds read the same images: their features are computed once per cell.
-        box.backbone = MemoizedBackbone(box.backbone)
+        task = cell.task(splits["train"], need_black_box=kind.needs_black_box)
+        if kind.needs_black_box:
+            box: Any = task.black_box
+            # All choices and folds read the same images: their features are computed once per cell.
+            box.backbone = MemoizedBackbone(box.backbone)
         parts = list(_parts(splits, folds, split))
         for _, fit, _ in parts:
             sizes = _sizes(cell, fit)
             # All choices are checked on all folds before the first fit.
             for chosen in settings:
                 kind.check(chosen, sizes)
+                if kind.starts_from_black_box(chosen) and cell.spec.black_box is None:
+                    raise RequestError(
+                        f"{cell.folder.path.name} has no black box: tune a cell with "
+                        f"{kind.name}.start.backbone=blackbox"
+                    )
         for fold, fit, judge in parts:
+            if not kind.needs_black_box and any(map(kind.starts_from_black_box, settings)):
+                # Of this fold alone: the cell's own black box has seen the images that are left out.
+                with tempfile.TemporaryDirectory(prefix="partbench-tune-") as folder:
+                    task = replace(task, black_box=cell.black_box(fit, Path(folder)))
             for choice, chosen in zip(wanted, settings, strict=True):
                 # A new checkpoint folder for each fit, which must not resume from that of another choice or fold.
                 with tempfile.TemporaryDirectory(prefix="partbench-tune-") as folder:
@@ -165,9 +175,19 @@ def _measured(cell: CellRunner, task: Any, judge: Any) -> dict[str, float]:
     """Fit the method on ``task.train`` and return its scores on ``judge`` and the facts of the fit."""
     began = time.perf_counter()
     model = cell.method.fit(task).eval()
-    scores, _ = cell.evaluate(model, task.train, judge, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    values = _scores(cell, model, task, judge, seconds)
+    for stage, (weights, _) in task.states.items():
+        model.load_state_dict(weights)
+        values |= {f"{name}.{stage}": value for name, value in _scores(cell, model, task, judge, seconds).items()}
+    return {**values, **task.facts, "fit_seconds": seconds}
+
+
+def _scores(cell: CellRunner, model: PartPrototypeModel, task: FitContext, judge: Any, seconds: float) -> Any:
+    """Return the scores of a model on ``judge``, and their further numbers."""
+    scores, _ = cell.evaluate(model, task.train, judge, seconds)
     also = {f"{name}.{key}": value for name, score in scores.items() for key, value in score.also.items()}
-    return {**{name: score.value for name, score in scores.items()}, **also, **task.facts}
+    return {**{name: score.value for name, score in scores.items()}, **also}
 
 
 def within_class(labels: Tensor) -> Tensor:
@@ -218,6 +238,8 @@ def check_columns(cells: Sequence[CellRunner], columns: Sequence[str]) -> None:
         outcome = cell.store.outcome(cell.folder.path.name) or {}
         scores = outcome.get("scores", {})
         further = {f"{metric}.{number}" for metric, score in scores.items() for number in score.get("also", {})}
+        stages = getattr(cell.method, "stages", ())
+        known |= {f"{metric}.{stage}" for metric in cell.spec.metrics for stage in stages} | {"fit_seconds"}
         known |= {*cell.spec.metrics, *further, *outcome.get("facts", {}), *getattr(cell.method, "tells", ())}
         # The further numbers of a metric are known only from a result.
         open_ended |= cell.spec.metrics.keys() - scores.keys()

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,13 @@ _FABRIC_PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
 class Learner(nn.Module):
-    """Model together with its loss. Subclasses define ``forward`` and ``groups``."""
+    """Model together with its loss. Subclasses define ``forward`` and ``groups``.
+
+    Attributes:
+        kept_actions: actions of which the trainer keeps the states before and after; see :meth:`Trainer.kept`.
+    """
+
+    kept_actions: ClassVar[frozenset[str]] = frozenset()
 
     def forward(self, images: Tensor, labels: Tensor, phase: str) -> dict[str, Tensor]:
         """Compute named scalar losses of one batch; ``loss`` is minimised, the others are recorded."""
@@ -118,28 +124,49 @@ class Trainer:
         fabric.launch()
         return fabric
 
-    def fit(self, learner: Learner, schedule: Schedule, samples: Samples) -> None:
+    def fit(
+        self, learner: Learner, schedule: Schedule, samples: Samples, prepare: Callable[[], object] = lambda: None
+    ) -> None:
         """Train in place, from the checkpoint if one exists; the learner ends in eval mode.
 
         Args:
             learner: model with its loss.
             schedule: phases to train.
             samples: training split.
+            prepare: called before the first step with the learner on the device, in eval mode; not after a resume,
+                for its effect is in the checkpoint. What it does must follow from the seed.
 
         Raises:
             CellError: if a loss is not finite, or another rank is lost.
             FollowerDone: at the end, on all ranks but 0.
         """
         with self.process_group.training():
-            self._fit(learner, schedule, samples)
+            self._fit(learner, schedule, samples, prepare)
 
-    def _fit(self, learner: Learner, schedule: Schedule, samples: Samples) -> None:
+    def kept(self, name: str) -> dict[str, Tensor] | None:
+        """Return the learner's state ``before ACTION`` or ``after ACTION``, of the last time that the action ran."""
+        file = self._kept_file(name)
+        return torch.load(file, map_location=self.device, weights_only=True) if file.is_file() else None
+
+    def _kept_file(self, name: str) -> Path:
+        return self.folder / f"{name.replace(' ', '_')}.pt"
+
+    def _keep(self, learner: Learner, name: str) -> None:
+        if self.process_group.rank == 0:
+            with replacing(self._kept_file(name)) as unfinished:
+                torch.save(learner.state_dict(), unfinished)
+
+    def _fit(self, learner: Learner, schedule: Schedule, samples: Samples, prepare: Callable[[], object]) -> None:
         learner.to(self.device)
+        # Before anything is computed: convolutions round otherwise in the other layout, and a training that resumes
+        # between its last epoch and the action would act on other features.
+        self._use_layout_of_images(learner)
+        schedule = schedule.in_epochs(len(samples))
         phase_done, epochs_done, optimizers = self._resume(learner)
+        if not phase_done and not epochs_done:
+            learner.eval()
+            prepare()
         self.process_group.wait()  # before rank 0 replaces the checkpoint that all read
-        if self.history:
-            # An action may be next, without a step before it: its sums must be those of the layout that training left.
-            self._set_layout(learner)
         counts: dict[str, int] = {}
         total = sum(phase.epochs for phase in schedule.phases)
         past = sum(phase.epochs for phase in schedule.phases[:phase_done]) + epochs_done
@@ -155,7 +182,12 @@ class Trainer:
             if phase.action is not None:
                 learner.eval()
                 self.progress.note(f"{phase.name}: {phase.action}")
+                kept = phase.action in learner.kept_actions
+                if kept:
+                    self._keep(learner, f"before {phase.action}")
                 learner.act(phase.action, samples)
+                if kept:
+                    self._keep(learner, f"after {phase.action}")
             self._save(learner, position + 1, 0, optimizers)
         next(bar, None)
         # Back from channels_last: safetensors refuses tensors that are not contiguous.
@@ -205,6 +237,11 @@ class Trainer:
                 optimizers[phase.name] = optimizer.state_dict()
                 self._save(learner, position, epoch + 1, optimizers)
 
+    def _use_layout_of_images(self, learner: Learner) -> None:
+        # A step of MobileNetV2 takes an eighth less. On a GPU it was not measured.
+        if self.device.type == "cpu":
+            learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
     def stepper(
         self, learner: Learner, phase: Phase
     ) -> tuple[torch.optim.Optimizer, Callable[[Tensor, Tensor], dict[str, Tensor]]]:
@@ -219,7 +256,7 @@ class Trainer:
         Returns:
             The optimiser, with learning rates of zero, and the step ``(images, labels) -> losses``.
         """
-        self._set_layout(learner)
+        self._use_layout_of_images(learner)
         optimizer = self._optimizer(learner, phase)
         model, wrapped = self.fabric.setup(learner, optimizer)
 
@@ -232,11 +269,6 @@ class Trainer:
             return losses
 
         return optimizer, step
-
-    def _set_layout(self, learner: Learner) -> None:
-        if self.device.type == "cpu":
-            # The layout of the images: a step of MobileNetV2 takes an eighth less. On a GPU it was not measured.
-            learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _epoch(
         self,

@@ -63,7 +63,10 @@ def prepare(name: str, folder: Path) -> Fitted:
     expect(method.needs <= KNOWN, f"needs {sorted(method.needs - KNOWN)}; known are {sorted(KNOWN)}")
     config: Any = from_recipe(config_file("methods", name), method.Config, "demo", preset, name)
     if hasattr(config, "schedule"):
-        phases = [phase.model_copy(update={"epochs": min(phase.epochs, 1)}) for phase in config.schedule.phases]
+        phases = [
+            phase.model_copy(update={"epochs": int(phase.epochs > 0 or phase.steps is not None), "steps": None})
+            for phase in config.schedule.phases
+        ]
         config = config.model_copy(update={"schedule": config.schedule.model_copy(update={"phases": tuple(phases)})})
     samples = synthetic.stripes(size=64)
     samples.keypoints[:] = torch.tensor([[10.0, 20.0], [50.0, 40.0]], dtype=torch.float64)

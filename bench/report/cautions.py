@@ -1,0 +1,60 @@
+"""Footnotes of a table at numbers that say little: undertrained methods, stability of regions without a part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from bench.report.table import Row
+from bench.results.aggregate import Entry
+from bench.results.cautions import collapsed, empty_regions, undertrained
+from bench.results.records import CellRecord
+
+_REFERENCE = "blackbox"
+
+
+def with_cautions(rows: Sequence[Row], cells: Sequence[Sequence[CellRecord]], notes: list[str]) -> list[Row]:
+    """Return the rows of a table with footnotes at numbers that say little about their method.
+
+    Args:
+        rows: rows of measured entries.
+        cells: the cells of each row, which differ in the seed alone.
+        notes: footnotes of the table; new ones are added.
+    """
+    black_boxes: dict[str, float | None] = {}
+    for row, members in zip(rows, cells, strict=True):
+        accuracy = row.values.get("accuracy")
+        if members[0].spec["method"] == _REFERENCE and isinstance(accuracy, Entry):
+            black_boxes[row.backbone] = accuracy.value
+    return [
+        _cautioned(row, members, black_boxes.get(row.backbone), notes) for row, members in zip(rows, cells, strict=True)
+    ]
+
+
+def _cautioned(row: Row, cells: Sequence[CellRecord], black_box: float | None, notes: list[str]) -> Row:
+    if row.role != "method":
+        return row
+    values = dict(row.values)
+    for metric, entry in row.values.items():
+        if not isinstance(entry, Entry) or entry.value is None:
+            continue
+        shares = [share for cell in cells if (share := _empty_share(cell, metric)) is not None]
+        marked = _with_note(replace(entry, collapsed=collapsed(shares)), empty_regions(shares), notes)
+        if metric == "accuracy" and black_box is not None:
+            marked = _with_note(marked, undertrained(entry.value, black_box), notes)
+        values[metric] = marked
+    return replace(row, values=values)
+
+
+def _empty_share(cell: CellRecord, metric: str) -> float | None:
+    """Return the percent of the regions of a cell that contain no part, if the metric counts them."""
+    share: float | None = (cell.result or {}).get("scores", {}).get(metric, {}).get("also", {}).get("empty")
+    return share
+
+
+def _with_note(entry: Entry, note: str, notes: list[str]) -> Entry:
+    if not note:
+        return entry
+    if note not in notes:
+        notes.append(note)
+    return replace(entry, notes=(*entry.notes, notes.index(note) + 1))
