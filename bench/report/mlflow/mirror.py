@@ -17,7 +17,7 @@ from bench.contract import BenchError, Progress, RequestError
 from bench.core import locks
 from bench.report.html.output_dir import file_name
 from bench.report.mlflow.experiment import experiment_note
-from bench.report.mlflow.runs import Counts, SuiteRuns
+from bench.report.mlflow.run_writer import Counts, SuiteRuns
 from bench.report.mlflow.server import create_database, database, import_mlflow
 from bench.results.store import Store
 
