@@ -13,6 +13,7 @@ from torch.nn import functional
 from baselines import layers
 from baselines.deformable_conv import KERNEL, PADDING, PARTS, linear_patches, norm_preserving_conv
 from baselines.learner import PrototypeLearner
+from baselines.projection import project, projection_facts
 from bench.config.schedule import Schedule
 from bench.contract import Explanation, FitContext, Method, PartPrototypeModel, Progress, PrototypeTable, Samples
 from bench.core.seeding import derive
@@ -198,7 +199,7 @@ class DeformableProtoPNetLearner(PrototypeLearner):
         if action == "open_offsets":
             model.open_offsets(derive(self.seed, "offsets"))
         elif action == "project":
-            layers.project(
+            project(
                 model.prototype_vectors,
                 model.prototypes,
                 lambda images: model.latent(model.backbone(images)),
@@ -292,5 +293,5 @@ class DeformableProtoPNet(Method):
         """Train through the phases of the schedule."""
         model = self.build(task)
         task.trainer.fit(self.learner(model, task), task.config.schedule, task.train)
-        task.facts.update(layers.projection_facts(model.prototypes))
+        task.facts.update(projection_facts(model.prototypes))
         return model.eval()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from baselines import layers
 from baselines.learner import PrototypeLearner
+from baselines.projection import project, projection_facts
 from bench.config.schedule import Schedule
 from bench.contract import Explanation, FitContext, Method, PartPrototypeModel, PrototypeTable, Samples
 from bench.core.seeding import derive
@@ -94,7 +95,7 @@ class ProtoPNetLearner(PrototypeLearner):
         if action != "project":
             super().act(action, samples)
         model = self.model
-        layers.project(
+        project(
             model.prototype_vectors,
             model.prototypes,
             lambda images: model.add_on_layers(model.backbone(images)),
@@ -149,5 +150,5 @@ class ProtoPNet(Method):
         """Train through the phases of the schedule."""
         model = self.build(task)
         task.trainer.fit(self.learner(model, task), task.config.schedule, task.train)
-        task.facts.update(layers.projection_facts(model.prototypes))
+        task.facts.update(projection_facts(model.prototypes))
         return model.eval()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from baselines import layers
 from baselines.learner import PrototypeLearner
+from baselines.projection import project, projection_facts
 from bench.config.schedule import Schedule
 from bench.contract import (
     Explanation,
@@ -159,7 +160,7 @@ class TesNetLearner(PrototypeLearner):
         if action != "project":
             super().act(action, samples)
         model = self.model
-        layers.project(
+        project(
             model.prototype_vectors,
             model.prototypes,
             lambda images: model.add_on_layers(model.backbone(images)),
@@ -238,5 +239,5 @@ class TesNet(Method):
             moving = tuple(phase.model_copy(update={"freeze_norm": False}) for phase in schedule.phases)
             schedule = schedule.model_copy(update={"phases": moving})
         task.trainer.fit(self.learner(model, task), schedule, task.train)
-        task.facts.update(layers.projection_facts(model.prototypes))
+        task.facts.update(projection_facts(model.prototypes))
         return model.eval()
