@@ -35,7 +35,7 @@ from bench.runner.evaluator import compares_black_box, evaluate
 from bench.runner.fit_cache import read_fit, reuse_fit
 from bench.runner.heartbeat import Heartbeat
 from bench.runner.inputs import Inputs
-from bench.runner.limits import SHARED, OomRetry
+from bench.runner.memory_limit import SHARED, OomRetry
 from bench.runner.progress import ConsoleProgress
 from bench.training.black_box import agreement, train_or_load
 from bench.training.distributed import ProcessGroup
