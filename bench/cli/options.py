@@ -216,7 +216,7 @@ table_format = click.option("--format", "fmt", type=click.Choice(FORMATS), defau
 
 
 def table_style(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that fit a table to a text: they are the arguments of :func:`bench.report.styled.styled`."""
+    """Add the options that fit a table to a text: they are the arguments of :func:`bench.report.table_style.styled`."""
     for option in reversed(
         (
             click.option("--columns", callback=names, help="Columns or groups of columns to print, with commas."),
