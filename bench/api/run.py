@@ -110,7 +110,7 @@ def run(
         UnknownName: if a name is unknown, with the nearest one.
         StorageError: if the disk takes nothing more; finished work is safe.
     """
-    from bench.config import named_settings, overrides, suites
+    from bench.config import overrides, request_names, suites
 
     files = [Path(file) for file in plugins]
     if command is None:  # the command has loaded them to read its options
@@ -131,7 +131,7 @@ def run(
                 known = "ours,protopnet" if name == "methods" else "demo"
                 raise RequestError(f"no {name} given: --{name} {known}, or --suite NAME; `bench ls suites` lists them")
         asked.append(overrides.with_settings(values, single, several))
-    named_settings.check_requests(asked, gpus, starting)
+    request_names.check_requests(asked, gpus, starting)
     # With torch from here on, which takes seconds to import: a wrong name is refused before.
     from bench.config import schema
     from bench.config.plan import Context, plan_all
@@ -145,7 +145,7 @@ def run(
     how.check()
     for request in requests:
         chosen = registry.chosen_methods(request.methods)
-        check_reproducible("methods", named_settings.with_controls(chosen, request.controls), how.several)
+        check_reproducible("methods", request_names.with_controls(chosen, request.controls), how.several)
         check_reproducible("metrics", registry.chosen_metrics(request.metrics, shared=True), how.several)
         check_reproducible("datasets", request.datasets, how.several)
     home = find_home()
