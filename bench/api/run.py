@@ -16,6 +16,7 @@ from bench.core.console import Console, say
 from bench.core.errors import RequestError
 from bench.core.paths import decodable
 from bench.core.paths import home as find_home
+from bench.runner.retries import RETRIES
 
 if TYPE_CHECKING:
     from bench.config.spec import PlannedCell
@@ -49,7 +50,7 @@ def run(
     existing: Literal["skip", "rerun"] = "skip",
     device: str = "auto",
     memory_limit: int | None = None,
-    retries: int = 1,
+    retries: int = RETRIES,
     launcher: Literal["inline", "ray", "slurm"] = "inline",
     jobs: int | None = None,
     gpus: Mapping[str, float] | None = None,
@@ -188,9 +189,9 @@ def _execute(
     rerun: bool,
 ) -> tuple[str, Any]:
     """Record the run, run its cells, and return its stamp and the summary."""
+    from bench.runner.fit_cache import repair
     from bench.runner.launchers.callbacks import ConsoleCallback
     from bench.runner.launchers.tasks import write_down
-    from bench.runner.recovery import repair
     from bench.runner.status import Board, Overview
 
     # Everything that can refuse the run comes before its record is written.

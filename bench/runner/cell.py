@@ -19,7 +19,7 @@ from torch import nn
 
 from bench.config.black_box import BlackBoxConfig
 from bench.config.spec import CellSpec
-from bench.contract import BenchError, CellError, FitContext, PartPrototypeModel, RequestError, Samples, Score
+from bench.contract import CellError, FitContext, PartPrototypeModel, RequestError, Samples, Score
 from bench.core import environment, registry
 from bench.core.errors import storage_error
 from bench.core.files import read_json
@@ -37,6 +37,7 @@ from bench.runner.heartbeat import Heartbeat
 from bench.runner.inputs import Inputs
 from bench.runner.memory_limit import SHARED, OomRetry
 from bench.runner.progress import ConsoleProgress
+from bench.runner.retries import reason_of
 from bench.training.black_box import agreement, train_or_load
 from bench.training.distributed import ProcessGroup
 from bench.training.trainer import Trainer
@@ -340,9 +341,3 @@ class CellRunner:
             black_box,
             fit_seconds,
         )
-
-
-def reason_of(error: Exception) -> str:
-    """Return the failure in one line, for the footnote of a table."""
-    text = str(error).split("\n")[0]
-    return text if isinstance(error, BenchError) else f"{type(error).__name__}: {text}"
