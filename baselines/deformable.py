@@ -21,6 +21,7 @@ from baselines.deformable_conv import (
     norm_preserving_conv,
 )
 from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
+from baselines.projection import project
 from bench.config.schedule import Schedule
 from bench.contract import Explanation, FitContext, PartPrototypeModel, Progress, PrototypeTable, Samples
 from bench.core.seeding import derive
@@ -220,7 +221,7 @@ class DeformableProtoPNetLearner(NetworkLearner):
         if action == "open_offsets":
             model.open_offsets(derive(self.seed, "offsets"))
         elif action == "project":
-            layers.project(
+            project(
                 model.prototype_vectors,
                 model.prototypes,
                 lambda images: model.latent(model.backbone(images)),

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from baselines import layers, starts
+from baselines.projection import projection_facts
 from bench.config.schedule import Schedule
 from bench.contract import FitContext, Method, PartPrototypeModel, Progress, Samples
 from bench.models.external import NetworkConfig
@@ -67,7 +68,7 @@ class NetworkLearner(Learner):
 
     def facts(self) -> dict[str, float]:
         """Return facts about the prototypes of the model in its present state."""
-        return layers.projection_facts(self.model.prototypes)
+        return projection_facts(self.model.prototypes)
 
 
 class PrototypeNetwork(Method):

@@ -189,7 +189,7 @@ def build(method: str, task: FitContext, checkpoint: Any) -> OfficialModel:
     Args:
         method: name of the method.
         task: task whose ``config.source`` is the checkout.
-        checkpoint: a :class:`baselines.checkpoints.ConvertedCheckpoint` or ``None``.
+        checkpoint: a :class:`baselines.official_checkpoints.ConvertedCheckpoint` or ``None``.
 
     Raises:
         CellError: if the checkout does not build that network, or the weights do not fit it.

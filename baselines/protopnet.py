@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from baselines import layers
 from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
+from baselines.projection import project
 from baselines.starts import AddOnStart, start_setting
 from bench.config.schedule import Schedule
 from bench.contract import Explanation, FitContext, PartPrototypeModel, PrototypeTable, Samples
@@ -104,7 +105,7 @@ class ProtoPNetLearner(NetworkLearner):
         if action != "project":
             super().act(action, samples)
         model = self.model
-        layers.project(
+        project(
             model.prototype_vectors,
             model.prototypes,
             lambda images: model.add_on_layers(model.backbone(images)),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from baselines import layers, protopool_ops
 from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
+from baselines.projection import project
 from baselines.starts import PoolStart, start_setting
 from bench.config.schedule import Schedule
 from bench.contract import (
@@ -235,7 +236,7 @@ class ProtoPoolLearner(NetworkLearner):
         model.assign()
         latent = nn.Sequential(model.backbone, model.add_on_layers)
         vectors, distance = model.prototype_vectors, layers.squared_distances
-        layers.project(vectors, model.prototypes, latent, distance, samples, self.progress)
+        project(vectors, model.prototypes, latent, distance, samples, self.progress)
         if self.config.official_bugs:
             # A bug of the official code: the buffer of a prototype in no slot is never filled, and copied.
             with torch.no_grad():

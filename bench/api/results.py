@@ -164,12 +164,12 @@ class Tables:
     tables: list[Table]
 
     def styled(self, **style: Any) -> Tables:
-        """Return the tables as an author wants them, with the arguments of :func:`bench.report.styled.styled`.
+        """Return the tables as an author wants them, with the arguments of :func:`bench.report.table_style.styled`.
 
         >>> table = bench.load_results().table()  # doctest: +SKIP
         >>> table.styled(columns=["consistency"], rename={"ours": "Ours"}, digits=2).to_latex()  # doctest: +SKIP
         """
-        from bench.report.styled import styled
+        from bench.report.table_style import styled
 
         return replace(self, tables=styled(self.tables, **style))
 

@@ -16,6 +16,7 @@ from bench.core.console import Console, say
 from bench.core.errors import RequestError
 from bench.core.paths import decodable
 from bench.core.paths import home as find_home
+from bench.runner.retries import RETRIES
 
 if TYPE_CHECKING:
     from bench.config.spec import PlannedCell
@@ -49,7 +50,7 @@ def run(
     existing: Literal["skip", "rerun"] = "skip",
     device: str = "auto",
     memory_limit: int | None = None,
-    retries: int = 1,
+    retries: int = RETRIES,
     launcher: Literal["inline", "ray", "slurm"] = "inline",
     jobs: int | None = None,
     gpus: Mapping[str, float] | None = None,
@@ -110,7 +111,7 @@ def run(
         UnknownName: if a name is unknown, with the nearest one.
         StorageError: if the disk takes nothing more; finished work is safe.
     """
-    from bench.config import named_settings, overrides, suites
+    from bench.config import overrides, request_names, suites
 
     files = [Path(file) for file in plugins]
     if command is None:  # the command has loaded them to read its options
@@ -131,7 +132,7 @@ def run(
                 known = "ours,protopnet" if name == "methods" else "demo"
                 raise RequestError(f"no {name} given: --{name} {known}, or --suite NAME; `bench ls suites` lists them")
         asked.append(overrides.with_settings(values, single, several))
-    named_settings.check_requests(asked, gpus, starting)
+    request_names.check_requests(asked, gpus, starting)
     # With torch from here on, which takes seconds to import: a wrong name is refused before.
     from bench.config import schema
     from bench.config.plan import Context, plan_all
@@ -145,7 +146,7 @@ def run(
     how.check()
     for request in requests:
         chosen = registry.chosen_methods(request.methods)
-        check_reproducible("methods", named_settings.with_controls(chosen, request.controls), how.several)
+        check_reproducible("methods", request_names.with_controls(chosen, request.controls), how.several)
         check_reproducible("metrics", registry.chosen_metrics(request.metrics, shared=True), how.several)
         check_reproducible("datasets", request.datasets, how.several)
     home = find_home()
@@ -188,9 +189,9 @@ def _execute(
     rerun: bool,
 ) -> tuple[str, Any]:
     """Record the run, run its cells, and return its stamp and the summary."""
+    from bench.runner.fit_cache import repair
     from bench.runner.launchers.callbacks import ConsoleCallback
     from bench.runner.launchers.tasks import write_down
-    from bench.runner.recovery import repair
     from bench.runner.status import Board, Overview
 
     # Everything that can refuse the run comes before its record is written.

@@ -52,9 +52,10 @@ def cell(
     from bench.core.memory import check_limit
     from bench.results.store import Store
     from bench.runner.cell import CellRunner
+    from bench.runner.fit_cache import repair
     from bench.runner.launchers.tasks import join_training, run_stage
     from bench.runner.progress import ConsoleProgress
-    from bench.runner.recovery import repair, retry
+    from bench.runner.retries import retry
     from bench.training.distributed import ProcessGroup
 
     folder = Store(find_home()).place(folder)

@@ -50,7 +50,7 @@ def compare(
     """  # noqa: D301 (click reads the character itself)
     from bench.report.contest_tables import as_csv, as_json, contest_tables
     from bench.report.renderers import write
-    from bench.report.styled import styled
+    from bench.report.table_style import styled
     from bench.results.stats.compare import compare as judge
 
     found = judge(options.open_store(out), methods, metrics, stamp, suite, first_only)

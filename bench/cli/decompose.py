@@ -18,8 +18,8 @@ import bench.models  # noqa: F401 - lets torchvision be imported beside a CPU bu
 from bench.contract import InputConfig, Progress, RequestError
 from bench.core.content_digest import state_of
 from bench.core.paths import is_text
-from bench.data.class_images import ClassImages
 from bench.data.text_files import read_text
+from bench.data.torch_dataset import ClassImages
 from bench.models.weights import fitting
 from bench.posthoc.decompose_class import DecompositionConfig
 from bench.posthoc.progress import LoggingProgress

@@ -15,6 +15,7 @@ from bench.core.errors import RequestError
 from bench.core.interrupts import contained
 from bench.core.paths import decodable
 from bench.core.paths import home as find_home
+from bench.runner.retries import RETRIES
 
 PATH = click.Path(path_type=Path)
 _MOST_BYTES = 2**50
@@ -216,7 +217,7 @@ table_format = click.option("--format", "fmt", type=click.Choice(FORMATS), defau
 
 
 def table_style(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that fit a table to a text: they are the arguments of :func:`bench.report.styled.styled`."""
+    """Add the options that fit a table to a text: they are the arguments of :func:`bench.report.table_style.styled`."""
     for option in reversed(
         (
             click.option("--columns", callback=names, help="Columns or groups of columns to print, with commas."),
@@ -295,7 +296,7 @@ def launcher(command: Callable[..., None]) -> Callable[..., None]:
 retries = click.option(
     "--retries",
     type=click.IntRange(0),
-    default=1,
+    default=RETRIES,
     show_default=True,
     help="Retries of a cell after transient failures (lost device, file system); it resumes from its checkpoint. "
     "Out of memory and errors that data and seed determine are not retried.",

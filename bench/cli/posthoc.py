@@ -167,7 +167,7 @@ def tune(
     from bench.core import environment
     from bench.report.measurement_tables import tune_table
     from bench.report.renderers import write
-    from bench.report.styled import styled
+    from bench.report.table_style import styled
     from bench.runner import tune
     from bench.runner.cell import CellRunner
     from bench.runner.progress import ConsoleProgress

@@ -55,7 +55,7 @@ def report(
     """  # noqa: D301 (click reads the character itself)
     from bench.core.errors import RequestError
     from bench.report import comparison, paper_table, with_beyond_chance, write
-    from bench.report.styled import styled
+    from bench.report.table_style import styled
 
     store = options.open_store(out)
     pages = {name: more.pop(name) for name in _PAGES_ONLY}

@@ -14,7 +14,7 @@ from bench.config import schema
 from bench.config.backbone import protocol_of, variant_of
 from bench.config.black_box import VERSION as BLACK_BOX_VERSION
 from bench.config.black_box import BlackBoxConfig
-from bench.config.named_settings import Named, with_controls
+from bench.config.request_names import Named, with_controls
 from bench.config.schema import DatasetConfig, Request
 from bench.config.spec import CellSpec, InputLocations, PlannedCell
 from bench.contract import Dataset, Method, Progress, RequestError, Sizes

@@ -13,9 +13,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from bench.core.builtins import CATALOGUE as CATALOGUE
-from bench.core.builtins import Entry as Entry
-from bench.core.builtins import Role as Role
+from bench.core.catalogue import CATALOGUE as CATALOGUE
+from bench.core.catalogue import Entry as Entry
+from bench.core.catalogue import Role as Role
 from bench.core.source_code import Code, code_of_module, is_ours, read_with_imports
 
 KINDS = ("methods", "datasets", "backbones", "metrics", "checkpoints")

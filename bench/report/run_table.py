@@ -14,8 +14,8 @@ from bench.core import registry
 from bench.core.errors import RequestError
 from bench.report.cautions import with_cautions
 from bench.report.chance import beyond_chance, chance_warnings
-from bench.report.provenance import describe_block, distinguish, fewer_seeds
 from bench.report.table import Column, Row, Table
+from bench.report.table_remarks import describe_block, distinguish, fewer_seeds
 from bench.results.aggregate import about_intervals, as_entry, with_interval
 from bench.results.grouping import together
 from bench.results.labels import FIRST_METRICS, text_of

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from bench.config.black_box import BlackBoxConfig
 from bench.config.spec import STAGE, CellSpec
-from bench.contract import BenchError, CellError, FitContext, PartPrototypeModel, RequestError, Samples, Score
+from bench.contract import CellError, FitContext, PartPrototypeModel, RequestError, Samples, Score
 from bench.core import environment, registry
 from bench.core.errors import storage_error
 from bench.core.files import read_json
@@ -36,8 +36,9 @@ from bench.runner.evaluator import compares_black_box, evaluate
 from bench.runner.fit_cache import read_fit, reuse_fit, state_file
 from bench.runner.heartbeat import Heartbeat
 from bench.runner.inputs import Inputs
-from bench.runner.limits import SHARED, OomRetry
+from bench.runner.memory_limit import SHARED, OomRetry
 from bench.runner.progress import ConsoleProgress
+from bench.runner.retries import reason_of
 from bench.training.black_box import agreement, train_or_load
 from bench.training.distributed import ProcessGroup
 from bench.training.trainer import Trainer
@@ -369,9 +370,3 @@ def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _finite(facts: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in facts.items() if math.isfinite(value)}
-
-
-def reason_of(error: Exception) -> str:
-    """Return the failure in one line, for the footnote of a table."""
-    text = str(error).split("\n")[0]
-    return text if isinstance(error, BenchError) else f"{type(error).__name__}: {text}"

@@ -1,9 +1,9 @@
-"""Reuse of fits: from an interrupted attempt, or from a cell that differs only in metrics or split."""
+"""Reuse of fits: of an interrupted attempt, of a cell that differs only in metrics or split, or of a damaged result."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from bench.core.errors import RequestError
 from bench.core.files import read_json, replacing, write_json
 from bench.core.integrity import verify_file
 from bench.core.work_dir import FIT, WorkDir
+from bench.results.records import AGAIN
 from bench.results.store import Store
 from bench.runner.progress import ConsoleProgress
 
@@ -103,3 +104,27 @@ def copy_fit(
     write_json(work / FIT, notes)
     WorkDir(work.parent).seal()
     return True
+
+
+def repair(names: Sequence[str], store: Store, progress: ConsoleProgress) -> None:
+    """Set damaged results of cells aside, keeping their fits, and remove leftovers of killed processes.
+
+    Args:
+        names: ids of the cells.
+        store: results store of the cells.
+        progress: reporter of damaged results.
+    """
+    for name in names:
+        folder = store.cell(name)
+        if not folder.untidy and not (folder.done and store.record(name).failure):
+            continue
+        with folder.claim():
+            failure = store.record(name).failure if folder.done else None
+            if failure is not None:
+                # The numbers are computed again, but the fit, if undamaged, is not: training is most of the cost.
+                place = folder.set_aside()
+                why = failure["reason"].removesuffix(AGAIN)
+                progress.note(f"the result of {name} is damaged: kept as {place}, and computed again ({why})")
+                copy_fit(place, folder.work, progress, {})
+            else:
+                folder.tidy()

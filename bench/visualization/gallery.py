@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bench.report.plots import style
 from bench.report.plots.figure import Drawing
+from bench.visualization.image_rows import absences, how, rates_text
 from bench.visualization.panels import (
     all_prototypes,
     check_shown,
@@ -18,7 +19,6 @@ from bench.visualization.panels import (
     tints_together,
     training_patch,
 )
-from bench.visualization.rows import absences, how, rates_text
 from bench.visualization.viewer import Look, Source, Viewer
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from bench.results.asked_cells import families, repeated
 from bench.results.select import Candidate
 from bench.runner.intervene import intervene
 from bench.visualization.gallery import draw_class
+from bench.visualization.image_rows import Row, draw_rows
 from bench.visualization.intervention import clearest, draw_case
-from bench.visualization.rows import Row, draw_rows
 from bench.visualization.viewer import Viewer, chosen_classes
 
 Open = Callable[[str], Viewer]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from baselines import checkpoints
+from baselines import official_checkpoints
 from bench.contract import BenchError, RequestError
 from bench.models import weights
 from bench.results.merge import _check_weights
@@ -67,7 +67,7 @@ def loaded_by_a_cell(file):
     return CellRunner.load(fake, None)
 
 
-@pytest.mark.parametrize("read", [weights.read, checkpoints.read, loaded_by_a_cell])
+@pytest.mark.parametrize("read", [weights.read, official_checkpoints.read, loaded_by_a_cell])
 def test_a_header_that_lies_is_one_line(bad, read):
     with pytest.raises(BenchError) as caught:
         read(bad)
@@ -124,7 +124,7 @@ def test_an_unusable_header_is_one_line(header, tmp_path):
     with pytest.raises(
         RequestError, match=r"w\.safetensors has an (unreadable|unusable) header .*: make one with"
     ) as caught:
-        checkpoints.facts_of(file)
+        official_checkpoints.facts_of(file)
     assert "\n" not in str(caught.value)
 
 
@@ -158,6 +158,6 @@ def imported(file, **changed):
     ids=str,
 )
 def test_a_header_must_have_the_sizes_of_its_tensors(changed, tmp_path):
-    assert checkpoints.read(imported(tmp_path / "good.safetensors")).facts["sizes"]["O"] == 3
+    assert official_checkpoints.read(imported(tmp_path / "good.safetensors")).facts["sizes"]["O"] == 3
     with pytest.raises(RequestError, match=r"bad\.safetensors is broken: its header lacks the sizes of its tensors"):
-        checkpoints.read(imported(tmp_path / "bad.safetensors", **changed))
+        official_checkpoints.read(imported(tmp_path / "bad.safetensors", **changed))

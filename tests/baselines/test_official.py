@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from baselines import checkpoints, external_repository, official_models
+from baselines import external_repository, official_checkpoints, official_models
 from bench.contract import BenchError, CellError, RequestError, Sizes
 from bench.models.external import ExternalFile, NetworkConfig
 from tests.support import official_checkouts as stand_ins
@@ -59,13 +59,13 @@ def trained(method, tmp_path):
         network = stand_ins.build(method, module)
         content = {"model_state_dict": network.state_dict(), "epoch": 1} if method == "protopool" else network
         torch.save(content, tmp_path / "official.pth")
-    checkpoints.convert(method, tmp_path / "official.pth", tmp_path / "out")
+    official_checkpoints.convert(method, tmp_path / "official.pth", tmp_path / "out")
     return SimpleNamespace(method=method, folder=folder, network=network, file=tmp_path / "out.safetensors")
 
 
 def built(trained, tmp_path):
     work = given(trained.method, trained.folder, tmp_path, checkpoint=str(trained.file))
-    return official_models.build(trained.method, work, checkpoints.read(trained.file)).eval()
+    return official_models.build(trained.method, work, official_checkpoints.read(trained.file)).eval()
 
 
 def test_logits_and_maps_are_the_networks_own(trained, tmp_path):
@@ -128,7 +128,7 @@ def test_a_pruned_network(tmp_path):
         network = stand_ins.build("protopnet", module, per_class=3, kind="bottleneck")
         network.prune_prototypes([0, 1, 4, 8])
         torch.save(network, tmp_path / "official.pth")
-    checkpoints.convert("protopnet", tmp_path / "official.pth", tmp_path / "out")
+    official_checkpoints.convert("protopnet", tmp_path / "official.pth", tmp_path / "out")
     trained = SimpleNamespace(method="protopnet", folder=folder, network=network, file=tmp_path / "out.safetensors")
     model = built(trained, tmp_path)
     assert model.prototypes.classes.int().argmax(1).tolist() == [0, 1, 1, 2, 2]
@@ -246,7 +246,7 @@ def test_a_request_is_checked_without_running_the_code(backbone, file, expected,
     (tmp_path / file).write_text("raise SystemExit")
     config = Config(source=str(tmp_path))
     with pytest.raises(RequestError, match=expected):
-        checkpoints.check("protopnet", config, Sizes(3, 5, 512, 49, backbone))
+        official_checkpoints.check("protopnet", config, Sizes(3, 5, 512, 49, backbone))
 
 
 def test_a_checkout_is_its_code(tmp_path):

@@ -10,7 +10,7 @@ import torch
 from bench.contract import RequestError
 from bench.report.measurement_tables import tune_table
 from bench.report.renderers import as_markdown
-from bench.report.styled import styled
+from bench.report.table_style import styled
 from bench.runner.tune import MemoizedBackbone, check_columns, within_class
 from tests.support.small_birds import PROTOPNET, QUICK, bench, called, few_birds
 

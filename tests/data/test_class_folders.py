@@ -9,8 +9,8 @@ from PIL import Image
 
 from bench.contract import RequestError
 from bench.data.class_folders import read
-from bench.data.class_images import ClassImages
 from bench.data.image_folder import ImageFolder
+from bench.data.torch_dataset import ClassImages
 from tests.support.cub_trees import picture
 
 

@@ -6,10 +6,10 @@ import pytest
 
 from bench.cli.decompose import _lines
 from bench.contract import RequestError
-from bench.data.class_images import ClassImages
 from bench.data.image_folder import ImageFolder
 from bench.data.reader_reports import Faults
 from bench.data.text_files import read_text
+from bench.data.torch_dataset import ClassImages
 from tests.support.cub_trees import picture
 
 NAMES = [f"{kind}/{number}.png" for kind in ("cat", "dog") for number in range(3)]

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from bench.cli.main import main
 from bench.report.plots.scatter import interpretability
-from bench.report.results import results
+from bench.report.result_tables import results
 from bench.results.export import nameless
 from bench.results.select import candidates
 from bench.results.store import Store

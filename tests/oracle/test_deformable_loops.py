@@ -176,9 +176,9 @@ def test_a_last_layer_that_learns_is_kept_sparse(images):
 
 @pytest.mark.parametrize("batch", [1, 2, 64])
 def test_projection(model, images, monkeypatch, batch):
-    from baselines import layers
+    from baselines import projection
 
-    monkeypatch.setattr(layers, "_PUSH_BATCH", batch)
+    monkeypatch.setattr(projection, "_PUSH_BATCH", batch)
     maps = cosine_maps(model, images)
     expected, sources = [], []
     for j in range(COUNT):

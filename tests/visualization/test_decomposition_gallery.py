@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 import bench.models  # noqa: F401 - lets torchvision be imported
 from bench.cli.decompose import build, run
 from bench.contract import CellError, InputConfig, RequestError
-from bench.data.class_images import ClassImages
+from bench.data.torch_dataset import ClassImages
 from bench.posthoc import decompose, draw, load
 from bench.visualization.decomposition_gallery import strongest
 from tests.support.classifiers import QUICK, images, loader, net

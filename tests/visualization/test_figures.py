@@ -21,9 +21,9 @@ from bench.runner.intervene import intervene
 from bench.runner.progress import ConsoleProgress
 from bench.visualization import paper_figures
 from bench.visualization.gallery import draw_class
+from bench.visualization.image_rows import Row, draw_rows
 from bench.visualization.intervention import draw_case
 from bench.visualization.panels import _apart
-from bench.visualization.rows import Row, draw_rows
 from bench.visualization.viewer import Viewer, chosen_classes
 from metrics.parts import hits
 from metrics.peaks import peaks

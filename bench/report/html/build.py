@@ -24,7 +24,7 @@ from bench.report.html.warnings import cautions
 from bench.report.paper_tables.build import paper_table
 from bench.report.paper_tables.published import TABLES
 from bench.report.renderers.html import fragments
-from bench.report.results import Result, results
+from bench.report.result_tables import Result, results
 from bench.report.table import Table
 from bench.results.select import Candidate, candidates
 from bench.results.store import Store

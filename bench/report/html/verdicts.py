@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Literal
 
-from bench.report.results import Result
+from bench.report.result_tables import Result
 from bench.report.table import Column, Row
 from bench.results.labels import FIRST_METRICS
 from bench.results.select import Fit

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from bench.report.paper_tables.build import cautions as against_the_paper
 from bench.report.paper_tables.published import TABLES
-from bench.report.results import Result
+from bench.report.result_tables import Result
 from bench.results.select import Candidate
 
 _ROUGH = 2.0

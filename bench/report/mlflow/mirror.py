@@ -15,15 +15,38 @@ from typing import TYPE_CHECKING, Any
 
 from bench.contract import BenchError, Progress, RequestError
 from bench.core import locks
+from bench.core.plain_text import for_markdown
+from bench.core.registry import names
 from bench.report.html.output_dir import file_name
-from bench.report.mlflow.experiment import experiment_note
-from bench.report.mlflow.runs import Counts, SuiteRuns
+from bench.report.mlflow.run_writer import Counts, SuiteRuns
 from bench.report.mlflow.server import create_database, database, import_mlflow
 from bench.results.store import Store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+_EXPERIMENT_NOTE = """\
+One run per cell: a **method** on a **data set**, with one **backbone** and one **seed**. Runs named by the suite and
+a number of cells stand for calls of `python -m bench run`: each has the table of its cells (`report.html`, `report.md`)
+and a picture of it with intervals.
+
+Compare methods: **Runs**, then the chart icon; *Group by* the tag `row` averages seeds, and nothing but seeds: its
+last part stands for all settings, images and weights. Tags to search by: `method`, `dataset`, `backbone`, `seed`,
+`role` (`method`; `reference`, the plain classifier; `control`, content-free maps that a method has to beat; `summary`),
+`status`.
+
+| metric | what it is |
+|---|---|
+{metrics}
+| details/... | facts about a metric besides its value; `.low` and `.high` are the ends of its 95 % interval |
+| fact/... | facts of the fitted model |
+| seconds/... | wall-clock seconds of the stages |
+| usage/... | time, memory and energy of the whole cell; joules are of the whole device |
+| train/..., blackbox/... | curves by epoch: of the method, of the classifier that it explains |
+
+Values have four digits here and all of them in `result.json`. They are in % where the name has no other unit; higher is
+better unless the run's description says otherwise. This is a copy of the store: it can be deleted, and
+`python -m bench sync` makes it again."""
 _SERVERS = ("http://", "https://")
 _FILE = "sqlite:///"
 _DATABASES = (_FILE, "postgresql", "mysql", "mssql")
@@ -143,7 +166,7 @@ class Mirror:
             return self._experiment(suite, None)
 
     def _experiment(self, suite: str, progress: Progress | None) -> str:
-        name, tags = f"partbench/{suite}", {"bench.suite": suite, "mlflow.note.content": experiment_note()}
+        name, tags = f"partbench/{suite}", {"bench.suite": suite, "mlflow.note.content": _experiment_note()}
         found = self.client.get_experiment_by_name(name)
         if found is None:
             # A tracking server has its own place for artifacts; for a database one has to be named.
@@ -157,3 +180,11 @@ class Mirror:
             if found.tags.get(tag) != text:
                 self.client.set_experiment_tag(found.experiment_id, tag, text)
         return str(found.experiment_id)
+
+
+def _experiment_note() -> str:
+    """Return a suite's description for a first visit of MLflow's page, with the metrics measured by default."""
+    rows = ((name, entry.summary) for name, entry in names("metrics").items() if entry.measured != "asked")
+    return _EXPERIMENT_NOTE.format(
+        metrics="\n".join(f"| {for_markdown(name)} | {for_markdown(text)} |" for name, text in rows)
+    )

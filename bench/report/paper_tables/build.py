@@ -16,8 +16,8 @@ from bench.report.paper_tables.published import SOURCE, TABLES, PaperTable, publ
 from bench.report.paper_tables.refinement import place, refinement, stage
 from bench.report.paper_tables.scale import accuracies, memory
 from bench.report.paper_tables.select import Selection, select
-from bench.report.provenance import describe_block, distinguish, fewer_seeds
 from bench.report.table import Table
+from bench.report.table_remarks import describe_block, distinguish, fewer_seeds
 from bench.results.aggregate import about_intervals
 from bench.results.select import Bounds, Comparable
 from bench.results.store import Store

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bench.report.provenance import distinguish
+from bench.report.table_remarks import distinguish
 from bench.results import labels
 from bench.results.select import Candidate, Comparable, Fit, comparable
 from bench.results.store import Store

@@ -9,8 +9,8 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from bench.core.plain_text import visible
-from bench.report.layout import layout
 from bench.report.table import Table
+from bench.report.table_layout import layout
 
 # Names, reasons and settings come from users and plugins: everything is escaped.
 _TEMPLATES = Environment(

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from itertools import count, groupby
 
 from bench.core.plain_text import for_latex, one_line
-from bench.report.layout import Layout, Line, Shown, fold, layout
 from bench.report.table import Column, Table
+from bench.report.table_layout import Layout, Line, Shown, fold, layout
 
 PREAMBLE = ("booktabs", "amssymb")
 """The packages that the tables need."""

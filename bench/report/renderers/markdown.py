@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from rich.cells import cell_len
 
 from bench.core.plain_text import for_markdown, markdown_code, markdown_prose
-from bench.report.layout import layout
 from bench.report.renderers.text import aligned, fill, raised
 from bench.report.table import Table
+from bench.report.table_layout import layout
 
 
 def as_markdown(tables: Sequence[Table]) -> str:

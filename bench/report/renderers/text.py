@@ -11,8 +11,8 @@ from rich import box
 from rich.cells import cell_len
 
 from bench.core.console import Console, Text
-from bench.report.layout import Layout, Shown, fold, layout
 from bench.report.table import Table
+from bench.report.table_layout import Layout, Shown, fold, layout
 
 _SUPERSCRIPT = str.maketrans("0123456789,", "⁰¹²³⁴⁵⁶⁷⁸⁹˒")
 _NAMES, _GAP, _LONG = (15, 10), 2, 14

@@ -14,10 +14,10 @@ from bench.core import registry
 from bench.core.errors import storage_error
 from bench.core.interrupts import contained
 from bench.results.store import Store
-from bench.runner.cell import CellRunner, reason_of
+from bench.runner.cell import CellRunner
 from bench.runner.launchers.subprocess_job import Job, ProcessExit, execute
 from bench.runner.progress import ConsoleProgress
-from bench.runner.recovery import retry
+from bench.runner.retries import reason_of, retry
 
 
 class ThisProcess:

@@ -25,6 +25,7 @@ from bench.runner.launchers.scheduler import Scheduler
 from bench.runner.launchers.subprocess_job import Job
 from bench.runner.launchers.tasks import CellTask
 from bench.runner.progress import ConsoleProgress
+from bench.runner.retries import RETRIES
 
 THREADS = "OMP_NUM_THREADS"
 
@@ -54,7 +55,7 @@ class Launcher:
     cpus: int | None = None
     ray_address: str | None = None
     slurm: Mapping[str, str] = field(default_factory=dict)
-    retries: int = 1
+    retries: int = RETRIES
 
     def check(self) -> None:
         """Refuse inconsistent options, before anything is planned.

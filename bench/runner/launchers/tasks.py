@@ -16,7 +16,7 @@ from bench.data.cache import cache_folder
 from bench.data.preprocessing import Preprocessing
 from bench.results.store import Store, WorkDir, write_json
 from bench.runner.cell import CellRunner
-from bench.runner.recovery import retry
+from bench.runner.retries import retry
 from bench.training.distributed import FollowerDone
 
 Stage = Literal["data", "black-box"]

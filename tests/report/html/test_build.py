@@ -18,7 +18,7 @@ from bench.report.html import write_site
 from bench.report.html.output_dir import ReportFolder, file_name
 from bench.report.html.sparklines import panels
 from bench.report.html.warnings import cautions
-from bench.report.results import results
+from bench.report.result_tables import results
 from bench.results.select import candidates
 from bench.results.store import Store
 from tests.support.paper_cells import paper_store

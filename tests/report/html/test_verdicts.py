@@ -7,7 +7,7 @@ import pytest
 
 from bench.report.html import words
 from bench.report.html.verdicts import turned, verdicts, winner
-from bench.report.results import results
+from bench.report.result_tables import results
 from bench.results.select import candidates
 from bench.results.stats.compare import compare
 from bench.results.stats.tests import holm

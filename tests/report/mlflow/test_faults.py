@@ -11,7 +11,7 @@ import pytest
 
 from bench.contract import BenchError, RequestError
 from bench.report.mlflow import Mirror
-from bench.report.mlflow.runs import SuiteRuns
+from bench.report.mlflow.run_writer import SuiteRuns
 from tests.support.mlflow_runs import SCORES, experiments, one, runs
 from tests.support.stores import STAMP, reseal
 

@@ -6,9 +6,9 @@ import pytest
 
 from bench.contract import RequestError
 from bench.report import paper_table
-from bench.report.layout import layout
 from bench.report.paper_tables.published import FILE, TABLES, published
 from bench.report.table import Row, Table, Value
+from bench.report.table_layout import layout
 from tests.support.paper_cells import ACCURACY, CUB, TABLE_2, on_cub, on_imagenet, paper_store, scores
 
 

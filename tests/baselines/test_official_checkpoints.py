@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from baselines import checkpoints, official_files
+from baselines import official_checkpoints, official_files
 from baselines.protopnet import ProtoPNet
 from bench.config.schedule import Schedule
 from bench.contract import CellError, RequestError, Sizes
@@ -59,7 +59,7 @@ def ours(tmp_path, file, name="protopnet", **settings):
     """The network of ours that a converted file makes."""
     method = registry.load("methods", name)
     config = method.Config(checkpoint=str(file), schedule=Schedule(phases=[]), **settings)
-    return checkpoints.build(method(), task(tmp_path, stripes(), config, backbone_name="resnet18"))
+    return official_checkpoints.build(method(), task(tmp_path, stripes(), config, backbone_name="resnet18"))
 
 
 FORMS = [
@@ -76,7 +76,7 @@ FORMS = [
 @pytest.mark.parametrize("method", official_files.SHAPES)
 def test_every_form_gives_the_same_tensors(method, form, zipped, saved, tmp_path):
     path, state, _ = saved(method, form, zipped=zipped)
-    facts = checkpoints.convert(method, path, tmp_path / "out")
+    facts = official_checkpoints.convert(method, path, tmp_path / "out")
     found = load_file(tmp_path / "out.safetensors")
     identity = found.pop("prototype_class_identity", None)
     assert set(found) == set(state) - {"ones"}
@@ -90,7 +90,9 @@ def test_every_form_gives_the_same_tensors(method, form, zipped, saved, tmp_path
     kinds = {"protopnet": "PPNet", "tesnet": "TESNet", "protopool": "PrototypeChooser", "deformable": "PPNet"}
     assert facts["class"] == (kinds[method] if form in ("module", "parallel") else None)
     assert (
-        json.loads((tmp_path / "out.json").read_text()) == facts == checkpoints.facts_of(tmp_path / "out.safetensors")
+        json.loads((tmp_path / "out.json").read_text())
+        == facts
+        == official_checkpoints.facts_of(tmp_path / "out.safetensors")
     )
 
 
@@ -113,7 +115,7 @@ def logits_by_hand(state, identity, features):
 @pytest.mark.parametrize("kind", ["regular", "bottleneck"])
 def test_our_protopnet_answers_as_the_official_network(kind, change, saved, tmp_path):
     path, state, (logits, _) = saved("protopnet", change=change, kind=kind)
-    facts = checkpoints.convert("protopnet", path, tmp_path / "out.safetensors")
+    facts = official_checkpoints.convert("protopnet", path, tmp_path / "out.safetensors")
     model = ours(tmp_path, tmp_path / "out.safetensors", per_class=9, depth=11)
     classes = [0, 0, 1, 1, 2, 2] if change is not prune else [0, 1, 2, 2]
     assert model.prototypes.classes.int().argmax(1).tolist() == classes
@@ -136,7 +138,7 @@ def test_our_protopnet_answers_as_the_official_network(kind, change, saved, tmp_
 @pytest.mark.parametrize("name", [name for name in official_files.SHAPES if name in registry.names("methods")])
 def test_our_networks_answer_as_the_official_ones(name, saved, tmp_path):
     path, _, (logits, maps) = saved(name)
-    checkpoints.convert(name, path, tmp_path / "out.safetensors")
+    official_checkpoints.convert(name, path, tmp_path / "out.safetensors")
     model = ours(tmp_path, tmp_path / "out.safetensors", name)
     with torch.no_grad():
         explained = model.explain(images())
@@ -146,16 +148,16 @@ def test_our_networks_answer_as_the_official_ones(name, saved, tmp_path):
 
 def test_a_state_dict_lists_its_assumptions(saved, tmp_path):
     path, _, _ = saved("protopnet", "state")
-    facts = checkpoints.convert("protopnet", path, tmp_path / "out")
+    facts = official_checkpoints.convert("protopnet", path, tmp_path / "out")
     assert facts["assumed"] == ["activation", "epsilon", "class identity"]
     assert "protopnet and tesnet write the same state dict; taken for protopnet" in facts["doubt"]
-    assert checkpoints.convert("protopnet", saved("protopnet")[0], tmp_path / "whole")["assumed"] == []
+    assert official_checkpoints.convert("protopnet", saved("protopnet")[0], tmp_path / "whole")["assumed"] == []
 
 
 def test_a_pruned_state_dict_lacks_its_classes(saved, tmp_path):
     path, _, _ = saved("protopnet", "state", prune)
     with pytest.raises(RequestError, match=r"4 prototypes for 3 classes.*import the whole pickled model"):
-        checkpoints.convert("protopnet", path, tmp_path / "out")
+        official_checkpoints.convert("protopnet", path, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
@@ -165,7 +167,7 @@ def test_the_method_is_recognised(asked, writer, saved, tmp_path):
     if asked == writer:
         return
     with pytest.raises(RequestError, match=f"written by {writer}, not by {asked}: python -m bench import {writer} "):
-        checkpoints.convert(asked, saved(writer)[0], tmp_path / "out")
+        official_checkpoints.convert(asked, saved(writer)[0], tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -180,7 +182,7 @@ def test_the_method_is_recognised(asked, writer, saved, tmp_path):
 def test_files_of_other_methods_are_named(key, writer, tmp_path):
     torch.save({key: torch.ones(2), "prototype_vectors": torch.ones(2, 3, 1, 1)}, tmp_path / "other.pth")
     with pytest.raises(RequestError, match=f"written by {writer}, not by protopnet: {writer} files cannot be imported"):
-        checkpoints.convert("protopnet", tmp_path / "other.pth", tmp_path / "out")
+        official_checkpoints.convert("protopnet", tmp_path / "other.pth", tmp_path / "out")
 
 
 def without(name):
@@ -217,7 +219,7 @@ def test_shapes_are_checked_against_the_tables(name, saved, tmp_path):
     change(state)
     torch.save(state, tmp_path / "wrong.pth")
     with pytest.raises(RequestError) as error:
-        checkpoints.convert(method, tmp_path / "wrong.pth", tmp_path / "out")
+        official_checkpoints.convert(method, tmp_path / "wrong.pth", tmp_path / "out")
     assert expected in str(error.value)
     assert not (tmp_path / "out.safetensors").exists()
 
@@ -226,7 +228,7 @@ def test_shapes_are_checked_against_the_tables(name, saved, tmp_path):
 def test_files_without_a_network(content, tmp_path):
     torch.save(content, tmp_path / "other.pth")
     with pytest.raises(RequestError, match="holds no network"):
-        checkpoints.convert("protopnet", tmp_path / "other.pth", tmp_path / "out")
+        official_checkpoints.convert("protopnet", tmp_path / "other.pth", tmp_path / "out")
 
 
 def test_modules_that_contain_one_another_end(tmp_path):
@@ -236,33 +238,33 @@ def test_modules_that_contain_one_another_end(tmp_path):
     second._modules["a"], second._modules["b"] = first, first
     torch.save(first, tmp_path / "endless.pth")
     with pytest.raises(RequestError, match="contain one another"):
-        checkpoints.convert("protopnet", tmp_path / "endless.pth", tmp_path / "out")
+        official_checkpoints.convert("protopnet", tmp_path / "endless.pth", tmp_path / "out")
 
 
 def test_fleeting_buffers_are_left_out(saved, tmp_path):
     def change(network):
         network.register_buffer("fleeting", torch.ones(2), persistent=False)
 
-    checkpoints.convert("protopnet", saved("protopnet", change=change)[0], tmp_path / "out")
+    official_checkpoints.convert("protopnet", saved("protopnet", change=change)[0], tmp_path / "out")
     assert "fleeting" not in load_file(tmp_path / "out.safetensors")
 
 
 def test_an_existing_file_of_other_origin_stays(saved, tmp_path):
-    checkpoints.convert("protopnet", saved("protopnet")[0], tmp_path / "out")
+    official_checkpoints.convert("protopnet", saved("protopnet")[0], tmp_path / "out")
     before = (tmp_path / "out.safetensors").read_bytes()
-    checkpoints.convert("protopnet", saved("protopnet")[0], tmp_path / "out")
+    official_checkpoints.convert("protopnet", saved("protopnet")[0], tmp_path / "out")
     assert (tmp_path / "out.safetensors").read_bytes() == before
     with pytest.raises(RequestError, match="was made from another file"):
-        checkpoints.convert("protopnet", saved("protopnet", change=prune)[0], tmp_path / "out")
+        official_checkpoints.convert("protopnet", saved("protopnet", change=prune)[0], tmp_path / "out")
     assert (tmp_path / "out.safetensors").read_bytes() == before
     save_file({"x": torch.ones(1)}, tmp_path / "mine.safetensors")
     with pytest.raises(RequestError, match="is not an imported checkpoint"):
-        checkpoints.convert("protopnet", saved("protopnet")[0], tmp_path / "mine")
+        official_checkpoints.convert("protopnet", saved("protopnet")[0], tmp_path / "mine")
     (tmp_path / "notes.json").write_text("mine")
     with pytest.raises(RequestError, match=r"notes\.json exists: give another name"):
-        checkpoints.convert("protopnet", saved("protopnet")[0], tmp_path / "notes")
+        official_checkpoints.convert("protopnet", saved("protopnet")[0], tmp_path / "notes")
     with pytest.raises(RequestError, match="cannot be written"):
-        checkpoints.convert("protopnet", saved("protopnet")[0], tmp_path / "notes.json" / "out")
+        official_checkpoints.convert("protopnet", saved("protopnet")[0], tmp_path / "notes.json" / "out")
     assert (tmp_path / "notes.json").read_text() == "mine"
 
 
@@ -292,7 +294,7 @@ def checked(file, **facts):
     fits = {"method": "protopnet", "classes": 3, "architecture": "resnet18", "channels": 16, "activation": "log"}
     header = {"partbench": json.dumps({**fits, "epsilon": 1e-4, **facts})}
     save_file({"x": torch.ones(1)}, file, metadata=header)
-    checkpoints.check("protopnet", ProtoPNet.Config(checkpoint=str(file), schedule=Schedule(phases=[])), SIZES)
+    official_checkpoints.check("protopnet", ProtoPNet.Config(checkpoint=str(file), schedule=Schedule(phases=[])), SIZES)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +307,7 @@ def checked(file, **facts):
         ({"channels": 512}, "none of ours"),
         ({"activation": "linear"}, "the similarity 'linear'"),
         ({"epsilon": 1e-6}, "with epsilon 1e-06"),
-        ({"activation": checkpoints._FUNCTION}, "by a function it lacks"),
+        ({"activation": official_checkpoints._FUNCTION}, "by a function it lacks"),
     ],
 )
 def test_a_misfit_is_refused_before_the_run(facts, expected, tmp_path):
@@ -317,14 +319,14 @@ def test_a_misfit_is_refused_before_the_run(facts, expected, tmp_path):
 
 def test_a_file_that_is_not_converted_is_refused(saved, tmp_path):
     with pytest.raises(RequestError, match=r"not a \.safetensors file: make one with `python -m bench import"):
-        checkpoints.facts_of(saved("protopnet")[0])
+        official_checkpoints.facts_of(saved("protopnet")[0])
     (tmp_path / "broken.safetensors").write_bytes(b"nothing")
     with pytest.raises(RequestError, match="cannot be read"):
-        checkpoints.facts_of(tmp_path / "broken.safetensors")
+        official_checkpoints.facts_of(tmp_path / "broken.safetensors")
 
 
 def test_a_backbone_with_other_tensors_fails_the_cell(saved, tmp_path):
-    checkpoints.convert("protopnet", saved("protopnet")[0], tmp_path / "out")
+    official_checkpoints.convert("protopnet", saved("protopnet")[0], tmp_path / "out")
 
     class Other(SmallNet):
         def __init__(self):
@@ -335,10 +337,10 @@ def test_a_backbone_with_other_tensors_fails_the_cell(saved, tmp_path):
     work = task(tmp_path, stripes(), config)
     work.backbone = Other
     with pytest.raises(CellError, match=r"does not fit protopnet: backbone\.body\.5"):
-        checkpoints.build(ProtoPNet(), work)
+        official_checkpoints.build(ProtoPNet(), work)
 
 
 def test_a_converted_file_is_its_content_not_its_place(saved, tmp_path):
-    checkpoints.convert("protopnet", saved("protopnet")[0], tmp_path / "one")
-    checkpoints.convert("protopnet", saved("protopnet")[0], tmp_path / "two")
+    official_checkpoints.convert("protopnet", saved("protopnet")[0], tmp_path / "one")
+    official_checkpoints.convert("protopnet", saved("protopnet")[0], tmp_path / "two")
     assert ExternalFile.at(tmp_path / "one.safetensors").digest == ExternalFile.at(tmp_path / "two.safetensors").digest

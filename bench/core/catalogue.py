@@ -246,11 +246,16 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         ),
     },
     "checkpoints": {
-        "protopnet": Entry("baselines.checkpoints:OfficialCheckpoints", "the pickled PPNet of cfchen-duke/ProtoPNet"),
-        "tesnet": Entry("baselines.checkpoints:OfficialCheckpoints", "the pickled TESNet of JackeyWang96/TesNet"),
-        "protopool": Entry("baselines.checkpoints:OfficialCheckpoints", "best_model*.pth of gmum/ProtoPool"),
+        "protopnet": Entry(
+            "baselines.official_checkpoints:OfficialCheckpoints", "the pickled PPNet of cfchen-duke/ProtoPNet"
+        ),
+        "tesnet": Entry(
+            "baselines.official_checkpoints:OfficialCheckpoints", "the pickled TESNet of JackeyWang96/TesNet"
+        ),
+        "protopool": Entry("baselines.official_checkpoints:OfficialCheckpoints", "best_model*.pth of gmum/ProtoPool"),
         "deformable": Entry(
-            "baselines.checkpoints:OfficialCheckpoints", "the pickled PPNet of jdonnelly36/Deformable-ProtoPNet"
+            "baselines.official_checkpoints:OfficialCheckpoints",
+            "the pickled PPNet of jdonnelly36/Deformable-ProtoPNet",
         ),
     },
 }

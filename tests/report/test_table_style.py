@@ -15,8 +15,8 @@ from bench.report import comparison, with_beyond_chance, write
 from bench.report.contest_tables import contest_tables
 from bench.report.measurement_tables import scale_table, tune_table
 from bench.report.renderers import FORMATS, as_csv, as_json, as_latex, as_markdown
-from bench.report.styled import styled
 from bench.report.table import Column, Row, Table, Value, mark_best
+from bench.report.table_style import styled
 from bench.results.aggregate import Entry
 from bench.results.stats.compare import compare
 from tests.support.paper_cells import paper_store

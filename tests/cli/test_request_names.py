@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench.cli.main import main
-from bench.config import named_settings, schema
+from bench.config import request_names, schema
 from bench.contract import RequestError
 from bench.core import registry
 from bench.results.store import Store
@@ -109,9 +109,9 @@ def test_sizes_that_make_sense_are_read():
 def test_a_setting_of_one_part_of_a_suite_is_none_of_another():
     parts = [{"methods": ["ours"], "datasets": ["cub"]}, {"methods": ["tesnet"], "datasets": ["dogs"]}]
     for name in ("tesnet.per_class", "dogs.folder", "accuracy.x", "classifier.head", "cub.folder"):
-        named_settings.check_requests([{**part, "overrides": {name: 1}} for part in parts])
+        request_names.check_requests([{**part, "overrides": {name: 1}} for part in parts])
     with pytest.raises(RequestError, match="protopnet is not in this run"):
-        named_settings.check_requests([{**part, "overrides": {"protopnet.per_class": 1}} for part in parts])
+        request_names.check_requests([{**part, "overrides": {"protopnet.per_class": 1}} for part in parts])
 
 
 def test_settings_of_an_absent_method_in_a_suite_file(tmp_path, monkeypatch):
@@ -129,7 +129,7 @@ def test_settings_of_an_absent_method_in_a_suite_file(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("suite", schema.suites())
 def test_our_suites_set_nothing_that_they_do_not_run(suite):
-    named_settings.check_requests(schema.read_suites(suite))
+    request_names.check_requests(schema.read_suites(suite))
 
 
 def test_metrics_that_are_not_measured_take_no_settings(tmp_path):

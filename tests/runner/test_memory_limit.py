@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.core.memory import OutOfMemory
-from bench.runner.limits import SHARED, LimitedSamples, OomRetry
+from bench.runner.memory_limit import SHARED, LimitedSamples, OomRetry
 from tests.support.samples import Killed, Silent, stripes
 
 GIB = 2**30

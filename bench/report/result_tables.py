@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.report.chance import chance_warnings
-from bench.report.provenance import describe_block, distinguish
 from bench.report.run_table import columns_of
 from bench.report.table import Row, Table
+from bench.report.table_remarks import describe_block, distinguish
 from bench.results.aggregate import about_intervals
 from bench.results.select import Bounds, Candidate, Comparable, Fit, comparable
 from bench.results.store import Store

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.contract import Progress
-from bench.report.mlflow.cell import CellRun, Point, cell_state
+from bench.report.mlflow.cell_run import CellRun, Point, cell_state
 from bench.report.mlflow.fields import LAYOUT, digest
-from bench.report.mlflow.summary import SummaryRun
+from bench.report.mlflow.summary_run import SummaryRun
 from bench.results.store import Store
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import pytest
 
 from bench.contract import RequestError
 from bench.report.mlflow import Counts, Mirror
-from bench.report.mlflow.cell import CellRun
-from bench.report.mlflow.runs import SuiteRuns
+from bench.report.mlflow.cell_run import CellRun
+from bench.report.mlflow.run_writer import SuiteRuns
 from bench.results.store import Store
 from tests.support.mlflow_runs import SCORES, one, runs
 from tests.support.stores import FINISHED, STAMP, StoreMaker, epoch, example_store

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.container import ErrorbarContainer
 
 from bench.report.mlflow import Counts, Mirror, address
-from bench.report.mlflow.cell import CellRun
+from bench.report.mlflow.cell_run import CellRun
 from bench.report.mlflow.chart import chart
 from bench.report.mlflow.fields import rounded
 from bench.report.table import Column, Row, Table, Value

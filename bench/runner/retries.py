@@ -1,0 +1,43 @@
+"""Retries of a cell after transient failures, such as a lost device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from bench.core.errors import BenchError, is_transient
+
+if TYPE_CHECKING:
+    # Of the contract, which imports torch: the command line reads the number below for its help.
+    from bench.contract import Progress
+
+RETRIES = 1
+"""Retries of a cell, unless the caller asks for another number."""
+
+
+def retry(work: Callable[[], Any], retries: int, progress: Progress) -> Any:
+    """Run the work, and again after transient failures such as a lost device; it resumes from its checkpoint.
+
+    Args:
+        work: the work.
+        retries: largest number of retries.
+        progress: reporter of retries.
+
+    Raises:
+        Exception: the last failure.
+    """
+    while True:
+        try:
+            return work()
+        except Exception as error:
+            # Any other failure would only repeat itself.
+            if not retries or not is_transient(error):
+                raise
+            retries -= 1
+            progress.note(f"{reason_of(error)}: trying again")
+
+
+def reason_of(error: Exception) -> str:
+    """Return the failure in one line, for the footnote of a table."""
+    text = str(error).split("\n")[0]
+    return text if isinstance(error, BenchError) else f"{type(error).__name__}: {text}"
