@@ -25,6 +25,9 @@ from bench.core.errors import NotApplicable as NotApplicable
 from bench.core.errors import RequestError as RequestError
 from bench.core.input_config import InputConfig as InputConfig
 from bench.core.input_config import Triple as Triple
+from bench.core.part_model import Explanation as Explanation
+from bench.core.part_model import PartPrototypeModel as PartPrototypeModel
+from bench.core.part_model import PrototypeTable as PrototypeTable
 from bench.core.score import Aggregate as Aggregate
 from bench.core.score import Score as Score
 from bench.core.score import share as share
@@ -36,111 +39,6 @@ Augment = Callable[[Tensor, Tensor], Tensor]
 
 # Of pixels in [0, 1], per channel: the values of torchvision's ImageNet weights, in whose units noise is given.
 IMAGENET_MEAN, IMAGENET_STD = InputConfig.mean, InputConfig.std
-
-
-class PrototypeTable(nn.Module):
-    """Classes and source of each of P prototypes.
-
-    Args:
-        classes: bool ``(P, C)``, true for the classes that a prototype belongs to.
-        vectors: ``(P, ...)``, or ``None`` if the method has none.
-
-    The sources (index of the training image, row and column of its latent patch; -1 = none) are filled by
-    methods that project their prototypes onto training patches.
-    """
-
-    classes: Tensor
-    vectors: Tensor | None
-    source_image: Tensor
-    source_patch: Tensor
-
-    def __init__(self, classes: Tensor, vectors: Tensor | None = None) -> None:
-        super().__init__()
-        # Buffers: they are stored with the model's weights and move to its device.
-        self.register_buffer("classes", classes.bool())
-        self.register_buffer("vectors", vectors)
-        self.register_buffer("source_image", torch.full((len(classes),), -1, dtype=torch.long))
-        self.register_buffer("source_patch", torch.full((len(classes), 2), -1, dtype=torch.long))
-
-    def __len__(self) -> int:
-        return len(self.classes)
-
-    def of(self, classes: Tensor) -> Tensor:
-        """Return the prototypes' rows of each of N classes: ``(N,) -> (N, K)``, padded with -1 on the right."""
-        member = self.classes.T[classes]
-        width = int(self.classes.sum(0).max()) if self.classes.numel() else 0
-        # A stable sort keeps the table's order and moves the prototypes of the class to the front.
-        order = torch.sort(member.to(torch.uint8), dim=1, descending=True, stable=True).indices[:, :width]
-        return torch.where(member.gather(1, order), order, -1)
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Logits and presence maps of a batch of N images.
-
-    Attributes:
-        logits: ``(N, C)``.
-        maps: ``(N, P, h', w')``, one presence map per prototype, larger = more present. If requested for
-            ``classes``, ``(N, K, h', w')``: the prototypes of each image's class, padded.
-        scores: ``(N, P)`` or ``(N, K)``, the inputs of the class weights.
-        indices: ``(N, K)`` row of the prototype table behind each map, -1 for padding; ``None``: all, in order.
-    """
-
-    logits: Tensor
-    maps: Tensor
-    scores: Tensor
-    indices: Tensor | None = None
-
-
-class PartPrototypeModel(nn.Module, ABC):
-    """Fitted method: ``backbone`` (images -> features) and ``head`` (features -> explanation).
-
-    Subclasses set ``backbone`` and ``prototypes`` and define :meth:`head` and :meth:`attribute`. Optional members let
-    axioms be measured: ``mixes`` (:meth:`attribute` also takes weights ``(N, C)`` for a combination of logits),
-    ``apart`` (the reason why cells do not all play the same role, if so), :meth:`contributions`, :meth:`offset`. And
-    ``border``: the number of rings of cells at the edge of its maps that always look partly beyond the image.
-    """
-
-    backbone: nn.Module
-    prototypes: PrototypeTable
-    mixes: ClassVar[bool] = False
-    apart: ClassVar[str] = ""
-    border: int = 0
-
-    @abstractmethod
-    def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
-        """Return the explanation of features ``(N, D, h, w)``: all prototypes, or only those of ``classes (N,)``."""
-
-    @abstractmethod
-    def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
-        """Return the attribution map that the method shows for the logit of ``classes (N,)``: ``(N, h', w')``."""
-
-    def contributions(self, features: Tensor, classes: Tensor) -> Tensor:
-        """Return the exact contribution of each cell to the logit of ``classes (N,)``: ``(N, h, w)``."""
-        raise NotApplicable("its logits are no sums of contributions of cells")
-
-    def offset(self, classes: Tensor) -> Tensor:
-        """Return the part of the logits of ``classes (N,)`` that belongs to no cell, such as a bias: ``(N,)``."""
-        return torch.zeros(len(classes), device=classes.device)
-
-    def logits(self, features: Tensor) -> Tensor:
-        """Return class scores ``(N, C)`` of features, for callers that need no maps."""
-        return self.head(features).logits
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits ``(N, C)`` of normalised images ``(N, 3, H, W)``."""
-        return self.logits(self.backbone(images))
-
-    def explain(self, images: Tensor, classes: Tensor | None = None) -> Explanation:
-        """Return logits and presence maps of images ``(N, 3, H, W)``; with ``classes (N,)``, of those classes only."""
-        return self.head(self.backbone(images), classes)
-
-    def pick(self, values: Tensor, indices: Tensor) -> Tensor:
-        """Select ``(N, K, ...)`` of ``values (N, P, ...)`` by padded rows ``indices (N, K)``; padding gives zeros."""
-        # Padded rows (-1) are read as row 0, for gather takes no negative index, and then set to zero.
-        shape = indices.shape + (1,) * (values.ndim - 2)
-        chosen = values.gather(1, indices.clamp(min=0).reshape(shape).expand(*indices.shape, *values.shape[2:]))
-        return chosen * (indices >= 0).reshape(shape)
 
 
 @dataclass(frozen=True)
