@@ -153,7 +153,7 @@ def test_networks_are_trained_and_measured_in_each_state(tmp_path):
     root = few_birds(tmp_path)
     ran = bench(
         tmp_path, "run", "--methods", "protopnet", "--data-root", str(root), "--no-controls", "--no-tracking",
-        *QUICK[:-2], *PROTOPNET, "--metrics", "accuracy",
+        *QUICK[:-2], *PROTOPNET, "--metrics", "accuracy", "--set", "protopnet.start.backbone=imagenet",
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     cell = json.loads(bench(tmp_path, "results").stdout)[0]["cell"]
