@@ -77,7 +77,7 @@ def prepare(name: str, folder: Path) -> Fitted:
 
 def _task(method: type[Method], config: Any, samples: synthetic.TensorSamples, folder: Path) -> FitContext:
     box = None
-    if method.needs_black_box:
+    if method.starts_from_black_box(config):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             box = Classifier(synthetic.SmallNet(), samples.classes).eval()
