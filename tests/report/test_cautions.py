@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from bench.report import as_markdown, comparison
+from bench.report import comparison
 from bench.report.cell_facts import deviations
+from bench.report.renderers import as_markdown
 from tests.support.stores import StoreMaker, reseal, scores
 
 
@@ -23,36 +24,36 @@ def maker(tmp_path):
     return StoreMaker(tmp_path)
 
 
-def lines_of(maker, cells):
+def rows_of(maker, cells):
     maker.invocation(cells)
-    (block,) = comparison(maker.store)
-    return {line.label: line for line in block.lines}, block
+    (table,) = comparison(maker.store)
+    return {row.label: row for row in table.rows}, table
 
 
 def test_collapsed_stability_has_a_note_and_no_star(maker):
     cells = [maker.cell("ours", scores(50, stability=60.0)), maker.cell("protopool", scores(2, stability=81.0))]
     with_empty(maker, cells[1], 79.0)
-    lines, block = lines_of(maker, cells)
-    assert lines["ours"].entries["stability"].best is False  # a single rival is no comparison
-    collapsed = lines["protopool"].entries["stability"]
+    rows, table = rows_of(maker, cells)
+    assert rows["ours"].values["stability"].best is False  # a single rival is no comparison
+    collapsed = rows["protopool"].values["stability"]
     assert not collapsed.best
-    assert [block.notes[number - 1][:30] for number in collapsed.notes] == ["79 % of its regions contain no"]
+    assert [table.notes[number - 1][:30] for number in collapsed.notes] == ["79 % of its regions contain no"]
 
 
 def test_star_goes_to_the_best_that_is_not_collapsed(maker):
     names = {"ours": 60.0, "protopnet": 50.0, "protopool": 81.0}
     cells = [maker.cell(name, scores(50, stability=value)) for name, value in names.items()]
     with_empty(maker, cells[2], 79.0)
-    lines, _ = lines_of(maker, cells)
-    assert [name for name in names if lines[name].entries["stability"].best] == ["ours"]
+    rows, _ = rows_of(maker, cells)
+    assert [name for name in names if rows[name].values["stability"].best] == ["ours"]
 
 
 def test_share_above_a_quarter_is_noted_and_may_win(maker):
     cells = [maker.cell("ours", scores(50, stability=60.0)), maker.cell("protopnet", scores(2, stability=50.0))]
     with_empty(maker, cells[0], 30.0)
-    lines, _ = lines_of(maker, cells)
-    assert lines["ours"].entries["stability"].best
-    assert lines["ours"].entries["stability"].notes
+    rows, _ = rows_of(maker, cells)
+    assert rows["ours"].values["stability"].best
+    assert rows["ours"].values["stability"].notes
 
 
 def test_method_far_behind_its_black_box_is_noted(maker):
@@ -64,10 +65,10 @@ def test_method_far_behind_its_black_box_is_noted(maker):
         maker.cell("blackbox", scores(50, accuracy=65.0), role="reference", backbone="vgg19"),
     ]
     maker.invocation(cells)
-    (block,) = comparison(maker.store)
-    noted = [(line.label, line.backbone) for line in block.lines if line.entries["accuracy"].notes]
+    (table,) = comparison(maker.store)
+    noted = [(row.label, row.backbone) for row in table.rows if row.values["accuracy"].notes]
     assert noted == [("protopnet", "tiny")]
-    assert "28.5 points behind the black box" in as_markdown([block])
+    assert "28.5 points behind the black box" in as_markdown([table])
 
 
 def test_published_recipes_state_their_departures():
