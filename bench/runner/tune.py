@@ -180,7 +180,9 @@ def _measured(cell: CellRunner, task: Any, judge: Any) -> dict[str, float]:
     for stage, (weights, _) in task.states.items():
         model.load_state_dict(weights)
         values |= {f"{name}.{stage}": value for name, value in _scores(cell, model, task, judge, seconds).items()}
-    return {**values, **task.facts, "fit_seconds": seconds}
+    # Only of what takes long: without it, the same command prints the same numbers.
+    duration = {"fit_seconds": seconds} if task.states else {}
+    return {**values, **task.facts, **duration}
 
 
 def _scores(cell: CellRunner, model: PartPrototypeModel, task: FitContext, judge: Any, seconds: float) -> Any:
@@ -239,7 +241,8 @@ def check_columns(cells: Sequence[CellRunner], columns: Sequence[str]) -> None:
         scores = outcome.get("scores", {})
         further = {f"{metric}.{number}" for metric, score in scores.items() for number in score.get("also", {})}
         stages = getattr(cell.method, "stages", ())
-        known |= {f"{metric}.{stage}" for metric in cell.spec.metrics for stage in stages} | {"fit_seconds"}
+        known |= {f"{metric}.{stage}" for metric in cell.spec.metrics for stage in stages}
+        known |= {"fit_seconds"} if stages else set()
         known |= {*cell.spec.metrics, *further, *outcome.get("facts", {}), *getattr(cell.method, "tells", ())}
         # The further numbers of a metric are known only from a result.
         open_ended |= cell.spec.metrics.keys() - scores.keys()
