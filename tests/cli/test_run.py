@@ -133,10 +133,10 @@ def test_a_metric_more_is_measured_on_the_same_fit(call, place):
     _, first, _, weights = run("accuracy")
     output, _, scores, same = run("accuracy,calibration")
     assert f"fitted before by cell {first}, which differs only in metrics, split or stage" in output
-    assert "joint 1/2" not in output
+    assert "warm 1/2" not in output
     assert same == weights
     again = run("accuracy,calibration", "--existing", "rerun")
-    assert "joint 1/2" in again[0]
+    assert "warm 1/2" in again[0]
     assert again[2:] == (scores, weights)
 
 
