@@ -154,7 +154,7 @@ def test_ctrl_c_ends_with_a_summary_and_goes_on(tmp_path, arguments, undisturbed
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, env=environment(tmp_path), preexec_fn=interruptible, **pipes)
     for line in process.stdout:
-        if "joint 1/2" in line:
+        if "warm 1/2" in line:
             process.send_signal(signal.SIGINT)
             break
     _, errors = process.communicate(timeout=300)

@@ -30,7 +30,7 @@ BEGINS = [
     (1, r"classes decomposed: |fit found", "evaluating"),
     (1, r"test batches", "storing"),
     (2, r"^\[2/2\]|last 1/1", "training"),
-    (2, r"joint: project", "pushing"),
+    (2, r"warm: project", "pushing"),
     (2, r"epochs: |fit found", "evaluating"),
     (2, r"test batches", "storing"),
     (2, r"^  done in", "mirroring"),

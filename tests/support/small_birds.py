@@ -28,8 +28,11 @@ QUICK = [
     "--datasets", "cub", "--backbones", "tiny", "--recipe", "demo", "--device", "cpu",
     "--set", "classifier.schedule.phases.0.epochs=2",
 ]  # fmt: skip
-PROTOPNET = ["--set", "protopnet.schedule.phases.0.epochs=2", "--set", "protopnet.schedule.phases.1.epochs=1"]
-"""Beside QUICK where protopnet runs: settings of what is not in a run are refused."""
+PROTOPNET = [
+    "--set", "protopnet.schedule.phases.0.epochs=2", "--set", "protopnet.schedule.phases.1.epochs=1",
+    "--set", "protopnet.start.backbone=imagenet",
+]  # fmt: skip
+"""Beside QUICK where protopnet runs, without a black box; settings of what is not in a run are refused."""
 
 
 def quick(words: Iterable[str]) -> list[str]:
