@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from bench.contract import PartPrototypeModel, Samples
     from bench.report.table import Table
-    from bench.results.records import CellRecord
+    from bench.results.cell_record import CellRecord
     from bench.results.stats.contest import Contest
     from bench.results.store import Row, Store
     from bench.runner.cell import CellRunner
