@@ -11,10 +11,13 @@ from bench.core import registry
 from bench.core.errors import RequestError
 from bench.results.aggregate import Bounds, SeedGroup
 from bench.results.cell_record import CellRecord
-from bench.results.store import Row, Store
+from bench.results.rows import as_frame
+from bench.results.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from bench.results.stats.contest import Contest
 
 Key = Callable[[CellRecord], tuple[str, ...]]
 """Return what cells of one row have in common, besides what makes them comparable."""
@@ -146,18 +149,15 @@ class ResultSet:
             for definitions, cells in comparable(self.cells, metrics)
         ]
 
-    def rows(self, intervals: bool = False) -> list[Row]:
-        """Return one row per cell and metric, as ``results --json`` prints them."""
-        from bench.results.stats.intervals import with_intervals
+    def compare(self, *methods: str, metrics: Sequence[str] = (), first_only: bool = False) -> Contest:
+        """Compare methods in these cells alone, as :func:`bench.results.stats.compare.compare` does."""
+        from bench.results.stats.compare import compare_cells
 
-        rows = self.store.rows([cell.name for cell in self.cells])
-        return with_intervals(self.store, rows) if intervals else rows
+        return compare_cells(self.store, self.cells, f"cells: {len(self)} chosen", methods, metrics, first_only)
 
-    def to_pandas(self, intervals: bool = False) -> pd.DataFrame:
+    def to_pandas(self) -> pd.DataFrame:
         """Return one row per cell and metric, with the columns of ``results --json``."""
-        import pandas as pd
-
-        return pd.DataFrame([vars(row) for row in self.rows(intervals)], columns=list(Row.__dataclass_fields__))
+        return as_frame(self.store.rows([cell.name for cell in self.cells]))
 
 
 def comparable(

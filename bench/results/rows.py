@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.results.cell_record import CellRecord, ScoreStatus, in_words
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,13 @@ def damaged_row(reason: str, suite: str = "", cell: str = "") -> Row:
     """Return the row of a file that cannot be read."""
     unknown = dict.fromkeys(("method", "label", "dataset", "backbone"), "")
     return _row({**unknown, "suite": suite, "cell": cell, "seed": None}, "", "", "failed", reason)
+
+
+def as_frame(rows: list[Row]) -> pd.DataFrame:
+    """Return rows as a data frame with the columns of ``results --json``."""
+    import pandas as pd
+
+    return pd.DataFrame(as_dicts(rows), columns=list(Row.__dataclass_fields__))
 
 
 def as_dicts(rows: list[Row]) -> list[dict[str, Any]]:

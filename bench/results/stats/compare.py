@@ -47,26 +47,32 @@ def compare(
     Raises:
         RequestError: for methods or metrics without results.
     """
-    if len(set(methods)) < 2 or len(set(methods)) < len(methods):
-        raise RequestError("name two or more different methods, for example: python -m bench compare ours protopnet")
+    _check_different(methods)
     cells, origin = chosen_cells(store, methods, stamp, suite, metrics)
     # The cells are chosen first: a bad request is refused as if nothing were kept.
     kept = ContestCache(store, cells, [methods, metrics, origin, first_only])
     contest = kept.read()
     if contest is None:
-        contest = _compared(store, cells, origin, methods, metrics, first_only)
+        contest = compare_cells(store, cells, origin, methods, metrics, first_only)
         kept.write(contest)
     return contest
 
 
-def _compared(
+def _check_different(methods: Sequence[str]) -> None:
+    if len(set(methods)) < 2 or len(set(methods)) < len(methods):
+        raise RequestError("name two or more different methods, for example: python -m bench compare ours protopnet")
+
+
+def compare_cells(
     store: Store,
     cells: Sequence[CellRecord],
     origin: str,
     methods: Sequence[str],
-    metrics: Sequence[str],
-    first_only: bool,
+    metrics: Sequence[str] = (),
+    first_only: bool = False,
 ) -> Contest:
+    """Compare methods in the given cells, whose origin in words ends the facts; for the rest see :func:`compare`."""
+    _check_different(methods)
     known = {label: sides(cells, label) for label in methods}
     wanted = _wanted(metrics, [side for found in known.values() for side in found], origin)
     judge = Judge(store)
