@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from bench.contract import PartPrototypeModel, Samples
     from bench.report.table import Table
-    from bench.results.records import CellRecord
+    from bench.results.cell_record import CellRecord
+    from bench.results.result_set import ResultSet
     from bench.results.stats.contest import Contest
     from bench.results.store import Row, Store
     from bench.runner.cell import CellRunner
@@ -108,11 +109,22 @@ class Results:
         Args:
             intervals: whether ``low`` and ``high`` are filled with 95 % bootstrap intervals.
         """
-        import pandas as pd
+        from bench.results.rows import as_frame
 
-        from bench.results.store import Row, as_dicts
+        return as_frame(self.rows(intervals))
 
-        return pd.DataFrame(as_dicts(self.rows(intervals)), columns=list(Row.__dataclass_fields__))
+    def select(self, **fields: Any) -> ResultSet:
+        """Return the readable cells with these values of a property or field of their specification.
+
+        >>> bench.load_results().select(method="ours", seed=0).to_pandas()  # doctest: +SKIP
+
+        Raises:
+            RequestError: for a field that cells do not have.
+        """
+        from bench.results.result_set import ResultSet
+
+        names, every = set(self.cells), ResultSet.of(self.store)
+        return replace(every, cells=tuple(cell for cell in every if cell.name in names)).select(**fields)
 
     def table(self, metrics: str | Sequence[str] = (), intervals: bool = False) -> Tables:
         """Return the comparison tables of the run, by default of the newest.

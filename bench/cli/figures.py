@@ -115,14 +115,14 @@ def _shown(
 ) -> Any:
     """Yield drawings of prototypes, one after the other: a page is saved before the next one is drawn."""
     from bench.core import environment
-    from bench.results.asked_cells import asked
+    from bench.results.result_set import ResultSet
     from bench.runner.cell import CellRunner
     from bench.runner.progress import ConsoleProgress
     from bench.visualization import paper_figures
     from bench.visualization.viewer import Viewer
 
     chosen = {store.find(prefix) for prefix in wanted}
-    cells = [cell for cell in asked(store, suite, stamp) if not chosen or cell.found.name in chosen]
+    cells = [cell for cell in ResultSet.of(store, stamp, suite).required() if not chosen or cell.name in chosen]
     progress = ConsoleProgress(Console(stderr=True), quiet=True)
     picked = environment.pick_device(device)
 
@@ -135,7 +135,7 @@ def _shown(
     elif name == "7":
         yield paper_figures.intervention(cells, opened)
     else:
-        for cell in sorted(chosen) or [paper_figures.usual(cells).found.name]:
+        for cell in sorted(chosen) or [paper_figures.usual(cells).name]:
             viewer = opened(cell)
             if name == "8":
                 yield paper_figures.overview(viewer, **how)

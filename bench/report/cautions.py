@@ -8,7 +8,7 @@ from dataclasses import replace
 from bench.report.table import Row
 from bench.results.aggregate import Entry
 from bench.results.cautions import collapsed, empty_regions, undertrained
-from bench.results.records import CellRecord
+from bench.results.cell_record import CellRecord
 
 _REFERENCE = "blackbox"
 

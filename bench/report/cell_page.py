@@ -23,7 +23,8 @@ from bench.report.cell_facts import (
     settings_of,
     short,
 )
-from bench.results.records import CellRecord, read_history
+from bench.results.cell_record import CellRecord
+from bench.results.records import read_history
 from bench.results.result_files import FolderFiles, ResultFiles
 from bench.results.stats.intervals import with_intervals
 from bench.results.store import Store

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.report.chance import chance_warnings
 from bench.report.run_table import columns_of
 from bench.report.table import Row, Table
 from bench.report.table_remarks import describe_block, distinguish
-from bench.results.aggregate import about_intervals
-from bench.results.select import Bounds, Candidate, Comparable, Fit, comparable
-from bench.results.store import Store
+from bench.results.aggregate import Bounds, SeedGroup, about_intervals
+from bench.results.result_set import ComparableGroup, ResultSet
 
 _ROLES = ("method", "reference", "control")
 
@@ -22,13 +20,13 @@ class Result:
 
     Attributes:
         table: the displayed table.
-        fits: the cells behind each of its rows, in the same order.
+        members: the cells behind each of its rows, in the same order.
         group: all cells that it was chosen from.
     """
 
     table: Table
-    fits: tuple[Fit, ...]
-    group: Comparable
+    members: tuple[SeedGroup, ...]
+    group: ComparableGroup
 
     @property
     def dataset(self) -> str:
@@ -36,35 +34,35 @@ class Result:
         return str(self.group.spec["dataset"])
 
     @property
-    def rows(self) -> list[tuple[Row, Fit]]:
+    def rows(self) -> list[tuple[Row, SeedGroup]]:
         """Rows with their cells."""
-        return list(zip(self.table.rows, self.fits, strict=True))
+        return list(zip(self.table.rows, self.members, strict=True))
 
 
-def results(store: Store, cells: Sequence[Candidate], intervals: bool = False) -> list[Result]:
+def results(cells: ResultSet, intervals: bool = False) -> list[Result]:
     """Return the tables, of the newest cells first.
 
-    If several fits are one row (a method was run in other settings later), the one with most metrics finished
+    If several settings are one row (a method was run in other settings later), the one with most metrics finished
     represents it, then the newest.
 
     Args:
-        store: store with the cells' tables.
-        cells: newest first, as ``selection.candidates`` returns them.
+        cells: of a store or run.
         intervals: whether values get their 95 % intervals.
     """
-    bounds = Bounds(store) if intervals else None
-    groups = comparable(cells, bounds=bounds)
-    titles = distinguish([group.spec for group in groups], [group.definitions for group in groups])
+    bounds = Bounds(cells.store) if intervals else None
+    groups = cells.groups(bounds=bounds)
+    titles = distinguish([(group.cells[0], group.definitions) for group in groups])
     return [_result(title, group, bounds) for title, group in zip(titles, groups, strict=True)]
 
 
-def _result(title: str, group: Comparable, bounds: Bounds | None) -> Result:
-    fits = sorted(group.fits, key=lambda fit: _ROLES.index(fit.role) if fit.role in _ROLES else len(_ROLES))
-    cells = [one.found for fit in fits for one in fit.candidates]
+def _result(title: str, group: ComparableGroup, bounds: Bounds | None) -> Result:
+    members = sorted(group.rows, key=lambda row: _ROLES.index(row.role) if row.role in _ROLES else len(_ROLES))
+    cells = [cell for row in members for cell in row.cells]
     columns = columns_of(cells)
     notes: list[str] = []
     rows = [
-        Row(fit.label, {one.key: fit.entry(one.name, notes) for one in columns}, fit.role, fit.backbone) for fit in fits
+        Row(row.label, {one.key: row.entry(one.name, notes) for one in columns}, row.role, row.backbone)
+        for row in members
     ]
     facts = describe_block(
         [column.definition for column in columns if column.definition], [cell.spec for cell in cells], group.outcomes
@@ -77,4 +75,4 @@ def _result(title: str, group: Comparable, bounds: Bounds | None) -> Result:
         title, columns, tuple(rows), ("method", "backbone"), tuple(notes), tuple(chance_warnings(rows, columns)),
         facts=tuple(facts), competes=True,
     )  # fmt: skip
-    return Result(table.marked(), tuple(fits), group)
+    return Result(table.marked(), tuple(members), group)

@@ -16,10 +16,10 @@ from bench.report.cautions import with_cautions
 from bench.report.chance import beyond_chance, chance_warnings
 from bench.report.table import Column, Row, Table
 from bench.report.table_remarks import describe_block, distinguish, fewer_seeds
-from bench.results.aggregate import about_intervals, as_entry, with_interval
-from bench.results.grouping import together
+from bench.results.aggregate import Bounds, about_intervals, as_entry, with_interval
+from bench.results.cell_record import CellRecord
 from bench.results.labels import FIRST_METRICS, text_of
-from bench.results.records import CellRecord
+from bench.results.result_set import comparable
 from bench.results.store import Store
 
 _ROLES = ("method", "reference", "control")
@@ -55,9 +55,9 @@ def comparison(
             raise RequestError(f"no cell of {stamp} can be read, of {len(damaged)}; the first: {damaged[0]}")
         raise RequestError(f"no cell of {stamp} is on disk any more; call `run` again")
     lost = len(known[stamp]["cells"]) - len(names)
-    found = together((cell, cell.spec, cell.definitions) for cell in cells)
+    found = comparable(cells)
     groups = [members for _, members in found]
-    titles = distinguish([group[0].spec for group in groups], [definitions for definitions, _ in found])
+    titles = distinguish([(members[0], definitions) for definitions, members in found])
     origin = [f"run: {stamp}, suite {known[stamp]['suite']}"]
     if lost:
         origin.append(f"{lost} cell{'s' * (lost > 1)} of this run {'are' if lost > 1 else 'is'} no longer on disk")
@@ -93,9 +93,9 @@ def _table(
     members = _by_row(group)
     rows = with_cautions([_row(cells, columns, notes) for cells in members], members, notes)
     if store is not None:
-        kinds: dict[str, str] = {}
-        rows = [_bounded(row, cells, store, notes, kinds) for row, cells in zip(rows, members, strict=True)]
-        origin = [*about_intervals(kinds), *origin]
+        bounds = Bounds(store)
+        rows = [_bounded(row, cells, bounds, notes) for row, cells in zip(rows, members, strict=True)]
+        origin = [*about_intervals(bounds.kinds), *origin]
     rows = _distinct(rows, members)
     origin = [*_black_boxes(group), *origin]
     facts = describe_block(
@@ -103,10 +103,7 @@ def _table(
         [cell.spec for cell in group],
         [cell.result for cell in group if cell.result is not None],
         fewer=fewer_seeds(
-            [
-                (row.label, row.backbone, [cell.spec["seed"] for cell in cells])
-                for row, cells in zip(rows, members, strict=True)
-            ]
+            [(row.label, row.backbone, [cell.seed for cell in cells]) for row, cells in zip(rows, members, strict=True)]
         ),
     )
     return Table(
@@ -144,19 +141,19 @@ def _by_row(group: list[CellRecord]) -> list[list[CellRecord]]:
     rows: dict[str, list[CellRecord]] = defaultdict(list)
     for cell in group:
         rows[text_of([{**cell.spec, "seed": None}, cell.written["label"]])].append(cell)
-    ordered = sorted(rows.values(), key=lambda row: _place(row[0].written["role"], _ROLES))
-    return [sorted(row, key=lambda cell: cell.spec["seed"]) for row in ordered]
+    ordered = sorted(rows.values(), key=lambda row: _place(row[0].role, _ROLES))
+    return [sorted(row, key=lambda cell: cell.seed) for row in ordered]
 
 
 def _row(cells: list[CellRecord], columns: Sequence[Column], notes: list[str]) -> Row:
     first = cells[0]
     entries = {column.key: as_entry(cells, column.name, notes) for column in columns}
-    return Row(first.written["label"], entries, first.written["role"], first.spec["backbone"] or "")
+    return Row(first.written["label"], entries, first.role, first.backbone)
 
 
-def _bounded(row: Row, cells: list[CellRecord], store: Store, notes: list[str], kinds: dict[str, str]) -> Row:
-    """Return the row with intervals; ``kinds`` collects the units of each metric's intervals."""
-    entries = {metric: with_interval(entry, cells, metric, store, notes, kinds) for metric, entry in row.values.items()}
+def _bounded(row: Row, cells: list[CellRecord], bounds: Bounds, notes: list[str]) -> Row:
+    """Return the row with intervals; ``bounds`` collects the units of each metric's intervals."""
+    entries = {metric: with_interval(entry, cells, metric, bounds, notes) for metric, entry in row.values.items()}
     return replace(row, values=entries)
 
 

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from bench.results.cell_record import CellRecord
 from bench.results.labels import of_weights, protocol, shared_protocol
 
 _HEAD = {
@@ -15,23 +16,21 @@ _HEAD = {
 """Lines about pretrained heads, by ``classifier.head_classes``."""
 
 
-def distinguish(specs: Sequence[Mapping[str, Any]], definitions: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return a title for each block: the data set, and the settings that not all blocks of that data set share."""
+def distinguish(groups: Sequence[tuple[CellRecord, Mapping[str, str]]]) -> list[str]:
+    """Return a title for each block: the data set, and the settings that not all blocks of that data set share.
+
+    Args:
+        groups: any cell of each block, and the definitions of its metrics.
+    """
     views = [
-        {
-            "data": f"data {spec['data_digest']}",
-            "protocol": protocol(shared_protocol(spec["protocol"])),
-            "bad images": f"bad images: {spec['on_bad_image']}",
-            "split": f"measured on {spec.get('split', 'test')}",
-            **{f"metric {name}": text for name, text in texts.items()},
-        }
-        for spec, texts in zip(specs, definitions, strict=True)
+        {**cell.view, **{f"metric {name}": text for name, text in definitions.items()}} for cell, definitions in groups
     ]
     titles = []
-    for spec, view in zip(specs, views, strict=True):
-        rivals = [other for rival, other in zip(specs, views, strict=True) if rival["dataset"] == spec["dataset"]]
+    for view in views:
+        rivals = [other for other in views if other["dataset"] == view["dataset"]]
         apart = [text for name, text in view.items() if any(other.get(name, text) != text for other in rivals)]
-        titles.append(f"{spec['dataset']}: {'; '.join(apart)}" if apart else str(spec["dataset"]))
+        apart = [text.removeprefix("protocol ") for text in apart]
+        titles.append(f"{view['dataset']}: {'; '.join(apart)}" if apart else view["dataset"])
     return titles
 
 

@@ -1,18 +1,19 @@
-"""Means over seeds with their spread and intervals, or the reason why there is none."""
+"""Cells of one row, and their means over seeds with spread and interval, or the reason why there is none."""
 
 from __future__ import annotations
 
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from bench.results.records import CellRecord, ScoreStatus
+from bench.results.cell_record import CellRecord, ScoreStatus, in_words
 from bench.results.stats.bootstrap import NoInterval
 from bench.results.stats.intervals import over_seeds
 from bench.results.store import Store
 
-_PLAIN = {"n/a": "n/a", "failed": "failed", "oom": "out of memory", "missing": "not finished"}
+_RANK = {"ok": 0, "n/a": 1, "oom": 2, "failed": 2, "missing": 3}
 _GRAVEST: tuple[ScoreStatus, ...] = ("oom", "failed", "missing", "n/a")
 _LONGEST_REASON = 240
 
@@ -44,6 +45,84 @@ class Entry:
     collapsed: bool = False
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """Request for intervals: the store to read, and the units found for each metric."""
+
+    store: Store
+    kinds: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SeedGroup:
+    """Cells of one row of a table, or of one side of a comparison: one method in one setting, in several seeds.
+
+    It is no plain list: its name may be another than that of its cells (``ours#3fa9c1``), and it may have intervals.
+
+    Attributes:
+        cells: newest first; they differ in the seed, or in their metrics.
+        label: name of the row.
+        bounds: the store of the cells' tables, if intervals are requested.
+    """
+
+    cells: tuple[CellRecord, ...]
+    label: str
+    bounds: Bounds | None = None
+
+    @property
+    def first(self) -> CellRecord:
+        """Newest cell."""
+        return self.cells[0]
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Specification of the newest cell."""
+        return self.first.spec
+
+    @property
+    def role(self) -> str:
+        """Method, reference or control."""
+        return self.first.role
+
+    @property
+    def backbone(self) -> str:
+        """Name of the backbone; empty if the method uses none."""
+        return self.first.backbone
+
+    @property
+    def preferred(self) -> list[CellRecord]:
+        """Cells with their black box in the same run first, then the newest."""
+        return sorted(self.cells, key=lambda cell: not cell.referenced)
+
+    def speaking(self, metric: str) -> dict[int, CellRecord]:
+        """Return the cell that counts for each seed: one with a value, else one with the reason why there is none.
+
+        If the metric was requested in some cells, those without it do not count.
+        """
+        by_seed: dict[int, list[CellRecord]] = defaultdict(list)
+        for cell in [cell for cell in self.preferred if cell.asked(metric)] or self.preferred:
+            by_seed[cell.seed].append(cell)
+        return {seed: min(by_seed[seed], key=lambda cell: _RANK[cell.score(metric)[0]]) for seed in sorted(by_seed)}
+
+    def by_definition(self, metric: str) -> dict[str, dict[int, CellRecord]]:
+        """Return the cells that count for each seed, for every definition in which the metric was measured."""
+        found: dict[str, list[CellRecord]] = defaultdict(list)
+        for cell in self.cells:
+            if metric in cell.definitions:
+                found[cell.definitions[metric]].append(cell)
+        return {text: replace(self, cells=tuple(cells)).speaking(metric) for text, cells in found.items()}
+
+    def has(self, metric: str) -> bool:
+        """Return whether a cell has a value of a metric."""
+        return any(cell.score(metric)[0] == "ok" for cell in self.cells)
+
+    def entry(self, metric: str, notes: list[str]) -> Entry:
+        """Return mean and spread over the seeds, or why there is none; footnotes are added to ``notes``."""
+        cells = list(self.speaking(metric).values())
+        entry = as_entry(cells, metric, notes)
+        return entry if self.bounds is None else with_interval(entry, cells, metric, self.bounds, notes)
+
+
 def as_entry(row: Sequence[CellRecord], metric: str, notes: list[str]) -> Entry:
     """Return one entry of a table: mean and spread over the seeds of a row, or the reason why there is none.
 
@@ -54,11 +133,11 @@ def as_entry(row: Sequence[CellRecord], metric: str, notes: list[str]) -> Entry:
     for cell in row:
         status, value, reason = cell.score(metric)
         if value is None:
-            without[status, reason].append(cell.spec["seed"])
+            without[status, reason].append(cell.seed)
         else:
-            values[cell.spec["seed"]] = value
+            values[cell.seed] = value
     told = [_note(status, reason, _some(seeds, row)) for (status, reason), seeds in without.items()]
-    one_by_one = [cell.spec["seed"] for cell in row if cell.spec["seed"] in values and cell.one_by_one]
+    one_by_one = [cell.seed for cell in row if cell.seed in values and cell.one_by_one]
     if one_by_one:
         told.append(f"{_seeds(_some(one_by_one, row))}fitted with one image at a time: more did not fit into memory")
     numbers = []
@@ -73,18 +152,15 @@ def as_entry(row: Sequence[CellRecord], metric: str, notes: list[str]) -> Entry:
     return Entry("ok", statistics.fmean(values.values()), spread, tuple(values), tuple(numbers))
 
 
-def with_interval(
-    entry: Entry, row: Sequence[CellRecord], metric: str, store: Store, notes: list[str], kinds: dict[str, str]
-) -> Entry:
+def with_interval(entry: Entry, row: Sequence[CellRecord], metric: str, bounds: Bounds, notes: list[str]) -> Entry:
     """Return the entry of a table with its interval, or with a footnote why it has none.
 
     Args:
         entry: of these cells.
         row: cells that differ in the seed.
         metric: of the entry.
-        store: contains the cells' tables.
+        bounds: the store of the cells' tables; learns over which units the interval is.
         notes: footnotes; new ones are added.
-        kinds: learns over which units the interval is: metric -> ``images``, ``classes``, ...
     """
     scored = [(cell, cell.score(metric)[1]) for cell in row]
     values = [(cell, value) for cell, value in scored if value is not None]
@@ -92,13 +168,13 @@ def with_interval(
         return entry
     facts = values[0][0].spec["metrics"][metric]
     try:
-        found = over_seeds(metric, facts, [(store.files(cell.name), value) for cell, value in values])
+        found = over_seeds(metric, facts, [(bounds.store.files(cell.name), value) for cell, value in values])
     except NoInterval as error:
         note = f"no interval: {error}"
         if note not in notes:
             notes.append(note)
         return replace(entry, notes=(*entry.notes, notes.index(note) + 1))
-    kinds[metric] = found.kind
+    bounds.kinds[metric] = found.kind
     return replace(entry, low=found.low, high=found.high)
 
 
@@ -123,7 +199,7 @@ def _note(status: ScoreStatus, reason: str, seeds: list[int]) -> str:
         reason = f"{reason[: _LONGEST_REASON - 1]}…"
     if status == "missing" and reason:
         return f"{which}{reason}"
-    return f"{which}{_PLAIN[status]}{f': {reason}' if reason else ''}"
+    return f"{which}{in_words(status)}{f': {reason}' if reason else ''}"
 
 
 def _some(seeds: list[int], row: list[CellRecord]) -> list[int]:

@@ -22,7 +22,8 @@ from bench.core.files import load_json, replacing, unreadable, write_json
 from bench.core.integrity import FILE as DIGESTS
 from bench.core.integrity import Changed, digests_of, seal_of, sha256_of
 from bench.core.score import table_text
-from bench.results.records import CellRecord, check_archived, check_description
+from bench.results.cell_record import CellRecord
+from bench.results.records import check_archived, check_description
 from bench.results.result_files import matching, parse_table
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from bench.core.errors import RequestError
 from bench.core.integrity import Changed
 from bench.results.archive import FILE as ARCHIVE
 from bench.results.archive import write_archive
-from bench.results.records import CellRecord
+from bench.results.cell_record import CellRecord
 from bench.results.result_files import ResultFiles
 from bench.results.store import Store
 

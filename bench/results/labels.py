@@ -82,31 +82,5 @@ def of_weights(content: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {_value(content[name])}" for name in _OF_WEIGHTS if name in content)
 
 
-def changed(written: Mapping[str, Any]) -> set[str]:
-    """Return the names of the settings that are not those of the recipe; in older stores those in the label."""
-    known = written.get("changed")
-    return varied(written["label"]) if known is None else set(known)
-
-
-def is_plain(written: Mapping[str, Any]) -> bool:
-    """Return whether it is the method with the settings of its recipe, or a given network of that method."""
-    return not changed(written) or bool(written["where"].get("given"))
-
-
-def name_of(written: Mapping[str, Any]) -> str:
-    """Return the name of the row: the label of the newest request, or the method if nothing is changed."""
-    return str(written["label"] if changed(written) else written["spec"]["method"])
-
-
-def varied(label: str) -> set[str]:
-    """Return the names of the settings that are changed according to a label.
-
-    >>> sorted(varied("ours (k=3, refinement=none)"))
-    ['k', 'refinement']
-    """
-    inner = label.partition(" (")[2].removesuffix(")")
-    return {part.partition("=")[0] for part in inner.split(", ") if part}
-
-
 def _value(value: Any) -> str:
     return "none" if value is None else value if isinstance(value, str) else text_of(value)

@@ -5,24 +5,17 @@ A field that not every version of this program has written is optional here; fil
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from bench.config.spec import fit_id
 from bench.core.errors import RequestError
 from bench.core.files import StoredModel, check, first_problem, load_json, parse, unreadable
 from bench.core.integrity import FILE as DIGESTS
 from bench.core.integrity import Changed, fingerprint, known_digests, read_verified
-from bench.results.labels import definition
 from bench.results.result_files import FolderFiles, ResultFiles
-
-ScoreStatus = Literal["ok", "n/a", "failed", "oom", "missing"]
-"""Of one metric of a cell; ``missing``: the cell is not finished, or the metric was not asked for."""
 
 Name = Annotated[str, Field(pattern=r"^[^/\\\x00.][^/\\\x00]*$")]
 """Of a folder in the store: no path that leads elsewhere."""
@@ -185,59 +178,6 @@ class _Archive(StoredModel):
     tables: Name
     tables_sha256: str
     cells: dict[Name, _ArchivedCell]
-
-
-@dataclass(frozen=True)
-class CellRecord:
-    """Cell as stored; every part is either whole or missing.
-
-    Attributes:
-        name: its id.
-        written: the content of its ``cell.json``; ``None`` if that is damaged, with the reason in ``failure``.
-        result: the content of its ``result.json``; ``None`` if it is not finished, or does not count.
-        failure: ``status``, ``reason`` and ``details`` of the last attempt, if it failed, or of the damage.
-    """
-
-    name: str
-    written: dict[str, Any] | None
-    result: dict[str, Any] | None
-    failure: dict[str, Any] | None
-
-    @functools.cached_property
-    def spec(self) -> dict[str, Any]:
-        """Everything that changes its result; empty if ``cell.json`` is damaged."""
-        return self.written["spec"] if self.written is not None else {}
-
-    @property
-    def fit_id(self) -> str:
-        """Return the id of the fit, from the specification itself, also of a cell of an earlier version."""
-        return fit_id(self.spec)
-
-    @functools.cached_property
-    def definitions(self) -> dict[str, str]:
-        """Return version and parameters of each metric, as text."""
-        return {metric: definition(metric, facts) for metric, facts in self.spec["metrics"].items()}
-
-    @property
-    def one_by_one(self) -> bool:
-        """Return whether it was fitted in batches of one image, unlike its settings."""
-        return self.result is not None and "batch_size_after_out_of_memory" in self.result["facts"]
-
-    def score(self, metric: str) -> tuple[ScoreStatus, float | None, str]:
-        """Return the status of a metric, its value, and the reason if there is no value."""
-        refused = self.written["not_applicable"].get(metric)
-        if refused is not None:
-            # "random predicts no class" and "center predicts no class" are one footnote, not two.
-            return "n/a", None, str(refused["reason"]).removeprefix(f"{self.spec['method']} ")
-        if metric not in self.spec["metrics"]:
-            return "missing", None, "not measured in this cell"
-        if self.result is not None and metric in self.result.get("not_applicable", {}):
-            return "n/a", None, str(self.result["not_applicable"][metric])
-        if self.result is not None:
-            return "ok", float(self.result["scores"][metric]["value"]), ""
-        if self.failure is not None:
-            return self.failure["status"], None, str(self.failure["reason"])
-        return "missing", None, ""
 
 
 def read_description(file: Path, name: str) -> dict[str, Any]:

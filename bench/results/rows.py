@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bench.core.work_dir import failed
-from bench.results.records import CellRecord, ScoreStatus
+from bench.results.cell_record import CellRecord, ScoreStatus, in_words
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -33,44 +35,46 @@ class Row:
     reason: str
 
 
-def rows_of(found: CellRecord, suite: str = "") -> list[Row]:
+def rows_of(record: CellRecord, suite: str = "") -> list[Row]:
     """Return one row for each metric of a cell, and for each further number of a metric."""
-    written, outcome = found.written, found.result
-    if written is None:
-        assert found.failure is not None
-        return [damaged_row(found.failure["reason"], suite, found.name)]
-    spec = written["spec"]
+    if record.written is None:
+        assert record.failure is not None
+        return [damaged_row(record.failure["reason"], suite, record.name)]
     common = {
         "suite": suite,
-        "cell": found.name,
-        "method": spec["method"],
-        "label": written["label"],
-        "dataset": spec["dataset"],
-        "backbone": spec["backbone"] or "",
-        "seed": spec["seed"],
+        "cell": record.name,
+        "method": record.spec["method"],
+        "label": record.written["label"],
+        "dataset": record.dataset,
+        "backbone": record.backbone,
+        "seed": record.seed,
     }
-    failure = found.failure or {**failed("not finished"), "status": "missing"}
     rows = []
-    for metric, facts in spec["metrics"].items():
-        if outcome is None:
-            rows.append(_row(common, metric, facts["unit"], failure["status"], failure["reason"]))
-        elif metric in outcome.get("not_applicable", {}):
-            rows.append(_row(common, metric, facts["unit"], "n/a", outcome["not_applicable"][metric]))
-        else:
-            score = outcome["scores"][metric]
-            numbers = {metric: score["value"]}
-            numbers |= {f"{metric}.{number}": value for number, value in score.get("also", {}).items()}
-            for number, value in numbers.items():
-                rows.append(_row(common, number, facts["unit"], "ok", "", value, score["n"]))
-    for metric, facts in written["not_applicable"].items():
-        rows.append(_row(common, metric, facts["unit"], "n/a", facts["reason"]))
-    return rows
+    for metric, facts in record.spec["metrics"].items():
+        status, value, reason = record.score(metric)
+        if value is None or record.result is None:
+            reason = in_words(status) if status == "missing" else reason
+            rows.append(_row(common, metric, facts["unit"], status, reason))
+            continue
+        score = record.result["scores"][metric]
+        numbers = {metric: score["value"]}
+        numbers |= {f"{metric}.{number}": value for number, value in score.get("also", {}).items()}
+        rows += [_row(common, name, facts["unit"], "ok", "", number, score["n"]) for name, number in numbers.items()]
+    refused = record.written["not_applicable"].items()
+    return rows + [_row(common, metric, facts["unit"], "n/a", facts["reason"]) for metric, facts in refused]
 
 
 def damaged_row(reason: str, suite: str = "", cell: str = "") -> Row:
     """Return the row of a file that cannot be read."""
     unknown = dict.fromkeys(("method", "label", "dataset", "backbone"), "")
     return _row({**unknown, "suite": suite, "cell": cell, "seed": None}, "", "", "failed", reason)
+
+
+def as_frame(rows: list[Row]) -> pd.DataFrame:
+    """Return rows as a data frame with the columns of ``results --json``."""
+    import pandas as pd
+
+    return pd.DataFrame(as_dicts(rows), columns=list(Row.__dataclass_fields__))
 
 
 def as_dicts(rows: list[Row]) -> list[dict[str, Any]]:

@@ -24,13 +24,8 @@ from bench.core.files import read_json, write_json
 from bench.core.work_dir import Status, WorkDir, failed
 from bench.results.archive import FILE as ARCHIVE
 from bench.results.archive import Archive
-from bench.results.records import (
-    CellRecord,
-    read_description,
-    read_history,
-    read_invocation,
-    read_result,
-)
+from bench.results.cell_record import CellRecord
+from bench.results.records import read_description, read_history, read_invocation, read_result
 from bench.results.result_files import FolderFiles, ResultFiles
 from bench.results.rows import Row, as_dicts, damaged_row, rows_of
 

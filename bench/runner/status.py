@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from bench.core.console import Text
+from bench.results.cell_record import in_words
 from bench.results.store import Store
 from bench.runner.eta import Timings, format_duration
 from bench.runner.heartbeat import activity_of
@@ -20,7 +21,6 @@ from bench.runner.heartbeat import activity_of
 State = Literal["done", "running", "killed", "failed", "oom", "to run"]
 _STYLES = {"done": "green", "running": "bold", "killed": "yellow", "failed": "red", "oom": "red", "to run": ""}
 _OTHERS: tuple[State, ...] = ("running", "killed", "failed", "oom", "to run")
-_PLAIN = {"oom": "out of memory"}
 _MOST = 12
 """Largest number of rows of running cells, and of failed ones."""
 
@@ -76,9 +76,7 @@ class Overview:
         states = self.look()
         counts = Counter(cell.state for cell in states)
         parts = [f"{counts['done']} of {len(states)} cells done"]
-        return ", ".join(
-            [*parts, *(f"{counts[state]} {_PLAIN.get(state, state)}" for state in _OTHERS if counts[state])]
-        )
+        return ", ".join([*parts, *(f"{counts[state]} {in_words(state)}" for state in _OTHERS if counts[state])])
 
     def seconds_left(self, states: Sequence[CellState]) -> tuple[float, int]:
         """Estimate the seconds until all cells are done with the present workers; count those of unknown duration."""
@@ -158,7 +156,7 @@ class Board:
         line.append(f"{counts['done']} of {len(states)} cells done", style="green")
         for state in _OTHERS:
             if counts[state]:
-                line.append(" · ", style="dim").append(f"{counts[state]} {_PLAIN.get(state, state)}", _STYLES[state])
+                line.append(" · ", style="dim").append(f"{counts[state]} {in_words(state)}", _STYLES[state])
         left, unknown = self._overview.seconds_left(states)
         if left and unknown:
             line.append(f" · more than {format_duration(left)} left ({unknown} of unknown length)", style="dim")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
 from bench.contract import RequestError
 from bench.report.plots.ablation import SIZES
 from bench.report.plots.axes import file_part
-from bench.report.plots.figure import Drawing, Missing
-from bench.results.asked_cells import families, repeated
-from bench.results.select import Candidate
+from bench.report.plots.figure import Drawing, Missing, repeated
+from bench.results.cell_record import CellRecord
+from bench.results.labels import text_of
 from bench.runner.intervene import intervene
 from bench.visualization.gallery import draw_class
 from bench.visualization.image_rows import Row, draw_rows
@@ -24,7 +25,7 @@ _ARCHITECTURES = ("resnet34", "vit_b_32", "coc_tiny")
 
 
 def architectures(
-    cells: Sequence[Candidate], opened: Open, classes: Sequence[str] = (), columns: int = 3, shown: Sequence[str] = ()
+    cells: Sequence[CellRecord], opened: Open, classes: Sequence[str] = (), columns: int = 3, shown: Sequence[str] = ()
 ) -> Drawing:
     """Draw figure 4: the prototypes of one class in each backbone, with the backbones' differences.
 
@@ -39,8 +40,10 @@ def architectures(
         RequestError: if no cell of the method is finished.
     """
     own = [cell for cell in _ours(cells) if cell.spec["backbone"]]
-    family = _different(families(own, "backbone", "weights_digest", "black_box")[0], lambda cell: cell.spec["backbone"])
-    viewers = {backbone: opened(cell.found.name) for backbone, cell in sorted(family.items())}
+    family = _different(
+        _families(own, "backbone", "weights_digest", "black_box")[0], lambda cell: cell.spec["backbone"]
+    )
+    viewers = {backbone: opened(cell.name) for backbone, cell in sorted(family.items())}
     label = _one_class(next(iter(viewers.values())), classes)
     rows = [Row(backbone, _architecture(viewer, label), viewer.look(label)) for backbone, viewer in viewers.items()]
     missing = []
@@ -61,11 +64,11 @@ def architectures(
 
 
 def sizes(
-    cells: Sequence[Candidate], opened: Open, classes: Sequence[str] = (), columns: int = 6, shown: Sequence[str] = ()
+    cells: Sequence[CellRecord], opened: Open, classes: Sequence[str] = (), columns: int = 6, shown: Sequence[str] = ()
 ) -> Drawing:
     """Draw figure 6: the prototypes of one class for each number k of them. Arguments as for :func:`architectures`."""
-    family = _different(families(_ours(cells), "settings.k")[0], lambda cell: cell.spec["settings"]["k"])
-    viewers = {k: opened(cell.found.name) for k, cell in sorted(family.items())}
+    family = _different(_families(_ours(cells), "settings.k")[0], lambda cell: cell.spec["settings"]["k"])
+    viewers = {k: opened(cell.name) for k, cell in sorted(family.items())}
     label = _one_class(next(iter(viewers.values())), classes)
     rows = [Row(f"k = {k}", "", viewer.look(label)) for k, viewer in viewers.items()]
     lost = [k for k in SIZES if k not in family]
@@ -78,13 +81,13 @@ def sizes(
     return draw_rows("figure6", title, rows, columns, shown, caption, [v.name for v in viewers.values()], missing)
 
 
-def intervention(cells: Sequence[Candidate], opened: Open) -> Drawing:
+def intervention(cells: Sequence[CellRecord], opened: Open) -> Drawing:
     """Draw figure 7: the case of the prototype whose absence corrects most, net of those predictions that it breaks.
 
     Raises:
         RequestError: if no prototype, left out alone, corrects a prediction.
     """
-    viewer = opened(_ours(cells)[0].found.name)
+    viewer = opened(_ours(cells)[0].name)
     found = intervene(viewer.cell)
     ranking = found.effects.ranking.tolist()
     if not ranking:
@@ -125,34 +128,53 @@ def pages(
     ]
 
 
-def usual(cells: Sequence[Candidate]) -> Candidate:
+def usual(cells: Sequence[CellRecord]) -> CellRecord:
     """Return the default cell: the paper's method in default settings, else the newest of any method.
 
     Raises:
         RequestError: if no method's cell is finished.
     """
-    done = [cell for cell in cells if cell.done and cell.found.written["role"] == "method"]
+    done = [cell for cell in cells if cell.result and cell.role == "method"]
     if not done:
         raise RequestError("no cell of a method is finished: python -m bench run --methods ours --datasets demo")
     return _ours(done)[0] if any(cell.spec["method"] == _METHOD for cell in done) else done[0]
 
 
-def _ours(cells: Sequence[Candidate]) -> list[Candidate]:
+def _ours(cells: Sequence[CellRecord]) -> list[CellRecord]:
     """Return finished cells of the method that can vary k and leave prototypes out; refined and plain ones first.
 
     Raises:
         RequestError: if there is none.
     """
-    found = [cell for cell in cells if cell.done and cell.spec["method"] == _METHOD]
+    found = [cell for cell in cells if cell.result and cell.spec["method"] == _METHOD]
     if not found:
         raise RequestError(f"no cell of {_METHOD} is finished: python -m bench run --methods {_METHOD} --datasets demo")
     unrefined = ("none", "naive")
     return sorted(found, key=lambda cell: (cell.spec["settings"]["refinement"] in unrefined, cell.label != _METHOD))
 
 
-def _different(family: Sequence[Candidate], key: Callable[[Candidate], object]) -> dict[object, Candidate]:
+def _families(cells: Iterable[CellRecord], *varying: str) -> list[list[CellRecord]]:
+    """Group cells that differ only in the named fields, such as ``settings.k`` or ``backbone``.
+
+    The metrics never separate cells. A family with more different members comes first, then the newer one.
+    """
+    groups: dict[str, list[CellRecord]] = defaultdict(list)
+    for cell in cells:
+        rest = {key: value for key, value in cell.spec.items() if key != "metrics"}
+        for name in varying:
+            section, _, inner = name.partition(".")
+            if inner:
+                rest[section] = {key: value for key, value in rest[section].items() if key != inner}
+            else:
+                rest.pop(section, None)
+        groups[text_of(rest)].append(cell)
+    # Sorting keeps the order of equals, and the cells come newest first.
+    return sorted(groups.values(), key=lambda family: -len({text_of(cell.spec) for cell in family}))
+
+
+def _different(family: Sequence[CellRecord], key: Callable[[CellRecord], object]) -> dict[object, CellRecord]:
     """Return the newest cell for each value of the key."""
-    found: dict[object, Candidate] = {}
+    found: dict[object, CellRecord] = {}
     for cell in family:
         found.setdefault(key(cell), cell)
     return found

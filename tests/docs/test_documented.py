@@ -11,7 +11,7 @@ from bench.cli.main import main
 from bench.report.plots.scatter import interpretability
 from bench.report.result_tables import results
 from bench.results.export import nameless
-from bench.results.select import candidates
+from bench.results.result_set import ResultSet
 from bench.results.store import Store
 from tests.support.documented import RESULTS, ROOT, TEXTS, documented
 from tests.support.published_beside import beside
@@ -63,7 +63,7 @@ def test_nothing_in_the_results_names_a_machine():
 
 def test_figures_show_the_numbers_of_the_tables():
     store = Store(ROOT / RESULTS)
-    tables = results(store, candidates(store))
+    tables = results(ResultSet.of(store))
     lines = [row for result in tables for row in result.table.rows]
     compared = 0
     for drawing in interpretability(store):

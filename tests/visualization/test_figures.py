@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from bench.cli.main import main
 from bench.contract import RequestError
 from bench.report.plots import style
-from bench.results.asked_cells import asked
+from bench.results.result_set import ResultSet
 from bench.results.store import Store
 from bench.runner.cell import CellRunner
 from bench.runner.intervene import intervene
@@ -258,7 +258,7 @@ def test_control_has_no_source_and_no_prediction_verdict(store):
 
 
 def test_rows_for_each_number_of_prototypes(store):
-    drawing = paper_figures.sizes(asked(store), lambda name: opened(store, name), columns=2)
+    drawing = paper_figures.sizes(ResultSet.of(store).cells, lambda name: opened(store, name), columns=2)
     assert drawing.cells == tuple(cell_of(store, "ours", k=k, refinement="lbfgs") for k in (3, 5))
     ((what, command),) = drawing.missing
     assert what == "k = 10"
@@ -268,7 +268,9 @@ def test_rows_for_each_number_of_prototypes(store):
 
 
 def test_architectures_say_what_sets_them_apart(store):
-    drawing = paper_figures.architectures(asked(store), lambda name: opened(store, name), classes=["1"], columns=2)
+    drawing = paper_figures.architectures(
+        ResultSet.of(store).cells, lambda name: opened(store, name), classes=["1"], columns=2
+    )
     assert drawing.missing[0].command.endswith("--backbones resnet34,vit_b_32,coc_tiny --recipe demo")
     texts = [text.get_text() for axes in drawing.figure.axes for text in axes.texts]
     assert "tiny" in texts

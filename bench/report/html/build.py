@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ from bench.report.paper_tables.published import TABLES
 from bench.report.renderers.html import fragments
 from bench.report.result_tables import Result, results
 from bench.report.table import Table
-from bench.results.select import Candidate, candidates
+from bench.results.cell_record import CellRecord, in_words
+from bench.results.result_set import ResultSet
 from bench.results.store import Store
 
 _HERE = Path(__file__).parent / "templates"
@@ -49,7 +50,7 @@ class MethodPage:
     name: str
     role: str
     summary: str
-    cells: list[Candidate] = field(default_factory=list)
+    cells: list[CellRecord] = field(default_factory=list)
     gallery: list[Illustration] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -85,9 +86,9 @@ def write_site(
     Raises:
         RequestError: if the run is not known, or the folder contains something else.
     """
-    cells = candidates(store, stamp, suite)
+    cells = ResultSet.of(store, stamp, suite)
     target = ReportFolder(folder)
-    Site(store, cells, target, stamp, suite, intervals, most).write(draw)
+    Site(cells, target, stamp, suite, intervals, most).write(draw)
     target.finish()
     return folder / "index.html"
 
@@ -96,7 +97,6 @@ class Site:
     """The pages of one report.
 
     Args:
-        store: results.
         cells: cells of the report, newest first.
         target: output folder.
         stamp: time stamp of one run, for the paper's tables.
@@ -107,21 +107,22 @@ class Site:
 
     def __init__(
         self,
-        store: Store,
-        cells: Sequence[Candidate],
+        cells: ResultSet,
         target: ReportFolder,
         stamp: str | None,
         suite: str | None,
         intervals: bool,
         most: int | None,
     ) -> None:
-        self._store, self._cells, self._target = store, cells, target
+        self._store, self._cells, self._target = cells.store, cells.cells, target
         self._which = (stamp, suite, intervals)
-        self._results = results(store, cells, intervals)
-        self._places = verdicts(store, self._results, most)
-        there = {one.found.name for one in cells}
+        self._results = results(cells, intervals)
+        self._places = verdicts(self._store, self._results, most)
+        there = {one.name for one in cells}
         self._runs = {
-            when: content for when, content in reversed(store.invocations().items()) if there & set(content["cells"])
+            when: content
+            for when, content in reversed(self._store.invocations().items())
+            if there & set(content["cells"])
         }
         self._methods = self._method_pages()
         # Names, reasons and settings come from users and plugins: everything is escaped.
@@ -129,11 +130,11 @@ class Site:
             loader=FileSystemLoader(_HERE), autoescape=True, finalize=visible, undefined=StrictUndefined,
             trim_blocks=True, lstrip_blocks=True,
         )  # fmt: skip
-        self._pages.filters.update(breakable=breakable)
+        self._pages.filters.update(breakable=breakable, in_words=in_words)
         self._pages.globals.update(
             value=filters.value, ends=filters.ends, verdict=filters.verdict, reach=filters.reach,
             p_value=filters.p_value, minus=filters.minus, notes_of=filters.notes_of, between=words.between,
-            status=status, panels=panels,
+            panels=panels,
             addresses=self._addresses(), version=__version__, methods=list(self._methods.values()),
         )  # fmt: skip
 
@@ -157,9 +158,9 @@ class Site:
         self._page("cells.html", "cells", cells=self._cells, runs=self._runs)
         addresses = self._addresses()
         for one in self._cells:
-            stamps = [when for when, content in self._runs.items() if one.found.name in content["cells"]]
-            cell = CellPage(self._store, one.found, stamps, intervals)
-            self._page(addresses[one.found.name], "cell", page=cell, state=status(one), runs=self._runs)
+            stamps = [when for when, content in self._runs.items() if one.name in content["cells"]]
+            cell = CellPage(self._store, one, stamps, intervals)
+            self._page(addresses[one.name], "cell", page=cell, status=one.status, runs=self._runs)
         # Last, since galleries take long: the pages above can be read meanwhile.
         for page in self._methods.values():
             if draw is not None and page.role != "control":
@@ -174,27 +175,27 @@ class Site:
 
     def _draw_gallery(self, page: MethodPage, draw: Callable[[str], Iterable[Picture]]) -> None:
         """Draw a finished cell on each data set: with its model, in default settings, with most metrics, the newest."""
-        done = [one for one in page.cells if one.found.result is not None]
-        done.sort(key=lambda one: ("exported" in one.found.written, not one.plain, -len(one.found.spec["metrics"])))
-        chosen: dict[str, Candidate] = {}
+        done = [one for one in page.cells if one.result is not None]
+        done.sort(key=lambda one: ("exported" in one.written, not one.plain, -len(one.spec["metrics"])))
+        chosen: dict[str, CellRecord] = {}
         for one in done:
-            chosen.setdefault(str(one.found.spec["dataset"]), one)
-        for name in (one.found.name for one in chosen.values()):
+            chosen.setdefault(one.dataset, one)
+        for name in (one.name for one in chosen.values()):
             own, problem = saved(self._target, lambda name=name: draw(name), f"galleries/{file_name(name)}", "webp")
             page.gallery += own
             page.problems += [f"cell {name}: {problem}"] if problem else []
 
     def _addresses(self) -> dict[str, str]:
         """Return the path of the page of each cell."""
-        return {one.found.name: f"cells/{file_name(one.found.name)}.html" for one in self._cells}
+        return {one.name: f"cells/{file_name(one.name)}.html" for one in self._cells}
 
     def _method_pages(self) -> dict[str, MethodPage]:
         known = registry.names("methods")
         pages: dict[str, MethodPage] = {}
         for one in self._cells:
-            name = str(one.found.spec["method"])
+            name = str(one.spec["method"])
             summary = known[name].summary if name in known else ""
-            pages.setdefault(name, MethodPage(name, str(one.found.written["role"]), summary)).cells.append(one)
+            pages.setdefault(name, MethodPage(name, one.role, summary)).cells.append(one)
         order = [*known, *sorted(pages)]
         roles = ("method", "reference", "control")
         return dict(sorted(pages.items(), key=lambda item: (
@@ -204,7 +205,7 @@ class Site:
         """Return the tables that contain the method, with its rows alone."""
         found = []
         for result in self._results:
-            rows = [(line, fit) for line, fit in result.rows if fit.spec["method"] == page.name]
+            rows = [(line, group) for line, group in result.rows if group.spec["method"] == page.name]
             if rows:
                 found.append((result, rows))
         return found
@@ -220,16 +221,6 @@ class Site:
             if not measured:
                 unmeasured.append((number, table.title))
         return found, unmeasured
-
-
-def status(one: Candidate) -> tuple[str, str]:
-    """Return the outcome of a cell: a word for its style, and words for readers."""
-    if one.found.result is not None:
-        return "done", "done"
-    failure = one.found.failure
-    if failure is None:
-        return "missing", "not finished"
-    return ("oom", "out of memory") if failure["status"] == "oom" else ("failed", "failed")
 
 
 def breakable(name: str) -> Markup:

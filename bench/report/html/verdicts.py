@@ -9,9 +9,8 @@ from typing import Literal
 
 from bench.report.result_tables import Result
 from bench.report.table import Column, Row
+from bench.results.aggregate import SeedGroup
 from bench.results.labels import FIRST_METRICS
-from bench.results.select import Fit
-from bench.results.sides import Side, view_of
 from bench.results.stats.compare import corrected_over_all
 from bench.results.stats.contest import Comparison
 from bench.results.stats.pairwise import Judge
@@ -30,8 +29,8 @@ QUESTIONS: tuple[Question, ...] = ("black box", "chance", "methods")
 class Left:
     """Comparison that was left out."""
 
-    first: Fit
-    second: Fit
+    first: SeedGroup
+    second: SeedGroup
     metric: str
 
 
@@ -98,7 +97,7 @@ def verdicts(store: Store, results: Sequence[Result], most: int | None = None) -
     """
     judge = Judge(store)
     places: list[Place] = []
-    asked: list[tuple[Place, Question, Fit, Fit, str]] = []
+    asked: list[tuple[Place, Question, SeedGroup, SeedGroup, str]] = []
     for result in results:
         for place, own in _places(result):
             places.append(place)
@@ -110,7 +109,7 @@ def verdicts(store: Store, results: Sequence[Result], most: int | None = None) -
         if tests >= (MOST if most is None else most) or (most is None and units >= MOST_UNITS):
             place.left[question].append(Left(first, second, metric))
             continue
-        for one in judge.pair([_side(first)], [_side(second)], [metric]):
+        for one in judge.pair([first], [second], [metric]):
             tested.append((place, question, one))
             tests += one.p is not None
             units += one.units or 0
@@ -121,41 +120,35 @@ def verdicts(store: Store, results: Sequence[Result], most: int | None = None) -
     return places
 
 
-def _places(result: Result) -> Iterator[tuple[Place, list[tuple[Question, Fit, Fit, str]]]]:
+def _places(result: Result) -> Iterator[tuple[Place, list[tuple[Question, SeedGroup, SeedGroup, str]]]]:
     columns = [column for column in result.table.columns if column.name in FIRST_METRICS]
-    controls = [(row, fit) for row, fit in result.rows if row.role == "control"]
+    controls = [(row, group) for row, group in result.rows if row.role == "control"]
     for backbone in dict.fromkeys(row.backbone for row in result.table.rows if row.backbone):
-        rows = [(row, fit) for row, fit in result.rows if row.backbone == backbone]
-        methods = [(row, fit) for row, fit in rows if row.role == "method"]
-        asked: list[tuple[Question, Fit, Fit, str]] = []
-        for row, fit in methods:
+        rows = [(row, group) for row, group in result.rows if row.backbone == backbone]
+        methods = [(row, group) for row, group in rows if row.role == "method"]
+        asked: list[tuple[Question, SeedGroup, SeedGroup, str]] = []
+        for row, group in methods:
             for column in columns:
                 if row.number(column) is None:
                     continue
-                rivals: list[tuple[Question, Fit]] = []
+                rivals: list[tuple[Question, SeedGroup]] = []
                 if column.name == "accuracy":
                     rivals += [("black box", other) for own, other in rows
                                if own.role == "reference" and own.number(column) is not None]  # fmt: skip
                 best = _best(controls, column)
                 rivals += [("chance", best)] if best is not None else []
-                asked += [(question, fit, other, column.name) for question, other in rivals]
-        plain = [(row, fit) for row, fit in methods if fit.first.plain]
+                asked += [(question, group, other, column.name) for question, other in rivals]
+        plain = [(row, group) for row, group in methods if group.first.plain]
         for column in columns:
-            there = [fit for row, fit in plain if row.number(column) is not None]
+            there = [group for row, group in plain if row.number(column) is not None]
             asked += [("methods", one, two, column.name) for one, two in combinations(there, 2)]
         if methods:
             yield Place(result.table.title, backbone, [row.label for row, _ in methods], columns), asked
 
 
-def _best(controls: Sequence[tuple[Row, Fit]], column: Column) -> Fit | None:
+def _best(controls: Sequence[tuple[Row, SeedGroup]], column: Column) -> SeedGroup | None:
     """Return the control that does best without content; it is the hardest one to beat."""
-    known = [(row.number(column), fit) for row, fit in controls]
-    there = [(value, fit) for value, fit in known if value is not None]
+    known = [(row.number(column), group) for row, group in controls]
+    there = [(value, group) for value, group in known if value is not None]
     sign = 1 if column.higher_is_better else -1
     return max(there, key=lambda pair: sign * pair[0])[1] if there else None
-
-
-def _side(fit: Fit) -> Side:
-    spec = fit.spec
-    cells = tuple(one.found for one in fit.speaking)
-    return Side(fit.label, str(spec["dataset"]), fit.backbone, view_of(spec), cells)

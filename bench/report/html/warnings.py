@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from bench.report.paper_tables.build import cautions as against_the_paper
 from bench.report.paper_tables.published import TABLES
 from bench.report.result_tables import Result
-from bench.results.select import Candidate
+from bench.results.cell_record import CellRecord, in_words
 
 _ROUGH = 2.0
 """Points of accuracy: a coarser measurement is worth a word."""
@@ -26,7 +26,7 @@ class Caution:
     items: tuple[str, ...]
 
 
-def cautions(results: Sequence[Result], cells: Sequence[Candidate], damaged: Sequence[str] = ()) -> list[Caution]:
+def cautions(results: Sequence[Result], cells: Sequence[CellRecord], damaged: Sequence[str] = ()) -> list[Caution]:
     """Return all cautions that apply to these results.
 
     Args:
@@ -49,13 +49,11 @@ def cautions(results: Sequence[Result], cells: Sequence[Candidate], damaged: Seq
     return [one for one in found if one.items]
 
 
-def _unfinished(cells: Sequence[Candidate]) -> list[str]:
+def _unfinished(cells: Sequence[CellRecord]) -> list[str]:
     states: dict[str, list[str]] = defaultdict(list)
     for one in cells:
-        if one.found.result is None:
-            failure = one.found.failure
-            state = "not finished" if failure is None else {"oom": "out of memory"}.get(failure["status"], "failed")
-            states[state].append(one.label)
+        if one.result is None:
+            states[in_words(one.status)].append(one.label)
     return [
         f"{len(labels)} of {len(cells)} cells {state}: "
         + ", ".join(f"{label} ({count})" if count > 1 else label for label, count in Counter(labels).items())
@@ -88,8 +86,8 @@ def _small(results: Sequence[Result]) -> list[str]:
             if rough > _ROUGH:
                 found.append(f"{result.table.title}: with {images[1]} test images an accuracy near 50 % is known to "
                              f"± {rough:.1f} points at best.")  # fmt: skip
-        units = [(score["n"], row.label) for row, fit in result.rows for one in fit.candidates if one.found.result
-                 for name, score in one.found.result["scores"].items()
+        units = [(score["n"], row.label) for row, own in result.rows for one in own.cells if one.result
+                 for name, score in one.result["scores"].items()
                  if name == "consistency" and row.role == "method"]  # fmt: skip
         few = [count for count, _ in units if 0 < count < _FEW_UNITS]
         if few:

@@ -16,8 +16,8 @@ from bench.core.plain_text import for_markdown, markdown_prose, one_line
 from bench.core.resource_usage import FILE as USAGE
 from bench.core.resource_usage import read_usage
 from bench.report.mlflow.fields import LAYOUT, cut, digest, flat, named, rounded
-from bench.results.labels import name_of
-from bench.results.records import CellRecord, read_history
+from bench.results.cell_record import CellRecord
+from bench.results.records import read_history
 from bench.results.result_files import FolderFiles, ResultFiles
 from bench.results.stats.intervals import with_intervals
 from bench.results.store import Store, write_json
@@ -86,7 +86,7 @@ class CellRun:
 
     @property
     def _name(self) -> str:
-        parts = (name_of(self.written), self.spec["dataset"], self.spec["backbone"])
+        parts = (self.record.label, self.spec["dataset"], self.spec["backbone"])
         return "·".join(str(part) for part in parts if part)
 
     def _times(self) -> tuple[int, int]:

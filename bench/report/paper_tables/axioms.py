@@ -7,24 +7,24 @@ from dataclasses import replace
 from bench.report.paper_tables.methods import is_prior
 from bench.report.paper_tables.published import AXIOMS, PaperTable, Published, published
 from bench.report.table import Column, Row, Value
-from bench.results.aggregate import Entry
-from bench.results.select import Comparable, Fit
+from bench.results.aggregate import Entry, SeedGroup
+from bench.results.result_set import ComparableGroup
 
 _DISPLAYED, _EXACT = "displayed maps", "exact contributions"
 
 
-def axioms(table: PaperTable, group: Comparable | None, notes: list[str]) -> tuple[tuple[Column, ...], list[Row]]:
+def axioms(table: PaperTable, group: ComparableGroup | None, notes: list[str]) -> tuple[tuple[Column, ...], list[Row]]:
     """Return columns and rows of table 1.
 
     The paper's four columns are about the maps that a method displays. If the exact contributions were
     measured too, they follow as a second group.
     """
-    fits = group.fits if group else []
+    members = group.rows if group else []
     said = {(one.method, one.metric): one for one in published(table.number)}
-    measured = {metric for fit in fits for one in fit.candidates for metric in one.found.spec["metrics"]}
+    measured = {metric for member in members for one in member.cells for metric in one.spec["metrics"]}
     metrics = [name for name in table.metrics if name in AXIOMS or name in measured]
     both = len(metrics) > len(AXIOMS)
-    units = _units(fits)
+    units = _units(members)
     columns = {
         name: Column(
             name.removesuffix("_contribution"),
@@ -34,27 +34,29 @@ def axioms(table: PaperTable, group: Comparable | None, notes: list[str]) -> tup
         )
         for name in metrics
     }
-    several = len({fit.backbone for fit in fits if fit.backbone}) > 1
+    several = len({member.backbone for member in members if member.backbone}) > 1
 
     def paper(method: str, metric: str) -> Published | None:
         return said.get(("baselines" if is_prior(method) else method, metric))
 
     rows = []
-    for fit in sorted(fits, key=lambda fit: (("method", "reference", "control").index(fit.role), not _prior(fit))):
-        entries = {metric: fit.entry(metric, []) for metric in metrics}
+    for member in sorted(
+        members, key=lambda member: (("method", "reference", "control").index(member.role), not _prior(member))
+    ):
+        entries = {metric: member.entry(metric, []) for metric in metrics}
         if all(entry.status == "n/a" for entry in entries.values()):
             continue
-        name = f"{fit.label}, {fit.backbone}" if several and fit.backbone else fit.label
+        name = f"{member.label}, {member.backbone}" if several and member.backbone else member.label
         values = {
             columns[metric].key: Value(
-                _by_seed(fit, metric, fit.entry(metric, notes), notes),
-                paper(fit.spec["method"], metric) if fit.role == "method" else None,
-                tolerance=_tolerance(fit, metric),
+                _by_seed(member, metric, member.entry(metric, notes), notes),
+                paper(member.spec["method"], metric) if member.role == "method" else None,
+                tolerance=_tolerance(member, metric),
             )
             for metric in metrics
         }
-        rows.append(Row(name, values, fit.role))
-    methods = {fit.spec["method"] for fit in fits if fit.role == "method"}
+        rows.append(Row(name, values, member.role))
+    methods = {member.spec["method"] for member in members if member.role == "method"}
     missing = [] if any(map(is_prior, methods)) else ["baselines"]
     missing += [] if "ours" in methods else ["ours"]
     unmeasured = [
@@ -64,20 +66,20 @@ def axioms(table: PaperTable, group: Comparable | None, notes: list[str]) -> tup
     return tuple(columns.values()), [*unmeasured, *rows]
 
 
-def _prior(fit: Fit) -> bool:
-    return is_prior(fit.spec["method"])
+def _prior(member: SeedGroup) -> bool:
+    return is_prior(member.spec["method"])
 
 
-def _units(fits: list[Fit]) -> dict[str, str]:
-    specs = [one.found.spec["metrics"] for fit in fits for one in fit.candidates]
+def _units(members: list[SeedGroup]) -> dict[str, str]:
+    specs = [one.spec["metrics"] for member in members for one in member.cells]
     return {metric: facts["unit"] for metrics in specs for metric, facts in metrics.items()}
 
 
-def _by_seed(fit: Fit, metric: str, entry: Entry, notes: list[str]) -> Entry:
+def _by_seed(member: SeedGroup, metric: str, entry: Entry, notes: list[str]) -> Entry:
     """Return the entry, with a footnote if the axiom holds in some seeds only: the mean alone would hide it."""
-    scored = [(one.found.spec["seed"], one.found.score(metric)[1]) for one in fit.deciding(metric)]
+    scored = [(seed, cell.score(metric)[1]) for seed, cell in member.speaking(metric).items()]
     values = {seed: value for seed, value in scored if value is not None}
-    tolerance = _tolerance(fit, metric)
+    tolerance = _tolerance(member, metric)
     held = sum(value <= tolerance for value in values.values())
     if held in (0, len(values)):
         return entry
@@ -88,9 +90,9 @@ def _by_seed(fit: Fit, metric: str, entry: Entry, notes: list[str]) -> Entry:
     return replace(entry, notes=(*entry.notes, notes.index(note) + 1))
 
 
-def _tolerance(fit: Fit, metric: str) -> float:
+def _tolerance(member: SeedGroup, metric: str) -> float:
     """Return the metric's own tolerance; 0 if it was not measured, which marks the column as one of ticks."""
-    for one in fit.deciding(metric):
-        if metric in one.found.spec["metrics"]:
-            return float(one.found.spec["metrics"][metric]["parameters"]["tolerance"])
+    for one in member.speaking(metric).values():
+        if metric in one.spec["metrics"]:
+            return float(one.spec["metrics"][metric]["parameters"]["tolerance"])
     return 0.0

@@ -18,8 +18,9 @@ from bench.report.paper_tables.scale import accuracies, memory
 from bench.report.paper_tables.select import Selection, select
 from bench.report.table import Table
 from bench.report.table_remarks import describe_block, distinguish, fewer_seeds
-from bench.results.aggregate import about_intervals
-from bench.results.select import Bounds, Comparable
+from bench.results.aggregate import Bounds, about_intervals
+from bench.results.cell_record import in_words
+from bench.results.result_set import ComparableGroup
 from bench.results.store import Store
 
 
@@ -48,8 +49,7 @@ def paper_table(
     bounds = Bounds(store) if intervals else None
     selection = select(store, table, stamp, suite, bounds, place if number == 4 else None)
     groups = sorted(selection.groups, key=lambda group: not _same_images(table, group))
-    specs = [group.spec for group in groups]
-    titles = distinguish(specs, [group.definitions for group in groups])
+    titles = distinguish([(group.cells[0], group.definitions) for group in groups])
     tables = [
         _table(store, table, group, f"{table.title}, measured on {title}", selection)
         for title, group in zip(titles, groups, strict=True)
@@ -69,12 +69,12 @@ def paper_table(
     return [replace(one, caption=one.title.replace(before, after, 1), label=f"tab:paper-{number}") for one in tables]
 
 
-def _same_images(table: PaperTable, group: Comparable | None) -> bool:
+def _same_images(table: PaperTable, group: ComparableGroup | None) -> bool:
     """Return whether the cells are about the paper's images, judged by counts; the axioms need none in particular."""
     return group is None or table.images is None or group.images in (None, table.images)
 
 
-def _table(store: Store, table: PaperTable, group: Comparable | None, title: str, selection: Selection) -> Table:
+def _table(store: Store, table: PaperTable, group: ComparableGroup | None, title: str, selection: Selection) -> Table:
     notes: list[str] = []
     same = _same_images(table, group)
     stub = {3: "", 4: "prototypes per class"}.get(table.number, "method")
@@ -102,7 +102,7 @@ def _table(store: Store, table: PaperTable, group: Comparable | None, title: str
     return replace(found.marked(), facts=tuple(_facts(table, group, selection, found)))
 
 
-def cautions(table: PaperTable, group: Comparable | None) -> list[str]:
+def cautions(table: PaperTable, group: ComparableGroup | None) -> list[str]:
     """Return how the measured numbers differ in kind from the paper's."""
     if group is None:
         return []
@@ -110,7 +110,7 @@ def cautions(table: PaperTable, group: Comparable | None) -> list[str]:
     if not _same_images(table, group) and table.images and group.images:
         here, there = (f"{train} training and {test} test images" for train, test in (group.images, table.images))
         found.append(f"Not the paper's images: {here} here, {there} there; no differences are given.")
-    recipes = sorted({one.found.written["recipe"] for fit in group.fits for one in fit.candidates})
+    recipes = sorted({one.written["recipe"] for one in group.shown})
     if any(recipe != "published" for recipe in recipes):
         found.append(f"Not the papers' settings: recipe {' and '.join(recipes)}.")
     if table.whole and group.spec["protocol"].get("crop") == "bbox":
@@ -118,16 +118,16 @@ def cautions(table: PaperTable, group: Comparable | None) -> list[str]:
     return found
 
 
-def _facts(table: PaperTable, group: Comparable | None, selection: Selection, found: Table) -> list[str]:
+def _facts(table: PaperTable, group: ComparableGroup | None, selection: Selection, found: Table) -> list[str]:
     facts = []
     if group is not None:
-        specs = [one.found.spec for fit in group.fits for one in fit.candidates]
+        specs = [one.spec for one in group.shown]
         definitions = [group.definitions[metric] for metric in table.metrics if metric in group.definitions]
         fewer = fewer_seeds(
-            [(fit.label, fit.backbone, {one.found.spec["seed"] for one in fit.candidates}) for fit in group.fits]
+            [(member.label, member.backbone, {one.seed for one in member.cells}) for member in group.rows]
         )
         facts = describe_block(definitions, specs, group.outcomes, spread=table.number != 1, fewer=fewer)
-        stamps = {one.stamp for fit in group.fits for one in fit.candidates}
+        stamps = {one.stamp for one in group.shown}
         facts.append(f"runs: {len(stamps)}, the newest {max(stamps) or 'not recorded'}")
         if group.older:
             cells = f"{group.older} cell{'s' * (group.older > 1)}"
@@ -153,7 +153,7 @@ def _facts(table: PaperTable, group: Comparable | None, selection: Selection, fo
     return facts
 
 
-def _missing(store: Store, table: PaperTable, group: Comparable | None) -> list[str]:
+def _missing(store: Store, table: PaperTable, group: ComparableGroup | None) -> list[str]:
     found = []
     if group is None:
         suite = f"python -m bench run --suite table{table.number}"
@@ -162,16 +162,13 @@ def _missing(store: Store, table: PaperTable, group: Comparable | None) -> list[
             f"on small data: {suite}_small --data-root DIR --weights mobilenet_v2=FILE",
         ]
     again: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for fit in group.fits:
-        deciding = {one.found.name: one for metric in table.metrics for one in fit.deciding(metric)}
+    for member in group.rows:
+        deciding = {one.name: one for metric in table.metrics for one in member.speaking(metric).values()}
         for one in deciding.values():
-            failure = one.found.failure
             # Out of memory is a result, as in the paper.
-            nothing_to_do = not one.found.spec["metrics"] or (failure is not None and failure["status"] == "oom")
-            if one.found.result is None and not nothing_to_do:
-                spec, state = one.found.spec, "failed" if failure else "not finished"
-                where = f", {fit.backbone}" if fit.backbone else ""
-                again[state, one.command].append(f"{fit.label}{where}, seed {spec['seed']}")
+            if one.status in ("failed", "missing") and one.spec["metrics"]:
+                where = f", {member.backbone}" if member.backbone else ""
+                again[in_words(one.status), one.command].append(f"{member.label}{where}, seed {one.seed}")
     for (state, command), cells in again.items():
         found.append(f"{state} ({'; '.join(cells)}): {command}")
     found += _not_run(store, table, group)
@@ -182,17 +179,20 @@ def _missing(store: Store, table: PaperTable, group: Comparable | None) -> list[
     return found
 
 
-def _not_run(store: Store, table: PaperTable, group: Comparable) -> list[str]:
+def _not_run(store: Store, table: PaperTable, group: ComparableGroup) -> list[str]:
     """Return the paper's numbers that the harness could measure and no run asked for, backbone by backbone."""
     known = registry.names("methods")
     if table.number == 4:
         wanted = list(dict.fromkeys(f"k={one.k} {one.stage}" for one in published(4)))
-        fits = [fit for fit in group.fits if fit.role == "method"]
-        there = {(f"k={fit.spec['settings']['k']} {stage(fit.spec['settings'])}", fit.backbone) for fit in fits}
+        members = [member for member in group.rows if member.role == "method"]
+        there = {
+            (f"k={member.spec['settings']['k']} {stage(member.spec['settings'])}", member.backbone)
+            for member in members
+        }
     else:
         printed = published(2 if table.number == 1 else table.number)
         wanted = list(dict.fromkeys(one.method for one in printed if one.method in known))
-        there = {(fit.spec["method"], fit.backbone) for fit in group.fits}
+        there = {(member.spec["method"], member.backbone) for member in group.rows}
     lacking = {name: [one for one in wanted if (one, name) not in there] for name in _backbones(table, group)}
     lacking = {name: names for name, names in lacking.items() if names}
     if not lacking:
@@ -207,18 +207,18 @@ def _not_run(store: Store, table: PaperTable, group: Comparable) -> list[str]:
     ]
 
 
-def _backbones(table: PaperTable, group: Comparable) -> list[str]:
+def _backbones(table: PaperTable, group: ComparableGroup) -> list[str]:
     """Return the table's backbones: the paper's if the images are the paper's, else the measured ones."""
-    measured = list(dict.fromkeys(fit.backbone for fit in group.fits if fit.backbone))
+    measured = list(dict.fromkeys(member.backbone for member in group.rows if member.backbone))
     if table.images is None or not _same_images(table, group):
         return measured
     return list(dict.fromkeys([*(one.backbone for one in published(table.number)), *measured]))
 
 
-def _command(store: Store, table: PaperTable, group: Comparable, options: list[str]) -> str:
+def _command(store: Store, table: PaperTable, group: ComparableGroup, options: list[str]) -> str:
     """Return the command for the table's suite, with the options of the table's cells."""
-    written: dict[str, Any] = group.candidates[0].found.written
-    sources = [one.found.written for fit in group.fits for one in fit.candidates if fit.backbone]
+    written: dict[str, Any] = group.cells[0].written
+    sources = [one.written for member in group.rows for one in member.cells if member.backbone]
     recipes = [one["recipe"] for one in sources if one["recipe"] != "published"]
     dataset = group.spec["dataset"]
     weights: dict[str, str] = {}

@@ -8,8 +8,8 @@ from dataclasses import replace
 from bench.report.chance import chance_warnings
 from bench.report.paper_tables.published import PaperTable, Published, published
 from bench.report.table import Column, Row, Value
-from bench.results.aggregate import Entry
-from bench.results.select import Comparable, Fit
+from bench.results.aggregate import Entry, SeedGroup
+from bench.results.result_set import ComparableGroup
 
 OURS = "ours"
 """Methods of this name, or that begin with it, are not prior work."""
@@ -21,7 +21,7 @@ def is_prior(method: str) -> bool:
 
 
 def by_backbone(
-    table: PaperTable, group: Comparable | None, comparable: bool, notes: list[str]
+    table: PaperTable, group: ComparableGroup | None, comparable: bool, notes: list[str]
 ) -> tuple[tuple[Column, ...], list[Row], list[str]]:
     """Return columns, rows and controls that reach methods of tables 2, 5 and 6.
 
@@ -31,9 +31,9 @@ def by_backbone(
         comparable: whether the paper's numbers are about the same images.
         notes: footnotes so far; new ones are added.
     """
-    fits = group.fits if group else []
+    members = group.rows if group else []
     printed = published(table.number)
-    backbones = _backbones(fits, printed, comparable)
+    backbones = _backbones(members, printed, comparable)
     grouped = len(table.metrics) > 1
     columns = {
         (backbone, metric): Column(metric, "%", backbone) if grouped else Column(backbone, "%")
@@ -50,9 +50,9 @@ def by_backbone(
 
     rows: dict[str, list[Row]] = {"method": [], "reference": [], "control": []}
     methods: dict[str, str] = {}
-    by_label: dict[tuple[str, str], list[Fit]] = {}
-    for fit in fits:
-        by_label.setdefault((fit.role, fit.label), []).append(fit)
+    by_label: dict[tuple[str, str], list[SeedGroup]] = {}
+    for member in members:
+        by_label.setdefault((member.role, member.label), []).append(member)
     # The paper's own rows first, from top to bottom, including those that were not measured.
     order = list(dict.fromkeys(one.method for one in printed))
     names = [("method", name) for name in order]
@@ -63,9 +63,9 @@ def by_backbone(
         role, label = key
         own = by_label.get(key, [])
         entries: dict[tuple[str, str], Entry | None] = {}
-        for fit in own:
-            for backbone in [fit.backbone] if fit.backbone else backbones:
-                entries |= {(backbone, metric): fit.entry(metric, notes) for metric in table.metrics}
+        for member in own:
+            for backbone in [member.backbone] if member.backbone else backbones:
+                entries |= {(backbone, metric): member.entry(metric, notes) for metric in table.metrics}
         method = _method(by_label, key)
         stands_for_it = role == "method" and (not own or own[0].first.plain)
         row = Row(label, values(method if stands_for_it else "", entries), role)
@@ -75,23 +75,28 @@ def by_backbone(
         rows[role].append(row)
     summary = _best_prior(rows["method"], methods, tuple(columns.values()))
     by_metric = [
-        Row(fit.label, {metric: fit.entry(metric, notes) for metric in table.metrics}, fit.role, fit.backbone)
-        for fit in fits
+        Row(
+            member.label,
+            {metric: member.entry(metric, notes) for metric in table.metrics},
+            member.role,
+            member.backbone,
+        )
+        for member in members
     ]
     chance = chance_warnings(by_metric, [Column(metric, "%") for metric in table.metrics])
     return tuple(columns.values()), [*rows["method"], *summary, *rows["reference"], *rows["control"]], chance
 
 
-def _method(by_label: dict[tuple[str, str], list[Fit]], key: tuple[str, str]) -> str:
+def _method(by_label: dict[tuple[str, str], list[SeedGroup]], key: tuple[str, str]) -> str:
     own = by_label.get(key)
     return own[0].spec["method"] if own else key[1]
 
 
-def _backbones(fits: Sequence[Fit], printed: Sequence[Published], comparable: bool) -> list[str]:
+def _backbones(members: Sequence[SeedGroup], printed: Sequence[Published], comparable: bool) -> list[str]:
     """Return the paper's backbones and the measured ones; only the latter if the paper's images are others."""
-    measured = list(dict.fromkeys(fit.backbone for fit in fits if fit.backbone))
+    measured = list(dict.fromkeys(member.backbone for member in members if member.backbone))
     theirs = list(dict.fromkeys(one.backbone for one in printed))
-    if comparable or not fits:
+    if comparable or not members:
         return [*theirs, *(name for name in measured if name not in theirs)]
     return sorted(measured, key=lambda name: theirs.index(name) if name in theirs else len(theirs))
 

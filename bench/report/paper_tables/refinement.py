@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from bench.report.paper_tables.published import PaperTable, published
 from bench.report.table import Column, Place, Row, Value
-from bench.results.select import Candidate, Comparable, Fit
+from bench.results.aggregate import SeedGroup
+from bench.results.cell_record import CellRecord
+from bench.results.result_set import ComparableGroup
 
 STAGES = ("initial", "refined")
 
@@ -17,27 +19,27 @@ def stage(settings: dict[str, object]) -> str:
     return {"none": "initial", "naive": "naive"}.get(str(settings.get("refinement")), "refined")
 
 
-def place(one: Candidate) -> tuple[str, ...]:
+def place(one: CellRecord) -> tuple[str, ...]:
     """Return the key of cells of one place: a default, its value written out and another solver are rivals for it."""
-    spec, role = one.found.spec, one.found.written["role"]
+    spec, role = one.spec, one.role
     own = (str(spec["settings"]["k"]), stage(spec["settings"])) if role == "method" else (one.label,)
-    return role, *own, spec["backbone"] or ""
+    return role, *own, one.backbone
 
 
 def refinement(
-    table: PaperTable, group: Comparable | None, comparable: bool, notes: list[str]
+    table: PaperTable, group: ComparableGroup | None, comparable: bool, notes: list[str]
 ) -> tuple[tuple[Column, ...], list[Row]]:
     """Return columns and rows of table 4."""
     printed = published(table.number)
-    fits = group.fits if group else []
-    found: dict[tuple[int, str, str], Fit] = {}
-    for fit in fits:
-        if fit.role == "method":
-            settings = fit.spec["settings"]
-            found[int(settings["k"]), stage(settings), fit.backbone] = fit
+    members = group.rows if group else []
+    found: dict[tuple[int, str, str], SeedGroup] = {}
+    for member in members:
+        if member.role == "method":
+            settings = member.spec["settings"]
+            found[int(settings["k"]), stage(settings), member.backbone] = member
     theirs = list(dict.fromkeys(one.backbone for one in printed))
-    measured = list(dict.fromkeys(fit.backbone for fit in fits if fit.backbone))
-    shown = [name for name in theirs if comparable or not fits or name in measured]
+    measured = list(dict.fromkeys(member.backbone for member in members if member.backbone))
+    shown = [name for name in theirs if comparable or not members or name in measured]
     backbones = [*shown, *(name for name in measured if name not in shown)]
     said = {(one.k, one.stage, one.backbone): one for one in printed}
     columns = {(which, backbone): Column(backbone, "%", which) for which in STAGES for backbone in backbones}
@@ -46,15 +48,15 @@ def refinement(
     for k in counts:
         values = {}
         for (which, backbone), column in columns.items():
-            fit_here = found.get((k, which, backbone))
-            entry = fit_here.entry("accuracy", notes) if fit_here else None
+            member_here = found.get((k, which, backbone))
+            entry = member_here.entry("accuracy", notes) if member_here else None
             values[column.key] = Value(entry, said.get((k, which, backbone)), comparable)
         rows.append(Row(f"k = {k}", values))
     # One row for a reference on several backbones.
     others: dict[tuple[str, str], dict[str, Place]] = {}
-    for fit in fits:
-        if fit.role != "method" and ("refined", fit.backbone) in columns:
-            key = columns["refined", fit.backbone].key
-            others.setdefault((fit.role, fit.label), {})[key] = fit.entry("accuracy", notes)
+    for member in members:
+        if member.role != "method" and ("refined", member.backbone) in columns:
+            key = columns["refined", member.backbone].key
+            others.setdefault((member.role, member.label), {})[key] = member.entry("accuracy", notes)
     rows += [Row(label, entries, role) for (role, label), entries in others.items()]
     return tuple(columns.values()), rows

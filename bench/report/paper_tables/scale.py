@@ -9,7 +9,7 @@ from typing import Any
 from bench.report.measurement_tables import GIB, measured
 from bench.report.paper_tables.published import PaperTable, published
 from bench.report.table import Column, Row, Table, Value, mark_best
-from bench.results.select import Comparable
+from bench.results.result_set import ComparableGroup
 from bench.results.store import Store
 
 CLASSES = 1000
@@ -22,24 +22,26 @@ _MEASURED = (
 
 
 def accuracies(
-    table: PaperTable, group: Comparable | None, comparable: bool, notes: list[str]
+    table: PaperTable, group: ComparableGroup | None, comparable: bool, notes: list[str]
 ) -> tuple[tuple[Column, ...], list[Row]]:
     """Return columns (methods, as in the paper) and rows of table 3."""
     printed = {(one.method, one.backbone): one for one in published(table.number)}
-    fits = [fit for fit in (group.fits if group else []) if fit.backbone]
-    backbones = list(dict.fromkeys(fit.backbone for fit in fits))
-    if comparable or not fits:
+    members = [member for member in (group.rows if group else []) if member.backbone]
+    backbones = list(dict.fromkeys(member.backbone for member in members))
+    if comparable or not members:
         backbones = list(dict.fromkeys([*(backbone for _, backbone in printed), *backbones]))
     methods = [("method", method) for method, _ in printed]
-    others = [(fit.role, fit.label) for fit in fits]
+    others = [(member.role, member.label) for member in members]
     names = list(dict.fromkeys([*methods, *sorted(others, key=lambda one: one[0] != "method")]))
-    found = {(fit.role, fit.label, fit.backbone): fit for fit in fits}
-    plain = {(fit.label, fit.backbone) for fit in fits if fit.role == "method" and not fit.first.plain}
+    found = {(member.role, member.label, member.backbone): member for member in members}
+    plain = {
+        (member.label, member.backbone) for member in members if member.role == "method" and not member.first.plain
+    }
     columns = [Column(label if role == "method" else f"{label} ({role})", digits=".1f") for role, label in names]
     rows = []
     for backbone in backbones:
-        fits_here = [found.get((*name, backbone)) for name in names]
-        entries = [fit.entry("accuracy", notes) if fit else None for fit in fits_here]
+        members_here = [found.get((*name, backbone)) for name in names]
+        entries = [member.entry("accuracy", notes) if member else None for member in members_here]
         count = sum(role == "method" for role, _ in names)
         entries[:count] = mark_best(entries[:count], Column("accuracy", "%"))
         values = {}

@@ -6,7 +6,9 @@ from collections import Counter
 from dataclasses import dataclass
 
 from bench.report.paper_tables.published import PaperTable
-from bench.results.select import Bounds, Candidate, Comparable, Row, candidates, comparable
+from bench.results.aggregate import Bounds
+from bench.results.cell_record import CellRecord
+from bench.results.result_set import ComparableGroup, Key, ResultSet
 from bench.results.store import Store
 
 
@@ -19,7 +21,7 @@ class Selection:
         left_out: why cells of this data set are not in the table -> how many.
     """
 
-    groups: list[Comparable]
+    groups: list[ComparableGroup]
     left_out: Counter[str]
 
 
@@ -29,7 +31,7 @@ def select(
     stamp: str | None = None,
     suite: str | None = None,
     bounds: Bounds | None = None,
-    row: Row | None = None,
+    key: Key | None = None,
 ) -> Selection:
     """Return the cells of a table: of one run, or the newest of the whole store.
 
@@ -43,7 +45,7 @@ def select(
         stamp: time stamp of one run.
         suite: name of the suite whose newest run is taken.
         bounds: source of intervals, if places are to have them.
-        row: key that cells of one row share, by default role, name and backbone.
+        key: of cells of one row, by default role, name and backbone.
 
     Raises:
         RequestError: if that run is not known.
@@ -52,28 +54,27 @@ def select(
     one_run = bool(stamp or suite)
     left_out: Counter[str] = Counter()
     chosen = []
-    for candidate in candidates(store, stamp, suite):
-        own = one_run or bool(candidate.suites & own_suites)
-        if not own and table.dataset and candidate.found.spec["dataset"] != table.dataset:
+    for cell in ResultSet.of(store, stamp, suite):
+        own = one_run or bool(cell.suites & own_suites)
+        if not own and table.dataset and cell.dataset != table.dataset:
             continue
-        reason = _unfit(candidate, table, one_run)
+        reason = _unfit(cell, table, one_run)
         if reason == "":
-            chosen.append(candidate)
+            chosen.append(cell)
         elif reason:
             left_out[reason] += 1
     left_out.update(f"damaged ({reason})" for reason in store.faults.values())
-    return Selection(comparable(chosen, table.metrics, bounds, row), left_out)
+    return Selection(ResultSet(store, tuple(chosen)).groups(table.metrics, bounds, key), left_out)
 
 
-def _unfit(candidate: Candidate, table: PaperTable, one_run: bool) -> str | None:
+def _unfit(cell: CellRecord, table: PaperTable, one_run: bool) -> str | None:
     """Return why a cell has no place in the table; empty if it has one, ``None`` if nobody would expect it there."""
-    spec = candidate.found.spec
-    if not any(metric in spec["metrics"] or metric in candidate.found.written["not_applicable"]
-               for metric in table.metrics):  # fmt: skip
+    spec = cell.spec
+    if not any(map(cell.asked, table.metrics)):
         return None
     if spec.get("split", "test") != "test":
         return f"measured on {spec['split']}"
     if table.number == 4:
-        fits = spec["method"] == "ours" and candidate.changed <= {"k", "refinement"}
-        return "" if fits or candidate.found.written["role"] == "reference" else None
-    return "" if candidate.plain or one_run else "with changed settings"
+        fits = spec["method"] == "ours" and cell.changed <= {"k", "refinement"}
+        return "" if fits or cell.role == "reference" else None
+    return "" if cell.plain or one_run else "with changed settings"

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from bench.core.errors import RequestError
 from bench.report.plots import style
 from bench.report.plots.axes import about_controls, control_lines, file_part
-from bench.report.plots.figure import Drawing, Missing
+from bench.report.plots.figure import Drawing, Missing, repeated, state_of
 from bench.report.plots.points import Group, Point, groups
-from bench.results.asked_cells import asked, repeated, state_of
-from bench.results.select import Candidate
+from bench.results.cell_record import CellRecord
+from bench.results.result_set import ResultSet
 from bench.results.store import Store
 
 if TYPE_CHECKING:
@@ -45,16 +45,16 @@ def ablation(
     Raises:
         RequestError: if no finished cell belongs into it, with the command that makes them.
     """
-    cells = asked(store, suite, stamp)
+    cells = ResultSet.of(store, stamp, suite).required()
     drawings = []
-    for group in groups(store, cells, metrics):
+    for group in groups(cells, metrics):
         for backbone in sorted({point.backbone for point in group.points if point.role == "method"}):
             own = [point for point in group.points if point.backbone == backbone and "k" in point.settings]
             curves = _curves(own)
             if sum(len(curve) for name, curve in curves.items() if name in _STAGES) < 2:
                 continue
             curves, seeds = _of_common_seeds(curves)
-            drawings.append(_draw(group, backbone, curves, seeds, cells, metrics, len(drawings)))
+            drawings.append(_draw(group, backbone, curves, seeds, cells.cells, metrics, len(drawings)))
     if not drawings:
         raise RequestError(
             f"no cells of {_METHOD} that differ in k or in refinement are finished in {store.root}: {_COMMAND}"
@@ -96,7 +96,7 @@ def _draw(
     backbone: str,
     curves: dict[str, dict[int, Point]],
     seeds: str,
-    cells: Sequence[Candidate],
+    cells: Sequence[CellRecord],
     metrics: Sequence[str],
     number: int,
 ) -> Drawing:
@@ -154,16 +154,11 @@ def _panel(axes: Axes, group: Group, curves: dict[str, dict[int, Point]], metric
 
 
 def _missing(
-    curves: dict[str, dict[int, Point]], cells: Sequence[Candidate], group: Group, backbone: str
+    curves: dict[str, dict[int, Point]], cells: Sequence[CellRecord], group: Group, backbone: str
 ) -> list[Missing]:
     """Return the places of the paper's figure that have no point, why, and one command for all of them."""
-    own = [
-        cell
-        for cell in cells
-        if cell.spec["method"] == _METHOD
-        and cell.spec["dataset"] == group.dataset
-        and cell.spec["backbone"] == backbone
-    ]
+    wanted_cells = (_METHOD, group.dataset, backbone)
+    own = [cell for cell in cells if (cell.spec["method"], cell.dataset, cell.backbone) == wanted_cells]
     lost = [(k, refinement) for refinement in _ABLATED for k in SIZES if k not in curves.get(refinement, {})]
     if not lost:
         return []

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.core.errors import RequestError
 from bench.report.plots.style import styled, tame
+from bench.results.cell_record import CellRecord, in_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,3 +82,34 @@ class Drawing:
                 f"{error.filename or folder}: {error.strerror or error}; choose another folder"
             ) from error
         return files
+
+
+def repeated(cell: CellRecord, settings: Mapping[str, Any], backbones: str | None = None) -> str:
+    """Return the command that runs a cell's method on the same data with other settings.
+
+    Args:
+        cell: to take data, recipe, seed and weights from.
+        settings: dotted names as ``--set`` takes them.
+        backbones: instead of the cell's own; their weights are not known then.
+    """
+    spec, where = cell.spec, cell.written["where"]
+    words = ["python", "-m", "bench", "run", "--methods", spec["method"], "--datasets", spec["dataset"]]
+    if where.get("data_root"):
+        words += ["--data-root", where["data_root"]]
+    if backbones or spec["backbone"]:
+        words += ["--backbones", backbones or spec["backbone"]]
+    if where.get("weights") and backbones is None:
+        words += ["--weights", f"{spec['backbone']}={where['weights']}"]
+    if cell.written.get("recipe"):
+        words += ["--recipe", cell.written["recipe"]]
+    if spec["seed"]:
+        words += ["--seeds", str(spec["seed"])]
+    for name, value in settings.items():
+        words += ["--set", f"{name}={value}"]
+    return shlex.join(words)
+
+
+def state_of(cells: Sequence[CellRecord]) -> str:
+    """Describe the state of unfinished cells of one kind: failed and why, not finished, or never requested."""
+    failed = [cell.state for cell in cells if cell.failure is not None]
+    return failed[0] if failed else in_words("missing") if cells else "not run"

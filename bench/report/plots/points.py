@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.report.table_remarks import distinguish
-from bench.results import labels
-from bench.results.select import Candidate, Comparable, Fit, comparable
+from bench.results.aggregate import SeedGroup
+from bench.results.result_set import ComparableGroup, ResultSet
 from bench.results.store import Store
 
 
@@ -80,67 +80,64 @@ class Group:
     hardware: tuple[str, ...]
 
 
-def groups(store: Store, cells: Sequence[Candidate], metrics: Sequence[str]) -> list[Group]:
+def groups(cells: ResultSet, metrics: Sequence[str]) -> list[Group]:
     """Return the finished cells that have one of the metrics as points; the group with most points first.
 
     Rows, and the cell that counts for each seed of a row, are those of the tables
-    (:func:`bench.results.select.comparable`): a plot never shows another number than the table beside it.
+    (:meth:`bench.results.result_set.ResultSet.groups`): a plot never shows another number than the table beside it.
     """
-    tables = [table for table in comparable(cells) if any(_shown(fit, metrics) for fit in table.fits)]
+    tables = [table for table in cells.groups() if any(_shown(row, metrics) for row in table.rows)]
     own = [{name: text for name, text in table.definitions.items() if name in metrics} for table in tables]
-    titles = distinguish([table.spec for table in tables], own)
-    made = [_group(store, title, table, metrics) for title, table in zip(titles, tables, strict=True)]
+    titles = distinguish([(table.cells[0], texts) for table, texts in zip(tables, own, strict=True)])
+    made = [_group(cells.store, title, table, metrics) for title, table in zip(titles, tables, strict=True)]
     return sorted(made, key=lambda group: -len(group.points))
 
 
-def _shown(fit: Fit, metrics: Sequence[str]) -> bool:
-    return any(cell.found.score(metric)[0] == "ok" for metric in metrics for cell in fit.candidates)
+def _shown(row: SeedGroup, metrics: Sequence[str]) -> bool:
+    return any(map(row.has, metrics))
 
 
-def _group(store: Store, title: str, table: Comparable, metrics: Sequence[str]) -> Group:
+def _group(store: Store, title: str, table: ComparableGroup, metrics: Sequence[str]) -> Group:
     units = {
         metric: facts["unit"]
-        for cell in table.candidates
+        for cell in table.cells
         for metric, facts in cell.spec["metrics"].items()
         if metric in metrics
     }
     hardware = dict.fromkeys(result["environment"]["hardware"] for result in table.outcomes)
-    points = tuple(_point(store, fit, metrics) for fit in table.fits if _shown(fit, metrics))
+    points = tuple(_point(store, row, metrics) for row in table.rows if _shown(row, metrics))
     return Group(title, table.spec["dataset"], units, points, table.older, tuple(hardware))
 
 
-def _point(store: Store, fit: Fit, metrics: Sequence[str]) -> Point:
+def _point(store: Store, row: SeedGroup, metrics: Sequence[str]) -> Point:
     values: dict[int, dict[str, float]] = defaultdict(dict)
     seconds: dict[int, float] = {}
     for metric in metrics:
-        for cell in fit.deciding(metric):
-            status, value, _ = cell.found.score(metric)
-            if status == "ok" and value is not None:
-                values[cell.spec["seed"]][metric] = value
-    for cell in fit.speaking:
-        before = store.black_box_seconds(cell.found.written)
-        if before is not None and cell.found.result is not None and "fit" in cell.found.result["seconds"]:
-            seconds.setdefault(cell.spec["seed"], cell.found.result["seconds"]["fit"] + before)
-    cells = fit.candidates
+        for seed, cell in row.speaking(metric).items():
+            if (value := cell.score(metric)[1]) is not None:
+                values[seed][metric] = value
+    for cell in row.preferred:
+        before = store.black_box_seconds(cell.written)
+        if before is not None and cell.result is not None and "fit" in cell.result["seconds"]:
+            seconds.setdefault(cell.seed, cell.result["seconds"]["fit"] + before)
     # Coordinates of one point are means over the same seeds: those with most of the metrics.
     most = max(map(len, values.values()), default=0)
     seeds = [seed for seed in sorted(values) if len(values[seed]) == most]
     measured = [metric for metric in metrics if all(metric in values[seed] for seed in seeds)] if seeds else []
-    first = cells[0]
-    outcome = first.found.result
-    assert outcome is not None
+    first = row.first
+    assert first.result is not None
     return Point(
         first.label,
         first.spec["method"],
-        first.found.written["role"],
-        first.spec["backbone"] or "",
+        first.role,
+        first.backbone,
         first.spec["settings"],
-        not labels.is_plain(first.found.written),
+        not first.plain,
         {metric: _value([values[seed][metric] for seed in seeds]) for metric in measured},
         {seed: values[seed] for seed in seeds},
         _value(known) if (known := [seconds[seed] for seed in seeds if seed in seconds]) else None,
-        outcome["prototypes"],
-        tuple(cell.found.name for cell in cells),
+        first.result["prototypes"],
+        tuple(cell.name for cell in row.cells),
     )
 
 

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from bench.core.errors import RequestError
 from bench.report.plots.axes import file_part
-from bench.report.plots.figure import Drawing, Missing
+from bench.report.plots.figure import Drawing, Missing, state_of
 from bench.report.plots.plot import Horizontal, Plot
 from bench.report.plots.points import Group, Point, groups
-from bench.results.asked_cells import asked, state_of
-from bench.results.select import Candidate
+from bench.results.cell_record import CellRecord
+from bench.results.result_set import ResultSet
 from bench.results.store import Store
 
 METRICS = ("accuracy", "consistency", "consistency_controlled", "stability")
@@ -71,14 +71,14 @@ def _scatter(
     caption: str,
     logarithmic: bool = False,
 ) -> list[Drawing]:
-    cells = asked(store, suite, stamp)
+    cells = ResultSet.of(store, stamp, suite).required()
     ready: list[tuple[Plot, list[_Lost]]] = []
     undrawn: list[tuple[Group, str]] = []
-    for group in groups(store, cells, METRICS):
+    for group in groups(cells, METRICS):
         shown = [p for p in group.points if p.role != "control" and across(p) and any(m in p.values for m in metrics)]
         if not any(point.role == "method" for point in shown):
             continue
-        lost = [*_missing(cells, group, shown), *_without(group, across, label)]
+        lost = [*_missing(cells.cells, group, shown), *_without(group, across, label)]
         panels = [metric for metric in metrics if any(metric in point.values for point in shown)]
         if all(sum(metric in point.values for point in shown) < 2 for metric in panels):
             alone = "; ".join([", ".join(map(_name, shown)), *_told(lost)])
@@ -113,18 +113,20 @@ def _name(point: Point) -> str:
     return f"{point.label} ({point.backbone})"
 
 
-def _missing(cells: Sequence[Candidate], group: Group, shown: Sequence[Point]) -> list[_Lost]:
+def _missing(cells: Sequence[CellRecord], group: Group, shown: Sequence[Point]) -> list[_Lost]:
     """Return methods that were asked for on this data and have no point, once each."""
     there = {(point.label, point.backbone) for point in shown}
-    lost: dict[tuple[str, str], list[Candidate]] = {}
+    lost: dict[tuple[str, str], list[CellRecord]] = {}
     for cell in cells:
-        key = (cell.label, cell.spec["backbone"] or "")
-        if cell.spec["dataset"] == group.dataset and cell.found.written["role"] == "method" and key not in there:
+        key = (cell.label, cell.backbone)
+        if cell.dataset == group.dataset and cell.role == "method" and key not in there:
             lost.setdefault(key, []).append(cell)
     return [
-        _Lost(f"{label} ({backbone})", state_of([c for c in own if not c.done]), own[0].found.written["command"])
+        _Lost(
+            f"{label} ({backbone})", state_of([cell for cell in own if cell.result is None]), own[0].written["command"]
+        )
         for (label, backbone), own in lost.items()
-        if not all(cell.done for cell in own)
+        if not all(cell.result for cell in own)
     ]
 
 

@@ -11,9 +11,10 @@ import numpy as np
 
 from bench.core import registry
 from bench.core.errors import RequestError
+from bench.results.aggregate import SeedGroup
+from bench.results.cell_record import CellRecord
 from bench.results.labels import FIRST_METRICS
-from bench.results.records import CellRecord
-from bench.results.sides import Side, chosen_cells, sides
+from bench.results.sides import chosen_cells, sides
 from bench.results.stats.bootstrap import RESAMPLES
 from bench.results.stats.contest import Comparison, Contest, Ranking, Tally
 from bench.results.stats.interval_cache import ContestCache
@@ -46,26 +47,32 @@ def compare(
     Raises:
         RequestError: for methods or metrics without results.
     """
-    if len(set(methods)) < 2 or len(set(methods)) < len(methods):
-        raise RequestError("name two or more different methods, for example: python -m bench compare ours protopnet")
+    _check_different(methods)
     cells, origin = chosen_cells(store, methods, stamp, suite, metrics)
     # The cells are chosen first: a bad request is refused as if nothing were kept.
     kept = ContestCache(store, cells, [methods, metrics, origin, first_only])
     contest = kept.read()
     if contest is None:
-        contest = _compared(store, cells, origin, methods, metrics, first_only)
+        contest = compare_cells(store, cells, origin, methods, metrics, first_only)
         kept.write(contest)
     return contest
 
 
-def _compared(
+def _check_different(methods: Sequence[str]) -> None:
+    if len(set(methods)) < 2 or len(set(methods)) < len(methods):
+        raise RequestError("name two or more different methods, for example: python -m bench compare ours protopnet")
+
+
+def compare_cells(
     store: Store,
     cells: Sequence[CellRecord],
     origin: str,
     methods: Sequence[str],
-    metrics: Sequence[str],
-    first_only: bool,
+    metrics: Sequence[str] = (),
+    first_only: bool = False,
 ) -> Contest:
+    """Compare methods in the given cells, whose origin in words ends the facts; for the rest see :func:`compare`."""
+    _check_different(methods)
     known = {label: sides(cells, label) for label in methods}
     wanted = _wanted(metrics, [side for found in known.values() for side in found], origin)
     judge = Judge(store)
@@ -73,14 +80,14 @@ def _compared(
     found = [comparison for one, two in pairs for comparison in judge.pair(known[one], known[two], wanted)]
     found = corrected_over_all(found)
     tests = sum(comparison.p is not None for comparison in found)
-    data = dict.fromkeys(f"data: {', '.join((side.dataset, *side.view))}" for own in known.values() for side in own)
+    data = dict.fromkeys(f"data: {', '.join(side.first.view.values())}" for own in known.values() for side in own)
     definitions = "; ".join(dict.fromkeys(one.definition for one in found if one.p is not None))
     facts = (*explained(found, tests), *([f"metrics: {definitions}"] if definitions else []), *data, origin)
     rankings = tuple(_rankings(found, methods)) if len(methods) > 2 and not first_only else ()
     return Contest(tuple(methods), tuple(found), rankings, tuple(_tallies(found)), facts)
 
 
-def _wanted(metrics: Sequence[str], every: Sequence[Side], origin: str) -> list[str]:
+def _wanted(metrics: Sequence[str], every: Sequence[SeedGroup], origin: str) -> list[str]:
     """Return the metrics to compare, each possibly with ``.NUMBER``."""
     cells = [cell for side in every for cell in side.cells]
     measured = {name for cell in cells for name in cell.spec["metrics"]}

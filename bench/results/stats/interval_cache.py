@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 from bench.core import registry
 from bench.core.errors import RequestError
 from bench.core.paths import home
-from bench.results.records import CellRecord
+from bench.results.cell_record import CellRecord
 from bench.results.stats.contest import Contest
 from bench.results.store import Row, Store, write_json
 

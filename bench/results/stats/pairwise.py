@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from bench.results.records import CellRecord
-from bench.results.sides import Side, apart, conditions
+from bench.results.aggregate import SeedGroup
+from bench.results.cell_record import CellRecord, in_words
+from bench.results.labels import protocol, shared_protocol
 from bench.results.stats.bootstrap import NoInterval, Sample, difference
 from bench.results.stats.contest import Comparison
 from bench.results.stats.tests import alike, swap_test
@@ -25,39 +26,41 @@ class Judge:
         self._store = store
         self._items: dict[tuple[str, str], Items] = {}
 
-    def pair(self, first: Sequence[Side], second: Sequence[Side], wanted: Sequence[str]) -> Iterator[Comparison]:
+    def pair(
+        self, first: Sequence[SeedGroup], second: Sequence[SeedGroup], wanted: Sequence[str]
+    ) -> Iterator[Comparison]:
         """Yield all comparisons of two methods."""
         labels = (first[0].label, second[0].label)
         told: set[int] = set()
         for one in first:
             rivals = [two for two in second if _same_place(one, two)]
-            fitting = [two for two in rivals if not apart(one, two)]
+            fitting = [two for two in rivals if not _apart(one, two)]
             told |= {id(two) for two in fitting or rivals}
             for two in fitting:
                 for name in wanted:
                     for found in self._metric(one, two, name):
-                        yield replace(found, reason=_joined(found.reason, conditions(one, two)))
+                        yield replace(found, reason=_joined(found.reason, _remarks(one, two)))
             if not fitting:
-                reason = "; or ".join(apart(one, two) for two in rivals) or f"no result of {labels[1]} here"
-                yield _refused(Comparison(labels, one.dataset, one.backbone, one.protocol), reason)
+                reason = "; or ".join(_apart(one, two) for two in rivals) or f"no result of {labels[1]} here"
+                yield _refused(_place(labels, one), reason)
         for two in second:
             if id(two) not in told:
                 rivals = [one for one in first if _same_place(one, two)]
-                reason = "; or ".join(apart(one, two) for one in rivals) or f"no result of {labels[0]} here"
-                yield _refused(Comparison(labels, two.dataset, two.backbone, two.protocol), reason)
+                reason = "; or ".join(_apart(one, two) for one in rivals) or f"no result of {labels[0]} here"
+                yield _refused(_place(labels, two), reason)
 
-    def _metric(self, one: Side, two: Side, name: str) -> Iterator[Comparison]:
+    def _metric(self, one: SeedGroup, two: SeedGroup, name: str) -> Iterator[Comparison]:
         metric, number = self._split(name, (*one.cells, *two.cells))
-        backbone = one.backbone or two.backbone
         facts = _facts(metric, (*one.cells, *two.cells))
         direction = None if number else bool(facts.get("higher_is_better", True))
-        blank = Comparison(
-            (one.label, two.label), one.dataset, backbone, one.protocol, name,
+        blank = replace(
+            _place((one.label, two.label), one if one.backbone else two), metric=name,
             unit=str(facts.get("unit", "")), higher_is_better=direction,
         )  # fmt: skip
-        known = [side.definitions(metric) for side in (one, two)]
+        known = [side.by_definition(metric) for side in (one, two)]
         common = sorted(known[0].keys() & known[1].keys())
-        lacking = [side.why_not(metric) for side, found in zip((one, two), known, strict=True) if not found]
+        lacking = [_lacking(next(iter(side.speaking(metric).values())), metric, side.label)
+                   for side, found in zip((one, two), known, strict=True) if not found]  # fmt: skip
         if lacking:
             yield _refused(blank, "; ".join(lacking))
         elif not common:
@@ -151,10 +154,32 @@ class Judge:
         return replace(found, p=swap_test(*samples), verdict=same)
 
 
-def _same_place(one: Side, two: Side) -> bool:
+def _same_place(one: SeedGroup, two: SeedGroup) -> bool:
     """Return whether two sides have the same backbone; controls have none, and are compared with every one."""
     same = one.backbone == two.backbone or not one.backbone or not two.backbone
-    return one.dataset == two.dataset and same
+    return one.first.dataset == two.first.dataset and same
+
+
+def _place(methods: tuple[str, str], side: SeedGroup) -> Comparison:
+    cell = side.first
+    return Comparison(methods, cell.dataset, cell.backbone, protocol(shared_protocol(cell.spec["protocol"])))
+
+
+def _apart(one: SeedGroup, two: SeedGroup) -> str:
+    """Return the reason why two sides cannot be compared; empty if they can."""
+    views = zip(one.first.view.values(), two.first.view.values(), strict=True)
+    return "; ".join(f"{first} / {second}" for first, second in views if first != second)
+
+
+def _remarks(one: SeedGroup, two: SeedGroup) -> str:
+    """Return the known differences that do not forbid a comparison, in words; empty if there are none."""
+    words = {
+        "weights_digest": "they start from different weights",
+        "black_box": "their black boxes were trained differently",
+        "precision": "they were trained in different precision",
+    }
+    differing = [name for name in words if one.spec[name] and two.spec[name] and one.spec[name] != two.spec[name]]
+    return "; ".join(words[name] for name in differing)
 
 
 def _facts(metric: str, cells: Sequence[CellRecord]) -> dict[str, Any]:
@@ -183,7 +208,9 @@ def _refused(comparison: Comparison, reason: str) -> Comparison:
 
 
 def _lacking(cell: CellRecord, metric: str, label: str) -> str:
-    """Return the reason why a cell that was to measure a metric has no value of it."""
+    """Return the reason why a cell has no value of a metric, or of a further number of it."""
+    if not cell.asked(metric):
+        return f"not measured for {label}"
     status, _, reason = cell.score(metric)
-    words = {"oom": "out of memory", "missing": "not finished", "ok": "no such number"}.get(status, status)
+    words = "no such number" if status == "ok" else in_words(status)
     return f"{words} for {label}{f': {reason}' if reason else ''}"

@@ -19,7 +19,7 @@ from bench.report.html.output_dir import ReportFolder, file_name
 from bench.report.html.sparklines import panels
 from bench.report.html.warnings import cautions
 from bench.report.result_tables import results
-from bench.results.select import candidates
+from bench.results.result_set import ResultSet
 from bench.results.store import Store
 from tests.support.paper_cells import paper_store
 from tests.support.site_pages import Page, broken_links, read_site
@@ -350,8 +350,8 @@ def test_cautions_are_quiet_about_good_conditions(tmp_path: Path) -> None:
         for seed in range(3)
     ]  # fmt: skip
     maker.invocation(cells)
-    every = candidates(maker.store)
-    assert cautions(results(maker.store, every), every) == []
+    every = ResultSet.of(maker.store)
+    assert cautions(results(every), every.cells) == []
 
 
 def test_names_of_files() -> None:

@@ -8,7 +8,7 @@ import pytest
 from bench.report.html import words
 from bench.report.html.verdicts import turned, verdicts, winner
 from bench.report.result_tables import results
-from bench.results.select import candidates
+from bench.results.result_set import ResultSet
 from bench.results.stats.compare import compare
 from bench.results.stats.tests import holm
 from tests.support.stores import StoreMaker
@@ -50,7 +50,7 @@ def maker(tmp_path: Path) -> StoreMaker:
 
 
 def places(maker: StoreMaker, most: int = 100):
-    return verdicts(maker.store, results(maker.store, candidates(maker.store)), most)
+    return verdicts(maker.store, results(ResultSet.of(maker.store)), most)
 
 
 def test_three_questions_are_answered(maker: StoreMaker) -> None:
