@@ -17,8 +17,8 @@ from bench.core.integrity import digests_of
 
 Status = Literal["ok", "n/a", "failed", "oom"]
 
+# Files without a meaning once there is a result.
 _OBSOLETE = ("failure.json", "anew", "activity.json")
-"""Files without a meaning once there is a result."""
 
 FIT = "fit.json"
 """Facts about a fit, written after its weights and curves, so that a fit without this file is not complete."""

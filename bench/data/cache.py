@@ -32,8 +32,8 @@ from bench.data.preprocessing import Preprocessing
 
 SPLITS = ("train", "test")
 _FORMAT = 4
+# Large files whose content this process has verified, with their status at that time.
 _checked: dict[Path, tuple[str | int | None, ...]] = {}
-"""Large files whose content this process has verified, with their status at that time."""
 
 _ARRAYS = ("rows", "labels", "keypoints", "visible", "boxes")
 

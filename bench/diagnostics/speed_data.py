@@ -19,8 +19,8 @@ from bench.diagnostics.measurements import conditions, describe, measurement_tab
 from bench.models.classifier import Classifier
 from bench.report.table import Table
 
+# Passes over the preprocessed images in a round: one takes a quarter of a second, too short to measure.
 _PASSES = 5
-"""Passes over the preprocessed images in a round: one takes a quarter of a second, too short to measure."""
 
 
 class Files(torch.utils.data.Dataset[tuple[Tensor, int]]):

@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+# Keys of a class's file that are no numbers of the class, as those must not depend on interruptions.
 _SECONDS, _DIGEST = "seconds", "digest"
-"""Keys of a class's file that are no numbers of the class, as those must not depend on interruptions."""
 
 
 class Checkpoint:

@@ -11,8 +11,8 @@ from bench.report.table import Column, Row, Table
 from bench.results.aggregate import Entry
 
 _PERFECT = 100.0
+# So many methods are named even where they are all that there are.
 _FEW = 2
-"""So many methods are named even where they are all that there are."""
 
 
 def chance_corrected(value: float, chance: float, perfect: float = _PERFECT) -> float:

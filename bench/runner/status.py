@@ -21,8 +21,8 @@ State = Literal["done", "running", "killed", "failed", "oom", "to run"]
 _STYLES = {"done": "green", "running": "bold", "killed": "yellow", "failed": "red", "oom": "red", "to run": ""}
 _OTHERS: tuple[State, ...] = ("running", "killed", "failed", "oom", "to run")
 _PLAIN = {"oom": "out of memory"}
+# Largest number of rows of running cells, and of failed ones.
 _MOST = 12
-"""Largest number of rows of running cells, and of failed ones."""
 
 
 @dataclass(frozen=True)

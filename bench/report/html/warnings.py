@@ -12,8 +12,8 @@ from bench.report.paper_tables.published import TABLES
 from bench.report.results import Result
 from bench.results.select import Candidate
 
+# Points of accuracy: a coarser measurement is worth a word.
 _ROUGH = 2.0
-"""Points of accuracy: a coarser measurement is worth a word."""
 _FEW_SEEDS = 3
 _FEW_UNITS = 100
 

@@ -18,10 +18,10 @@ from bench.contract import RequestError
 from bench.core.console import say
 
 NOT_INSTALLED = "MLflow is not installed: pip install 'mlflow>=3.13'; results are in the store"
+# Seconds that a server which is asked to end may take.
 _PATIENCE = 10.0
-"""Seconds that a server which is asked to end may take."""
+# Without these a server that is not there holds everything up for minutes; what was not mirrored is made up for.
 _IMPATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
-"""Without these a server that is not there holds everything up for minutes; what was not mirrored is made up for."""
 
 
 def database(home: Path) -> Path:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 Horizontal = Callable[[Point], Value | None]
 _MOST_NUMBERED = 24
+# Width and height of the axes in inches.
 _PANEL, _TITLE, _LEGEND_LINE, _NOTE_LINE = (3.3, 3.3), 0.3, 12 / 72, 0.14
-"""Inches."""
 
 
 @dataclass(frozen=True)
