@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.contract import Aggregate, CellError, Observation, PrototypeTable, Samples, Score, Settings
-from metrics.parts import class_maps, require_prototypes
+from metrics.parts import PositiveShare, class_maps, require_prototypes
 from metrics.tables import ImageMetric
 
 
@@ -30,12 +30,7 @@ class Compactness(ImageMetric):
     class Config(Settings):
         """Share of the scores' magnitude that has to be explained."""
 
-        share: float = 0.9
-
-        def model_post_init(self, context: Any, /) -> None:
-            """Refuse shares outside (0, 1]."""
-            if not 0 < self.share <= 1:
-                raise ValueError("share must be in (0, 1]")
+        share: PositiveShare = 0.9
 
     @classmethod
     def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:

@@ -57,7 +57,7 @@ class Overview:
         self._store, self._names = store, list(names)
         self._written: dict[str, dict[str, Any] | None] = {}
         self._final: dict[str, CellState] = {}
-        self._old = {name: self._failed_at(name) for name in names} if from_now else {}
+        self._old = {name: store.cell(name).failed_at for name in names} if from_now else {}
         self._timings: Timings | None = None
 
     def look(self) -> list[CellState]:
@@ -114,13 +114,9 @@ class Overview:
             return self._final[name]
         if activity is not None:
             return CellState(name, title, "running" if activity["alive"] else "killed", activity=activity)
-        if failure is not None and self._old.get(name, 0) != self._failed_at(name):
+        if failure is not None and self._old.get(name) != folder.failed_at:
             return CellState(name, title, "oom" if failure["status"] == "oom" else "failed", failure["reason"])
         return CellState(name, title, "to run")
-
-    def _failed_at(self, name: str) -> int:
-        file = self._store.cell(name).path / "failure.json"
-        return file.stat().st_mtime_ns if file.is_file() else -1
 
 
 class Board:
