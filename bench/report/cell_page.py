@@ -22,6 +22,7 @@ from bench.report.cell_facts import (
     settings_of,
     short,
 )
+from bench.results.labels import cell_title
 from bench.results.records import CellRecord, read_history
 from bench.results.result_files import FolderFiles, ResultFiles
 from bench.results.stats.intervals import with_intervals
@@ -63,8 +64,7 @@ class CellPage:
     @property
     def title(self) -> str:
         """Method, data set, backbone and seed."""
-        backbone = self.spec["backbone"] or "no backbone"
-        return f"{self.written['label']} · {self.spec['dataset']} · {backbone} · seed {self.spec['seed']}"
+        return cell_title(self.written["label"], self.spec)
 
     @property
     def state(self) -> str:

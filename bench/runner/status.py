@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from bench.core.console import Text
+from bench.results.labels import cell_title
 from bench.results.store import Store
 from bench.runner.eta import Timings, format_duration
 from bench.runner.heartbeat import activity_of
@@ -102,7 +103,7 @@ class Overview:
 
     def _look(self, name: str) -> CellState:
         written, folder = self._written[name], self._store.cell(name)
-        title = title_of(written) if written else "cell.json is missing or damaged"
+        title = cell_title(written["label"], written["spec"]) if written else "cell.json is missing or damaged"
         if written is None and name in self._store.faults:
             return CellState(name, title, "failed", self._store.faults[name])
         activity = None if folder.done else activity_of(folder)
@@ -193,9 +194,3 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def title_of(written: dict[str, Any]) -> str:
-    """Return a readable title of a cell: ``ours · demo · tiny · seed 0``."""
-    spec = written["spec"]
-    return f"{written['label']} · {spec['dataset']} · {spec['backbone'] or 'no backbone'} · seed {spec['seed']}"
