@@ -29,6 +29,7 @@ from bench.results.stats.intervals import with_intervals
 from bench.results.store import Store
 
 Pairs = list[tuple[str, str]]
+# Characters of the end of a log, and rows of a table in a terminal.
 _LONGEST_LOG = 4000
 _MOST_IN_TERMINAL = 12
 

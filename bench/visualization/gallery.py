@@ -24,6 +24,7 @@ from bench.visualization.viewer import Look, Source, Viewer
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+# Inches of a picture's side and of the names beside it.
 _SIDE = 1.2
 _LABEL = 1.45
 

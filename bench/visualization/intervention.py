@@ -19,6 +19,7 @@ from bench.visualization.viewer import readable
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+# Inches of a picture's side.
 _SIDE = 1.75
 
 

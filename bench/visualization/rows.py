@@ -16,6 +16,7 @@ from bench.visualization.viewer import Look
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+# Inches of a picture's side and of the names beside it, and prototypes that find room there in one column.
 _SIDE = 1.25
 _LABEL = 1.75
 _PER_COLUMN = 6

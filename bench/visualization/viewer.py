@@ -15,6 +15,7 @@ from bench.report.plots.overlay import pictures, present, upsampled
 from bench.runner.cell import CellRunner
 from bench.runner.evaluator import observe
 
+# Images per forward pass.
 _BATCH = 64
 CANVAS = 224
 """Side of the canvas in pixels where no part metric says another."""

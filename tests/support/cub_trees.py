@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from tests.support.samples import Silent as Quiet  # noqa: F401 (tests of data sets take it from here)
+
 REAL = Path(__file__).parents[3] / "shared" / "data"
 PARTS = [
     "back",

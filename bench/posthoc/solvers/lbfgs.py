@@ -10,6 +10,7 @@ from torch import Tensor
 # Required part of the decrease that the slope predicts (Nocedal and Wright, equation 3.4).
 _ARMIJO = 1e-4
 
+# A problem that does not decrease by a step of this length has ended.
 _SMALLEST_STEP = 1e-6
 
 

@@ -14,6 +14,7 @@ from bench.results.select import Candidate
 
 # Points of accuracy: a coarser measurement is worth a word.
 _ROUGH = 2.0
+# Fewer seeds of a method, and consistency over fewer prototypes, get a caution.
 _FEW_SEEDS = 3
 _FEW_UNITS = 100
 

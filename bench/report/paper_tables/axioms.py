@@ -40,7 +40,8 @@ def axioms(table: PaperTable, group: Comparable | None, notes: list[str]) -> tup
         return said.get(("baselines" if is_prior(method) else method, metric))
 
     rows = []
-    for fit in sorted(fits, key=lambda fit: (("method", "reference", "control").index(fit.role), not _prior(fit))):
+    roles = ("method", "reference", "control")
+    for fit in sorted(fits, key=lambda fit: (roles.index(fit.role), not is_prior(fit.spec["method"]))):
         entries = {metric: fit.entry(metric, []) for metric in metrics}
         if all(entry.status == "n/a" for entry in entries.values()):
             continue
@@ -62,10 +63,6 @@ def axioms(table: PaperTable, group: Comparable | None, notes: list[str]) -> tup
         for name in missing
     ]
     return tuple(columns.values()), [*unmeasured, *rows]
-
-
-def _prior(fit: Fit) -> bool:
-    return is_prior(fit.spec["method"])
 
 
 def _units(fits: list[Fit]) -> dict[str, str]:

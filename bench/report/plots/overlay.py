@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bench.contract import IMAGENET_MEAN, IMAGENET_STD
 
+# Share of the colour at a peak, and share of a map's range from which on it is tinted.
 _OPAQUE = 0.72
 _START = 0.5
 

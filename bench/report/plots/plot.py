@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 Horizontal = Callable[[Point], Value | None]
+# More changed settings than these have no numbers, which would cover the plot and its legend.
 _MOST_NUMBERED = 24
 # Width and height of the axes in inches.
 _PANEL, _TITLE, _LEGEND_LINE, _NOTE_LINE = (3.3, 3.3), 0.3, 12 / 72, 0.14

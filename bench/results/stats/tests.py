@@ -14,6 +14,7 @@ SWAPS = 9999
 EXACT = 13
 """Up to so many units that differ, all 2^n swaps are tried instead of a random choice of them."""
 
+# Signs that are drawn at a time.
 _BLOCK = 2**23
 
 
