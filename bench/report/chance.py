@@ -15,14 +15,14 @@ _PERFECT = 100.0
 _FEW = 2
 
 
-def chance_corrected(value: float, chance: float, perfect: float = _PERFECT) -> float:
+def chance_corrected(value: float, chance: float) -> float:
     """Scale a score to 0 without content, 1 for perfect, negative below chance; chance must not be perfect itself.
 
     Example:
         >>> chance_corrected(79.0, chance=58.0)
         0.5
     """
-    return (value - chance) / (perfect - chance)
+    return (value - chance) / (_PERFECT - chance)
 
 
 def beyond_chance(table: Table) -> Table | None:
