@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bench.contract import Aggregate, CellError, Observation, PrototypeTable, Samples, Score, Settings
-from metrics.parts import class_maps, require_prototypes
+from bench.contract import Aggregate, Observation, PrototypeTable, Samples, Score, Settings
+from metrics.feature_sampling import attribution
+from metrics.parts import PositiveShare, class_maps, require_prototypes
 from metrics.tables import ImageMetric
 
 
@@ -30,12 +31,7 @@ class Compactness(ImageMetric):
     class Config(Settings):
         """Share of the scores' magnitude that has to be explained."""
 
-        share: float = 0.9
-
-        def model_post_init(self, context: Any, /) -> None:
-            """Refuse shares outside (0, 1]."""
-            if not 0 < self.share <= 1:
-                raise ValueError("share must be in (0, 1]")
+        share: PositiveShare = 0.9
 
     @classmethod
     def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:
@@ -59,11 +55,7 @@ class Compactness(ImageMetric):
         # rounding reaches it.
         before = size.cumsum(1) - size
         needed = ((before < self.config.share * size.sum(1, keepdim=True) * (1 - 1e-12)) & (size > 0)).sum(1)
-        shown = seen.model.attribute(seen.features, seen.labels).double().flatten(1)
-        if not shown.isfinite().all():
-            raise CellError(
-                "an attribution map holds NaN or infinite values: look for a division by zero in the method"
-            )
+        shown = attribution(seen.model, seen.features, seen.labels, "displayed", alike=False)
         low, high = shown.amin(1, keepdim=True), shown.amax(1, keepdim=True)
         area = 100 * (shown > (low + high) / 2).double().mean(1)
         self._rows.add(index=seen.index[kept], label=seen.labels[kept], needed=needed[kept], area=area[kept])

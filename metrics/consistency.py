@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Literal
 
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from bench.contract import (
@@ -19,7 +20,7 @@ from bench.contract import (
     Settings,
     share,
 )
-from metrics.parts import HALF, HitCounts, Region, Units, arrays, best_part, class_hits, merge_sides
+from metrics.parts import HALF, HitCounts, PositiveShare, Region, Units, arrays, best_part, class_hits, merge_sides
 from metrics.peaks import CANVAS
 
 
@@ -95,15 +96,10 @@ class Consistency(Metric):
         """
 
         variant: Literal["v2", "v1", "protopformer", "pixpnet"] = "v2"
-        half_size: int = HALF
-        threshold: float = 0.8
-        size: int = CANVAS
+        half_size: NonNegativeInt = HALF
+        threshold: PositiveShare = 0.8
+        size: PositiveInt = CANVAS
         pooled: bool = False
-
-        def model_post_init(self, context: Any, /) -> None:
-            """Refuse thresholds outside (0, 1] and negative sizes."""
-            if not 0 < self.threshold <= 1 or self.half_size < 0 or self.size < 1:
-                raise ValueError("threshold must be in (0, 1], half_size 0 or more, size 1 or more")
 
     @classmethod
     def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from bench.contract import Aggregate, Metric, Observation, PrototypeTable, Samples, Score, Settings, share
 from metrics.consistency import reached
 from metrics.fixed_positions import best_positions, fixed_hits, grid
-from metrics.parts import HALF, HitCounts, Region, Units, arrays, class_hits, require_parts
+from metrics.parts import HALF, HitCounts, PositiveShare, Region, Units, arrays, class_hits, require_parts
 from metrics.peaks import CANVAS
 
 
@@ -43,15 +43,10 @@ class ControlledConsistency(Metric):
         """
 
         half_size: NonNegativeInt = HALF
-        threshold: float = 0.8
+        threshold: PositiveShare = 0.8
         size: PositiveInt = CANVAS
         grid: PositiveInt = 16
         enough: NonNegativeInt = 10
-
-        def model_post_init(self, context: Any, /) -> None:
-            """Refuse thresholds outside (0, 1]."""
-            if not 0 < self.threshold <= 1:
-                raise ValueError("threshold must be in (0, 1]")
 
     @classmethod
     def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:

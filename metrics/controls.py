@@ -6,9 +6,10 @@ package because the choice of the constant position needs the metric's hit rule,
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from bench.contract import (
@@ -157,12 +158,7 @@ class Constant(Method):
     class Config(Settings):
         """Step of the grid in pixels of the 224-pixel canvas."""
 
-        grid: int = 16
-
-        def model_post_init(self, context: Any, /) -> None:
-            """Refuse steps beyond the canvas."""
-            if not 1 <= self.grid <= CANVAS:
-                raise ValueError(f"grid is a step between 1 and {CANVAS} pixels")
+        grid: int = Field(default=16, ge=1, le=CANVAS)
 
     def build(self, task: FitContext) -> ControlModel:
         """Return a model that peaks in the centre until its pixel is loaded."""
@@ -207,12 +203,7 @@ class Random(Method):
         """Unit of a draw, and the number of prototypes of each class."""
 
         per: Literal["image", "prototype"] = "image"
-        per_class: int = 10
-
-        def model_post_init(self, context: Any, /) -> None:
-            """Refuse classes without prototypes."""
-            if self.per_class < 1:
-                raise ValueError("per_class is 1 or more")
+        per_class: PositiveInt = 10
 
     def build(self, task: FitContext) -> ControlModel:
         """Return the whole model."""

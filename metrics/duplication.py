@@ -19,7 +19,7 @@ from bench.contract import (
     Settings,
     share,
 )
-from metrics.parts import class_maps
+from metrics.parts import PositiveShare, class_maps
 
 
 def likeness(maps: Tensor) -> Tensor:
@@ -58,12 +58,7 @@ class Duplication(Metric):
     class Config(Settings):
         """Mean correlation from which two prototypes count as the same."""
 
-        threshold: float = 0.95
-
-        def model_post_init(self, context: Any, /) -> None:
-            """Refuse thresholds outside (0, 1]."""
-            if not 0 < self.threshold <= 1:
-                raise ValueError("threshold must be in (0, 1]")
+        threshold: PositiveShare = 0.95
 
     @classmethod
     def aggregates(cls, config: Any) -> Mapping[str, Aggregate | str]:

@@ -15,8 +15,8 @@ from bench.contract import CellError, NotApplicable, Observation, PartPrototypeM
 
 Reading = Literal["displayed", "contribution"]
 
+# Bytes that the changed copies of feature maps may take at a time.
 _BUDGET = {"cpu": 2**27, "cuda": 2**30}
-"""Bytes that the changed copies of feature maps may take at a time."""
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from bench.contract import CellError, Explanation, NotApplicable, Observation, PrototypeTable, Samples
@@ -19,6 +20,8 @@ from metrics.peaks import CANVAS, centres, peaks
 
 HALF = 36
 """Half the side of the published region: the 72 x 72 pixels of Huang et al., 73 with the border."""
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
+"""Share above 0, for a threshold of 0 would be reached by everything."""
 
 
 def require_parts(samples: Samples) -> None:

@@ -32,8 +32,8 @@ _SLACK = 2.0**-44
 # Of bounds in single precision, for maps whose largest magnitude is 1; their rounding error is below a tenth of it.
 _MARGIN = 1e-5
 
+# Blocks beyond which all pixels of a map are computed.
 _MANY = 40
-"""Blocks beyond which all pixels of a map are computed."""
 
 # Tangents of the cubic are 3/4 of the difference of the neighbours; its inner Bezier points are a third of them away.
 _BEZIER = np.array([[0, 4, 0, 0], [-1, 4, 1, 0], [0, 1, 4, -1], [0, 0, 4, 0]]) / 4

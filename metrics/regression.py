@@ -12,9 +12,10 @@ from bench.contract import Aggregate, Explanation, NotApplicable, Observation, P
 from metrics.parts import class_maps, require_parts, require_prototypes
 from metrics.tables import ImageMetric
 
+# Images per forward pass.
 _BATCH = 32
+# Directions in which centroids move less than this, relative to the largest, are not used.
 _SINGULAR = 1e-6
-"""Directions in which centroids move less than this, relative to the largest, are not used."""
 
 
 def centroids(maps: Tensor) -> Tensor:

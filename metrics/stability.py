@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import model_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
 from bench.contract import (
@@ -71,12 +71,12 @@ class Stability(Metric):
         """
 
         variant: Literal["v2", "v1", "pixpnet"] = "v2"
-        half_size: int = HALF
-        size: int = CANVAS
-        sigma: float = 0.2
-        clip: float | None = 0.25
-        draws: int = 1
-        seed: int = 0
+        half_size: NonNegativeInt = HALF
+        size: PositiveInt = CANVAS
+        sigma: NonNegativeFloat = 0.2
+        clip: NonNegativeFloat | None = 0.25
+        draws: PositiveInt = 1
+        seed: NonNegativeInt = 0
         pooled: bool = False
 
         @model_validator(mode="before")
@@ -86,11 +86,7 @@ class Stability(Metric):
             return {"clip": None, **values} if unclipped else values
 
         def model_post_init(self, context: Any, /) -> None:
-            """Refuse negative numbers, and pooling in version 1."""
-            if self.half_size < 0 or self.size < 1 or self.draws < 1:
-                raise ValueError("half_size is 0 or more, size and draws are 1 or more")
-            if min(self.sigma, self.clip or 0, self.seed) < 0:
-                raise ValueError("sigma, clip and seed are 0 or more")
+            """Refuse pooling in version 1."""
             if self.pooled and self.variant == "v1":
                 raise ValueError("version 1 averages over classes, so its prototypes cannot be pooled over them")
 

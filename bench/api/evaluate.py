@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bench.api.results import separated
 from bench.core.score import Score
 
 if TYPE_CHECKING:
@@ -73,11 +74,8 @@ def evaluate(
         raise RequestError("evaluate: there are no samples")
     if batch_size < 1:
         raise RequestError(f"evaluate: batch_size is {batch_size}; write 1 or more")
-    names = metrics.split(",") if isinstance(metrics, str) else metrics
-    kinds = {
-        name: registry.load("metrics", name)
-        for name in registry.chosen_metrics([name.strip() for name in names], shared=True)
-    }
+    names = registry.chosen_metrics(separated(metrics), shared=True)
+    kinds = {name: registry.load("metrics", name) for name in names}
     given = dict(set or {})
     for name in given:
         if not isinstance(name, str) or name.partition(".")[0] not in kinds:

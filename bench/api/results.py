@@ -138,7 +138,7 @@ class Results:
         """
         from bench.report.run_table import comparison
 
-        return Tables(comparison(self.store, self.stamp, None, intervals, _several(metrics)))
+        return Tables(comparison(self.store, self.stamp, None, intervals, separated(metrics)))
 
     def compare(self, *methods: str, metrics: str | Sequence[str] = (), first_only: bool = False) -> Differences:
         """Return the differences between two or more methods, each with interval and test.
@@ -154,7 +154,7 @@ class Results:
         from bench.report.contest_tables import contest_tables
         from bench.results.stats.compare import compare
 
-        contest = compare(self.store, methods, _several(metrics), self.stamp, None, first_only)
+        contest = compare(self.store, methods, separated(metrics), self.stamp, None, first_only)
         return Differences(contest_tables(contest), contest)
 
     def cell(self, prefix: str) -> CellResult:
@@ -318,7 +318,8 @@ class CellResult:
         return CellRunner(self.store, self.id, self.home, environment.pick_device(device), progress)
 
 
-def _several(names: str | Sequence[str]) -> tuple[str, ...]:
+def separated(names: str | Sequence[str]) -> tuple[str, ...]:
+    """Return names that were passed as a sequence, or as one text with commas."""
     return tuple(part.strip() for part in names.split(",")) if isinstance(names, str) else tuple(names)
 
 

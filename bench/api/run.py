@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench.api.plugins import check_reproducible, load_plugins
-from bench.api.results import Results
+from bench.api.results import Results, separated
 from bench.core import registry
 from bench.core.console import Console, say
 from bench.core.errors import RequestError
@@ -120,8 +120,8 @@ def run(
     gpus, slurm = dict(gpus or {}), dict(slurm or {})
     single, several = _settings(set)
     fields = {
-        "methods": _texts(methods), "datasets": _texts(datasets), "backbones": _texts(backbones or ()),
-        "seeds": (seeds,) if isinstance(seeds, int) else tuple(seeds or ()), "metrics": _texts(metrics),
+        "methods": separated(methods), "datasets": separated(datasets), "backbones": separated(backbones or ()),
+        "seeds": (seeds,) if isinstance(seeds, int) else tuple(seeds or ()), "metrics": separated(metrics),
         "recipe": recipe, "precision": precision, "controls": controls, "split": split,
     }  # fmt: skip
     asked = []
@@ -221,10 +221,6 @@ def _logging(home: Path, out: Path | None, uri: str | None, progress: ConsolePro
         return logged(home, out, uri, stamp, progress)
 
     return log
-
-
-def _texts(names: Names) -> tuple[str, ...]:
-    return tuple(part.strip() for part in names.split(",")) if isinstance(names, str) else tuple(names)
 
 
 def _settings(given: Mapping[str, Any] | None) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:

@@ -18,16 +18,8 @@ from bench.core.paths import home as find_home
 @options.memory
 @options.retries
 @options.data_elsewhere
-@click.option(
-    "--weights",
-    multiple=True,
-    callback=options.weights,
-    metavar="BACKBONE=PATH",
-    help="Starting weights on this machine. Default: the planned file.",
-)
-@click.option(
-    "--only", type=click.Choice(["data", "black-box"]), help="Only preprocess the images, or only train the black box."
-)
+@options.starting_weights("Starting weights on this machine. Default: the planned file.")
+@options.choice("--only", ["data", "black-box"], "Only preprocess the images, or only train the black box.")
 def cell(
     folder: Path,
     device: str,

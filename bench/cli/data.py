@@ -17,8 +17,8 @@ from bench.core import registry
 from bench.core.console import Console, say
 from bench.core.paths import home as find_home
 
+# Anomalies of each kind that are printed; `--json` has all of them.
 _SHOWN = 10
-"""Anomalies of each kind that are printed; ``--json`` has all of them."""
 
 ROOT = click.option("--data-root", type=options.PATH, help="Folder of the data sets, or of one of them.")
 PAIRS = options.settings("Setting, for example cub.folder=cub50 (repeatable).")

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import ValidationError
 from torch import nn
 from torch.utils.data import DataLoader
 
 import bench.models  # noqa: F401 - lets torchvision be imported beside a CPU build of torch
+from bench.config.schema import validate
 from bench.contract import InputConfig, Progress, RequestError
 from bench.core.content_digest import state_of
 from bench.core.paths import is_text
@@ -111,11 +111,7 @@ def run(
         RequestError: for any problem that another command can mend.
         CellError: naming a class that cannot be decomposed.
     """
-    try:
-        config = DecompositionConfig(**{**(settings or {}), "k": k})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise RequestError(f"{'.'.join(str(x) for x in first['loc'])}: {first['msg']}") from None
+    config = validate(DecompositionConfig, {**(settings or {}), "k": k}, "")
     telling = LoggingProgress(progress)
     if classes is not None and class_order is not None:
         raise RequestError("--classes and --class-order both say the order of the classes: give one of them")

@@ -79,12 +79,7 @@ def _print(result: dict[str, Any], table: Callable[[dict[str, Any]], Any], fmt: 
 @options.number("--batch", None, "Images per batch. Default: 80 on a GPU, 4 on a CPU.")
 @_SIZE
 @options.number("--steps", 3, "Timed steps.")
-@click.option(
-    "--memory-limit",
-    metavar="SIZE",
-    callback=options.size,
-    help="Memory limit, such as 24GiB. Default on a CPU: three quarters of the free memory.",
-)
+@options.memory_limit("Memory limit, such as 24GiB. Default on a CPU: three quarters of the free memory.")
 @options.device
 @options.home
 @options.plugin_files
@@ -139,7 +134,7 @@ def speed() -> None:
 @_METHODS
 @_BACKBONE
 @options.number("--batch", None, "Images per step. Default: 32 on a GPU, 4 on a CPU.", dest="batch_size")
-@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
+@options.precision
 @options.number("--steps", None, "Steps per round. Default: 10 on a GPU, 1 on a CPU.")
 @options.number("--rounds", 5, "Rounds; their median counts.")
 @options.number("--classes", 200, "Classes.", least=2)
@@ -207,12 +202,7 @@ def speed_decompose(device: str, pairs: tuple[str, ...], fmt: str, **arguments: 
 @options.number("--batch-size", 32, "Images per batch.")
 @options.number("--sample", 32, "Images that the literal loop scores.")
 @_SEED
-@click.option(
-    "--memory-limit",
-    metavar="SIZE",
-    callback=options.size,
-    help="Memory that the metrics may use beyond the model, checked at the end. Default: no limit.",
-)
+@options.memory_limit("Memory that the metrics may use beyond the model, checked at the end. Default: no limit.")
 @options.table_format
 @options.as_json_format
 def speed_metrics(device: str, fmt: str, **arguments: Any) -> None:
@@ -288,7 +278,7 @@ def speed_data(
 @click.option("--methods", default="ours,protopnet", show_default=True, help="Comma-separated methods.")
 @options.number("--seeds", 12, "Number of seeds.", dest="count")
 @options.settings("Settings as in `run` (repeatable).")
-@click.option("--launcher", type=click.Choice(["inline", "ray"]), default="ray", show_default=True)
+@options.choice("--launcher", ["inline", "ray"], default="ray")
 @options.number("--jobs", 2, "Cells at a time.", least=2)
 @options.number("--rounds", 1, "Runs of each kind.")
 @options.table_format

@@ -112,30 +112,18 @@ def main(context: click.Context, config_dir: Path | None) -> None:
 @options.several("--metrics", "Comma-separated metrics or groups, or all (`ls metrics`).")
 @click.option("--suite", help="Suite by name (`ls suites`) or path of a YAML file; other options override it.")
 @options.settings("Setting: ours.k=5, or a grid: ours.k=3,5,10 (repeatable).")
-@click.option("--data-root", type=options.PATH, help="Folder of the data sets, or of one of them.")
-@click.option(
-    "--weights",
-    multiple=True,
-    callback=options.weights,
-    metavar="BACKBONE=PATH",
-    help="File of starting weights (repeatable).",
-)
+@data.ROOT
+@options.starting_weights("File of starting weights (repeatable).")
 @options.home
 @options.device
-@click.option("--recipe", type=click.Choice(["published", "small", "demo"]), help="Training schedules of all methods.")
-@click.option("--precision", type=click.Choice(["fp32", "bf16"]), help="Training precision. Default: fp32.")
+@options.choice("--recipe", ["published", "small", "demo"], "Training schedules of all methods.")
+@options.choice("--precision", ["fp32", "bf16"], "Training precision. Default: fp32.")
 @options.memory
 @options.retries
 @options.launcher
-@click.option(
-    "--existing",
-    type=click.Choice(["skip", "rerun"]),
-    default="skip",
-    show_default=True,
-    help="Skip or rerun finished cells.",
-)
+@options.choice("--existing", ["skip", "rerun"], "Skip or rerun finished cells.", "skip")
 @click.option("--controls/--no-controls", default=None, help="Add black box and content-free controls. Default: add.")
-@click.option("--split", type=click.Choice(["test", "train"]), help="Split for evaluation. Default: test.")
+@options.choice("--split", ["test", "train"], "Split for evaluation. Default: test.")
 @click.option("--tracking/--no-tracking", default=True, show_default=True, help="Mirror results to MLflow.")
 @options.tracking_uri
 @click.option("--dry-run", is_flag=True, help="Print the planned cells and inapplicable metrics without running them.")

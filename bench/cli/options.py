@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +156,24 @@ def several(name: str, text: str) -> Callable[[Any], Any]:
     return click.option(name, callback=names, help=text)
 
 
+def choice(name: str, values: Sequence[str], text: str | None = None, default: str | None = None) -> Callable[..., Any]:
+    """Return the option of one of several words."""
+    return click.option(name, type=click.Choice(values), default=default, show_default=default is not None, help=text)
+
+
+def memory_limit(text: str, default: str | None = None) -> Callable[..., Any]:
+    """Return the option of a size in bytes."""
+    metavar, shown = None if default else "SIZE", default is not None
+    return click.option(
+        "--memory-limit", default=default, show_default=shown, metavar=metavar, callback=size, help=text
+    )
+
+
+def starting_weights(text: str) -> Callable[..., Any]:
+    """Return the option of files with starting weights."""
+    return click.option("--weights", multiple=True, callback=weights, metavar="BACKBONE=PATH", help=text)
+
+
 def settings(text: str) -> Callable[[Any], Any]:
     """Return the option ``--set``, whose pairs are passed as ``pairs``."""
     return click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help=text)
@@ -197,20 +215,12 @@ plugin_files = click.option("--plugin", "plugins", **_PLUGIN)
 device = click.option(
     "--device", default="auto", show_default=True, callback=_device, help="Device: auto, cpu, cuda or cuda:1."
 )
-feature_memory = click.option(
-    "--memory-limit",
-    default="1GiB",
-    show_default=True,
-    callback=size,
-    help="Memory limit of a decomposition's features.",
+feature_memory = memory_limit("Memory limit of a decomposition's features.", "1GiB")
+memory = memory_limit(
+    "Memory limit of a cell, such as 24GiB, on the GPU or of the process on a CPU. A cell above it is retried with one "
+    "image at a time, then recorded as out of memory. Default: no limit."
 )
-memory = click.option(
-    "--memory-limit",
-    metavar="SIZE",
-    callback=size,
-    help="Memory limit of a cell, such as 24GiB, on the GPU or of the process on a CPU. A cell above it is retried "
-    "with one image at a time, then recorded as out of memory. Default: no limit.",
-)
+precision = choice("--precision", ["fp32", "bf16"], default="fp32")
 FORMATS = ("text", "md", "latex", "html", "csv", "json")
 """Of every printed table, as in :mod:`bench.report.renderers`, whose import takes longer than most commands."""
 table_format = click.option("--format", "fmt", type=click.Choice(FORMATS), default="text", show_default=True)
@@ -254,17 +264,16 @@ def launcher(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that choose the launcher of cells."""
     for option in reversed(
         (
-            click.option(
+            choice(
                 "--launcher",
-                type=click.Choice(["inline", "ray", "slurm"]),
-                default="inline",
-                show_default=True,
-                help="Run cells in this process, on a Ray cluster (by default a local one), or as Slurm jobs.",
+                ["inline", "ray", "slurm"],
+                "Run cells in this process, on a Ray cluster (by default a local one), or as Slurm jobs.",
+                "inline",
             ),
-            click.option(
+            number(
                 "--jobs",
-                type=click.IntRange(min=1),
-                help="Maximum number of concurrent cells. Default: inline 1, ray as many as fit, slurm 256.",
+                None,
+                "Maximum number of concurrent cells. Default: inline 1, ray as many as fit, slurm 256.",
             ),
             click.option(
                 "--gpus-per-cell",
@@ -276,9 +285,7 @@ def launcher(command: Callable[..., None]) -> Callable[..., None]:
                 "without --device cuda, and only whole GPUs. With 2 or more, that many processes train the cell "
                 "together (torchrun); inline requires 2 or more.",
             ),
-            click.option(
-                "--cpus-per-cell", "cpus", type=click.IntRange(min=1), help="CPUs, and therefore threads, per cell."
-            ),
+            number("--cpus-per-cell", None, "CPUs, and therefore threads, per cell.", dest="cpus"),
             click.option("--ray-address", metavar="ADDRESS", help="Running Ray cluster: HOST:PORT or auto."),
             click.option(
                 "--slurm",
@@ -293,11 +300,10 @@ def launcher(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-retries = click.option(
+retries = number(
     "--retries",
-    type=click.IntRange(0),
-    default=RETRIES,
-    show_default=True,
-    help="Retries of a cell after transient failures (lost device, file system); it resumes from its checkpoint. "
+    RETRIES,
+    "Retries of a cell after transient failures (lost device, file system); it resumes from its checkpoint. "
     "Out of memory and errors that data and seed determine are not retried.",
+    least=0,
 )

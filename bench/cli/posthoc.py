@@ -35,17 +35,17 @@ from bench.core.paths import home as find_home
 @click.option("--global-pool", help="Pooling of timm, such as avg for a vision transformer with averaged tokens.")
 @options.settings("Setting, such as refinement=naive (repeatable).")
 @options.number("--seed", 0, "Seed of all random numbers.", least=0)
-@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
+@options.precision
 @options.number("--batch-size", 32, "Images per batch.")
 @options.number("--workers", 0, "Processes that read images.", least=0)
-@click.option(
-    "--storage", type=click.Choice(["single", "half"]), default="single", show_default=True, help="Stored features."
-)
+@options.choice("--storage", ["single", "half"], "Stored features.", "single")
 @options.number("--images-per-class", None, "Maximum number of images per class.")
-@click.option(
-    "--missing", type=click.Choice(["refuse", "keep"]), default="refuse", show_default=True,
-    help="Classes without images: raise an error, or keep the class as one prototype.",
-)  # fmt: skip
+@options.choice(
+    "--missing",
+    ["refuse", "keep"],
+    "Classes without images: raise an error, or keep the class as one prototype.",
+    "refuse",
+)
 @options.number("--draw", 12, "Number of drawn classes.", least=0, dest="drawn")
 @options.number("--top", 5, "Number of patches per prototype.")
 def decompose(device: str, pairs: tuple[str, ...], **arguments: Any) -> None:
@@ -131,12 +131,11 @@ def intervene(name: str, out: Path | None, data_root: Path | None, device: str, 
     help="Values of a setting, such as ours.norm=l2,zscore (repeatable).",
 )
 @options.number("--folds", 2, "Folds of the training split.", least=2)
-@click.option(
+@options.choice(
     "--split",
-    type=click.Choice(["train", "test"]),
-    default="train",
-    show_default=True,
-    help="Split for evaluation: folds of the training split to select settings, the test split to report them.",
+    ["train", "test"],
+    "Split for evaluation: folds of the training split to select settings, the test split to report them.",
+    "train",
 )
 @options.several("--columns", "Comma-separated columns of the table. Default: all numbers.")
 @options.table_format

@@ -15,8 +15,8 @@ from typing import Any
 # Of <malloc.h>. Setting either also ends glibc's own moving of both thresholds.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+# Libraries of `torch.library`, which last as long as they are referenced.
 _declared: list[Any] = []
-"""Libraries of :mod:`torch.library`, which last as long as they are referenced."""
 
 
 def keep_freed_memory() -> None:

@@ -17,8 +17,8 @@ from bench.core.errors import RequestError
 
 T = TypeVar("T")
 R = TypeVar("R")
+# Items in the queue for each thread: ImageNet's million images at once would take gigabytes.
 _AHEAD = 16
-"""Items in the queue for each thread: ImageNet's million images at once would take gigabytes."""
 
 
 class StoredModel(BaseModel):

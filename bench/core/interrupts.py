@@ -12,8 +12,8 @@ from typing import Any
 from bench.core.errors import CellError
 from bench.core.source_code import is_ours
 
+# For each active call of `terminable`: the signals received.
 _listening: list[list[int]] = []
-"""For each active call of :func:`terminable`: the signals received."""
 
 
 @contextlib.contextmanager

@@ -8,14 +8,14 @@ import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+# Errors of file systems without locks: NFS without its lock daemon, Lustre mounted with `noflock`, some FUSE.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EREMOTEIO}
-"""Errors of file systems without locks: NFS without its lock daemon, Lustre mounted with ``noflock``, some FUSE."""
 
+# Seconds within which a lock counts as free: a process that only asks holds it for a moment.
 _AT_ONCE = 0.2
-"""Seconds within which a lock counts as free: a process that only asks holds it for a moment."""
 
+# Seconds between two attempts at a lock that another process holds.
 _EVERY = 0.25
-"""Seconds between two attempts at a lock that another process holds."""
 
 _log = logging.getLogger(__name__)
 _warned: set[Path] = set()

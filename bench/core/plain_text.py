@@ -43,13 +43,13 @@ _LATEX = {
     "–": r"\textendash{}",
     "…": r"\ldots{}",
 }
+# The last letter that LaTeX's usual fonts have.
 _LATIN = 0x17F
-"""The last letter that LaTeX's usual fonts have."""
+# First characters of a cell that a spreadsheet calculates; the wide signs count in East Asian ones.
 _FORMULA = "=+-@\t\r\uff1d\uff0b\uff0d\uff20"
-"""First characters of a cell that a spreadsheet calculates; the wide signs count in East Asian ones."""
 _HTML = re.compile(r"<(?=[A-Za-z/!?])|&(?=#?\w+;)")
+# Of a link, or of the definition of one that names a scheme.
 _LINK = re.compile(r"\](?=[(\[]|:\s*\S*:)")
-"""Of a link, or of the definition of one that names a scheme."""
 _MARKED = re.compile(r"\\(?=[!-/:-@\[-`{-~]|$)|[*`$]|~(?=~)|:(?=[a-z0-9_+-]+:)|_(?![^\W_])|(?<![^\W_])_|\](?=[(\[:])")
 
 

@@ -19,17 +19,17 @@ from bench.core.catalogue import Role as Role
 from bench.core.source_code import Code, code_of_module, is_ours, read_with_imports
 
 KINDS = ("methods", "datasets", "backbones", "metrics", "checkpoints")
+# Packages whose networks are backbones by name, ``timm:NAME``.
 LIBRARIES = ("timm", "torchvision")
-"""Packages whose networks are backbones by name, ``timm:NAME``."""
+# Names that an error lists.
 _MOST = 8
-"""Names that an error lists."""
+# Characters of a name in an error.
 _LONGEST = 60
-"""Characters of a name in an error."""
 
 # Names are typed, printed, and part of file names.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+# For each plugin file that was loaded: the files it consisted of, with their content then.
 _contents: dict[Path, Mapping[Path, bytes]] = {}
-"""For each plugin file that was loaded: the files it consisted of, with their content then."""
 
 
 class UnknownName(LookupError):

@@ -17,8 +17,8 @@ from bench.core.integrity import digests_of
 
 Status = Literal["ok", "n/a", "failed", "oom"]
 
+# Files without a meaning once there is a result.
 _OBSOLETE = ("failure.json", "anew", "activity.json")
-"""Files without a meaning once there is a result."""
 
 FIT = "fit.json"
 """Facts about a fit, written after its weights and curves, so that a fit without this file is not complete."""
@@ -51,27 +51,12 @@ class WorkDir:
 
     def __init__(self, path: Path, check: Callable[[Path], object] = lambda result: None) -> None:
         self.path, self._check = path, check
-        self._result = path / "result"
-
-    @property
-    def work(self) -> Path:
-        """Folder of the result in progress."""
-        return self.path / "work"
-
-    @property
-    def resume(self) -> Path:
-        """Folder of files that a result does not keep."""
-        return self.path / "resume"
-
-    @property
-    def result(self) -> Path:
-        """Folder of the finished result."""
-        return self._result
+        self.result, self.work, self.resume = path / "result", path / "work", path / "resume"
 
     @property
     def done(self) -> bool:
         """Return whether the result exists."""
-        return os.path.isdir(self._result)  # noqa: PTH112 (asked a dozen times for each of thousands of cells)
+        return os.path.isdir(self.result)  # noqa: PTH112 (asked a dozen times for each of thousands of cells)
 
     @property
     def recompute(self) -> bool:

@@ -112,10 +112,6 @@ def draw(policy: str, n: int, generator: Generator) -> Augmentation:
     return POLICIES[policy](n, flip, generator)
 
 
-def _mirrored(n: int, flip: Tensor, generator: Generator) -> Augmentation:
-    return Augmentation(flip)
-
-
 def _protopnet(n: int, flip: Tensor, generator: Generator) -> Augmentation:
     """Draw exactly one of rotation, skew and shear, as in ten passes of Augmentor each (ProtoPNet)."""
     kinds = torch.stack([rotation(n, generator), skew(n, generator), shear(n, generator)])
@@ -129,11 +125,6 @@ def _tesnet(n: int, flip: Tensor, generator: Generator) -> Augmentation:
     chosen = torch.randint(4, (n,), generator=generator)
     mesh = torch.randint(-SHIFT, SHIFT + 1, (n, 2, MESH - 1, MESH - 1), generator=generator, dtype=torch.int8)
     return Augmentation(flip, kinds[chosen, torch.arange(n)], mesh * (chosen == 3).to(torch.int8)[:, None, None, None])
-
-
-def _deformable(n: int, flip: Tensor, generator: Generator) -> Augmentation:
-    """Draw a rotation up to 25 degrees and a shear along x up to 15 (Deformable ProtoPNet)."""
-    return Augmentation(flip, affine(n, 25, 15, generator))
 
 
 def _prototree_cars(n: int, flip: Tensor, generator: Generator) -> Augmentation:
@@ -155,18 +146,15 @@ def _prototree_cars(n: int, flip: Tensor, generator: Generator) -> Augmentation:
     return Augmentation(flip, matrices, colour=colour)
 
 
-def _resized_crop(n: int, flip: Tensor, generator: Generator) -> Augmentation:
-    """Draw a part of the image to enlarge: appendix B of Tan et al. 2024, for Dogs, with torchvision's defaults."""
-    return Augmentation(flip, resized_crop(n, generator))
-
-
 POLICIES: dict[str, Callable[[int, Tensor, Generator], Augmentation]] = {
-    "flip": _mirrored,
+    "flip": lambda n, flip, generator: Augmentation(flip),
     "protopnet2019": _protopnet,
     "tesnet2021": _tesnet,
-    "deformable2022": _deformable,
+    # Deformable ProtoPNet: a rotation of up to 25 degrees and a shear along x of up to 15.
+    "deformable2022": lambda n, flip, generator: Augmentation(flip, affine(n, 25, 15, generator)),
     "prototree2021": _prototree_cars,
-    "resized_crop": _resized_crop,
+    # Appendix B of Tan et al. 2024, for Dogs: a part of the image is enlarged, with torchvision's defaults.
+    "resized_crop": lambda n, flip, generator: Augmentation(flip, resized_crop(n, generator)),
 }
 """Policies by the names of a schedule's ``augment``; each also mirrors half of the images."""
 
@@ -218,14 +206,14 @@ def affine(n: int, degrees: float, sheared: float, generator: Generator) -> Tens
     return _matrix([cos - tangent * sin, sin + tangent * cos, 0, -sin, cos, 0], n)
 
 
-def resized_crop(n: int, generator: Generator, least: float = 0.08, ratio: float = 4 / 3) -> Tensor:
+def resized_crop(n: int, generator: Generator) -> Tensor:
     """Draw a rectangle inside the image to enlarge: the first of ten draws that fits, else the whole image.
 
-    As torchvision's RandomResizedCrop: its area is uniform from ``least`` to 1, its width over its height log-uniform
-    from 1 / ``ratio`` to ``ratio``, its position uniform.
+    As torchvision's RandomResizedCrop: its area is uniform from 0.08 to 1, its width over its height log-uniform from
+    3/4 to 4/3, its position uniform.
     """
     drawn = torch.rand(4, n, 10, generator=generator, dtype=torch.float64)
-    area, shape = least + (1 - least) * drawn[0], torch.exp(math.log(ratio) * (2 * drawn[1] - 1))
+    area, shape = 0.08 + (1 - 0.08) * drawn[0], torch.exp(math.log(4 / 3) * (2 * drawn[1] - 1))
     sides = torch.stack([area * shape, area / shape]).sqrt()
     fits = (sides <= 1).all(0)
     first = fits.to(torch.uint8).argmax(1)

@@ -31,9 +31,10 @@ from bench.core.integrity import digests_of, seal_of, sha256_of
 from bench.data.preprocessing import Preprocessing
 
 SPLITS = ("train", "test")
+# Raised when arrays or their meaning change: a cache of another format is written again.
 _FORMAT = 4
+# Large files whose content this process has verified, with their status at that time.
 _checked: dict[Path, tuple[str | int | None, ...]] = {}
-"""Large files whose content this process has verified, with their status at that time."""
 
 _ARRAYS = ("rows", "labels", "keypoints", "visible", "boxes")
 

@@ -33,17 +33,17 @@ SPLITS = {
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"})
 """Files with these endings are meant as images: one that holds something else is an error when it is decoded."""
 
+# Files and folders of operating systems and network disks, in lower case.
 _SYSTEM = frozenset(
     {"@eadir", "@recycle", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__macosx"}
     | {"__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 )
-"""Files and folders of operating systems and network disks, in lower case."""
 
 _LIKE_A_SPLIT = re.compile(
     r"(^|[^a-z])(train|training|test|testing|val|valid|validation|dev|eval|evaluation|holdout|fold|split)([^a-z]|$)"
 )
+# Up to so many files are read one after the other; threads take longer to start.
 _FEW = 64
-"""Up to so many files are read one after the other; threads take longer to start."""
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from bench.data.image_truncation import png_chunks, refuse_early_end, refuse_gap
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "PPM", "TIFF", "AVIF", "JPEG2000", "TGA")
 """PIL's names of the formats that are read. None of them runs another program (EPS does) or reads another file."""
 
+# TIFF tags: BitsPerSample, MaxSampleValue, SMaxSampleValue.
 _BITS, _MAX, _SMAX = 258, 281, 341
-"""TIFF tags: BitsPerSample, MaxSampleValue, SMaxSampleValue."""
 
 
 def image_format(path: Path) -> str | None:

@@ -29,6 +29,7 @@ from bench.contract import BenchError, Progress, RequestError, Settings
 TIMEOUT = 60.0
 """Seconds without a byte before a connection counts as cut."""
 ATTEMPTS = 5
+# Bytes that are read at a time.
 _CHUNK = 2**20
 
 
@@ -103,7 +104,9 @@ def fetch(source: Source, base: Path, progress: Progress) -> list[Path]:
             unpack(file, folder, archive.members, progress)
             file.unlink()
         except OSError as error:
-            raise _on_disk(error, base) from error
+            cure = "make room" if error.errno == errno.ENOSPC else "give write access"
+            problem = f"{error.filename or base}: {error.strerror or error}"
+            raise FetchError(f"{problem}; {cure} there and call `fetch` again, or pass --data-root") from error
     return files
 
 
@@ -230,9 +233,3 @@ def _checked(entry: tarfile.TarInfo, file: Path) -> str:
 def _md5(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def _on_disk(error: OSError, base: Path) -> FetchError:
-    cure = "make room" if error.errno == errno.ENOSPC else "give write access"
-    place = error.filename or base
-    return FetchError(f"{place}: {error.strerror or error}; {cure} there and call `fetch` again, or pass --data-root")

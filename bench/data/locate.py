@@ -13,10 +13,10 @@ from bench.contract import RequestError
 from bench.core.yaml12 import parse
 
 VARIABLE = "BENCH_DATA"
+# Most folders that a message names.
 _MOST = 3
-"""Most folders that a message names."""
+# Synthetic birds, which are drawn in the layout of CUB; nobody who asks for CUB means them.
 _DRAWN = re.compile(r"demo-\d+")
-"""Synthetic birds, which are drawn in the layout of CUB; nobody who asks for CUB means them."""
 
 
 def base(data_root: Path | None, home: Path) -> tuple[Path, str]:

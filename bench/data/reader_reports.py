@@ -113,8 +113,8 @@ LeftOutRecord = Mapping[str, Mapping[str, Any]]
 
 NOTHING: LeftOutRecord = MappingProxyType({})
 
+# Characters of an example; of a longer path the end is kept.
 _LONGEST = 200
-"""Characters of an example; of a longer path the end is kept."""
 
 
 class LeftOut:

@@ -6,6 +6,7 @@ import os
 import statistics
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, count
 from typing import Any
 
 import torch
@@ -19,8 +20,8 @@ from bench.diagnostics.measurements import conditions, describe, measurement_tab
 from bench.models.classifier import Classifier
 from bench.report.table import Table
 
+# Passes over the preprocessed images in a round: one takes a quarter of a second, too short to measure.
 _PASSES = 5
-"""Passes over the preprocessed images in a round: one takes a quarter of a second, too short to measure."""
 
 
 class Files(torch.utils.data.Dataset[tuple[Tensor, int]]):
@@ -158,14 +159,10 @@ def _step(
             optimizer.step()
             yield
 
-    def endless() -> Iterator[Tensor]:
-        while True:
-            yield from prepared()
-
     batch = next(prepared())
     _seconds(train([batch]), device)
     same = _seconds(train([batch] * steps), device) / steps
-    source = endless()
+    source = chain.from_iterable(prepared() for _ in count())
     new = _seconds(train(next(source) for _ in range(steps)), device) / steps
     return {"step_seconds": same, "step_with_data_seconds": new, "waiting_share": max(0.0, 1 - same / new)}
 

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.contract import Batch, Metric, Observation, PartPrototypeModel, RequestError, Score
+from bench.contract import Metric, PartPrototypeModel, RequestError, Score
 from bench.core import registry
 from bench.core.memory import PeakMemory
 from bench.diagnostics.measurements import conditions, describe, measurement_table, timed
 from bench.diagnostics.synthetic import RandomPrototypes, TensorSamples, noise
 from bench.models.backbones import build
 from bench.report.table import Table
+from bench.runner.evaluator import observe
 
 MEASURED = ("consistency", "stability", "sensitivity", "completeness", "linearity", "symmetry")
 SCORED = ("consistency", "stability")
@@ -111,7 +112,7 @@ def measure(
             note(f"image {int(batch.index[0])} of {images}")
             for _ in range(2):
                 seconds["forward"] += timed(device, model.backbone, batch.images)[1]
-            seen = _observe(model, samples, batch, device)
+            seen = observe(model, samples, batch)
             for metric in running.values():
                 seconds["metrics"] += timed(device, metric.update, seen)[1]
         scores = {name: timed(device, metric.compute) for name, metric in running.items()}
@@ -139,19 +140,14 @@ def _start(name: str, samples: TensorSamples, model: PartPrototypeModel) -> Metr
     return kind(kind.Config(), samples, model.prototypes)
 
 
-def _observe(model: PartPrototypeModel, samples: TensorSamples, batch: Batch, device: torch.device) -> Observation:
-    annotations = (part[batch.index].to(device) for part in (samples.keypoints, samples.visible, samples.boxes))
-    return Observation(model, batch.images, batch.labels, batch.index.to(device), *annotations)
-
-
 def _scoring(model: PartPrototypeModel, samples: TensorSamples, count: int, device: torch.device) -> dict[str, Any]:
     """Time consistency and stability of precomputed maps, clean and noisy, by the literal loop and by our metrics."""
     batch = next(samples.batches(count, device, index=torch.arange(count) * len(samples) // count))
-    seen = _observe(model, samples, batch, device)
+    seen = observe(model, samples, batch)
     noisy = model.explain(batch.images + 0.2 * torch.randn_like(batch.images), seen.labels)
 
     def ours() -> list[Score]:
-        again = _observe(model, samples, batch, device)
+        again = observe(model, samples, batch)
         again.once("own", lambda: seen.own)
         running = [_start(name, samples, model) for name in SCORED]
         settings = running[1].config

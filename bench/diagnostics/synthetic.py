@@ -32,25 +32,18 @@ class TensorSamples:
         images: ``(m, 3, H, W)``, normalised floats; image ``i`` of the split is image ``i % m`` of these.
         labels: ``(n,)``.
         classes: number of classes.
-        keypoints: ``(n, 2, 2)`` of the parts ``one`` and ``two``; default: none is visible.
-        visible: bool ``(n, 2)``.
+
+    None of the key-points of the parts ``one`` and ``two`` is visible, unless ``visible (n, 2)`` is changed.
     """
 
     parts: Sequence[str] = ("one", "two")
     mean, std = InputConfig.mean, InputConfig.std
 
-    def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        classes: int,
-        keypoints: Tensor | None = None,
-        visible: Tensor | None = None,
-    ) -> None:
+    def __init__(self, images: Tensor, labels: Tensor, classes: int) -> None:
         n = len(labels)
         self.images, self.labels, self.classes = images, labels, classes
-        self.keypoints = torch.zeros(n, 2, 2, dtype=torch.float64) if keypoints is None else keypoints
-        self.visible = torch.zeros(n, 2, dtype=torch.bool) if visible is None else visible
+        self.keypoints = torch.zeros(n, 2, 2, dtype=torch.float64)
+        self.visible = torch.zeros(n, 2, dtype=torch.bool)
         self.boxes = torch.zeros(n, 4, dtype=torch.float64)
         self.ids: Sequence[str] = [str(i) for i in range(n)]
         self.size = images.shape[-1]

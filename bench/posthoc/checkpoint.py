@@ -12,8 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from bench.core.files import replacing
+
+# Keys of a class's file that are no numbers of the class, as those must not depend on interruptions.
 _SECONDS, _DIGEST = "seconds", "digest"
-"""Keys of a class's file that are no numbers of the class, as those must not depend on interruptions."""
 
 
 class Checkpoint:
@@ -86,10 +88,9 @@ class Checkpoint:
         content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
         more = {_SECONDS: seconds, _DIGEST: _digest(content, numbers)}
         write(file.with_suffix(".json"), json.dumps({**numbers, **more}))
-        draft = file.with_suffix(".new")
-        draft.write_bytes(content)
         # Renamed when it is whole, and after the numbers: this file marks the class as finished.
-        draft.replace(file)
+        with replacing(file) as draft:
+            draft.write_bytes(content)
 
     def means(self) -> dict[str, float]:
         """Compute the mean of each number over the classes for which it is finite."""
@@ -123,9 +124,8 @@ def _key(marker: Path) -> str | None:
 
 def write(file: Path, text: str) -> None:
     """Replace a file in one step: a reader sees the old text or the whole new one."""
-    draft = file.with_name(file.name + ".new")
-    draft.write_text(text)
-    draft.replace(file)
+    with replacing(file) as draft:
+        draft.write_text(text)
 
 
 def fingerprint(classifier: nn.Module) -> str:

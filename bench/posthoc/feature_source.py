@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bench.contract import Samples
 
+# Images per forward pass.
 _BATCH = 64
 
 

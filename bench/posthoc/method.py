@@ -42,13 +42,11 @@ class PostHocPPN(Method):
         return decompose_black_box(task)
 
 
-class PostHocPPNContrast(Method):
+class PostHocPPNContrast(PostHocPPN):
     """Post-hoc network whose prototypes peak at one recurring location each; see ``contrast.py``."""
 
     name = "ours-contrast"
     paper = "this project, after Tan, Zhou and Chen, ICML 2024"
-    needs_black_box = True
-    tells = NUMBERS  # facts of a fit that `tune` shows
 
     class Config(DecompositionConfig):
         """Settings as for ``ours``, with a faster factorisation and without equation 6."""
@@ -56,19 +54,6 @@ class PostHocPPNContrast(Method):
         nmf_solver: Solver = "hals"
         nmf_init: Init = "nndsvd"
         refinement: Literal["contrast"] = "contrast"
-
-    @classmethod
-    def check(cls, config: Any, sizes: Sizes) -> None:
-        """Refuse a k above the rank of a class's feature matrix."""
-        check_rank(cls.name, config, sizes)
-
-    def build(self, task: FitContext) -> DecomposedClassifier:
-        """Build a model of the fitted shapes, filled with zeros."""
-        return empty_model(task)
-
-    def fit(self, task: FitContext) -> DecomposedClassifier:
-        """Decompose the black box; see :func:`decompose_black_box`."""
-        return decompose_black_box(task)
 
 
 def check_rank(name: str, config: Any, sizes: Sizes) -> None:

@@ -10,8 +10,8 @@ from typing import TypeVar
 from bench.contract import Progress
 
 T = TypeVar("T")
+# Seconds between two lines of progress.
 _EVERY = 2.0
-"""Seconds between two lines of progress."""
 
 
 class LoggingProgress:

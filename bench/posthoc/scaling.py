@@ -12,11 +12,11 @@ from bench.contract import RequestError
 
 Solver = Literal["closed", "cvxpy", "nonnegative"]
 
+# Largest k for which all 2^k supports are solved.
 _MOST_ENUMERATED = 10
-"""Largest k for which all 2^k supports are solved."""
 
+# Numbers that the systems of a block of supports may have together.
 _ELEMENTS = 2**22
-"""Numbers that the systems of a block of supports may have together."""
 
 
 def scale(v: Tensor, P: Tensor, solver: Solver = "closed") -> Tensor:

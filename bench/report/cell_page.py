@@ -24,12 +24,14 @@ from bench.report.cell_facts import (
     short,
 )
 from bench.results.cell_record import CellRecord
+from bench.results.labels import cell_title
 from bench.results.records import read_history
 from bench.results.result_files import FolderFiles, ResultFiles
 from bench.results.stats.intervals import with_intervals
 from bench.results.store import Store
 
 Pairs = list[tuple[str, str]]
+# Characters of the end of a log, and rows of a table in a terminal.
 _LONGEST_LOG = 4000
 _MOST_IN_TERMINAL = 12
 
@@ -65,8 +67,7 @@ class CellPage:
     @property
     def title(self) -> str:
         """Method, data set, backbone and seed."""
-        backbone = self.spec["backbone"] or "no backbone"
-        return f"{self.written['label']} · {self.spec['dataset']} · {backbone} · seed {self.spec['seed']}"
+        return cell_title(self.written["label"], self.spec)
 
     @property
     def state(self) -> str:

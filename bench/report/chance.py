@@ -11,18 +11,18 @@ from bench.report.table import Column, Row, Table
 from bench.results.aggregate import Entry
 
 _PERFECT = 100.0
+# So many methods are named even where they are all that there are.
 _FEW = 2
-"""So many methods are named even where they are all that there are."""
 
 
-def chance_corrected(value: float, chance: float, perfect: float = _PERFECT) -> float:
+def chance_corrected(value: float, chance: float) -> float:
     """Scale a score to 0 without content, 1 for perfect, negative below chance; chance must not be perfect itself.
 
     Example:
         >>> chance_corrected(79.0, chance=58.0)
         0.5
     """
-    return (value - chance) / (perfect - chance)
+    return (value - chance) / (_PERFECT - chance)
 
 
 def beyond_chance(table: Table) -> Table | None:

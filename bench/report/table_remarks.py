@@ -96,16 +96,11 @@ def describe_block(
     hardware = _distinct(outcome["environment"]["hardware"] for outcome in outcomes)
     if hardware:
         lines.append(f"hardware: {'; '.join(hardware)}, {' and '.join(precisions)}")
-    code = _distinct(
-        f"{outcome['environment']['bench']}{_commit(outcome['environment'].get('git'))}" for outcome in outcomes
-    )
+    made = [(outcome["environment"]["bench"], outcome["environment"].get("git")) for outcome in outcomes]
+    code = _distinct(f"{version} ({commit})" if commit else version for version, commit in made)
     if code:
         lines.append(f"partbench: {', '.join(code)}")
     return lines
-
-
-def _commit(git: str | None) -> str:
-    return f" ({git})" if git else ""
 
 
 def _distinct(values: Iterable[str]) -> list[str]:

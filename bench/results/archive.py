@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FILE = "cells.json"
+# Raised when earlier versions of this program could not read the files.
 FORMAT = 1
 _REMEDY = "take that folder from its source again, or `export` the suite anew"
 # Measured on two studies: level 19 is a tenth smaller than 9 and takes two seconds for 30 MB of text.

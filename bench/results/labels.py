@@ -27,6 +27,11 @@ def text_of(content: Any) -> str:
     return _CANONICAL.encode(content)
 
 
+def cell_title(label: str, spec: Mapping[str, Any]) -> str:
+    """Return a readable title of a cell: ``ours · demo · tiny · seed 0``."""
+    return f"{label} · {spec['dataset']} · {spec['backbone'] or 'no backbone'} · seed {spec['seed']}"
+
+
 def definition(metric: str, facts: Mapping[str, Any]) -> str:
     """Return a metric's version and parameters in words.
 

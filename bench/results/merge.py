@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -148,12 +149,13 @@ def _check(store: Store, name: str) -> None:
         raise RequestError(found.failure["reason"].replace(AGAIN, "; copy it again"))
     archive = store.archived(name)
     if archive is None:
-        _check_digests(store.cell(name))
+        with _advised():
+            verify_folder(store.cell(name).result)
     else:
         archive.verify()
-    if found.written.get("exported"):
-        return  # without its fit
-    _check_weights(store.cell(name))
+    if not found.written.get("exported"):  # without its fit
+        with _advised():
+            _check_weights(store.cell(name))
 
 
 def _check_black_box(folder: WorkDir) -> None:
@@ -162,22 +164,17 @@ def _check_black_box(folder: WorkDir) -> None:
     Raises:
         RequestError: naming the file.
     """
-    _check_digests(folder)
-    _check_weights(folder)
-    try:
-        read_history(folder.result)
-    except RequestError as error:
-        raise RequestError(f"{error}; copy it again") from error
-
-
-def _check_digests(folder: WorkDir) -> None:
-    """Check that all files are those that were written, as far as their digests are known.
-
-    Raises:
-        RequestError: naming the first that is not.
-    """
-    try:
+    with _advised():
         verify_folder(folder.result)
+        _check_weights(folder)
+        read_history(folder.result)
+
+
+@contextlib.contextmanager
+def _advised() -> Iterator[None]:
+    """Add the advice to copy a damaged file again."""
+    try:
+        yield
     except RequestError as error:
         raise RequestError(f"{error}; copy it again") from error
 
@@ -188,4 +185,4 @@ def _check_weights(folder: WorkDir) -> None:
         with safe_open(weights, "pt"):
             pass
     except (OSError, SafetensorError) as error:
-        raise RequestError(f"{weights}: {error}; copy it again") from error
+        raise RequestError(f"{weights}: {error}") from error

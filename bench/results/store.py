@@ -57,15 +57,6 @@ class Store:
         self._folders: dict[str, WorkDir] = {}
         self._archives: dict[Path, tuple[State, Archive | None]] = {}
 
-    @staticmethod
-    def read(file: Path) -> dict[str, Any]:
-        """Return the content of one of the store's files.
-
-        Raises:
-            RequestError: if it is broken.
-        """
-        return read_json(file)
-
     def check_writable(self) -> None:
         """Find out before anything is computed whether results can be kept.
 

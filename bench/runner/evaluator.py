@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.contract import Metric, NotApplicable, Observation, PartPrototypeModel, Progress, Samples, Score
+from bench.contract import Batch, Metric, NotApplicable, Observation, PartPrototypeModel, Progress, Samples, Score
 from bench.core import registry
 from bench.core.score import check_unique_names, validated
 from bench.runner.metric_guard import Guard, PluginObservation
@@ -18,6 +18,19 @@ from bench.runner.metric_guard import Guard, PluginObservation
 def compares_black_box(metrics: Mapping[str, Mapping[str, Any]]) -> bool:
     """Return whether any of the metrics compares a model with its black box."""
     return any("black_box" in registry.load("metrics", name).needs for name in metrics)
+
+
+def observe(
+    model: PartPrototypeModel,
+    samples: Samples,
+    batch: Batch,
+    black_box: nn.Module | None = None,
+    fit_seconds: float | None = None,
+) -> Observation:
+    """Return a batch of a split with its annotations, all on the device of its images."""
+    index, device = batch.index.cpu(), batch.images.device
+    annotations = (part[index].to(device) for part in (samples.keypoints, samples.visible, samples.boxes))
+    return Observation(model, batch.images, batch.labels, index.to(device), *annotations, black_box, fit_seconds)
 
 
 @torch.no_grad()  # not inference mode: a metric may ask for gradients
@@ -82,18 +95,7 @@ def evaluate(
         attempt(metric, partial(begin, metric, facts["parameters"]))
     total = -(-len(split) // batch_size)  # rounded up
     for batch in progress.track(split.batches(batch_size, device), f"{name} batches", total):
-        index = batch.index.cpu()
-        seen = Observation(
-            model,
-            batch.images,
-            batch.labels,
-            batch.index.to(device),
-            split.keypoints[index].to(device),
-            split.visible[index].to(device),
-            split.boxes[index].to(device),
-            black_box,
-            fit_seconds,
-        )
+        seen = observe(model, split, batch, black_box, fit_seconds)
         # Before the first metric: its copies are those of an unchanged batch.
         guard.batch(seen)
         memos: dict[str, dict[object, Any]] = {}

@@ -14,8 +14,8 @@ from bench.core.files import write_json
 from bench.core.work_dir import WorkDir
 from bench.results.records import read_activity
 
+# Seconds between two versions of the file.
 _EVERY = 1.0
-"""Seconds between two versions of the file."""
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 

@@ -13,6 +13,7 @@ from bench.posthoc.intervention import Effects, effects
 from bench.posthoc.model import DecomposedClassifier
 from bench.runner.cell import CellRunner
 
+# Images per forward pass.
 _BATCH = 64
 
 

@@ -11,8 +11,8 @@ import torch
 
 from bench.contract import Batch, Progress, RequestError, Samples
 from bench.core.compat import give_back_free_memory
+from bench.core.files import read_json, write_json
 from bench.core.memory import AllocationFailure, OutOfMemory, PeakMemory, format_bytes, is_out_of_memory, memory_limit
-from bench.results.store import Store, write_json
 
 SHARED = "black box"
 """Stage whose result other cells share: it is never retried with another batch size than planned."""
@@ -93,7 +93,7 @@ class OomRetry:
         if not self.note.is_file():
             return None
         try:
-            overrun = AllocationFailure(**Store.read(self.note))
+            overrun = AllocationFailure(**read_json(self.note))
         except (TypeError, RequestError) as error:
             self.progress.note(f"{self.note} is damaged ({error}): starts over as planned")
             start_over()
@@ -128,7 +128,7 @@ class OomRetry:
         return {
             "peak_bytes": self._peak.most,
             "limit_bytes": self.limit,
-            "retry": Store.read(self.note) if self.note.is_file() else None,
+            "retry": read_json(self.note) if self.note.is_file() else None,
         }
 
     def _attempt(self, work: Callable[[], None], most: int | None) -> AllocationFailure | None:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from bench.core.console import Text
 from bench.results.cell_record import in_words
+from bench.results.labels import cell_title
 from bench.results.store import Store
 from bench.runner.eta import Timings, format_duration
 from bench.runner.heartbeat import activity_of
@@ -21,8 +22,8 @@ from bench.runner.heartbeat import activity_of
 State = Literal["done", "running", "killed", "failed", "oom", "to run"]
 _STYLES = {"done": "green", "running": "bold", "killed": "yellow", "failed": "red", "oom": "red", "to run": ""}
 _OTHERS: tuple[State, ...] = ("running", "killed", "failed", "oom", "to run")
+# Largest number of rows of running cells, and of failed ones.
 _MOST = 12
-"""Largest number of rows of running cells, and of failed ones."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Overview:
         self._store, self._names = store, list(names)
         self._written: dict[str, dict[str, Any] | None] = {}
         self._final: dict[str, CellState] = {}
-        self._old = {name: self._failed_at(name) for name in names} if from_now else {}
+        self._old = {name: store.cell(name).failed_at for name in names} if from_now else {}
         self._timings: Timings | None = None
 
     def look(self) -> list[CellState]:
@@ -100,7 +101,7 @@ class Overview:
 
     def _look(self, name: str) -> CellState:
         written, folder = self._written[name], self._store.cell(name)
-        title = title_of(written) if written else "cell.json is missing or damaged"
+        title = cell_title(written["label"], written["spec"]) if written else "cell.json is missing or damaged"
         if written is None and name in self._store.faults:
             return CellState(name, title, "failed", self._store.faults[name])
         activity = None if folder.done else activity_of(folder)
@@ -112,13 +113,9 @@ class Overview:
             return self._final[name]
         if activity is not None:
             return CellState(name, title, "running" if activity["alive"] else "killed", activity=activity)
-        if failure is not None and self._old.get(name, 0) != self._failed_at(name):
+        if failure is not None and self._old.get(name) != folder.failed_at:
             return CellState(name, title, "oom" if failure["status"] == "oom" else "failed", failure["reason"])
         return CellState(name, title, "to run")
-
-    def _failed_at(self, name: str) -> int:
-        file = self._store.cell(name).path / "failure.json"
-        return file.stat().st_mtime_ns if file.is_file() else -1
 
 
 class Board:
@@ -195,9 +192,3 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def title_of(written: dict[str, Any]) -> str:
-    """Return a readable title of a cell: ``ours · demo · tiny · seed 0``."""
-    spec = written["spec"]
-    return f"{written['label']} · {spec['dataset']} · {spec['backbone'] or 'no backbone'} · seed {spec['seed']}"

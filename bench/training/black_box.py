@@ -20,8 +20,8 @@ from bench.models.classifier import Classifier
 from bench.models.confusion import judge
 from bench.training.trainer import Learner, Trainer
 
+# Training images that a classifier's answers are compared on with the labels: enough to tell chance from knowledge.
 _LOOKED_AT = 500
-"""Training images that a classifier's answers are compared on with the labels: enough to tell chance from knowledge."""
 
 
 class ClassifierLearner(Learner):

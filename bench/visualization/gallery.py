@@ -24,6 +24,7 @@ from bench.visualization.viewer import Look, Source, Viewer
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+# Inches of a picture's side and of the names beside it.
 _SIDE = 1.2
 _LABEL = 1.45
 
@@ -49,12 +50,12 @@ def draw_class(viewer: Viewer, label: int, columns: int = 6, shown: Sequence[str
     width = min(columns, len(look.index))
     title = f"{look.class_name}: prototypes of {viewer.title}"
     with style.styled():
-        figure = style.new_figure(_LABEL + _SIDE * (width + patch) + 0.1, (_SIDE + 0.16) * (len(rows) + 1) + 0.5)
+        high = (_SIDE + 0.16) * (len(rows) + 1) + 0.5
+        figure = style.new_figure(_LABEL + _SIDE * (width + patch) + 0.1, high, title)
         grid = figure.subplots(
             len(rows) + 1, width + 1 + patch, squeeze=False, width_ratios=[_LABEL / _SIDE] + [1] * (width + patch)
         )
         figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
         _label(grid[0, 0], "all prototypes", f"first {width} of {len(look.index)}\ntest images")
         for axes in grid[0, 1 : 1 + patch]:
             axes.set_axis_off()
@@ -87,18 +88,14 @@ def draw_class(viewer: Viewer, label: int, columns: int = 6, shown: Sequence[str
 
 
 def _label(axes: Axes, title: str, about: str) -> None:
-    style.picture_only(axes)
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1)
+    style.blank(axes)
     axes.text(0, 0.95, title, fontsize=8, fontweight="bold", va="top", ha="left")
     axes.text(0, 0.76, about, fontsize=6.5, color=style.MUTED, va="top", ha="left", linespacing=1.3)
 
 
 def _prototype_label(axes: Axes, look: Look, slot: int) -> None:
     """Write the number, the parts that it hits most, and the verdict of the metric."""
-    style.picture_only(axes)
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1)
+    style.blank(axes)
     style.numbered(axes, 0.07, 0.88, slot, 8.0, inside=False)
     axes.text(0.17, 0.88, f"prototype {slot + 1}", fontsize=8, fontweight="bold", va="center", ha="left")
     if look.regions is None:
@@ -116,13 +113,9 @@ def _verdict(axes: Axes, look: Look, image: int, viewer: Viewer) -> None:
     if not type(viewer.cell.method).predicts:
         return
     predicted = int(look.predictions[image])
-    right = predicted == look.label
-    text = "correct" if right else f"taken for\n{_short(viewer.class_names[predicted])}"
+    right, name = predicted == look.label, viewer.class_names[predicted]
+    text = "correct" if right else f"taken for\n{name if len(name) <= 24 else f'{name[:23]}…'}"
     axes.set_title(text, fontsize=6.5, pad=2, color=style.MUTED if right else style.VERMILLION)
-
-
-def _short(text: str, most: int = 24) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _patch(axes: Axes, source: Source | None, slot: int) -> None:

@@ -16,6 +16,7 @@ from bench.visualization.viewer import Look
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+# Inches of a picture's side and of the names beside it, and prototypes that find room there in one column.
 _SIDE = 1.25
 _LABEL = 1.75
 _PER_COLUMN = 6
@@ -59,10 +60,9 @@ def draw_rows(
     # Ten prototypes need more lines beside the images than three.
     label = _LABEL * (1.5 if most > _PER_COLUMN else 1.0)
     with style.styled():
-        figure = style.new_figure(label + _SIDE * width + 0.1, _SIDE * len(rows) + 0.45)
+        figure = style.new_figure(label + _SIDE * width + 0.1, _SIDE * len(rows) + 0.45, title)
         grid = figure.subplots(len(rows), width + 1, squeeze=False, width_ratios=[label / _SIDE] + [1] * width)
         figure.get_layout_engine().set(w_pad=0.02, h_pad=0.03, wspace=0.0, hspace=0.0)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
         for axes, row in zip(grid, rows, strict=True):
             _describe(axes[0], row)
             there = min(width, len(row.look.index))
@@ -122,9 +122,7 @@ def rates_text(look: Look, slot: int, count: int = 1) -> str:
 
 def _describe(axes: Axes, row: Row) -> None:
     """Write title, facts, and one line per prototype: its number, and the part that it hits most."""
-    style.picture_only(axes)
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1)
+    style.blank(axes)
     slots = len(row.look.prototypes)
     lines = -(-slots // (2 if slots > _PER_COLUMN else 1))
     axes.text(0, 0.97, row.title, fontsize=8.5, fontweight="bold", va="top", ha="left", linespacing=1.1)

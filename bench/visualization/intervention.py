@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +19,7 @@ from bench.visualization.viewer import readable
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+# Inches of a picture's side.
 _SIDE = 1.75
 
 
@@ -53,10 +55,9 @@ def draw_case(result: Intervention, prototype: int, image: int, cell: str = "", 
     title = f"Taken for {names[first]}; without prototype {slot + 1}, {names[second]}"
     with style.styled():
         columns = result.k + 1
-        figure = style.new_figure(_SIDE * columns + 2.9, _SIDE + 0.75)
+        figure = style.new_figure(_SIDE * columns + 2.9, _SIDE + 0.75, title)
         grid = figure.subplots(1, columns + 1, width_ratios=[_SIDE] * columns + [2.5])
         figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.02)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
         picture(grid[0], plain[0])
         grid[0].set_title(f"true class\n{names[true]}", fontsize=7.5)
         for one in range(result.k):
@@ -113,15 +114,9 @@ def _logits(axes: Axes, before: Tensor, after: Tensor, names: list[str], classes
                       label=label if place == 0 else None)  # fmt: skip
             axes.annotate(f"{value:.2f}", (value, place + offset), xytext=(3 if value >= 0 else -3, 0), fontsize=6.5,
                           textcoords="offset points", va="center", ha="left" if value >= 0 else "right")  # fmt: skip
-    axes.set_yticks(range(len(classes)), ["\n".join(_folded(one_line(names[one]))) for one in classes], fontsize=7)
+    axes.set_yticks(range(len(classes)), [textwrap.fill(one_line(names[one]), 16) for one in classes], fontsize=7)
     axes.invert_yaxis()
     axes.margins(x=0.22)
     axes.axvline(0, color=style.MUTED, linewidth=0.8)
     axes.set_xlabel("logit")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=7)
-
-
-def _folded(name: str, width: int = 16) -> list[str]:
-    import textwrap
-
-    return textwrap.wrap(name, width) or [name]

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.contract import Metric, NotApplicable, Observation, RequestError, Samples
+from bench.contract import Metric, NotApplicable, RequestError
 from bench.core import registry
+from bench.core.files import read_json
 from bench.report.plots.overlay import pictures, present, upsampled
-from bench.results.store import Store
 from bench.runner.cell import CellRunner
+from bench.runner.evaluator import observe
 
+# Images per forward pass.
 _BATCH = 64
 CANVAS = 224
 """Side of the canvas in pixels where no part metric says another."""
@@ -153,7 +155,7 @@ class Viewer:
                 f"{runs[-1] if runs else 'python -m bench run ...'} {only}"
             )
         self.cell, self.name = cell, name
-        self.label: str = Store.read(cell.folder.path / "cell.json")["label"]
+        self.label: str = read_json(cell.folder.path / "cell.json")["label"]
         self._splits: dict[str, Any] = cell.inputs.data()
         self.model = cell.load(self.train)
 
@@ -195,11 +197,7 @@ class Viewer:
         size = metric[1].config.size if metric else CANVAS
         rows: list[tuple[Tensor, ...]] = []
         for batch in test.batches(_BATCH, device, index=index):
-            seen = Observation(
-                self.model, batch.images, batch.labels, batch.index.to(device),
-                test.keypoints[batch.index].to(device), test.visible[batch.index].to(device),
-                test.boxes[batch.index].to(device),
-            )  # fmt: skip
+            seen = observe(self.model, test, batch)
             if metric:
                 metric[1].update(seen)
             # All images are of one class. Its rows are padded if another class has more prototypes.
@@ -295,7 +293,9 @@ def chosen_classes(viewer: Viewer, wanted: tuple[str, ...], count: int) -> list[
     """
     names = list(viewer.test.class_names)
     if not wanted:
-        usable = _usable(viewer.test, viewer.model.prototypes.classes.cpu())
+        owned = viewer.model.prototypes.classes.cpu()
+        shown = torch.bincount(viewer.test.labels, minlength=owned.shape[1]) > 0
+        usable = (shown & owned.any(0)).nonzero()[:, 0].tolist()
         count = min(count, len(usable))
         return [usable[i * len(usable) // count] for i in range(count)]
     known = {**{readable(name): i for i, name in enumerate(names)}, **{name: i for i, name in enumerate(names)}}
@@ -311,8 +311,3 @@ def chosen_classes(viewer: Viewer, wanted: tuple[str, ...], count: int) -> list[
                 f"{len(names) - 1} or names"
             )
     return found
-
-
-def _usable(test: Samples, classes: Tensor) -> list[int]:
-    counted = torch.bincount(test.labels, minlength=classes.shape[1]) > 0
-    return (counted & classes.any(0)).nonzero()[:, 0].tolist()

@@ -45,7 +45,10 @@ WRONG = {
         ["--methods", "ours", "--set", "classifier.schedule.phases.0.weight_decay.heads=1"],
         "weight_decay names heads, which has no learning rate",
     ),
-    "wrong threshold": (["--methods", "ours", "--set", "consistency.threshold=2"], "consistency: Value error"),
+    "wrong threshold": (
+        ["--methods", "ours", "--set", "consistency.threshold=2"],
+        "consistency.threshold: Input should be less than or equal to 1 (got 2)",
+    ),
     "too small": (
         ["--methods", "ours", "--set", "cub.protocol.size=1", "--backbones", "vgg19", "--set", "pretrained=false"],
         "vgg19 cannot take images of 1 pixels",

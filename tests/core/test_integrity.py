@@ -11,14 +11,6 @@ from bench.runner.fit_cache import copy_fit, read_fit
 from tests.support.samples import Silent
 
 
-class Told(Silent):
-    def __init__(self):
-        self.notes = []
-
-    def note(self, message):
-        self.notes.append(message)
-
-
 @pytest.fixture
 def fit(tmp_path):
     """A finished folder with a fit in it."""
@@ -72,7 +64,7 @@ def test_folders_of_earlier_versions_are_not_checked(fit):
 
 @pytest.mark.parametrize("name", FILES[:3])
 def test_an_altered_fit_is_neither_read_nor_copied(fit, tmp_path, name):
-    progress = Told()
+    progress = Silent()
     assert read_fit(fit, progress) is not None
     if name.endswith("safetensors"):
         save_file({"weight": torch.zeros(3)}, fit / name)  # whole, and another one
@@ -86,7 +78,7 @@ def test_an_altered_fit_is_neither_read_nor_copied(fit, tmp_path, name):
 
 def test_a_copied_fit_is_sealed_where_it_goes(fit, tmp_path):
     work = tmp_path / "other" / "work"
-    assert copy_fit(fit, work, Told(), {"of": "cell"})
+    assert copy_fit(fit, work, Silent(), {"of": "cell"})
     verify_folder(work)
     write_json(work / FIT, {"facts": {}, "seconds": {"fit": 2.0}})
-    assert read_fit(work, Told()) is None
+    assert read_fit(work, Silent()) is None

@@ -4,13 +4,14 @@ import pytest
 from rich.console import Console
 
 from bench.contract import RequestError
+from bench.core.files import read_json, write_json
 from bench.core.registry import UnknownName
 from bench.report import Table, comparison, with_beyond_chance, write
 from bench.report.renderers import as_markdown, as_text
 from bench.report.table import Row
 from bench.results.aggregate import Entry
 from bench.results.labels import definition, protocol
-from bench.results.store import Store, write_json
+from bench.results.store import Store
 from tests.support.regenerate import GOLDEN
 from tests.support.stores import METRICS, STAMP, StoreMaker, example_store, reseal
 
@@ -211,7 +212,7 @@ def test_two_seeds_that_failed_alike_are_one_footnote(maker: StoreMaker) -> None
 def test_what_was_fitted_one_image_at_a_time_is_marked(maker: StoreMaker) -> None:
     cells = [maker.cell("ours", both(60.0), seed=seed) for seed in (0, 1)]
     file = maker.store.cell(cells[1]).result / "result.json"
-    written = Store.read(file)
+    written = read_json(file)
     write_json(file, {**written, "facts": {"batch_size_after_out_of_memory": 1}})
     reseal(file.parent)
     maker.invocation(cells)
@@ -225,7 +226,7 @@ def test_a_black_box_that_was_trained_again_is_told(maker: StoreMaker, others: s
     cells = [maker.cell(name, both(60.0), black_box_id="feed00000001") for name in ("ours", "blackbox")]
     for name, digest in zip(cells, ("abc", others), strict=True):
         file = maker.store.cell(name).result / "result.json"
-        write_json(file, {**Store.read(file), "black_box": digest})
+        write_json(file, {**read_json(file), "black_box": digest})
         reseal(file.parent)
     maker.invocation(cells)
     told = [text for text in only(maker.store).facts if "the black box was trained again" in text]

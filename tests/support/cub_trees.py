@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.io import savemat
+
+from tests.support.samples import Silent as Quiet  # noqa: F401 (tests of data sets take it from here)
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 PARTS = [
@@ -37,19 +38,6 @@ def real(name: str) -> Path:
     if not (REAL / name).is_dir():
         pytest.skip(f"the real subset {REAL / name} is not on this machine")
     return REAL / name
-
-
-class Quiet:
-    """A progress that keeps its notes."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def track(self, items: Any, what: str, total: int | None = None) -> Iterator[Any]:
-        yield from items
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 def make_tree(root: Path, images: int = 6, *, masks: Path | None = None, seed: int = 0) -> Path:

@@ -140,7 +140,7 @@ def test_requests_that_cannot_work_say_why(folder, weights, tmp_path):
     refused("no weight file", file=tmp_path / "none.pth")
     refused("no folder", data=tmp_path / "none")
     refused("no class folders", data=folder / "train/red")
-    refused("unknown: Extra inputs", settings={"unknown": 1})
+    refused("unknown: unknown setting; known: factorisation, k", settings={"unknown": 1})
     planted = tmp_path / "planted"
     (tmp_path / "evil.pth").write_bytes(f"cos\nsystem\n(S'touch {planted}'\ntR.".encode())
     refused(r"is no file of torch\.save: refused, nothing in it was run", file=tmp_path / "evil.pth")

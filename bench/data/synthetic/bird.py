@@ -71,12 +71,12 @@ class Bird:
     beak: tuple[Points, Points]
     crest: list[Feather]
     tail: list[Feather]
-    near_wing: list[list[Feather]]
-    far_wing: list[list[Feather]]
-    arms: list[Points]
-    near_leg: list[Points]
-    far_leg: list[Points]
-    ground: float
+    near_wing: list[list[Feather]] = field(default_factory=list)
+    far_wing: list[list[Feather]] = field(default_factory=list)
+    arms: list[Points] = field(default_factory=list)
+    near_leg: list[Points] = field(default_factory=list)
+    far_leg: list[Points] = field(default_factory=list)
+    ground: float = 0.0
     points: dict[str, Points] = field(default_factory=dict)
 
     def extent(self) -> Points:
@@ -117,12 +117,6 @@ def build(species: Species, pose: Pose) -> Bird:
         beak=(head.at(upper), head.at(lower)),
         crest=_crest(species.crest, head),
         tail=_tail(species.tail, pose, body),
-        near_wing=[],
-        far_wing=[],
-        arms=[],
-        near_leg=[],
-        far_leg=[],
-        ground=0.0,
     )
     bird.points = {
         "back": body.at((-0.46, -0.35 * pose.plump)),

@@ -12,6 +12,7 @@ import numpy as np
 from bench.data.synthetic.render import PARTS, Picture, paint
 from bench.data.synthetic.species import SPECIES
 
+# Of the JPEG files, from 1 to 100.
 _QUALITY = 93
 
 

@@ -71,11 +71,11 @@ class Placement:
         return Placement(self.tilt, self.faces_left, self.scale, (self.offset[0] - left, self.offset[1] - top))
 
 
-def smooth(points: ArrayLike, steps: int = 6) -> Points:
-    """Return points (n * steps, 2) of a closed Catmull-Rom curve through control points (n, 2)."""
+def smooth(points: ArrayLike) -> Points:
+    """Return points (6 n, 2) of a closed Catmull-Rom curve through control points (n, 2)."""
     p1 = np.asarray(points, dtype=np.float64)[:, None, :]
     p0, p2, p3 = np.roll(p1, 1, axis=0), np.roll(p1, -1, axis=0), np.roll(p1, -2, axis=0)
-    t = (np.arange(steps) / steps)[None, :, None]
+    t = (np.arange(6) / 6)[None, :, None]
     curve = 0.5 * (2 * p1 + (p2 - p0) * t + (2 * p0 - 5 * p1 + 4 * p2 - p3) * t**2 + (3 * p1 - p0 - 3 * p2 + p3) * t**3)
     return curve.reshape(-1, 2)
 
@@ -120,9 +120,9 @@ class Feather:
         local = _blade(self.tip, start, shrink) * np.array([self.length, self.width])
         return turned(local, self.angle) + np.asarray(self.root)
 
-    def point(self, share: float, aside: float = 0.0) -> Points:
-        """Return the point (2,) at `share` of the length, `aside` widths off the shaft."""
-        return turned(np.array([share * self.length, aside * self.width]), self.angle) + np.asarray(self.root)
+    def point(self, share: float) -> Points:
+        """Return the point (2,) of the shaft at `share` of the length."""
+        return turned(np.array([share * self.length, 0.0]), self.angle) + np.asarray(self.root)
 
 
 def fan(

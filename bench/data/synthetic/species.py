@@ -6,7 +6,8 @@ does.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "slate": (86, 110, 146),
@@ -89,27 +90,9 @@ Scarlet_maned_Olivet olive crimson mohawk - white sickle orange white lemon band
 
 
 def _read(row: str) -> Species:
-    name, upper, crown, crest, mask, ring, *rest = row.split()
-    beak, beak_colour, throat, breast, marks, belly, wing, accent, tail, tip, legs = rest
-    return Species(
-        name=name,
-        upper=upper,
-        crown=crown,
-        crest=crest,
-        mask=mask == "mask",
-        ring=None if ring == "-" else ring,
-        beak=beak,
-        beak_colour=beak_colour,
-        throat=throat,
-        breast=breast,
-        marks=marks,
-        belly=belly,
-        wing=wing,
-        accent=accent,
-        tail=tail,
-        tip=None if tip == "-" else tip,
-        legs=legs,
-    )
+    values = {field.name: text for field, text in zip(fields(Species), row.split(), strict=True)}
+    named: dict[str, Any] = {name: None if text == "-" else text for name, text in values.items()}
+    return Species(**{**named, "mask": values["mask"] == "mask"})
 
 
 SPECIES: tuple[Species, ...] = tuple(_read(row) for row in _ROWS.strip().splitlines())

@@ -13,13 +13,14 @@ from safetensors.torch import load_file, save_file
 
 from bench.config.plan import ALWAYS_PROVIDED
 from bench.config.schema import from_recipe
-from bench.contract import CellError, FitContext, Method, NotApplicable, Observation, PartPrototypeModel, Settings
+from bench.contract import CellError, FitContext, Method, NotApplicable, PartPrototypeModel, Settings
 from bench.core import registry
 from bench.core.console import Console
 from bench.core.paths import config_file
 from bench.diagnostics import synthetic
 from bench.diagnostics.conformance.outcome import Broken, expect, expect_close
 from bench.models.classifier import Classifier
+from bench.runner.evaluator import observe
 from bench.runner.metric_guard import Guard
 from bench.runner.progress import ConsoleProgress
 
@@ -211,16 +212,8 @@ def explaining_changes_nothing(fitted: Fitted) -> None:
 @torch.no_grad()
 def calls_change_nothing(fitted: Fitted) -> None:
     """Check that no call of the model changes its inputs or the process."""
-    model, samples, index = fitted.model, fitted.samples, torch.arange(4)
-    seen = Observation(
-        model,
-        samples.images[index],
-        samples.labels[index],
-        index,
-        samples.keypoints[index],
-        samples.visible[index],
-        samples.boxes[index],
-    )
+    model, samples = fitted.model, fitted.samples
+    seen = observe(model, samples, next(samples.batches(4)))
     guard = Guard({"the model": model}, {"test": samples}, exact=True)
     guard.batch(seen)
     ways: dict[str, Callable[[], object]] = {

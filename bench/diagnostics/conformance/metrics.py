@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.contract import CellError, Metric, NotApplicable, Observation, Score, Settings
+from bench.contract import CellError, Metric, NotApplicable, PartPrototypeModel, Score, Settings
 from bench.core import registry
 from bench.core.score import validated
 from bench.diagnostics import synthetic
@@ -21,6 +21,7 @@ from bench.diagnostics.conformance.outcome import Broken, expect
 from bench.models.classifier import Classifier
 from bench.results.stats.bootstrap import NoInterval
 from bench.results.stats.units import sample_of
+from bench.runner.evaluator import observe
 from bench.runner.metric_guard import Guard, generators
 
 FIRST = "declares its name, settings and needs"
@@ -33,7 +34,7 @@ class Measured:
     metric: type[Metric]
     config: Any
     samples: synthetic.TensorSamples
-    model: nn.Module
+    model: PartPrototypeModel
     black_box: nn.Module
 
     def score(self, batches: Iterable[Tensor], guard: Guard | None = None) -> Score:
@@ -47,17 +48,8 @@ class Measured:
             metric = self.metric(self.config, samples, self.model.prototypes)
             metric.prepare(samples)
         for index in batches:
-            seen = Observation(
-                self.model,  # type: ignore[arg-type]
-                samples.images[index],
-                samples.labels[index],
-                index,
-                samples.keypoints[index],
-                samples.visible[index],
-                samples.boxes[index],
-                self.black_box,
-                1.0,
-            )
+            batch = next(samples.batches(len(index), index=index))
+            seen = observe(self.model, samples, batch, self.black_box, fit_seconds=1.0)
             if guard is not None:
                 guard.batch(seen, keep=True)
             with step():

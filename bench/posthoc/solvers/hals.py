@@ -8,8 +8,8 @@ from torch import Tensor
 INNER = 2
 """Inner sweeps per product with F: they cost little (k x k against M x D) and save products."""
 
+# Relative size of a diagonal element below which a component counts as dead.
 _DEAD = 1e-12
-"""Relative size of a diagonal element below which a component counts as dead."""
 
 
 def sweep(F: Tensor, Et: Tensor, P: Tensor, inner: int = INNER) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from bench.core.seeding import derive
 
 Init = Literal["random", "nndsvd"]
 
+# Directions of the sketch beyond k, and products with F F^T that sharpen it (Halko et al. 2011, algorithm 4.4).
 _OVERSAMPLING = 5
 _POWER_ITERATIONS = 2
 _LLOYD_ITERATIONS = 20

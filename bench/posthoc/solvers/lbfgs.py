@@ -7,9 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+# Required part of the decrease that the slope predicts (Nocedal and Wright, equation 3.4).
 _ARMIJO = 1e-4
-"""Required part of the decrease that the slope predicts (Nocedal and Wright, equation 3.4)."""
 
+# A problem that does not decrease by a step of this length has ended.
 _SMALLEST_STEP = 1e-6
 
 

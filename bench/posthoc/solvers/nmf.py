@@ -19,8 +19,8 @@ Tensors = tuple[Tensor, ...]
 CHECK_EVERY = 10
 """Updates between two checks of the error, as in DFF, on which the paper builds (edocollins/DFF, ``nmf.py``)."""
 
+# Bytes that the difference F - E P may take at a time.
 _SPARE = 2**28
-"""Bytes that the difference F - E P may take at a time."""
 
 
 @dataclass(frozen=True)

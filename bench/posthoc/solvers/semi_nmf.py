@@ -11,8 +11,8 @@ from torch import Tensor
 from bench.posthoc.solvers.init import clusters, valid_rows
 from bench.posthoc.solvers.nmf import Factors, Tensors, distance, factorise_by_class, iterate, ratio
 
+# Bytes that the M x M products of convex-NMF may take at a time.
 _MEMORY = 2**30
-"""Bytes that the M x M products of convex-NMF may take at a time."""
 
 
 def factorise_semi(

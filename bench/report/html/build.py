@@ -16,13 +16,14 @@ from bench.core.plain_text import printable, visible
 from bench.report.cell_page import CellPage
 from bench.report.chance import beyond_chance
 from bench.report.html import filters, words
-from bench.report.html.figures import Illustration, Picture, saved, stored_figures
+from bench.report.html.figures import Illustration, saved, stored_figures
 from bench.report.html.output_dir import ReportFolder, file_name
 from bench.report.html.sparklines import panels
 from bench.report.html.verdicts import verdicts
 from bench.report.html.warnings import cautions
 from bench.report.paper_tables.build import paper_table
 from bench.report.paper_tables.published import TABLES
+from bench.report.plots.figure import Drawing
 from bench.report.renderers.html import fragments
 from bench.report.result_tables import Result, results
 from bench.report.table import Table
@@ -67,7 +68,7 @@ def write_site(
     suite: str | None = None,
     intervals: bool = False,
     most: int | None = None,
-    draw: Callable[[str], Iterable[Picture]] | None = None,
+    draw: Callable[[str], Iterable[Drawing]] | None = None,
 ) -> Path:
     """Write the report from the stored numbers alone.
 
@@ -138,7 +139,7 @@ class Site:
             addresses=self._addresses(), version=__version__, methods=list(self._methods.values()),
         )  # fmt: skip
 
-    def write(self, draw: Callable[[str], Iterable[Picture]] | None) -> None:
+    def write(self, draw: Callable[[str], Iterable[Drawing]] | None) -> None:
         """Write all pages and files; ``draw`` yields pictures of a cell's prototypes."""
         for name in _ASSETS:
             self._target.write(f"assets/{name}", (_HERE / name).read_text(encoding="utf-8"))
@@ -173,7 +174,7 @@ class Site:
         text = self._pages.get_template(f"{template}.html").render(root=root, here=name, **context)
         self._target.write(name, text)
 
-    def _draw_gallery(self, page: MethodPage, draw: Callable[[str], Iterable[Picture]]) -> None:
+    def _draw_gallery(self, page: MethodPage, draw: Callable[[str], Iterable[Drawing]]) -> None:
         """Draw a finished cell on each data set: with its model, in default settings, with most metrics, the newest."""
         done = [one for one in page.cells if one.result is not None]
         done.sort(key=lambda one: ("exported" in one.written, not one.plain, -len(one.spec["metrics"])))

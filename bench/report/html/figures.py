@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
 
 from bench.core.errors import BenchError
 from bench.report.html.output_dir import ReportFolder
 from bench.report.plots.ablation import ablation
+from bench.report.plots.figure import Drawing
 from bench.report.plots.scatter import cost, interpretability
 from bench.results.store import Store
 
-
-class Picture(Protocol):
-    """Figure that can be saved, with its texts; ``bench.report.plots.figure.Drawing`` is one."""
-
-    @property
-    def title(self) -> str:
-        """Title in one line."""
-
-    @property
-    def caption(self) -> str:
-        """Method of the figure, and its missing parts."""
-
-    @property
-    def alt(self) -> str:
-        """Description for readers who cannot see the figure."""
-
-    @property
-    def guide(self) -> str:
-        """Reading guide for figures of this kind, or nothing."""
-
-    def save(self, folder: Path, formats: Sequence[str]) -> list[Path]:
-        """Write a file for each format, and return the files."""
-
-
-FIGURES: tuple[tuple[str, Callable[..., Iterable[Picture]]], ...] = (
+FIGURES: tuple[tuple[str, Callable[..., Iterable[Drawing]]], ...] = (
     ("accuracy against interpretability", interpretability),
     ("cost against quality", cost),
     ("prototypes before and after refinement", ablation),
@@ -74,7 +49,7 @@ def stored_figures(
 
 
 def saved(
-    target: ReportFolder, draw: Callable[[], Iterable[Picture]], folder: str, ending: str
+    target: ReportFolder, draw: Callable[[], Iterable[Drawing]], folder: str, ending: str
 ) -> tuple[list[Illustration], str]:
     """Draw pictures and put them into the report's folder, one after the other.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from bench.core.errors import RequestError
 
 _LIST = "partbench-report.json"
+# Characters of a text that its file name keeps.
 _LONGEST = 60
 
 

@@ -6,7 +6,6 @@ thousands of them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -78,14 +77,13 @@ def ticks(low: float, high: float, most: int = 4) -> list[float]:
         >>> ticks(0.0, 9.5)
         [0.0, 2.5, 5.0, 7.5]
     """
-    span = high - low
-    if span <= 0:
+    from matplotlib.ticker import MaxNLocator
+
+    if high <= low:
         return [low]
-    rough = span / most
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * (1 - 1e-9))
-    first = math.ceil(low / step - 1e-9)
-    return [round(place * step, 12) for place in range(first, math.floor(high / step + 1e-9) + 1)]
+    places = MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    # The locator goes on to the next round number on both sides.
+    return [float(place) for place in places if low <= place <= high]
 
 
 def _panel(name: str, history: Sequence[Mapping[str, Any]]) -> Panel:

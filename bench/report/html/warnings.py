@@ -12,8 +12,9 @@ from bench.report.paper_tables.published import TABLES
 from bench.report.result_tables import Result
 from bench.results.cell_record import CellRecord, in_words
 
+# Points of accuracy: a coarser measurement is worth a word.
 _ROUGH = 2.0
-"""Points of accuracy: a coarser measurement is worth a word."""
+# Fewer seeds of a method, and consistency over fewer prototypes, get a caution.
 _FEW_SEEDS = 3
 _FEW_UNITS = 100
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from bench.report.html.verdicts import Left, winner
 from bench.results.stats.contest import Comparison
 
+# More pairs without a difference are counted instead of named.
 _MOST_PAIRS = 4
 
 

@@ -28,18 +28,18 @@ _LONGEST_PARAM = 500
 _LONGEST_REASON = 1000
 _LONGEST_NOTE = 7500
 _STORED = ("cell.json", "failure.json", "result/result.json", "result/digests.json")
+# Column of the table of usage -> MLflow's name, and the factor of its unit.
 _SYSTEM = {
     "memory_bytes": ("process_memory_megabytes", 1e-6),
     "gpu_memory_bytes": ("gpu_0_memory_usage_megabytes", 1e-6),
 }
-"""Column of the table of usage -> MLflow's name, and the factor of its unit."""
+# Columns that are divided by the seconds of their row.
 _RATES = {
     "cpu_seconds": ("processor_cores_busy", 1.0),
     "gpu_busy_seconds": ("gpu_0_utilization_percentage", 100.0),
     "cpu_joules": ("processor_power_usage_watts", 1.0),
     "gpu_joules": ("gpu_0_power_usage_watts", 1.0),
 }
-"""Columns that are divided by the seconds of their row."""
 
 Point = tuple[str, float, int, int]
 """A metric's name, value, time in milliseconds since 1970, and step."""

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+# MLflow's limits for one call of `log_batch`: parameters; metrics, parameters and tags together.
 _PARAMS_AT_ONCE, _ENTITIES_AT_ONCE = 100, 1000
-"""MLflow's limits for one call of ``log_batch``: parameters; metrics, parameters and tags together."""
+# Tag with the digest of all that a run was made from; it holds once the run is complete.
 _STATE = "bench.complete"
-"""Tag with the digest of all that a run was made from; it holds once the run is complete."""
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,12 @@ from bench.contract import RequestError
 from bench.core.console import say
 
 NOT_INSTALLED = "MLflow is not installed: pip install 'mlflow>=3.13'; results are in the store"
+# This machine alone: the pages ask for no password.
+_HOST = "127.0.0.1"
+# Seconds that a server which is asked to end may take.
 _PATIENCE = 10.0
-"""Seconds that a server which is asked to end may take."""
+# Without these a server that is not there holds everything up for minutes; what was not mirrored is made up for.
 _IMPATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
-"""Without these a server that is not there holds everything up for minutes; what was not mirrored is made up for."""
 
 
 def database(home: Path) -> Path:
@@ -74,7 +76,6 @@ def address(server: str, experiment: str) -> str:
 
 def serve(
     home: Path,
-    host: str = "127.0.0.1",
     port: int = 5000,
     uri: str | None = None,
     page: Callable[[str], str] = str,
@@ -83,7 +84,6 @@ def serve(
 
     Args:
         home: ``BENCH_HOME``.
-        host: address to listen on.
         port: to listen on.
         uri: database URI; by default SQLite in ``home``.
         page: maps the server's address to that of the first page.
@@ -98,21 +98,21 @@ def serve(
     if uri is None and not file.is_file():
         raise RequestError(f"no {file} yet; run something first: python -m bench run --methods ours --datasets demo")
     import_mlflow()
-    _check_free(host, port)
+    _check_free(port)
     artifacts = (file.parent / "mlartifacts").as_uri()
     options = ["--backend-store-uri", uri or f"sqlite:///{file}"]
     options += ["--default-artifact-root", artifacts, "--no-serve-artifacts"]
-    options += ["--host", host, "--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning"]
+    options += ["--host", _HOST, "--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning"]
     # A page elsewhere must not read results by giving this address a name of its own (DNS rebinding). Other ports are
     # for tunnels, which end here under a name of this machine.
-    names = dict.fromkeys((host, "127.0.0.1", "localhost"))
+    names = (_HOST, "localhost")
     options += ["--allowed-hosts", ",".join(f"{name}{port}" for name in names for port in ("", ":*"))]
     options += ["--cors-allowed-origins", ",".join(f"http://{name}:{port}" for name in names)]
     # Job runners are for MLflow's judges of language models: seven processes that a viewer does not need.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
     # Settings for a server behind a proxy must not open this one.
     environment |= {"MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false", "MLFLOW_SERVER_X_FRAME_OPTIONS": "SAMEORIGIN"}
-    say(f"MLflow shows the results (Ctrl-C ends it); to compare methods, open\n  {page(f'http://{host}:{port}')}")
+    say(f"MLflow shows the results (Ctrl-C ends it); to compare methods, open\n  {page(f'http://{_HOST}:{port}')}")
     # A group of its own: a signal then reaches all the server's processes, and each of them once.
     server = subprocess.Popen(
         [sys.executable, "-m", "mlflow", "server", *options],
@@ -151,11 +151,11 @@ def _signal_group(server: subprocess.Popen[bytes], number: int) -> None:
         os.killpg(server.pid, number)
 
 
-def _check_free(host: str, port: int) -> None:
+def _check_free(port: int) -> None:
     with socket.socket() as trial:
         # As the server does it: a port that was left a moment ago is free.
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            trial.bind((host, port))
+            trial.bind((_HOST, port))
         except OSError as error:
-            raise RequestError(f"{host}:{port} cannot be used ({error.strerror}); try --port {port + 1}") from error
+            raise RequestError(f"{_HOST}:{port} cannot be used ({error.strerror}); try --port {port + 1}") from error

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 _OUTCOMES = ("result", "failure")
 _LONGEST_TAG = 7500
+# In a description, so that the end of the command's code block is not cut off.
 _LONGEST_COMMAND = 4000
-"""In a description, so that the end of the command's code block is not cut off."""
 
 
 def _ends(store: Store, name: str) -> tuple[Path, ...]:

@@ -21,8 +21,8 @@ from bench.report.mlflow.mirror import Mirror
 from bench.report.mlflow.server import NOT_INSTALLED
 from bench.results.store import Store
 
+# Seconds for the process to end after its run was interrupted; the next `sync` writes the rest.
 _PATIENCE = 10.0
-"""Seconds for the process to end after its run was interrupted; the next ``sync`` writes the rest."""
 
 
 @contextlib.contextmanager

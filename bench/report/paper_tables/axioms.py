@@ -40,9 +40,8 @@ def axioms(table: PaperTable, group: ComparableGroup | None, notes: list[str]) -
         return said.get(("baselines" if is_prior(method) else method, metric))
 
     rows = []
-    for member in sorted(
-        members, key=lambda member: (("method", "reference", "control").index(member.role), not _prior(member))
-    ):
+    roles = ("method", "reference", "control")
+    for member in sorted(members, key=lambda one: (roles.index(one.role), not is_prior(one.spec["method"]))):
         entries = {metric: member.entry(metric, []) for metric in metrics}
         if all(entry.status == "n/a" for entry in entries.values()):
             continue
@@ -64,10 +63,6 @@ def axioms(table: PaperTable, group: ComparableGroup | None, notes: list[str]) -
         for name in missing
     ]
     return tuple(columns.values()), [*unmeasured, *rows]
-
-
-def _prior(member: SeedGroup) -> bool:
-    return is_prior(member.spec["method"])
 
 
 def _units(members: list[SeedGroup]) -> dict[str, str]:

@@ -103,15 +103,14 @@ def _draw(
     shown = [
         metric for metric in metrics if any(metric in p.values for curve in curves.values() for p in curve.values())
     ]
+    title = f"Prototypes before and after refinement: {group.title}, {backbone}"
     with style.styled():
-        figure = style.new_figure(3.6 * len(shown) + 0.2, 3.3)
+        figure = style.new_figure(3.6 * len(shown) + 0.2, 3.3, title)
         panels = figure.subplots(1, len(shown), squeeze=False)[0]
         for axes, metric in zip(panels, shown, strict=True):
             _panel(axes, group, curves, metric)
         handles, names = panels[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)))
-        title = f"Prototypes before and after refinement: {group.title}, {backbone}"
-        figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
     missing = _missing(curves, cells, group, backbone)
     caption = (
         f"{' and '.join(shown)} of the prototypes of each k ({group.title}, {backbone}); {seeds}"

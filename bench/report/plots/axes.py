@@ -12,6 +12,7 @@ from bench.report.plots.points import Point
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+# Least distance of the names of two controls, as a share of the axis.
 _GAP = 0.055
 # In shares of an axis: distance of marks whose numbers share a column, distances of the column, size of a number.
 _NEAR, _AWAY, _WIDE, _HIGH = 0.07, (0.07, 0.1, 0.14, 0.18), 0.045, 0.045

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+# Share of the colour at a peak, and share of a map's range from which on it is tinted.
 _OPAQUE = 0.72
 _START = 0.5
 

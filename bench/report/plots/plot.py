@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 Horizontal = Callable[[Point], Value | None]
+# More changed settings than these have no numbers, which would cover the plot and its legend.
 _MOST_NUMBERED = 24
+# Width and height of the axes in inches.
 _PANEL, _TITLE, _LEGEND_LINE, _NOTE_LINE = (3.3, 3.3), 0.3, 12 / 72, 0.14
-"""Inches."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Plot:
         bottom = below + _LEGEND_LINE * (1 + -(-len(handles) // beside))
         height = _PANEL[1] * lines + _TITLE + bottom
         with style.styled():
-            figure = style.new_figure(width, height)
+            figure = style.new_figure(width, height, title)
             figure.get_layout_engine().set(rect=(0, bottom / height, 1, 1 - bottom / height))
             grid = figure.subplots(lines, columns, squeeze=False, sharex=True)
             panels = list(zip(grid.flat, self.panels, strict=False))
@@ -84,7 +85,6 @@ class Plot:
                 handles=handles, loc="lower center", ncols=beside, bbox_to_anchor=(0.5, below / height)
             )
             legend.set_in_layout(False)
-            figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
             if told:
                 words = figure.text(0.01, 0.05 / height, "\n".join(told), fontsize=7, color=style.MUTED, va="bottom")
                 words.set(gid="missing", in_layout=False)

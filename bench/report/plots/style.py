@@ -75,11 +75,14 @@ def styled() -> Iterator[None]:
         yield
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """Return an empty page of so many inches, which belongs to no window system and no global state."""
+def new_figure(width: float, height: float, title: str = "") -> Figure:
+    """Return a page of so many inches, which belongs to no window system and no global state, with its title."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
+    return figure
 
 
 def tame(figure: Figure) -> None:
@@ -100,6 +103,12 @@ def picture_only(axes: Axes) -> None:
     axes.set_yticks([])
     for side in axes.spines.values():
         side.set_visible(False)
+
+
+def blank(axes: Axes) -> None:
+    """Turn axes into an empty space for text, from 0 to 1 on both sides."""
+    picture_only(axes)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
 
 
 def numbered(axes: Axes, x: float, y: float, number: int, size: float = 7.0, inside: bool = True) -> Any:

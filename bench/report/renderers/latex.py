@@ -13,8 +13,8 @@ from bench.report.table_layout import Layout, Line, Shown, fold, layout
 PREAMBLE = ("booktabs", "amssymb")
 """The packages that the tables need."""
 
+# Letters of small print that fit into a column of a two-column page and across it, and between two of its columns.
 _COLUMN, _PAGE, _GAP = 52, 120, 2
-"""Letters of small print that fit into a column of a two-column page and across it, and between two of its columns."""
 
 
 def as_latex(tables: Sequence[Table]) -> str:

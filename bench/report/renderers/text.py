@@ -15,8 +15,8 @@ from bench.report.table import Table
 from bench.report.table_layout import Layout, Shown, fold, layout
 
 _SUPERSCRIPT = str.maketrans("0123456789,", "⁰¹²³⁴⁵⁶⁷⁸⁹˒")
+# Characters that names and backbones get at least if they need them; blanks between columns; longest whole heading.
 _NAMES, _GAP, _LONG = (15, 10), 2, 14
-"""Characters that names and backbones get at least if they need them; blanks between columns; longest whole heading."""
 
 
 def as_text(tables: Sequence[Table], console: Console) -> None:

@@ -19,7 +19,9 @@ from bench.core.seeding import derive
 LEVEL = 0.95
 RESAMPLES = 2000
 
+# With so many units, of which few differ, only the number of each kind is drawn.
 _MANY = 256
+# Up to so many counts stay in memory for the next interval over as many units; more are drawn in blocks.
 _KEPT = 2**24
 _BLOCK = 2**23
 

@@ -19,10 +19,11 @@ from pydantic import TypeAdapter
 
 from bench.core import registry
 from bench.core.errors import RequestError
+from bench.core.files import read_json, write_json
 from bench.core.paths import home
 from bench.results.cell_record import CellRecord
 from bench.results.stats.contest import Contest
-from bench.results.store import Row, Store, write_json
+from bench.results.store import Row, Store
 
 _OURS = "metrics."
 
@@ -47,7 +48,7 @@ class IntervalCache:
         if file is None or not file.is_file():
             return None
         try:
-            kept = Store.read(file)
+            kept = read_json(file)
             if kept["key"] != self._key(rows[0].cell):
                 return None
             found = []
@@ -109,7 +110,7 @@ class ContestCache:
         if self._file is None or not self._file.is_file():
             return None
         try:
-            kept = Store.read(self._file)
+            kept = read_json(self._file)
             return TypeAdapter(Contest).validate_python(kept["contest"]) if kept["key"] == self._key else None
         except (RequestError, KeyError, ValueError):
             return None  # a damaged entry is made again

@@ -14,6 +14,7 @@ SWAPS = 9999
 EXACT = 13
 """Up to so many units that differ, all 2^n swaps are tried instead of a random choice of them."""
 
+# Signs that are drawn at a time.
 _BLOCK = 2**23
 
 
@@ -93,9 +94,9 @@ def mean_ranks(values: Array, higher_is_better: bool) -> Array:
     return np.asarray(ranks.mean(0))
 
 
-def friedman(values: Array, least: int = 5) -> float | None:
-    """Compute the p value of Friedman's test for m > 2 methods over blocks ``(blocks, m)``; ``None`` with too few."""
-    if len(values) < least or values.shape[1] < 3:
+def friedman(values: Array) -> float | None:
+    """Compute the p value of Friedman's test for ``(blocks, m)``; ``None`` for fewer than 3 methods or 5 blocks."""
+    if len(values) < 5 or values.shape[1] < 3:
         return None
     if np.ptp(values, axis=1).max() == 0:
         return 1.0  # all are equal everywhere: no ranks differ
@@ -104,10 +105,11 @@ def friedman(values: Array, least: int = 5) -> float | None:
     return float(stats.friedmanchisquare(*values.T).pvalue)
 
 
-def signed_rank(differences: ArrayLike, least: int = 6) -> float | None:
-    """Compute the p value of Wilcoxon's signed-rank test over blocks; ``None`` if too few for any small one."""
+def signed_rank(differences: ArrayLike) -> float | None:
+    """Compute the p value of Wilcoxon's signed-rank test over blocks; ``None`` with fewer than six."""
     gaps = np.asarray(differences, dtype=np.float64)
-    if len(gaps) < least:
+    # Of five blocks the smallest possible p is 2 / 2^5 = 0.0625.
+    if len(gaps) < 6:
         return None
     from scipy import stats
 

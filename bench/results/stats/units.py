@@ -12,6 +12,7 @@ from bench.results.result_files import NotNumbers, ResultFiles
 from bench.results.stats.bootstrap import NoInterval, Sample, sample
 
 _PLURAL = {"index": "images", "class": "classes", "prototype": "prototypes"}
+# Relative distance within which the table still gives the stored number.
 _CLOSE = 1e-6
 
 

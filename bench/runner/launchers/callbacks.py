@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from bench.config.spec import PlannedCell
 from bench.core.console import Console, Text
 from bench.core.plain_text import one_line
-from bench.runner.launchers.tasks import CellTask, title_of
+from bench.results.labels import cell_title
+from bench.runner.launchers.tasks import CellTask
 
 
 @dataclass
@@ -121,7 +122,7 @@ class ConsoleCallback(RunCallback):
         if task.stage == "black-box":
             spec = task.cell.spec
             return f"for several cells: black box · {spec.dataset} · {spec.backbone} · seed {spec.seed}"
-        return f"[{self.position[task.name]}/{self.total}] {title_of(task.cell)}"
+        return f"[{self.position[task.name]}/{self.total}] {cell_title(task.cell.label, vars(task.cell.spec))}"
 
     def _print(self, *parts: str | tuple[str, str]) -> None:
         for why, count in self._skipped.items():

@@ -17,6 +17,7 @@ from bench.runner.launchers.tasks import CellTask, tasks_of
 LOST = 3
 """Number of times that a task whose worker was lost is given to another one."""
 
+# Longest wait for the end of a job before tasks are started again.
 _SECONDS = 1.0
 
 

@@ -23,6 +23,7 @@ PARENT = "BENCH_PARENT"
 OUTPUT = "output.txt"
 """File beside a cell's ``cell.json`` with the output of its last process, if that failed."""
 
+# Seconds for a network file system to show a new file.
 _LATE = 10.0
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of linux/prctl.h
 

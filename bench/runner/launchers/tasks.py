@@ -109,11 +109,6 @@ def write_down(cells: Sequence[PlannedCell], store: Store, command: Callable[[Pl
             write_json(store.cell(cell.spec.id).path / "cell.json", content)
 
 
-def title_of(cell: PlannedCell) -> str:
-    """Return a readable title of a cell: ``ours · demo · tiny · seed 0``."""
-    return " · ".join([cell.label, cell.spec.dataset, cell.spec.backbone or "no backbone", f"seed {cell.spec.seed}"])
-
-
 def run_stage(cell: CellRunner, stage: Stage, retries: int = 0) -> None:
     """Run only a stage that several cells share: preprocess the images, or train the black box.
 

@@ -13,6 +13,7 @@ from bench.contract import BenchError, RequestError
 from bench.report.mlflow import Mirror
 from bench.report.mlflow.run_writer import SuiteRuns
 from tests.support.mlflow_runs import SCORES, experiments, one, runs
+from tests.support.samples import Silent
 from tests.support.stores import STAMP, reseal
 
 
@@ -60,26 +61,13 @@ def test_nothing_appears_in_the_working_directory(home: Path) -> None:
     assert {path.name for path in home.iterdir()} - before == {"mlartifacts", ".mlflow.lock"}
 
 
-class Notes:
-    """A progress that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-    def track(self, items: Any, what: str, total: int | None = None) -> Any:
-        return items
-
-
 def test_a_deleted_experiment_is_restored_and_said(home: Path) -> None:
     maker, cell = one(home)
     mirror = Mirror(home)
     mirror.sync(maker.store)
     (number,) = [found for found in experiments(mirror) if found != "0"]
     mirror.client.delete_experiment(number)
-    told = Notes()
+    told = Silent()
     counts = Mirror(home).sync(maker.store, progress=told)
     assert told.notes == ["MLflow: experiment partbench/default had been deleted there; it is restored, with its runs"]
     assert counts.unchanged == 2
@@ -107,7 +95,7 @@ def test_a_result_with_no_number_is_damaged_and_stops_nothing(home: Path, value:
     file.write_text(json.dumps(content))
     reseal(file.parent)
     maker.invocation([cell, maker.cell("ours", SCORES, seed=1)])
-    mirror, told = Mirror(home), Notes()
+    mirror, told = Mirror(home), Silent()
     counts = mirror.sync(maker.store, progress=told)
     assert (counts.created, counts.waiting) == (2, 1)  # the call itself, and the cell that is whole
     assert set(runs(mirror)) == {"ours·demo·tiny·s1", STAMP}

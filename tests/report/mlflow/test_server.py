@@ -15,6 +15,7 @@ from bench.contract import RequestError
 from bench.report.mlflow import Mirror, serve
 from bench.report.mlflow.server import create_database, import_mlflow
 from bench.report.mlflow.tracking import logged
+from tests.support.samples import Silent
 from tests.support.small_birds import QUICK, bench, few_birds
 from tests.support.stores import METRICS, StoreMaker, epoch, example_store
 
@@ -145,23 +146,10 @@ def test_six_cells_synced_into_a_fresh_database_at_once(tmp_path: Path) -> None:
         assert len(client.get_metric_history(found[cell].info.run_id, "train/loss")) == 20
 
 
-class Told:
-    """A progress that keeps its notes."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-    def track(self, items: Any, what: str, total: int | None = None) -> Any:
-        return items
-
-
 @pytest.mark.slow
 def test_a_run_is_logged_cell_by_cell_and_then_whole(tmp_path: Path) -> None:
     pytest.importorskip("mlflow")
-    home, told = tmp_path / "my home", Told()
+    home, told = tmp_path / "my home", Silent()
     maker = StoreMaker(home)
     cells = [maker.cell("ours", seed=seed) for seed in range(2)]
     stamp = maker.invocation(cells)
@@ -186,7 +174,7 @@ def test_a_run_is_logged_cell_by_cell_and_then_whole(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_an_interrupted_run_is_logged_so_far(tmp_path: Path) -> None:
     pytest.importorskip("mlflow")
-    maker, told = StoreMaker(tmp_path), Told()
+    maker, told = StoreMaker(tmp_path), Silent()
     cell = maker.cell("ours", {"accuracy": 90.0}, metrics=ONE)
     stamp = maker.invocation([cell, maker.cell("ours", seed=1, metrics=ONE)])
     Mirror(tmp_path)  # a fresh database takes longer to make than an interrupted run waits
@@ -206,7 +194,7 @@ def test_an_interrupted_run_is_logged_so_far(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_an_unusable_database_is_one_note_of_a_run(tmp_path: Path) -> None:
     pytest.importorskip("mlflow")
-    maker, told = StoreMaker(tmp_path), Told()
+    maker, told = StoreMaker(tmp_path), Silent()
     cells = [maker.cell("ours", {"accuracy": 90.0}, seed=seed, metrics=ONE) for seed in range(3)]
     with logged(tmp_path, None, "sqlite:////proc/nowhere/mlflow.db", maker.invocation(cells), told) as ended:
         for cell in cells:
