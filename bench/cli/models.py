@@ -47,7 +47,7 @@ def import_checkpoint(method: str, file: Path, out: Path) -> None:
 @click.option("--size", type=click.IntRange(min=1), help="Side of the images; default: that of the published weights.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @options.plugin
-def backbone(name: str, size: int | None, as_json: bool, plugins: tuple[Path, ...]) -> None:
+def backbone(name: str, size: int | None, as_json: bool) -> None:
     """Print a backbone's map, channels, sign, preprocessing and head, and whether that head decomposes exactly.
 
     NAME is one of `ls backbones`, timm:NAME or torchvision:NAME, with variants such as resnet50@stride=16@frozen. No
