@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.files import replacing
-from bench.posthoc.checkpoint import fingerprint
+from bench.models.fingerprint import fingerprint
 
 _GROUP = 8
 """Images of a pass; a processor's cache holds their maps (32 took twice the time an image). Kernels depend on the
