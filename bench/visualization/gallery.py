@@ -54,7 +54,7 @@ def draw_class(viewer: Viewer, label: int, columns: int = 6, shown: Sequence[str
             len(rows) + 1, width + 1 + patch, squeeze=False, width_ratios=[_LABEL / _SIDE] + [1] * (width + patch)
         )
         figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
+        style.heading(figure, title)
         _label(grid[0, 0], "all prototypes", f"first {width} of {len(look.index)}\ntest images")
         for axes in grid[0, 1 : 1 + patch]:
             axes.set_axis_off()

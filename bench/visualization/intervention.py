@@ -56,7 +56,7 @@ def draw_case(result: Intervention, prototype: int, image: int, cell: str = "", 
         figure = style.new_figure(_SIDE * columns + 2.9, _SIDE + 0.75)
         grid = figure.subplots(1, columns + 1, width_ratios=[_SIDE] * columns + [2.5])
         figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.02)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
+        style.heading(figure, title)
         picture(grid[0], plain[0])
         grid[0].set_title(f"true class\n{names[true]}", fontsize=7.5)
         for one in range(result.k):

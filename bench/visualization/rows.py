@@ -62,7 +62,7 @@ def draw_rows(
         figure = style.new_figure(label + _SIDE * width + 0.1, _SIDE * len(rows) + 0.45)
         grid = figure.subplots(len(rows), width + 1, squeeze=False, width_ratios=[label / _SIDE] + [1] * width)
         figure.get_layout_engine().set(w_pad=0.02, h_pad=0.03, wspace=0.0, hspace=0.0)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
+        style.heading(figure, title)
         for axes, row in zip(grid, rows, strict=True):
             _describe(axes[0], row)
             there = min(width, len(row.look.index))

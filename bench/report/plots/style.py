@@ -82,6 +82,12 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
+def heading(figure: Figure, text: str) -> None:
+    """Write a title at the left above a figure, in as many lines as its width needs."""
+    # Labels of cells name every changed setting, and backbones their library and variant.
+    figure.suptitle(text, x=0.01, ha="left", fontsize=10, fontweight="bold", wrap=True)
+
+
 def tame(figure: Figure) -> None:
     """Make every text of a figure plain: no mathematics in names, no control characters, nor in the ids of an SVG."""
     from matplotlib.text import Text
