@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +27,8 @@ class FeatureStore:
 
     An image is identified by its bits: a mirrored or noisy copy is another image. The folder can be deleted at any
     time; features are then computed again. Nothing is stored for images on a GPU, where a pass is faster than a disk,
-    for passes with gradients, in other precisions, or above 16 GiB.
+    for passes with gradients, in other precisions, or above
+    16 GiB.
 
     Args:
         backbone: feature extractor that never learns.
@@ -66,7 +67,7 @@ class FeatureStore:
         weights = tuple((id(tensor), tensor._version) for tensor in self._backbone.state_dict(keep_vars=True).values())
         if weights == self._weights:
             return
-        facts = [self._name, fingerprint(self._backbone), torch.__version__, timm.__version__, torch.get_num_threads()]
+        facts = [self._name, fingerprint(self._backbone), torch.__version__, version("timm"), torch.get_num_threads()]
         digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
         self._weights, self._folder = weights, self._home / "features" / digest
         self._free = _MOST - sum(file.stat().st_size for file in self._folder.glob("*.npy"))

@@ -161,6 +161,9 @@ class Inputs:
             net = build(self.spec.backbone, self.spec.protocol["size"])
         if self.where["weights"] is not None:
             weights.load(net, Path(self.where["weights"]), self.spec.backbone)
-        if getattr(net, "frozen", False):
+        # A read takes less time than a pass, so times are measured without the store; nor does it take images that no
+        # other cell has.
+        metrics = [registry.load("metrics", name) for name in self.spec.metrics]
+        if getattr(net, "frozen", False) and all(m.repeatable and not m.changes_images for m in metrics):
             FeatureStore.attach(net, self.spec.backbone, self.home)
         return net

@@ -6,7 +6,9 @@ import torch
 
 from bench.runner import feature_store
 from bench.runner.feature_store import FeatureStore
-from tests.support.samples import SmallNet
+from bench.runner.inputs import Inputs
+from tests.support.samples import Silent, SmallNet
+from tests.support.small_birds import few_birds, planned
 
 
 def frozen(home, seed=0):
@@ -75,3 +77,15 @@ def test_damaged_and_too_many_features_are_computed(tmp_path, images, monkeypatc
     full = frozen(tmp_path / "full")
     assert torch.equal(full(images), expected)
     assert len(list((tmp_path / "full").rglob("*.npy"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("metrics", "stored"), [("accuracy,consistency", 1), ("cost", 0), ("accuracy,deletion", 0), ("misalignment", 0)]
+)
+def test_cells_share_the_store_unless_they_measure_time_or_change_images(tmp_path, metrics, stored):
+    home, birds, alone = tmp_path / "home", few_birds(tmp_path), {"methods": ("blackbox",), "controls": False}
+    (cell,) = planned(birds, home, backbones=("tiny@frozen",), metrics=metrics.split(","), **alone)
+    net = Inputs(cell.spec, {**vars(cell.where), "plugins": []}, home, Silent()).backbone().eval()
+    with torch.no_grad():
+        net(torch.rand(2, 3, 64, 64))
+    assert len(list(home.glob("features/*/*.npy"))) == 2 * stored
