@@ -56,7 +56,7 @@ class FeatureStore:
             return features
         self._open()
         files = [self._folder / f"{_digest(image)}.npy" for image in images]
-        known = {i: features for i, file in enumerate(files) if (features := _read(file)) is not None}
+        known = {i: stored for i, file in enumerate(files) if (stored := _read(file)) is not None}
         missing = [i for i in range(len(images)) if i not in known]
         for start in range(0, len(missing), _GROUP):
             known |= self._store(images, missing[start : start + _GROUP], files)
