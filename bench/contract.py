@@ -330,6 +330,7 @@ class Metric(ABC):
             method), ``noise``, ``gradient``.
         higher_is_better: direction of the value.
         repeatable: whether a second measurement gives the same number; times do not.
+        changes_images: whether it passes images through the model that depend on the model, which no other cell sees.
     """
 
     name: ClassVar[str]
@@ -338,6 +339,7 @@ class Metric(ABC):
     needs: ClassVar[frozenset[str]] = frozenset({"image", "label"})
     higher_is_better: ClassVar[bool] = True
     repeatable: ClassVar[bool] = True
+    changes_images: ClassVar[bool] = False
 
     class Config(Settings):
         """Parameters of the metric; they are part of its identity."""

@@ -54,6 +54,7 @@ class Deletion(ImageMetric):
     name = "deletion"
     version = "1"
     needs = frozenset({"image", "label", "prediction"})
+    changes_images = True
 
     class Config(Settings):
         """Settings of the curve.

@@ -118,6 +118,7 @@ class Misalignment(ImageMetric):
     version = "1"
     higher_is_better = False
     needs = frozenset({"image", "label", "prediction", "gradient"})
+    changes_images = True
 
     class Config(Settings):
         """Settings of the attack.

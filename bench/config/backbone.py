@@ -9,6 +9,7 @@ from typing import Any
 from bench.config.overrides import for_section
 from bench.config.schema import validate
 from bench.contract import InputConfig, RequestError
+from bench.core import registry
 from bench.core.registry import nearest
 from bench.data.preprocessing import Preprocessing
 from bench.models.backbones import BackboneVariant, input_config
@@ -30,7 +31,8 @@ def protocol_of(backbone: str, protocol: Preprocessing, dataset: str, overrides:
         overrides: all ``--set`` pairs of the request.
 
     Raises:
-        RequestError: for an unknown or wrong setting, or one that is given for the backbone and for the data set.
+        RequestError: for an unknown or wrong setting, one that is given for the backbone and for the data set, or a
+            normalisation that the network would convert wrongly.
     """
     given = for_section(overrides, "backbone")
     variants = tuple(BackboneVariant.model_fields)
@@ -42,7 +44,14 @@ def protocol_of(backbone: str, protocol: Preprocessing, dataset: str, overrides:
     usual = protocol.for_weights(input_config(backbone))
     replaced = {name: value for name, value in given.items() if name in SETTINGS}
     values = {name: getattr(usual, name) for name in usual.model_fields_set}
-    return validate(Preprocessing, values | replaced, "backbone")
+    chosen = validate(Preprocessing, values | replaced, "backbone")
+    # Its results have ids and a protocol's name of this normalisation, so it stays the one that the network expects.
+    converts = getattr(registry.load("backbones", backbone), "converts_input", False)
+    if converts and (chosen.mean, chosen.std) != (InputConfig.mean, InputConfig.std):
+        raise RequestError(
+            f"{backbone} converts images from ImageNet's mean and deviation to its own: leave mean and std unset"
+        )
+    return chosen
 
 
 def variant_of(overrides: Mapping[str, Any]) -> BackboneVariant:

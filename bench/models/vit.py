@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -108,8 +109,12 @@ class TimmViT:
 
     The accuracies in the paper (80.7 with the class token, 76.3 with averaged tokens) are out of reach of torchvision's
     weights (75.9 with the class token); timm's, pretrained on ImageNet-21k, are the likely ones.
+
+    Attributes:
+        converts_input: its network takes images in ImageNet's normalisation alone, and converts them itself.
     """
 
+    converts_input: ClassVar[bool] = True
     name: str
     model: str
     source: str

@@ -7,10 +7,9 @@ import json
 import math
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.core.files import replacing
 
@@ -126,21 +125,3 @@ def write(file: Path, text: str) -> None:
     """Replace a file in one step: a reader sees the old text or the whole new one."""
     with replacing(file) as draft:
         draft.write_text(text)
-
-
-def fingerprint(classifier: nn.Module) -> str:
-    """Compute 16 hexadecimal digits that change with any weight, shape, precision or name of the classifier.
-
-    Example:
-        >>> layer = nn.Linear(2, 2)
-        >>> before = fingerprint(layer)
-        >>> _ = layer.weight.data.add_(1)
-        >>> fingerprint(layer) == before
-        False
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(classifier.state_dict().items()):
-        if isinstance(tensor, Tensor):
-            digest.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1f".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -7,7 +7,8 @@ from typing import Any, Literal
 import torch
 
 from bench.contract import CellError, FitContext, Method, RequestError, Sizes
-from bench.posthoc.checkpoint import Checkpoint, fingerprint
+from bench.models.fingerprint import fingerprint
+from bench.posthoc.checkpoint import Checkpoint
 from bench.posthoc.decompose_class import NUMBERS, DecompositionConfig
 from bench.posthoc.feature_source import BackboneFeatures
 from bench.posthoc.model import DecomposedClassifier

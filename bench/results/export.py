@@ -19,7 +19,7 @@ from bench.results.store import Store
 if TYPE_CHECKING:
     from bench.contract import Progress
 
-_OF_A_HOME = ("cells", "invocations", "blackboxes", "prepared", "data", "scale")
+_OF_A_HOME = ("cells", "invocations", "blackboxes", "prepared", "features", "data", "scale")
 _BESIDE = ("README.md", "LICENSE", ".gitattributes", ".git")
 _PATH = re.compile(r"(?<![\w./-])(?:/[\w.@+-]+)+/?")
 

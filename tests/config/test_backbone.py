@@ -64,6 +64,15 @@ def test_wrong_settings_are_refused(overrides, problem):
         protocol_of("tiny", Preprocessing(), "cub", overrides)
 
 
+@pytest.mark.parametrize("name", ["vit_b_32_augreg", "vit_b_32_augreg@frozen"])
+def test_a_network_that_converts_images_itself_takes_no_other_std(name):
+    refusal = f"{name} converts images from ImageNet's mean and deviation to its own: leave mean and std unset"
+    for protocol, overrides in [(CENTRE, {"backbone.std": [0.5] * 3}), (Preprocessing(mean=HALF.mean), {})]:
+        with pytest.raises(RequestError, match=refusal):
+            protocol_of(name, protocol, "cub", overrides)
+    assert protocol_of(name, CENTRE, "cub", {"backbone.std": IMAGENET_STD}) == CENTRE
+
+
 def test_crop_share_counts_only_where_something_is_cut():
     assert Preprocessing().for_weights(InputConfig(crop_share=0.5)).model_dump() == Preprocessing().model_dump()
     cut = CENTRE.for_weights(InputConfig(crop_share=0.95))

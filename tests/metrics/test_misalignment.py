@@ -1,11 +1,21 @@
 """Attacks whose outcome is known: on scores that see their own place only, and on scores that see everything."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from bench.contract import IMAGENET_STD, Explanation, NotApplicable, Observation, PartPrototypeModel, PrototypeTable
+from bench.contract import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Explanation,
+    NotApplicable,
+    Observation,
+    PartPrototypeModel,
+    PrototypeTable,
+)
 from metrics.misalignment import Misalignment, attacked, highest, outside_of
 from tests.support.samples import TensorSamples
 
@@ -148,3 +158,18 @@ def test_no_gradient_or_no_prototypes_is_refused():
     none.prototypes = PrototypeTable(torch.zeros(0, 2))
     with pytest.raises(NotApplicable, match="no prototype"):
         measure(none, pictures())
+
+
+def test_an_attack_is_the_same_in_pixels_for_any_mean_and_deviation():
+    pixels = torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    allowed = torch.zeros(2, SIDE, SIDE, dtype=torch.bool)
+    allowed[:, :20] = True
+    outcomes = []
+    for mean, std in [(IMAGENET_MEAN, IMAGENET_STD), ((0.5, 0.4, 0.6), (0.5, 0.25, 1.0))]:
+        to, by = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
+        split = SimpleNamespace(mean=mean, std=std)
+        first = torch.zeros(2).long()
+        changed = attacked(Seen(2.0), (pixels - to) / by, first, first, allowed, Misalignment.Config(), split)
+        outcomes.append(changed * by + to)
+    torch.testing.assert_close(outcomes[0], outcomes[1], rtol=0, atol=1e-5)
+    torch.testing.assert_close(outcomes[0], torch.where(allowed[:, None], (pixels - 0.1).clamp(min=0), pixels))

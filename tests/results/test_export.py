@@ -106,7 +106,7 @@ def test_a_home_is_never_written_over(home, tmp_path):
     assert content_of(root) == before
 
 
-@pytest.mark.parametrize("computed", ["prepared", "blackboxes", "cells"])
+@pytest.mark.parametrize("computed", ["prepared", "features", "blackboxes", "cells"])
 def test_export_with_new_results_is_left_alone(home, tmp_path, computed):
     target = tmp_path / "published"
     assert call("export", target).exit_code == 0

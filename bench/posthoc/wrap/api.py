@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from bench.contract import CellError, Progress, RequestError
 from bench.core.memory import is_out_of_memory
+from bench.models.fingerprint import fingerprint
 from bench.models.split.features import Features
 from bench.models.split.find import find
 from bench.models.split.verify import verify
-from bench.posthoc.checkpoint import Checkpoint, fingerprint
+from bench.posthoc.checkpoint import Checkpoint
 from bench.posthoc.decompose_class import DecompositionConfig
 from bench.posthoc.pipeline import class_name, decompose_all
 from bench.posthoc.progress import LoggingProgress

@@ -16,11 +16,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bench.contract import InputConfig, RequestError, Settings
+from bench.models.fingerprint import fingerprint
 from bench.models.split.features import Features
 from bench.models.split.find import Split
 from bench.models.split.verify import verify
 from bench.models.weights import read
-from bench.posthoc.checkpoint import fingerprint, write
+from bench.posthoc.checkpoint import write
 from bench.posthoc.wrap.classifier import PartPrototypeClassifier
 
 _TENSORS = "prototypes.safetensors"

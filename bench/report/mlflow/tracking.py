@@ -59,8 +59,10 @@ def logged(
         return started[0]
 
     def ended(name: str) -> None:
+        pipe: Any = process().stdin
         with contextlib.suppress(BrokenPipeError):  # it has failed, and its reason is read at the end
-            print(name, file=process().stdin, flush=True)
+            pipe.write(f"{name}\n")
+            pipe.flush()
 
     try:
         yield ended

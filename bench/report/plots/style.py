@@ -81,7 +81,8 @@ def new_figure(width: float, height: float, title: str = "") -> Figure:
 
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
+        # Labels of cells name every changed setting, and backbones their library and variant, so titles wrap.
+        figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold", wrap=True)
     return figure
 
 

@@ -154,3 +154,14 @@ def test_a_store_of_500_cells(tmp_path):
     assert len(Store(tmp_path).cells()) == 504
     (drawing,) = ablation(maker.store)
     assert len(drawing.cells) == 504
+
+
+@pytest.mark.parametrize(("text", "lines"), [("short", 1), ("prototypes of timm:tf_efficientnet_lite0@frozen " * 3, 3)])
+def test_a_heading_stays_inside_its_figure(text, lines):
+    figure = style.new_figure(4, 3, text)
+    axes = figure.subplots()
+    figure.draw_without_rendering()
+    drawn = figure._suptitle.get_window_extent()
+    assert 0 < drawn.x0 < drawn.x1 < figure.bbox.x1
+    assert axes.bbox.y1 < drawn.y0 < drawn.y1 <= figure.bbox.y1
+    assert len(figure._suptitle._get_wrapped_text().splitlines()) == lines
