@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from bench.report import as_markdown, comparison
+from bench.report import comparison
 from bench.report.cell_facts import deviations
+from bench.report.renderers import as_markdown
 from tests.support.stores import StoreMaker, reseal, scores
 
 
