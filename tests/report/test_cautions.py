@@ -27,15 +27,15 @@ def maker(tmp_path):
 def lines_of(maker, cells):
     maker.invocation(cells)
     (block,) = comparison(maker.store)
-    return {line.label: line for line in block.lines}, block
+    return {line.label: line for line in block.rows}, block
 
 
 def test_collapsed_stability_has_a_note_and_no_star(maker):
     cells = [maker.cell("ours", scores(50, stability=60.0)), maker.cell("protopool", scores(2, stability=81.0))]
     with_empty(maker, cells[1], 79.0)
     lines, block = lines_of(maker, cells)
-    assert lines["ours"].entries["stability"].best is False  # a single rival is no comparison
-    collapsed = lines["protopool"].entries["stability"]
+    assert lines["ours"].values["stability"].best is False  # a single rival is no comparison
+    collapsed = lines["protopool"].values["stability"]
     assert not collapsed.best
     assert [block.notes[number - 1][:30] for number in collapsed.notes] == ["79 % of its regions contain no"]
 
@@ -45,15 +45,15 @@ def test_star_goes_to_the_best_that_is_not_collapsed(maker):
     cells = [maker.cell(name, scores(50, stability=value)) for name, value in names.items()]
     with_empty(maker, cells[2], 79.0)
     lines, _ = lines_of(maker, cells)
-    assert [name for name in names if lines[name].entries["stability"].best] == ["ours"]
+    assert [name for name in names if lines[name].values["stability"].best] == ["ours"]
 
 
 def test_share_above_a_quarter_is_noted_and_may_win(maker):
     cells = [maker.cell("ours", scores(50, stability=60.0)), maker.cell("protopnet", scores(2, stability=50.0))]
     with_empty(maker, cells[0], 30.0)
     lines, _ = lines_of(maker, cells)
-    assert lines["ours"].entries["stability"].best
-    assert lines["ours"].entries["stability"].notes
+    assert lines["ours"].values["stability"].best
+    assert lines["ours"].values["stability"].notes
 
 
 def test_method_far_behind_its_black_box_is_noted(maker):
@@ -66,7 +66,7 @@ def test_method_far_behind_its_black_box_is_noted(maker):
     ]
     maker.invocation(cells)
     (block,) = comparison(maker.store)
-    noted = [(line.label, line.backbone) for line in block.lines if line.entries["accuracy"].notes]
+    noted = [(line.label, line.backbone) for line in block.rows if line.values["accuracy"].notes]
     assert noted == [("protopnet", "tiny")]
     assert "28.5 points behind the black box" in as_markdown([block])
 
@@ -79,7 +79,7 @@ def test_what_trains_nothing_is_not_undertrained(maker):
         maker.cell("blackbox", scores(50, accuracy=94.0), role="reference", **box),
     ]
     lines, _ = lines_of(maker, cells)
-    assert [name for name in lines if lines[name].entries["accuracy"].notes] == ["protopnet"]
+    assert [name for name in lines if lines[name].values["accuracy"].notes] == ["protopnet"]
 
 
 def test_published_recipes_state_their_departures():
