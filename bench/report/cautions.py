@@ -40,10 +40,15 @@ def _cautioned(row: Row, cells: Sequence[CellRecord], black_box: float | None, n
             continue
         shares = [share for cell in cells if (share := _empty_share(cell, metric)) is not None]
         marked = _with_note(replace(entry, collapsed=collapsed(shares)), empty_regions(shares), notes)
-        if metric == "accuracy" and black_box is not None:
+        if metric == "accuracy" and black_box is not None and not _decomposes(cells[0]):
             marked = _with_note(marked, undertrained(entry.value, black_box), notes)
         values[metric] = marked
     return replace(row, values=values)
+
+
+def _decomposes(cell: CellRecord) -> bool:
+    """Return whether a cell trains nothing beyond its black box: what it lacks in accuracy, no epoch would add."""
+    return bool(cell.spec.get("black_box")) and "schedule" not in cell.spec["settings"]
 
 
 def _empty_share(cell: CellRecord, metric: str) -> float | None:

@@ -8,8 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.contract import CellError, RequestError, Sizes
+from bench.models import fingerprint
 from bench.models.classifier import Classifier
-from bench.posthoc import checkpoint, intervention, pipeline, refinement, scaling
+from bench.posthoc import intervention, pipeline, refinement, scaling
 from bench.posthoc.method import BlackBox, PostHocPPN, PostHocPPNContrast
 from bench.posthoc.solvers import lbfgs, nmf
 from tests.support.samples import SmallNet, TensorSamples, stripes, task
@@ -381,7 +382,7 @@ def test_exact_for_random_shapes(
 
 @pytest.mark.parametrize(
     "module",
-    [checkpoint, intervention, pipeline, refinement, scaling, lbfgs, nmf],
+    [fingerprint, intervention, pipeline, refinement, scaling, lbfgs, nmf],
     ids=lambda module: module.__name__.rpartition(".")[2],
 )
 def test_examples_of_docstrings(module):

@@ -71,6 +71,17 @@ def test_method_far_behind_its_black_box_is_noted(maker):
     assert "28.5 points behind the black box" in as_markdown([table])
 
 
+def test_what_trains_nothing_is_not_undertrained(maker):
+    schedule, box = {"schedule": {"batch_size": 32}}, {"black_box_id": "b0b0b0b0b0b0"}
+    cells = [
+        maker.cell("ours", scores(50, accuracy=81.0), settings={"refinement": "none"}, **box),
+        maker.cell("protopnet", scores(50, accuracy=81.0), settings=schedule, **box),  # started from the black box
+        maker.cell("blackbox", scores(50, accuracy=94.0), role="reference", **box),
+    ]
+    rows, _ = rows_of(maker, cells)
+    assert [name for name in rows if rows[name].values["accuracy"].notes] == ["protopnet"]
+
+
 def test_published_recipes_state_their_departures():
     for method in ("protopnet", "tesnet", "protopool", "deformable"):
         assert deviations({"spec": {"method": method}, "recipe": "published"})

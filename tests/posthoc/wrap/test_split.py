@@ -9,10 +9,10 @@ from torch import nn
 
 import bench.models  # noqa: F401 - lets torchvision be imported
 from bench.contract import RequestError
+from bench.models.fingerprint import fingerprint
 from bench.models.split.features import Features
 from bench.models.split.find import find
 from bench.models.split.verify import verify
-from bench.posthoc.checkpoint import fingerprint
 from bench.posthoc.wrap.classifier import fold
 from tests.support.classifiers import drawn
 
