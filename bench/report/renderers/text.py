@@ -83,18 +83,23 @@ class _Grid:
         return narrow if len(narrow) < len(whole) else whole
 
     def show(self, columns: Sequence[int], console: Console) -> None:
-        """Print a part; if it does not fit, words are broken at blanks, then at underscores too."""
+        """Print a part; if it does not fit, lines are broken at blanks, then long words at underscores too."""
         table = rich.table.Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         texts = [*self.names, *(self.columns[place] for place in columns)]
         words = [True] * len(self.names) + [self.layout.columns[place].words for place in columns]
         widths = [max(map(cell_len, "\n".join(column).split("\n"))) for column in texts]
         for broken in (r"(?!)", r"_(?=.)"):
-            if sum(widths) + _GAP * len(widths) > console.width:
+            excess = sum(widths) + _GAP * len(widths) - console.width
+            if excess > 0:
                 for place in (place for place, word in enumerate(words) if word):
-                    texts[place] = [re.sub(broken, "_\n", text) for text in texts[place]]
+                    room = widths[place] - excess
+                    texts[place] = [_broken(text, broken, room) for text in texts[place]]
                     widths[place] = max(cell_len(word) for text in texts[place] for word in text.split() or [""])
-        for column, word, width in zip(texts, words, widths, strict=True):
-            table.add_column(Text(column[0]), no_wrap=not word, vertical="bottom", min_width=width)
+        for column, width in zip(texts, widths, strict=True):
+            # A column at its least width does not count as one to be narrowed: rich would try it in place of another,
+            # which then stays too wide, and cut off the last column.
+            whole = max(map(cell_len, "\n".join(column).split("\n"))) == width
+            table.add_column(Text(column[0]), no_wrap=whole, vertical="bottom", min_width=width)
         lines = self.layout.lines
         for number, line in enumerate(lines, 1):
             if not any(line.places[place].text for place in columns):
@@ -108,6 +113,11 @@ class _Grid:
         # Where the console is narrower than the numbers, it wraps the lines itself: nothing is cut off.
         table.width = least if least > console.width else None
         console.print(table, soft_wrap=table.width is not None)
+
+
+def _broken(text: str, at: str, room: int) -> str:
+    """Break words that are longer than the room behind each place of a pattern."""
+    return " ".join(re.sub(at, "_\n", word) if cell_len(word) > room else word for word in text.split(" "))
 
 
 def aligned(places: Sequence[Shown], mark: tuple[str, str]) -> list[str]:
