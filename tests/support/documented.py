@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from bench.cli.main import main as bench
 
 ROOT = Path(__file__).resolve().parents[2]
-TEXTS = (ROOT / "README.md", ROOT / "reports" / "STUDY.md")
+TEXTS = (ROOT / "README.md", ROOT / "reports" / "STUDY.md", ROOT / "reports" / "imagenet.md")
 RESULTS = "reports/results"
 _BLOCK = re.compile(r"(?m)^    python -m bench (?:report|compare|results) .*(?:\n(?:    .*)?)*")
 
