@@ -104,7 +104,8 @@ def stored() -> dict[str, list[str]]:
                 keys.setdefault(f"{file}: {part}", set()).update(content.get(part, ()))
         files = store.files(record.name)
         for table in files.names("items/*.csv"):
-            keys.setdefault(table, set()).update(files.table(table))
+            # The header alone: tables of a method may hold words.
+            keys.setdefault(table, set()).update(files.read(table).decode().splitlines()[0].split(","))
     return {name: sorted(found) for name, found in sorted(keys.items()) if found}
 
 
