@@ -104,7 +104,8 @@ def stored() -> dict[str, list[str]]:
                 keys.setdefault(f"{file}: {part}", set()).update(content.get(part, ()))
         files = store.files(record.name)
         for table in files.names("items/*.csv"):
-            keys.setdefault(table, set()).update(files.table(table))
+            # Not as numbers: a table may have a column of texts, such as the channels of the noise.
+            keys.setdefault(table, set()).update(files.read(table).decode().partition("\n")[0].strip().split(","))
     return {name: sorted(found) for name, found in sorted(keys.items()) if found}
 
 
