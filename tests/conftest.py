@@ -51,16 +51,17 @@ def cub50() -> Path:
 @pytest.fixture(scope="session")
 def mobilenet_weights() -> Path:
     """ImageNet weights of mobilenet_v2, where they are at hand."""
-    file = SHARED / "weights" / "mobilenet_v2_features.pth"
-    if not file.is_file():
-        pytest.skip("the pretrained weights are not at hand (../shared/weights)")
-    return file
+    return _weights("mobilenet_v2_features.pth")
 
 
 @pytest.fixture(scope="session")
 def efficientnet_weights() -> Path:
     """ImageNet weights of timm's tf_efficientnet_lite0 with its head, where they are at hand."""
-    file = SHARED / "weights" / "tf_efficientnet_lite0.safetensors"
+    return _weights("tf_efficientnet_lite0.safetensors")
+
+
+def _weights(name: str) -> Path:
+    file = SHARED / "weights" / name
     if not file.is_file():
         pytest.skip("the pretrained weights are not at hand (../shared/weights)")
     return file

@@ -33,11 +33,12 @@ def test_without_data_a_suite_says_what_to_pass(suite, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suite", SMALL)
-def test_small_suites_are_planned_on_the_shared_data(suite, cub50, mobilenet_weights, tmp_path, monkeypatch):
+def test_small_suites_are_planned_on_the_shared_data(suite, cub50, request, tmp_path, monkeypatch):
     monkeypatch.setenv("BENCH_HOME", str(tmp_path))
-    lite = mobilenet_weights.parent / "tf_efficientnet_lite0.safetensors"
-    of_imagenet = f"timm:tf_efficientnet_lite0={lite}"
-    weights = of_imagenet if suite == "imagenet_small" else f"mobilenet_v2={mobilenet_weights}"
+    if suite == "imagenet_small":
+        weights = f"timm:tf_efficientnet_lite0={request.getfixturevalue('efficientnet_weights')}"
+    else:
+        weights = f"mobilenet_v2={request.getfixturevalue('mobilenet_weights')}"
     result = call("run", "--suite", suite, "--dry-run", "--data-root", str(cub50.parent), "--weights", weights)
     assert result.exit_code == 0, result.output
     assert "to run" in result.output
