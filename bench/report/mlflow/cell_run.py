@@ -91,9 +91,7 @@ class CellRun:
 
     def _times(self) -> tuple[int, int]:
         result, first = self.record.result, self.usage[0] if self.usage else {}
-        file = self.folder.result / "result.json" if result else self.folder.path / "failure.json"
-        # An export keeps no times of files: its cells end with it.
-        file = self._archive.file if self._archive else file
+        file = end_files(self._store, self.record.name)[0 if result else -1]
         ended = file.stat().st_mtime
         # A resumed cell has no record of the time before it was killed: it counts from the resumption.
         otherwise = ended - (sum(result["seconds"].values()) if result else 0.0)
@@ -243,6 +241,13 @@ class CellRun:
         yield from ((file, None) for file in files if file.is_file())
         yield from ((file, "items") for file in sorted((result / "items").glob("*prototype*.csv")))
         yield from ((file, "figures") for file in sorted((result / "figures").glob("*.[ps][nv]g")))
+
+
+def end_files(store: Store, name: str) -> tuple[Path, ...]:
+    """Return the files of which one is written when a cell ends: with a result, or with a failure."""
+    folder, archive = store.cell(name), store.archived(name)
+    # An export keeps no times of files: its cells end with it.
+    return (archive.file,) if archive else (folder.result / "result.json", folder.path / "failure.json")
 
 
 def cell_state(store: Store, name: str) -> str:

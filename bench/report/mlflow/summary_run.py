@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.core.plain_text import markdown_code, one_line
+from bench.report.mlflow.cell_run import end_files
 from bench.report.mlflow.chart import chart
 from bench.report.mlflow.fields import cut
 from bench.report.renderers.html import as_html
@@ -23,12 +24,6 @@ _OUTCOMES = ("result", "failure")
 _LONGEST_TAG = 7500
 # In a description, so that the end of the command's code block is not cut off.
 _LONGEST_COMMAND = 4000
-
-
-def _ends(store: Store, name: str) -> tuple[Path, ...]:
-    """Return the files of which one is written when a cell ends."""
-    folder, archive = store.cell(name), store.archived(name)
-    return (archive.file,) if archive else (folder.result / "result.json", folder.path / "failure.json")
 
 
 class SummaryRun:
@@ -49,7 +44,7 @@ class SummaryRun:
     def __init__(self, store: Store, stamp: str, content: Mapping[str, Any], cells: Sequence[str], home: Path) -> None:
         self.stamp, self.content, self.records = stamp, content, store.records(cells)
         done, failed = (sum(getattr(record, part) is not None for record in self.records) for part in _OUTCOMES)
-        ends = [file.stat().st_mtime for name in cells for file in _ends(store, name) if file.is_file()]
+        ends = [file.stat().st_mtime for name in cells for file in end_files(store, name) if file.is_file()]
         # MLflow lists the latest start first: a summary starts when its last cell ends, and stands above its cells.
         self.ended = round(1000 * max(ends)) if ends else None
         self.status = "RUNNING" if done + failed < len(content["cells"]) else "FAILED" if failed else "FINISHED"
