@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.contract import PrototypeTable
+from bench.contract import Explanation, PartPrototypeModel, PrototypeTable
 
 EPSILON = 1e-4
 
@@ -145,6 +145,42 @@ def orthonormality(bases: Tensor) -> Tensor:
     rows = bases.double()
     identity = torch.eye(bases.shape[1], dtype=rows.dtype, device=rows.device)
     return (rows @ rows.mT - identity).abs().sum().to(bases.dtype)
+
+
+class MaximaModel(PartPrototypeModel):
+    """Network whose logits are one linear layer, without bias, on the maxima of its presence maps.
+
+    Subclasses set ``backbone``, ``prototypes`` and ``last_layer`` and define :meth:`maps`.
+    """
+
+    mixes = True
+    last_layer: nn.Linear
+
+    def maps(self, features: Tensor) -> Tensor:
+        """Compute the presence of every prototype in every cell ``(N, P, h, w)``, larger = more present."""
+        raise TypeError(f"{type(self).__name__} defines no maps")
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return the logits alone."""
+        return self.last_layer(self.maps(features).amax((2, 3)))
+
+    def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
+        """Return the maps, their maxima as scores."""
+        maps = self.maps(features)
+        scores = maps.amax((2, 3))
+        logits = self.last_layer(scores)
+        if classes is None:
+            return Explanation(logits, maps, scores)
+        indices = self.prototypes.of(classes)
+        return Explanation(logits, self.pick(maps, indices), self.pick(scores, indices), indices)
+
+    def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
+        """Return the displayed map: presence maps weighted by the class's row of the last layer."""
+        return torch.einsum("nphw,np->nhw", self.maps(features), class_weights(self.last_layer, classes))
+
+    def contributions(self, features: Tensor, classes: Tensor) -> Tensor:
+        """Return each prototype's whole term in the first cell of its largest presence."""
+        return at_maxima(self.maps(features), class_weights(self.last_layer, classes))
 
 
 def parameter_groups(model: Any) -> dict[str, list[nn.Parameter]]:

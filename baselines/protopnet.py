@@ -14,11 +14,11 @@ from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
 from baselines.projection import project
 from baselines.starts import AddOnStart, start_setting
 from bench.config.schedule import Schedule
-from bench.contract import Explanation, FitContext, PartPrototypeModel, PrototypeTable, Samples
+from bench.contract import Explanation, FitContext, PrototypeTable, Samples
 from bench.core.seeding import derive
 
 
-class ProtoPNetModel(PartPrototypeModel):
+class ProtoPNetModel(layers.MaximaModel):
     """Backbone, add-on layers, distances to prototypes, log similarity, one linear layer without bias.
 
     Args:
@@ -27,8 +27,6 @@ class ProtoPNetModel(PartPrototypeModel):
         per_class: prototypes of each class.
         depth: channels of the latent space.
     """
-
-    mixes = True
 
     def __init__(self, backbone: Any, classes: int, per_class: int, depth: int) -> None:
         super().__init__()
@@ -41,6 +39,10 @@ class ProtoPNetModel(PartPrototypeModel):
     def distances(self, features: Tensor) -> Tensor:
         """Compute the squared distances of every cell to every prototype ``(N, P, h, w)``."""
         return layers.squared_distances(self.add_on_layers(features), self.prototype_vectors)
+
+    def maps(self, features: Tensor) -> Tensor:
+        """Compute the log similarities of every cell to every prototype ``(N, P, h, w)``."""
+        return layers.log_similarity(self.distances(features))
 
     def classify(self, nearest: Tensor) -> Tensor:
         """Return the logits of the smallest distances ``(N, P)``."""
@@ -61,16 +63,6 @@ class ProtoPNetModel(PartPrototypeModel):
         indices = self.prototypes.of(classes)
         maps = layers.log_similarity(self.pick(distances, indices))
         return Explanation(self.classify(nearest), maps, maps.amax((2, 3)), indices)
-
-    def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
-        """Return the displayed map: similarity maps weighted by the class's row of the last layer."""
-        maps = layers.log_similarity(self.distances(features))
-        return torch.einsum("nphw,np->nhw", maps, layers.class_weights(self.last_layer, classes))
-
-    def contributions(self, features: Tensor, classes: Tensor) -> Tensor:
-        """Return each prototype's whole term in the cell nearest to it."""
-        maps = layers.log_similarity(self.distances(features))
-        return layers.at_maxima(maps, layers.class_weights(self.last_layer, classes))
 
 
 class ProtoPNetLearner(NetworkLearner):

@@ -19,16 +19,7 @@ from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
 from baselines.projection import project
 from baselines.starts import AddOnStart, start_setting
 from bench.config.schedule import Schedule
-from bench.contract import (
-    Explanation,
-    FitContext,
-    PartPrototypeModel,
-    Progress,
-    PrototypeTable,
-    RequestError,
-    Samples,
-    Sizes,
-)
+from bench.contract import FitContext, Progress, PrototypeTable, RequestError, Samples, Sizes
 from bench.core.seeding import derive
 
 
@@ -64,7 +55,7 @@ def literal_subspace_separation(bases: Tensor) -> Tensor:
     return torch.linalg.vector_norm(differences, dim=(2, 3)).sum() / (2 * 2**0.5)
 
 
-class TesNetModel(PartPrototypeModel):
+class TesNetModel(layers.MaximaModel):
     """Backbone, add-on layers, projections onto unit prototypes, their maxima, one linear layer without bias.
 
     Args:
@@ -73,8 +64,6 @@ class TesNetModel(PartPrototypeModel):
         per_class: prototypes of each class.
         depth: channels of the latent space.
     """
-
-    mixes = True
 
     def __init__(self, backbone: Any, classes: int, per_class: int, depth: int) -> None:
         super().__init__()
@@ -93,29 +82,6 @@ class TesNetModel(PartPrototypeModel):
         """Compute the projections of every cell onto every prototype ``(N, P, h, w)``, larger = more present."""
         # The official `push_forward` returns them with the opposite sign.
         return layers.projections(self.add_on_layers(features), self.prototype_vectors)
-
-    def logits(self, features: Tensor) -> Tensor:
-        """Return the logits alone."""
-        return self.last_layer(self.maps(features).amax((2, 3)))
-
-    def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
-        """Return projections as maps, their maxima as scores."""
-        maps = self.maps(features)
-        scores = maps.amax((2, 3))
-        logits = self.last_layer(scores)
-        if classes is None:
-            return Explanation(logits, maps, scores)
-        indices = self.prototypes.of(classes)
-        return Explanation(logits, self.pick(maps, indices), self.pick(scores, indices), indices)
-
-    def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
-        """Return the displayed map: projections weighted by the class's row of the last layer."""
-        weights = layers.class_weights(self.last_layer, classes)
-        return torch.einsum("nphw,np->nhw", self.maps(features), weights)
-
-    def contributions(self, features: Tensor, classes: Tensor) -> Tensor:
-        """Return each prototype's whole term in the cell of its largest projection."""
-        return layers.at_maxima(self.maps(features), layers.class_weights(self.last_layer, classes))
 
 
 class TesNetLearner(NetworkLearner):

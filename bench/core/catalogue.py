@@ -85,6 +85,10 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         "deformable": Entry(
             "baselines.deformable:DeformableProtoPNet", "prototypes of four moving parts (Donnelly et al. 2022)"
         ),
+        "cosine-head": Entry(
+            "baselines.cosine_head:CosineHead",
+            "this project's control: cosines of raw features with clustered prototypes",
+        ),
         "blackbox": Entry(
             "bench.posthoc.method:BlackBox",
             "the trained classifier itself; its class map is its one prototype",

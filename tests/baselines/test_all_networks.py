@@ -73,6 +73,7 @@ REACHED = {
         "cross_entropy": MOVING | {"last_layer"}, "cluster": MOVING, "separation": MOVING,
         "orthogonality": {"prototypes"}, "loss": MOVING | {"last_layer"},
     },
+    "cosine-head": {"loss": {"backbone", "prototypes", "last_layer"}},
 }  # fmt: skip
 
 

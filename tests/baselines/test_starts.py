@@ -6,6 +6,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from baselines import starts
+from baselines.cosine_head import CosineHead
 from baselines.deformable import DeformableProtoPNet
 from baselines.protopnet import ProtoPNet
 from baselines.protopool import ProtoPool
@@ -20,6 +21,7 @@ CLASS_SPECIFIC = {
     ProtoPNet: {"per_class": 2, "depth": 8},
     TesNet: {"per_class": 2, "depth": 8},
     DeformableProtoPNet: {"per_class": 2, "hidden": 4, "upsampling": 1},
+    CosineHead: {"per_class": 2},
 }
 POOL = {"prototypes": 7, "slots": 2, "depth": 8}
 
@@ -54,7 +56,9 @@ def test_patches_are_those_of_the_own_class(method, tmp_path):
 
 
 # Cells of Deformable ProtoPNet all have one length, and border patches are half empty: the means gain less there.
-@pytest.mark.parametrize(("method", "most"), [(ProtoPNet, 0.5), (TesNet, 0.5), (DeformableProtoPNet, 0.9)])
+@pytest.mark.parametrize(
+    ("method", "most"), [(ProtoPNet, 0.5), (TesNet, 0.5), (DeformableProtoPNet, 0.9), (CosineHead, 0.5)]
+)
 def test_kmeans_lies_nearer_to_its_class_than_uniform(method, most, tmp_path):
     samples = stripes()
 

@@ -95,7 +95,7 @@ def test_wrong_requests(name, data, tmp_path, monkeypatch):
 
 def test_all_methods_are_those_that_compete(data, tmp_path):
     cells = planned(data, tmp_path, methods=("center", "all", "ours"), controls=False)
-    own = ["ours", "ours-contrast", "protopool", "protopnet", "tesnet", "deformable"]
+    own = ["ours", "ours-contrast", "protopool", "protopnet", "tesnet", "deformable", "cosine-head"]
     assert sorted(cell.spec.method for cell in cells) == sorted(["center", *own])
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from baselines import layers
+from baselines.cosine_head import CosineHead
 from baselines.deformable import DeformableProtoPNet
 from baselines.protopnet import ProtoPNet
 from baselines.protopool import ProtoPool
@@ -89,6 +90,10 @@ def _rates(*groups: str) -> dict[str, float]:
     return dict.fromkeys(groups, 0.01)
 
 
+def _angle_of_features(model: Any, images: Tensor) -> Tensor:
+    return 1 - _at_source(model, model.explain(images).maps)
+
+
 _MODULES = {
     "backbone": "backbone", "add_on": "add_on_layers", "prototypes": "prototype_vectors", "last_layer": "last_layer",
 }  # fmt: skip
@@ -113,6 +118,13 @@ NETWORKS = {
         _angle_inside,
         tolerance=0.03,
         opening=(Phase(name="rigid", epochs=1, lr=_rates("backbone", "prototypes"), action="open_offsets"),),
+    ),
+    "cosine-head": Network(
+        CosineHead,
+        {"per_class": 2},
+        _rates("backbone", "prototypes"),
+        {name: _MODULES[name] for name in ("backbone", "prototypes", "last_layer")},
+        _angle_of_features,
     ),
 }
 
