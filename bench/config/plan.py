@@ -298,7 +298,9 @@ def _applicable(
 
 def black_box_config(backbone: str, recipe: Any, overrides: Mapping[str, Any]) -> BlackBoxConfig:
     """Return the training settings of a backbone's black box: of its own recipe, or else of the default backbone."""
-    specific = config_file("backbones", backbone.partition("@")[0])  # of a variant: its network's
+    network, *variants = backbone.split("@")
+    # Only the head of a frozen network learns: one recipe for all of them. Other variants have that of their network.
+    specific = config_file("backbones", "frozen" if "frozen" in variants else network)
     has_recipe = specific.is_file() and recipe in schema.read_yaml(specific)["recipes"]
     file = specific if has_recipe else config_file("backbones", "default")
     return schema.from_recipe(file, BlackBoxConfig, recipe, overrides, "classifier")
