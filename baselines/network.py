@@ -81,6 +81,14 @@ class PrototypeNetwork(Method):
         """Return whether the backbone starts from the weights of the trained black box."""
         return not config.given and config.start.backbone == "blackbox"
 
+    @classmethod
+    def keeps_its_backbone(cls, config: Any) -> bool:
+        """Return whether the backbone starts from the black box, and no phase trains it or moves its statistics."""
+        phases = config.schedule.phases
+        return cls.starts_from_black_box(config) and not any(
+            "backbone" in one.lr or not one.freeze_norm for one in phases
+        )
+
     def schedule(self, config: Any) -> Schedule:
         """Return the schedule of the settings."""
         schedule: Schedule = config.schedule

@@ -248,6 +248,11 @@ class Method(ABC):
         return cls.needs_black_box
 
     @classmethod
+    def keeps_its_backbone(cls, config: Any) -> bool:
+        """Return whether the network of these settings has the black box's backbone, unchanged: features are shared."""
+        return False
+
+    @classmethod
     def check(cls, config: Any, sizes: Sizes) -> None:
         """Raise :class:`RequestError` if the configuration cannot work on data of these sizes."""
 

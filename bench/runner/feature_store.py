@@ -1,4 +1,7 @@
-"""Features of frozen backbones on disk, so that cells that share one pass each image through it once."""
+"""Features of backbones at rest on disk, so that cells that share one pass each image through it once.
+
+A backbone is at rest if it is never trained (``NAME@frozen``), or if a network leaves the black box's as it is.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +22,18 @@ _GROUP = 8
 """Images of a pass; a processor's cache holds their maps (32 took twice the time an image). Kernels depend on the
 number of images: always the same one, so that the bits of features do not depend on which cell computes them."""
 _MOST = 16 * 2**30
-"""Bytes of stored features of one backbone: eleven times those of 50 species of birds (1,280 channels, 7 x 7 cells)."""
+"""Bytes of stored features of all backbones: eleven times those of 50 species of birds (1,280 channels, 7 x 7 cells)."""
 
 
 class FeatureStore:
-    """Forward pass of a frozen backbone that reads an image's features, or computes and stores them.
+    """Forward pass of a backbone at rest that reads an image's features, or computes and stores them.
 
     An image is identified by its bits: a mirrored or noisy copy is another image. The folder can be deleted at any
     time; features are then computed again. Nothing is stored for images on a GPU, where a pass is faster than a disk,
     for passes with gradients, in other precisions, or above 16 GiB.
 
     Args:
-        backbone: feature extractor that never learns.
+        backbone: feature extractor that does not learn.
         name: its full name.
         home: ``BENCH_HOME``; features are in its folder ``features``.
     """
@@ -69,7 +72,7 @@ class FeatureStore:
         facts = [self._name, fingerprint(self._backbone), torch.__version__, version("timm"), torch.get_num_threads()]
         digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
         self._weights, self._folder = weights, self._home / "features" / digest
-        self._free = _MOST - sum(file.stat().st_size for file in self._folder.glob("*.npy"))
+        self._free = _MOST - sum(file.stat().st_size for file in self._folder.parent.glob("*/*.npy"))
 
     def _store(self, images: Tensor, rows: Sequence[int], files: Sequence[Path]) -> dict[int, Tensor]:
         group = images.new_zeros(_GROUP, *images.shape[1:])

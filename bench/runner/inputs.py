@@ -164,6 +164,7 @@ class Inputs:
         # A read takes less time than a pass, so times are measured without the store; nor does it take images that no
         # other cell has.
         metrics = [registry.load("metrics", name) for name in self.spec.metrics]
-        if getattr(net, "frozen", False) and all(m.repeatable and not m.changes_images for m in metrics):
+        shared = getattr(net, "frozen", False) or type(self.method).keeps_its_backbone(self.settings())
+        if shared and all(m.repeatable and not m.changes_images for m in metrics):
             FeatureStore.attach(net, self.spec.backbone, self.home)
         return net

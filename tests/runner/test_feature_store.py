@@ -89,3 +89,21 @@ def test_cells_share_the_store_unless_they_measure_time_or_change_images(tmp_pat
     with torch.no_grad():
         net(torch.rand(2, 3, 64, 64))
     assert len(list(home.glob("features/*/*.npy"))) == 2 * stored
+
+
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        ({}, True),
+        ({"protopnet.start.backbone": "imagenet"}, False),
+        ({"protopnet.schedule.phases.0.lr.backbone": 0.001}, False),
+        ({"protopnet.schedule.phases.1.freeze_norm": False}, False),
+    ],
+)
+def test_a_network_that_keeps_the_black_boxes_backbone_shares_it(tmp_path, change, kept):
+    home, alone = tmp_path / "home", {"methods": ("protopnet",), "controls": False, "metrics": ("accuracy",)}
+    (cell,) = planned(few_birds(tmp_path), home, overrides=change, **alone)
+    net = Inputs(cell.spec, {**vars(cell.where), "plugins": []}, home, Silent()).backbone().eval()
+    with torch.no_grad():
+        net(torch.rand(2, 3, 64, 64))
+    assert len(list(home.glob("features/*/*.npy"))) == 2 * kept

@@ -22,7 +22,10 @@ from bench.cli.main import main as bench
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = (
     ROOT / "README.md",
-    *(ROOT / "reports" / f"{name}.md" for name in ("STUDY", "axioms", "backbones", "cars_dogs", "imagenet", "refinement")),
+    *(
+        ROOT / "reports" / f"{name}.md"
+        for name in ("STUDY", "axioms", "backbones", "cars_dogs", "imagenet", "refinement")
+    ),
 )
 RESULTS = "reports/results"
 _BLOCK = re.compile(r"(?m)^    python -m bench (?:report|compare|results) .*(?:\n(?:    .*)?)*")
