@@ -5,8 +5,8 @@ BIN := .venv/bin
 # Small networks on few cores: more threads than cores wait for one another.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-# Tests of one group share what is slow to make, and so a process.
-WORKERS := -n 2 --dist loadgroup
+# Tests of one file share what is slow to make, and so a process; the order is that of tests/conftest.py.
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test test-fast test-all docs-check lint clean
 

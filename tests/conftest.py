@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,13 +20,20 @@ import bench.models  # noqa: F401  before anything that imports torchvision
 from tests.support.stores import StoreMaker
 
 torch.set_num_threads(1)
+# Else each child process would compile the project again, and each session all tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked ``gpu`` are skipped where torch sees no CUDA device."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Files with many slow tests come first in a distributed session; ``gpu`` tests are skipped without a GPU."""
+    if hasattr(config, "workerinput"):
+        # Else a process would still work on the longest file when the other has nothing left to do.
+        slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+        items.sort(key=lambda item: -slow[item.path])
     if torch.cuda.is_available():
         return
     skip = pytest.mark.skip(reason="no CUDA device here")

@@ -49,24 +49,24 @@ def test_run_needs_no_optional_package(call):
 )
 @pytest.mark.slow
 def test_missing_package_is_one_line(call, words, message):
-    call("run", "--methods", "center", "--no-controls", "--no-tracking")
+    if words == ("sync",):  # there is something to mirror
+        call("run", "--methods", "center", "--no-controls", "--no-tracking")
     result = call(*words)
     assert result.returncode == 2
     assert message in result.stderr.splitlines()[-1]
     assert result.stderr.startswith("error: ")
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
+def test_optional_packages_are_imported_when_used():
+    modules = (
         "bench.cli.main",
         "bench.api.run",
         "bench.runner.launchers.launcher",
         "bench.report.mlflow",
         "bench.posthoc.method",
         "bench.diagnostics.speed_decompose",
-    ],
-)
-def test_optional_packages_are_imported_when_used(module):
-    code = f"import {module}, sys; assert not set({BLOCKED}) & set(sys.modules)"
+    )
+    code = "import importlib, sys\n"
+    code += f"for module in {modules}:\n    importlib.import_module(module)\n"
+    code += f"    assert not set({BLOCKED}) & set(sys.modules), module\n"
     subprocess.run([sys.executable, "-c", code], check=True)

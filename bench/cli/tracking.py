@@ -43,7 +43,7 @@ def ui(port: int, out: Path | None, uri: str | None) -> None:
 
     Cells that end meanwhile appear there. With the --tracking-uri of a server no other one is started.
     """
-    from bench.contract import BenchError
+    from bench.core.errors import BenchError
     from bench.report.mlflow import Mirror, address, serve
     from bench.runner.progress import ConsoleProgress
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision import models
 
 from bench.contract import RequestError
 
@@ -51,6 +50,8 @@ class TorchvisionNet:
 
     def __call__(self) -> Features:
         """Build the feature extractor with random weights."""
+        from torchvision import models  # not at the top: it takes a second, and a plan or a control needs none
+
         net = models.get_model(self.name, weights=None)
         # ResNet has no module of all its features; the others call theirs `features`.
         if self.name.startswith("resnet"):
@@ -72,6 +73,8 @@ class TorchvisionNet:
         Raises:
             RequestError: if it cannot be downloaded; the message names the options to use instead.
         """
+        from torchvision import models
+
         title, url = title or self.name, models.get_model_weights(self.name)[version].url
         file = folder / url.rsplit("/", 1)[1]
         if not file.is_file():

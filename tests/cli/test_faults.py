@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench.cli.main import main
-from tests.support.small_birds import PROTOPNET, QUICK, bench, few_birds, quick, scores
+from tests.support.small_birds import PROTOPNET, QUICK, bench, called, few_birds, quick, scores
 
 METHODS = ("--methods", "protopnet", "--no-controls")
 
@@ -96,12 +96,12 @@ def test_a_limit_on_file_size_is_told_like_a_full_disk(data, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, 2**18))
 
     arguments = ["run", *METHODS, *QUICK, *PROTOPNET, "--data-root", str(data), "--no-tracking"]
-    assert bench(tmp_path, *arguments, "--set", "protopnet.schedule.phases.0.epochs=1").returncode == 0
+    assert called(tmp_path, *arguments, "--set", "protopnet.schedule.phases.0.epochs=1").returncode == 0
     ended = bench(tmp_path, *arguments, preexec_fn=limit)
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
     assert line.endswith(": make room there, then the same command resumes")
-    assert bench(tmp_path, *arguments).returncode == 0
+    assert called(tmp_path, *arguments).returncode == 0
 
 
 def test_a_home_that_cannot_be_written_is_a_wrong_request(data, tmp_path):

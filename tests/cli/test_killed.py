@@ -13,11 +13,12 @@ import pytest
 from bench.report.mlflow import Mirror
 from bench.results.store import Store
 from tests.support.kill_at_moment import STAGES
-from tests.support.small_birds import PROTOPNET, QUICK, bench, environment, few_birds, interruptible
+from tests.support.small_birds import PROTOPNET, QUICK, called, environment, few_birds, interruptible
 
-pytestmark = pytest.mark.xdist_group("killed")  # one worker: what they compare with is made once
 ROOT = Path(__file__).resolve().parents[2]
 MOMENTS = 30
+WHOLE = ("", 0, 0.0)
+"""The moment of a run that is not killed."""
 
 
 def moments():
@@ -38,29 +39,22 @@ def arguments(tmp_path_factory):
 def undisturbed(arguments, tmp_path_factory):
     """Content, mirror, and how many events each stage has."""
     home = tmp_path_factory.mktemp("undisturbed")
-    assert killed(home, arguments) == 0
+    assert killed(home, arguments, WHOLE) == [0]
     events = json.loads((home / "events.json").read_text())
     return content(home), mirrored(home), events
 
 
-def killed(home, arguments, stage="", event=0, delay=0.0):
-    """Exit code of the command line, killed as :mod:`tests.support.kill_at_moment` says."""
-    command = [
-        sys.executable,
-        "-m",
-        "tests.support.kill_at_moment",
-        str(home),
-        stage,
-        str(event),
-        str(delay),
-        *arguments,
-    ]
+def killed(home, arguments, *moments):
+    """Exit codes of the same command line again and again, killed as :mod:`tests.support.kill_at_moment` says."""
+    command = [sys.executable, "-m", "tests.support.kill_at_moment", str(home), json.dumps(moments), *arguments]
     place = {"PYTHONPATH": str(ROOT)}
     ended = subprocess.run(
         command, env={**environment(home), **place}, capture_output=True, text=True, timeout=300, check=False
     )
-    assert ended.returncode in (0, -signal.SIGKILL), ended.stdout + ended.stderr
-    return ended.returncode
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    codes = json.loads(ended.stdout.splitlines()[-1])
+    assert set(codes) <= {0, -signal.SIGKILL}, ended.stdout + ended.stderr
+    return codes
 
 
 def content(home):
@@ -110,11 +104,10 @@ def mirrored(home):
 @pytest.mark.parametrize(("stage", "place", "delay"), list(moments()))
 def test_killed_and_resumed(tmp_path, arguments, undisturbed, stage, place, delay):
     expected, mirror, events = undisturbed
-    code = killed(tmp_path, arguments, stage, int(place * events[stage]), delay)
+    code, again = killed(tmp_path, arguments, (stage, int(place * events[stage]), delay), WHOLE)
     # After the last event the run may be over before the delay is.
     assert code == -signal.SIGKILL or (stage == "mirroring" and delay)
-    again = bench(tmp_path, *arguments)
-    assert again.returncode == 0, again.stdout + again.stderr
+    assert again == 0
     assert content(tmp_path) == expected
     assert mirrored(tmp_path) == mirror
 
@@ -122,9 +115,8 @@ def test_killed_and_resumed(tmp_path, arguments, undisturbed, stage, place, dela
 @pytest.mark.slow
 def test_killed_in_every_stage_one_after_the_other(tmp_path, arguments, undisturbed):
     expected, mirror, _ = undisturbed
-    for number, stage in enumerate(STAGES):
-        assert killed(tmp_path, arguments, stage, number % 2, 0.0) == -signal.SIGKILL, stage
-    assert bench(tmp_path, *arguments).returncode == 0
+    moments = [(stage, number % 2, 0.0) for number, stage in enumerate(STAGES)]
+    assert killed(tmp_path, arguments, *moments, WHOLE) == [-signal.SIGKILL] * len(STAGES) + [0]
     assert content(tmp_path) == expected
     assert mirrored(tmp_path) == mirror
 
@@ -164,5 +156,5 @@ def test_ctrl_c_ends_with_a_summary_and_goes_on(tmp_path, arguments, undisturbed
     assert "Traceback" not in errors
     assert not list(tmp_path.glob("cells/*/failure.json"))
     assert not list(tmp_path.glob("cells/*/activity.json"))
-    assert bench(tmp_path, *arguments).returncode == 0
+    assert called(tmp_path, *arguments, "--no-tracking").returncode == 0
     assert content(tmp_path) == undisturbed[0]

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench.cli.main import main
-from tests.support.small_birds import PROTOPNET, QUICK, bench, few_birds
+from tests.support.small_birds import PROTOPNET, QUICK, bench, called, few_birds
 
 MANY = [
     "--set", "protopnet.per_class=2000", "--set", "protopnet.schedule.phases.0.epochs=1",
@@ -24,10 +24,10 @@ def run(tmp_path_factory):
     """Run protopnet and the centre control, which takes next to nothing, in a home of its own."""
     data = few_birds(tmp_path_factory.mktemp("memory"))
 
-    def call(*extra):
+    def call(*extra, by=bench):
         home = tmp_path_factory.mktemp("home")
         arguments = ["run", "--methods", "protopnet,center", "--no-controls", "--no-tracking", "--data-root", str(data)]
-        finished = bench(home, *arguments, *QUICK, *PROTOPNET, *extra)
+        finished = by(home, *arguments, *QUICK, *PROTOPNET, *extra)
         cells = [json.loads(file.read_text())["spec"]["method"] for file in sorted(home.glob("cells/*/cell.json"))]
         folders = dict(zip(cells, sorted(home.glob("cells/*")), strict=True))
         return (
@@ -82,7 +82,7 @@ def test_cell_too_large_at_any_batch_size_fails_alone(run):
 
 
 def test_a_limit_that_leaves_nothing_is_a_wrong_request(run):
-    finished, folders, _ = run("--memory-limit", "1MiB")
+    finished, folders, _ = run("--memory-limit", "1MiB", by=called)
     assert finished.returncode == 2
     assert "the process takes" in finished.stderr
     assert not folders
@@ -90,7 +90,7 @@ def test_a_limit_that_leaves_nothing_is_a_wrong_request(run):
 
 def test_single_image_attempt_of_another_limit_is_forgotten(run):
     """A fit that a killed second attempt has left beside its note is made anew, as planned."""
-    _, folders, _ = run()
+    _, folders, _ = run(by=called)
     folder = folders["protopnet"]
     planned = (folder / "result" / "model.safetensors").read_bytes()
     (folder / "result").rename(folder / "work")
@@ -100,7 +100,7 @@ def test_single_image_attempt_of_another_limit_is_forgotten(run):
     (folder / "work" / "model.safetensors").write_bytes(b"of single images")
     note = {"stage": "fit", "batch_size": 32, "tried_bytes": None, "peak_bytes": 1, "limit_bytes": 2**29, "place": ""}
     (folder / "work" / "retry.json").write_text(json.dumps(note))
-    again = bench(folder.parent.parent, "cell", folder.name, "--device", "cpu")
+    again = called(folder.parent.parent, "cell", folder.name, "--device", "cpu")
     assert again.returncode == 0, again.stdout + again.stderr
     outcome = json.loads((folder / "result" / "result.json").read_text())
     assert outcome["memory"]["retry"] is None

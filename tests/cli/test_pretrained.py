@@ -39,16 +39,16 @@ def place(tmp_path_factory):
     return few_birds(folder), folder
 
 
-def run(place, file, *more):
+def run(place, file, *more, methods="ours"):
     root, folder = place
-    given = ("--methods", "ours", "--data-root", str(root), "--weights", f"tiny={file}", "--no-tracking", *QUICK[:6])
+    given = ("--methods", methods, "--data-root", str(root), "--weights", f"tiny={file}", "--no-tracking", *QUICK[:6])
     return called(folder / "home", "run", *given, *more)
 
 
 def test_pretrained_head_is_decomposed_without_training(place):
     file = written(place[1] / "whole.pth", classifier())
     assert "black boxes to train" not in run(place, file, *PRETRAINED, "--dry-run").stdout
-    ran = run(place, file, *PRETRAINED, "--jobs", "2")
+    ran = run(place, file, *PRETRAINED, "--no-controls", "--jobs", "2", methods="ours,blackbox")
     assert ran.returncode == 0, ran.stderr
     assert not (place[1] / "home" / "blackboxes").exists()
     rows = json.loads(called(place[1] / "home", "results").stdout)

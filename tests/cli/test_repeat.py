@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench.cli.main import main
-from tests.support.small_birds import PROTOPNET, QUICK, bench, few_birds
+from tests.support.small_birds import PROTOPNET, QUICK, called, few_birds
 from tests.support.stores import reseal
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -22,10 +22,11 @@ def cell(tmp_path_factory):
     """The folder of a finished cell, trained on few birds."""
     folder = tmp_path_factory.mktemp("repeat")
     home = folder / "my home"
-    done = bench(
-        home, "run", "--methods", "protopnet", "--no-controls", "--no-tracking", *QUICK, *PROTOPNET,
-        "--data-root", str(few_birds(folder)),
-    )  # fmt: skip
+    words = ["run", "--methods", "protopnet", "--no-controls", "--no-tracking", *QUICK, *PROTOPNET]
+    words += ["--data-root", str(few_birds(folder))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["bench", *words])
+        done = called(home, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     (found,) = (home / "cells").iterdir()
     return found
@@ -65,7 +66,7 @@ def test_a_result_says_all_that_is_needed_to_have_it_again(cell):
 
 
 def test_the_command_that_show_prints_makes_the_same_numbers(cell, tmp_path):
-    shown = bench(cell.parent.parent, "show", cell.name)
+    shown = called(cell.parent.parent, "show", cell.name)
     (command,) = re.findall(r"^repeat +(.*)$", shown.stdout, re.MULTILINE)
     again = repeated(command, tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr

@@ -16,7 +16,7 @@ from bench.results.store import Store
 from bench.runner.launchers.tasks import write_down
 from tests.support.small_birds import PROTOPNET, QUICK, bench, environment, few_birds, planned, stored
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("torchrun")]
+pytestmark = pytest.mark.slow
 FAILING = """
 import os
 from baselines.protopnet import ProtoPNet, ProtoPNetLearner

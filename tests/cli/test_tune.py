@@ -12,7 +12,7 @@ from bench.report.measurement_tables import tune_table
 from bench.report.renderers import as_markdown
 from bench.report.table_style import styled
 from bench.runner.tune import MemoizedBackbone, check_columns, within_class
-from tests.support.small_birds import PROTOPNET, QUICK, bench, called, few_birds
+from tests.support.small_birds import PROTOPNET, QUICK, called, few_birds
 
 
 @pytest.fixture(scope="module")
@@ -151,20 +151,20 @@ def test_places_within_classes():
 
 def test_networks_are_trained_and_measured_in_each_state(tmp_path):
     root = few_birds(tmp_path)
-    ran = bench(
+    ran = called(
         tmp_path, "run", "--methods", "protopnet", "--data-root", str(root), "--no-controls", "--no-tracking",
         *QUICK[:-2], *PROTOPNET, "--metrics", "accuracy", "--set", "protopnet.start.backbone=imagenet",
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
-    cell = json.loads(bench(tmp_path, "results").stdout)[0]["cell"]
+    cell = json.loads(called(tmp_path, "results").stdout)[0]["cell"]
     tuned = ("tune", cell, "--set", "protopnet.start.prototypes=uniform,kmeans", "--format", "json")
-    ran = bench(tmp_path, *tuned, "--columns", "accuracy.projected,fit_seconds")
+    ran = called(tmp_path, *tuned, "--columns", "accuracy.projected,fit_seconds")
     assert ran.returncode == 0, ran.stderr
     trials = json.loads(ran.stdout)
     assert [trial["choice"] for trial in trials[:2]] == [{"start.prototypes": name} for name in ("uniform", "kmeans")]
     for trial in trials:
         assert {f"accuracy.{stage}" for stage in ("unprojected", "projected", "final")} <= set(trial["values"])
         assert trial["values"]["accuracy"] == trial["values"]["accuracy.final"]
-    without = bench(tmp_path, "tune", cell, "--set", "protopnet.start.backbone=blackbox,imagenet")
+    without = called(tmp_path, "tune", cell, "--set", "protopnet.start.backbone=blackbox,imagenet")
     assert without.returncode == 2
     assert "has no black box" in without.stderr

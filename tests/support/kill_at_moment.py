@@ -1,6 +1,9 @@
-"""The command line, killed at a chosen moment.
+"""The command line, killed at chosen moments, one after the other.
 
-``python -m tests.support.kill_at_moment HOME STAGE EVENT DELAY [run ...]``
+``python -m tests.support.kill_at_moment HOME MOMENTS [run ...]``
+
+MOMENTS is a JSON list of ``[STAGE, EVENT, DELAY]``; the last line of the output is the list of the exit codes. Each run
+is a process of its own, which is forked after torch was imported: that takes longer than the rest of a run.
 
 Moments are counted, not timed, so that they mean the same on every machine: an event is a line of output, or a change
 of a file or folder below HOME by the main thread as Python's audit hooks tell it, and stages are told apart by the
@@ -10,6 +13,7 @@ of what compiled code writes. Without a stage nothing is killed, and HOME/events
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -37,6 +41,7 @@ BEGINS = [
 ]
 """Cell and line after which a stage begins."""
 
+IMPORTED = ("torch._dynamo", "lightning_fabric", "bench.api.run", "baselines.protopnet", "bench.posthoc.method")
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.copyfile"}
 
 
@@ -96,17 +101,30 @@ class Heard:
 
 
 def main() -> None:
-    home, stage, event, delay, *arguments = sys.argv[1:]
-    killer = Killer(home, stage, int(event), float(delay))
-    sys.argv = ["bench", *arguments]
-    sys.stdout = Heard(sys.stdout, killer)
+    home, moments, *arguments = sys.argv[1:]
+    codes = []
+    for module in IMPORTED:
+        importlib.import_module(module)
+    for stage, event, delay in json.loads(moments):
+        sys.stdout.flush()
+        child = os.fork()
+        if child == 0:
+            run(Killer(home, stage, event, delay), arguments)
+            return
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    sys.stdout.write(f"\n{json.dumps(codes)}\n")
+
+
+def run(killer: Killer, arguments: list[str]) -> None:
     from bench.cli.main import main as command
 
+    sys.argv = ["bench", *arguments]
+    sys.stdout = Heard(sys.stdout, killer)
     sys.addaudithook(killer.hook)
     try:
         command()
     finally:
-        Path(home, "events.json").write_text(json.dumps(killer.counts))
+        Path(killer.home, "events.json").write_text(json.dumps(killer.counts))
 
 
 if __name__ == "__main__":

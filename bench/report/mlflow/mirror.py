@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.contract import BenchError, Progress, RequestError
 from bench.core import locks
+from bench.core.errors import BenchError, RequestError
 from bench.core.plain_text import for_markdown
 from bench.core.registry import names
 from bench.report.html.output_dir import file_name
@@ -24,6 +24,8 @@ from bench.results.store import Store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+    from bench.contract import Progress
 
 _EXPERIMENT_NOTE = """\
 One run per cell: a **method** on a **data set**, with one **backbone** and one **seed**. Runs named by the suite and

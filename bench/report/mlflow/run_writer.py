@@ -8,7 +8,6 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.contract import Progress
 from bench.report.mlflow.cell_run import CellRun, Point, cell_state
 from bench.report.mlflow.fields import LAYOUT, digest
 from bench.report.mlflow.summary_run import SummaryRun
@@ -17,6 +16,8 @@ from bench.results.store import Store
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+
+    from bench.contract import Progress
 
 # MLflow's limits for one call of `log_batch`: parameters; metrics, parameters and tags together.
 _PARAMS_AT_ONCE, _ENTITIES_AT_ONCE = 100, 1000

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.contract import RequestError
 from bench.core.console import say
+from bench.core.errors import RequestError
 
 NOT_INSTALLED = "MLflow is not installed: pip install 'mlflow>=3.13'; results are in the store"
 # This machine alone: the pages ask for no password.

@@ -14,12 +14,15 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bench.contract import BenchError, Progress
+from bench.core.errors import BenchError
 from bench.report.mlflow.mirror import Mirror
 from bench.report.mlflow.server import NOT_INSTALLED
 from bench.results.store import Store
+
+if TYPE_CHECKING:
+    from bench.contract import Progress
 
 # Seconds for the process to end after its run was interrupted; the next `sync` writes the rest.
 _PATIENCE = 10.0

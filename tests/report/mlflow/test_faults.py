@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,21 @@ def test_a_result_with_no_number_is_damaged_and_stops_nothing(home: Path, value:
     assert "cannot be read" in note
 
 
-@pytest.mark.slow
+@pytest.fixture
+def impatient() -> Iterator[None]:
+    """A lock is waited for 0.1 seconds, not the 20 that MLflow asks of SQLite."""
+    pytest.importorskip("mlflow")
+    from sqlalchemy import Engine, event
+
+    def shorter(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
+        return statement.replace("busy_timeout = 20000", "busy_timeout = 100"), parameters
+
+    event.listen(Engine, "before_cursor_execute", shorter, retval=True)
+    yield
+    event.remove(Engine, "before_cursor_execute", shorter)
+
+
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("early", [True, False], ids=["at the first contact", "in between"])
 def test_a_locked_database_is_one_line_and_loses_nothing(
     home: Path, capfd: pytest.CaptureFixture[str], early: bool

@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,8 +17,8 @@ from bench.report.mlflow import Mirror, serve
 from bench.report.mlflow.server import create_database, import_mlflow
 from bench.report.mlflow.tracking import logged
 from tests.support.samples import Silent
-from tests.support.small_birds import QUICK, bench, few_birds
-from tests.support.stores import METRICS, StoreMaker, epoch, example_store
+from tests.support.small_birds import QUICK, called, few_birds
+from tests.support.stores import METRICS, StoreMaker, epoch
 
 ROOT = Path(__file__).resolve().parents[3]
 ONE = {"accuracy": METRICS["accuracy"]}
@@ -97,49 +98,34 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_two_processes_open_a_fresh_mirror_at_once(tmp_path: Path) -> None:
+def test_a_fresh_database_is_filled_by_four_at_once(tmp_path: Path) -> None:
+    """Three processes mirror a run each, and one all of them: every run is there once, and nothing is elsewhere."""
     pytest.importorskip("mlflow")
     home, cwd, user = (tmp_path / name for name in ("home", "cwd", "user"))
     for folder in (home, cwd, user):
         folder.mkdir()
-    example_store(home)
-    code = (
-        "import sys; from pathlib import Path; from bench.results.store import Store\n"
-        "from bench.report.mlflow import Mirror\n"
-        "home = Path(sys.argv[1]); print(Mirror(home).sync(Store(home)))"
-    )
-    command = [sys.executable, "-c", code, str(home)]
-    kept: dict[str, Any] = {"cwd": cwd, "env": environment(user), "text": True}
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kept) for _ in range(2)]
-    said = [process.communicate(timeout=300) for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
-    assert sorted(out.split(",")[0] for out, _ in said) == ["MLflow runs: 0 created", "MLflow runs: 9 created"]
-    assert [err for _, err in said] == ["", ""]
-    assert list(cwd.iterdir()) == list(user.iterdir()) == []
-    client = Mirror(home).client
-    experiment = client.get_experiment_by_name("partbench/default")
-    assert len(client.search_runs([experiment.experiment_id])) == 9
-
-
-@pytest.mark.slow
-def test_six_cells_synced_into_a_fresh_database_at_once(tmp_path: Path) -> None:
-    pytest.importorskip("mlflow")
-    maker = StoreMaker(tmp_path)
+    maker = StoreMaker(home)
     history = [epoch(number, "all", 0.5**number) for number in range(20)]
     cells = [
-        maker.cell("ours", {"accuracy": 80.0 + seed}, seed=seed, history=history, metrics=ONE) for seed in range(6)
+        maker.cell("ours", {"accuracy": 80.0 + seed}, seed=seed, history=history, metrics=ONE) for seed in range(3)
     ]
     stamps = [maker.invocation([cell], f"20260305-000000-{number:03d}") for number, cell in enumerate(cells)]
-    command = [sys.executable, "-m", "bench", "sync", "--run"]
-    kept: dict[str, Any] = {"env": {**environment(tmp_path), "BENCH_HOME": str(tmp_path)}, "text": True}
+    command = [sys.executable, "-m", "bench", "sync"]
+    kept: dict[str, Any] = {"cwd": cwd, "env": {**environment(user), "BENCH_HOME": str(home)}, "text": True}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     started = [
-        subprocess.Popen([*command, stamp], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kept) for stamp in stamps
+        subprocess.Popen([*command, *words], **pipes, **kept) for words in (*(["--run", one] for one in stamps), [])
     ]
     said = [process.communicate(timeout=600) for process in started]
-    assert [process.returncode for process in started] == [0] * 6, said
-    client = Mirror(tmp_path).client
+    assert [process.returncode for process in started] == [0] * 4, said
+    assert [err for _, err in said] == [""] * 4
+    assert sum(int(number) for out, _ in said for number in re.findall(r"MLflow runs: (\d+) created", out)) == 6
+    assert list(cwd.iterdir()) == list(user.iterdir()) == []
+    client = Mirror(home).client
     experiment = client.get_experiment_by_name("partbench/default").experiment_id
-    found = {run.data.tags.get("bench.cell"): run for run in client.search_runs([experiment])}
+    runs = client.search_runs([experiment])
+    assert len(runs) == 6
+    found = {run.data.tags.get("bench.cell"): run for run in runs}
     assert set(found) == {*cells, None}
     for seed, cell in enumerate(cells):
         assert (found[cell].info.status, found[cell].data.metrics["accuracy"]) == ("FINISHED", 80.0 + seed)
@@ -159,7 +145,7 @@ def test_a_run_is_logged_cell_by_cell_and_then_whole(tmp_path: Path) -> None:
         found: list[Any] = []
         until = time.monotonic() + 300
         while not found and time.monotonic() < until:
-            time.sleep(0.5)
+            time.sleep(0.1)
             if (home / "mlflow.db").is_file():
                 client = Mirror(home).client
                 experiments = [one.experiment_id for one in client.search_experiments()]
@@ -229,12 +215,12 @@ class Server:
             [sys.executable, "-m", "mlflow", "server", *options], cwd=self.folder, stdout=self.log, stderr=self.log,
             env={**environment(self.folder), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, start_new_session=True,
         )  # fmt: skip
-        for _ in range(600):
+        for _ in range(3000):
             try:
                 urllib.request.urlopen(f"{self.uri}/health", timeout=10)
             except OSError:
                 assert self.process.poll() is None, (self.folder / "server.txt").read_text()
-                time.sleep(0.5)
+                time.sleep(0.1)
             else:
                 break
         return self
@@ -246,24 +232,25 @@ class Server:
 
 
 @pytest.mark.slow
-def test_a_server_gets_everything_and_its_absence_stops_nothing(tmp_path: Path) -> None:
+def test_a_server_gets_everything_and_its_absence_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("mlflow")
     server = Server(tmp_path)
     home, place = tmp_path / "home", few_birds(tmp_path)
-    asked = ["run", "--methods", "constant", "--no-controls", *QUICK, "--data-root", str(place)]
-    kept = {"MLFLOW_TRACKING_URI": server.uri, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     # Nobody is there: the cell is done all the same, and the reader is told what to do later.
-    done = bench(home, *asked, env={**environment(tmp_path), "BENCH_HOME": str(home), **kept})
+    done = called(home, "run", "--methods", "constant", "--no-controls", *QUICK, "--data-root", str(place))
     assert done.returncode == 0, done.stderr
     assert "1 of 1 cells done" in done.stdout
     assert f"MLflow: no answer from {server.uri}" in done.stdout
     assert "the results are safe, `python -m bench sync` tries again" in done.stdout
-    late = bench(
-        home, "sync", "--tracking-uri", server.uri, env={**environment(tmp_path), "BENCH_HOME": str(home), **kept}
-    )
+    late = called(home, "sync", "--tracking-uri", server.uri)
     assert (late.returncode, late.stdout) == (1, "")
+    monkeypatch.undo()
     with server:
-        said = bench(home, "sync", "--tracking-uri", server.uri)
+        said = called(home, "sync", "--tracking-uri", server.uri)
         assert said.stdout.splitlines()[-1].startswith("MLflow runs: 2 created"), said.stdout + said.stderr
         client = Mirror(home, server.uri).client
         experiment = client.get_experiment_by_name("partbench/default")
@@ -271,7 +258,7 @@ def test_a_server_gets_everything_and_its_absence_stops_nothing(tmp_path: Path) 
         assert run.info.run_name == "constant·cub·s0"
         assert {item.path for item in client.list_artifacts(run.info.run_id)} >= {"cell.json", "result.json", "items"}
         assert list((tmp_path / "artifacts").rglob("report.md"))
-        said = bench(home, "ui", "--tracking-uri", server.uri)
+        said = called(home, "ui", "--tracking-uri", server.uri)
         assert f"{server.uri}/#/experiments/{experiment.experiment_id}/runs" in said.stdout
         assert not (home / "mlflow.db").exists()
 
@@ -308,13 +295,13 @@ def test_the_server_shows_runs_and_ends_on_interrupt(tmp_path: Path, monkeypatch
         )
     try:
         address = f"http://127.0.0.1:{port}/get-artifact?path=report.md&run_uuid={run}"
-        for _ in range(900):
+        for _ in range(4500):
             try:
                 shown = urllib.request.urlopen(address, timeout=10).read().decode()
                 break
             except OSError:
                 assert server.poll() is None, log.read_text()
-                time.sleep(0.5)
+                time.sleep(0.1)
         assert "### demo" in shown
         assert answers(address, f"localhost:{port}") == answers(address, "127.0.0.1:6006") == 200
         # Names that lead here by DNS, and addresses of the network.

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from bench.cli.main import main
 from bench.contract import RequestError
 from bench.runner.launchers.slurm import read_options, script
-from tests.support.small_birds import QUICK, bench, few_birds, stored
+from tests.support.small_birds import QUICK, called, few_birds, stored
 
 pytest.importorskip("submitit")
 
@@ -118,14 +118,12 @@ def test_sbatch_gets_arrays_and_the_results_are_those_of_inline(arguments, tmp_p
         (tools / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:{Path('/usr/bin')}:{Path('/bin')}")
     monkeypatch.setenv("SEEN", str(tmp_path / "seen"))
-    assert bench(tmp_path / "inline", *arguments).returncode == 0
-    found = bench(tmp_path / "slurm", *arguments, "--launcher", "slurm", "--slurm", "partition=birds")
+    few = ["ours,blackbox,center" if word == "ours" else word for word in arguments] + ["--no-controls"]
+    assert called(tmp_path / "inline", *few).returncode == 0
+    found = called(tmp_path / "slurm", *few, "--launcher", "slurm", "--slurm", "partition=birds")
     assert found.returncode == 0, found.stdout + found.stderr
     assert stored(tmp_path / "slurm") == stored(tmp_path / "inline")
     seen = (tmp_path / "seen").read_text()
-    # The images, then the black box with the four controls, then the two that need it.
-    assert [line for line in seen.splitlines() if "--array" in line] == [
-        "#SBATCH --array=0-4%5",
-        "#SBATCH --array=0-1%2",
-    ]
+    # The images, then the black box with the control, then the two that need it.
+    assert [line for line in seen.splitlines() if "--array" in line] == ["#SBATCH --array=0-1%2"] * 2
     assert seen.count("#SBATCH --partition=birds") == 3
