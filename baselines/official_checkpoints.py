@@ -27,7 +27,7 @@ _HEADER = "partbench"
 _IDENTITY = "prototype_class_identity"
 _DISTANCES = ("protopnet", "protopool")
 """Methods whose similarity is a function of distances, which a file may choose; that of the others is fixed."""
-_FIXED = {"tesnet": "projection", "deformable": "cosine"}
+_FIXED = {"tesnet": "projection", "deformable": "cosine", "evalprotopnet": "projection"}
 _FUNCTION = "a function of the author's own"
 
 SETTINGS = {
@@ -35,6 +35,7 @@ SETTINGS = {
     "tesnet": {"per_class": "K", "depth": "D"},
     "protopool": {"prototypes": "P", "slots": "K", "depth": "D"},
     "deformable": {"per_class": "K", "hidden": "O"},
+    "evalprotopnet": {"per_class": "K", "depth": "D"},
 }
 """Settings that are sizes, and the letters of these sizes in the file."""
 
@@ -133,7 +134,8 @@ def read(file: Path) -> ConvertedCheckpoint:
     except (SafetensorError, OSError) as error:
         raise RequestError(f"{file} cannot be read ({error})") from error
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items() if name != _IDENTITY}
-    measured = official_files.sizes_of(facts["method"], shapes, file)
+    classes = state[_IDENTITY].shape[-1] if _IDENTITY in state else None
+    measured = official_files.sizes_of(facts["method"], shapes, file, classes)
     if _IDENTITY in state:
         identity = state[_IDENTITY]
         if identity.shape != (measured["P"], measured["C"]):
@@ -212,7 +214,7 @@ def build(method: Method, task: FitContext) -> PartPrototypeModel:
     model = method.build(replace(task, config=config))
     _adapt(model, checkpoint)
     wanted = model.state_dict()
-    given = {name.replace("features.", "backbone.", 1): tensor for name, tensor in checkpoint.weights.items()}
+    given = {_our_name(name): tensor for name, tensor in checkpoint.weights.items()}
     wrong = [name for name in given if name not in wanted or wanted[name].shape != given[name].shape]
     # State that the official networks do not have, or that files of old releases of torch lack.
     derived = ("prototypes.", "num_batches_tracked", "slots", "_extra_state")
@@ -224,6 +226,13 @@ def build(method: Method, task: FitContext) -> PartPrototypeModel:
     model.load_state_dict(given, strict=False)
     _FINISH.get(method.name, lambda model: None)(model)
     return model.eval()
+
+
+def _our_name(name: str) -> str:
+    """Return the name in our networks of an official tensor."""
+    if name.startswith("features."):
+        return name.replace("features.", "backbone.", 1)
+    return f"last_layer.{name}" if name == "activation_weight" else name
 
 
 _FACTS: dict[str, Any] = {

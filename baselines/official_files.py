@@ -1,7 +1,7 @@
 """Files of the official repositories: their writer, their tensors, and the sizes on which these agree.
 
-Sources: the state dicts of cfchen-duke/ProtoPNet, JackeyWang96/TesNet, gmum/ProtoPool and
-jdonnelly36/Deformable-ProtoPNet; keys of other descendants of ProtoPNet are known to be refused by name.
+Sources: the state dicts of cfchen-duke/ProtoPNet, JackeyWang96/TesNet, gmum/ProtoPool, jdonnelly36/Deformable-ProtoPNet
+and hqhQAQ/EvalProtoPNet; keys of other descendants of ProtoPNet are known to be refused by name.
 """
 
 from __future__ import annotations
@@ -40,10 +40,12 @@ SHAPES: dict[str, dict[str, str]] = {
         "conv_offset.2.bias": "2*H*W",
         **_CONNECTION,
     },
+    # Its number of classes is in the arguments beside the tensors alone.
+    "evalprotopnet": {"prototype_vectors": "P D 1 1", "activation_weight": "P"},
 }
 """Tensors of each network besides backbone and add-on layers. C classes, P prototypes of D channels, K slots."""
 
-ADD_ON = {"protopnet": "even", "tesnet": "even", "protopool": "one", "deformable": "none"}
+ADD_ON = {"protopnet": "even", "tesnet": "even", "protopool": "one", "deformable": "none", "evalprotopnet": "one"}
 """Number of 1x1 convolutions before the prototypes of each: even, one, none."""
 
 _IGNORED = {"ones", "alfa"}
@@ -93,6 +95,9 @@ def read(path: Path) -> OfficialFile:
     """
     file = TorchFile(path)
     content, attributes, kind = file.content, {}, None
+    arguments = content.get("args") if isinstance(content, dict) else None
+    if isinstance(arguments, Object):
+        attributes = {"num_classes": arguments.state.get("nb_classes")}
     for name in _NESTED:
         if isinstance(content, dict) and isinstance(content.get(name), dict | Object):
             content = content[name]
@@ -142,11 +147,14 @@ def measure(method: str, official: OfficialFile) -> dict[str, int]:
     Raises:
         RequestError: naming tensors that are missing, unknown or of a shape that does not fit the rest.
     """
-    return sizes_of(method, official.shapes, official.file.path)
+    return sizes_of(method, official.shapes, official.file.path, official.attributes.get("num_classes"))
 
 
-def sizes_of(method: str, shapes: Mapping[str, Shape], path: Path) -> dict[str, int]:
-    """Return the sizes of :func:`measure`, of the tensors with these shapes in the file ``path``."""
+def sizes_of(method: str, shapes: Mapping[str, Shape], path: Path, classes: object = None) -> dict[str, int]:
+    """Return the sizes of :func:`measure`, of the tensors with these shapes in the file ``path``.
+
+    ``classes`` is their number as the file says it, for methods that have it in no tensor.
+    """
     wanted = SHAPES[method]
     add_on = sorted((name for name in shapes if re.fullmatch(r"add_on_layers\.\d+\.weight", name)), key=_layer)
     biases = [name.replace(".weight", ".bias") for name in add_on]
@@ -170,6 +178,13 @@ def sizes_of(method: str, shapes: Mapping[str, Shape], path: Path) -> dict[str, 
         _agree(path, name, shapes[name], f"{width} {before} 1 1", sizes)
         _agree(path, bias, shapes[bias], f"{width}", sizes)
     sizes.setdefault("B", sizes["D"])
+    if "C" not in sizes:
+        if type(classes) is not int or classes < 1 or sizes["P"] % classes:
+            raise RequestError(
+                f"{path} does not say for how many classes its {sizes['P']} prototypes are: import the file that the "
+                "official code wrote, with the arguments in it"
+            )
+        sizes["C"] = classes
     # Without prototypes a file of a few bytes could claim any number of classes.
     if not all(sizes.values()):
         raise RequestError(f"{path} is broken: it has tensors without numbers ({', '.join(_none(sizes))})")

@@ -2,7 +2,7 @@
 
 This executes the checkout's code, on purpose: it is the user who names it. The networks are measured, never trained.
 Names and signatures are those of cfchen-duke/ProtoPNet at commit 81bf2b7, JackeyWang96/TesNet at 870a77a,
-gmum/ProtoPool at 2bd4288 and jdonnelly36/Deformable-ProtoPNet at 92d3ab6.
+gmum/ProtoPool at 2bd4288, jdonnelly36/Deformable-ProtoPNet at 92d3ab6 and hqhQAQ/EvalProtoPNet at ab33e5d.
 """
 
 from __future__ import annotations
@@ -110,6 +110,10 @@ def _family(plan: NetworkArguments) -> dict[str, Any]:
     }
 
 
+def _make_evalprotopnet(module: Any, plan: NetworkArguments) -> Any:
+    return module.construct_OursNet(**_family(plan))
+
+
 def _make_deformable(module: Any, plan: NetworkArguments) -> Any:
     return module.construct_PPNet(
         base_architecture=plan.architecture,
@@ -155,6 +159,13 @@ def _look_deformable(network: Any, features: Tensor) -> tuple[Tensor, Tensor]:
     return network(features, is_train=False)[1][1], network.push_forward(features)[1]
 
 
+def _look_evalprotopnet(network: Any, features: Tensor) -> tuple[Tensor, Tensor]:
+    # `conv_features` calls `features.forward_all`, whose second value only the loss needs.
+    z = network.add_on_layers(features)
+    maps = network._project2basis(z)
+    return network.forward_SA_module(maps.amax((2, 3))), maps
+
+
 def _look_protopool(network: Any, features: Tensor) -> tuple[Tensor, Tensor]:
     # One image alone loses its dimension in the official code, so it is never alone.
     several = features if len(features) > 1 else features.repeat(2, 1, 1, 1)
@@ -167,6 +178,7 @@ NETWORKS: dict[str, tuple[Callable[[Any, NetworkArguments], Any], Callable[[Any,
     "tesnet": (_make_tesnet, _look_tesnet),
     "protopool": (_make_protopool, _look_protopool),
     "deformable": (_make_deformable, _look_deformable),
+    "evalprotopnet": (_make_evalprotopnet, _look_evalprotopnet),
 }
 """For each method, the constructor from its ``model.py`` and the function from features to logits and maps."""
 
@@ -218,7 +230,8 @@ def build(method: str, task: FitContext, checkpoint: Any) -> OfficialModel:
         return OfficialModel(network, look, *_settle(network))
     identity = network.prototype_class_identity if checkpoint is None else checkpoint.identity
     border = DeformableProtoPNetModel.border if method == "deformable" and plan.deformed else 0
-    return OfficialModel(network, look, identity > 0, network.last_layer.weight, border)
+    weights = _aggregation(network) if method == "evalprotopnet" else network.last_layer.weight
+    return OfficialModel(network, look, identity > 0, weights, border)
 
 
 def _plan(task: FitContext, checkpoint: Any) -> NetworkArguments:
@@ -248,6 +261,13 @@ def _load(network: Any, weights: dict[str, Tensor], file: Path) -> None:
     if missing or result.unexpected_keys:
         names = ", ".join([*missing, *result.unexpected_keys][:4])
         raise CellError(f"{file} does not fit the official network: {names}")
+
+
+@torch.no_grad()
+def _aggregation(network: Any) -> Tensor:
+    """Return the weights of EvalProtoPNet's sums of own scores as those of a last layer ``(C, P)``."""
+    own = network.activation_weight.view(network.num_classes, -1)
+    return torch.block_diag(*(own.softmax(1) * own.shape[1]))
 
 
 @torch.no_grad()

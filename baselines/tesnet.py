@@ -23,7 +23,6 @@ from bench.contract import (
     Explanation,
     FitContext,
     PartPrototypeModel,
-    Progress,
     PrototypeTable,
     RequestError,
     Samples,
@@ -72,17 +71,27 @@ class TesNetModel(PartPrototypeModel):
         classes: number of classes.
         per_class: prototypes of each class.
         depth: channels of the latent space.
+        convolutions: number of convolutions in the add-on layers.
+        last_layer: layer from scores to logits with a ``weight (C, P)``; default: TesNet's.
     """
 
     mixes = True
 
-    def __init__(self, backbone: Any, classes: int, per_class: int, depth: int) -> None:
+    def __init__(
+        self,
+        backbone: Any,
+        classes: int,
+        per_class: int,
+        depth: int,
+        convolutions: int = 2,
+        last_layer: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.add_on_layers = layers.add_on(backbone.channels, depth)
+        self.add_on_layers = layers.add_on(backbone.channels, depth, convolutions)
         self.prototype_vectors = nn.Parameter(torch.rand(classes * per_class, depth, 1, 1))
         self.prototypes = PrototypeTable(layers.class_identity(classes, per_class))
-        self.last_layer = layers.class_connection(self.prototypes.classes)
+        self.last_layer: Any = last_layer or layers.class_connection(self.prototypes.classes)
 
     @property
     def bases(self) -> Tensor:
@@ -121,10 +130,6 @@ class TesNetModel(PartPrototypeModel):
 class TesNetLearner(NetworkLearner):
     """Cross entropy, cluster, separation and L1 terms; orthonormality within classes, separation between them."""
 
-    def __init__(self, model: TesNetModel, config: Any, progress: Progress) -> None:
-        super().__init__(model, config, progress)
-        self.subspaces = subspace_separation if config.subspace_form == "gram" else literal_subspace_separation
-
     def groups(self) -> Mapping[str, list[nn.Parameter]]:
         """Return the groups ``backbone``, ``add_on``, ``prototypes``, ``last_layer``."""
         return layers.parameter_groups(self.model)
@@ -138,13 +143,14 @@ class TesNetLearner(NetworkLearner):
         # Only these two terms use cosines; logits and maps keep the length of z.
         nearest = -layers.cosines(z, maps).amax((2, 3))
         cluster, separation = layers.cluster_and_separation(nearest, labels, model.prototypes.classes)
+        subspaces = subspace_separation if config.subspace_form == "gram" else literal_subspace_separation
         terms = {
             "cross_entropy": nn.functional.cross_entropy(logits, labels),
             "cluster": cluster,
             "separation": separation,
             "l1": layers.foreign_weight(model.last_layer, model.prototypes.classes),
             "orthonormality": layers.orthonormality(model.bases),
-            "subspace": self.subspaces(model.bases),
+            "subspace": subspaces(model.bases),
         }
         loss = terms["cross_entropy"] + config.cluster * cluster - config.separation * separation
         loss = loss + config.l1 * terms["l1"] + config.orthonormality * terms["orthonormality"]

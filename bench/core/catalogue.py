@@ -85,6 +85,10 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         "deformable": Entry(
             "baselines.deformable:DeformableProtoPNet", "prototypes of four moving parts (Donnelly et al. 2022)"
         ),
+        "evalprotopnet": Entry(
+            "baselines.evalprotopnet:EvalProtoPNet",
+            "weighted scores, aligned features (Huang et al. 2023)",
+        ),
         "blackbox": Entry(
             "bench.posthoc.method:BlackBox",
             "the trained classifier itself; its class map is its one prototype",
@@ -256,6 +260,9 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         "deformable": Entry(
             "baselines.official_checkpoints:OfficialCheckpoints",
             "the pickled PPNet of jdonnelly36/Deformable-ProtoPNet",
+        ),
+        "evalprotopnet": Entry(
+            "baselines.official_checkpoints:OfficialCheckpoints", "save_model.pth of hqhQAQ/EvalProtoPNet"
         ),
     },
 }

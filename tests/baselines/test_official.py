@@ -33,7 +33,9 @@ class DeepConfig(NetworkConfig):
     per_class: int = 2
 
 
-CONFIGS = {"protopnet": Config, "tesnet": Config, "protopool": PoolConfig, "deformable": DeepConfig}
+CONFIGS = {
+    "protopnet": Config, "tesnet": Config, "protopool": PoolConfig, "deformable": DeepConfig, "evalprotopnet": Config,
+}  # fmt: skip
 METHODS = list(CONFIGS)
 
 
@@ -57,8 +59,7 @@ def trained(method, tmp_path):
     folder = stand_ins.checkout(method, tmp_path / "checkout")
     with stand_ins.imported(folder) as module:
         network = stand_ins.build(method, module)
-        content = {"model_state_dict": network.state_dict(), "epoch": 1} if method == "protopool" else network
-        torch.save(content, tmp_path / "official.pth")
+        torch.save(stand_ins.as_saved(method, network), tmp_path / "official.pth")
     official_checkpoints.convert(method, tmp_path / "official.pth", tmp_path / "out")
     return SimpleNamespace(method=method, folder=folder, network=network, file=tmp_path / "out.safetensors")
 
@@ -98,6 +99,9 @@ def test_the_doors_agree(trained, tmp_path):
         if trained.method == "protopool":
             slots, weight = trained.network.proto_presence.argmax(1).flatten(), trained.network.last_layer.weight
             by_hand = sum(weight[label, s] * everything.maps[n, row] for s, row in enumerate(slots.tolist()))
+        elif trained.method == "evalprotopnet":
+            shares = trained.network.activation_weight[2 * label : 2 * label + 2].softmax(0)
+            by_hand = sum(2 * shares[j] * everything.maps[n, 2 * label + j] for j in range(2))
         else:
             weight = trained.network.last_layer.weight[label]
             by_hand = sum(weight[j] * everything.maps[n, j] for j in range(6))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from baselines import layers
 from baselines.deformable import DeformableProtoPNet
+from baselines.evalprotopnet import EvalProtoPNet
 from baselines.protopnet import ProtoPNet
 from baselines.protopool import ProtoPool
 from baselines.tesnet import TesNet
@@ -114,6 +115,7 @@ NETWORKS = {
         tolerance=0.03,
         opening=(Phase(name="rigid", epochs=1, lr=_rates("backbone", "prototypes"), action="open_offsets"),),
     ),
+    "evalprotopnet": Network(EvalProtoPNet, {"per_class": 2, "depth": 8}, _JOINT, _MODULES, _angle),
 }
 
 
