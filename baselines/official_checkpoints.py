@@ -27,7 +27,11 @@ _HEADER = "partbench"
 _IDENTITY = "prototype_class_identity"
 _DISTANCES = ("protopnet", "protopool")
 """Methods whose similarity is a function of distances, which a file may choose; that of the others is fixed."""
-_FIXED = {"tesnet": "projection", "deformable": "cosine", "evalprotopnet": "projection"}
+_FIXED = {"tesnet": "projection", "deformable": "cosine", "evalprotopnet": "projection", "st-protopnet": "projection"}
+_SAME_FILES = {"support-st": "st-protopnet"}
+"""Methods that load the files of another one."""
+_FORMS = {"projection": "cropped", "cosine": "full"}
+"""Forms of ST-ProtoPNet by the similarity that they use."""
 _FUNCTION = "a function of the author's own"
 
 SETTINGS = {
@@ -36,6 +40,7 @@ SETTINGS = {
     "protopool": {"prototypes": "P", "slots": "K", "depth": "D"},
     "deformable": {"per_class": "K", "hidden": "O"},
     "evalprotopnet": {"per_class": "K", "depth": "D"},
+    "st-protopnet": {"per_class": "K", "depth": "D"},
 }
 """Settings that are sizes, and the letters of these sizes in the file."""
 
@@ -163,7 +168,7 @@ def check(method: str, config: NetworkConfig, sizes: Sizes) -> None:
     file = config.checkpoint.path
     # Only the header is read here, not the tensors.
     facts = facts_of(file)
-    if facts["method"] != method:
+    if facts["method"] != _SAME_FILES.get(method, method):
         raise RequestError(f"{method}.checkpoint: {file} is a checkpoint of {facts['method']}")
     if facts["classes"] != sizes.classes:
         raise RequestError(
@@ -179,7 +184,8 @@ def check(method: str, config: NetworkConfig, sizes: Sizes) -> None:
         raise RequestError(f"{method}.checkpoint: {file} turns distances into similarities by a function it lacks")
     if config.source is not None:
         return
-    unlike = "drops the last max-pooling of VGG" if method == "deformable" and sizes.backbone.startswith("vgg") else ""
+    upsamples = method == "deformable" or (method in ("st-protopnet", "support-st") and facts["activation"] == "cosine")
+    unlike = "drops the last max-pooling of VGG" if upsamples and sizes.backbone.startswith("vgg") else ""
     if facts.get("attributes", {}).get("using_deform") is False:
         unlike = "was trained without offsets, on a smaller map"
     if unlike:
@@ -209,12 +215,16 @@ def build(method: Method, task: FitContext) -> PartPrototypeModel:
     if task.config.source is not None:
         return official_models.build(method.name, task, checkpoint).eval()
     assert checkpoint is not None
-    sizes = {name: checkpoint.facts["sizes"][size] for name, size in SETTINGS[method.name].items()}
-    config = task.config.model_copy(update={"checkpoint": None, **sizes})
+    kind = _SAME_FILES.get(method.name, method.name)
+    sizes = {name: checkpoint.facts["sizes"][size] for name, size in SETTINGS[kind].items()}
+    form = {"form": _FORMS[checkpoint.facts["activation"]]} if kind == "st-protopnet" else {}
+    config = task.config.model_copy(update={"checkpoint": None, **sizes, **form})
     model = method.build(replace(task, config=config))
     _adapt(model, checkpoint)
     wanted = model.state_dict()
     given = {_our_name(name): tensor for name, tensor in checkpoint.weights.items()}
+    # A network with one of the branches leaves the other in the file.
+    given = {name: tensor for name, tensor in given.items() if name in wanted or not name.startswith("branches.")}
     wrong = [name for name in given if name not in wanted or wanted[name].shape != given[name].shape]
     # State that the official networks do not have, or that files of old releases of torch lack.
     derived = ("prototypes.", "num_batches_tracked", "slots", "_extra_state")
@@ -232,6 +242,7 @@ def _our_name(name: str) -> str:
     """Return the name in our networks of an official tensor."""
     if name.startswith("features."):
         return name.replace("features.", "backbone.", 1)
+    name = re.sub(r"^(add_on_layers|prototype_vectors|last_layer)_(trivial|support)", r"branches.\2.\1", name)
     return f"last_layer.{name}" if name == "activation_weight" else name
 
 
@@ -274,6 +285,8 @@ def _write(out: Path, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
 
 def _adapt(model: Any, checkpoint: ConvertedCheckpoint) -> None:
     """Give a network add-on layers of other widths, and the ragged classes of a pruned file."""
+    if not hasattr(model, "prototype_vectors"):  # ST-ProtoPNet has neither
+        return
     identity, state = checkpoint.identity, checkpoint.state
     # Convolutions alternate with activations, which have no weights, so their numbers are even.
     widths = [
@@ -319,7 +332,8 @@ def _facts(
         for name, value in official.attributes.items()
         if not isinstance(value, str) or value.isprintable()  # facts are printed on a terminal
     }
-    activation = _FIXED.get(method) or attributes.get("prototype_activation_function", "log")
+    fixed = "cosine" if official_files.other_form(method, official.state) else _FIXED.get(method)
+    activation = fixed or attributes.get("prototype_activation_function", "log")
     per_class = sorted({int(n) for n in identity.sum(0)}) if identity is not None else [sizes["K"]]
     add_on = [name for name in official.state if re.fullmatch(r"add_on_layers\.\d+\.weight", name)]
     epsilon = attributes.get("epsilon", 1e-4)

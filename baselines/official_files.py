@@ -1,14 +1,15 @@
 """Files of the official repositories: their writer, their tensors, and the sizes on which these agree.
 
-Sources: the state dicts of cfchen-duke/ProtoPNet, JackeyWang96/TesNet, gmum/ProtoPool, jdonnelly36/Deformable-ProtoPNet
-and hqhQAQ/EvalProtoPNet; keys of other descendants of ProtoPNet are known to be refused by name.
+Sources: the state dicts of cfchen-duke/ProtoPNet, JackeyWang96/TesNet, gmum/ProtoPool,
+jdonnelly36/Deformable-ProtoPNet, hqhQAQ/EvalProtoPNet and cwangrun/ST-ProtoPNet; keys of other descendants of ProtoPNet
+are known to be refused by name.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,20 @@ from bench.models.torch_file import TorchFile
 from bench.models.torchvision import TorchvisionNet
 
 Shape = tuple[int, ...]
+
+
+def _branches(*places: int) -> dict[str, str]:
+    """Return the tensors of ST-ProtoPNet's branches, whose convolutions have these places in the add-on layers."""
+    found = {}
+    for branch in ("trivial", "support"):
+        found |= {f"prototype_vectors_{branch}": "P D 1 1", f"last_layer_{branch}.weight": "C P"}
+        for place, before in zip(places, "BD", strict=True):
+            found |= {
+                f"add_on_layers_{branch}.{place}.weight": f"D {before} 1 1",
+                f"add_on_layers_{branch}.{place}.bias": "D",
+            }
+    return found
+
 
 _CONNECTION = {"last_layer.weight": "C P"}
 SHAPES: dict[str, dict[str, str]] = {
@@ -42,16 +57,27 @@ SHAPES: dict[str, dict[str, str]] = {
     },
     # Its number of classes is in the arguments beside the tensors alone.
     "evalprotopnet": {"prototype_vectors": "P D 1 1", "activation_weight": "P"},
+    "st-protopnet": _branches(0, 2),
 }
 """Tensors of each network besides backbone and add-on layers. C classes, P prototypes of D channels, K slots."""
 
-ADD_ON = {"protopnet": "even", "tesnet": "even", "protopool": "one", "deformable": "none", "evalprotopnet": "one"}
-"""Number of 1x1 convolutions before the prototypes of each: even, one, none."""
+OTHER_FORMS = {"st-protopnet": _branches(1, 2)}
+"""Tensors of a second form of the official network: of ST-ProtoPNet that for whole images."""
+
+ADD_ON = {
+    "protopnet": "even",
+    "tesnet": "even",
+    "protopool": "one",
+    "deformable": "none",
+    "evalprotopnet": "one",
+    "st-protopnet": "none",
+}
+"""Number of 1x1 convolutions in ``add_on_layers`` of each: even, one, none."""
 
 _IGNORED = {"ones", "alfa"}
 """Constants of the official code, and the threshold that ProtoPool's log similarity does not use."""
 
-_CLASSES = {"PPNet": "protopnet", "TESNet": "tesnet", "PrototypeChooser": "protopool"}
+_CLASSES = {"STProtoPNet": "st-protopnet", "PPNet": "protopnet", "TESNet": "tesnet", "PrototypeChooser": "protopool"}
 _NESTED = ("model_state_dict", "state_dict", "model", "net")
 _ATTRIBUTES = ("img_size", "epsilon", "num_classes", "prototype_activation_function", "m", "using_deform", "topk_k")
 _FAMILIES = (
@@ -155,7 +181,7 @@ def sizes_of(method: str, shapes: Mapping[str, Shape], path: Path, classes: obje
 
     ``classes`` is their number as the file says it, for methods that have it in no tensor.
     """
-    wanted = SHAPES[method]
+    wanted = OTHER_FORMS[method] if other_form(method, shapes) else SHAPES[method]
     add_on = sorted((name for name in shapes if re.fullmatch(r"add_on_layers\.\d+\.weight", name)), key=_layer)
     biases = [name.replace(".weight", ".bias") for name in add_on]
     missing = [name for name in [*wanted, *biases] if name not in shapes]
@@ -191,6 +217,12 @@ def sizes_of(method: str, shapes: Mapping[str, Shape], path: Path, classes: obje
     if widths and widths[-1] != sizes["D"]:
         raise RequestError(f"{path} is broken: prototypes of {sizes['D']} channels after add-on layers of {widths[-1]}")
     return sizes
+
+
+def other_form(method: str, shapes: Collection[str]) -> bool:
+    """Return whether tensors of these names are nearer to :data:`OTHER_FORMS` than to :data:`SHAPES`."""
+    other = OTHER_FORMS.get(method)
+    return other is not None and len(other.keys() - set(shapes)) < len(SHAPES[method].keys() - set(shapes))
 
 
 def architecture(shapes: Mapping[str, Shape]) -> str | None:

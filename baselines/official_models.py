@@ -2,7 +2,8 @@
 
 This executes the checkout's code, on purpose: it is the user who names it. The networks are measured, never trained.
 Names and signatures are those of cfchen-duke/ProtoPNet at commit 81bf2b7, JackeyWang96/TesNet at 870a77a,
-gmum/ProtoPool at 2bd4288, jdonnelly36/Deformable-ProtoPNet at 92d3ab6 and hqhQAQ/EvalProtoPNet at ab33e5d.
+gmum/ProtoPool at 2bd4288, jdonnelly36/Deformable-ProtoPNet at 92d3ab6, hqhQAQ/EvalProtoPNet at ab33e5d and
+cwangrun/ST-ProtoPNet at 935aaa1 (its folder ``cropped`` or ``full``).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from baselines import extension_stubs, external_repository
+from baselines import extension_stubs, external_repository, st_protopnet
 from baselines.deformable import DeformableProtoPNetModel
 from bench.contract import CellError, Explanation, FitContext, PartPrototypeModel, PrototypeTable, RequestError, Sizes
 from bench.core.seeding import derive
@@ -111,7 +112,11 @@ def _family(plan: NetworkArguments) -> dict[str, Any]:
 
 
 def _make_evalprotopnet(module: Any, plan: NetworkArguments) -> Any:
-    return module.construct_OursNet(**_family(plan))
+    return module.construct_OursNet(**_family(plan) | {"add_on_layers_type": "regular"})
+
+
+def _make_st_protopnet(module: Any, plan: NetworkArguments) -> Any:
+    return module.construct_STProtoPNet(**_family(plan) | {"add_on_layers_type": "regular"})
 
 
 def _make_deformable(module: Any, plan: NetworkArguments) -> Any:
@@ -166,6 +171,15 @@ def _look_evalprotopnet(network: Any, features: Tensor) -> tuple[Tensor, Tensor]
     return network.forward_SA_module(maps.amax((2, 3))), maps
 
 
+def _look_st_protopnet(network: Any, features: Tensor) -> tuple[Tensor, Tensor]:
+    logits = dict(zip(("trivial", "support"), network(features)[0], strict=True))
+    maps = [-getattr(network, f"push_forward_{name}")(features)[1] for name in network.measured]
+    # The network for whole images has no activation in its add-on layers, and shows cosines not below 0.
+    whole = not isinstance(network.add_on_layers_trivial[0], nn.Conv2d)
+    shown = torch.cat(maps, 1)
+    return sum(logits[name] for name in network.measured), shown.relu() if whole else shown
+
+
 def _look_protopool(network: Any, features: Tensor) -> tuple[Tensor, Tensor]:
     # One image alone loses its dimension in the official code, so it is never alone.
     several = features if len(features) > 1 else features.repeat(2, 1, 1, 1)
@@ -179,6 +193,7 @@ NETWORKS: dict[str, tuple[Callable[[Any, NetworkArguments], Any], Callable[[Any,
     "protopool": (_make_protopool, _look_protopool),
     "deformable": (_make_deformable, _look_deformable),
     "evalprotopnet": (_make_evalprotopnet, _look_evalprotopnet),
+    **dict.fromkeys(("st-protopnet", "support-st"), (_make_st_protopnet, _look_st_protopnet)),
 }
 """For each method, the constructor from its ``model.py`` and the function from features to logits and maps."""
 
@@ -230,7 +245,12 @@ def build(method: str, task: FitContext, checkpoint: Any) -> OfficialModel:
         return OfficialModel(network, look, *_settle(network))
     identity = network.prototype_class_identity if checkpoint is None else checkpoint.identity
     border = DeformableProtoPNetModel.border if method == "deformable" and plan.deformed else 0
-    weights = _aggregation(network) if method == "evalprotopnet" else network.last_layer.weight
+    if hasattr(task.config, "branches"):
+        network.measured = st_protopnet.names(task.config.branches)
+        weights = torch.cat([getattr(network, f"last_layer_{name}").weight for name in network.measured], 1)
+        identity = identity.repeat(len(network.measured), 1)
+    else:
+        weights = _aggregation(network) if method == "evalprotopnet" else network.last_layer.weight
     return OfficialModel(network, look, identity > 0, weights, border)
 
 

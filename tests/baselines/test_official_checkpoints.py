@@ -97,8 +97,11 @@ def test_every_form_gives_the_same_tensors(method, form, zipped, saved, tmp_path
     assert facts["prototypes"] == (7 if method == "protopool" else 6)
     assert facts["depth"] == (16 if method == "deformable" else 5)
     assert facts["format"] == ("zip" if zipped else "legacy")
-    kinds = {"protopnet": "PPNet", "tesnet": "TESNet", "protopool": "PrototypeChooser", "deformable": "PPNet"}
-    pickled = form in ("module", "parallel") or (form == "as saved" and method not in (*IN_ARGUMENTS, "protopool"))
+    kinds = {
+        "protopnet": "PPNet", "tesnet": "TESNet", "protopool": "PrototypeChooser", "deformable": "PPNet",
+        "st-protopnet": "STProtoPNet",
+    }  # fmt: skip
+    pickled = form in ("module", "parallel") or (form == "as saved" and method in ("protopnet", "tesnet", "deformable"))
     assert facts["class"] == (kinds[method] if pickled else None)
     assert (
         json.loads((tmp_path / "out.json").read_text())
@@ -204,7 +207,6 @@ def test_the_method_is_recognised(asked, writer, saved, tmp_path):
 @pytest.mark.parametrize(
     ("key", "writer"),
     [
-        ("prototype_vectors_support", "st-protopnet"),
         ("_root.l.l._dist_params", "prototree"),
         ("model.add_on_layers.conv_last.weight", "pixpnet"),
     ],
