@@ -25,7 +25,7 @@ from bench.models.external import NetworkConfig
 
 _HEADER = "partbench"
 _IDENTITY = "prototype_class_identity"
-_DISTANCES = ("protopnet", "protopool")
+_DISTANCES = ("protopnet", "protopool", "protoconcepts")
 """Methods whose similarity is a function of distances, which a file may choose; that of the others is fixed."""
 _FIXED = {"tesnet": "projection", "deformable": "cosine", "evalprotopnet": "projection", "st-protopnet": "projection"}
 _SAME_FILES = {"support-st": "st-protopnet"}
@@ -41,6 +41,7 @@ SETTINGS = {
     "deformable": {"per_class": "K", "hidden": "O"},
     "evalprotopnet": {"per_class": "K", "depth": "D"},
     "st-protopnet": {"per_class": "K", "depth": "D"},
+    "protoconcepts": {"per_class": "K", "prototypes": "P", "depth": "D"},
 }
 """Settings that are sizes, and the letters of these sizes in the file."""
 
@@ -48,6 +49,7 @@ _FINISH: dict[str, Callable[[Any], object]] = {
     "protopool": lambda model: model.assign(),
     # Official offsets are always in use: before training opens them they are zero.
     "deformable": lambda model: setattr(model, "deformed", True),
+    "protoconcepts": lambda model: model.settle(),
 }
 """Steps after loading: state that follows from the weights of a network and is not in its file."""
 
@@ -162,7 +164,7 @@ def check(method: str, config: NetworkConfig, sizes: Sizes) -> None:
         RequestError: if it does not, with the reason.
     """
     if config.source is not None:
-        official_models.check(method, config.source.path, sizes)
+        official_models.check(method, config, sizes)
     if config.checkpoint is None:
         return
     file = config.checkpoint.path
@@ -170,6 +172,9 @@ def check(method: str, config: NetworkConfig, sizes: Sizes) -> None:
     facts = facts_of(file)
     if facts["method"] != _SAME_FILES.get(method, method):
         raise RequestError(f"{method}.checkpoint: {file} is a checkpoint of {facts['method']}")
+    base = getattr(config, "base", None)
+    if facts.get("base", base) != base:
+        raise RequestError(f"{method}.checkpoint: {file} extends {facts['base']}: --set {method}.base={facts['base']}")
     if facts["classes"] != sizes.classes:
         raise RequestError(
             f"{method}.checkpoint: {file} knows {facts['classes']} classes, the data has {sizes.classes}"
@@ -222,12 +227,10 @@ def build(method: Method, task: FitContext) -> PartPrototypeModel:
     model = method.build(replace(task, config=config))
     _adapt(model, checkpoint)
     wanted = model.state_dict()
-    given = {_our_name(name): tensor for name, tensor in checkpoint.weights.items()}
-    # A network with one of the branches leaves the other in the file.
-    given = {name: tensor for name, tensor in given.items() if name in wanted or not name.startswith("branches.")}
+    given = official_files.named_as_ours(kind, checkpoint.weights, wanted.keys())
     wrong = [name for name in given if name not in wanted or wanted[name].shape != given[name].shape]
     # State that the official networks do not have, or that files of old releases of torch lack.
-    derived = ("prototypes.", "num_batches_tracked", "slots", "_extra_state")
+    derived = ("prototypes.", "network.prototypes.", "num_batches_tracked", "slots", "_extra_state")
     wrong += [
         name for name in wanted if name not in given and not name.startswith(derived) and not name.endswith(derived)
     ]
@@ -236,14 +239,6 @@ def build(method: Method, task: FitContext) -> PartPrototypeModel:
     model.load_state_dict(given, strict=False)
     _FINISH.get(method.name, lambda model: None)(model)
     return model.eval()
-
-
-def _our_name(name: str) -> str:
-    """Return the name in our networks of an official tensor."""
-    if name.startswith("features."):
-        return name.replace("features.", "backbone.", 1)
-    name = re.sub(r"^(add_on_layers|prototype_vectors|last_layer)_(trivial|support)", r"branches.\2.\1", name)
-    return f"last_layer.{name}" if name == "activation_weight" else name
 
 
 _FACTS: dict[str, Any] = {
@@ -307,7 +302,7 @@ def _adapt(model: Any, checkpoint: ConvertedCheckpoint) -> None:
 
 def _identity(method: str, official: official_files.OfficialFile, sizes: Mapping[str, int]) -> Tensor | None:
     """Return the table of prototypes by class, bool ``(P, C)``, as pickled or else prototype j for ``j // (P / C)``."""
-    if method == "protopool":
+    if "K" in sizes:  # they are shared through slots
         return None
     count, classes = sizes["P"], sizes["C"]
     if official.identity is not None:
@@ -340,7 +335,7 @@ def _facts(
     stored = {
         "activation": "prototype_activation_function" in attributes or method not in _DISTANCES,
         "epsilon": "epsilon" in attributes or method not in _DISTANCES,
-        "class identity": official.identity is not None or method == "protopool",
+        "class identity": official.identity is not None or identity is None,
     }
     return {
         "method": method,
@@ -362,17 +357,9 @@ def _facts(
         "tensors": len(official.state),
         "format": official.file.format,
         "inert": [name for name in official.file.names if not name.startswith(("torch.", "collections.", "builtins."))],
-        **_doubts(method, official, sizes),
+        **({"doubt": doubt} if (doubt := official_files.doubts(method, official, sizes["D"])) else {}),
+        **({"base": official_files.base_of(official.kind, official.shapes)} if method == "protoconcepts" else {}),
     }
-
-
-def _doubts(method: str, official: official_files.OfficialFile, sizes: Mapping[str, int]) -> dict[str, str]:
-    # Both write the same keys; only a pickled module has the name of its class.
-    if method in ("protopnet", "tesnet") and official_files.recognised(official) is None:
-        usual = {"protopnet": 128, "tesnet": 64}[method]
-        unusual = f", and {sizes['D']} channels are not its usual {usual}" if sizes["D"] != usual else ""
-        return {"doubt": f"protopnet and tesnet write the same state dict; taken for {method} as asked{unusual}"}
-    return {}
 
 
 def _sha256(file: Path) -> str:

@@ -1,8 +1,9 @@
 """Files of the official repositories: their writer, their tensors, and the sizes on which these agree.
 
 Sources: the state dicts of cfchen-duke/ProtoPNet, JackeyWang96/TesNet, gmum/ProtoPool,
-jdonnelly36/Deformable-ProtoPNet, hqhQAQ/EvalProtoPNet and cwangrun/ST-ProtoPNet; keys of other descendants of ProtoPNet
-are known to be refused by name.
+jdonnelly36/Deformable-ProtoPNet, hqhQAQ/EvalProtoPNet, cwangrun/ST-ProtoPNet and
+Henrymachiyu/This-looks-like-those_ProtoConcepts; keys of other descendants of ProtoPNet are known, to be refused by
+name.
 """
 
 from __future__ import annotations
@@ -58,11 +59,15 @@ SHAPES: dict[str, dict[str, str]] = {
     # Its number of classes is in the arguments beside the tensors alone.
     "evalprotopnet": {"prototype_vectors": "P D 1 1", "activation_weight": "P"},
     "st-protopnet": _branches(0, 2),
+    "protoconcepts": {"prototype_vectors": "P D 1 1", "cap_width_l2": "1 P", "non_vis_mask": "P", **_CONNECTION},
 }
 """Tensors of each network besides backbone and add-on layers. C classes, P prototypes of D channels, K slots."""
 
-OTHER_FORMS = {"st-protopnet": _branches(1, 2)}
-"""Tensors of a second form of the official network: of ST-ProtoPNet that for whole images."""
+OTHER_FORMS = {
+    "st-protopnet": _branches(1, 2),
+    "protoconcepts": SHAPES["protopool"] | {"cap_width_l2": "1 P", "non_vis_mask": "C P K"},
+}
+"""Tensors of a second form of the official network: ST-ProtoPNet for whole images, ProtoConcepts on ProtoPool."""
 
 ADD_ON = {
     "protopnet": "even",
@@ -71,6 +76,7 @@ ADD_ON = {
     "deformable": "none",
     "evalprotopnet": "one",
     "st-protopnet": "none",
+    "protoconcepts": "even",
 }
 """Number of 1x1 convolutions in ``add_on_layers`` of each: even, one, none."""
 
@@ -80,6 +86,7 @@ _IGNORED = {"ones", "alfa"}
 _CLASSES = {"STProtoPNet": "st-protopnet", "PPNet": "protopnet", "TESNet": "tesnet", "PrototypeChooser": "protopool"}
 _NESTED = ("model_state_dict", "state_dict", "model", "net")
 _ATTRIBUTES = ("img_size", "epsilon", "num_classes", "prototype_activation_function", "m", "using_deform", "topk_k")
+_USUAL_DEPTH = {"protopnet": 128, "tesnet": 64}
 _FAMILIES = (
     ("layer1.", ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")),
     ("features.denseblock1.", ("densenet121", "densenet161", "densenet169", "densenet201")),
@@ -152,6 +159,8 @@ def read(path: Path) -> OfficialFile:
 def recognised(official: OfficialFile) -> str | None:
     """Return the method that wrote the file; ``None`` if several write its keys."""
     state = official.state
+    if "cap_width_l2" in state:
+        return "protoconcepts"
     if "activation_weight" in state:
         return "evalprotopnet"
     if "proto_presence" in state:
@@ -181,7 +190,9 @@ def sizes_of(method: str, shapes: Mapping[str, Shape], path: Path, classes: obje
 
     ``classes`` is their number as the file says it, for methods that have it in no tensor.
     """
-    wanted = OTHER_FORMS[method] if other_form(method, shapes) else SHAPES[method]
+    other = other_form(method, shapes)
+    wanted = (OTHER_FORMS if other else SHAPES)[method]
+    convolutions = ADD_ON["protopool" if other and method == "protoconcepts" else method]
     add_on = sorted((name for name in shapes if re.fullmatch(r"add_on_layers\.\d+\.weight", name)), key=_layer)
     biases = [name.replace(".weight", ".bias") for name in add_on]
     missing = [name for name in [*wanted, *biases] if name not in shapes]
@@ -193,7 +204,7 @@ def sizes_of(method: str, shapes: Mapping[str, Shape], path: Path, classes: obje
         ]
         raise RequestError(f"{path} is no file of {method} ({'; '.join(parts)})")
     count = len(add_on)
-    if not {"even": count and count % 2 == 0, "one": count == 1, "none": count == 0}[ADD_ON[method]]:
+    if not {"even": count and count % 2 == 0, "one": count == 1, "none": count == 0}[convolutions]:
         raise RequestError(f"{path} is no file of {method}: it has {count} convolutions in add_on_layers")
     sizes: dict[str, int] = {}
     for name, text in wanted.items():
@@ -246,6 +257,46 @@ def _shapes_of(architecture: str) -> dict[str, Shape]:
     with torch.device("meta"):
         state = TorchvisionNet(architecture, 0)().state_dict()
     return {name: tuple(tensor.shape) for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+
+
+def named_as_ours(method: str, state: Mapping[str, Tensor], wanted: Collection[str]) -> dict[str, Tensor]:
+    """Return official tensors under the names that a network of ours has for them; ``wanted`` are its names."""
+    given = {_our_name(name): tensor for name, tensor in state.items()}
+    if method == "protoconcepts":
+        given = {name if name in wanted else f"network.{name}": tensor for name, tensor in given.items()}
+        mask = given.get("non_vis_mask")
+        if mask is not None and mask.ndim == 3:  # on ProtoPool it is repeated for every slot of every class
+            given["non_vis_mask"] = mask.amin((0, 2))
+    # A network with one of the branches of ST-ProtoPNet leaves the other in the file.
+    return {name: tensor for name, tensor in given.items() if name in wanted or not name.startswith("branches.")}
+
+
+def _our_name(name: str) -> str:
+    if name.startswith("features."):
+        return name.replace("features.", "backbone.", 1)
+    name = re.sub(r"^(add_on_layers|prototype_vectors|last_layer)_(trivial|support)", r"branches.\2.\1", name)
+    return f"last_layer.{name}" if name == "activation_weight" else name
+
+
+def base_of(kind: str | None, shapes: Mapping[str, Shape]) -> str:
+    """Return the network that a file of ProtoConcepts extends; the state dicts of two of them have the same keys."""
+    if other_form("protoconcepts", shapes):
+        return "protopool"
+    usual = "tesnet" if shapes["prototype_vectors"][1] == _USUAL_DEPTH["tesnet"] else "protopnet"
+    return {"PPNet": "protopnet", "TESNet": "tesnet"}.get(kind or "", usual)
+
+
+def doubts(method: str, official: OfficialFile, depth: int) -> str:
+    """Return what is not certain about the writer of a file that was taken for ``method``; empty if nothing is."""
+    # Both write the same keys; only a pickled module has the name of its class.
+    if method in ("protopnet", "tesnet") and recognised(official) is None:
+        usual = _USUAL_DEPTH[method]
+        unusual = f", and {depth} channels are not its usual {usual}" if depth != usual else ""
+        return f"protopnet and tesnet write the same state dict; taken for {method} as asked{unusual}"
+    if method == "protoconcepts" and official.kind is None and not other_form(method, official.state):
+        base = base_of(None, official.shapes)
+        return f"its state dict is the same on protopnet and tesnet; taken for {base} by its {depth} channels"
+    return ""
 
 
 def tensors(official: OfficialFile) -> dict[str, Tensor]:

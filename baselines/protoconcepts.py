@@ -1,9 +1,9 @@
 """ProtoConcepts (Ma et al., NeurIPS 2023; official code: Henrymachiyu/This-looks-like-those_ProtoConcepts).
 
-A prototype is a ball in the latent space: every cell nearer than its radius has the same similarity, and the prototype
-is shown by all training patches inside, so nothing is projected. It extends ProtoPNet, TesNet or ProtoPool: their latent
-spaces, similarities and slots, the ``network`` of the model here. M is the largest log similarity, log 1e4; with a width
-w of softplus(cap) a similarity is cut at M - w, also TesNet's, which has another largest value.
+A prototype is a ball in the latent space: all cells nearer than its radius have the same similarity, and the prototype
+is shown by all training patches inside, so nothing is projected. It extends ProtoPNet, TesNet or ProtoPool: their
+latent spaces, similarities and slots, the ``network`` of the model here. M is the largest log similarity, log 1e4; a
+ball of width w = softplus(cap) cuts similarities at M - w, also TesNet's, whose largest one is another.
 """
 
 from __future__ import annotations
@@ -140,6 +140,12 @@ class ProtoConceptsModel(PartPrototypeModel):
         maps, _ = self.similarities(features)
         return layers.at_maxima(maps, self.weights(classes), self.scores_of(maps, None))
 
+    def settle(self) -> None:
+        """Assign ProtoPool's slots, and take masked prototypes out of all classes."""
+        if self.shared:
+            self.network.assign()
+        self.mask(self.non_vis_mask.bool())
+
     def mask(self, inside: Tensor) -> None:
         """Take the prototypes without a training patch inside, bool ``(P,)``, out of all classes and all logits."""
         self.non_vis_mask.copy_(inside)
@@ -176,7 +182,7 @@ class ProtoConceptsLearner(NetworkLearner):
         if self.model.shared:
             self.scale = protopool_ops.gumbel_scale(epoch, self.config.gumbel_epochs)
             if not self.model.network.proto_presence.requires_grad:
-                self._assign()
+                self.model.settle()
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -184,10 +190,6 @@ class ProtoConceptsLearner(NetworkLearner):
         if self.model.projects:
             vectors = self.model.network.prototype_vectors
             vectors.copy_(layers.unit(vectors))
-
-    def _assign(self) -> None:
-        self.model.network.assign()
-        self.model.mask(self.model.non_vis_mask.bool())
 
     def forward(self, images: Tensor, labels: Tensor, phase: str) -> dict[str, Tensor]:
         """Compute the loss of the paper with its terms, and the training accuracy."""
@@ -276,7 +278,10 @@ class ProtoConcepts(PrototypeNetwork):
     """Prototypes that are balls, shown by all training patches inside, in place of those of another network."""
 
     name = "protoconcepts"
-    paper = "Ma et al., This Looks Like Those: Illuminating Prototypical Concepts Using Multiple Visualizations, NeurIPS 2023"
+    paper = (
+        "Ma et al., This Looks Like Those: Illuminating Prototypical Concepts Using Multiple Visualizations, "
+        "NeurIPS 2023"
+    )
     # Masked prototypes belong to no class, those of ProtoPool to several.
     class_specific = False
 
@@ -342,9 +347,7 @@ class ProtoConcepts(PrototypeNetwork):
 
     def settle(self, model: ProtoConceptsModel) -> None:
         """Put the prototype of the largest presence into each slot; masked ones belong to no class."""
-        if model.shared:
-            model.network.assign()
-            model.mask(model.non_vis_mask.bool())
+        model.settle()
 
     def build(self, task: FitContext) -> ProtoConceptsModel:
         """Return the network with its initial weights, drawn from the task's seed."""

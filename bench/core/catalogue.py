@@ -276,5 +276,9 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         "st-protopnet": Entry(
             "baselines.official_checkpoints:OfficialCheckpoints", "the state dict of cwangrun/ST-ProtoPNet"
         ),
+        "protoconcepts": Entry(
+            "baselines.official_checkpoints:OfficialCheckpoints",
+            "models of Henrymachiyu/This-looks-like-those_ProtoConcepts",
+        ),
     },
 }

@@ -131,8 +131,10 @@ def test_one_branch_of_a_network_with_two(method, full, tmp_path):
             logits, _, maps = network(images())
     facts = official_checkpoints.convert(method, tmp_path / "official.pth", tmp_path / "out")
     assert facts["activation"] == ("cosine" if full else "projection")
-    config = SupportST.Config(checkpoint=str(tmp_path / "out.safetensors"), per_class=9, schedule=Schedule(phases=[]))
-    official_checkpoints.check("support-st", config, Sizes(3, 12, 16, 16, "resnet18"))
+    files = {"checkpoint": str(tmp_path / "out.safetensors"), "per_class": 9, "schedule": Schedule(phases=[])}
+    both = SupportST.Config(**files, source=str(folder))
+    official_checkpoints.check("support-st", both, Sizes(3, 12, 16, 16, "resnet18"))
+    config = SupportST.Config(**files)
     ours = task(tmp_path, stripes(), config, backbone_name="resnet18")
     theirs = given(method, folder, tmp_path, branches="support", checkpoint=str(tmp_path / "out.safetensors"))
     converted = official_checkpoints.read(tmp_path / "out.safetensors")
