@@ -231,9 +231,8 @@ def sizes_of(method: str, shapes: Mapping[str, Shape], path: Path, classes: obje
 
 
 def other_form(method: str, shapes: Collection[str]) -> bool:
-    """Return whether tensors of these names are nearer to :data:`OTHER_FORMS` than to :data:`SHAPES`."""
-    other = OTHER_FORMS.get(method)
-    return other is not None and len(other.keys() - set(shapes)) < len(SHAPES[method].keys() - set(shapes))
+    """Return whether some of these tensors are those that only :data:`OTHER_FORMS` of the method have."""
+    return not (OTHER_FORMS.get(method, {}).keys() - SHAPES[method].keys()).isdisjoint(shapes)
 
 
 def architecture(shapes: Mapping[str, Shape]) -> str | None:

@@ -341,9 +341,7 @@ class ProtoConcepts(PrototypeNetwork):
         if config.base == "protopool" and config.prototypes <= config.per_class:
             raise RequestError("protoconcepts.prototypes must exceed protoconcepts.per_class, the slots of one class")
         if config.base == "tesnet" and config.per_class > config.depth:
-            raise RequestError(
-                "protoconcepts.per_class exceeds protoconcepts.depth: no orthonormal basis is that large"
-            )
+            raise RequestError("protoconcepts.per_class exceeds protoconcepts.depth: no orthonormal basis is so large")
 
     def settle(self, model: ProtoConceptsModel) -> None:
         """Put the prototype of the largest presence into each slot; masked ones belong to no class."""

@@ -16,17 +16,18 @@ from tests.support import official_checkouts as stand_ins
 from tests.support.samples import Dying, Killed, Silent, stripes, task
 
 BASES = ("protopnet", "tesnet", "protopool")
-SIZES = {"per_class": 2, "prototypes": 12, "depth": 8, "mixup": 0, "gumbel_epochs": 2, "cap": 8.5}
+SIZES = {"per_class": 2, "prototypes": 12, "depth": 8, "mixup": 0, "gumbel_epochs": 2}
+CAPS = {"protopnet": 6.0, "tesnet": 7.4, "protopool": 6.0}
+"""Caps that cut some of the similarities that the networks reach on the stripes."""
 LAST = Phase(name="last", epochs=2, lr={"last_layer": 0.01}, freeze_norm=True)
 
 
-def config_of(base, epochs=3, cap=8.5, **rates):
+def config_of(base, epochs=3, cap=None):
     groups = ["backbone", "add_on", "prototypes", "caps", *(["presence"] if base == "protopool" else [])]
-    joint = Phase(name="joint", epochs=epochs, lr=dict.fromkeys(groups, 0.01) | rates, action="mask")
+    joint = Phase(name="joint", epochs=epochs, lr=dict.fromkeys(groups, 0.01), action="mask")
     schedule = Schedule(batch_size=12, phases=[joint, LAST])
-    return ProtoConcepts.Config(
-        **SIZES | {"base": base, "cap": cap, "cluster": 0.1, "separation": 0.01}, schedule=schedule
-    )
+    changed = {"base": base, "cap": CAPS[base] if cap is None else cap, "cluster": 0.1, "separation": 0.01}
+    return ProtoConcepts.Config(**SIZES | changed, schedule=schedule)
 
 
 @pytest.mark.parametrize("base", BASES)
