@@ -23,7 +23,11 @@ def add_on(channels: int, depth: int, convolutions: int = 2) -> nn.Sequential:
     for _ in range(convolutions - 1):
         layers.extend((nn.ReLU(), nn.Conv2d(depth, depth, 1)))
     layers.append(nn.Sigmoid())
-    # The official initialisation of new convolutions.
+    return initialised(layers)
+
+
+def initialised(layers: nn.Sequential) -> nn.Sequential:
+    """Draw the weights of new convolutions as the official networks do, and return the layers."""
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -95,24 +99,26 @@ def cosines(z: Tensor, projected: Tensor) -> Tensor:
     return projected / z.norm(dim=1, keepdim=True).clamp(min=1e-12)
 
 
-def class_weights(last_layer: nn.Linear, classes: Tensor) -> Tensor:
+def class_weights(last_layer: Any, classes: Tensor) -> Tensor:
     """Return rows of a last layer for ``classes (N,)``, or their combinations for weights ``(N, C)``: ``(N, P)``."""
     weight = last_layer.weight
     return weight[classes] if classes.ndim == 1 else classes.to(weight) @ weight
 
 
-def at_maxima(maps: Tensor, weights: Tensor) -> Tensor:
+def at_maxima(maps: Tensor, weights: Tensor, scores: Tensor | None = None) -> Tensor:
     """Compute exact contributions to a logit ``sum_j w_j max m_j``: each term in the first cell that has the maximum.
 
     Args:
         maps: ``(N, P, h, w)``.
         weights: ``(N, P)``.
+        scores: ``(N, P)`` in place of the maxima themselves, for logits ``sum_j w_j score_j``.
 
     Returns:
         ``(N, h, w)``.
     """
     top, location = maps.flatten(2).max(2)
-    terms = torch.zeros_like(maps).flatten(2).scatter_(2, location[:, :, None], (weights * top)[:, :, None])
+    values = weights * (top if scores is None else scores)
+    terms = torch.zeros_like(maps).flatten(2).scatter_(2, location[:, :, None], values[:, :, None])
     return terms.sum(1).unflatten(1, maps.shape[2:])
 
 

@@ -25,9 +25,13 @@ from bench.models.external import NetworkConfig
 
 _HEADER = "partbench"
 _IDENTITY = "prototype_class_identity"
-_DISTANCES = ("protopnet", "protopool")
+_DISTANCES = ("protopnet", "protopool", "protoconcepts")
 """Methods whose similarity is a function of distances, which a file may choose; that of the others is fixed."""
-_FIXED = {"tesnet": "projection", "deformable": "cosine"}
+_FIXED = {"tesnet": "projection", "deformable": "cosine", "evalprotopnet": "projection", "st-protopnet": "projection"}
+_SAME_FILES = {"support-st": "st-protopnet"}
+"""Methods that load the files of another one."""
+_FORMS = {"projection": "cropped", "cosine": "full"}
+"""Forms of ST-ProtoPNet by the similarity that they use."""
 _FUNCTION = "a function of the author's own"
 
 SETTINGS = {
@@ -35,6 +39,9 @@ SETTINGS = {
     "tesnet": {"per_class": "K", "depth": "D"},
     "protopool": {"prototypes": "P", "slots": "K", "depth": "D"},
     "deformable": {"per_class": "K", "hidden": "O"},
+    "evalprotopnet": {"per_class": "K", "depth": "D"},
+    "st-protopnet": {"per_class": "K", "depth": "D"},
+    "protoconcepts": {"per_class": "K", "prototypes": "P", "depth": "D"},
 }
 """Settings that are sizes, and the letters of these sizes in the file."""
 
@@ -42,6 +49,7 @@ _FINISH: dict[str, Callable[[Any], object]] = {
     "protopool": lambda model: model.assign(),
     # Official offsets are always in use: before training opens them they are zero.
     "deformable": lambda model: setattr(model, "deformed", True),
+    "protoconcepts": lambda model: model.settle(),
 }
 """Steps after loading: state that follows from the weights of a network and is not in its file."""
 
@@ -133,7 +141,8 @@ def read(file: Path) -> ConvertedCheckpoint:
     except (SafetensorError, OSError) as error:
         raise RequestError(f"{file} cannot be read ({error})") from error
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items() if name != _IDENTITY}
-    measured = official_files.sizes_of(facts["method"], shapes, file)
+    classes = state[_IDENTITY].shape[-1] if _IDENTITY in state else None
+    measured = official_files.sizes_of(facts["method"], shapes, file, classes)
     if _IDENTITY in state:
         identity = state[_IDENTITY]
         if identity.shape != (measured["P"], measured["C"]):
@@ -155,14 +164,17 @@ def check(method: str, config: NetworkConfig, sizes: Sizes) -> None:
         RequestError: if it does not, with the reason.
     """
     if config.source is not None:
-        official_models.check(method, config.source.path, sizes)
+        official_models.check(method, config, sizes)
     if config.checkpoint is None:
         return
     file = config.checkpoint.path
     # Only the header is read here, not the tensors.
     facts = facts_of(file)
-    if facts["method"] != method:
+    if facts["method"] != _SAME_FILES.get(method, method):
         raise RequestError(f"{method}.checkpoint: {file} is a checkpoint of {facts['method']}")
+    base = getattr(config, "base", None)
+    if facts.get("base", base) != base:
+        raise RequestError(f"{method}.checkpoint: {file} extends {facts['base']}: --set {method}.base={facts['base']}")
     if facts["classes"] != sizes.classes:
         raise RequestError(
             f"{method}.checkpoint: {file} knows {facts['classes']} classes, the data has {sizes.classes}"
@@ -177,7 +189,8 @@ def check(method: str, config: NetworkConfig, sizes: Sizes) -> None:
         raise RequestError(f"{method}.checkpoint: {file} turns distances into similarities by a function it lacks")
     if config.source is not None:
         return
-    unlike = "drops the last max-pooling of VGG" if method == "deformable" and sizes.backbone.startswith("vgg") else ""
+    upsamples = method == "deformable" or (method in ("st-protopnet", "support-st") and facts["activation"] == "cosine")
+    unlike = "drops the last max-pooling of VGG" if upsamples and sizes.backbone.startswith("vgg") else ""
     if facts.get("attributes", {}).get("using_deform") is False:
         unlike = "was trained without offsets, on a smaller map"
     if unlike:
@@ -207,15 +220,17 @@ def build(method: Method, task: FitContext) -> PartPrototypeModel:
     if task.config.source is not None:
         return official_models.build(method.name, task, checkpoint).eval()
     assert checkpoint is not None
-    sizes = {name: checkpoint.facts["sizes"][size] for name, size in SETTINGS[method.name].items()}
-    config = task.config.model_copy(update={"checkpoint": None, **sizes})
+    kind = _SAME_FILES.get(method.name, method.name)
+    sizes = {name: checkpoint.facts["sizes"][size] for name, size in SETTINGS[kind].items()}
+    form = {"form": _FORMS[checkpoint.facts["activation"]]} if kind == "st-protopnet" else {}
+    config = task.config.model_copy(update={"checkpoint": None, **sizes, **form})
     model = method.build(replace(task, config=config))
     _adapt(model, checkpoint)
     wanted = model.state_dict()
-    given = {name.replace("features.", "backbone.", 1): tensor for name, tensor in checkpoint.weights.items()}
+    given = official_files.named_as_ours(kind, checkpoint.weights, wanted.keys())
     wrong = [name for name in given if name not in wanted or wanted[name].shape != given[name].shape]
     # State that the official networks do not have, or that files of old releases of torch lack.
-    derived = ("prototypes.", "num_batches_tracked", "slots", "_extra_state")
+    derived = ("prototypes.", "network.prototypes.", "num_batches_tracked", "slots", "_extra_state")
     wrong += [
         name for name in wanted if name not in given and not name.startswith(derived) and not name.endswith(derived)
     ]
@@ -265,6 +280,8 @@ def _write(out: Path, state: dict[str, Tensor], facts: dict[str, Any]) -> None:
 
 def _adapt(model: Any, checkpoint: ConvertedCheckpoint) -> None:
     """Give a network add-on layers of other widths, and the ragged classes of a pruned file."""
+    if not hasattr(model, "prototype_vectors"):  # ST-ProtoPNet has neither
+        return
     identity, state = checkpoint.identity, checkpoint.state
     # Convolutions alternate with activations, which have no weights, so their numbers are even.
     widths = [
@@ -285,7 +302,7 @@ def _adapt(model: Any, checkpoint: ConvertedCheckpoint) -> None:
 
 def _identity(method: str, official: official_files.OfficialFile, sizes: Mapping[str, int]) -> Tensor | None:
     """Return the table of prototypes by class, bool ``(P, C)``, as pickled or else prototype j for ``j // (P / C)``."""
-    if method == "protopool":
+    if "K" in sizes:  # they are shared through slots
         return None
     count, classes = sizes["P"], sizes["C"]
     if official.identity is not None:
@@ -310,14 +327,15 @@ def _facts(
         for name, value in official.attributes.items()
         if not isinstance(value, str) or value.isprintable()  # facts are printed on a terminal
     }
-    activation = _FIXED.get(method) or attributes.get("prototype_activation_function", "log")
+    fixed = "cosine" if official_files.other_form(method, official.state) else _FIXED.get(method)
+    activation = fixed or attributes.get("prototype_activation_function", "log")
     per_class = sorted({int(n) for n in identity.sum(0)}) if identity is not None else [sizes["K"]]
     add_on = [name for name in official.state if re.fullmatch(r"add_on_layers\.\d+\.weight", name)]
     epsilon = attributes.get("epsilon", 1e-4)
     stored = {
         "activation": "prototype_activation_function" in attributes or method not in _DISTANCES,
         "epsilon": "epsilon" in attributes or method not in _DISTANCES,
-        "class identity": official.identity is not None or method == "protopool",
+        "class identity": official.identity is not None or identity is None,
     }
     return {
         "method": method,
@@ -339,17 +357,9 @@ def _facts(
         "tensors": len(official.state),
         "format": official.file.format,
         "inert": [name for name in official.file.names if not name.startswith(("torch.", "collections.", "builtins."))],
-        **_doubts(method, official, sizes),
+        **({"doubt": doubt} if (doubt := official_files.doubts(method, official, sizes["D"])) else {}),
+        **({"base": official_files.base_of(official.kind, official.shapes)} if method == "protoconcepts" else {}),
     }
-
-
-def _doubts(method: str, official: official_files.OfficialFile, sizes: Mapping[str, int]) -> dict[str, str]:
-    # Both write the same keys; only a pickled module has the name of its class.
-    if method in ("protopnet", "tesnet") and official_files.recognised(official) is None:
-        usual = {"protopnet": 128, "tesnet": 64}[method]
-        unusual = f", and {sizes['D']} channels are not its usual {usual}" if sizes["D"] != usual else ""
-        return {"doubt": f"protopnet and tesnet write the same state dict; taken for {method} as asked{unusual}"}
-    return {}
 
 
 def _sha256(file: Path) -> str:

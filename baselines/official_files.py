@@ -1,14 +1,16 @@
 """Files of the official repositories: their writer, their tensors, and the sizes on which these agree.
 
-Sources: the state dicts of cfchen-duke/ProtoPNet, JackeyWang96/TesNet, gmum/ProtoPool and
-jdonnelly36/Deformable-ProtoPNet; keys of other descendants of ProtoPNet are known to be refused by name.
+Sources: the state dicts of cfchen-duke/ProtoPNet, JackeyWang96/TesNet, gmum/ProtoPool,
+jdonnelly36/Deformable-ProtoPNet, hqhQAQ/EvalProtoPNet, cwangrun/ST-ProtoPNet and
+Henrymachiyu/This-looks-like-those_ProtoConcepts; keys of other descendants of ProtoPNet are known, to be refused by
+name.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,20 @@ from bench.models.torch_file import TorchFile
 from bench.models.torchvision import TorchvisionNet
 
 Shape = tuple[int, ...]
+
+
+def _branches(*places: int) -> dict[str, str]:
+    """Return the tensors of ST-ProtoPNet's branches, whose convolutions have these places in the add-on layers."""
+    found = {}
+    for branch in ("trivial", "support"):
+        found |= {f"prototype_vectors_{branch}": "P D 1 1", f"last_layer_{branch}.weight": "C P"}
+        for place, before in zip(places, "BD", strict=True):
+            found |= {
+                f"add_on_layers_{branch}.{place}.weight": f"D {before} 1 1",
+                f"add_on_layers_{branch}.{place}.bias": "D",
+            }
+    return found
+
 
 _CONNECTION = {"last_layer.weight": "C P"}
 SHAPES: dict[str, dict[str, str]] = {
@@ -40,18 +56,37 @@ SHAPES: dict[str, dict[str, str]] = {
         "conv_offset.2.bias": "2*H*W",
         **_CONNECTION,
     },
+    # Its number of classes is in the arguments beside the tensors alone.
+    "evalprotopnet": {"prototype_vectors": "P D 1 1", "activation_weight": "P"},
+    "st-protopnet": _branches(0, 2),
+    "protoconcepts": {"prototype_vectors": "P D 1 1", "cap_width_l2": "1 P", "non_vis_mask": "P", **_CONNECTION},
 }
 """Tensors of each network besides backbone and add-on layers. C classes, P prototypes of D channels, K slots."""
 
-ADD_ON = {"protopnet": "even", "tesnet": "even", "protopool": "one", "deformable": "none"}
-"""Number of 1x1 convolutions before the prototypes of each: even, one, none."""
+OTHER_FORMS = {
+    "st-protopnet": _branches(1, 2),
+    "protoconcepts": SHAPES["protopool"] | {"cap_width_l2": "1 P", "non_vis_mask": "C P K"},
+}
+"""Tensors of a second form of the official network: ST-ProtoPNet for whole images, ProtoConcepts on ProtoPool."""
+
+ADD_ON = {
+    "protopnet": "even",
+    "tesnet": "even",
+    "protopool": "one",
+    "deformable": "none",
+    "evalprotopnet": "one",
+    "st-protopnet": "none",
+    "protoconcepts": "even",
+}
+"""Number of 1x1 convolutions in ``add_on_layers`` of each: even, one, none."""
 
 _IGNORED = {"ones", "alfa"}
 """Constants of the official code, and the threshold that ProtoPool's log similarity does not use."""
 
-_CLASSES = {"PPNet": "protopnet", "TESNet": "tesnet", "PrototypeChooser": "protopool"}
+_CLASSES = {"STProtoPNet": "st-protopnet", "PPNet": "protopnet", "TESNet": "tesnet", "PrototypeChooser": "protopool"}
 _NESTED = ("model_state_dict", "state_dict", "model", "net")
 _ATTRIBUTES = ("img_size", "epsilon", "num_classes", "prototype_activation_function", "m", "using_deform", "topk_k")
+_USUAL_DEPTH = {"protopnet": 128, "tesnet": 64}
 _FAMILIES = (
     ("layer1.", ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")),
     ("features.denseblock1.", ("densenet121", "densenet161", "densenet169", "densenet201")),
@@ -93,6 +128,9 @@ def read(path: Path) -> OfficialFile:
     """
     file = TorchFile(path)
     content, attributes, kind = file.content, {}, None
+    arguments = content.get("args") if isinstance(content, dict) else None
+    if isinstance(arguments, Object):
+        attributes = {"num_classes": arguments.state.get("nb_classes")}
     for name in _NESTED:
         if isinstance(content, dict) and isinstance(content.get(name), dict | Object):
             content = content[name]
@@ -121,6 +159,8 @@ def read(path: Path) -> OfficialFile:
 def recognised(official: OfficialFile) -> str | None:
     """Return the method that wrote the file; ``None`` if several write its keys."""
     state = official.state
+    if "cap_width_l2" in state:
+        return "protoconcepts"
     if "activation_weight" in state:
         return "evalprotopnet"
     if "proto_presence" in state:
@@ -142,12 +182,17 @@ def measure(method: str, official: OfficialFile) -> dict[str, int]:
     Raises:
         RequestError: naming tensors that are missing, unknown or of a shape that does not fit the rest.
     """
-    return sizes_of(method, official.shapes, official.file.path)
+    return sizes_of(method, official.shapes, official.file.path, official.attributes.get("num_classes"))
 
 
-def sizes_of(method: str, shapes: Mapping[str, Shape], path: Path) -> dict[str, int]:
-    """Return the sizes of :func:`measure`, of the tensors with these shapes in the file ``path``."""
-    wanted = SHAPES[method]
+def sizes_of(method: str, shapes: Mapping[str, Shape], path: Path, classes: object = None) -> dict[str, int]:
+    """Return the sizes of :func:`measure`, of the tensors with these shapes in the file ``path``.
+
+    ``classes`` is their number as the file says it, for methods that have it in no tensor.
+    """
+    other = other_form(method, shapes)
+    wanted = (OTHER_FORMS if other else SHAPES)[method]
+    convolutions = ADD_ON["protopool" if other and method == "protoconcepts" else method]
     add_on = sorted((name for name in shapes if re.fullmatch(r"add_on_layers\.\d+\.weight", name)), key=_layer)
     biases = [name.replace(".weight", ".bias") for name in add_on]
     missing = [name for name in [*wanted, *biases] if name not in shapes]
@@ -159,7 +204,7 @@ def sizes_of(method: str, shapes: Mapping[str, Shape], path: Path) -> dict[str, 
         ]
         raise RequestError(f"{path} is no file of {method} ({'; '.join(parts)})")
     count = len(add_on)
-    if not {"even": count and count % 2 == 0, "one": count == 1, "none": count == 0}[ADD_ON[method]]:
+    if not {"even": count and count % 2 == 0, "one": count == 1, "none": count == 0}[convolutions]:
         raise RequestError(f"{path} is no file of {method}: it has {count} convolutions in add_on_layers")
     sizes: dict[str, int] = {}
     for name, text in wanted.items():
@@ -170,12 +215,24 @@ def sizes_of(method: str, shapes: Mapping[str, Shape], path: Path) -> dict[str, 
         _agree(path, name, shapes[name], f"{width} {before} 1 1", sizes)
         _agree(path, bias, shapes[bias], f"{width}", sizes)
     sizes.setdefault("B", sizes["D"])
+    if "C" not in sizes:
+        if type(classes) is not int or classes < 1 or sizes["P"] % classes:
+            raise RequestError(
+                f"{path} does not say for how many classes its {sizes['P']} prototypes are: import the file that the "
+                "official code wrote, with the arguments in it"
+            )
+        sizes["C"] = classes
     # Without prototypes a file of a few bytes could claim any number of classes.
     if not all(sizes.values()):
         raise RequestError(f"{path} is broken: it has tensors without numbers ({', '.join(_none(sizes))})")
     if widths and widths[-1] != sizes["D"]:
         raise RequestError(f"{path} is broken: prototypes of {sizes['D']} channels after add-on layers of {widths[-1]}")
     return sizes
+
+
+def other_form(method: str, shapes: Collection[str]) -> bool:
+    """Return whether some of these tensors are those that only :data:`OTHER_FORMS` of the method have."""
+    return not (OTHER_FORMS.get(method, {}).keys() - SHAPES[method].keys()).isdisjoint(shapes)
 
 
 def architecture(shapes: Mapping[str, Shape]) -> str | None:
@@ -199,6 +256,46 @@ def _shapes_of(architecture: str) -> dict[str, Shape]:
     with torch.device("meta"):
         state = TorchvisionNet(architecture, 0)().state_dict()
     return {name: tuple(tensor.shape) for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+
+
+def named_as_ours(method: str, state: Mapping[str, Tensor], wanted: Collection[str]) -> dict[str, Tensor]:
+    """Return official tensors under the names that a network of ours has for them; ``wanted`` are its names."""
+    given = {_our_name(name): tensor for name, tensor in state.items()}
+    if method == "protoconcepts":
+        given = {name if name in wanted else f"network.{name}": tensor for name, tensor in given.items()}
+        mask = given.get("non_vis_mask")
+        if mask is not None and mask.ndim == 3:  # on ProtoPool it is repeated for every slot of every class
+            given["non_vis_mask"] = mask.amin((0, 2))
+    # A network with one of the branches of ST-ProtoPNet leaves the other in the file.
+    return {name: tensor for name, tensor in given.items() if name in wanted or not name.startswith("branches.")}
+
+
+def _our_name(name: str) -> str:
+    if name.startswith("features."):
+        return name.replace("features.", "backbone.", 1)
+    name = re.sub(r"^(add_on_layers|prototype_vectors|last_layer)_(trivial|support)", r"branches.\2.\1", name)
+    return f"last_layer.{name}" if name == "activation_weight" else name
+
+
+def base_of(kind: str | None, shapes: Mapping[str, Shape]) -> str:
+    """Return the network that a file of ProtoConcepts extends; the state dicts of two of them have the same keys."""
+    if other_form("protoconcepts", shapes):
+        return "protopool"
+    usual = "tesnet" if shapes["prototype_vectors"][1] == _USUAL_DEPTH["tesnet"] else "protopnet"
+    return {"PPNet": "protopnet", "TESNet": "tesnet"}.get(kind or "", usual)
+
+
+def doubts(method: str, official: OfficialFile, depth: int) -> str:
+    """Return what is not certain about the writer of a file that was taken for ``method``; empty if nothing is."""
+    # Both write the same keys; only a pickled module has the name of its class.
+    if method in ("protopnet", "tesnet") and recognised(official) is None:
+        usual = _USUAL_DEPTH[method]
+        unusual = f", and {depth} channels are not its usual {usual}" if depth != usual else ""
+        return f"protopnet and tesnet write the same state dict; taken for {method} as asked{unusual}"
+    if method == "protoconcepts" and official.kind is None and not other_form(method, official.state):
+        base = base_of(None, official.shapes)
+        return f"its state dict is the same on protopnet and tesnet; taken for {base} by its {depth} channels"
+    return ""
 
 
 def tensors(official: OfficialFile) -> dict[str, Tensor]:

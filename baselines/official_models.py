@@ -2,7 +2,8 @@
 
 This executes the checkout's code, on purpose: it is the user who names it. The networks are measured, never trained.
 Names and signatures are those of cfchen-duke/ProtoPNet at commit 81bf2b7, JackeyWang96/TesNet at 870a77a,
-gmum/ProtoPool at 2bd4288 and jdonnelly36/Deformable-ProtoPNet at 92d3ab6.
+gmum/ProtoPool at 2bd4288, jdonnelly36/Deformable-ProtoPNet at 92d3ab6, hqhQAQ/EvalProtoPNet at ab33e5d,
+cwangrun/ST-ProtoPNet at 935aaa1 and Henrymachiyu/This-looks-like-those_ProtoConcepts at 44b846c.
 """
 
 from __future__ import annotations
@@ -16,13 +17,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from baselines import extension_stubs, external_repository
+from baselines import extension_stubs, external_repository, st_protopnet
 from baselines.deformable import DeformableProtoPNetModel
 from bench.contract import CellError, Explanation, FitContext, PartPrototypeModel, PrototypeTable, RequestError, Sizes
 from bench.core.seeding import derive
 
 _ABSENT = ("ones", "alfa")
 """Constants of the official code that converted files leave out."""
+
+FOLDERS = dict.fromkeys(("st-protopnet", "support-st"), "cropped or full") | {"protoconcepts": "of the base"}
+"""Folders of the repositories that have several networks."""
+
+_CONCEPTS = {"protopnet": "model_ctrl_caps.py", "tesnet": "model_cap.py", "protopool": "model_cap_final.py"}
+"""Files of ProtoConcepts, by the network that they extend."""
 
 _CERTAIN = 1e4
 """Logit whose softmax among zeros is 1 and zeros, exactly, in single precision."""
@@ -110,6 +117,26 @@ def _family(plan: NetworkArguments) -> dict[str, Any]:
     }
 
 
+def _make_evalprotopnet(module: Any, plan: NetworkArguments) -> Any:
+    return module.construct_OursNet(**_family(plan) | {"add_on_layers_type": "regular"})
+
+
+def _make_st_protopnet(module: Any, plan: NetworkArguments) -> Any:
+    return module.construct_STProtoPNet(**_family(plan) | {"add_on_layers_type": "regular"})
+
+
+def _make_protoconcepts(module: Any, plan: NetworkArguments) -> Any:
+    if hasattr(module, "Protopool_cap"):
+        sizes = plan.P, plan.K, plan.C, False, plan.architecture, False, "regular", plan.activation, plan.D, True
+        network = module.Protopool_cap(*sizes)
+    else:
+        network = getattr(module, "construct_TesNet", None) or module.construct_PPNet
+        network = network(**_family(plan))
+    # Whether the mask counts is in no state dict; one that was never set has no effect.
+    network.masked = network.pruned = True
+    return network
+
+
 def _make_deformable(module: Any, plan: NetworkArguments) -> Any:
     return module.construct_PPNet(
         base_architecture=plan.architecture,
@@ -155,6 +182,30 @@ def _look_deformable(network: Any, features: Tensor) -> tuple[Tensor, Tensor]:
     return network(features, is_train=False)[1][1], network.push_forward(features)[1]
 
 
+def _look_evalprotopnet(network: Any, features: Tensor) -> tuple[Tensor, Tensor]:
+    # `conv_features` calls `features.forward_all`, whose second value only the loss needs.
+    z = network.add_on_layers(features)
+    maps = network._project2basis(z)
+    return network.forward_SA_module(maps.amax((2, 3))), maps
+
+
+def _look_st_protopnet(network: Any, features: Tensor) -> tuple[Tensor, Tensor]:
+    logits = dict(zip(("trivial", "support"), network(features)[0], strict=True))
+    maps = [-getattr(network, f"push_forward_{name}")(features)[1] for name in network.measured]
+    # The network for whole images has no activation in its add-on layers, and shows cosines not below 0.
+    whole = not isinstance(network.add_on_layers_trivial[0], nn.Conv2d)
+    shown = torch.cat(maps, 1)
+    return sum(logits[name] for name in network.measured), shown.relu() if whole else shown
+
+
+def _look_protoconcepts(network: Any, features: Tensor) -> tuple[Tensor, Tensor]:
+    several = features if len(features) > 1 else features.repeat(2, 1, 1, 1)
+    logits = network(several)[0][: len(features)]
+    if hasattr(network, "_project2basis"):
+        return logits, network._project2basis(network.conv_features(features))
+    return logits, network.distance_2_similarity(network.prototype_distances(features))
+
+
 def _look_protopool(network: Any, features: Tensor) -> tuple[Tensor, Tensor]:
     # One image alone loses its dimension in the official code, so it is never alone.
     several = features if len(features) > 1 else features.repeat(2, 1, 1, 1)
@@ -167,18 +218,28 @@ NETWORKS: dict[str, tuple[Callable[[Any, NetworkArguments], Any], Callable[[Any,
     "tesnet": (_make_tesnet, _look_tesnet),
     "protopool": (_make_protopool, _look_protopool),
     "deformable": (_make_deformable, _look_deformable),
+    "evalprotopnet": (_make_evalprotopnet, _look_evalprotopnet),
+    **dict.fromkeys(("st-protopnet", "support-st"), (_make_st_protopnet, _look_st_protopnet)),
+    "protoconcepts": (_make_protoconcepts, _look_protoconcepts),
 }
-"""For each method, the constructor from its ``model.py`` and the function from features to logits and maps."""
+"""For each method, the constructor from its :func:`module_of`, and the function from features to logits and maps."""
 
 
-def check(method: str, root: Path, sizes: Sizes) -> None:
-    """Check that the folder looks like a checkout with this network; its code is not run here.
+def module_of(config: Any) -> str:
+    """Return the file of the checkout that defines the network."""
+    return _CONCEPTS.get(getattr(config, "base", ""), "model.py")
+
+
+def check(method: str, config: Any, sizes: Sizes) -> None:
+    """Check that ``config.source`` looks like a checkout with this network; its code is not run here.
 
     Raises:
         RequestError: if it does not, with the reason.
     """
-    if not (root / "model.py").is_file():
-        raise RequestError(f"{method}.source: {root} has no model.py: name a checkout of the official repository")
+    root, file = config.source.path, module_of(config)
+    if not (root / file).is_file():
+        within = f", in it the folder {FOLDERS[method]}" if method in FOLDERS else ""
+        raise RequestError(f"{method}.source: {root} has no {file}: name a checkout of the official repository{within}")
     if not re.match(r"(resnet|vgg|densenet)\d", sizes.backbone):
         raise RequestError(f"{method}.source: the official code knows no {sizes.backbone}: --backbones resnet34")
 
@@ -197,7 +258,7 @@ def build(method: str, task: FitContext, checkpoint: Any) -> OfficialModel:
     make, look = NETWORKS[method]
     root, plan = task.config.source.path, _plan(task, checkpoint)
     extension = ("Deformable-Convolution-V2-PyTorch",)
-    opened = external_repository.imported_module(root, "model.py", extension, extension_stubs.stand_ins())
+    opened = external_repository.imported_module(root, module_of(task.config), extension, extension_stubs.stand_ins())
     with torch.random.fork_rng(devices=[]), opened as (module, lent):
         if method == "deformable" and "DCN" in lent:
             # The compiled extension is for CUDA and old releases of torch; the result records the replacement.
@@ -207,18 +268,24 @@ def build(method: str, task: FitContext, checkpoint: Any) -> OfficialModel:
         try:
             with external_repository.contained(torch.device("cpu")):
                 network = make(module, plan)
-                if plan.whole > plan.P and method != "protopool":
+                if plan.whole > plan.P and not hasattr(network, "proto_presence"):
                     network.prune_prototypes(list(range(plan.P, plan.whole)))
         except (AttributeError, TypeError, KeyError) as error:
             raise CellError(f"{root} makes no {method} that is known ({type(error).__name__}: {error})") from error
     if checkpoint is not None:
         _load(network, checkpoint.weights, task.config.checkpoint.path)
     network.eval()
-    if method == "protopool":
-        return OfficialModel(network, look, *_settle(network))
+    if hasattr(network, "proto_presence"):
+        return OfficialModel(network, look, *_unmasked(network, *_settle(network)))
     identity = network.prototype_class_identity if checkpoint is None else checkpoint.identity
     border = DeformableProtoPNetModel.border if method == "deformable" and plan.deformed else 0
-    return OfficialModel(network, look, identity > 0, network.last_layer.weight, border)
+    if hasattr(task.config, "branches"):
+        network.measured = st_protopnet.names(task.config.branches)
+        weights = torch.cat([getattr(network, f"last_layer_{name}").weight for name in network.measured], 1)
+        identity = identity.repeat(len(network.measured), 1)
+    else:
+        weights = _aggregation(network) if method == "evalprotopnet" else network.last_layer.weight
+    return OfficialModel(network, look, *_unmasked(network, identity > 0, weights), border)
 
 
 def _plan(task: FitContext, checkpoint: Any) -> NetworkArguments:
@@ -232,7 +299,7 @@ def _plan(task: FitContext, checkpoint: Any) -> NetworkArguments:
         # A rigid network has a plain convolution without padding, on whose smaller map its weights were trained.
         more["deformed"] = facts.get("attributes", {}).get("using_deform") is not False
         return NetworkArguments(task.backbone_name, image, *known, facts["activation"], facts["add_on"], **more)
-    slots = getattr(config, "slots", None)
+    slots = config.per_class if getattr(config, "base", "") == "protopool" else getattr(config, "slots", None)
     per_class = config.per_class if slots is None else slots
     pool = config.per_class * classes if slots is None else config.prototypes
     depth = getattr(config, "depth", None) or int(task.backbone().channels)  # type: ignore[arg-type]
@@ -248,6 +315,23 @@ def _load(network: Any, weights: dict[str, Tensor], file: Path) -> None:
     if missing or result.unexpected_keys:
         names = ", ".join([*missing, *result.unexpected_keys][:4])
         raise CellError(f"{file} does not fit the official network: {names}")
+
+
+@torch.no_grad()
+def _aggregation(network: Any) -> Tensor:
+    """Return the weights of EvalProtoPNet's sums of own scores as those of a last layer ``(C, P)``."""
+    own = network.activation_weight.view(network.num_classes, -1)
+    return torch.block_diag(*(own.softmax(1) * own.shape[1]))
+
+
+@torch.no_grad()
+def _unmasked(network: Any, identity: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the table ``(P, C)`` and the weights ``(C, P)`` without the prototypes that ProtoConcepts masked."""
+    mask = getattr(network, "non_vis_mask", None)
+    if mask is None:
+        return identity, weights
+    mask = mask.amin((0, 2)) if mask.ndim == 3 else mask
+    return identity & (mask > 0)[:, None], weights * mask
 
 
 @torch.no_grad()

@@ -193,18 +193,10 @@ class ProtoPoolLearner(NetworkLearner):
             protopool_ops.draw_presence(logits, protopool_ops.SCALE_OF_THE_CODE) if self.config.official_bugs else None
         )
 
-    def _mixup(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, float]:
-        """Blend images in pairs: return them, the partners' labels, and the first image's share (Zhang et al. 2018)."""
-        if not self.config.mixup:
-            return images, labels, 1.0
-        share = float(torch.distributions.Beta(self.config.mixup, self.config.mixup).sample())
-        partners = torch.randperm(len(images), device=images.device)
-        return share * images + (1 - share) * images[partners], labels[partners], share
-
     def forward(self, images: Tensor, labels: Tensor, phase: str) -> dict[str, Tensor]:
         """Compute the loss of the paper with its terms, and the training accuracy."""
         model, config = self.model, self.config
-        images, others, share = self._mixup(images, labels)
+        images, others, share = protopool_ops.mixup(images, labels, config.mixup)
         presence = self._presence()
         distances = model.distances(model.backbone(images))
         nearest = distances.amin((2, 3))

@@ -49,6 +49,15 @@ def draw_presence(logits: Tensor, scale: float, generator: torch.Generator | Non
     return ((logits * scale + noise) / _TEMPERATURE).softmax(1)
 
 
+def mixup(images: Tensor, labels: Tensor, concentration: float) -> tuple[Tensor, Tensor, float]:
+    """Blend images in pairs: return them, the partners' labels, and the first image's share (Zhang et al. 2018)."""
+    if not concentration:
+        return images, labels, 1.0
+    share = float(torch.distributions.Beta(concentration, concentration).sample())
+    partners = torch.randperm(len(images), device=images.device)
+    return share * images + (1 - share) * images[partners], labels[partners], share
+
+
 def mix(distances: Tensor, presence: Tensor, mixing: Mixing = "factored") -> Tensor:
     """Weight the pool's distances ``(..., P)`` by the presence ``(C, P, K)``: those of the slots ``(..., C, K)``."""
     # As in layers.squared_distances: distances are compared with an epsilon of 1e-4, which bfloat16 would drown.

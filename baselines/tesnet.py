@@ -19,7 +19,7 @@ from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
 from baselines.projection import project
 from baselines.starts import AddOnStart, start_setting
 from bench.config.schedule import Schedule
-from bench.contract import FitContext, Progress, PrototypeTable, RequestError, Samples, Sizes
+from bench.contract import FitContext, PrototypeTable, RequestError, Samples, Sizes
 from bench.core.seeding import derive
 
 
@@ -63,15 +63,25 @@ class TesNetModel(layers.MaximaModel):
         classes: number of classes.
         per_class: prototypes of each class.
         depth: channels of the latent space.
+        convolutions: number of convolutions in the add-on layers.
+        last_layer: layer from scores to logits with a ``weight (C, P)``; default: TesNet's.
     """
 
-    def __init__(self, backbone: Any, classes: int, per_class: int, depth: int) -> None:
+    def __init__(
+        self,
+        backbone: Any,
+        classes: int,
+        per_class: int,
+        depth: int,
+        convolutions: int = 2,
+        last_layer: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.add_on_layers = layers.add_on(backbone.channels, depth)
+        self.add_on_layers = layers.add_on(backbone.channels, depth, convolutions)
         self.prototype_vectors = nn.Parameter(torch.rand(classes * per_class, depth, 1, 1))
         self.prototypes = PrototypeTable(layers.class_identity(classes, per_class))
-        self.last_layer = layers.class_connection(self.prototypes.classes)
+        self.last_layer: Any = last_layer or layers.class_connection(self.prototypes.classes)
 
     @property
     def bases(self) -> Tensor:
@@ -87,10 +97,6 @@ class TesNetModel(layers.MaximaModel):
 class TesNetLearner(NetworkLearner):
     """Cross entropy, cluster, separation and L1 terms; orthonormality within classes, separation between them."""
 
-    def __init__(self, model: TesNetModel, config: Any, progress: Progress) -> None:
-        super().__init__(model, config, progress)
-        self.subspaces = subspace_separation if config.subspace_form == "gram" else literal_subspace_separation
-
     def groups(self) -> Mapping[str, list[nn.Parameter]]:
         """Return the groups ``backbone``, ``add_on``, ``prototypes``, ``last_layer``."""
         return layers.parameter_groups(self.model)
@@ -104,13 +110,14 @@ class TesNetLearner(NetworkLearner):
         # Only these two terms use cosines; logits and maps keep the length of z.
         nearest = -layers.cosines(z, maps).amax((2, 3))
         cluster, separation = layers.cluster_and_separation(nearest, labels, model.prototypes.classes)
+        subspaces = subspace_separation if config.subspace_form == "gram" else literal_subspace_separation
         terms = {
             "cross_entropy": nn.functional.cross_entropy(logits, labels),
             "cluster": cluster,
             "separation": separation,
             "l1": layers.foreign_weight(model.last_layer, model.prototypes.classes),
             "orthonormality": layers.orthonormality(model.bases),
-            "subspace": self.subspaces(model.bases),
+            "subspace": subspaces(model.bases),
         }
         loss = terms["cross_entropy"] + config.cluster * cluster - config.separation * separation
         loss = loss + config.l1 * terms["l1"] + config.orthonormality * terms["orthonormality"]

@@ -131,6 +131,9 @@ def dataset_config(name: str, overrides: Mapping[str, Any]) -> DatasetConfig:
 def from_recipe(file: Path, model: type[M], recipe: Recipe, overrides: Mapping[str, Any], section: str) -> M:
     """Return settings for a recipe: the file's ``defaults``, then its ``recipes``, then the section's overrides.
 
+    ``variants`` of a recipe are further values by those of a setting: ``base: {tesnet: {...}}`` counts if the setting
+    ``base``, in the recipe or overridden, is ``tesnet``.
+
     Raises:
         RequestError: naming the wrong field, or the missing recipe.
     """
@@ -139,4 +142,7 @@ def from_recipe(file: Path, model: type[M], recipe: Recipe, overrides: Mapping[s
     if recipes and recipe not in recipes:
         raise RequestError(f"{section} has no recipe {recipe!r}; it has {', '.join(sorted(recipes))}")
     values = {**(content.get("defaults") or {}), **recipes.get(recipe, {})}
-    return validate(model, merge(values, for_section(overrides, section), section), section)
+    settings = for_section(overrides, section)
+    for setting, choices in (values.pop("variants", None) or {}).items():
+        values |= choices.get(settings.get(setting, values.get(setting)), {})
+    return validate(model, merge(values, settings, section), section)

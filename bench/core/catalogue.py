@@ -89,6 +89,19 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
             "baselines.cosine_head:CosineHead",
             "this project's control: cosines of raw features with clustered prototypes",
         ),
+        "evalprotopnet": Entry(
+            "baselines.evalprotopnet:EvalProtoPNet",
+            "weighted scores, aligned features (Huang et al. 2023)",
+        ),
+        "st-protopnet": Entry(
+            "baselines.st_protopnet:STProtoPNet", "prototypes near the boundary and far from it (Wang et al. 2023)"
+        ),
+        "support-st": Entry(
+            "baselines.st_protopnet:SupportST", "prototypes near the boundary between classes (Wang et al. 2023)"
+        ),
+        "protoconcepts": Entry(
+            "baselines.protoconcepts:ProtoConcepts", "prototypes that are balls of many patches (Ma et al. 2023)"
+        ),
         "blackbox": Entry(
             "bench.posthoc.method:BlackBox",
             "the trained classifier itself; its class map is its one prototype",
@@ -260,6 +273,16 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         "deformable": Entry(
             "baselines.official_checkpoints:OfficialCheckpoints",
             "the pickled PPNet of jdonnelly36/Deformable-ProtoPNet",
+        ),
+        "evalprotopnet": Entry(
+            "baselines.official_checkpoints:OfficialCheckpoints", "save_model.pth of hqhQAQ/EvalProtoPNet"
+        ),
+        "st-protopnet": Entry(
+            "baselines.official_checkpoints:OfficialCheckpoints", "the state dict of cwangrun/ST-ProtoPNet"
+        ),
+        "protoconcepts": Entry(
+            "baselines.official_checkpoints:OfficialCheckpoints",
+            "models of Henrymachiyu/This-looks-like-those_ProtoConcepts",
         ),
     },
 }

@@ -39,8 +39,10 @@ def test_fit_learns_projects_and_loads_back(network, tmp_path):
 def test_phase_trains_its_groups_alone(name, groups, tmp_path):
     network = NETWORKS[name]
     _, before = network.fit(tmp_path / "before")
-    if name == "tesnet":  # whose steps make prototypes one long, whether they learn or not
-        before.prototype_vectors.data = layers.unit(before.prototype_vectors.data)
+    if name in ("tesnet", "evalprotopnet", "st-protopnet", "support-st"):
+        # Their steps make prototypes one long, whether they learn or not.
+        for part in getattr(before, "parts", [before]):
+            part.prototype_vectors.data = layers.unit(part.prototype_vectors.data)
     _, after = network.fit(tmp_path / "after", Phase(name="one", epochs=1, lr=dict.fromkeys(groups, 0.01)))
     assert changed_groups(network, before, after) == groups
 
@@ -74,6 +76,13 @@ REACHED = {
         "orthogonality": {"prototypes"}, "loss": MOVING | {"last_layer"},
     },
     "cosine-head": {"loss": {"backbone", "prototypes", "last_layer"}},
+    "st-protopnet": {
+        **CLASSES, "l1": {"last_layer"}, "orthonormality": {"prototypes"}, "between_classes": {"prototypes"},
+        "loss": LATENT | {"last_layer"},
+    },
+    "evalprotopnet": {
+        **CLASSES, "orthonormality": {"prototypes"}, "alignment": {"backbone"}, "loss": LATENT | {"last_layer"},
+    },
 }  # fmt: skip
 
 

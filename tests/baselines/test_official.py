@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from baselines import external_repository, official_checkpoints, official_models
+from baselines.st_protopnet import SupportST
+from bench.config.schedule import Schedule
 from bench.contract import BenchError, CellError, RequestError, Sizes
 from bench.models.external import ExternalFile, NetworkConfig
 from tests.support import official_checkouts as stand_ins
@@ -33,7 +35,14 @@ class DeepConfig(NetworkConfig):
     per_class: int = 2
 
 
-CONFIGS = {"protopnet": Config, "tesnet": Config, "protopool": PoolConfig, "deformable": DeepConfig}
+class BranchConfig(Config):
+    branches: str = "both"
+
+
+CONFIGS = {
+    "protopnet": Config, "tesnet": Config, "protopool": PoolConfig, "deformable": DeepConfig,
+    "evalprotopnet": Config, "st-protopnet": BranchConfig,
+}  # fmt: skip
 METHODS = list(CONFIGS)
 
 
@@ -57,8 +66,7 @@ def trained(method, tmp_path):
     folder = stand_ins.checkout(method, tmp_path / "checkout")
     with stand_ins.imported(folder) as module:
         network = stand_ins.build(method, module)
-        content = {"model_state_dict": network.state_dict(), "epoch": 1} if method == "protopool" else network
-        torch.save(content, tmp_path / "official.pth")
+        torch.save(stand_ins.as_saved(method, network), tmp_path / "official.pth")
     official_checkpoints.convert(method, tmp_path / "official.pth", tmp_path / "out")
     return SimpleNamespace(method=method, folder=folder, network=network, file=tmp_path / "out.safetensors")
 
@@ -76,7 +84,7 @@ def test_logits_and_maps_are_the_networks_own(trained, tmp_path):
         torch.testing.assert_close(model(images()), logits, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(explained.maps, maps, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(explained.scores, maps.amax((2, 3)), rtol=1e-4, atol=1e-4)
-    assert len(model.prototypes) == (7 if trained.method == "protopool" else 6)
+    assert len(model.prototypes) == {"protopool": 7, "st-protopnet": 12}.get(trained.method, 6)
     assert model.prototypes.classes.any(0).all()
 
 
@@ -98,10 +106,47 @@ def test_the_doors_agree(trained, tmp_path):
         if trained.method == "protopool":
             slots, weight = trained.network.proto_presence.argmax(1).flatten(), trained.network.last_layer.weight
             by_hand = sum(weight[label, s] * everything.maps[n, row] for s, row in enumerate(slots.tolist()))
+        elif trained.method == "evalprotopnet":
+            shares = trained.network.activation_weight[2 * label : 2 * label + 2].softmax(0)
+            by_hand = sum(2 * shares[j] * everything.maps[n, 2 * label + j] for j in range(2))
+        elif trained.method == "st-protopnet":
+            weight = torch.cat(
+                [trained.network.last_layer_trivial.weight, trained.network.last_layer_support.weight], 1
+            )
+            by_hand = sum(weight[label, j] * everything.maps[n, j] for j in range(12))
         else:
             weight = trained.network.last_layer.weight[label]
             by_hand = sum(weight[j] * everything.maps[n, j] for j in range(6))
         torch.testing.assert_close(attribution[n], by_hand, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("method", ["st-protopnet"])
+def test_one_branch_of_a_network_with_two(method, full, tmp_path):
+    folder = stand_ins.checkout(method, tmp_path / "checkout", full=full)
+    with stand_ins.imported(folder) as module:
+        network = stand_ins.build(method, module)
+        torch.save(network.state_dict(), tmp_path / "official.pth")
+        with torch.no_grad():
+            logits, _, maps = network(images())
+    facts = official_checkpoints.convert(method, tmp_path / "official.pth", tmp_path / "out")
+    assert facts["activation"] == ("cosine" if full else "projection")
+    files = {"checkpoint": str(tmp_path / "out.safetensors"), "per_class": 9, "schedule": Schedule(phases=[])}
+    both = SupportST.Config(**files, source=str(folder))
+    official_checkpoints.check("support-st", both, Sizes(3, 12, 16, 16, "resnet18"))
+    config = SupportST.Config(**files)
+    ours = task(tmp_path, stripes(), config, backbone_name="resnet18")
+    theirs = given(method, folder, tmp_path, branches="support", checkpoint=str(tmp_path / "out.safetensors"))
+    converted = official_checkpoints.read(tmp_path / "out.safetensors")
+    for model in (
+        official_checkpoints.build(SupportST(), ours),
+        official_models.build(method, theirs, converted).eval(),
+    ):
+        with torch.no_grad():
+            found = model.explain(images())
+        torch.testing.assert_close(found.logits, logits[1], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found.maps, maps[1], rtol=1e-4, atol=1e-4)
+        assert model.prototypes.classes.int().argmax(1).tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_a_built_model_takes_its_saved_state_back(trained, tmp_path):

@@ -1,6 +1,7 @@
 """Files shaped like the official ones: imported without their code, recognised, checked, loaded into our networks."""
 
 import json
+from argparse import Namespace
 
 import pytest
 import torch
@@ -38,6 +39,7 @@ def saved(tmp_path_factory):
                     "state": state,
                     "prefixed": {f"module.{name}": tensor for name, tensor in state.items()},
                     "nested": {"model_state_dict": state, "epoch": 3},
+                    "as saved": stand_ins.as_saved(method, network),
                 }[form]
                 torch.save(content, folder / "official.pth", _use_new_zipfile_serialization=zipped)
                 answers = stand_ins.answers(method, network, images())
@@ -71,9 +73,19 @@ FORMS = [
     ("nested", True),
 ]
 
+STAND_INS = [method for method in official_files.SHAPES if method != "protoconcepts"]
+"""Methods with a stand-in for their code; files of ProtoConcepts are in test_protoconcepts.py."""
+IN_ARGUMENTS = ("evalprotopnet",)
+"""Methods whose number of classes is in the arguments that their files contain beside the tensors."""
 
-@pytest.mark.parametrize(("form", "zipped"), FORMS)
-@pytest.mark.parametrize("method", official_files.SHAPES)
+
+@pytest.mark.parametrize(
+    ("method", "form", "zipped"),
+    [
+        *((method, *form) for method in STAND_INS if method not in IN_ARGUMENTS for form in FORMS),
+        *((method, "as saved", zipped) for method in STAND_INS for zipped in (True, False)),
+    ],
+)
 def test_every_form_gives_the_same_tensors(method, form, zipped, saved, tmp_path):
     path, state, _ = saved(method, form, zipped=zipped)
     facts = official_checkpoints.convert(method, path, tmp_path / "out")
@@ -87,8 +99,12 @@ def test_every_form_gives_the_same_tensors(method, form, zipped, saved, tmp_path
     assert facts["prototypes"] == (7 if method == "protopool" else 6)
     assert facts["depth"] == (16 if method == "deformable" else 5)
     assert facts["format"] == ("zip" if zipped else "legacy")
-    kinds = {"protopnet": "PPNet", "tesnet": "TESNet", "protopool": "PrototypeChooser", "deformable": "PPNet"}
-    assert facts["class"] == (kinds[method] if form in ("module", "parallel") else None)
+    kinds = {
+        "protopnet": "PPNet", "tesnet": "TESNet", "protopool": "PrototypeChooser", "deformable": "PPNet",
+        "st-protopnet": "STProtoPNet",
+    }  # fmt: skip
+    pickled = form in ("module", "parallel") or (form == "as saved" and method in ("protopnet", "tesnet", "deformable"))
+    assert facts["class"] == (kinds[method] if pickled else None)
     assert (
         json.loads((tmp_path / "out.json").read_text())
         == facts
@@ -135,15 +151,35 @@ def test_our_protopnet_answers_as_the_official_network(kind, change, saved, tmp_
     assert torch.equal(model.backbone.state_dict()["body.0.weight"], state["features.body.0.weight"])
 
 
-@pytest.mark.parametrize("name", [name for name in official_files.SHAPES if name in registry.names("methods")])
+@pytest.mark.parametrize("name", [name for name in STAND_INS if name in registry.names("methods")])
 def test_our_networks_answer_as_the_official_ones(name, saved, tmp_path):
-    path, _, (logits, maps) = saved(name)
+    path, _, (logits, maps) = saved(name, "as saved")
     official_checkpoints.convert(name, path, tmp_path / "out.safetensors")
     model = ours(tmp_path, tmp_path / "out.safetensors", name)
     with torch.no_grad():
         explained = model.explain(images())
     torch.testing.assert_close(explained.logits, logits, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(explained.maps, maps, rtol=1e-3, atol=1e-3)
+
+
+def test_classes_that_are_only_in_the_arguments(saved, tmp_path):
+    """EvalProtoPNet's file has them there, with the prefix of a parallel module or without; its tensors do not."""
+    path, state, _ = saved("evalprotopnet", "as saved")
+    expected = official_checkpoints.convert("evalprotopnet", path, tmp_path / "out")
+    content = torch.load(path, weights_only=False)
+    content["model"] = {f"module.{name}": tensor for name, tensor in state.items()}
+    torch.save(content, tmp_path / "parallel.pth")
+    facts = official_checkpoints.convert("evalprotopnet", tmp_path / "parallel.pth", tmp_path / "parallel")
+    assert facts["sizes"] == expected["sizes"]
+    for wrong in (None, "3", 4, 0, True):
+        torch.save({**content, "args": Namespace(nb_classes=wrong)}, tmp_path / "wrong.pth")
+        with pytest.raises(RequestError, match="does not say for how many classes its 6 prototypes are"):
+            official_checkpoints.convert("evalprotopnet", tmp_path / "wrong.pth", tmp_path / "none")
+    for bare in (content["model"], {**content, "args": [3]}):
+        torch.save(bare, tmp_path / "bare.pth")
+        with pytest.raises(RequestError, match="with the arguments in it"):
+            official_checkpoints.convert("evalprotopnet", tmp_path / "bare.pth", tmp_path / "none")
+    assert not (tmp_path / "none.safetensors").exists()
 
 
 def test_a_state_dict_lists_its_assumptions(saved, tmp_path):
@@ -161,8 +197,8 @@ def test_a_pruned_state_dict_lacks_its_classes(saved, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("asked", official_files.SHAPES)
-@pytest.mark.parametrize("writer", official_files.SHAPES)
+@pytest.mark.parametrize("asked", STAND_INS)
+@pytest.mark.parametrize("writer", STAND_INS)
 def test_the_method_is_recognised(asked, writer, saved, tmp_path):
     if asked == writer:
         return
@@ -173,8 +209,6 @@ def test_the_method_is_recognised(asked, writer, saved, tmp_path):
 @pytest.mark.parametrize(
     ("key", "writer"),
     [
-        ("activation_weight", "evalprotopnet"),
-        ("prototype_vectors_support", "st-protopnet"),
         ("_root.l.l._dist_params", "prototree"),
         ("model.add_on_layers.conv_last.weight", "pixpnet"),
     ],

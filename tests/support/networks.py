@@ -13,8 +13,10 @@ from torch import Tensor
 from baselines import layers
 from baselines.cosine_head import CosineHead
 from baselines.deformable import DeformableProtoPNet
+from baselines.evalprotopnet import EvalProtoPNet
 from baselines.protopnet import ProtoPNet
 from baselines.protopool import ProtoPool
+from baselines.st_protopnet import STProtoPNet, SupportST
 from baselines.tesnet import TesNet
 from bench.config.schedule import Phase, Schedule
 from bench.contract import FitContext, PartPrototypeModel
@@ -38,6 +40,11 @@ def _distance(model: Any, images: Tensor) -> Tensor:
 def _angle(model: Any, images: Tensor) -> Tensor:
     z = model.add_on_layers(model.backbone(images))
     return 1 - _at_source(model, layers.cosines(z, layers.projections(z, model.prototype_vectors)))
+
+
+def _angle_of_branches(model: Any, images: Tensor) -> Tensor:
+    features = model.backbone(images)
+    return 1 - _at_source(model, torch.cat([branch.maps(features)[1] for branch in model.branches.values()], 1))
 
 
 def _angle_inside(model: Any, images: Tensor) -> Tensor:
@@ -126,6 +133,12 @@ NETWORKS = {
         {name: _MODULES[name] for name in ("backbone", "prototypes", "last_layer")},
         _angle_of_features,
     ),
+    "evalprotopnet": Network(EvalProtoPNet, {"per_class": 2, "depth": 8}, _JOINT, _MODULES, _angle),
+    "st-protopnet": Network(STProtoPNet, {"per_class": 2, "depth": 8}, _JOINT, _MODULES, _angle_of_branches),
+    # In its other form.
+    "support-st": Network(
+        SupportST, {"per_class": 2, "depth": 8, "form": "full"}, _JOINT, _MODULES, _angle_of_branches
+    ),
 }
 
 
@@ -133,7 +146,12 @@ def changed_groups(network: Network, before: PartPrototypeModel, after: PartProt
     """Groups of parameters in which two models differ."""
     groups = {module: group for group, module in network.modules.items()}
     old, new = dict(before.named_parameters()), dict(after.named_parameters())
-    return {groups[name.split(".")[0]] for name in old if not torch.allclose(old[name], new[name], rtol=0, atol=1e-6)}
+
+    def group(name: str) -> str:
+        """Of the first part of the name that is a group's module: networks of branches have them in each branch."""
+        return next(groups[part] for part in name.split(".") if part in groups)
+
+    return {group(name) for name in old if not torch.allclose(old[name], new[name], rtol=0, atol=1e-6)}
 
 
 def reached_groups(learner: Any, value: Tensor) -> set[str]:

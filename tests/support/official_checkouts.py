@@ -5,23 +5,30 @@ from __future__ import annotations
 
 import importlib
 import sys
+from argparse import Namespace
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support import official_code as code
 
 
-def checkout(method: str, folder: Path, *, tiny: bool = True) -> Path:
-    """Write the model definition of a method; its ``resnet18`` is a small network unless it shall be torchvision's."""
+def checkout(method: str, folder: Path, *, tiny: bool = True, full: bool = False) -> Path:
+    """Write the model definition of a method; its ``resnet18`` is a small network unless it shall be torchvision's.
+
+    ``full``: ST-ProtoPNet's for whole images.
+    """
     resnet = f"TINY = {tiny}\n{code.RESNET}"
     features, field = "resnet_features", "receptive_field"
-    if method == "tesnet":
+    if method in ("tesnet", "st-protopnet"):
         features, field = "models.resnet_features", "util.receptive_field"
+    if method == "evalprotopnet":
+        features = "models.resnet_features"
     if method == "protopool":
         field = "utils"
     imports = code.FROM.format(features, field) + (code.INSERT if method == "deformable" else "")
+    network = getattr(code, method.upper().replace("-", "_"))
     files = {
-        "model.py": code.HEAD.format(imports=imports) + getattr(code, method.upper()),
+        "model.py": f"{code.HEAD.format(imports=imports)}\nFULL = {full}\n{network}",
         f"{features.replace('.', '/')}.py": resnet,
         f"{field.replace('.', '/')}.py": code.FIELD,
     }
@@ -62,7 +69,12 @@ def build(method: str, module, *, classes=3, per_class=2, depth=5, pool=7, kind=
         )
     else:
         shape = (classes * per_class, 16, 2, 2) if method == "deformable" else (classes * per_class, depth, 1, 1)
-        make = module.construct_TesNet if method == "tesnet" else module.construct_PPNet
+        makers = {
+            "tesnet": "construct_TesNet",
+            "evalprotopnet": "construct_OursNet",
+            "st-protopnet": "construct_STProtoPNet",
+        }
+        make = getattr(module, makers.get(method, "construct_PPNet"))
         more = {"add_on_layers_type": "upsample", "m": 0.1} if method == "deformable" else {"add_on_layers_type": kind}
         network = make("resnet18", False, 32, shape, classes, **more)
     for tensor in network.state_dict().values():
@@ -76,6 +88,15 @@ def build(method: str, module, *, classes=3, per_class=2, depth=5, pool=7, kind=
     return network.eval()
 
 
+def as_saved(method: str, network):
+    """What the official code saves of a network with three classes."""
+    if method == "protopool":
+        return {"model_state_dict": network.state_dict(), "epoch": 1}
+    if method == "evalprotopnet":
+        return {"model": network.state_dict(), "epoch": 11, "args": Namespace(nb_classes=3, seed=1028)}
+    return network.state_dict() if method == "st-protopnet" else network
+
+
 def answers(method: str, network, images):
     """Logits and similarity maps of a stand-in, with the signs of similarities and ProtoPool's slots settled."""
     import torch
@@ -85,6 +106,11 @@ def answers(method: str, network, images):
     with torch.no_grad(), running.contained(torch.device("cpu")):
         if method == "tesnet":
             return network(images)[0], -network.push_forward(images)[1]
+        if method == "evalprotopnet":
+            return network(images)[0], network.push_forward(images)[1]
+        if method == "st-protopnet":
+            logits, _, maps = network(images)
+            return sum(logits), torch.cat(maps, 1)
         if method == "deformable":
             return network(images, is_train=False)[1][1], network.push_forward(images)[1]
         d = network.prototype_distances(images)

@@ -29,6 +29,10 @@ class ResNet_features(nn.Module):
             x = layer(x)
         return x
 
+    def forward_all(self, x):
+        x = self(x)
+        return x, [x]
+
     def conv_info(self):
         return [3], [1], [1]
 
@@ -183,6 +187,97 @@ def construct_TesNet(base_architecture, pretrained=True, img_size=224, prototype
     features = base_architecture_to_features[base_architecture](pretrained=pretrained)
     return TESNet(features, img_size, prototype_shape, None, num_classes, True, prototype_activation_function,
                   add_on_layers_type)
+"""
+
+EVALPROTOPNET = """
+
+class OursNet(nn.Module):
+    def __init__(self, features, img_size, prototype_shape, num_classes, init_weights=True,
+                 prototype_activation_function="log", add_on_layers_type="bottleneck"):
+        super().__init__()
+        self.img_size, self.prototype_shape, self.num_classes = img_size, prototype_shape, num_classes
+        self.num_prototypes, self.epsilon = prototype_shape[0], 1e-4
+        self.num_prototypes_per_class = self.num_prototypes // num_classes
+        self.prototype_class_identity = identity_of(self.num_prototypes, num_classes)
+        self.features = features
+        self.add_on_layers = nn.Sequential(nn.Conv2d(last_channels(features), prototype_shape[1], 1), nn.Sigmoid())
+        self.prototype_vectors = nn.Parameter(torch.rand(prototype_shape))
+        self.ones = nn.Parameter(torch.ones(prototype_shape), requires_grad=False)
+        self.activation_weight = nn.Parameter(torch.rand(self.num_prototypes))
+
+    def conv_features(self, x):
+        x, every = self.features.forward_all(x)
+        return self.add_on_layers(x), every
+
+    def _project2basis(self, x):
+        return F.conv2d(x, F.normalize(self.prototype_vectors, dim=1))
+
+    def forward_SA_module(self, prototype_activations):
+        own = prototype_activations.reshape(-1, self.num_classes, self.num_prototypes_per_class)
+        weight = self.activation_weight.reshape(self.num_classes, -1).exp()
+        return self.num_prototypes_per_class * (own * weight / weight.sum(1, keepdim=True)).sum(2)
+
+    def forward(self, x):
+        most = self._project2basis(self.conv_features(x)[0]).flatten(2).max(2).values
+        return self.forward_SA_module(most), ()
+
+    def push_forward(self, x):
+        z = self.conv_features(x)[0]
+        return z, self._project2basis(z)
+
+
+def construct_OursNet(base_architecture, pretrained=True, img_size=224, prototype_shape=(2000, 128, 1, 1),
+                      num_classes=200, prototype_activation_function="log", add_on_layers_type="bottleneck"):
+    features = base_architecture_to_features[base_architecture](pretrained=pretrained)
+    return OursNet(features, img_size, prototype_shape, num_classes, True, prototype_activation_function,
+                   add_on_layers_type)
+"""
+
+ST_PROTOPNET = """
+
+class STProtoPNet(nn.Module):
+    def __init__(self, features, img_size, prototype_shape, proto_layer_rf_info, num_classes, init_weights=True,
+                 prototype_activation_function="log", add_on_layers_type="bottleneck"):
+        super().__init__()
+        self.img_size, self.prototype_shape, self.num_classes = img_size, prototype_shape, num_classes
+        self.num_prototypes, self.epsilon = prototype_shape[0], 1e-4
+        self.prototype_class_identity = identity_of(self.num_prototypes, num_classes)
+        self.features = features
+        assert add_on_layers_type == "regular"
+        for branch in ("trivial", "support"):
+            layers = nn.Conv2d(last_channels(features), prototype_shape[1], 1), nn.Conv2d(*prototype_shape[1:2] * 2, 1)
+            whole = [nn.Upsample(scale_factor=2, mode="bilinear"), *layers]
+            add_on = whole if FULL else [layers[0], nn.Tanh(), layers[1], nn.Tanh()]
+            setattr(self, f"add_on_layers_{branch}", nn.Sequential(*add_on))
+            setattr(self, f"prototype_vectors_{branch}", nn.Parameter(torch.randn(prototype_shape)))
+            setattr(self, f"last_layer_{branch}", connection(self.prototype_class_identity, -0.5))
+        self.ones = nn.Parameter(torch.ones(prototype_shape), requires_grad=False)
+
+    def similarities(self, x, branch):
+        z = getattr(self, f"add_on_layers_{branch}")(self.features(x))
+        z = F.normalize(z, dim=1) if FULL else z
+        return z, F.conv2d(z, F.normalize(getattr(self, f"prototype_vectors_{branch}"), dim=1))
+
+    def forward(self, x):
+        maps = [self.similarities(x, branch)[1] for branch in ("trivial", "support")]
+        maps = [m.relu() for m in maps] if FULL else maps
+        best = [m.flatten(2).max(2).values for m in maps]
+        return (self.last_layer_trivial(best[0]), self.last_layer_support(best[1])), tuple(best), tuple(maps)
+
+    def push_forward_trivial(self, x):
+        z, similarities = self.similarities(x, "trivial")
+        return z, -similarities
+
+    def push_forward_support(self, x):
+        z, similarities = self.similarities(x, "support")
+        return z, -similarities
+
+
+def construct_STProtoPNet(base_architecture, pretrained=True, img_size=224, prototype_shape=(2000, 128, 1, 1),
+                          num_classes=200, prototype_activation_function="log", add_on_layers_type="bottleneck"):
+    features = base_architecture_to_features[base_architecture](pretrained=pretrained)
+    return STProtoPNet(features, img_size, prototype_shape, None, num_classes, True, prototype_activation_function,
+                       add_on_layers_type)
 """
 
 PROTOPOOL = """

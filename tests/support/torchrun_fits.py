@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from baselines.deformable import DeformableProtoPNet
+from baselines.evalprotopnet import EvalProtoPNet
 from baselines.protopnet import ProtoPNet
 from baselines.protopool import ProtoPool
 from baselines.tesnet import TesNet
@@ -48,6 +49,9 @@ METHODS = {
         7,
         Phase(name="prototypes", lr={"prototypes": 0.01}, action="open_offsets"),
         Phase(name="joint", epochs=2, lr={"backbone": 0.01, "prototypes": 0.01, "offsets": 0.001}, action="project"),
+    )),
+    "evalprotopnet": (EvalProtoPNet, {"per_class": 2, "depth": 8}, (
+        7, Phase(name="joint", epochs=2, lr=JOINT, action="project"), LAST
     )),
 }  # fmt: skip
 

@@ -186,8 +186,8 @@ def test_csv_has_full_precision_and_says_what_is_missing(store: Store) -> None:
     assert (ours["value"], ours["published"], ours["seeds"], ours["best"]) == ("63.0", "62.3", "0 1", "True")
     assert found["tesnet", "resnet34", "accuracy"]["status"] == "oom"
     assert found["tesnet", "resnet34", "accuracy"]["notes"] == "out of memory: tried to allocate 15.3 GiB"
-    assert found["eval", "vgg19", "stability"]["published"] == "56.9"
-    assert found["eval", "vgg19", "stability"]["status"] == ""
+    assert found["evalprotopnet", "vgg19", "stability"]["published"] == "56.9"
+    assert found["evalprotopnet", "vgg19", "stability"]["status"] == ""
     (table_3,) = [row for row in csv.DictReader(io.StringIO(as_csv(paper_table(store, 3))))
                   if row["column"] == "protopool" and row["row"].startswith("accuracy")]  # fmt: skip
     assert (table_3["published"], table_3["published_status"]) == ("", "oom")
