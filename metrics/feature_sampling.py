@@ -114,8 +114,7 @@ def logit_changes(features: Features, baseline: Tensor) -> Tensor:
     """Compute the fall of the true and the predicted logit if a cell becomes ``baseline (D,)``: ``(2, n, h w)``."""
     maps = features.maps.flatten(2)
     count, channels, cells = maps.shape
-    # Bytes of one changed map in float64, with room for four copies of its features and of the prototypes' maps.
-    per_map = 8 * cells * (4 * channels + 4 * max(1, len(features.model.prototypes)))
+    per_map = 8 * cells * features.model.cell_numbers(channels)
     step = max(1, _BUDGET.get(maps.device.type, _BUDGET["cpu"]) // per_map)
     changed = torch.empty(2, count * cells, dtype=maps.dtype, device=maps.device)
     for part in torch.arange(count * cells, device=maps.device).split(step):

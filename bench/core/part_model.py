@@ -97,6 +97,11 @@ class PartPrototypeModel(nn.Module, ABC):
         """Return the part of the logits of ``classes (N,)`` that belongs to no cell, such as a bias: ``(N,)``."""
         return torch.zeros(len(classes), device=classes.device)
 
+    def cell_numbers(self, channels: int) -> int:
+        """Return how many numbers :meth:`logits` holds at a time for each cell of the features."""
+        # Four copies of the features and of the prototypes' maps, as distances and their powers take.
+        return 4 * channels + 4 * max(1, len(self.prototypes))
+
     def logits(self, features: Tensor) -> Tensor:
         """Return class scores ``(N, C)`` of features, for callers that need no maps."""
         return self.head(features).logits
