@@ -20,8 +20,12 @@ from bench.core.errors import CellError, RequestError
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 # Messages of torch (on a CPU and on a GPU) and NumPy; the first alternative is in bytes without a unit.
 _TRIED = re.compile(r"allocate (?:(\d+) bytes|([\d.]+) ([KMGT]iB))")
-# Messages of a plain RuntimeError from torch, its C++ and its convolution library (oneDNN).
-_SIGNS = re.compile(r"can't allocate memory|bad_alloc|out of memory|ALLOC_FAILED|could not create a primitive$")
+# Messages of a plain RuntimeError from torch, its C++ and its convolution libraries (oneDNN, cuDNN: an engine whose
+# workspace does not fit is none to it).
+_SIGNS = re.compile(
+    r"can't allocate memory|bad_alloc|out of memory|ALLOC_FAILED|could not create a primitive$"
+    r"|unable to find an engine to execute this computation"
+)
 _STATM = Path("/proc/self/statm")
 # Compiled code does not survive its own failed small allocations, so the kernel refuses only beyond this reserve.
 _RESERVE = 2**28

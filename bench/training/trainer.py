@@ -8,6 +8,7 @@ same loop, and only rank 0 writes.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
@@ -105,6 +106,8 @@ class Trainer:
         """Build Fabric at the first training: the import takes over a second, and many cells train nothing."""
         from lightning_fabric import Fabric
 
+        # Its advice on the precision of products is answered: `--precision` decides, and the result records it.
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         accelerator = "cuda" if self.device.type == "cuda" else "cpu"
         if self.process_group.count > 1:
             return self._distributed_fabric(accelerator)
