@@ -40,6 +40,25 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def lost(device: torch.device) -> bool:
+    """Return whether CUDA refuses all further work of this process, as after an illegal access in a kernel."""
+    if device.type != "cuda":
+        return False
+    try:
+        # Such an error sticks to the process: every later call returns it, while any other error is over by now.
+        torch.cuda.synchronize(device)
+    except RuntimeError:
+        return True
+    return False
+
+
+def visible_gpus() -> list[str]:
+    """Return the names of the GPUs that torch sees, as ``CUDA_VISIBLE_DEVICES`` has them."""
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",")[:count] if named else [str(number) for number in range(count)]
+
+
 def describe_commit(folder: Path) -> str | None:
     """Return the commit that a git checkout is at, with ``-dirty`` if files differ; ``None`` for other folders."""
     try:
@@ -61,6 +80,9 @@ def make_deterministic() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # As `use_deterministic_algorithms(True, warn_only=True)`, without importing the compiler, which takes a second.
     torch.set_deterministic_debug_mode("warn")
+    # It writes into every new tensor before it is used, a third of the time of decoding and a kernel each on a GPU. It
+    # helps to find code that reads what it has not written, and changes no other number.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     # Benchmarking chooses algorithms by their speed, which differs from run to run.
     torch.backends.cudnn.benchmark = False
     # fp32 means fp32: TF32 convolutions keep 10 bits, too few for squared distances near zero.
