@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from bench.core.compat import give_back_free_memory
 from bench.core.errors import CellError, RequestError
@@ -94,6 +95,14 @@ class PeakMemory:
     def growth(self) -> int:
         """Most bytes in use beyond those at the beginning."""
         return self.most - self.before
+
+
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """Copy a tensor of the host to a device without waiting: to a GPU from pinned memory, in the order of its work."""
+    cuda = torch.device(device).type == "cuda" and tensor.device.type == "cpu"
+    # From other memory the copy would begin only after all that the device has to do. The pinned copy is not used again
+    # before it has been read: torch's allocator sees to that.
+    return tensor.pin_memory().to(device, non_blocking=True) if cuda else tensor.to(device)
 
 
 class OverLimit(MemoryError):

@@ -28,6 +28,7 @@ from bench.core import locks
 from bench.core.content_digest import state_of
 from bench.core.files import ordered_map
 from bench.core.integrity import digests_of, seal_of, sha256_of
+from bench.core.memory import to_device
 from bench.data.preprocessing import Preprocessing
 
 SPLITS = ("train", "test")
@@ -136,7 +137,7 @@ class CachedSplit:
                 images = augment(images.movedim(-1, 1), chunk).movedim(1, -1).contiguous()
             for target in images.flatten(2).split(step):
                 target.sub_(mean).div_(std)
-            yield Batch(images.movedim(-1, 1), self.labels[chunk].to(device, non_blocking=cuda), chunk)
+            yield Batch(images.movedim(-1, 1), to_device(self.labels[chunk], device), chunk)
 
 
 def prepare(
