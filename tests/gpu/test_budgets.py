@@ -7,6 +7,7 @@ from torch import nn
 from bench.core.memory import PeakMemory
 from metrics import feature_sampling
 from metrics.feature_sampling import Features, in_double, logit_changes
+from metrics.peaks import peaks
 from tests.support.networks import NETWORKS
 from tests.support.samples import stripes, task
 
@@ -37,3 +38,11 @@ def test_changed_maps_take_at_most_twice_their_budget(name, deformed, tmp_path, 
     with PeakMemory(CUDA) as peak:
         logit_changes(features, maps.new_zeros(WideNet.channels))
     assert BUDGET / 16 < peak.growth < 2 * BUDGET
+
+
+@pytest.mark.parametrize("side", [7, 14, 28])
+def test_peaks_take_at_most_twice_their_budget(side):
+    maps = torch.rand(1, 2000, side, side, device=CUDA)
+    with PeakMemory(CUDA) as peak:
+        peaks(maps, budget=BUDGET)
+    assert peak.growth < 2 * BUDGET
