@@ -119,7 +119,7 @@ def main(context: click.Context, config_dir: Path | None) -> None:
 @options.home
 @options.device
 @options.choice("--recipe", ["published", "small", "demo"], "Training schedules of all methods.")
-@options.choice("--precision", ["fp32", "bf16"], "Training precision. Default: fp32.")
+@options.choice("--precision", ["fp32", "bf16", "tf32"], "Training precision; tf32 only on NVIDIA GPUs. Default: fp32.")
 @options.memory
 @options.retries
 @options.launcher

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import torch
 
 from bench.core import __version__
-from bench.core.errors import RequestError
+from bench.core.errors import CellError, RequestError
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "lightning-fabric", "cvxpy")
 
@@ -88,6 +90,26 @@ def make_deterministic() -> None:
     # fp32 means fp32: TF32 convolutions keep 10 bits, too few for squared distances near zero.
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
+
+
+@contextlib.contextmanager
+def tf32(device: torch.device) -> Iterator[None]:
+    """Let products and convolutions on a GPU round their factors to 10 bits, inside the context.
+
+    Raises:
+        CellError: on another device.
+    """
+    if device.type != "cuda":
+        raise CellError("tf32 is a precision of NVIDIA GPUs: write --precision fp32, or --device cuda")
+    switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [switch.allow_tf32 for switch in switches]
+    try:
+        for switch in switches:
+            switch.allow_tf32 = True
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.allow_tf32 = value
 
 
 def record(device: torch.device) -> dict[str, Any]:

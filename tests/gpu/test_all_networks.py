@@ -72,3 +72,25 @@ def test_a_training_step_waits_for_nothing(name):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_projection_waits_for_nothing(name):
     assert projection_batch(name)["waits"] == 0
+
+
+class Watching(Trainer):
+    """Notes the switches of precision in every step and in the action after it."""
+
+    def stepper(self, learner, phase):
+        seen = self.__dict__.setdefault("seen", [])
+        learner.register_forward_pre_hook(lambda *_: seen.append(switches()))
+        return super().stepper(learner, phase)
+
+
+def switches():
+    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.usefixtures("deterministic")
+def test_tf32_is_the_precision_of_steps_alone(tmp_path):
+    network = NETWORKS["protopnet"]
+    work = work_of(network, tmp_path, network.joint(1), precision="tf32", trainer=Watching)
+    network.method().fit(work)
+    assert set(work.trainer.seen) == {(True, True)}
+    assert switches() == (False, False)
