@@ -82,7 +82,7 @@ def attacked(
         NotApplicable: if scores have no gradient.
     """
     mean, deviation = (
-        torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (samples.mean, samples.std)
+        to_device(torch.tensor(values), images.device).view(1, 3, 1, 1) for values in (samples.mean, samples.std)
     )
     # Limits are in pixels of [0, 1] and images are normalised, hence the division by the deviation.
     low = torch.maximum(images - config.epsilon / deviation, -mean / deviation)

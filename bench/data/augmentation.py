@@ -260,7 +260,7 @@ def turn_hue(images: Tensor, turns: Tensor) -> Tensor:
         (green - blue) / divisor,
         torch.where(value == green, (blue - red) / divisor + 2, (red - green) / divisor + 4),
     )
-    k = (torch.tensor([5.0, 3.0, 1.0], device=images.device).view(3, 1, 1) + sixth + 6 * turns).remainder(6)
+    k = (to_device(torch.tensor([5.0, 3.0, 1.0]), images.device).view(3, 1, 1) + sixth + 6 * turns).remainder(6)
     return value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
 
 

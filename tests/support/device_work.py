@@ -59,17 +59,22 @@ def pretended() -> bool:
 class Bytes(TorchDispatchMode):
     """Context that sums the bytes that operations read and write; views move none.
 
+    Args:
+        device: kind of the device whose tensors are counted.
+
     Attributes:
         moved: the bytes, each tensor once for each operation that has it as an argument or a result.
     """
 
-    moved = 0
+    def __init__(self, device: str = "cuda") -> None:
+        super().__init__()
+        self.device, self.moved = device, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
         if not func.is_view:
             tensors = [*_tensors(args), *_tensors(list((kwargs or {}).values())), *_tensors([found])]
-            self.moved += sum(t.numel() * t.element_size() for t in tensors if t.is_cuda)
+            self.moved += sum(t.numel() * t.element_size() for t in tensors if t.device.type == self.device)
         return found
 
 
