@@ -8,7 +8,10 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # Tests of one file share what is slow to make, and so a process; the order is that of tests/conftest.py.
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-fast test-all docs-check lint clean
+# A CUDA device that computes on the CPU and keeps CUDA's rules, where it is at hand.
+PRETEND := $(abspath ../shared/tools)
+
+.PHONY: help demo test test-fast test-all docs-check device-check lint clean
 
 help:
 	@echo "make demo       install, draw the demo birds, run ours, protopnet and the black box, print the table"
@@ -16,6 +19,7 @@ help:
 	@echo "make test-all   the same with what repeats a test many times, such as 30 kills at random moments"
 	@echo "make test-fast  the tests that take seconds"
 	@echo "make docs-check README, STUDY, the published tables and the wheel (CI runs it beside make test)"
+	@echo "make device-check  the GPU tests on a pretended CUDA device, where it is at hand (CI runs it too)"
 	@echo "make lint       ruff and mypy alone"
 	@echo "make clean      remove .venv and .bench"
 
@@ -48,6 +52,14 @@ test-all: lint
 
 docs-check: .venv/installed-dev
 	$(BIN)/python -m pytest $(WORKERS) -m documents tests/docs tests/test_pins.py
+
+# Beside a real GPU `make test` runs these tests on it.
+device-check: .venv/installed-dev
+	@if $(BIN)/python -c 'import sys, torch; sys.exit(torch.cuda.is_available())'; then \
+	    if [ -f $(PRETEND)/pretend_cuda.py ] && $(BIN)/python -c 'import sys, torch; sys.exit(not torch.version.cuda)'; then \
+	        PRETEND_CUDA=1 PYTHONPATH=$(PRETEND) $(BIN)/python -m pytest -p pretend_cuda -m gpu; \
+	    else echo 'device-check: skipped, it needs $(PRETEND)/pretend_cuda.py and a CUDA build of torch'; fi; \
+	else echo 'device-check: skipped, make test has run the GPU tests on the GPU that is here'; fi
 
 clean:
 	rm -rf .venv .bench

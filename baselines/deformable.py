@@ -127,6 +127,13 @@ class DeformableProtoPNetModel(PartPrototypeModel):
         z = unit_features(z)
         return z, layers.at_least_single(self.conv_offset(z)) if self.deformed else None
 
+    def cell_numbers(self, channels: int) -> int:
+        """Return how many numbers :meth:`logits` holds at a time for each cell of the features."""
+        # Of an upsampled map: four copies, and in use three of all four moved parts of each patch (interpolated,
+        # clamped, their roots), with the corners that they are interpolated from.
+        moved = 3 * PARTS * (channels + _EPSILON_CHANNELS) + 4 * 8 * PARTS if self.deformed else 0
+        return self.upsampling**2 * (super().cell_numbers(channels) + moved)
+
     def patches(self, features: Tensor) -> Tensor:
         """Compute the rigid patches that a prototype can be, four parts of z-hat: ``(N, 4 D, h', w')``."""
         z = self.latent(features)[0][:, :-_EPSILON_CHANNELS]

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bench.core.memory import to_device
+
 KERNEL, PADDING, DILATION = 2, 1, 2
 PARTS = KERNEL * KERNEL
 Gradient = Literal["exact", "released"]
@@ -50,7 +52,7 @@ def corners(offsets: Tensor, summed: bool = False) -> tuple[Tensor, Tensor]:
     fraction = offsets - whole
     start = whole.long() + unmoved
     low_and_high = start[..., None] + torch.arange(2, device=device)
-    size = torch.tensor([[height], [width]], device=device)
+    size = to_device(torch.tensor([[height], [width]]), device)
     inside = (low_and_high >= 0) & (low_and_high < size)
     if summed:
         inside &= (unmoved + offsets > -1)[..., None]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.contract import Progress, PrototypeTable, Samples
+from bench.core.memory import to_device
 
 L = TypeVar("L")
 
@@ -76,7 +77,10 @@ def project(
         image, row, column = index // (height * width), index // width % height, index % width
         better = nearest < best
         best = torch.where(better, nearest, best)
-        patches[better] = patch(z, image[better], row[better], column[better]).to(patches.dtype)
-        table.source_image[better] = batch.index.to(device)[image][better]
-        table.source_patch[better] = torch.stack([row, column], 1)[better]
+        # Of all prototypes: for those that are better alone, a GPU would wait to know their number.
+        chosen = patch(z, image, row, column).to(patches.dtype)
+        patches = torch.where(better[:, None, None, None], chosen, patches)
+        table.source_image.copy_(torch.where(better, to_device(batch.index, device)[image], table.source_image))
+        place = torch.stack([row, column], 1)
+        table.source_patch.copy_(torch.where(better[:, None], place, table.source_patch))
     prototypes.copy_(patches)

@@ -268,6 +268,15 @@ class Method(ABC):
         """Return the fitted model, in eval mode, on ``task.device``."""
 
 
+Refused = Callable[[list[int]], Exception]
+
+
+def require_all(fine: Tensor, refused: Refused) -> None:
+    """Raise ``refused(rows)`` if some rows of ``fine (n,)`` are false."""
+    if not fine.all():
+        raise refused((~fine).nonzero()[:, 0].tolist())
+
+
 class Observation:
     """Batch of test images seen through a model. Everything is computed once, at its first use.
 
@@ -299,6 +308,7 @@ class Observation:
         self.keypoints, self.visible, self.boxes = keypoints, visible, boxes
         self.size = images.shape[-1]
         self._memo: dict[object, Any] = {}
+        self.lasting: dict[object, Any] | None = None  # what the batches of an evaluation share
         self.made: Callable[[object, Any], None] = lambda key, value: None  # called with every value of `once`
 
     def once(self, key: object, compute: Callable[[], T]) -> T:
@@ -308,6 +318,28 @@ class Observation:
             self.made(key, self._memo[key])
         value: T = self._memo[key]
         return value
+
+    def throughout(self, key: object, compute: Callable[[], T]) -> T:
+        """Return the value of ``compute()``, shared by all batches of an evaluation."""
+        lasting = self._memo if self.lasting is None else self.lasting
+        value: T = lasting[key] if key in lasting else lasting.setdefault(key, compute())
+        return value
+
+    @property
+    def positions(self) -> Tensor:
+        """Positions in the test split ``(N,)`` on the CPU, for what is chosen or drawn there."""
+        value: Tensor = self.once("positions", self.index.cpu)
+        return value
+
+    def require(self, fine: Tensor, refused: Refused) -> None:
+        """Raise ``refused(rows)`` if some rows of ``fine (n,)`` are false; it must not hold images or maps.
+
+        An evaluation on a GPU looks at its end: at once, the host would wait for the device.
+        """
+        if self.lasting is None or not fine.is_cuda:
+            require_all(fine, refused)
+        else:
+            self.lasting.setdefault("deferred", []).append((fine, refused))
 
     @property
     def features(self) -> Tensor:

@@ -30,12 +30,14 @@ class Accuracy(ImageMetric):
         """Add the predictions of one batch."""
         logits = seen.own.logits
         # argmax returns the position of a NaN, if any, as if it were the largest value.
-        broken = logits.isnan().any(1)
-        if broken.any():
-            raise CellError(
-                f"the logits of {int(broken.sum())} images are NaN; the first is test image "
-                f"{int(seen.index[broken][0])}. The fit has probably diverged: look at its losses."
-            )
+        positions = seen.positions
+        seen.require(
+            ~logits.isnan().any(1),
+            lambda rows: CellError(
+                f"the logits of {len(rows)} images are NaN; the first is test image {int(positions[rows[0]])}. "
+                "The fit has probably diverged: look at its losses."
+            ),
+        )
         prediction = logits.argmax(1)
         correct = (prediction == seen.labels).long()
         self._rows.add(index=seen.index, label=seen.labels, prediction=prediction, correct=correct)

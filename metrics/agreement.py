@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bench.contract import Aggregate, Metric, NotApplicable, Observation, PrototypeTable, Samples, Score, share
 from metrics.parts import class_maps, to_canvas
-from metrics.peaks import CANVAS, interpolation_matrix
+from metrics.peaks import CANVAS, matrix_on
 from metrics.tables import Table
 
 
@@ -25,7 +25,7 @@ def values_at(maps: Tensor, points: Tensor, size: int = CANVAS) -> Tensor:
     Returns:
         float64 ``(N, parts, K)``.
     """
-    down, across = (interpolation_matrix(side, size, torch.float64).to(maps.device) for side in maps.shape[2:])
+    down, across = (matrix_on(maps.device, side, size) for side in maps.shape[2:])
     rows, columns = down[points[:, :, 0]], across[points[:, :, 1]]
     return torch.einsum("nph,nkhw,npw->npk", rows, maps.double(), columns)
 
@@ -67,10 +67,10 @@ class PartAgreement(Metric):
         values = values_at(maps, points)
         # Padding of smaller classes must never be the most present.
         slot = torch.where((indices >= 0)[:, None], values, -torch.inf).argmax(2)
-        image, part = (seen.visible & (indices >= 0).any(1, keepdim=True)).nonzero(as_tuple=True)
-        self._rows.add(
-            index=seen.index[image], label=seen.labels[image], part=part, prototype=indices[image, slot[image, part]]
-        )
+        kept = seen.visible & (indices >= 0).any(1, keepdim=True)
+        index, label = (values[:, None].expand(kept.shape).flatten() for values in (seen.index, seen.labels))
+        part = torch.arange(kept.shape[1], device=kept.device).expand(kept.shape).flatten()
+        self._rows.add(kept.flatten(), index=index, label=label, part=part, prototype=indices.gather(1, slot).flatten())
 
     def compute(self) -> Score:
         """Return the mean over classes."""

@@ -16,6 +16,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from bench.contract import Aggregate, NotApplicable, Observation, PrototypeTable, Samples, Score, Settings
+from bench.core.memory import to_device
 from metrics.feature_sampling import Features, Reading, attribution, chosen_features, draws, logit_changes, spread
 from metrics.tables import ImageMetric
 
@@ -63,6 +64,11 @@ class Axiom(ImageMetric):
         """Return the features of the chosen images of a batch; ``None`` if there are none."""
         return chosen_features(seen, self.samples, self.config.images)
 
+    def shown(self, features: Features, classes: Tensor, maps: Tensor | None = None, alike: bool = True) -> Tensor:
+        """Return the attribution of ``classes`` on the features, or on changed ``maps``; see :func:`attribution`."""
+        maps = features.maps if maps is None else maps
+        return attribution(features.model, maps, classes, self.config.reading, alike, features.require)
+
 
 class Sensitivity(Axiom):
     """Share of cells that are shown though the logit does not depend on them, or the reverse.
@@ -104,9 +110,7 @@ class Sensitivity(Axiom):
         features = self.features(seen)
         if features is None:
             return
-        shown = [
-            attribution(features.model, features.maps, classes, self.config.reading) for classes in features.classes
-        ]
+        shown = [self.shown(features, classes) for classes in features.classes]
         baseline = self._replacement(seen, features)
         changes = seen.once(
             ("logit changes", self.config.images, self.config.baseline), lambda: logit_changes(features, baseline)
@@ -158,7 +162,7 @@ class Completeness(Axiom):
             return
         gaps, logits = [], []
         for classes in features.classes:
-            shown = attribution(features.model, features.maps, classes, self.config.reading, alike=False)
+            shown = self.shown(features, classes, alike=False)
             logits.append(features.logit(classes))
             gaps.append((shown.sum(1) + features.model.offset(classes) - logits[-1]).abs())
         absolute = torch.stack(gaps)
@@ -200,19 +204,17 @@ class Linearity(Axiom):
         # Purpose 1 here and 2 in Symmetry: the two draw independently under one seed.
         generators = draws(features, 1, self.config.seed)
         drawn = [(*random.uniform(0.2, 1, 2), random.integers(1, max(2, width))) for random in generators]
-        factors = torch.tensor(drawn, dtype=torch.float64, device=classes.device)
+        factors = to_device(torch.tensor(drawn, dtype=torch.float64), classes.device)
         # Half the memory, and nothing is lost: the backbone's output was in single precision.
         self._kept.append((features.index, classes, factors, features.maps.float()))
         self._last = features
         if not features.model.mixes or width < 2:
             return
         other = (classes + factors[:, 2].long()) % width
-        first, second = (
-            attribution(features.model, features.maps, c, self.config.reading, alike=False) for c in (classes, other)
-        )
+        first, second = (self.shown(features, c, alike=False) for c in (classes, other))
         weights = torch.zeros_like(features.logits)
         weights.scatter_(1, classes[:, None], factors[:, :1]).scatter_(1, other[:, None], factors[:, 1:2])
-        mixed = attribution(features.model, features.maps, weights, self.config.reading, alike=False)
+        mixed = self.shown(features, weights, alike=False)
         gap = (mixed - factors[:, :1] * first - factors[:, 1:2] * second).norm(dim=1)
         self._rows.add(**both(features, attribution=gap / mixed.norm(dim=1).clamp(min=1e-300)))
 
@@ -222,9 +224,11 @@ class Linearity(Axiom):
             raise NotApplicable(self.empty)
         # In the order of the split, whose next image (for the last one, the first) is x': no batch decides on pairs.
         order = torch.cat([kept[0] for kept in self._kept]).argsort()
-        index, label, factors, maps = (torch.cat(parts)[order] for parts in zip(*self._kept, strict=True))
-        model, following, gaps = self._last.model, torch.arange(len(index)).roll(-1), []
-        for part in torch.arange(len(index)).split(32):
+        index, label, factors, maps = (
+            whole[order.to(whole.device)] for whole in (torch.cat(parts) for parts in zip(*self._kept, strict=True))
+        )
+        model, following, gaps = self._last.model, torch.arange(len(index), device=maps.device).roll(-1), []
+        for part in torch.arange(len(index), device=maps.device).split(32):
             x, y, of_class = maps[part].double(), maps[following[part]].double(), label[part]
             a, b = factors[part, 0], factors[part, 1]
             mixed = a[:, None, None, None] * x + b[:, None, None, None] * y
@@ -235,7 +239,7 @@ class Linearity(Axiom):
             size = (a * first).abs() + (b * second).abs()
             gaps.append((together - a * first - b * second).abs() / size.clamp(min=1e-6))
         gap = torch.cat(gaps)
-        table = {"index": index.cpu().numpy(), "label": label.cpu().numpy(), "head": gap.cpu().numpy()}
+        table = {"index": index.numpy(), "label": label.cpu().numpy(), "head": gap.cpu().numpy()}
         also = {}
         if model.mixes and self._last.logits.shape[1] > 1:
             table["attribution"] = self._rows.arrays()["attribution"]
@@ -272,21 +276,21 @@ class Symmetry(Axiom):
         features = self.features(seen)
         if features is None:
             return
-        model, maps, device = features.model, features.maps.flatten(2), features.maps.device
+        maps, device = features.maps.flatten(2), features.maps.device
         count, _, cells = maps.shape
         if cells < 2:
             raise NotApplicable("its features have one cell")
         shape = features.maps.shape[2:]
         generators = draws(features, 2, self.config.seed)
         drawn = [(random.permutation(cells), random.integers(1, cells)) for random in generators]
-        order = torch.stack([torch.from_numpy(permutation) for permutation, _ in drawn]).to(device)
-        step = torch.tensor([distance for _, distance in drawn], device=device)
+        order = to_device(torch.stack([torch.from_numpy(permutation) for permutation, _ in drawn]), device)
+        step = to_device(torch.tensor([distance for _, distance in drawn]), device)
         permuted = maps.gather(2, order[:, None].expand_as(maps)).unflatten(2, shape)
         row = torch.arange(count, device=device)
         copies, moves = [], []
         for classes in features.classes:
-            shown = attribution(model, features.maps, classes, self.config.reading)
-            moved = attribution(model, permuted, classes, self.config.reading)
+            shown = self.shown(features, classes)
+            moved = self.shown(features, classes, permuted)
             # An attribution that does not depend on the cells' positions is permuted like the cells.
             distance = (moved - shown.gather(1, order)).norm(dim=1)
             moves.append(distance / shown.norm(dim=1).clamp(min=1e-300))
@@ -296,7 +300,7 @@ class Symmetry(Axiom):
             copied = maps.clone()
             copied[row, :, v] = maps[row, :, u]
             # Cells with the same features must have the same attribution.
-            again = attribution(model, copied.unflatten(2, shape), classes, self.config.reading)
+            again = self.shown(features, classes, copied.unflatten(2, shape))
             top = again.abs().amax(1).clamp(min=1e-300)
             copies.append((again[row, u] - again[row, v]).abs() / top)
         self._rows.add(**both(features, copy=torch.stack(copies), permutation=torch.stack(moves)))

@@ -38,8 +38,8 @@ class Cancellation(ImageMetric):
         parts, whole = maps.norm(dim=2).sum(1), maps.sum(1).norm(dim=1)
         kept = parts > 0
         # Perfect cancellation has no finite ratio; 1e-12 of the parts is the rest that rounding leaves of them.
-        ratio = parts[kept] / whole[kept].clamp(min=1e-12 * parts[kept])
-        self._rows.add(index=seen.index[kept], label=seen.labels[kept], ratio=ratio)
+        ratio = parts / whole.clamp(min=1e-12 * parts)
+        self._rows.add(kept, index=seen.index, label=seen.labels, ratio=ratio)
 
     def compute(self) -> Score:
         """Return the mean over images."""

@@ -55,10 +55,10 @@ class Compactness(ImageMetric):
         # rounding reaches it.
         before = size.cumsum(1) - size
         needed = ((before < self.config.share * size.sum(1, keepdim=True) * (1 - 1e-12)) & (size > 0)).sum(1)
-        shown = attribution(seen.model, seen.features, seen.labels, "displayed", alike=False)
+        shown = attribution(seen.model, seen.features, seen.labels, "displayed", alike=False, require=seen.require)
         low, high = shown.amin(1, keepdim=True), shown.amax(1, keepdim=True)
         area = 100 * (shown > (low + high) / 2).double().mean(1)
-        self._rows.add(index=seen.index[kept], label=seen.labels[kept], needed=needed[kept], area=area[kept])
+        self._rows.add(kept, index=seen.index, label=seen.labels, needed=needed, area=area)
 
     def compute(self) -> Score:
         """Return the mean over images."""

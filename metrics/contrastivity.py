@@ -41,18 +41,16 @@ class Contrastivity(ImageMetric):
     def update(self, seen: Observation) -> None:
         """Find the peaks of one batch."""
         indices, maps, _ = class_maps(seen)
-        positions = peaks(maps).double()
+        positions = peaks(maps, require=seen.require).double()
         real = indices >= 0
         apart = positions[:, :, None] - positions[:, None]
         # Each pair once, and none with padding.
         pairs = (real[:, :, None] & real[:, None]).double().triu(1)
         count = pairs.sum((1, 2))
         kept = count > 0
-        distance = (apart.norm(dim=3) * pairs).sum((1, 2))[kept] / count[kept]
-        near = ((apart.abs().amax(3) <= self.config.half_size) * pairs).sum((1, 2))[kept] / count[kept]
-        self._rows.add(
-            index=seen.index[kept], label=seen.labels[kept], distance=100 * distance / CANVAS, same=100 * near
-        )
+        distance = (apart.norm(dim=3) * pairs).sum((1, 2)) / count
+        near = ((apart.abs().amax(3) <= self.config.half_size) * pairs).sum((1, 2)) / count
+        self._rows.add(kept, index=seen.index, label=seen.labels, distance=100 * distance / CANVAS, same=100 * near)
 
     def compute(self) -> Score:
         """Return the mean over images whose class has two prototypes."""

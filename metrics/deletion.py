@@ -10,9 +10,23 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from bench.contract import IMAGENET_MEAN, Aggregate, CellError, Observation, PrototypeTable, Samples, Score, Settings
+from bench.contract import (
+    IMAGENET_MEAN,
+    Aggregate,
+    CellError,
+    Observation,
+    PartPrototypeModel,
+    PrototypeTable,
+    Samples,
+    Score,
+    Settings,
+)
+from bench.core.memory import to_device
 from metrics.feature_sampling import chosen_rows
 from metrics.tables import ImageMetric
+
+# Curves of pictures, each of an image, that pass the model at a time.
+_CURVES = {"cuda": 16}
 
 
 def curve(ranks: Tensor, images: Tensor, steps: int, insert: bool, colour: Tensor | float = 0.0) -> Tensor:
@@ -91,30 +105,37 @@ class Deletion(ImageMetric):
         rows = chosen_rows(seen, self.samples, self.config.images)
         if not len(rows):
             return
+        index, rows = seen.positions[rows], to_device(rows, seen.images.device)
         prediction = seen.own.logits[rows].argmax(1)
         shown = seen.model.attribute(seen.features[rows], prediction)
-        if not shown.isfinite().all():
-            raise CellError("a displayed map holds NaN or infinite values: look for a division by zero in the method")
+        seen.require(
+            shown.isfinite().flatten(1).all(1),
+            lambda broken: CellError(
+                "a displayed map holds NaN or infinite values: look for a division by zero in the method"
+            ),
+        )
+        # Stable: equal values go in row-major order.
+        by_map = shown.flatten(1).argsort(dim=1, descending=True, stable=True)
+        # Seeded by the position in the split: an image's random order is the same in any batch.
+        generators = [np.random.default_rng((self.config.seed, position)) for position in index.tolist()]
+        drawn = np.stack([generator.permutation(by_map.shape[1]) for generator in generators])
+        orders = torch.stack((by_map, to_device(torch.from_numpy(drawn), by_map.device)), 1).flatten(0, 1)
+        places = torch.arange(orders.shape[1], device=orders.device).expand_as(orders)
+        ranks = torch.empty_like(orders).scatter_(1, orders, places).unflatten(1, shown.shape[1:])
         areas = []
-        for number, image in enumerate(rows.tolist()):
-            # Seeded by the position in the split: an image's random order is the same in any batch.
-            generator = np.random.default_rng((self.config.seed, int(seen.index[image])))
-            # Stable: equal values go in row-major order.
-            by_map = shown[number].flatten().argsort(descending=True, stable=True)
-            by_chance = torch.from_numpy(generator.permutation(by_map.numel())).to(by_map.device)
-            for order in (by_map, by_chance):
-                ranks = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-                pictures = curve(
-                    ranks.view(shown.shape[1:]),
-                    seen.images[image],
-                    self.config.steps,
-                    self.config.mode == "insert",
-                    self._colour.to(seen.images),
-                )
-                probability = seen.model(pictures).double().softmax(1)[:, prediction[number]]
-                areas.append(100 * torch.trapezoid(probability) / self.config.steps)
-        area = torch.stack(areas).view(-1, 2)
-        self._rows.add(index=seen.index[rows], prediction=prediction, area=area[:, 0], random=area[:, 1])
+        # A CPU works faster image by image; a GPU on several at once.
+        for some in torch.arange(len(ranks), device=ranks.device).split(_CURVES.get(ranks.device.type, 1)):
+            areas.append(self._areas(seen.model, ranks[some], seen.images[rows[some // 2]], prediction[some // 2]))
+        area = torch.cat(areas).view(-1, 2)
+        self._rows.add(index=index, prediction=prediction, area=area[:, 0], random=area[:, 1])
+
+    def _areas(self, model: PartPrototypeModel, ranks: Tensor, images: Tensor, prediction: Tensor) -> Tensor:
+        """Return the area below each curve ``(n,)`` in percent, of n orders of cells."""
+        insert, colour = self.config.mode == "insert", to_device(self._colour.to(images.dtype), images.device)
+        pictures = [curve(*pair, self.config.steps, insert, colour) for pair in zip(ranks, images, strict=True)]
+        probability = model(torch.cat(pictures)).double().softmax(1).unflatten(0, (len(ranks), -1))
+        chosen = probability.gather(2, prediction[:, None, None].expand(-1, probability.shape[1], 1))[:, :, 0]
+        return 100 * torch.trapezoid(chosen) / self.config.steps
 
     def compute(self) -> Score:
         """Return the mean over the images."""

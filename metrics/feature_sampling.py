@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.contract import CellError, NotApplicable, Observation, PartPrototypeModel, Samples
+from bench.contract import CellError, NotApplicable, Observation, PartPrototypeModel, Samples, require_all
+from bench.core.memory import to_device
+from metrics.peaks import Require
 
 Reading = Literal["displayed", "contribution"]
 
@@ -28,7 +30,8 @@ class Features:
         maps: ``(n, D, h, w)``, float64.
         logits: ``(n, C)``.
         classes: ``(2, n)``, true and predicted.
-        index: ``(n,)`` positions in the split.
+        index: ``(n,)`` positions in the split, on the CPU.
+        require: :meth:`Observation.require <bench.contract.Observation.require>` of the batch.
     """
 
     model: PartPrototypeModel
@@ -36,6 +39,7 @@ class Features:
     logits: Tensor
     classes: Tensor
     index: Tensor
+    require: Require = require_all
 
     def logit(self, classes: Tensor) -> Tensor:
         """Return the logits of ``classes (n,)``."""
@@ -61,8 +65,8 @@ def spread(count: int, most: int) -> Tensor:
 
 
 def chosen_rows(seen: Observation, samples: Samples, most: int) -> Tensor:
-    """Return the rows of a batch that are among ``most`` images evenly spread over the split: int64 ``(n,)``."""
-    return torch.isin(seen.index, spread(len(samples), most).to(seen.index.device)).nonzero()[:, 0]
+    """Return the rows of a batch that are among ``most`` images evenly spread over the split: int64 ``(n,)``, CPU."""
+    return torch.isin(seen.positions, spread(len(samples), most)).nonzero()[:, 0]
 
 
 def chosen_features(seen: Observation, samples: Samples, most: int) -> Features | None:
@@ -75,18 +79,27 @@ def chosen_features(seen: Observation, samples: Samples, most: int) -> Features 
         rows = chosen_rows(seen, samples, most)
         if not len(rows):
             return None
+        index, rows = seen.positions[rows], to_device(rows, seen.images.device)
         maps = seen.features[rows].double()
-        model = in_double(seen.model)
+        model = seen.throughout("head in double precision", lambda: in_double(seen.model))
         logits = model.logits(maps)
-        if not logits.isfinite().all():
-            raise CellError(f"the logits of test image {int(seen.index[rows][0])} or later ones are not finite")
-        return Features(model, maps, logits, torch.stack((seen.labels[rows], logits.argmax(1))), seen.index[rows])
+        seen.require(
+            logits.isfinite().all(1),
+            lambda broken: CellError(f"the logits of test image {int(index[broken[0]])} are not finite"),
+        )
+        classes = torch.stack((seen.labels[rows], logits.argmax(1)))
+        return Features(model, maps, logits, classes, index, seen.require)
 
     return seen.once(("chosen features", min(len(samples), most)), look)
 
 
 def attribution(
-    model: PartPrototypeModel, maps: Tensor, classes: Tensor, reading: Reading, alike: bool = True
+    model: PartPrototypeModel,
+    maps: Tensor,
+    classes: Tensor,
+    reading: Reading,
+    alike: bool = True,
+    require: Require = require_all,
 ) -> Tensor:
     """Compute a method's attribution of a logit to each cell: float64 ``(n, h w)``.
 
@@ -96,6 +109,7 @@ def attribution(
         classes: ``(n,)``.
         reading: the map that the method displays, or its exact contributions.
         alike: whether its cells have to be those of the features.
+        require: as in :class:`Features`.
 
     Raises:
         NotApplicable: if it has no exact contributions, or displays other cells than those of the features.
@@ -105,8 +119,12 @@ def attribution(
     if alike and shown.shape[1:] != maps.shape[2:]:
         cells, wanted = ("x".join(map(str, shape)) for shape in (shown.shape[1:], maps.shape[2:]))
         raise NotApplicable(f"its map has {cells} cells, not the {wanted} of the features")
-    if not shown.isfinite().all():
-        raise CellError("an attribution map holds NaN or infinite values: look for a division by zero in the method")
+    require(
+        shown.isfinite().flatten(1).all(1),
+        lambda rows: CellError(
+            "an attribution map holds NaN or infinite values: look for a division by zero in the method"
+        ),
+    )
     return shown.flatten(1).double()
 
 
@@ -114,8 +132,7 @@ def logit_changes(features: Features, baseline: Tensor) -> Tensor:
     """Compute the fall of the true and the predicted logit if a cell becomes ``baseline (D,)``: ``(2, n, h w)``."""
     maps = features.maps.flatten(2)
     count, channels, cells = maps.shape
-    # Bytes of one changed map in float64, with room for four copies of its features and of the prototypes' maps.
-    per_map = 8 * cells * (4 * channels + 4 * max(1, len(features.model.prototypes)))
+    per_map = 8 * cells * features.model.cell_numbers(channels)
     step = max(1, _BUDGET.get(maps.device.type, _BUDGET["cpu"]) // per_map)
     changed = torch.empty(2, count * cells, dtype=maps.dtype, device=maps.device)
     for part in torch.arange(count * cells, device=maps.device).split(step):

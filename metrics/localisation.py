@@ -85,27 +85,27 @@ class PointingBox(ImageMetric):
         """Compare the maps of one batch with the boxes."""
         boxes = seen.boxes.double()
         kept = boxes.isfinite().all(1)
-        if not kept.any():
-            return
-        maps = seen.model.attribute(seen.features, seen.labels)[kept].double()
-        if not maps.isfinite().all():
-            raise CellError(
+        maps, side = seen.model.attribute(seen.features, seen.labels).double(), seen.size
+        seen.require(
+            maps.isfinite().flatten(1).all(1) | ~kept,
+            lambda rows: CellError(
                 "an attribution map holds NaN or infinite values: look for a division by zero in the method"
-            )
-        boxes, side = boxes[kept], seen.size
-        row, column = peaks(maps[:, None], side)[:, 0].double().T
+            ),
+        )
+        row, column = peaks(maps.nan_to_num()[:, None], side, require=seen.require)[:, 0].double().T
         # A pixel is in the box if its middle is.
         hit = (row + 0.5 > boxes[:, 0]) & (row + 0.5 < boxes[:, 2]) & (column + 0.5 > boxes[:, 1])
         hit &= column + 0.5 < boxes[:, 3]
         share, high = inside(boxes, *maps.shape[1:], side), maps.clamp(min=0)
         total = high.sum((1, 2))
         within = (high * share).sum((1, 2))
-        area, cells = share.mean((1, 2)), maps[0].numel()
+        area, cells = share.mean((1, 2)), maps.shape[1:].numel()
         # A box that fills the image leaves nothing outside to compare with; of an empty one nothing is inside.
         both = (area > 1e-9) & (area < 1 - 1e-9)
         self._rows.add(
-            index=seen.index[kept],
-            label=seen.labels[kept],
+            kept,
+            index=seen.index,
+            label=seen.labels,
             hit=hit.long(),
             # A map without a positive cell has no energy anywhere.
             energy=within / total.clamp(min=1e-300),

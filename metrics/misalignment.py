@@ -19,9 +19,10 @@ from bench.contract import (
     Score,
     Settings,
 )
+from bench.core.memory import to_device
 from metrics.feature_sampling import chosen_rows
 from metrics.parts import class_maps, require_prototypes
-from metrics.peaks import interpolation_matrix
+from metrics.peaks import matrix_on
 from metrics.tables import ImageMetric
 
 
@@ -36,7 +37,7 @@ def highest(maps: Tensor, side: int, share: float) -> Tensor:
     Returns:
         bool ``(n, side, side)``.
     """
-    down, across = (interpolation_matrix(cells, side, torch.float64).to(maps.device) for cells in maps.shape[1:])
+    down, across = (matrix_on(maps.device, cells, side) for cells in maps.shape[1:])
     pixels = (down @ maps.double() @ across.T).flatten(1)
     count = max(1, round(share * side * side))
     # Rounding must not separate equal pixels, least of all those of a constant map.
@@ -81,7 +82,7 @@ def attacked(
         NotApplicable: if scores have no gradient.
     """
     mean, deviation = (
-        torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (samples.mean, samples.std)
+        to_device(torch.tensor(values), images.device).view(1, 3, 1, 1) for values in (samples.mean, samples.std)
     )
     # Limits are in pixels of [0, 1] and images are normalised, hence the division by the deviation.
     low = torch.maximum(images - config.epsilon / deviation, -mean / deviation)
@@ -153,7 +154,7 @@ class Misalignment(ImageMetric):
     def update(self, seen: Observation) -> None:
         """Attack some images of one batch."""
         indices, maps, scores = class_maps(seen)
-        rows = chosen_rows(seen, self.samples, self.config.images)
+        rows = to_device(chosen_rows(seen, self.samples, self.config.images), seen.images.device)
         rows = rows[(indices[rows] >= 0).any(1)]
         if not len(rows):
             return

@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.contract import CellError, Explanation, NotApplicable, Observation, PrototypeTable, Samples
+from bench.core.memory import to_device
 from metrics.peaks import CANVAS, centres, peaks
 
 HALF = 36
@@ -168,27 +169,27 @@ class PartHits:
 
     Attributes:
         image: ``(U,)`` position in the batch.
+        slot: ``(U,)`` number of the map among those of the image.
         prototype: ``(U,)`` row of the prototype table.
         label: ``(U,)`` class of the image.
         peaks: ``(U, 2)`` row and column on the canvas.
         hits: bool ``(U, parts)``.
         visible: bool ``(U, parts)``.
+        valid: bool ``(N, K)``, which of the maps of a batch these are.
     """
 
     image: Tensor
+    slot: Tensor
     prototype: Tensor
     label: Tensor
     peaks: Tensor
     hits: Tensor
     visible: Tensor
+    valid: Tensor
 
 
-def unpadded_class_maps(shown: Explanation, seen: Observation) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the maps of each image's true class without padding.
-
-    Returns:
-        Position in the batch ``(U,)``, prototype ``(U,)`` and map ``(U, h, w)`` of each pair.
-    """
+def _class_slots(shown: Explanation, seen: Observation) -> tuple[Tensor, Tensor]:
+    """Return the prototype of each map ``(N, K)``, and which of them speak for the image's true class."""
     count, width = shown.maps.shape[:2]
     owned = seen.model.prototypes.classes
     indices = shown.indices
@@ -196,9 +197,7 @@ def unpadded_class_maps(shown: Explanation, seen: Observation) -> tuple[Tensor, 
         indices = torch.arange(width, device=shown.maps.device).expand(count, width)
     # Only prototypes of the true class count, on all of its images, whether they are classified correctly or not.
     labels = seen.labels[:, None].expand(count, width)
-    valid = (indices >= 0) & owned[indices.clamp(min=0), labels]
-    image, slot = valid.nonzero(as_tuple=True)
-    return image, indices[image, slot], shown.maps[image, slot]
+    return indices, (indices >= 0) & owned[indices.clamp(min=0), labels]
 
 
 def class_maps(seen: Observation) -> tuple[Tensor, Tensor, Tensor]:
@@ -217,42 +216,67 @@ def class_maps(seen: Observation) -> tuple[Tensor, Tensor, Tensor]:
         if indices is None:
             indices = seen.model.prototypes.of(seen.labels)
             maps, scores = (seen.model.pick(values, indices) for values in (maps, scores))
-        broken = (~maps.isfinite()).flatten(1).any(1) if maps.numel() else maps.new_zeros(0, dtype=torch.bool)
-        if broken.any():
-            raise CellError(f"presence maps of test image {int(seen.index[broken][0])} hold NaN or infinite values")
+        if maps.numel():
+            positions = seen.positions
+            seen.require(
+                maps.isfinite().flatten(1).all(1),
+                lambda rows: CellError(
+                    f"presence maps of test image {int(positions[rows[0]])} hold NaN or infinite values"
+                ),
+            )
         return indices, maps, scores
 
     return seen.once("class_maps", look)
 
 
-def part_hits(shown: Explanation, seen: Observation, region: Region) -> PartHits:
+def part_hits(shown: Explanation, seen: Observation, region: Region, clean: PartHits | None = None) -> PartHits:
     """Find the peaks and hits of the prototypes of each image's true class.
 
     Args:
-        shown: explanation of the batch (or of a noisy copy of it); padding is dropped.
+        shown: explanation of the batch, or of a noisy copy of it; padding is dropped.
         seen: the batch, for its labels and key-points.
         region: definition of peaks and hits.
+        clean: of a noisy copy, those of the batch itself.
+
+    Raises:
+        CellError: if a map is not finite, or a noisy copy has other prototypes.
     """
-    image, prototype, maps = unpadded_class_maps(shown, seen)
-    label = seen.labels[image]
+    indices, valid = _class_slots(shown, seen)
+    if clean is None:
+        # How many there are is known on the device alone: of all that an evaluation does with a batch, the only wait.
+        image, slot = valid.nonzero(as_tuple=True)
+    else:
+        _require_the_same(indices, valid, clean, seen)
+        image, slot = clean.image, clean.slot
+    prototype, label, positions = indices[image, slot], seen.labels[image], seen.positions
 
     def name(i: int) -> str:
-        of_image = f"test image {int(seen.index[image[i]])} (class {int(label[i])})"
+        of_image = f"test image {int(positions[int(image[i])])} (class {int(label[i])})"
         return f"that of prototype {int(prototype[i])} for {of_image}"
 
-    positions = (centres if region.cells else peaks)(maps[:, None], region.size, name=name)
+    locate = centres if region.cells else peaks
+    found = locate(shown.maps[image, slot][:, None], region.size, name=name, require=seen.require)
     points, visible = to_canvas(seen.keypoints, seen.size, region.size)[image], seen.visible[image]
     if region.cells:
-        hit = overlaps(positions, points, visible, region.half)[:, 0]
+        hit = overlaps(found, points, visible, region.half)[:, 0]
     else:
-        hit = hits(positions, points, visible, region.half, region.size)[:, 0]
+        hit = hits(found, points, visible, region.half, region.size)[:, 0]
     if region.merged:
         hit, visible = (_merge(values, region.merged) for values in (hit, visible))
-    return PartHits(image, prototype, label, positions[:, 0], hit, visible)
+    return PartHits(image, slot, prototype, label, found[:, 0], hit, visible, valid)
+
+
+def _require_the_same(indices: Tensor, valid: Tensor, clean: PartHits, seen: Observation) -> None:
+    """Refuse a noisy copy of a batch that is explained by other prototypes than the batch itself."""
+    error = "the model shows other prototypes for a noisy copy of an image: hits cannot be compared"
+    if valid.shape != clean.valid.shape:
+        raise CellError(error)
+    seen.require((valid == clean.valid).all(1), lambda rows: CellError(error))
+    seen.require(indices[clean.image, clean.slot] == clean.prototype, lambda rows: CellError(error))
 
 
 def _merge(values: Tensor, merged: tuple[int, ...]) -> Tensor:
-    numbers = torch.tensor(merged, device=values.device)
+    numbers = to_device(torch.tensor(merged), values.device)
     total = torch.zeros(len(values), max(merged) + 1, dtype=torch.long, device=values.device)
     return total.index_add_(1, numbers, values.long()) > 0
 

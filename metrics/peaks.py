@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.contract import CellError
+from bench.contract import CellError, Refused, require_all
 
+Require = Callable[[Tensor, Refused], None]
 CANVAS = 224
 """Side of the canvas in pixels in the published protocol."""
 
@@ -164,7 +165,8 @@ def _first_maxima(maps: Tensor, size: int, budget: int) -> tuple[Tensor, Tensor]
         tops, pixels = maps.flatten(1).max(1)  # the first of equals, as argmax
         return pixels, torch.where(maps.isfinite().flatten(1).all(1), tops, torch.nan)
     down, across = (_axis(side, size, maps.device) for side in (height, width))
-    if down is None or across is None:
+    # The search has tensors of unknown size, for each of which a GPU would wait; all pixels take it a millisecond.
+    if down is None or across is None or maps.is_cuda:
         chunks = [_whole(chunk, size, budget) for chunk in maps.split(2**14)]
     else:
         per_chunk = max(1, budget // (12 * len(down.hull) * len(across.hull)))
@@ -173,9 +175,15 @@ def _first_maxima(maps: Tensor, size: int, budget: int) -> tuple[Tensor, Tensor]
     return pixels, tops
 
 
+@lru_cache(maxsize=64)
+def matrix_on(device: torch.device, source: int, target: int) -> Tensor:
+    """Return :func:`interpolation_matrix` in float64 on a device; it must not be changed."""
+    return interpolation_matrix(source, target, torch.float64).to(device)
+
+
 def _whole(maps: Tensor, size: int, budget: int) -> tuple[Tensor, Tensor]:
     """Find peaks by computing every pixel."""
-    down, across = (interpolation_matrix(side, size, torch.float64).to(maps.device) for side in maps.shape[1:])
+    down, across = (matrix_on(maps.device, side, size) for side in maps.shape[1:])
     peak = torch.empty(len(maps), dtype=torch.long, device=maps.device)
     tops = torch.empty(len(maps), dtype=torch.float64, device=maps.device)
     step = max(1, budget // (8 * size * size))
@@ -231,7 +239,11 @@ def _searched(maps: Tensor, size: int, down: _Axis, across: _Axis, budget: int) 
 
 
 def peaks(
-    maps: Tensor, size: int = CANVAS, budget: int | None = None, name: Callable[[int], str] | None = None
+    maps: Tensor,
+    size: int = CANVAS,
+    budget: int | None = None,
+    name: Callable[[int], str] | None = None,
+    require: Require = require_all,
 ) -> Tensor:
     """Find the first maximum, in row-major order, of each map after bicubic upsampling to ``size`` x ``size``.
 
@@ -244,6 +256,7 @@ def peaks(
         size: side of the canvas in pixels.
         budget: bytes that bounds and pixels may take at a time, each; default by device.
         name: function from the number of a map to its name in an error.
+        require: :meth:`Observation.require <bench.contract.Observation.require>` of the batch, to look later.
 
     Returns:
         int64 ``(N, K, 2)``: row and column.
@@ -262,11 +275,13 @@ def peaks(
         return torch.zeros(*maps.shape[:2], 2, dtype=torch.long, device=maps.device)
     pixels, tops = _first_maxima(flat, size, budget or _BUDGET.get(maps.device.type, _BUDGET["cpu"]))
     # Interpolation mixes every cell into the result, so a NaN or an infinity anywhere in a map shows in its maximum.
-    _require_finite(torch.isfinite(tops), maps, name)
+    _require_finite(torch.isfinite(tops), maps.shape[1], name, require)
     return torch.stack((pixels // size, pixels % size), 1).reshape(*maps.shape[:2], 2)
 
 
-def centres(maps: Tensor, size: int = CANVAS, name: Callable[[int], str] | None = None) -> Tensor:
+def centres(
+    maps: Tensor, size: int = CANVAS, name: Callable[[int], str] | None = None, require: Require = require_all
+) -> Tensor:
     """Find the centre of the first highest cell of each map, in whole pixels of the canvas.
 
     This is the peak of method ``upsample`` in merlresearch/PixPNet. Arguments, result and errors are those of
@@ -279,20 +294,19 @@ def centres(maps: Tensor, size: int = CANVAS, name: Callable[[int], str] | None 
         [[[112, 16]]]
     """
     flat = maps.flatten(2)
-    _require_finite(torch.isfinite(flat).all(2).flatten(), maps, name)
+    _require_finite(torch.isfinite(flat).all(2).flatten(), maps.shape[1], name, require)
     height, width = maps.shape[2:]
     cell = flat.argmax(2) if flat.numel() else flat.new_zeros(flat.shape[:2], dtype=torch.long)
     middle = torch.stack(((cell // width + 0.5) * size / height, (cell % width + 0.5) * size / width), 2)
     return middle.round().long()
 
 
-def _require_finite(finite: Tensor, maps: Tensor, name: Callable[[int], str] | None) -> None:
-    if finite.all():
-        return
-    count = maps.shape[1]
-    first = int((~finite).nonzero()[0])
-    named = name(first) if name else f"map {first % count} of image {first // count} in the batch"
-    raise CellError(
-        f"{int((~finite).sum())} of {len(finite)} presence maps hold NaN or infinite values; the first is {named}."
-        " A map like that has no peak: look for a division by zero or a logarithm of zero in the method."
-    )
+def _require_finite(finite: Tensor, count: int, name: Callable[[int], str] | None, require: Require) -> None:
+    def refused(rows: list[int]) -> CellError:
+        named = name(rows[0]) if name else f"map {rows[0] % count} of image {rows[0] // count} in the batch"
+        return CellError(
+            f"{len(rows)} of {len(finite)} presence maps hold NaN or infinite values; the first is {named}."
+            " A map like that has no peak: look for a division by zero or a logarithm of zero in the method."
+        )
+
+    require(finite, refused)

@@ -64,17 +64,19 @@ class Purity(Metric):
             return
         hits = class_hits(seen, self._region)
         indices, _, scores = class_maps(seen)
-        score = scores[indices >= 0]
+        # All that is no padding, of which there is as much as there are hits, in their order.
+        place = torch.nonzero_static((indices >= 0).flatten(), size=len(hits.image))[:, 0]
+        score = scores.flatten()[place]
         unit = self._units.rows(hits.prototype, hits.label)
         rows = (unit, seen.index[hits.image], score.double(), hits.hits)
-        self._rows.append(tuple(part.cpu() for part in rows))
+        self._rows.append(rows)
 
     def compute(self) -> Score:
         """Return the mean over all pairs with images."""
         self._units.require()
         if not sum(len(rows[0]) for rows in self._rows):
             raise NotApplicable("no test image belongs to a class that has a prototype")
-        unit, index, score, hit = (torch.cat(parts) for parts in zip(*self._rows, strict=True))
+        unit, index, score, hit = (torch.cat(parts).cpu() for parts in zip(*self._rows, strict=True))
         # Three stable sorts: by unit, then from the highest score, then in the order of the split.
         order = index.argsort(stable=True)
         order = order[score[order].argsort(descending=True, stable=True)]

@@ -102,9 +102,8 @@ class KeypointRegression(ImageMetric):
         distance = 100 * (predicted - seen.keypoints.double() / seen.size).norm(dim=2)
         parts = counted.sum(1)
         kept = parts > 0
-        mean = torch.where(counted, distance, 0.0).sum(1)[kept] / parts[kept]
-        table = {"index": seen.index[kept], "class": seen.labels[kept], "distance": mean, "parts": parts[kept]}
-        self._rows.add(**table)
+        mean = torch.where(counted, distance, 0.0).sum(1) / parts
+        self._rows.add(kept, **{"index": seen.index, "class": seen.labels, "distance": mean, "parts": parts})
 
     def _fit(self, seen: Observation) -> None:
         """Fit the linear maps on the training split."""

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from bench.contract import Metric, NotApplicable, PrototypeTable, Samples, Score
 
+_KEPT = " kept"  # no column of a metric has this name
+
 
 class Table:
     """Named columns that grow batch by batch, sorted at the end.
@@ -30,9 +32,11 @@ class Table:
         self._keys, self._empty = keys, empty
         self._parts: list[dict[str, Tensor]] = []
 
-    def add(self, **columns: Tensor) -> None:
-        """Append columns of equal length."""
-        self._parts.append({name: values.detach().cpu() for name, values in columns.items()})
+    def add(self, kept: Tensor | None = None, **columns: Tensor) -> None:
+        """Append columns of equal length, or their rows that are ``kept``: bool, of that length."""
+        # They stay on the device until the end, and so do rows that are not kept: their number is not known here.
+        part = {name: values.detach() for name, values in columns.items()}
+        self._parts.append(part if kept is None else {_KEPT: kept, **part})
 
     def arrays(self) -> dict[str, Any]:
         """Return all columns as sorted arrays.
@@ -40,9 +44,14 @@ class Table:
         Raises:
             NotApplicable: if there is no item.
         """
-        if not sum(len(next(iter(part.values()))) for part in self._parts):
+        if not self._parts:
             raise NotApplicable(self._empty)
-        whole = {name: torch.cat([part[name] for part in self._parts]).numpy() for name in self._parts[0]}
+        whole = {name: torch.cat([part[name] for part in self._parts]).cpu().numpy() for name in self._parts[0]}
+        kept = whole.pop(_KEPT, None)
+        if kept is not None:
+            whole = {name: values[kept] for name, values in whole.items()}
+        if not len(next(iter(whole.values()))):
+            raise NotApplicable(self._empty)
         # Sorting makes the table, and every sum over it, independent of the order and size of the batches.
         order = np.lexsort([whole[name] for name in reversed(self._keys)])
         return {name: values[order] for name, values in whole.items()}

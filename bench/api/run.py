@@ -44,7 +44,7 @@ def run(
     weights: Mapping[str, str | Path] | None = None,
     out: str | Path | None = None,
     recipe: Literal["published", "small", "demo"] | None = None,
-    precision: Literal["fp32", "bf16"] | None = None,
+    precision: Literal["fp32", "bf16", "tf32"] | None = None,
     controls: bool | None = None,
     split: Literal["test", "train"] | None = None,
     existing: Literal["skip", "rerun"] = "skip",

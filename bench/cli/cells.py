@@ -84,7 +84,7 @@ def cell(
             else:
                 if found.folder.done:
                     say("done before")
-                retry(found.run, retries, progress)
+                retry(found.run, retries, progress, picked)
         finally:
             ranks.leave()
 

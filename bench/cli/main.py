@@ -23,9 +23,10 @@ from bench.cli import compare, data, diagnostics, figures, models, options, post
 from bench.cli import tracking as cli_tracking
 from bench.core import interrupts, registry
 from bench.core.console import Console, Text, say, settle_streams
-from bench.core.errors import BenchError, RequestError, storage_error
+from bench.core.errors import BenchError, DeviceLost, RequestError, storage_error
 from bench.core.paths import config_files, config_folders
 from bench.core.plain_text import for_csv, printable
+from bench.runner.launchers.subprocess_job import DEVICE_LOST
 
 
 @contextlib.contextmanager
@@ -71,7 +72,8 @@ class _Group(click.Group):
             error = storage_error(error) or error
             if isinstance(error, BenchError | registry.UnknownName):
                 say(f"error: {error}", err=True)
-                sys.exit(2 if isinstance(error, RequestError | registry.UnknownName) else 1)
+                refused = isinstance(error, RequestError | registry.UnknownName)
+                sys.exit(2 if refused else DEVICE_LOST if isinstance(error, DeviceLost) else 1)
             raise
         finally:
             gc.enable()
@@ -117,7 +119,7 @@ def main(context: click.Context, config_dir: Path | None) -> None:
 @options.home
 @options.device
 @options.choice("--recipe", ["published", "small", "demo"], "Training schedules of all methods.")
-@options.choice("--precision", ["fp32", "bf16"], "Training precision. Default: fp32.")
+@options.choice("--precision", ["fp32", "bf16", "tf32"], "Training precision; tf32 only on NVIDIA GPUs. Default: fp32.")
 @options.memory
 @options.retries
 @options.launcher

@@ -217,8 +217,9 @@ device = click.option(
 )
 feature_memory = memory_limit("Memory limit of a decomposition's features.", "1GiB")
 memory = memory_limit(
-    "Memory limit of a cell, such as 24GiB, on the GPU or of the process on a CPU. A cell above it is retried with one "
-    "image at a time, then recorded as out of memory. Default: no limit."
+    "Memory limit of a cell, such as 24GiB, of its tensors on the GPU (what CUDA itself takes for each process is "
+    "not counted) or of the process on a CPU. A cell above it is retried with one image at a time, "
+    "then recorded as out of memory. Default: no limit."
 )
 precision = choice("--precision", ["fp32", "bf16"], default="fp32")
 FORMATS = ("text", "md", "latex", "html", "csv", "json")
@@ -273,7 +274,8 @@ def launcher(command: Callable[..., None]) -> Callable[..., None]:
             number(
                 "--jobs",
                 None,
-                "Maximum number of concurrent cells. Default: inline 1, ray as many as fit, slurm 256.",
+                "Maximum number of concurrent cells. Default: inline one per GPU (each gets the GPU with the fewest; "
+                "with --device cuda:1 all share it), ray as many as fit, slurm 256.",
             ),
             click.option(
                 "--gpus-per-cell",

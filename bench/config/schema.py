@@ -82,7 +82,7 @@ class Request(Settings):
     backbones: tuple[str, ...] = ()
     seeds: tuple[NonNegativeInt, ...] = Field(default=(0,), min_length=1)
     recipe: Recipe | None = None
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "tf32"] = "fp32"
     metrics: tuple[str, ...] = ()
     controls: bool = True
     split: Literal["test", "train"] = "test"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import torch
 
 from bench.core import __version__
-from bench.core.errors import RequestError
+from bench.core.errors import CellError, RequestError
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "lightning-fabric", "cvxpy")
 
@@ -40,6 +42,25 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def lost(device: torch.device) -> bool:
+    """Return whether CUDA refuses all further work of this process, as after an illegal access in a kernel."""
+    if device.type != "cuda":
+        return False
+    try:
+        # Such an error sticks to the process: every later call returns it, while any other error is over by now.
+        torch.cuda.synchronize(device)
+    except RuntimeError:
+        return True
+    return False
+
+
+def visible_gpus() -> list[str]:
+    """Return the names of the GPUs that torch sees, as ``CUDA_VISIBLE_DEVICES`` has them."""
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",")[:count] if named else [str(number) for number in range(count)]
+
+
 def describe_commit(folder: Path) -> str | None:
     """Return the commit that a git checkout is at, with ``-dirty`` if files differ; ``None`` for other folders."""
     try:
@@ -61,11 +82,34 @@ def make_deterministic() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # As `use_deterministic_algorithms(True, warn_only=True)`, without importing the compiler, which takes a second.
     torch.set_deterministic_debug_mode("warn")
+    # It writes into every new tensor before it is used, a third of the time of decoding and a kernel each on a GPU. It
+    # helps to find code that reads what it has not written, and changes no other number.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     # Benchmarking chooses algorithms by their speed, which differs from run to run.
     torch.backends.cudnn.benchmark = False
     # fp32 means fp32: TF32 convolutions keep 10 bits, too few for squared distances near zero.
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
+
+
+@contextlib.contextmanager
+def tf32(device: torch.device) -> Iterator[None]:
+    """Let products and convolutions on a GPU round their factors to 10 bits, inside the context.
+
+    Raises:
+        CellError: on another device.
+    """
+    if device.type != "cuda":
+        raise CellError("tf32 is a precision of NVIDIA GPUs: write --precision fp32, or --device cuda")
+    switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [switch.allow_tf32 for switch in switches]
+    try:
+        for switch in switches:
+            switch.allow_tf32 = True
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.allow_tf32 = value
 
 
 def record(device: torch.device) -> dict[str, Any]:

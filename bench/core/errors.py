@@ -30,6 +30,10 @@ class NotApplicable(CellError):
     """Metric without a meaning for this model or data: it is ``n/a`` with this reason, the other metrics continue."""
 
 
+class DeviceLost(CellError):
+    """GPU that serves this process no more, after an error in a kernel: another process can go on with the cell."""
+
+
 class StorageError(BenchError):
     """Disk that accepts no more data: no cell can be completed, and finished work is safe."""
 

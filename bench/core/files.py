@@ -146,7 +146,9 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} instead of a number")
 
 
-def ordered_map(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+def ordered_map(
+    work: Callable[[T], R], items: Iterable[T], threads: int | None = None, ahead: int | None = None
+) -> Iterator[R]:
     """Yield ``work(item)`` of every item, in order; threads work a little ahead of the consumer.
 
     Decoding and hashing release Python's global lock, so that threads are enough.
@@ -154,17 +156,20 @@ def ordered_map(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     Args:
         work: function that runs in a thread.
         items: its arguments.
+        threads: number of threads; default: two for each core.
+        ahead: items that are worked on before their turn; default: some for each thread.
 
     Raises:
         Exception: the error of ``work``, at the item's turn; work that has not begun by then is cancelled.
     """
-    threads = min(32, 2 * (os.cpu_count() or 1))  # some wait for the disk while others compute
+    threads = threads or min(32, 2 * (os.cpu_count() or 1))  # some wait for the disk while others compute
+    ahead = ahead or _AHEAD * threads
     waiting: deque[Future[R]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
             for item in items:
                 waiting.append(pool.submit(work, item))
-                if len(waiting) == _AHEAD * threads:
+                if len(waiting) > ahead:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from bench.core.compat import give_back_free_memory
 from bench.core.errors import CellError, RequestError
@@ -20,8 +21,12 @@ from bench.core.errors import CellError, RequestError
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 # Messages of torch (on a CPU and on a GPU) and NumPy; the first alternative is in bytes without a unit.
 _TRIED = re.compile(r"allocate (?:(\d+) bytes|([\d.]+) ([KMGT]iB))")
-# Messages of a plain RuntimeError from torch, its C++ and its convolution library (oneDNN).
-_SIGNS = re.compile(r"can't allocate memory|bad_alloc|out of memory|ALLOC_FAILED|could not create a primitive$")
+# Messages of a plain RuntimeError from torch, its C++ and its convolution libraries (oneDNN, cuDNN: an engine whose
+# workspace does not fit is none to it).
+_SIGNS = re.compile(
+    r"can't allocate memory|bad_alloc|out of memory|ALLOC_FAILED|could not create a primitive$"
+    r"|unable to find an engine to execute this computation"
+)
 _STATM = Path("/proc/self/statm")
 # Compiled code does not survive its own failed small allocations, so the kernel refuses only beyond this reserve.
 _RESERVE = 2**28
@@ -90,6 +95,14 @@ class PeakMemory:
     def growth(self) -> int:
         """Most bytes in use beyond those at the beginning."""
         return self.most - self.before
+
+
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """Copy a tensor of the host to a device without waiting: to a GPU from pinned memory, in the order of its work."""
+    cuda = torch.device(device).type == "cuda" and tensor.device.type == "cpu"
+    # From other memory the copy would begin only after all that the device has to do. The pinned copy is not used again
+    # before it has been read: torch's allocator sees to that.
+    return tensor.pin_memory().to(device, non_blocking=True) if cuda else tensor.to(device)
 
 
 class OverLimit(MemoryError):

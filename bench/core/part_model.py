@@ -27,6 +27,7 @@ class PrototypeTable(nn.Module):
     vectors: Tensor | None
     source_image: Tensor
     source_patch: Tensor
+    _widest: tuple[Tensor, int, int] | None = None
 
     def __init__(self, classes: Tensor, vectors: Tensor | None = None) -> None:
         super().__init__()
@@ -41,11 +42,18 @@ class PrototypeTable(nn.Module):
 
     def of(self, classes: Tensor) -> Tensor:
         """Return the prototypes' rows of each of N classes: ``(N,) -> (N, K)``, padded with -1 on the right."""
-        member = self.classes.T[classes]
-        width = int(self.classes.sum(0).max()) if self.classes.numel() else 0
+        member, width = self.classes.T[classes], self._width()
         # A stable sort keeps the table's order and moves the prototypes of the class to the front.
         order = torch.sort(member.to(torch.uint8), dim=1, descending=True, stable=True).indices[:, :width]
         return torch.where(member.gather(1, order), order, -1)
+
+    def _width(self) -> int:
+        """Return the number of prototypes of the largest class."""
+        # Kept while the table is the same tensor without further writes: reading it from a GPU waits for the device.
+        state = (self.classes, 0 if self.classes.is_inference() else self.classes._version)
+        if self._widest is None or self._widest[0] is not state[0] or self._widest[1] != state[1]:
+            self._widest = (*state, int(self.classes.sum(0).max()) if self.classes.numel() else 0)
+        return self._widest[2]
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,11 @@ class PartPrototypeModel(nn.Module, ABC):
     def offset(self, classes: Tensor) -> Tensor:
         """Return the part of the logits of ``classes (N,)`` that belongs to no cell, such as a bias: ``(N,)``."""
         return torch.zeros(len(classes), device=classes.device)
+
+    def cell_numbers(self, channels: int) -> int:
+        """Return how many numbers :meth:`logits` holds at a time for each cell of the features."""
+        # Four copies of the features and of the prototypes' maps, as distances and their powers take.
+        return 4 * channels + 4 * max(1, len(self.prototypes))
 
     def logits(self, features: Tensor) -> Tensor:
         """Return class scores ``(N, C)`` of features, for callers that need no maps."""

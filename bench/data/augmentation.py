@@ -15,6 +15,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from bench.core.memory import to_device
+
 CORNERS = torch.tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]], dtype=torch.float64)
 MESH, SHIFT = 10, 5
 """Random distortion: cells of the mesh along a side, and the largest displacement of its inner corners in pixels."""
@@ -50,8 +52,8 @@ class Augmentation:
             places = self._sources(*_pixel_places(images), rows, images.shape[-1]).movedim(1, -1)
             images = functional.grid_sample(images, places, "bicubic", "zeros", align_corners=False).clamp_(0, 1)
         if self.colour is not None:
-            images = jitter(images, self.colour[rows].to(images.device))
-        mirrored = self.flip[rows].nonzero()[:, 0].to(images.device)
+            images = jitter(images, to_device(self.colour[rows], images.device))
+        mirrored = to_device(self.flip[rows].nonzero()[:, 0], images.device)
         images[mirrored] = images[mirrored].flip(-1)
         return images
 
@@ -85,7 +87,7 @@ class Augmentation:
     def _sources(self, x: Tensor, y: Tensor, rows: Tensor, size: int) -> Tensor:
         """Return the sources of the pixels at ``x (1, 1, W), y (1, H, 1)``, before mirroring: ``(N, 2, H, W)``."""
         assert self.matrices is not None
-        m = self.matrices[rows].to(x.device, x.dtype)[:, :, :, None, None]
+        m = to_device(self.matrices[rows].to(x.dtype), x.device)[:, :, :, None, None]
         # Written out: a matrix product may round otherwise in another batch, or to TF32.
         across, down, scale = (m[:, i, 0] * x + m[:, i, 1] * y + m[:, i, 2] for i in range(3))
         # Beyond the horizon of a strong perspective there is nothing: far outside, so black.
@@ -95,7 +97,7 @@ class Augmentation:
     def _drift(self, x: Tensor, y: Tensor, rows: Tensor, size: int) -> Tensor:
         """Return the mesh's displacement of points ``(N or 1, H, W)``: ``(N, 2, H, W)``, linear within its cells."""
         assert self.mesh is not None
-        corners = functional.pad(self.mesh[rows].to(x.device, x.dtype) * (2 / size), (1, 1, 1, 1))
+        corners = functional.pad(to_device(self.mesh[rows].to(x.dtype), x.device) * (2 / size), (1, 1, 1, 1))
         places = torch.stack([x, y], -1).expand(len(rows), -1, -1, -1)
         return functional.grid_sample(corners, places, "bilinear", "border", align_corners=True)
 
@@ -258,7 +260,7 @@ def turn_hue(images: Tensor, turns: Tensor) -> Tensor:
         (green - blue) / divisor,
         torch.where(value == green, (blue - red) / divisor + 2, (red - green) / divisor + 4),
     )
-    k = (torch.tensor([5.0, 3.0, 1.0], device=images.device).view(3, 1, 1) + sixth + 6 * turns).remainder(6)
+    k = (to_device(torch.tensor([5.0, 3.0, 1.0]), images.device).view(3, 1, 1) + sixth + 6 * turns).remainder(6)
     return value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
 
 

@@ -28,6 +28,7 @@ from bench.core import locks
 from bench.core.content_digest import state_of
 from bench.core.files import ordered_map
 from bench.core.integrity import digests_of, seal_of, sha256_of
+from bench.core.memory import to_device
 from bench.data.preprocessing import Preprocessing
 
 SPLITS = ("train", "test")
@@ -121,11 +122,16 @@ class CachedSplit:
         mean, std = (torch.tensor(values, device=device).repeat(self.size) for values in (self.mean, self.std))
         # A Python number as divisor would become a product with its reciprocal on CUDA: other bits than on the CPU.
         top = torch.tensor(255.0, device=device)
-        for start in range(0, len(order), batch_size):
-            chunk = order[start : start + batch_size]
+
+        def read(chunk: Tensor) -> tuple[Tensor, Tensor]:
             pixels = torch.empty((len(chunk), *self.images.shape[1:]), dtype=torch.uint8, pin_memory=cuda)
             # With mode="raise" numpy would read into a buffer first; the positions are checked already.
             np.take(self.images, self.rows[chunk].numpy(), axis=0, out=pixels.numpy(), mode="clip")
+            return chunk, pixels
+
+        chunks = order.split(batch_size) if len(order) else ()
+        # While a GPU works on a batch, a thread reads the next two. On a CPU it would take a core from the work.
+        for chunk, pixels in ordered_map(read, chunks, threads=1, ahead=2) if cuda else map(read, chunks):
             pixels = pixels.to(device, non_blocking=cuda)
             # A CPU works faster image by image, which its cache holds; a GPU on all of them at once.
             step = len(chunk) if cuda else 1
@@ -136,7 +142,7 @@ class CachedSplit:
                 images = augment(images.movedim(-1, 1), chunk).movedim(1, -1).contiguous()
             for target in images.flatten(2).split(step):
                 target.sub_(mean).div_(std)
-            yield Batch(images.movedim(-1, 1), self.labels[chunk].to(device, non_blocking=cuda), chunk)
+            yield Batch(images.movedim(-1, 1), to_device(self.labels[chunk], device), chunk)
 
 
 def prepare(

@@ -59,7 +59,7 @@ class ProfileSizes:
     classes: int
     size: int = 224
     device: str = "cpu"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "tf32"] = "fp32"
     seed: int = 0
 
 

@@ -25,7 +25,7 @@ def training_speed(
     device: torch.device,
     *,
     batch_size: int | None = None,
-    precision: Literal["fp32", "bf16"] = "fp32",
+    precision: Literal["fp32", "bf16", "tf32"] = "fp32",
     steps: int | None = None,
     rounds: int = 5,
     classes: int = 200,

@@ -183,7 +183,7 @@ def task(
     black_box: nn.Module | None = None,
     seed: int = 0,
     device: torch.device | None = None,
-    precision: Literal["fp32", "bf16"] = "fp32",
+    precision: Literal["fp32", "bf16", "tf32"] = "fp32",
     **rest: Any,
 ) -> FitContext:
     """Build the input of a method's ``fit`` on synthetic images.

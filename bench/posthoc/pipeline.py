@@ -113,11 +113,13 @@ def _decompose_chunks(
         if not bool(torch.isfinite(parts).all()):
             broken = chunk[int((~torch.isfinite(parts)).flatten(1).any(1).nonzero()[0])]
             raise CellError(f"{class_name(broken, names)}: its prototypes are not finite; try another k or seed")
-        for i, label in enumerate(chunk):
-            # The training location with the largest value of each prototype's map, as an illustration of it.
-            best = (F[i, : counts[i]] @ parts[i].to(F.dtype).mT).argmax(0).cpu()
-            strongest = torch.stack([indices[i][best // locations], best % locations], 1)
-            yield label, parts[i], strongest, {name: float(values[i]) for name, values in numbers.items()}
+        # The training location with the largest value of each prototype's map, as an illustration of it.
+        best = [(F[i, :n] @ parts[i].to(F.dtype).mT).argmax(0) for i, n in enumerate(counts.tolist())]
+        # Copied for the whole chunk, not class by class: each copy waits for the device.
+        columns = {name: values.tolist() for name, values in numbers.items()}
+        for i, (label, at) in enumerate(zip(chunk, torch.stack(best).cpu(), strict=True)):
+            strongest = torch.stack([indices[i][at // locations], at % locations], 1)
+            yield label, parts[i], strongest, {name: values[i] for name, values in columns.items()}
 
 
 def _negative(factorisation: str, F: Tensor, counts: Tensor) -> str:
@@ -168,17 +170,19 @@ def _stack_features(
     for i, label in enumerate(chunk):
         x, index = source.of(label)
         flat = x.flatten(0, 1)
-        if not bool(torch.isfinite(flat).all()):
+        F[i, : len(flat)] = flat.to(device)
+        counts.append(len(flat))
+        indices.append(index)
+    usable = (F > 0 if positive else F != 0).flatten(1).any(1)
+    finite = [bool(fine) for fine in torch.stack([part.isfinite().all() for part in F]).tolist()]
+    for label, fine, some in zip(chunk, finite, usable.tolist(), strict=True):
+        if not fine:
             raise CellError(f"{class_name(label, names)}: features are not finite")
-        usable = flat > 0 if positive else flat != 0
-        if not bool(usable.any()):
+        if not some:
             below = " or below" if positive else ""
             raise CellError(
                 f"{class_name(label, names)}: all its features are zero{below}, there is nothing to factorise"
             )
-        F[i, : len(flat)] = flat.to(device)
-        counts.append(len(flat))
-        indices.append(index)
     return F, torch.tensor(counts, device=device), indices
 
 

@@ -7,10 +7,22 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from bench.contract import Batch, Metric, NotApplicable, Observation, PartPrototypeModel, Progress, Samples, Score
+from bench.contract import (
+    Batch,
+    Metric,
+    NotApplicable,
+    Observation,
+    PartPrototypeModel,
+    Progress,
+    Refused,
+    Samples,
+    Score,
+    require_all,
+)
 from bench.core import registry
+from bench.core.memory import to_device
 from bench.core.score import check_unique_names, validated
 from bench.runner.metric_guard import Guard, PluginObservation
 
@@ -28,9 +40,12 @@ def observe(
     fit_seconds: float | None = None,
 ) -> Observation:
     """Return a batch of a split with its annotations, all on the device of its images."""
-    index, device = batch.index.cpu(), batch.images.device
-    annotations = (part[index].to(device) for part in (samples.keypoints, samples.visible, samples.boxes))
-    return Observation(model, batch.images, batch.labels, index.to(device), *annotations, black_box, fit_seconds)
+    positions, device = batch.index.cpu(), batch.images.device
+    annotations = (part[positions] for part in (samples.keypoints, samples.visible, samples.boxes))
+    index, *annotations = (to_device(part, device) for part in (positions, *annotations))
+    seen = Observation(model, batch.images, batch.labels, index, *annotations, black_box, fit_seconds)
+    seen.once("positions", lambda: positions)
+    return seen
 
 
 @torch.no_grad()  # not inference mode: a metric may ask for gradients
@@ -93,9 +108,11 @@ def evaluate(
 
     for metric, facts in wanted.items():
         attempt(metric, partial(begin, metric, facts["parameters"]))
+    lasting: dict[object, Any] = {}
     total = -(-len(split) // batch_size)  # rounded up
     for batch in progress.track(split.batches(batch_size, device), f"{name} batches", total):
         seen = observe(model, split, batch, black_box, fit_seconds)
+        seen.lasting = lasting
         # Before the first metric: its copies are those of an unchanged batch.
         guard.batch(seen)
         memos: dict[str, dict[object, Any]] = {}
@@ -103,6 +120,10 @@ def evaluate(
             # A plugin shares cached values only with itself: it may use the names of ours for other values.
             shown = PluginObservation(seen, memos.setdefault(foreign[metric], {})) if metric in foreign else seen
             attempt(metric, partial(metrics[metric].update, shown))
+    deferred: list[tuple[Tensor, Refused]] = lasting.get("deferred", [])
+    if deferred and not torch.stack([fine.all() for fine, _ in deferred]).all():
+        for fine, refused_as in deferred:
+            require_all(fine, refused_as)
     for metric in list(metrics):  # a copy: metrics that do not apply are removed
         attempt(metric, partial(end, metric))
     check_unique_names(scores)

@@ -110,7 +110,10 @@ class OomRetry:
     @property
     def part(self) -> int:
         """Bytes for the features that a fit gathers; the rest of the limit is for the network and its activations."""
-        return min(2**30, self.limit // 4) if self.limit else 2**30
+        # The more classes a GPU decomposes at a time, the fewer kernels it is asked for; a CPU gains nothing by more.
+        cuda = self.device.type == "cuda"
+        most = torch.cuda.get_device_properties(self.device).total_memory // 4 if cuda else 2**30
+        return min(most, self.limit // 4) if self.limit else most
 
     def guarded(self, split: Samples, capped: bool = True) -> Samples:
         """Limit a split to the batch size of this attempt, and check the memory limit before each batch."""

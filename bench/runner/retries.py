@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from bench.core.errors import BenchError, is_transient
+from bench.core.errors import BenchError, DeviceLost, is_transient
 
 if TYPE_CHECKING:
+    import torch
+
     # Of the contract, which imports torch: the command line reads the number below for its help.
     from bench.contract import Progress
 
@@ -15,21 +17,27 @@ RETRIES = 1
 """Retries of a cell, unless the caller asks for another number."""
 
 
-def retry(work: Callable[[], Any], retries: int, progress: Progress) -> Any:
+def retry(work: Callable[[], Any], retries: int, progress: Progress, device: torch.device) -> Any:
     """Run the work, and again after transient failures such as a lost device; it resumes from its checkpoint.
 
     Args:
         work: the work.
         retries: largest number of retries.
         progress: reporter of retries.
+        device: device of the work.
 
     Raises:
+        DeviceLost: if the device serves this process no more.
         Exception: the last failure.
     """
+    from bench.core import environment
+
     while True:
         try:
             return work()
         except Exception as error:
+            if environment.lost(device):
+                raise DeviceLost(f"{reason_of(error)}: this process can use {device} no more") from error
             # Any other failure would only repeat itself.
             if not retries or not is_transient(error):
                 raise

@@ -279,7 +279,7 @@ class ShardedBackbone:
             return forward(x)
         single = _at_least_single(x)
         variances, means = torch.var_mean(single, [0, *range(2, x.ndim)], correction=0)
-        moments = torch.cat([means, variances, means.new_tensor([x.numel() / x.shape[1]])])
+        moments = torch.cat([means, variances, means.new_full((1,), x.numel() / x.shape[1])])
         rows = gather_rows(moments[None], self.group.rank, self.group.count - 1 - self.group.rank)
         means, variances, counts = rows.split([x.shape[1], x.shape[1], 1], dim=1)
         # Mean and variance of the union of shards: the variance is that within plus that between them.

@@ -15,6 +15,7 @@ from bench.core import registry
 from bench.models import torchvision
 from bench.models.external import ExternalFile
 from tests.support import official_checkouts as stand_ins
+from tests.support.classifiers import data_parallel
 from tests.support.samples import SmallNet, stripes, task
 
 SIZES = Sizes(classes=3, images_per_class=5, channels=16, cells=16, backbone="resnet18")
@@ -35,7 +36,7 @@ def saved(tmp_path_factory):
                 state = network.state_dict()
                 content = {
                     "module": network,
-                    "parallel": torch.nn.DataParallel(network),
+                    "parallel": data_parallel(network),
                     "state": state,
                     "prefixed": {f"module.{name}": tensor for name, tensor in state.items()},
                     "nested": {"model_state_dict": state, "epoch": 3},

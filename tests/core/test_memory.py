@@ -94,6 +94,11 @@ def test_numpys_message():
     assert tried_bytes(caught.value) == 2**45
 
 
+def test_a_convolution_without_room_for_any_engine_is_out_of_memory():
+    assert is_out_of_memory(RuntimeError("GET was unable to find an engine to execute this computation"))
+    assert is_out_of_memory(RuntimeError("FIND was unable to find an engine to execute this computation"))
+
+
 def test_other_errors_are_something_else():
     assert not is_out_of_memory(RuntimeError("could not create a primitive descriptor for a convolution"))
     assert not is_out_of_memory(ValueError("out of memory"))

@@ -17,6 +17,12 @@ def net(channels=8, classes=C, last=None, seed=0, norm=None):
     return nn.Sequential(*body, *head)
 
 
+def data_parallel(network):
+    """The network wrapped as for several GPUs, where it was: beside a GPU the wrapper moves it there."""
+    device = next(network.parameters()).device
+    return nn.DataParallel(network).to(device)
+
+
 def drawn(model, seed=0):
     """Weights such that norms do something and no head is zero."""
     generator = torch.Generator().manual_seed(seed)

@@ -217,3 +217,9 @@ def test_epochs_are_counted_over_phases_and_after_a_kill(tmp_path):
 def test_learner_without_a_loss_raises():
     with pytest.raises(TypeError, match="Learner defines no loss"):
         Learner()(torch.zeros(1), torch.zeros(1), "x")
+
+
+def test_tf32_needs_a_gpu(tmp_path):
+    loop = Trainer(tmp_path, torch.device("cpu"), "tf32", 0, Silent())
+    with pytest.raises(CellError, match="write --precision fp32, or --device cuda"):
+        loop.fit(learner(), Schedule(phases=[phase()]), stripes())

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from bench.core.memory import to_device
 from bench.core.seeding import derive
 
 Init = Literal["random", "nndsvd"]
@@ -56,15 +57,13 @@ def valid_rows(F: Tensor, rows: Tensor) -> Tensor:
 def random(F: Tensor, rows: Tensor, k: int, seed: int, classes: list[int]) -> tuple[Tensor, Tensor]:
     """Draw |N(0, 1)| for ``E^T (B, k, M)``, zero beyond a class's valid rows, and for ``P (B, k, D)``."""
     B, M, D = F.shape
-    Et = torch.zeros(B, k, M, device=F.device, dtype=F.dtype)
-    P = torch.empty(B, k, D, device=F.device, dtype=F.dtype)
-    for b, label in enumerate(classes):
+    Et, P = torch.zeros(B, k, M), torch.empty(B, k, D)
+    for b, (label, n) in enumerate(zip(classes, rows.tolist(), strict=True)):
         # Drawn on the CPU and per class: the start depends on neither the device nor the other classes.
         generator = torch.Generator().manual_seed(derive(seed, "nmf", label))
-        n = int(rows[b])
-        Et[b, :, :n] = torch.randn(n, k, generator=generator).abs().T.to(F)
-        P[b] = torch.randn(k, D, generator=generator).abs().to(F)
-    return Et, P
+        Et[b, :, :n] = torch.randn(n, k, generator=generator).abs().T
+        P[b] = torch.randn(k, D, generator=generator).abs()
+    return Et.to(F), P.to(F)
 
 
 def nndsvd(F: Tensor, rows: Tensor, k: int, seed: int, classes: list[int]) -> tuple[Tensor, Tensor]:
@@ -131,11 +130,11 @@ def _orthonormal(Y: Tensor) -> Tensor:
 def clusters(F: Tensor, rows: Tensor, k: int, seed: int, classes: list[int]) -> Tensor:
     """Assign each valid row to one of k clusters by Lloyd's algorithm from k of the rows: 0 or 1, ``(B, k, M)``."""
     centres = torch.empty(len(F), k, F.shape[2], device=F.device, dtype=F.dtype)
-    for b, label in enumerate(classes):
+    for b, (label, count) in enumerate(zip(classes, rows.tolist(), strict=True)):
         generator = torch.Generator().manual_seed(derive(seed, "clusters", label))
-        chosen = torch.randperm(int(rows[b]), generator=generator)[:k]
+        chosen = torch.randperm(count, generator=generator)[:k]
         # With fewer rows than clusters, rows are used more than once.
-        centres[b] = F[b, chosen.repeat(-(-k // len(chosen)))[:k].to(F.device)]
+        centres[b] = F[b, to_device(chosen.repeat(-(-k // len(chosen)))[:k], F.device)]
     valid = valid_rows(F, rows)
     for _ in range(_LLOYD_ITERATIONS):
         distance = centres.square().sum(2)[:, :, None] - 2 * centres @ F.mT  # up to |f|^2, the same for all centres

@@ -53,7 +53,7 @@ def minimise(
         searching = active.clone()
         accepted = torch.zeros_like(active)
         moved, new_f, new_g = x, f, g
-        while bool(searching.any()):
+        while True:
             # Each trial also computes the gradient: nearly always the first trial is accepted.
             trial = x + t[:, None] * d
             trial_f, trial_g = _value_and_gradient(objective, trial)
@@ -63,15 +63,15 @@ def minimise(
             searching &= ~good & (t > _SMALLEST_STEP)
             t = torch.where(searching, t / 2, t)
             accepted |= good
-        active &= accepted
-        if not bool(active.any()):
-            break
-        steps.append(moved - x)
-        changes.append(new_g - g)
-        del steps[:-memory], changes[:-memory]
-        active = active & ((f - new_f) > tol * f.abs())
-        x, f, g = moved, new_f, new_g
-        if not bool(active.any()):
+            going_on = active & accepted & ((f - new_f) > tol * f.abs())
+            # One look for both: whether any problem searches on, and else whether any goes on after this iteration.
+            search_on, go_on = torch.stack([searching.any(), going_on.any()]).tolist()
+            if not search_on:
+                break
+        # A problem that accepted no step has not moved.
+        x, steps, changes = moved, [*steps, moved - x][-memory:], [*changes, new_g - g][-memory:]
+        active, f, g = going_on, new_f, new_g
+        if not go_on:
             break
     return x
 

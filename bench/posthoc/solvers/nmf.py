@@ -20,7 +20,7 @@ CHECK_EVERY = 10
 """Updates between two checks of the error, as in DFF, on which the paper builds (edocollins/DFF, ``nmf.py``)."""
 
 # Bytes that the difference F - E P may take at a time.
-_SPARE = 2**28
+_SPARE = {"cpu": 2**28, "cuda": 2**31}
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def ratio(above: Tensor, below: Tensor) -> Tensor:
 def distance(F: Tensor, Et: Tensor, P: Tensor) -> Tensor:
     """Compute the Frobenius norm of ``F - E P`` for each class ``(B,)``."""
     # Some classes at a time: the difference is as large as F.
-    group = max(1, _SPARE // (F[0].numel() * F.element_size()))
+    group = max(1, _SPARE.get(F.device.type, _SPARE["cpu"]) // (F[0].numel() * F.element_size()))
     return torch.cat(
         [
             torch.baddbmm(f, e.mT, p, alpha=-1).flatten(1).norm(dim=1)

@@ -11,11 +11,11 @@ import torch
 
 from bench.config.spec import PlannedCell
 from bench.core import registry
-from bench.core.errors import storage_error
+from bench.core.errors import DeviceLost, storage_error
 from bench.core.interrupts import contained
 from bench.results.store import Store
 from bench.runner.cell import CellRunner
-from bench.runner.launchers.subprocess_job import Job, ProcessExit, execute
+from bench.runner.launchers.subprocess_job import DEVICE_LOST, Job, ProcessExit, execute
 from bench.runner.progress import ConsoleProgress
 from bench.runner.retries import reason_of, retry
 
@@ -49,6 +49,7 @@ class ThisProcess:
         self._store, self._home, self._device, self._progress = store, home, device, progress
         self._memory_limit, self._retries = memory_limit, retries
         self._job: Job | None = None
+        self._device_lost = False
 
     def check(self, gpus: float) -> None:
         """Accept any number of GPUs: the cell uses the device of the command line."""
@@ -82,8 +83,9 @@ class ThisProcess:
         Raises:
             StorageError: if the disk refuses writes; finished cells are safe.
         """
-        # Foreign code may end its process, even with exit code 0: in its own, it ends only its cell.
-        if has_foreign_code(self._cells[job.name]):
+        # Foreign code may end its process, even with exit code 0: in its own, it ends only its cell. And once CUDA has
+        # refused this process, only others can go on; what this one had on the GPU stays taken until the run ends.
+        if self._device_lost or has_foreign_code(self._cells[job.name]):
             return execute(job)
         folder = self._store.cell(job.name)
         before = folder.failed_at
@@ -92,7 +94,10 @@ class ThisProcess:
                 runner = CellRunner(
                     self._store, job.name, self._home, self._device, self._progress, memory_limit=self._memory_limit
                 )
-                retry(runner.run, self._retries, self._progress)
+                retry(runner.run, self._retries, self._progress, self._device)
+        except DeviceLost as error:
+            self._device_lost = True
+            return ProcessExit(DEVICE_LOST, "", reason_of(error))
         except Exception as error:
             refused = storage_error(error)
             if refused is not None:

@@ -38,7 +38,7 @@ class Launcher:
         name: ``inline``, ``ray`` or ``slurm``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         memory_limit: bytes for each cell.
-        jobs: largest number of cells at a time; ``None``: one for inline, else as many as there is room for.
+        jobs: largest number of cells at a time; ``None``: inline one for each GPU, else as many as there is room for.
         gpus: number of GPUs, or share of one, by method; the name ``""`` means all others. With several, the cell is
             trained by as many processes (on a CPU too).
         cpus: CPUs of each cell.
@@ -158,7 +158,18 @@ class Launcher:
     @property
     def several(self) -> bool:
         """Whether cells run in processes of their own, several at a time."""
-        return self.name != "inline" or (self.jobs or 1) > 1 or bool(self.gpus)  # inline: of several processes each
+        return self.name != "inline" or self._at_once > 1 or bool(self.gpus)  # inline: of several processes each
+
+    @property
+    def _visible_gpus(self) -> list[str]:
+        """GPUs that inline hands out to its jobs; none if the command line names a device."""
+        return environment.visible_gpus() if self.device in ("auto", "cuda") else []
+
+    @property
+    def _at_once(self) -> int:
+        """Number of cells that inline runs at a time."""
+        of_a_cell = max([1, *map(int, self.gpus.values())])
+        return self.jobs or max(1, len(self._visible_gpus) // of_a_cell)
 
     @contextmanager
     def workers(self, home: Path) -> Iterator[Any]:
@@ -170,8 +181,8 @@ class Launcher:
         elif self.name == "slurm":
             workers = slurm.SlurmWorkers(home.resolve() / "slurm", self.jobs, self.cpus, gpus, self.slurm)
         else:
-            jobs = self.jobs or 1
-            workers = Processes(jobs, max(1, own_cpus() // jobs))
+            jobs = self._at_once
+            workers = Processes(jobs, max(1, own_cpus() // jobs), self._visible_gpus)
         try:
             yield workers
         finally:

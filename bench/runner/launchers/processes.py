@@ -13,17 +13,20 @@ _GRACE = 5.0  # seconds from SIGTERM to SIGKILL
 
 
 class Processes:
-    """Pool of local processes; they share the GPU of ``--device``.
+    """Pool of local processes.
 
     Args:
         jobs: number of processes at a time.
         cpus: CPUs of each.
+        gpus: names of the GPUs to hand out, each to the next job; empty: they share the GPU of ``--device``.
     """
 
     default_gpus = 0.0
 
-    def __init__(self, jobs: int, cpus: int) -> None:
+    def __init__(self, jobs: int, cpus: int, gpus: Sequence[str] = ()) -> None:
         self.jobs, self.cpus = jobs, cpus
+        self._load = dict.fromkeys(gpus, 0)  # running jobs on each
+        self._held: dict[str, list[str]] = {}
         self.running: dict[str, tuple[Job, subprocess.Popen[bytes]]] = {}
 
     def check(self, gpus: float) -> None:
@@ -37,7 +40,14 @@ class Processes:
     def start(self, jobs: Sequence[Job]) -> None:
         """Start a process for each job."""
         for job in jobs:
-            self.running[job.name] = (job, start(job, {}))
+            # The GPUs with the fewest jobs, in their order; a cell of several processes gets as many.
+            held = sorted(self._load, key=self._load.__getitem__)[: job.ranks]
+            # Of more processes than GPUs each says itself which one it lacks.
+            chosen = {"CUDA_VISIBLE_DEVICES": ",".join(held)} if len(held) == job.ranks else {}
+            self._held[job.name] = held
+            for gpu in held:
+                self._load[gpu] += 1
+            self.running[job.name] = (job, start(job, chosen))
 
     def wait(self, seconds: float) -> Iterator[tuple[str, ProcessExit]]:
         """Yield name and end of processes that have ended; return as soon as any has."""
@@ -46,6 +56,8 @@ class Processes:
             finished = [name for name, (_, process) in self.running.items() if process.poll() is not None]
             for name in finished:
                 job, process = self.running.pop(name)
+                for gpu in self._held.pop(name):
+                    self._load[gpu] -= 1
                 yield name, ended(job, process.returncode)
             if finished:
                 return

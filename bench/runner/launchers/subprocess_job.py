@@ -23,6 +23,9 @@ PARENT = "BENCH_PARENT"
 OUTPUT = "output.txt"
 """File beside a cell's ``cell.json`` with the output of its last process, if that failed."""
 
+DEVICE_LOST = 75
+"""Exit code of a cell whose process can use its GPU no more (``EX_TEMPFAIL`` of sysexits.h)."""
+
 # Seconds for a network file system to show a new file.
 _LATE = 10.0
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of linux/prctl.h
@@ -65,8 +68,9 @@ class ProcessExit:
 
     @property
     def lost(self) -> bool:
-        """Whether it was ended from outside, so that a retry may succeed."""
-        return self.code < 0 or self.code in (128 + signal.SIGINT, 128 + signal.SIGKILL, 128 + signal.SIGTERM)
+        """Whether it was ended from outside, or lost its GPU, so that a retry in another process may succeed."""
+        signals = (signal.SIGINT, signal.SIGKILL, signal.SIGTERM)
+        return self.code < 0 or self.code in (DEVICE_LOST, *(128 + number for number in signals))
 
     @property
     def summary(self) -> str:

@@ -122,7 +122,7 @@ def run_stage(cell: CellRunner, stage: Stage, retries: int = 0) -> None:
     """
     try:
         with contained():
-            retry(lambda: _done(cell, stage), retries, cell.progress)
+            retry(lambda: _done(cell, stage), retries, cell.progress, cell.device)
     except Exception as error:
         cell.record(error)
         raise

@@ -15,7 +15,7 @@ import bench.posthoc.pipeline as classwise
 from bench.contract import CellError, RequestError
 from bench.posthoc import decompose
 from bench.posthoc.decompose_class import DecompositionConfig
-from tests.support.classifiers import QUICK, C, check, images, loader, net
+from tests.support.classifiers import QUICK, C, check, data_parallel, images, loader, net
 from tests.support.samples import Silent, TensorSamples, stripes
 
 
@@ -210,7 +210,7 @@ def test_loaders_of_any_kind():
     assert torch.equal(decompose(classifier, once, 2, config=QUICK).vectors, expected)
     pairs = [[batch.images, batch.labels.tolist(), "more"] for batch in samples.batches(7)]
     assert torch.equal(decompose(classifier, pairs, 2, config=QUICK).vectors, expected)
-    wrapped = nn.DataParallel(classifier)
+    wrapped = data_parallel(classifier)
     assert torch.equal(decompose(wrapped, pairs, 2, config=QUICK).vectors, expected)
 
 

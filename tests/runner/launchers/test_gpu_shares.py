@@ -3,8 +3,10 @@
 import pytest
 
 from bench.contract import RequestError
-from bench.runner.launchers import subprocess_job
+from bench.runner.launchers import launcher, subprocess_job
 from bench.runner.launchers.launcher import Launcher
+from bench.runner.launchers.processes import Processes
+from bench.runner.launchers.subprocess_job import Job
 
 
 @pytest.fixture
@@ -43,3 +45,58 @@ def test_the_command_of_a_cell_in_several_processes(tmp_path, monkeypatch):
         subprocess_job.start(subprocess_job.Job("a", str(tmp_path), ("--device", "cpu"), {}, ranks=ranks), {})
     assert begun[0][1:] == ["-m", "bench", "cell", str(tmp_path), "--device", "cpu"]
     assert begun[1][1:] == ["-m", "bench.runner.launchers.subprocess_job", "2", str(tmp_path), "--device", "cpu"]
+
+
+class Begun:
+    """A process of which only the environment matters, and that ends when it is told to."""
+
+    returncode = None
+
+    def __init__(self, words, env=None, **_):
+        self.gpus = env.get("CUDA_VISIBLE_DEVICES")
+
+    def poll(self):
+        return self.returncode
+
+
+@pytest.fixture
+def four_gpus(monkeypatch):
+    monkeypatch.setattr(subprocess_job.subprocess, "Popen", Begun)
+    monkeypatch.setattr(launcher.environment.torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def test_jobs_get_the_gpus_one_after_the_other(tmp_path, four_gpus, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,2,3,5")
+    with Launcher(jobs=5).workers(tmp_path) as pool:
+
+        def start(name, ranks=1):
+            pool.start([Job(name, str(tmp_path), (), {}, ranks=ranks)])
+            return pool.running[name][1].gpus
+
+        assert [start(name) for name in "abcde"] == ["6", "2", "3", "5", "6"]
+        pool.running["c"][1].returncode = pool.running["b"][1].returncode = 0
+        assert sorted(name for name, _ in pool.wait(1.0)) == ["b", "c"]
+        assert start("f", ranks=2) == "2,3"
+        assert start("g") == "2"
+        assert start("h", ranks=5) == "6,2,3,5"  # as many as there are: the fifth process names the GPU that it lacks
+
+
+def test_one_cell_for_each_gpu(tmp_path, four_gpus):
+    def at_once(**options):
+        with Launcher(**options).workers(tmp_path) as pool:
+            pool.start([Job("a", str(tmp_path), (), {})])
+            return pool.jobs, pool.running["a"][1].gpus
+
+    assert at_once() == (4, "0")
+    assert at_once(device="cuda", gpus={"": 2.0}) == (2, "0")
+    assert at_once(jobs=3, device="cuda:1") == (3, None)  # all of them on that one
+    assert at_once(device="cpu") == (1, None)
+    assert Launcher().several
+    assert not Launcher(device="cuda:1").several
+
+
+def test_a_machine_without_gpus_runs_one_cell_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(launcher.environment.torch.cuda, "device_count", lambda: 0)
+    assert not Launcher().several
+    assert Processes(2, 1).free == 2
