@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.api.results import separated
+from bench.core.compat import freed_memory_kept
 from bench.core.score import Score
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class Evaluation(dict[str, Score]):
         self.not_applicable = dict(not_applicable)
 
 
+@freed_memory_kept()
 def evaluate(
     model: PartPrototypeModel,
     samples: Samples,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from bench.api.plugins import check_reproducible, load_plugins
 from bench.api.results import Results, separated
 from bench.core import registry
+from bench.core.compat import freed_memory_kept
 from bench.core.console import Console, say
 from bench.core.errors import RequestError
 from bench.core.paths import decodable
@@ -31,6 +32,7 @@ Names = str | Sequence[str]
 """Names as a sequence, or as one text with commas."""
 
 
+@freed_memory_kept()
 def run(
     methods: Names = (),
     datasets: Names = (),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.config.overrides import check_name
+from bench.config.setting_names import setting_names
 from bench.config.suites import check_dataset
 from bench.core import registry
 from bench.core.errors import RequestError
@@ -53,8 +54,15 @@ class Named:
             if not dot and name != "pretrained":
                 raise RequestError(f"--set {name}: write SECTION.NAME=VALUE, for example ours.k=5")
             self._check_section(name, section)
+            self._check_setting(section, name.split(".")[1:2])
             if name in several and section not in self.methods:
                 raise RequestError(f"--set {name}: only a method's settings can take several values at once")
+
+    def _check_setting(self, section: str, first: Sequence[str]) -> None:
+        """Refuse a name whose first step is no setting of a method or metric; all else is checked with its value."""
+        known = setting_names(section) if section in self.methods | self.metrics else None
+        if known is not None and not known.issuperset(first):
+            raise RequestError(f"{section}.{first[0]}: unknown setting{registry.nearest(first[0], known)}")
 
     def _check_section(self, name: str, section: str) -> None:
         kinds = ("methods", "datasets", "metrics")

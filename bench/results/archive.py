@@ -9,11 +9,10 @@ rename replaces both.
 
 from __future__ import annotations
 
-import csv
 import functools
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -286,21 +285,10 @@ def _column(values: list[Any], arrow: Any) -> Any:
 
 def _numbers(text: str) -> dict[str, Any] | None:
     """Return the columns of a CSV table, or ``None`` if they would not give the same text again."""
-    import numpy as np
-
-    names, *rows = csv.reader(io.StringIO(text)) if text else [[]]
-    kinds: tuple[Callable[[str], Any], ...] = (int, float)
-
-    def array(column: tuple[str, ...]) -> Any:
-        for kind, dtype in zip(kinds, (np.int64, np.float64), strict=True):
-            try:
-                return np.array([kind(value) for value in column], dtype)
-            except (ValueError, OverflowError):
-                continue
+    try:
+        columns = parse_table(text.encode())
+    except ValueError:
         return None
-
-    lists = list(zip(*rows, strict=False)) if rows else [()] * len(names)
-    columns = dict(zip(names, map(array, lists), strict=False))
-    if not columns or any(values is None for values in columns.values()) or any("/" in name for name in names):
+    if not columns or any(values.dtype == bool for values in columns.values()) or any("/" in name for name in columns):
         return None
     return columns if table_text(columns) == text else None

@@ -30,7 +30,7 @@ def chosen_cells(
     Raises:
         RequestError: if there are none.
     """
-    known, there = store.invocations(), store.cells()
+    known, there = store.invocations(), {*store.cells()}
     if stamp or suite or not there:
         stamp = store.chosen_run(stamp, suite)
 
@@ -48,13 +48,12 @@ def chosen_cells(
         for label in labels:
             _require(of(stamp), label, f"in run {stamp}")
         return of(stamp), with_faults(f"cells: run {stamp}")
-    having = [run for run in reversed(known) if all(any(_is(cell, label) for cell in of(run)) for label in labels)]
-    if having:
-        # The newest of those that have as many.
-        measured = {run: _measured(of(run), metrics) for run in having}
-        run = max(having, key=measured.__getitem__)
-        shown = f"cells: run {run}, the newest that has all of them{' in these metrics' * bool(measured[run])}"
-        return of(run), with_faults(shown)
+    having = (run for run in reversed(known) if all(any(_is(cell, label) for cell in of(run)) for label in labels))
+    # Of those that have as many of the metrics the newest: without metrics no other run is read.
+    run = max(having, key=lambda run: _measured(of(run), metrics), default=None) if metrics else next(having, None)
+    if run is not None:
+        measured = " in these metrics" * (_measured(of(run), metrics) > 0)
+        return of(run), with_faults(f"cells: run {run}, the newest that has all of them{measured}")
     every = sorted(ResultSet.of(store), key=lambda cell: not cell.referenced)
     for label in labels:
         # Before any complaint about names that belong to several settings.

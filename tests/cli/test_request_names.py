@@ -28,6 +28,9 @@ WITHOUT_TORCH = [
     ((*OURS, "--metrics", "accuracy", "--set", "purity.x=1"), "purity is not in this run, whose metrics are accuracy"),
     ((*OURS, "--no-controls", "--set", "random.seed=1"), "random is not in this run"),
     ((*OURS, "--set", "nope.k=1"), "unknown section"),
+    ((*OURS, "--set", "ours.kk=1"), "ours.kk: unknown setting; did you mean 'k'?"),
+    ((*OURS, "--set", "ours.kk=1,2"), "ours.kk: unknown setting; did you mean 'k'?"),
+    ((*OURS, "--set", "stability.sigmas.x=1"), "stability.sigmas: unknown setting; did you mean 'sigma'?"),
     ((*OURS, "--set", "ours.k=.inf"), "'.inf' is no finite number"),
     ((*OURS, "--device", "gpu"), "write auto, cpu, cuda or cuda:1"),
     (("run", "--suite", "nope"), "unknown suite 'nope'; `python -m bench ls suites` lists"),
@@ -108,7 +111,7 @@ def test_sizes_that_make_sense_are_read():
 
 def test_a_setting_of_one_part_of_a_suite_is_none_of_another():
     parts = [{"methods": ["ours"], "datasets": ["cub"]}, {"methods": ["tesnet"], "datasets": ["dogs"]}]
-    for name in ("tesnet.per_class", "dogs.folder", "accuracy.x", "classifier.head", "cub.folder"):
+    for name in ("tesnet.per_class", "dogs.folder", "stability.sigma", "classifier.head", "cub.folder"):
         request_names.check_requests([{**part, "overrides": {name: 1}} for part in parts])
     with pytest.raises(RequestError, match="protopnet is not in this run"):
         request_names.check_requests([{**part, "overrides": {"protopnet.per_class": 1}} for part in parts])

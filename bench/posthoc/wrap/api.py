@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from bench.contract import CellError, Progress, RequestError
+from bench.core.compat import freed_memory_kept
 from bench.core.memory import is_out_of_memory
 from bench.models.fingerprint import fingerprint
 from bench.models.split.features import Features
@@ -31,6 +32,7 @@ _FIRST = 8
 """Number of images on which the split is found and verified; later ones are verified while they are gathered."""
 
 
+@freed_memory_kept()
 def decompose(
     classifier: nn.Module,
     loader: Iterable[Any],

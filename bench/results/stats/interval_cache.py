@@ -11,21 +11,18 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from bench.core import registry
 from bench.core.errors import RequestError
 from bench.core.files import read_json, write_json
 from bench.core.paths import home
 from bench.results.cell_record import CellRecord
 from bench.results.stats.contest import Contest
+from bench.results.stats.declarations import code_of_intervals, is_ours
 from bench.results.store import Row, Store
-
-_OURS = "metrics."
 
 
 class IntervalCache:
@@ -74,14 +71,14 @@ class IntervalCache:
 
     def _file(self, rows: Sequence[Row]) -> Path | None:
         # A plugin's declaration of its numbers may depend on anything.
-        if self._folder is None or not all(_is_ours(row.metric) for row in rows):
+        if self._folder is None or not all(is_ours(row.metric) for row in rows):
             return None
         place = hashlib.sha256(str(self._store.cell(rows[0].cell).path.resolve()).encode()).hexdigest()
         return self._folder / place[:2] / f"{place[:16]}.json"
 
     def _key(self, cell: str) -> str:
         # The id is the digest of the specification, with the metrics in it.
-        parts = [_code(), cell, *self._store.files(cell).state()]
+        parts = [code_of_intervals(), cell, *self._store.files(cell).state()]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -97,12 +94,12 @@ class ContestCache:
     def __init__(self, store: Store, cells: Sequence[CellRecord], question: Sequence[Any]) -> None:
         metrics = {metric for cell in cells for metric in (*cell.spec["metrics"], *cell.written["not_applicable"])}
         self._file: Path | None = None
-        if home().is_dir() and all(map(_is_ours, metrics)):
+        if home().is_dir() and all(map(is_ours, metrics)):
             asked = json.dumps([str(store.root.resolve()), question])
             self._file = home() / "intervals" / "compare" / f"{hashlib.sha256(asked.encode()).hexdigest()[:16]}.json"
             states = [json.dumps([cell.name, cell.result, cell.failure, cell.written["label"]]) for cell in cells]
             states += [text for cell in cells for text in store.files(cell.name).state()]
-            parts = [_code(), _code_of_comparisons(), asked, *states]
+            parts = [code_of_intervals(), _code_of_comparisons(), asked, *states]
             self._key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def read(self) -> Contest | None:
@@ -127,27 +124,3 @@ class ContestCache:
 def _code_of_comparisons() -> str:
     files = sorted(Path(__file__).resolve().parents[1].rglob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-
-
-def _is_ours(metric: str) -> bool:
-    entry = registry.CATALOGUE["metrics"].get(metric) or registry.CATALOGUE["metrics"].get(metric.rsplit(".", 1)[0])
-    return entry is not None and entry.target.startswith(_OURS)
-
-
-@functools.cache
-def _code() -> str:
-    """Return a digest of the code that makes intervals: ours, all metrics and the libraries by version."""
-    root = Path(__file__).resolve().parents[3]
-    ours = (
-        "bench/results/stats/bootstrap.py",
-        "bench/core/score.py",
-        "bench/core/seeding.py",
-        "bench/results/result_files.py",
-        "bench/results/stats/units.py",
-    )
-    files = [*(root / name for name in ours), Path(__file__).with_name("intervals.py")]
-    digest = hashlib.sha256()
-    for file in [*files, *sorted((root / "metrics").glob("*.py"))]:
-        digest.update(file.read_bytes())
-    digest.update(" ".join(version(name) for name in ("numpy", "scipy", "pandas", "pydantic")).encode())
-    return digest.hexdigest()

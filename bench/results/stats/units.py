@@ -10,6 +10,7 @@ from bench.core.integrity import Changed
 from bench.core.score import Aggregate
 from bench.results.result_files import NotNumbers, ResultFiles
 from bench.results.stats.bootstrap import NoInterval, Sample, sample
+from bench.results.stats.declarations import declaration
 
 _PLURAL = {"index": "images", "class": "classes", "prototype": "prototypes"}
 # Relative distance within which the table still gives the stored number.
@@ -62,7 +63,6 @@ class Items:
     def __init__(self, files: ResultFiles, metric: str, facts: Mapping[str, Any]) -> None:
         self._files, self._metric, self._facts = files, metric, facts
         self._tables: dict[str, dict[str, Any]] = {}
-        self._declared: Mapping[str, Aggregate | str] | None = None
         # A method is compared with several others: each time with the same units.
         self._samples: dict[tuple[float, str], Sample] = {}
 
@@ -72,15 +72,12 @@ class Items:
         Raises:
             NoInterval: if it declares nothing, or that the tables do not contain it.
         """
-        if self._declared is None:
-            try:
-                kind = registry.load("metrics", self._metric)
-                self._declared = kind.aggregates(kind.Config.model_validate(self._facts["parameters"]))
-            except registry.UnknownName as error:
-                raise NoInterval("the metric is not known here: name its file with --plugin") from error
-            except ValueError as error:
-                raise NoInterval("the metric no longer has the parameters that it was measured with") from error
-        found = self._declared.get(number)
+        try:
+            found = declaration(self._metric, self._facts["parameters"], number)
+        except registry.UnknownName as error:
+            raise NoInterval("the metric is not known here: name its file with --plugin") from error
+        except ValueError as error:
+            raise NoInterval("the metric no longer has the parameters that it was measured with") from error
         if found is None:
             raise NoInterval("the metric does not say how it follows from its tables")
         if isinstance(found, str):
@@ -113,6 +110,6 @@ class Items:
                 raise NoInterval(f"{error}; {self._files.remedy}") from error
             except NotNumbers as error:
                 raise NoInterval(f"its table {file} holds something else than numbers") from error
-            except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+            except (OSError, ValueError) as error:
                 raise NoInterval(f"its table {file} cannot be read: {str(error).splitlines()[0]}") from error
         return self._tables[name]

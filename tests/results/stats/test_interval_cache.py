@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from bench.results.stats import interval_cache
+from bench.results.stats import declarations, interval_cache
 from bench.results.stats.compare import compare
 from bench.results.stats.intervals import with_intervals
 from tests.support.stores import StoreMaker, reseal
@@ -29,7 +29,8 @@ def store(tmp_path, monkeypatch):
 
 
 def kept(tmp_path):
-    return sorted((tmp_path / "home" / "intervals").rglob("*.json"))
+    """Rows with intervals, without the declarations of metrics."""
+    return sorted((tmp_path / "home" / "intervals").glob("??/*.json"))
 
 
 def test_a_second_reading_gives_the_same_and_makes_nothing(store, tmp_path, monkeypatch):
@@ -86,7 +87,7 @@ def test_a_repaired_digest_is_seen(store):
 
 def test_other_code_makes_them_again(store, monkeypatch):
     with_intervals(store, store.rows())
-    monkeypatch.setattr(interval_cache, "_code", lambda: "other")
+    monkeypatch.setattr(interval_cache, "code_of_intervals", lambda: "other")
     monkeypatch.setattr("bench.results.stats.intervals.interval", None)
     with pytest.raises(TypeError):
         with_intervals(store, store.rows())
@@ -107,7 +108,7 @@ def test_without_a_home_nothing_is_written(store, tmp_path, monkeypatch):
 
 
 def test_metrics_of_plugins_are_not_kept(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(interval_cache, "_OURS", "elsewhere.")
+    monkeypatch.setattr(declarations, "_OURS", "elsewhere.")
     with_intervals(store, store.rows())
     assert not kept(tmp_path)
 
