@@ -128,9 +128,10 @@ def intervene(name: str, out: Path | None, data_root: Path | None, device: str, 
     multiple=True,
     required=True,
     metavar="KEY=A,B",
-    help="Values of a setting, such as ours.norm=l2,zscore (repeatable).",
+    help="Values of a setting, such as ours.norm=l2,zscore or classifier.schedule.batch_size=16,32 (repeatable).",
 )
 @options.number("--folds", 2, "Folds of the training split.", least=2)
+@options.number("--limit-folds", None, "Leave out and measure the first folds alone. Default: all.", least=1)
 @options.choice(
     "--split",
     ["train", "test"],
@@ -147,6 +148,7 @@ def tune(
     names: tuple[str, ...],
     pairs: tuple[str, ...],
     folds: int,
+    limit_folds: int | None,
     split: str,
     columns: tuple[str, ...],
     fmt: str,
@@ -155,9 +157,10 @@ def tune(
     device: str,
     memory_limit: int,
 ) -> None:
-    """Compare settings of a method by cross-validation on the training split of cells.
+    """Compare settings of a method or of its black box by cross-validation on the training split of cells.
 
-    A network is trained for each choice and fold, and measured in each state that its training passes.
+    A network is trained for each choice and fold, and measured in each state that its training passes. So is a black
+    box for each choice of its training (classifier.schedule) and fold.
 
     Each fold of the training split is evaluated with a fit on the other folds. Test images are used only with --split
     test, to report selected settings. Numbers are averaged over the cells, for example of several seeds. The features
@@ -179,8 +182,8 @@ def tune(
         cells = tune.open_cells(store, names, lambda name: CellRunner(store, name, home, chosen, silent, **more))
         wanted = tune.choices(cells[0].spec.method, pairs)
         tune.check_columns(cells, columns)
-        total = len(cells) * (folds if split == "train" else 1) * len(wanted)
-        trials = list(shown.track(tune.tune(cells, wanted, folds, split), "fits measured", total))
+        total = len(cells) * (min(folds, limit_folds or folds) if split == "train" else 1) * len(wanted)
+        trials = list(shown.track(tune.tune(cells, wanted, folds, split, limit_folds), "fits measured", total))
     records = [asdict(trial) for trial in trials]
     if fmt == "json":
         say(json.dumps(records, indent=1))

@@ -210,19 +210,20 @@ class CellRunner:
             absent_classes=len(self.inputs.head_names) - len(self.inputs.class_names),
         )
 
-    def black_box(self, train: Samples, folder: Path) -> nn.Module:
+    def black_box(self, train: Samples, folder: Path, config: BlackBoxConfig | None = None) -> nn.Module:
         """Train the cell's black box on a split, or load it from the folder.
 
         Args:
             train: the training split, or a part of it.
             folder: work folder of this black box.
+            config: origin of the classifier; ``None``: the cell's.
         """
         assert self.spec.black_box is not None
         # The version is part of the id and no setting.
         facts = {name: value for name, value in self.spec.black_box.items() if name != "version"}
         return train_or_load(
             WorkDir(folder),
-            BlackBoxConfig.model_validate(facts),
+            config or BlackBoxConfig.model_validate(facts),
             self.inputs.backbone,
             self.inputs.head,
             # Never in smaller batches than planned: other cells share the result.
@@ -329,7 +330,12 @@ class CellRunner:
         return model, notes
 
     def evaluate(
-        self, model: PartPrototypeModel, train: Samples, split: Samples, fit_seconds: float
+        self,
+        model: PartPrototypeModel,
+        train: Samples,
+        split: Samples,
+        fit_seconds: float,
+        black_box: nn.Module | None = None,
     ) -> tuple[dict[str, Score], dict[str, str]]:
         """Compute the scores of a model on a split, and the reasons of metrics that do not apply.
 
@@ -338,6 +344,7 @@ class CellRunner:
             train: the training split, from which a metric may learn.
             split: the measured split.
             fit_seconds: duration of the fit, itself a score of some metrics.
+            black_box: classifier with which metrics compare the model; ``None``: the cell's.
 
         Returns:
             Scores by metric, and for each metric that does not apply the reason.
@@ -346,7 +353,10 @@ class CellRunner:
             CellError: if a metric has no finite value.
         """
         # Always in float32: only training takes the cell's precision (bf16), so that scores of both are comparable.
-        black_box = self.task(train).black_box if compares_black_box(self.spec.metrics) else None
+        if not compares_black_box(self.spec.metrics):
+            black_box = None
+        elif black_box is None:
+            black_box = self.task(train).black_box
         self.attempts.stage = "evaluation"
         split, batch_size = self.attempts.guarded(split), self.attempts.most or self.batch_size
         return evaluate(

@@ -1,9 +1,11 @@
-"""Comparison of settings of a cell's method by cross-validation on its training split, with memoized features.
+"""Comparison of settings of a cell's method or black box by cross-validation on its training split.
 
 The training split is cut into folds; the method is fitted without one of them and measured on it, each in turn. Test
-images are never read, so that settings chosen here may be reported on the test split. The black box is the cell's own:
-it has seen the whole training split, which favours no setting over another. To report an ablation rather than to
-choose, the same settings can be fitted on the whole training split and measured on the test split.
+images are never read, so that settings chosen here may be reported on the test split. Settings of a post-hoc method are
+compared on the cell's own black box: it has seen the whole training split, which favours none of them. Settings of the
+black box (``classifier.schedule``) would be favoured by what it has seen: it is trained without the fold, as it is for
+networks that start from one. To report an ablation rather than to choose, the same settings can be fitted on the whole
+training split and measured on the test split.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.config import schema
+from bench.config.black_box import BlackBoxConfig
 from bench.contract import FitContext, PartPrototypeModel, RequestError, Sizes
 from bench.core import registry
 from bench.models.classifier import cached_feature_shape
@@ -28,6 +31,7 @@ from bench.runner.cell import CellRunner
 from bench.training.trainer import Trainer
 
 Choice = dict[str, Any]
+_BLACK_BOX = "classifier.schedule."
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Trial:
     Attributes:
         cell: id of the cell, whose black box is used.
         fold: fold of the training split that was left out; -1: none, measured on the test split.
-        choice: settings that differ from the cell's.
+        choice: settings that differ from the cell's; those of the black box begin with ``classifier.``.
         values: scores on the fold that was left out, and facts of the fit.
     """
 
@@ -74,26 +78,36 @@ class MemoizedBackbone(nn.Module):
 
 
 def choices(method: str, pairs: tuple[str, ...]) -> list[Choice]:
-    """Return all combinations of the values of ``--set`` for one method.
+    """Return all combinations of the values of ``--set`` for one method and its black box, whose settings vary last.
 
     Args:
         method: name of the method.
-        pairs: assignments ``METHOD.NAME=A,B``.
+        pairs: assignments ``METHOD.NAME=A,B`` or ``classifier.schedule.NAME=A,B``.
 
     Raises:
         RequestError: if a name belongs to another section.
+
+    Example:
+        >>> choices("ours", ("ours.k=3,5", "classifier.schedule.batch_size=16"))
+        [{'classifier.schedule.batch_size': 16, 'k': 3}, {'classifier.schedule.batch_size': 16, 'k': 5}]
     """
     single, several = schema.parse_overrides(pairs)
-    foreign = [name for name in (*single, *several) if not name.startswith(f"{method}.")]
+    foreign = [name for name in (*single, *several) if not name.startswith((f"{method}.", _BLACK_BOX))]
     if foreign:
         raise RequestError(
-            f"--set {foreign[0]}: only settings of {method} can be tuned here, such as {method}.NAME=A,B"
+            f"--set {foreign[0]}: only settings of {method}, such as {method}.NAME=A,B, and of the training of its "
+            f"black box, such as {_BLACK_BOX}NAME=A,B, can be tuned here"
         )
-    return [schema.for_section({**single, **chosen}, method) for chosen in schema.combinations(several, method)]
+    return [
+        {name.removeprefix(f"{method}."): value for name, value in {**single, **box, **own}.items()}
+        # The black box outside: it is trained once for all settings of the method.
+        for box in schema.combinations(several, "classifier")
+        for own in schema.combinations(several, method)
+    ]
 
 
 def tune(
-    cells: Sequence[CellRunner], wanted: Sequence[Choice], folds: int = 2, split: str = "train"
+    cells: Sequence[CellRunner], wanted: Sequence[Choice], folds: int = 2, split: str = "train", most: int | None = None
 ) -> Iterator[Trial]:
     """Fit and measure every choice for every cell and fold.
 
@@ -103,6 +117,7 @@ def tune(
         wanted: settings that replace those of the cell.
         folds: number of parts of the training split.
         split: ``train`` to choose, ``test`` to report: fitted on the whole training split, measured on the test split.
+        most: number of folds that are left out and measured, each in turn; ``None``: all of them.
 
     Raises:
         RequestError: if a setting does not exist or cannot work on the folds, a cell lacks the black box that its
@@ -113,38 +128,54 @@ def tune(
     for cell in cells:
         kind = type(cell.method)
         settings = [
-            schema.validate(kind.Config, schema.merge(cell.spec.settings, choice, kind.name), kind.name)
-            for choice in wanted
+            schema.validate(kind.Config, schema.merge(cell.spec.settings, own, kind.name), kind.name)
+            for own in ({key: choice[key] for key in choice if not key.startswith(_BLACK_BOX)} for choice in wanted)
         ]
+        recipes = [_recipe(cell, choice) for choice in wanted]
+        # A black box that takes part in the choice is one of the fold: the cell's own has seen the images left out.
+        of_fold = not kind.needs_black_box or any(recipes)
         splits: dict[str, Any] = dict(cell.inputs.data())
-        task = cell.task(splits["train"], need_black_box=kind.needs_black_box)
-        if kind.needs_black_box:
-            box: Any = task.black_box
+        task = cell.task(splits["train"], need_black_box=not of_fold)
+        if not of_fold:
             # All choices and folds read the same images: their features are computed once per cell.
-            box.backbone = MemoizedBackbone(box.backbone)
-        parts = list(_parts(splits, folds, split))
+            task.black_box.backbone = MemoizedBackbone(task.black_box.backbone)  # type: ignore[union-attr, arg-type]
+        parts = list(_parts(splits, folds, split))[:most]
         for _, fit, _ in parts:
             sizes = _sizes(cell, fit)
             # All choices are checked on all folds before the first fit.
-            for chosen in settings:
+            for chosen, recipe in zip(settings, recipes, strict=True):
                 kind.check(chosen, sizes)
-                if kind.starts_from_black_box(chosen) and cell.spec.black_box is None:
+                starts = kind.starts_from_black_box(chosen)
+                if starts and cell.spec.black_box is None:
                     raise RequestError(
                         f"{cell.folder.path.name} has no black box: tune a cell with "
                         f"{kind.name}.start.backbone=blackbox"
                     )
+                if recipe and not starts:
+                    raise RequestError(f"--set {_BLACK_BOX}...: {kind.name} does not start from a black box here")
         for fold, fit, judge in parts:
-            if not kind.needs_black_box and any(map(kind.starts_from_black_box, settings)):
-                # Of this fold alone: the cell's own black box has seen the images that are left out.
-                with tempfile.TemporaryDirectory(prefix="partbench-tune-") as folder:
-                    task = replace(task, black_box=cell.black_box(fit, Path(folder)))
-            for choice, chosen in zip(wanted, settings, strict=True):
+            trained: BlackBoxConfig | str | None = "none yet"
+            for choice, chosen, recipe in zip(wanted, settings, recipes, strict=True):
                 # A new checkpoint folder for each fit, which must not resume from that of another choice or fold.
                 with tempfile.TemporaryDirectory(prefix="partbench-tune-") as folder:
+                    if of_fold and recipe != trained and kind.starts_from_black_box(chosen):
+                        task = replace(task, black_box=cell.black_box(fit, Path(folder) / "blackbox", recipe))
+                        trained = recipe
                     trainer = Trainer(Path(folder), task.device, cell.spec.precision, task.seed, task.progress)  # type: ignore[arg-type]
                     fold_task = replace(task, config=chosen, train=fit, trainer=trainer, facts={})
                     values = _measured(cell, fold_task, judge)
                 yield Trial(cell.folder.path.name, fold, choice, values)
+
+
+def _recipe(cell: CellRunner, choice: Choice) -> BlackBoxConfig | None:
+    """Return the training of the cell's black box with the choice's settings; ``None`` if it has none of them."""
+    own = {key.removeprefix("classifier."): choice[key] for key in choice if key.startswith(_BLACK_BOX)}
+    if not own:
+        return None
+    if not cell.spec.trains_black_box:
+        raise RequestError(f"--set {_BLACK_BOX}...: {cell.folder.path.name} trains no black box")
+    usual = {"schedule": cell.spec.black_box["schedule"]}  # type: ignore[index]
+    return schema.validate(BlackBoxConfig, schema.merge(usual, own, "classifier"), "classifier")
 
 
 def _parts(splits: dict[str, Any], folds: int, split: str) -> Iterator[tuple[int, Any, Any]]:
@@ -187,7 +218,7 @@ def _measured(cell: CellRunner, task: Any, judge: Any) -> dict[str, float]:
 
 def _scores(cell: CellRunner, model: PartPrototypeModel, task: FitContext, judge: Any, seconds: float) -> Any:
     """Return the scores of a model on ``judge``, and their further numbers."""
-    scores, _ = cell.evaluate(model, task.train, judge, seconds)
+    scores, _ = cell.evaluate(model, task.train, judge, seconds, task.black_box)
     also = {f"{name}.{key}": value for name, score in scores.items() for key, value in score.also.items()}
     return {**{name: score.value for name, score in scores.items()}, **also}
 

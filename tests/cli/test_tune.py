@@ -6,11 +6,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.console import Console
 
+from bench.config.black_box import BlackBoxConfig
 from bench.contract import RequestError
 from bench.report.measurement_tables import tune_table
 from bench.report.renderers import as_markdown
 from bench.report.table_style import styled
+from bench.results.store import Store
+from bench.runner.cell import CellRunner
+from bench.runner.progress import ConsoleProgress
 from bench.runner.tune import MemoizedBackbone, check_columns, within_class
 from tests.support.small_birds import PROTOPNET, QUICK, called, few_birds
 
@@ -44,6 +49,43 @@ def test_every_choice_is_fitted_on_every_part(planned):
     for a, b in (one[:2], one[2:]):
         assert all(a[name] == b[name] for name in ("accuracy", "consistency", "stability"))
     assert called(home, *arguments).stdout == ran.stdout
+
+
+def test_a_black_box_is_trained_without_the_images_that_judge_it(planned, tmp_path):
+    home, cell = planned
+    tuned = (
+        "tune",
+        cell,
+        "--set",
+        "ours.k=1,2",
+        "--set",
+        "classifier.schedule.phases.0.epochs=0,3",
+        "--format",
+        "json",
+    )
+    ran = called(home, *tuned)
+    assert ran.returncode == 0, ran.stderr
+    progress = ConsoleProgress(Console(quiet=True), quiet=True)
+    runner = CellRunner(Store(home), cell, home, torch.device("cpu"), progress)
+    train = runner.inputs.data()["train"]
+    expected = []
+    for fold in (0, 1):
+        left_out = within_class(train.labels) % 2 == fold
+        rest, own = (train.subset(mask.nonzero().flatten()) for mask in (~left_out, left_out))
+        for epochs in (0, 3):
+            schedule = runner.spec.black_box["schedule"]
+            phases = [{**schedule["phases"][0], "epochs": epochs}]
+            config = BlackBoxConfig.model_validate({"schedule": {**schedule, "phases": phases}})
+            box = runner.black_box(rest, tmp_path / f"{fold}-{epochs}", config)
+            batch = next(iter(own.batches(len(own), torch.device("cpu"))))
+            accuracy = 100 * float((box(batch.images).argmax(1) == batch.labels).double().mean())
+            # All prototypes of a class add up to the classifier's row, so k changes no answer.
+            expected += [(fold, epochs, k, pytest.approx(accuracy)) for k in (1, 2)]
+    name = "classifier.schedule.phases.0.epochs"
+    trials = json.loads(ran.stdout)
+    found = [(t["fold"], t["choice"][name], t["choice"]["k"], t["values"]["accuracy"]) for t in trials]
+    assert found == expected
+    assert json.loads(called(home, *tuned, "--limit-folds", "1").stdout) == trials[:4]
 
 
 def test_tune_refuses_an_impossible_setting_before_any_fit(planned):
@@ -90,7 +132,13 @@ def test_on_the_test_split_it_gives_what_a_cell_gives(planned):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--set", "protopnet.depth=3"), "only settings of ours can be tuned here"),
+        (("--set", "protopnet.depth=3"), "--set protopnet.depth: only settings of ours, such as"),
+        (("--set", "classifier.head=pretrained"), "--set classifier.head: only settings of ours, such as"),
+        (("--set", "classifier.schedule.phases.1.epochs=3"), "'1' is none of its items"),
+        (
+            ("--set", "classifier.schedule.phases.0.lr.head=-1,1"),
+            "classifier.schedule.phases.0.lr.head: Input should be",
+        ),
         (("--set", "ours.kk=3"), "did you mean 'k'?"),
         (("--set", "ours.k=2", "--folds", "9"), "fewer than 9 training images"),
         (("--set", "ours.k=2", "--columns", "acuracy"), "--columns acuracy: not measured; did you mean 'accuracy'?"),
@@ -168,3 +216,6 @@ def test_networks_are_trained_and_measured_in_each_state(tmp_path):
     without = called(tmp_path, "tune", cell, "--set", "protopnet.start.backbone=blackbox,imagenet")
     assert without.returncode == 2
     assert "has no black box" in without.stderr
+    without = bench(tmp_path, "tune", cell, "--set", "classifier.schedule.batch_size=8")
+    assert without.returncode == 2
+    assert "trains no black box" in without.stderr
