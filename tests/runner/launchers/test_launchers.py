@@ -147,6 +147,7 @@ def in_the_middle(home, process):
             if cell in begun:
                 return own, parent
         time.sleep(0.005)
+    kill_group(process)
     raise AssertionError(process.communicate()[0])
 
 
