@@ -30,24 +30,26 @@ def beside() -> str:
             if row["table"] == str(table) and row["backbone"] == network and row["value"]:
                 name = f"k = {row['k']}" if table == 4 else row["method"]
                 theirs.setdefault(name, {})[row["stage"] or row["metric"]] = row["value"]
-        for name, own in _measured(table, suite).items():
+        for (name, backbone), own in _measured(table, suite).items():
             if name in theirs:
                 pair = (" / ".join(scores[score] for score in own) for scores in (theirs[name], own))
-                lines.append(f"| {table}, {network} | {name} | {' / '.join(own)} | {' | '.join(pair)} |")
+                row = f"{name}, {backbone}" if backbone else name
+                lines.append(f"| {table}, {network} | {row} | {' / '.join(own)} | {' | '.join(pair)} |")
     return "\n".join(lines)
 
 
-def _measured(table: int, suite: str) -> dict[str, dict[str, str]]:
-    """Values as they are printed, by row and score; rows of changed settings under the method's name."""
+def _measured(table: int, suite: str) -> dict[tuple[str, str], dict[str, str]]:
+    """Values as they are printed, by row, backbone (of table 2) and score; changed settings under the method's name."""
     words = ["report", "--out", RESULTS, "--table", str(table), "--suite", suite, "--format", "csv"]
     result = CliRunner().invoke(bench, words)
     if result.exit_code:
         raise RuntimeError(result.output)
-    found: dict[str, dict[str, str]] = {}
+    found: dict[tuple[str, str], dict[str, str]] = {}
     for row in csv.DictReader(io.StringIO(plain(result.stdout))):
         if row["role"] == "method" and row["status"] == "ok":
             score = {2: row["column"], 4: row["group"]}.get(table, "accuracy")
-            found.setdefault(row["row"].partition(" (")[0], {})[score] = f"{float(row['value']):.1f}"
+            backbone = row["group"].removeprefix("timm:tf_") if table == 2 else ""
+            found.setdefault((row["row"].partition(" (")[0], backbone), {})[score] = f"{float(row['value']):.1f}"
     return found
 
 
