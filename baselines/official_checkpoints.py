@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from baselines import official_files, official_models
+from baselines import official_files, official_models, official_trees, soft_tree
 from bench.contract import CellError, FitContext, Method, PartPrototypeModel, PrototypeTable, RequestError, Sizes
 from bench.models.external import NetworkConfig
 
@@ -27,7 +27,7 @@ _HEADER = "partbench"
 _IDENTITY = "prototype_class_identity"
 _DISTANCES = ("protopnet", "protopool")
 """Methods whose similarity is a function of distances, which a file may choose; that of the others is fixed."""
-_FIXED = {"tesnet": "projection", "deformable": "cosine"}
+_FIXED = {"tesnet": "projection", "deformable": "cosine", "prototree": "exponential"}
 _FUNCTION = "a function of the author's own"
 
 SETTINGS = {
@@ -35,11 +35,13 @@ SETTINGS = {
     "tesnet": {"per_class": "K", "depth": "D"},
     "protopool": {"prototypes": "P", "slots": "K", "depth": "D"},
     "deformable": {"per_class": "K", "hidden": "O"},
+    "prototree": {"depth": "D"},
 }
 """Settings that are sizes, and the letters of these sizes in the file."""
 
 _FINISH: dict[str, Callable[[Any], object]] = {
     "protopool": lambda model: model.assign(),
+    "prototree": lambda model: model.assign(),
     # Official offsets are always in use: before training opens them they are zero.
     "deformable": lambda model: setattr(model, "deformed", True),
 }
@@ -85,6 +87,8 @@ def convert(method: str, file: Path, out: Path) -> dict[str, Any]:
         known = writer in official_files.SHAPES
         advice = f"python -m bench import {writer} {file} {out}" if known else f"{writer} files cannot be imported yet"
         raise RequestError(f"{file} was written by {writer}, not by {method}: {advice}")
+    if method == "prototree":
+        official = official_trees.flattened(official)
     sizes = official_files.measure(method, official)
     state = official_files.tensors(official)
     identity = _identity(method, official, sizes)
@@ -140,7 +144,7 @@ def read(file: Path) -> ConvertedCheckpoint:
             raise RequestError(f"{file} is broken: its class identity is {tuple(identity.shape)}")
         measured["K"] = max(int(n) for n in identity.bool().sum(0))
     # A network is built with the sizes of the header, so these must be the sizes of the tensors in the file.
-    measured["add_on"] = sum(name.startswith("add_on_layers.") for name in shapes) // 2
+    measured["add_on"] = sum(name.startswith("add_on_layers.") and name.endswith(".weight") for name in shapes)
     stated = {**facts["sizes"], "add_on": facts.get("add_on")} if isinstance(facts.get("sizes"), dict) else {}
     unlike = [f"{name}={size}" for name, size in measured.items() if stated.get(name) != size]
     if unlike:
@@ -178,8 +182,11 @@ def check(method: str, config: NetworkConfig, sizes: Sizes) -> None:
     if config.source is not None:
         return
     unlike = "drops the last max-pooling of VGG" if method == "deformable" and sizes.backbone.startswith("vgg") else ""
-    if facts.get("attributes", {}).get("using_deform") is False:
+    attributes = facts.get("attributes", {})
+    if attributes.get("using_deform") is False:
         unlike = "was trained without offsets, on a smaller map"
+    if attributes.get("_kontschieder_normalization"):
+        unlike = "has leaves without a softmax"
     if unlike:
         raise RequestError(
             f"{method}.checkpoint: the official network in {file} {unlike}, ours does not: evaluate it with the "
@@ -280,13 +287,18 @@ def _adapt(model: Any, checkpoint: ConvertedCheckpoint) -> None:
         model.prototypes = PrototypeTable(identity)
         if len(identity) != len(model.prototype_vectors):
             model.prototype_vectors = nn.Parameter(torch.empty_like(state["prototype_vectors"]))
-            model.last_layer = nn.Linear(*identity.shape, bias=False)
+            if "last_layer.weight" in state:
+                model.last_layer = nn.Linear(*identity.shape, bias=False)
+    if "turns" in state:
+        model.turns, model.leaves = state["turns"], state["leaves"]
 
 
 def _identity(method: str, official: official_files.OfficialFile, sizes: Mapping[str, int]) -> Tensor | None:
     """Return the table of prototypes by class, bool ``(P, C)``, as pickled or else prototype j for ``j // (P / C)``."""
     if method == "protopool":
         return None
+    if method == "prototree":
+        return soft_tree.reachable(official.made["turns"], official.made["leaves"])
     count, classes = sizes["P"], sizes["C"]
     if official.identity is not None:
         identity = official.file.tensor(official.identity)
@@ -317,7 +329,7 @@ def _facts(
     stored = {
         "activation": "prototype_activation_function" in attributes or method not in _DISTANCES,
         "epsilon": "epsilon" in attributes or method not in _DISTANCES,
-        "class identity": official.identity is not None or method == "protopool",
+        "class identity": official.identity is not None or method in ("protopool", "prototree"),
     }
     return {
         "method": method,

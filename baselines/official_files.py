@@ -1,7 +1,7 @@
 """Files of the official repositories: their writer, their tensors, and the sizes on which these agree.
 
-Sources: the state dicts of cfchen-duke/ProtoPNet, JackeyWang96/TesNet, gmum/ProtoPool and
-jdonnelly36/Deformable-ProtoPNet; keys of other descendants of ProtoPNet are known to be refused by name.
+Sources: the state dicts of cfchen-duke/ProtoPNet, JackeyWang96/TesNet, gmum/ProtoPool, jdonnelly36/Deformable-ProtoPNet
+and M-Nauta/ProtoTree; keys of other descendants of ProtoPNet are known to be refused by name.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +40,21 @@ SHAPES: dict[str, dict[str, str]] = {
         "conv_offset.2.bias": "2*H*W",
         **_CONNECTION,
     },
+    # Two tensors are made from the nodes of the tree, see baselines.official_trees.
+    "prototree": {"prototype_vectors": "P D 1 1", "leaves": "L C", "turns": "L P"},
 }
 """Tensors of each network besides backbone and add-on layers. C classes, P prototypes of D channels, K slots."""
 
-ADD_ON = {"protopnet": "even", "tesnet": "even", "protopool": "one", "deformable": "none"}
-"""Number of 1x1 convolutions before the prototypes of each: even, one, none."""
+ADD_ON = {"protopnet": "even", "tesnet": "even", "protopool": "one", "deformable": "none", "prototree": "bare"}
+"""Number of 1x1 convolutions before the prototypes of each: even, one, one without bias (bare), none."""
 
 _IGNORED = {"ones", "alfa"}
 """Constants of the official code, and the threshold that ProtoPool's log similarity does not use."""
 
 _CLASSES = {"PPNet": "protopnet", "TESNet": "tesnet", "PrototypeChooser": "protopool"}
 _NESTED = ("model_state_dict", "state_dict", "model", "net")
-_ATTRIBUTES = ("img_size", "epsilon", "num_classes", "prototype_activation_function", "m", "using_deform", "topk_k")
+_OF_MODULES = ("img_size", "epsilon", "num_classes", "prototype_activation_function", "m", "using_deform", "topk_k")
+_ATTRIBUTES = (*_OF_MODULES, "_log_probabilities", "_kontschieder_normalization")
 _FAMILIES = (
     ("layer1.", ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")),
     ("features.denseblock1.", ("densenet121", "densenet161", "densenet169", "densenet201")),
@@ -71,6 +74,8 @@ class OfficialFile:
         state: the tensors by their official names, without ``module.``.
         attributes: plain values among the attributes of the pickled module.
         identity: ``prototype_class_identity`` of a pickled module.
+        module: pickled module; ``None`` for a state dict.
+        made: tensors that were made from others in the file.
     """
 
     file: TorchFile
@@ -78,11 +83,14 @@ class OfficialFile:
     state: dict[str, TensorData]
     attributes: dict[str, Any]
     identity: TensorData | None
+    module: Object | None = None
+    made: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def shapes(self) -> dict[str, Shape]:
         """Shapes of all tensors."""
-        return {name: self.file.shape(data) for name, data in self.state.items()}
+        shapes = {name: self.file.shape(data) for name, data in self.state.items()}
+        return shapes | {name: tuple(tensor.shape) for name, tensor in self.made.items()}
 
 
 def read(path: Path) -> OfficialFile:
@@ -115,6 +123,7 @@ def read(path: Path) -> OfficialFile:
         state,
         {name: attributes[name] for name in _ATTRIBUTES if name in attributes},
         identity if isinstance(identity, TensorData) else None,
+        content if isinstance(content, Object) else None,
     )
 
 
@@ -149,7 +158,7 @@ def sizes_of(method: str, shapes: Mapping[str, Shape], path: Path) -> dict[str, 
     """Return the sizes of :func:`measure`, of the tensors with these shapes in the file ``path``."""
     wanted = SHAPES[method]
     add_on = sorted((name for name in shapes if re.fullmatch(r"add_on_layers\.\d+\.weight", name)), key=_layer)
-    biases = [name.replace(".weight", ".bias") for name in add_on]
+    biases = [] if ADD_ON[method] == "bare" else [name.replace(".weight", ".bias") for name in add_on]
     missing = [name for name in [*wanted, *biases] if name not in shapes]
     known = {*wanted, *add_on, *biases, *_IGNORED}
     unknown = [name for name in shapes if name not in known and not name.startswith("features.")]
@@ -159,15 +168,16 @@ def sizes_of(method: str, shapes: Mapping[str, Shape], path: Path) -> dict[str, 
         ]
         raise RequestError(f"{path} is no file of {method} ({'; '.join(parts)})")
     count = len(add_on)
-    if not {"even": count and count % 2 == 0, "one": count == 1, "none": count == 0}[ADD_ON[method]]:
+    if not {"even": count and count % 2 == 0, "none": count == 0}.get(ADD_ON[method], count == 1):
         raise RequestError(f"{path} is no file of {method}: it has {count} convolutions in add_on_layers")
     sizes: dict[str, int] = {}
     for name, text in wanted.items():
         _agree(path, name, shapes[name], text, sizes)
     widths = [shapes[name][0] for name in add_on]
     inputs = ["B", *(str(width) for width in widths)]
-    for name, bias, before, width in zip(add_on, biases, inputs, widths, strict=False):
+    for name, before, width in zip(add_on, inputs, widths, strict=False):
         _agree(path, name, shapes[name], f"{width} {before} 1 1", sizes)
+    for bias, width in zip(biases, widths, strict=False):
         _agree(path, bias, shapes[bias], f"{width}", sizes)
     sizes.setdefault("B", sizes["D"])
     # Without prototypes a file of a few bytes could claim any number of classes.
@@ -203,7 +213,8 @@ def _shapes_of(architecture: str) -> dict[str, Shape]:
 
 def tensors(official: OfficialFile) -> dict[str, Tensor]:
     """Read all tensors that count from the file."""
-    return {name: official.file.tensor(data) for name, data in official.state.items() if name not in _IGNORED}
+    read = {name: official.file.tensor(data) for name, data in official.state.items() if name not in _IGNORED}
+    return {**read, **official.made}
 
 
 def _agree(path: Path, name: str, shape: Shape, text: str, sizes: dict[str, int]) -> None:

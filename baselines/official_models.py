@@ -2,7 +2,7 @@
 
 This executes the checkout's code, on purpose: it is the user who names it. The networks are measured, never trained.
 Names and signatures are those of cfchen-duke/ProtoPNet at commit 81bf2b7, JackeyWang96/TesNet at 870a77a,
-gmum/ProtoPool at 2bd4288 and jdonnelly36/Deformable-ProtoPNet at 92d3ab6.
+gmum/ProtoPool at 2bd4288, jdonnelly36/Deformable-ProtoPNet at 92d3ab6 and M-Nauta/ProtoTree at 789be85.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from baselines import extension_stubs, external_repository
+from baselines import extension_stubs, external_repository, official_trees, soft_tree
 from baselines.deformable import DeformableProtoPNetModel
+from baselines.prototree import ProtoTreeModel
 from bench.contract import CellError, Explanation, FitContext, PartPrototypeModel, PrototypeTable, RequestError, Sizes
 from bench.core.seeding import derive
 
@@ -43,6 +44,7 @@ class NetworkArguments:
     part: tuple[int, int] = (2, 2)
     hidden: int = 128
     deformed: bool = True
+    turns: Tensor | None = None
 
     @property
     def whole(self) -> int:
@@ -68,9 +70,10 @@ class OfficialModel(PartPrototypeModel):
     ) -> None:
         super().__init__()
         self.border = border
-        self.backbone = network.features
+        body = "_net" if hasattr(network, "_net") else "features"
+        self.backbone = getattr(network, body)
         # Each network calls `features` on its input: from here on its input is features.
-        network.features = nn.Identity()
+        setattr(network, body, nn.Identity())
         self.network, self.look = network, look
         self.prototypes = PrototypeTable(identity)
         self.register_buffer("weights", weights.detach().clone())
@@ -88,6 +91,29 @@ class OfficialModel(PartPrototypeModel):
     def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
         """Return the displayed map: similarity maps with their weights for the class."""
         return torch.einsum("nphw,np->nhw", self.head(features).maps, self.weights[classes])
+
+
+class OfficialTree(OfficialModel):
+    """Official ProtoTree behind the contract; ``weights`` are its leaves' parameters ``(L, C)``."""
+
+    turns: Tensor
+
+    not_additive = ProtoTreeModel.not_additive
+
+    def __init__(self, network: Any, look: Callable[..., Any], identity: Tensor, leaves: Tensor, turns: Tensor) -> None:
+        super().__init__(network, look, identity, leaves)
+        self.register_buffer("turns", turns)
+
+    def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
+        """Return the sum of the maps of the prototypes that are found on the way to the class."""
+        seen = self.head(features)
+        found = soft_tree.found(-seen.scores.log(), self.turns, self.weights, classes)
+        return torch.einsum("nphw,np->nhw", seen.maps, found.to(seen.maps))
+
+
+def _make_prototree(module: Any, plan: NetworkArguments) -> Any:
+    assert plan.turns is not None
+    return official_trees.make(module, plan.architecture, plan.C, plan.D, plan.turns)
 
 
 def _make_protopnet(module: Any, plan: NetworkArguments) -> Any:
@@ -162,13 +188,24 @@ def _look_protopool(network: Any, features: Tensor) -> tuple[Tensor, Tensor]:
     return logits, network.distance_2_similarity(network.prototype_distances(features))
 
 
+def _look_prototree(network: Any, features: Tensor) -> tuple[Tensor, Tensor]:
+    probabilities = network(features)[0]
+    # A class of probability 0 has no logarithm.
+    logits = probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()
+    return logits, torch.exp(-network.forward_partial(features)[1])
+
+
 NETWORKS: dict[str, tuple[Callable[[Any, NetworkArguments], Any], Callable[[Any, Tensor], tuple[Tensor, Tensor]]]] = {
     "protopnet": (_make_protopnet, _look_protopnet),
     "tesnet": (_make_tesnet, _look_tesnet),
     "protopool": (_make_protopool, _look_protopool),
     "deformable": (_make_deformable, _look_deformable),
+    "prototree": (_make_prototree, _look_prototree),
 }
-"""For each method, the constructor from its ``model.py`` and the function from features to logits and maps."""
+"""For each method, the constructor from its file and the function from features to logits and maps."""
+
+_FILES = {"prototree": "util/net.py"}
+"""Files of the networks that are not in ``model.py``."""
 
 
 def check(method: str, root: Path, sizes: Sizes) -> None:
@@ -177,8 +214,9 @@ def check(method: str, root: Path, sizes: Sizes) -> None:
     Raises:
         RequestError: if it does not, with the reason.
     """
-    if not (root / "model.py").is_file():
-        raise RequestError(f"{method}.source: {root} has no model.py: name a checkout of the official repository")
+    file = _FILES.get(method, "model.py")
+    if not (root / file).is_file():
+        raise RequestError(f"{method}.source: {root} has no {file}: name a checkout of the official repository")
     if not re.match(r"(resnet|vgg|densenet)\d", sizes.backbone):
         raise RequestError(f"{method}.source: the official code knows no {sizes.backbone}: --backbones resnet34")
 
@@ -197,7 +235,8 @@ def build(method: str, task: FitContext, checkpoint: Any) -> OfficialModel:
     make, look = NETWORKS[method]
     root, plan = task.config.source.path, _plan(task, checkpoint)
     extension = ("Deformable-Convolution-V2-PyTorch",)
-    opened = external_repository.imported_module(root, "model.py", extension, extension_stubs.stand_ins())
+    file = _FILES.get(method, "model.py")
+    opened = external_repository.imported_module(root, file, extension, extension_stubs.stand_ins())
     with torch.random.fork_rng(devices=[]), opened as (module, lent):
         if method == "deformable" and "DCN" in lent:
             # The compiled extension is for CUDA and old releases of torch; the result records the replacement.
@@ -207,13 +246,19 @@ def build(method: str, task: FitContext, checkpoint: Any) -> OfficialModel:
         try:
             with external_repository.contained(torch.device("cpu")):
                 network = make(module, plan)
-                if plan.whole > plan.P and method != "protopool":
+                if plan.whole > plan.P and method not in ("protopool", "prototree"):
                     network.prune_prototypes(list(range(plan.P, plan.whole)))
         except (AttributeError, TypeError, KeyError) as error:
             raise CellError(f"{root} makes no {method} that is known ({type(error).__name__}: {error})") from error
     if checkpoint is not None:
-        _load(network, checkpoint.weights, task.config.checkpoint.path)
+        weights = checkpoint.weights
+        weights = official_trees.official_state(network, weights) if method == "prototree" else weights
+        _load(network, weights, task.config.checkpoint.path)
     network.eval()
+    if method == "prototree":
+        leaves = torch.stack([one for name, one in network.state_dict().items() if name.endswith("_dist_params")])
+        turns = plan.turns[plan.turns.any(1)]
+        return OfficialTree(network, look, soft_tree.reachable(turns, leaves), leaves, turns)
     if method == "protopool":
         return OfficialModel(network, look, *_settle(network))
     identity = network.prototype_class_identity if checkpoint is None else checkpoint.identity
@@ -228,10 +273,14 @@ def _plan(task: FitContext, checkpoint: Any) -> NetworkArguments:
         facts = checkpoint.facts
         sizes = facts["sizes"]
         known = [sizes[letter] for letter in ("C", "P", "K", "D")]
-        more = {"part": (sizes["H"], sizes["W"]), "hidden": sizes["O"]} if "H" in sizes else {}
+        more: dict[str, Any] = {"part": (sizes["H"], sizes["W"]), "hidden": sizes["O"]} if "H" in sizes else {}
         # A rigid network has a plain convolution without padding, on whose smaller map its weights were trained.
         more["deformed"] = facts.get("attributes", {}).get("using_deform") is not False
+        more["turns"] = checkpoint.state.get("turns")
         return NetworkArguments(task.backbone_name, image, *known, facts["activation"], facts["add_on"], **more)
+    if hasattr(config, "levels"):
+        turns = soft_tree.complete_tree(config.levels)
+        return NetworkArguments(task.backbone_name, image, classes, turns.shape[1], 0, config.depth, turns=turns)
     slots = getattr(config, "slots", None)
     per_class = config.per_class if slots is None else slots
     pool = config.per_class * classes if slots is None else config.prototypes

@@ -85,6 +85,7 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         "deformable": Entry(
             "baselines.deformable:DeformableProtoPNet", "prototypes of four moving parts (Donnelly et al. 2022)"
         ),
+        "prototree": Entry("baselines.prototree:ProtoTree", "a decision tree of prototypes (Nauta et al. 2021)"),
         "blackbox": Entry(
             "bench.posthoc.method:BlackBox",
             "the trained classifier itself; its class map is its one prototype",
@@ -257,5 +258,6 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
             "baselines.official_checkpoints:OfficialCheckpoints",
             "the pickled PPNet of jdonnelly36/Deformable-ProtoPNet",
         ),
+        "prototree": Entry("baselines.official_checkpoints:OfficialCheckpoints", "model.pth of M-Nauta/ProtoTree"),
     },
 }

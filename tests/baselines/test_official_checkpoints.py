@@ -73,7 +73,7 @@ FORMS = [
 
 
 @pytest.mark.parametrize(("form", "zipped"), FORMS)
-@pytest.mark.parametrize("method", official_files.SHAPES)
+@pytest.mark.parametrize("method", official_files.SHAPES.keys() - {"prototree"})  # see test_official_trees.py
 def test_every_form_gives_the_same_tensors(method, form, zipped, saved, tmp_path):
     path, state, _ = saved(method, form, zipped=zipped)
     facts = official_checkpoints.convert(method, path, tmp_path / "out")
@@ -175,7 +175,6 @@ def test_the_method_is_recognised(asked, writer, saved, tmp_path):
     [
         ("activation_weight", "evalprotopnet"),
         ("prototype_vectors_support", "st-protopnet"),
-        ("_root.l.l._dist_params", "prototree"),
         ("model.add_on_layers.conv_last.weight", "pixpnet"),
     ],
 )

@@ -14,6 +14,7 @@ from baselines import layers
 from baselines.deformable import DeformableProtoPNet
 from baselines.protopnet import ProtoPNet
 from baselines.protopool import ProtoPool
+from baselines.prototree import ProtoTree
 from baselines.tesnet import TesNet
 from bench.config.schedule import Phase, Schedule
 from bench.contract import FitContext, PartPrototypeModel
@@ -70,6 +71,10 @@ class Network:
     learns: Mapping[str, Any] = field(default_factory=dict)
     opening: tuple[Phase, ...] = ()
 
+    def last(self, epochs: int = LAST.epochs) -> tuple[Phase, ...]:
+        """A phase of the last layer alone, if there is one."""
+        return (LAST.model_copy(update={"epochs": epochs}),) if "last_layer" in self.modules else ()
+
     def config(self, *phases: Phase, **changed: Any) -> Any:
         """Settings with these phases after the opening ones."""
         schedule = Schedule(batch_size=12, phases=(*self.opening, *phases))
@@ -114,7 +119,11 @@ NETWORKS = {
         tolerance=0.03,
         opening=(Phase(name="rigid", epochs=1, lr=_rates("backbone", "prototypes"), action="open_offsets"),),
     ),
-}
+    "prototree": Network(
+        ProtoTree, {"levels": 3, "depth": 8}, _JOINT, {name: _MODULES[name] for name in _JOINT}, _distance,
+        tolerance=2e-3,  # the root of a square that is rounded
+    ),
+}  # fmt: skip
 
 
 def changed_groups(network: Network, before: PartPrototypeModel, after: PartPrototypeModel) -> set[str]:

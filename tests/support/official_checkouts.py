@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from argparse import Namespace
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,9 +20,12 @@ def checkout(method: str, folder: Path, *, tiny: bool = True) -> Path:
         features, field = "models.resnet_features", "util.receptive_field"
     if method == "protopool":
         field = "utils"
+    if method == "prototree":
+        features, field = "features.resnet_features", "util.receptive_field"
     imports = code.FROM.format(features, field) + (code.INSERT if method == "deformable" else "")
+    main = "util/net.py" if method == "prototree" else "model.py"
     files = {
-        "model.py": code.HEAD.format(imports=imports) + getattr(code, method.upper()),
+        main: code.HEAD.format(imports=imports) + getattr(code, method.upper()),
         f"{features.replace('.', '/')}.py": resnet,
         f"{field.replace('.', '/')}.py": code.FIELD,
     }
@@ -41,17 +45,17 @@ def imported(folder: Path):
     sys.path.insert(0, str(folder))
     sys.path.insert(0, str(folder / "Deformable-Convolution-V2-PyTorch"))
     try:
-        yield importlib.import_module("model")
+        yield importlib.import_module("model" if (folder / "model.py").exists() else "util.net")
     finally:
         for entry in (str(folder), str(folder / "Deformable-Convolution-V2-PyTorch")):
             sys.path.remove(entry)
-        roots = ("model", "models", "resnet_features", "receptive_field", "util", "utils", "functions")
+        roots = ("model", "models", "resnet_features", "receptive_field", "util", "utils", "functions", "features")
         for name in set(sys.modules) - before:
             if name.split(".")[0] in roots:
                 del sys.modules[name]
 
 
-def build(method: str, module, *, classes=3, per_class=2, depth=5, pool=7, kind="regular"):
+def build(method: str, module, *, classes=3, per_class=2, depth=5, pool=7, kind="regular", levels=3):
     """A random network of a stand-in, in eval mode, whose batch statistics and weights are not at their start."""
     import torch
 
@@ -60,6 +64,13 @@ def build(method: str, module, *, classes=3, per_class=2, depth=5, pool=7, kind=
         network = module.PrototypeChooser(
             pool, per_class, classes, arch="resnet18", pretrained=False, proto_depth=depth, use_last_layer=True
         )
+    elif method == "prototree":
+        settings = Namespace(
+            net="resnet18", disable_pretrained=True, num_features=depth, depth=levels, W1=1, H1=1,
+            log_probabilities=False, kontschieder_normalization=False,
+        )  # fmt: skip
+        features, add_on = module.get_network(classes, settings)
+        network = module.ProtoTree(classes, features, settings, add_on)
     else:
         shape = (classes * per_class, 16, 2, 2) if method == "deformable" else (classes * per_class, depth, 1, 1)
         make = module.construct_TesNet if method == "tesnet" else module.construct_PPNet
@@ -67,7 +78,8 @@ def build(method: str, module, *, classes=3, per_class=2, depth=5, pool=7, kind=
         network = make("resnet18", False, 32, shape, classes, **more)
     for tensor in network.state_dict().values():
         if tensor.is_floating_point() and not bool((tensor == 1).all()):
-            tensor += 0.1 * torch.rand(tensor.shape)
+            # Leaves of a tree predict classes: theirs are apart.
+            tensor += (3 if method == "prototree" and tensor.ndim == 1 else 0.1) * torch.rand(tensor.shape)
     with torch.no_grad():
         for layer in network.modules():
             if isinstance(layer, torch.nn.BatchNorm2d):
@@ -83,6 +95,8 @@ def answers(method: str, network, images):
     from baselines import external_repository as running
 
     with torch.no_grad(), running.contained(torch.device("cpu")):
+        if method == "prototree":
+            return network(images)[0].log(), torch.exp(-network.forward_partial(images)[1])
         if method == "tesnet":
             return network(images)[0], -network.push_forward(images)[1]
         if method == "deformable":
