@@ -19,15 +19,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from baselines import official_files, official_models, official_trees, soft_tree
+from baselines import official_files, official_models, official_pixels, official_trees, soft_tree
 from bench.contract import CellError, FitContext, Method, PartPrototypeModel, PrototypeTable, RequestError, Sizes
 from bench.models.external import NetworkConfig
 
 _HEADER = "partbench"
 _IDENTITY = "prototype_class_identity"
-_DISTANCES = ("protopnet", "protopool")
+_DISTANCES = ("protopnet", "protopshare", "protopool")
 """Methods whose similarity is a function of distances, which a file may choose; that of the others is fixed."""
-_FIXED = {"tesnet": "projection", "deformable": "cosine", "prototree": "exponential"}
+_FIXED = {"tesnet": "projection", "deformable": "cosine", "prototree": "exponential", "pixpnet": "cosine"}
+_COMPLETED: dict[str, Callable[[Any], Any]] = {
+    "prototree": official_trees.flattened,
+    "pixpnet": official_pixels.renamed,
+}
+"""For files with other names of tensors, the function that gives them the names here."""
 _FUNCTION = "a function of the author's own"
 
 SETTINGS = {
@@ -36,6 +41,8 @@ SETTINGS = {
     "protopool": {"prototypes": "P", "slots": "K", "depth": "D"},
     "deformable": {"per_class": "K", "hidden": "O"},
     "prototree": {"depth": "D"},
+    "protopshare": {"per_class": "K", "depth": "D"},
+    "pixpnet": {"per_class": "K", "depth": "D"},
 }
 """Settings that are sizes, and the letters of these sizes in the file."""
 
@@ -87,8 +94,7 @@ def convert(method: str, file: Path, out: Path) -> dict[str, Any]:
         known = writer in official_files.SHAPES
         advice = f"python -m bench import {writer} {file} {out}" if known else f"{writer} files cannot be imported yet"
         raise RequestError(f"{file} was written by {writer}, not by {method}: {advice}")
-    if method == "prototree":
-        official = official_trees.flattened(official)
+    official = _COMPLETED.get(method, lambda same: same)(official)
     sizes = official_files.measure(method, official)
     state = official_files.tensors(official)
     identity = _identity(method, official, sizes)
@@ -136,7 +142,8 @@ def read(file: Path) -> ConvertedCheckpoint:
         state = load_file(file)
     except (SafetensorError, OSError) as error:
         raise RequestError(f"{file} cannot be read ({error})") from error
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items() if name != _IDENTITY}
+    own = _IDENTITY in official_files.SHAPES[facts["method"]]
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items() if own or name != _IDENTITY}
     measured = official_files.sizes_of(facts["method"], shapes, file)
     if _IDENTITY in state:
         identity = state[_IDENTITY]
@@ -325,10 +332,11 @@ def _facts(
     activation = _FIXED.get(method) or attributes.get("prototype_activation_function", "log")
     per_class = sorted({int(n) for n in identity.sum(0)}) if identity is not None else [sizes["K"]]
     add_on = [name for name in official.state if re.fullmatch(r"add_on_layers\.\d+\.weight", name)]
-    epsilon = attributes.get("epsilon", 1e-4)
+    epsilon = attributes.get("epsilon", 1e-6 if method == "pixpnet" else 1e-4)
     stored = {
-        "activation": "prototype_activation_function" in attributes or method not in _DISTANCES,
-        "epsilon": "epsilon" in attributes or method not in _DISTANCES,
+        "activation": "prototype_activation_function" in attributes or method not in (*_DISTANCES, "pixpnet"),
+        "epsilon": "epsilon" in attributes or method not in (*_DISTANCES, "pixpnet"),
+        "distance": method != "pixpnet",
         "class identity": official.identity is not None or method in ("protopool", "prototree"),
     }
     return {

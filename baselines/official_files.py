@@ -26,6 +26,7 @@ Shape = tuple[int, ...]
 _CONNECTION = {"last_layer.weight": "C P"}
 SHAPES: dict[str, dict[str, str]] = {
     "protopnet": {"prototype_vectors": "P D 1 1", **_CONNECTION},
+    "protopshare": {"prototype_vectors": "P D 1 1", **_CONNECTION},
     "tesnet": {"prototype_vectors": "P D 1 1", **_CONNECTION},
     "protopool": {
         "prototype_vectors": "P D 1 1",
@@ -42,14 +43,20 @@ SHAPES: dict[str, dict[str, str]] = {
     },
     # Two tensors are made from the nodes of the tree, see baselines.official_trees.
     "prototree": {"prototype_vectors": "P D 1 1", "leaves": "L C", "turns": "L P"},
+    "pixpnet": {"prototype_vectors": "P D 1 1", "prototype_class_identity": "P C"},
 }
 """Tensors of each network besides backbone and add-on layers. C classes, P prototypes of D channels, K slots."""
 
-ADD_ON = {"protopnet": "even", "tesnet": "even", "protopool": "one", "deformable": "none", "prototree": "bare"}
+ADD_ON = {
+    **dict.fromkeys(("protopnet", "protopshare", "tesnet", "pixpnet"), "even"),
+    "protopool": "one",
+    "deformable": "none",
+    "prototree": "bare",
+}
 """Number of 1x1 convolutions before the prototypes of each: even, one, one without bias (bare), none."""
 
-_IGNORED = {"ones", "alfa"}
-"""Constants of the official code, and the threshold that ProtoPool's log similarity does not use."""
+_IGNORED = {"ones", "alfa", "corresponding_sample_idxs", "min_fmap_idxs"}
+"""Constants of the official code, the threshold that ProtoPool's log similarity does not use, PixPNet's sources."""
 
 _CLASSES = {"PPNet": "protopnet", "TESNet": "tesnet", "PrototypeChooser": "protopool"}
 _NESTED = ("model_state_dict", "state_dict", "model", "net")
@@ -60,6 +67,7 @@ _FAMILIES = (
     ("features.denseblock1.", ("densenet121", "densenet161", "densenet169", "densenet201")),
     ("features.0.", tuple(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn"))),
 )
+ARCHITECTURES = tuple(name for _, names in _FAMILIES for name in names)
 _MOST_TENSORS = 20_000
 _LONGEST_NAME = 1_000
 
@@ -142,7 +150,12 @@ def recognised(official: OfficialFile) -> str | None:
         return "prototree"
     if any("add_on_layers.conv_last" in name for name in state):
         return "pixpnet"
-    return _CLASSES.get(official.kind or "")
+    method = _CLASSES.get(official.kind or "")
+    if method == "protopnet" and official.identity is not None:
+        # The same class and keys; merged prototypes have several classes.
+        identity = official.file.tensor(official.identity)
+        return "protopshare" if identity.ndim == 2 and bool(((identity > 0).sum(1) > 1).any()) else method
+    return method
 
 
 def measure(method: str, official: OfficialFile) -> dict[str, int]:
@@ -200,12 +213,13 @@ def architecture(shapes: Mapping[str, Shape]) -> str | None:
     given = {name: shape for name, shape in given.items() if not name.endswith("num_batches_tracked")}
     for begin, names in _FAMILIES:
         if any(key.startswith(begin) for key in given):
-            return next((name for name in names if _shapes_of(name) == given), None)
+            return next((name for name in names if shapes_of_network(name) == given), None)
     return None
 
 
 @functools.cache
-def _shapes_of(architecture: str) -> dict[str, Shape]:
+def shapes_of_network(architecture: str) -> dict[str, Shape]:
+    """Return the shapes of torchvision's network by name and in its order, without counters of batches."""
     with torch.device("meta"):
         state = TorchvisionNet(architecture, 0)().state_dict()
     return {name: tuple(tensor.shape) for name, tensor in state.items() if not name.endswith("num_batches_tracked")}

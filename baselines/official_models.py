@@ -201,6 +201,7 @@ NETWORKS: dict[str, tuple[Callable[[Any, NetworkArguments], Any], Callable[[Any,
     "protopool": (_make_protopool, _look_protopool),
     "deformable": (_make_deformable, _look_deformable),
     "prototree": (_make_prototree, _look_prototree),
+    "protopshare": (_make_protopnet, _look_protopnet),
 }
 """For each method, the constructor from its file and the function from features to logits and maps."""
 
@@ -214,6 +215,10 @@ def check(method: str, root: Path, sizes: Sizes) -> None:
     Raises:
         RequestError: if it does not, with the reason.
     """
+    if method not in NETWORKS:
+        raise RequestError(
+            f"{method}.source: its official code is not run here; {method}.checkpoint measures its files"
+        )
     file = _FILES.get(method, "model.py")
     if not (root / file).is_file():
         raise RequestError(f"{method}.source: {root} has no {file}: name a checkout of the official repository")

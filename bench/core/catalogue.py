@@ -86,6 +86,10 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
             "baselines.deformable:DeformableProtoPNet", "prototypes of four moving parts (Donnelly et al. 2022)"
         ),
         "prototree": Entry("baselines.prototree:ProtoTree", "a decision tree of prototypes (Nauta et al. 2021)"),
+        "protopshare": Entry(
+            "baselines.protopshare:ProtoPShare", "ProtoPNet's prototypes, merged across classes (Rymarczyk et al. 2021)"
+        ),
+        "pixpnet": Entry("baselines.pixpnet:PixPNet", "maps grounded in receptive fields (Carmichael et al. 2024)"),
         "blackbox": Entry(
             "bench.posthoc.method:BlackBox",
             "the trained classifier itself; its class map is its one prototype",
@@ -259,5 +263,11 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
             "the pickled PPNet of jdonnelly36/Deformable-ProtoPNet",
         ),
         "prototree": Entry("baselines.official_checkpoints:OfficialCheckpoints", "model.pth of M-Nauta/ProtoTree"),
+        "protopshare": Entry(
+            "baselines.official_checkpoints:OfficialCheckpoints", "the pickled PPNet of gmum/ProtoPShare, after merging"
+        ),
+        "pixpnet": Entry(
+            "baselines.official_checkpoints:OfficialCheckpoints", "a Lightning checkpoint of merlresearch/PixPNet"
+        ),
     },
 }

@@ -74,7 +74,9 @@ REACHED = {
         "cross_entropy": MOVING | {"last_layer"}, "cluster": MOVING, "separation": MOVING,
         "orthogonality": {"prototypes"}, "loss": MOVING | {"last_layer"},
     },
+    "protopshare": {**CLASSES, "loss": LATENT | {"last_layer"}},
     "prototree": {"loss": LATENT},
+    "pixpnet": dict.fromkeys(("cross_entropy", "cluster", "separation", "loss"), LATENT),
 }  # fmt: skip
 
 

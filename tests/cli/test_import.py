@@ -88,7 +88,15 @@ def test_wrong_files_are_requests_that_are_wrong(call, place, tmp_path):
 
 def test_what_can_be_imported_is_listed(call):
     listed = json.loads(call("ls", "checkpoints", "--json").stdout)["checkpoints"]
-    assert [entry["name"] for entry in listed] == ["protopnet", "tesnet", "protopool", "deformable", "prototree"]
+    assert [entry["name"] for entry in listed] == [
+        "protopnet",
+        "tesnet",
+        "protopool",
+        "deformable",
+        "prototree",
+        "protopshare",
+        "pixpnet",
+    ]
 
 
 def test_an_official_model_is_measured_as_it_is(call, imported, place):

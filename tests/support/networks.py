@@ -12,8 +12,10 @@ from torch import Tensor
 
 from baselines import layers
 from baselines.deformable import DeformableProtoPNet
+from baselines.pixpnet import PixPNet
 from baselines.protopnet import ProtoPNet
 from baselines.protopool import ProtoPool
+from baselines.protopshare import ProtoPShare
 from baselines.prototree import ProtoTree
 from baselines.tesnet import TesNet
 from bench.config.schedule import Phase, Schedule
@@ -60,6 +62,7 @@ class Network:
         tolerance: largest such distance.
         learns: further settings with which it learns for sure.
         opening: phases before the first in which all of ``rates`` can be used.
+        projected: phases without training after a projection.
     """
 
     method: Any
@@ -70,10 +73,11 @@ class Network:
     tolerance: float = 1e-4
     learns: Mapping[str, Any] = field(default_factory=dict)
     opening: tuple[Phase, ...] = ()
+    projected: tuple[Phase, ...] = ()
 
     def last(self, epochs: int = LAST.epochs) -> tuple[Phase, ...]:
-        """A phase of the last layer alone, if there is one."""
-        return (LAST.model_copy(update={"epochs": epochs}),) if "last_layer" in self.modules else ()
+        """What follows a projection: a phase of the last layer alone, if there is one."""
+        return (*self.projected, LAST.model_copy(update={"epochs": epochs})) if "last_layer" in self.modules else ()
 
     def config(self, *phases: Phase, **changed: Any) -> Any:
         """Settings with these phases after the opening ones."""
@@ -118,6 +122,13 @@ NETWORKS = {
         _angle_inside,
         tolerance=0.03,
         opening=(Phase(name="rigid", epochs=1, lr=_rates("backbone", "prototypes"), action="open_offsets"),),
+    ),
+    "pixpnet": Network(
+        PixPNet, {"per_class": 2, "depth": 8}, _JOINT, {name: _MODULES[name] for name in _JOINT}, _distance,
+    ),
+    "protopshare": Network(
+        ProtoPShare, {"per_class": 3, "depth": 8, "merges": 2}, _JOINT, _MODULES, _distance,
+        projected=(Phase(name="merging", action="merge"),),
     ),
     "prototree": Network(
         ProtoTree, {"levels": 3, "depth": 8}, _JOINT, {name: _MODULES[name] for name in _JOINT}, _distance,

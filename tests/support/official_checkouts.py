@@ -76,6 +76,10 @@ def build(method: str, module, *, classes=3, per_class=2, depth=5, pool=7, kind=
         make = module.construct_TesNet if method == "tesnet" else module.construct_PPNet
         more = {"add_on_layers_type": "upsample", "m": 0.1} if method == "deformable" else {"add_on_layers_type": kind}
         network = make("resnet18", False, 32, shape, classes, **more)
+        if method == "protopshare":  # the last prototype is merged into the first
+            network.last_layer.weight.data[:, 0] += network.last_layer.weight.data[:, -1]
+            network.prototype_class_identity[0] += network.prototype_class_identity[-1]
+            network.prune_prototypes([len(network.prototype_vectors) - 1])
     for tensor in network.state_dict().values():
         if tensor.is_floating_point() and not bool((tensor == 1).all()):
             # Leaves of a tree predict classes: theirs are apart.
@@ -103,7 +107,7 @@ def answers(method: str, network, images):
             return network(images, is_train=False)[1][1], network.push_forward(images)[1]
         d = network.prototype_distances(images)
         similarity = torch.log((d + 1) / (d + 1e-4))
-        if method == "protopnet":
+        if method in ("protopnet", "protopshare"):
             return network(images)[0], similarity
         slots = network.proto_presence.argmax(1).flatten()  # class-major
         near, far = (torch.log((x + 1) / (x + 1e-4)) for x in (d.amin((2, 3)), d.mean((2, 3))))

@@ -413,3 +413,5 @@ def get_network(num_in_channels, args):
     add_on = nn.Sequential(nn.Conv2d(last_channels(features), args.num_features, 1, bias=False), nn.Sigmoid())
     return features, add_on
 """
+
+PROTOPSHARE = PROTOPNET
