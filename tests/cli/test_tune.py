@@ -216,6 +216,6 @@ def test_networks_are_trained_and_measured_in_each_state(tmp_path):
     without = called(tmp_path, "tune", cell, "--set", "protopnet.start.backbone=blackbox,imagenet")
     assert without.returncode == 2
     assert "has no black box" in without.stderr
-    without = bench(tmp_path, "tune", cell, "--set", "classifier.schedule.batch_size=8")
+    without = called(tmp_path, "tune", cell, "--set", "classifier.schedule.batch_size=8")
     assert without.returncode == 2
     assert "trains no black box" in without.stderr
