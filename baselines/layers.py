@@ -191,12 +191,12 @@ class MaximaModel(PartPrototypeModel):
 
 def parameter_groups(model: Any) -> dict[str, list[nn.Parameter]]:
     """Return the parameters that the networks of this family share, by the names in their schedules."""
-    return {
+    groups = {
         "backbone": list(model.backbone.parameters()),
         "add_on": list(model.add_on_layers.parameters()),
         "prototypes": [model.prototype_vectors],
-        "last_layer": list(model.last_layer.parameters()),
     }
+    return {**groups, "last_layer": list(model.last_layer.parameters())} if hasattr(model, "last_layer") else groups
 
 
 def forget_sources(vectors: Tensor, table: PrototypeTable) -> None:

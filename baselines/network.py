@@ -21,8 +21,6 @@ from bench.models.external import NetworkConfig
 from bench.training.trainer import Learner
 
 Stage = Literal["unprojected", "projected", "final"]
-_KEPT = {"unprojected": "before project", "projected": "after project"}
-"""Names of the states that the trainer keeps around the last projection."""
 _JUDGED_IMAGES = 256
 _BATCH = 32
 
@@ -72,9 +70,15 @@ class NetworkLearner(Learner):
 
 
 class PrototypeNetwork(Method):
-    """Method that trains a network through the phases of its schedule. Subclasses define ``build`` and ``learner``."""
+    """Method that trains a network through the phases of its schedule. Subclasses define ``build`` and ``learner``.
+
+    Attributes:
+        stages: values of the setting ``stage``.
+        kept: names of the states that the trainer keeps around the last projection.
+    """
 
     stages: ClassVar = ("unprojected", "projected", "final")
+    kept: ClassVar = {"unprojected": "before project", "projected": "after project"}
 
     @classmethod
     def starts_from_black_box(cls, config: Any) -> bool:
@@ -116,7 +120,7 @@ class PrototypeNetwork(Method):
     def _keep_states(self, model: Any, learner: Any, task: FitContext) -> None:
         """Record the states that the training passed, the final one last, with facts about each of them."""
         final = {name: value.detach().clone() for name, value in learner.state_dict().items()}
-        kept = {stage: task.trainer.kept(name) for stage, name in _KEPT.items()}
+        kept = {stage: task.trainer.kept(name) for stage, name in self.kept.items()}
         common = dict(task.facts)
         for stage, state in {**kept, "final": final}.items():
             if state is None:  # a schedule without a projection passes none of these states

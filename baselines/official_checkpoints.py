@@ -19,19 +19,28 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from baselines import official_files, official_models
+from baselines import official_files, official_models, official_pixels, official_trees, soft_tree
 from bench.contract import CellError, FitContext, Method, PartPrototypeModel, PrototypeTable, RequestError, Sizes
 from bench.models.external import NetworkConfig
 
 _HEADER = "partbench"
 _IDENTITY = "prototype_class_identity"
-_DISTANCES = ("protopnet", "protopool", "protoconcepts")
+_DISTANCES = ("protopnet", "protopshare", "protopool", "protoconcepts")
 """Methods whose similarity is a function of distances, which a file may choose; that of the others is fixed."""
-_FIXED = {"tesnet": "projection", "deformable": "cosine", "evalprotopnet": "projection", "st-protopnet": "projection"}
+_FIXED = {
+    **dict.fromkeys(("tesnet", "evalprotopnet", "st-protopnet"), "projection"),
+    **dict.fromkeys(("deformable", "pixpnet"), "cosine"),
+    "prototree": "exponential",
+}
 _SAME_FILES = {"support-st": "st-protopnet"}
 """Methods that load the files of another one."""
 _FORMS = {"projection": "cropped", "cosine": "full"}
 """Forms of ST-ProtoPNet by the similarity that they use."""
+_COMPLETED: dict[str, Callable[[Any], Any]] = {
+    "prototree": official_trees.flattened,
+    "pixpnet": official_pixels.renamed,
+}
+"""For files with other names of tensors, the function that gives them the names here."""
 _FUNCTION = "a function of the author's own"
 
 SETTINGS = {
@@ -39,14 +48,18 @@ SETTINGS = {
     "tesnet": {"per_class": "K", "depth": "D"},
     "protopool": {"prototypes": "P", "slots": "K", "depth": "D"},
     "deformable": {"per_class": "K", "hidden": "O"},
+    "protoconcepts": {"per_class": "K", "prototypes": "P", "depth": "D"},
     "evalprotopnet": {"per_class": "K", "depth": "D"},
     "st-protopnet": {"per_class": "K", "depth": "D"},
-    "protoconcepts": {"per_class": "K", "prototypes": "P", "depth": "D"},
+    "prototree": {"depth": "D"},
+    "protopshare": {"per_class": "K", "depth": "D"},
+    "pixpnet": {"per_class": "K", "depth": "D"},
 }
 """Settings that are sizes, and the letters of these sizes in the file."""
 
 _FINISH: dict[str, Callable[[Any], object]] = {
     "protopool": lambda model: model.assign(),
+    "prototree": lambda model: model.assign(),
     # Official offsets are always in use: before training opens them they are zero.
     "deformable": lambda model: setattr(model, "deformed", True),
     "protoconcepts": lambda model: model.settle(),
@@ -90,9 +103,10 @@ def convert(method: str, file: Path, out: Path) -> dict[str, Any]:
     official = official_files.read(file)
     writer = official_files.recognised(official)
     if writer not in (method, None):
-        known = writer in official_files.SHAPES
-        advice = f"python -m bench import {writer} {file} {out}" if known else f"{writer} files cannot be imported yet"
-        raise RequestError(f"{file} was written by {writer}, not by {method}: {advice}")
+        raise RequestError(
+            f"{file} was written by {writer}, not by {method}: python -m bench import {writer} {file} {out}"
+        )
+    official = _COMPLETED.get(method, lambda same: same)(official)
     sizes = official_files.measure(method, official)
     state = official_files.tensors(official)
     identity = _identity(method, official, sizes)
@@ -140,7 +154,8 @@ def read(file: Path) -> ConvertedCheckpoint:
         state = load_file(file)
     except (SafetensorError, OSError) as error:
         raise RequestError(f"{file} cannot be read ({error})") from error
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items() if name != _IDENTITY}
+    own = _IDENTITY in official_files.SHAPES[facts["method"]]
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items() if own or name != _IDENTITY}
     classes = state[_IDENTITY].shape[-1] if _IDENTITY in state else None
     measured = official_files.sizes_of(facts["method"], shapes, file, classes)
     if _IDENTITY in state:
@@ -149,7 +164,7 @@ def read(file: Path) -> ConvertedCheckpoint:
             raise RequestError(f"{file} is broken: its class identity is {tuple(identity.shape)}")
         measured["K"] = max(int(n) for n in identity.bool().sum(0))
     # A network is built with the sizes of the header, so these must be the sizes of the tensors in the file.
-    measured["add_on"] = sum(name.startswith("add_on_layers.") for name in shapes) // 2
+    measured["add_on"] = sum(name.startswith("add_on_layers.") and name.endswith(".weight") for name in shapes)
     stated = {**facts["sizes"], "add_on": facts.get("add_on")} if isinstance(facts.get("sizes"), dict) else {}
     unlike = [f"{name}={size}" for name, size in measured.items() if stated.get(name) != size]
     if unlike:
@@ -191,8 +206,11 @@ def check(method: str, config: NetworkConfig, sizes: Sizes) -> None:
         return
     upsamples = method == "deformable" or (method in ("st-protopnet", "support-st") and facts["activation"] == "cosine")
     unlike = "drops the last max-pooling of VGG" if upsamples and sizes.backbone.startswith("vgg") else ""
-    if facts.get("attributes", {}).get("using_deform") is False:
+    attributes = facts.get("attributes", {})
+    if attributes.get("using_deform") is False:
         unlike = "was trained without offsets, on a smaller map"
+    if attributes.get("_kontschieder_normalization"):
+        unlike = "has leaves without a softmax"
     if unlike:
         raise RequestError(
             f"{method}.checkpoint: the official network in {file} {unlike}, ours does not: evaluate it with the "
@@ -297,13 +315,18 @@ def _adapt(model: Any, checkpoint: ConvertedCheckpoint) -> None:
         model.prototypes = PrototypeTable(identity)
         if len(identity) != len(model.prototype_vectors):
             model.prototype_vectors = nn.Parameter(torch.empty_like(state["prototype_vectors"]))
-            model.last_layer = nn.Linear(*identity.shape, bias=False)
+            if "last_layer.weight" in state:
+                model.last_layer = nn.Linear(*identity.shape, bias=False)
+    if "turns" in state:
+        model.turns, model.leaves = state["turns"], state["leaves"]
 
 
 def _identity(method: str, official: official_files.OfficialFile, sizes: Mapping[str, int]) -> Tensor | None:
     """Return the table of prototypes by class, bool ``(P, C)``, as pickled or else prototype j for ``j // (P / C)``."""
     if "K" in sizes:  # they are shared through slots
         return None
+    if method == "prototree":
+        return soft_tree.reachable(official.made["turns"], official.made["leaves"])
     count, classes = sizes["P"], sizes["C"]
     if official.identity is not None:
         identity = official.file.tensor(official.identity)
@@ -331,11 +354,12 @@ def _facts(
     activation = fixed or attributes.get("prototype_activation_function", "log")
     per_class = sorted({int(n) for n in identity.sum(0)}) if identity is not None else [sizes["K"]]
     add_on = [name for name in official.state if re.fullmatch(r"add_on_layers\.\d+\.weight", name)]
-    epsilon = attributes.get("epsilon", 1e-4)
+    epsilon = attributes.get("epsilon", 1e-6 if method == "pixpnet" else 1e-4)
     stored = {
-        "activation": "prototype_activation_function" in attributes or method not in _DISTANCES,
-        "epsilon": "epsilon" in attributes or method not in _DISTANCES,
-        "class identity": official.identity is not None or identity is None,
+        "activation": "prototype_activation_function" in attributes or method not in (*_DISTANCES, "pixpnet"),
+        "epsilon": "epsilon" in attributes or method not in (*_DISTANCES, "pixpnet"),
+        "distance": method != "pixpnet",
+        "class identity": official.identity is not None or identity is None or method == "prototree",
     }
     return {
         "method": method,

@@ -1,9 +1,8 @@
 """Files of the official repositories: their writer, their tensors, and the sizes on which these agree.
 
-Sources: the state dicts of cfchen-duke/ProtoPNet, JackeyWang96/TesNet, gmum/ProtoPool,
-jdonnelly36/Deformable-ProtoPNet, hqhQAQ/EvalProtoPNet, cwangrun/ST-ProtoPNet and
-Henrymachiyu/This-looks-like-those_ProtoConcepts; keys of other descendants of ProtoPNet are known, to be refused by
-name.
+Sources: the state dicts of cfchen-duke/ProtoPNet, JackeyWang96/TesNet, gmum/ProtoPool, gmum/ProtoPShare,
+jdonnelly36/Deformable-ProtoPNet, hqhQAQ/EvalProtoPNet, cwangrun/ST-ProtoPNet, M-Nauta/ProtoTree, merlresearch/PixPNet
+and Henrymachiyu/This-looks-like-those_ProtoConcepts.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +41,7 @@ def _branches(*places: int) -> dict[str, str]:
 _CONNECTION = {"last_layer.weight": "C P"}
 SHAPES: dict[str, dict[str, str]] = {
     "protopnet": {"prototype_vectors": "P D 1 1", **_CONNECTION},
+    "protopshare": {"prototype_vectors": "P D 1 1", **_CONNECTION},
     "tesnet": {"prototype_vectors": "P D 1 1", **_CONNECTION},
     "protopool": {
         "prototype_vectors": "P D 1 1",
@@ -60,6 +60,9 @@ SHAPES: dict[str, dict[str, str]] = {
     "evalprotopnet": {"prototype_vectors": "P D 1 1", "activation_weight": "P"},
     "st-protopnet": _branches(0, 2),
     "protoconcepts": {"prototype_vectors": "P D 1 1", "cap_width_l2": "1 P", "non_vis_mask": "P", **_CONNECTION},
+    # Two tensors are made from the nodes of the tree, see baselines.official_trees.
+    "prototree": {"prototype_vectors": "P D 1 1", "leaves": "L C", "turns": "L P"},
+    "pixpnet": {"prototype_vectors": "P D 1 1", "prototype_class_identity": "P C"},
 }
 """Tensors of each network besides backbone and add-on layers. C classes, P prototypes of D channels, K slots."""
 
@@ -70,28 +73,27 @@ OTHER_FORMS = {
 """Tensors of a second form of the official network: ST-ProtoPNet for whole images, ProtoConcepts on ProtoPool."""
 
 ADD_ON = {
-    "protopnet": "even",
-    "tesnet": "even",
-    "protopool": "one",
-    "deformable": "none",
-    "evalprotopnet": "one",
-    "st-protopnet": "none",
-    "protoconcepts": "even",
+    **dict.fromkeys(("protopnet", "protopshare", "tesnet", "protoconcepts", "pixpnet"), "even"),
+    **dict.fromkeys(("protopool", "evalprotopnet"), "one"),
+    **dict.fromkeys(("deformable", "st-protopnet"), "none"),
+    "prototree": "bare",
 }
-"""Number of 1x1 convolutions in ``add_on_layers`` of each: even, one, none."""
+"""Number of 1x1 convolutions in ``add_on_layers`` of each: even, one, one without bias (bare), none."""
 
-_IGNORED = {"ones", "alfa"}
-"""Constants of the official code, and the threshold that ProtoPool's log similarity does not use."""
+_IGNORED = {"ones", "alfa", "corresponding_sample_idxs", "min_fmap_idxs"}
+"""Constants of the official code, the threshold that ProtoPool's log similarity does not use, PixPNet's sources."""
 
 _CLASSES = {"STProtoPNet": "st-protopnet", "PPNet": "protopnet", "TESNet": "tesnet", "PrototypeChooser": "protopool"}
 _NESTED = ("model_state_dict", "state_dict", "model", "net")
-_ATTRIBUTES = ("img_size", "epsilon", "num_classes", "prototype_activation_function", "m", "using_deform", "topk_k")
+_OF_MODULES = ("img_size", "epsilon", "num_classes", "prototype_activation_function", "m", "using_deform", "topk_k")
+_ATTRIBUTES = (*_OF_MODULES, "_log_probabilities", "_kontschieder_normalization")
 _USUAL_DEPTH = {"protopnet": 128, "tesnet": 64}
 _FAMILIES = (
     ("layer1.", ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")),
     ("features.denseblock1.", ("densenet121", "densenet161", "densenet169", "densenet201")),
     ("features.0.", tuple(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn"))),
 )
+ARCHITECTURES = tuple(name for _, names in _FAMILIES for name in names)
 _MOST_TENSORS = 20_000
 _LONGEST_NAME = 1_000
 
@@ -106,6 +108,8 @@ class OfficialFile:
         state: the tensors by their official names, without ``module.``.
         attributes: plain values among the attributes of the pickled module.
         identity: ``prototype_class_identity`` of a pickled module.
+        module: pickled module; ``None`` for a state dict.
+        made: tensors that were made from others in the file.
     """
 
     file: TorchFile
@@ -113,11 +117,14 @@ class OfficialFile:
     state: dict[str, TensorData]
     attributes: dict[str, Any]
     identity: TensorData | None
+    module: Object | None = None
+    made: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def shapes(self) -> dict[str, Shape]:
         """Shapes of all tensors."""
-        return {name: self.file.shape(data) for name, data in self.state.items()}
+        shapes = {name: self.file.shape(data) for name, data in self.state.items()}
+        return shapes | {name: tuple(tensor.shape) for name, tensor in self.made.items()}
 
 
 def read(path: Path) -> OfficialFile:
@@ -153,6 +160,7 @@ def read(path: Path) -> OfficialFile:
         state,
         {name: attributes[name] for name in _ATTRIBUTES if name in attributes},
         identity if isinstance(identity, TensorData) else None,
+        content if isinstance(content, Object) else None,
     )
 
 
@@ -173,7 +181,12 @@ def recognised(official: OfficialFile) -> str | None:
         return "prototree"
     if any("add_on_layers.conv_last" in name for name in state):
         return "pixpnet"
-    return _CLASSES.get(official.kind or "")
+    method = _CLASSES.get(official.kind or "")
+    if method == "protopnet" and official.identity is not None:
+        # The same class and keys; merged prototypes have several classes.
+        identity = official.file.tensor(official.identity)
+        return "protopshare" if identity.ndim == 2 and bool(((identity > 0).sum(1) > 1).any()) else method
+    return method
 
 
 def measure(method: str, official: OfficialFile) -> dict[str, int]:
@@ -194,7 +207,7 @@ def sizes_of(method: str, shapes: Mapping[str, Shape], path: Path, classes: obje
     wanted = (OTHER_FORMS if other else SHAPES)[method]
     convolutions = ADD_ON["protopool" if other and method == "protoconcepts" else method]
     add_on = sorted((name for name in shapes if re.fullmatch(r"add_on_layers\.\d+\.weight", name)), key=_layer)
-    biases = [name.replace(".weight", ".bias") for name in add_on]
+    biases = [] if convolutions == "bare" else [name.replace(".weight", ".bias") for name in add_on]
     missing = [name for name in [*wanted, *biases] if name not in shapes]
     known = {*wanted, *add_on, *biases, *_IGNORED}
     unknown = [name for name in shapes if name not in known and not name.startswith("features.")]
@@ -204,15 +217,16 @@ def sizes_of(method: str, shapes: Mapping[str, Shape], path: Path, classes: obje
         ]
         raise RequestError(f"{path} is no file of {method} ({'; '.join(parts)})")
     count = len(add_on)
-    if not {"even": count and count % 2 == 0, "one": count == 1, "none": count == 0}[convolutions]:
+    if not {"even": count and count % 2 == 0, "none": count == 0}.get(convolutions, count == 1):
         raise RequestError(f"{path} is no file of {method}: it has {count} convolutions in add_on_layers")
     sizes: dict[str, int] = {}
     for name, text in wanted.items():
         _agree(path, name, shapes[name], text, sizes)
     widths = [shapes[name][0] for name in add_on]
     inputs = ["B", *(str(width) for width in widths)]
-    for name, bias, before, width in zip(add_on, biases, inputs, widths, strict=False):
+    for name, before, width in zip(add_on, inputs, widths, strict=False):
         _agree(path, name, shapes[name], f"{width} {before} 1 1", sizes)
+    for bias, width in zip(biases, widths, strict=False):
         _agree(path, bias, shapes[bias], f"{width}", sizes)
     sizes.setdefault("B", sizes["D"])
     if "C" not in sizes:
@@ -247,12 +261,13 @@ def architecture(shapes: Mapping[str, Shape]) -> str | None:
     given = {name: shape for name, shape in given.items() if not name.endswith("num_batches_tracked")}
     for begin, names in _FAMILIES:
         if any(key.startswith(begin) for key in given):
-            return next((name for name in names if _shapes_of(name) == given), None)
+            return next((name for name in names if shapes_of_network(name) == given), None)
     return None
 
 
 @functools.cache
-def _shapes_of(architecture: str) -> dict[str, Shape]:
+def shapes_of_network(architecture: str) -> dict[str, Shape]:
+    """Return the shapes of torchvision's network by name and in its order, without counters of batches."""
     with torch.device("meta"):
         state = TorchvisionNet(architecture, 0)().state_dict()
     return {name: tuple(tensor.shape) for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
@@ -300,7 +315,8 @@ def doubts(method: str, official: OfficialFile, depth: int) -> str:
 
 def tensors(official: OfficialFile) -> dict[str, Tensor]:
     """Read all tensors that count from the file."""
-    return {name: official.file.tensor(data) for name, data in official.state.items() if name not in _IGNORED}
+    read = {name: official.file.tensor(data) for name, data in official.state.items() if name not in _IGNORED}
+    return {**read, **official.made}
 
 
 def _agree(path: Path, name: str, shape: Shape, text: str, sizes: dict[str, int]) -> None:

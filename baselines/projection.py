@@ -21,9 +21,9 @@ _PUSH_BATCH = 64
 
 
 def projection_facts(table: PrototypeTable) -> dict[str, float]:
-    """Return the share of the prototypes that are training patches, and of these that repeat another's patch."""
+    """Return the share of the prototypes of a class that are training patches, and of these that repeat another's."""
     known = table.source_image >= 0
-    facts = {"projected": float(known.float().mean())}
+    facts = {"projected": float(known[table.classes.any(1)].float().mean())}
     if known.any():
         sources = torch.cat([table.source_image[:, None], table.source_patch], 1)[known]
         facts["duplicate_share"] = 1 - len(torch.unique(sources, dim=0)) / len(sources)

@@ -77,7 +77,9 @@ class ProtoPNetLearner(NetworkLearner):
         model, config = self.model, self.config
         nearest = model.distances(model.backbone(images)).amin((2, 3))
         logits = model.classify(nearest)
-        cluster, separation = layers.cluster_and_separation(nearest, labels, model.prototypes.classes)
+        # Prototypes of no class were merged into others.
+        counted = nearest.masked_fill(~model.prototypes.classes.any(1), torch.inf)
+        cluster, separation = layers.cluster_and_separation(counted, labels, model.prototypes.classes)
         entropy = nn.functional.cross_entropy(logits, labels)
         # Section 2.2 of the paper: the separation cost is the negative distance, hence the minus.
         loss = entropy + config.cluster * cluster - config.separation * separation

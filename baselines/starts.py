@@ -10,7 +10,7 @@ the model's method ``patches(features)`` if it has one.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -39,6 +39,8 @@ class Start(Settings):
         backbone: ``imagenet``: the starting weights of the backbone; ``blackbox``: those of the trained black box.
     """
 
+    shared: ClassVar[bool] = False
+    """Whether prototypes are drawn for all classes together."""
     prototypes: Literal["uniform", "patches", "kmeans"] = "uniform"
     backbone: Literal["imagenet", "blackbox"] = "imagenet"
 
@@ -61,6 +63,7 @@ class PoolStart(AddOnStart):
         presence: ``random``, as published; ``data``: larger for the prototypes nearest to the patches of the class.
     """
 
+    shared: ClassVar[bool] = True
     presence: Literal["random", "data"] = "random"
 
 
@@ -89,10 +92,11 @@ def prepare(model: Any, start: Start, samples: Samples, seed: int, progress: Pro
     if isinstance(start, AddOnStart) and start.add_on == "rescaled":
         _rescale(model, samples, order[:_RESCALING_IMAGES].sort().values)
     by_presence = isinstance(start, PoolStart) and start.presence == "data"
-    if start.prototypes == "uniform" and not by_presence:
+    drawn = start.prototypes not in ("patches", "kmeans")
+    if drawn and not by_presence:
         return
     vectors, owners = model.prototype_vectors, model.prototypes.classes
-    shared = isinstance(start, PoolStart)
+    shared = start.shared
     classes = owners.shape[1]
     counts = [-(-len(vectors) // classes)] * classes if shared else owners.sum(0).tolist()
     rounds = 0 if start.prototypes == "patches" else _ROUNDS
@@ -100,7 +104,7 @@ def prepare(model: Any, start: Start, samples: Samples, seed: int, progress: Pro
         cluster(cells, count, rounds, generator) if len(cells) else cells
         for count, cells in zip(counts, _class_cells(model, samples, generator, progress), strict=True)
     ]
-    if start.prototypes != "uniform":
+    if not drawn:
         if shared:
             pool = torch.cat(centres)
             chosen = pool if len(pool) == len(vectors) else cluster(pool, len(vectors), rounds, generator)
@@ -187,9 +191,9 @@ def _rescale(model: Any, samples: Samples, index: Tensor) -> None:
         mean = total / count
         # A channel that is constant on these images has no deviation to divide by.
         deviation = (squares / count - mean.square()).clamp(min=1e-12).sqrt()
-        assert layer.bias is not None
         layer.weight.div_(deviation[:, None, None, None])
-        layer.bias.copy_((layer.bias - mean) / deviation)
+        if layer.bias is not None:
+            layer.bias.copy_((layer.bias - mean) / deviation)
 
 
 def _favour_nearest(model: Any, centres: list[Tensor]) -> None:

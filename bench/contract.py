@@ -63,10 +63,7 @@ class Record:
 
 
 class Dataset(Protocol):
-    """Images and annotations of one data set on disk.
-
-    ``provides`` names its annotations, of ``image, label, bbox, keypoints, mask``.
-    """
+    """Images and annotations on disk; ``provides`` names these, of ``image, label, bbox, keypoints, mask``."""
 
     provides: frozenset[str]
     classes: Sequence[str]
@@ -328,8 +325,7 @@ class Observation:
     @property
     def positions(self) -> Tensor:
         """Positions in the test split ``(N,)`` on the CPU, for what is chosen or drawn there."""
-        value: Tensor = self.once("positions", self.index.cpu)
-        return value
+        return self.once("positions", self.index.cpu)
 
     def require(self, fine: Tensor, refused: Refused) -> None:
         """Raise ``refused(rows)`` if some rows of ``fine (n,)`` are false; it must not hold images or maps.
@@ -344,8 +340,7 @@ class Observation:
     @property
     def features(self) -> Tensor:
         """Features of the backbone, ``(N, D, h, w)``."""
-        value: Tensor = self.once("features", lambda: self.model.backbone(self.images))
-        return value
+        return self.once("features", lambda: self.model.backbone(self.images))
 
     @property
     def own(self) -> Explanation:

@@ -61,7 +61,13 @@ class Axiom(ImageMetric):
     Config: type[Settings] = AxiomConfig
 
     def features(self, seen: Observation) -> Features | None:
-        """Return the features of the chosen images of a batch; ``None`` if there are none."""
+        """Return the features of the chosen images of a batch; ``None`` if there are none.
+
+        Raises:
+            NotApplicable: if the model's logits are no sums to begin with.
+        """
+        if seen.model.not_additive:
+            raise NotApplicable(seen.model.not_additive)
         return chosen_features(seen, self.samples, self.config.images)
 
     def shown(self, features: Features, classes: Tensor, maps: Tensor | None = None, alike: bool = True) -> Tensor:

@@ -102,6 +102,11 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         "protoconcepts": Entry(
             "baselines.protoconcepts:ProtoConcepts", "prototypes that are balls of many patches (Ma et al. 2023)"
         ),
+        "prototree": Entry("baselines.prototree:ProtoTree", "a decision tree of prototypes (Nauta et al. 2021)"),
+        "protopshare": Entry(
+            "baselines.protopshare:ProtoPShare", "ProtoPNet's prototypes, merged across classes (Rymarczyk et al. 2021)"
+        ),
+        "pixpnet": Entry("baselines.pixpnet:PixPNet", "maps grounded in receptive fields (Carmichael et al. 2024)"),
         "blackbox": Entry(
             "bench.posthoc.method:BlackBox",
             "the trained classifier itself; its class map is its one prototype",
@@ -283,6 +288,13 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         "protoconcepts": Entry(
             "baselines.official_checkpoints:OfficialCheckpoints",
             "models of Henrymachiyu/This-looks-like-those_ProtoConcepts",
+        ),
+        "prototree": Entry("baselines.official_checkpoints:OfficialCheckpoints", "model.pth of M-Nauta/ProtoTree"),
+        "protopshare": Entry(
+            "baselines.official_checkpoints:OfficialCheckpoints", "the pickled PPNet of gmum/ProtoPShare, after merging"
+        ),
+        "pixpnet": Entry(
+            "baselines.official_checkpoints:OfficialCheckpoints", "a Lightning checkpoint of merlresearch/PixPNet"
         ),
     },
 }

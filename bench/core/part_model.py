@@ -79,7 +79,8 @@ class PartPrototypeModel(nn.Module, ABC):
 
     Subclasses set ``backbone`` and ``prototypes`` and define :meth:`head` and :meth:`attribute`. Optional members let
     axioms be measured: ``mixes`` (:meth:`attribute` also takes weights ``(N, C)`` for a combination of logits),
-    ``apart`` (the reason why cells do not all play the same role, if so), :meth:`contributions`, :meth:`offset`. And
+    ``apart`` (the reason why cells do not all play the same role, if so), ``not_additive`` (the reason why no axiom of
+    attribution has a meaning for its logits, if so), :meth:`contributions`, :meth:`offset`. And
     ``border``: the number of rings of cells at the edge of its maps that always look partly beyond the image.
     """
 
@@ -87,6 +88,7 @@ class PartPrototypeModel(nn.Module, ABC):
     prototypes: PrototypeTable
     mixes: ClassVar[bool] = False
     apart: ClassVar[str] = ""
+    not_additive: ClassVar[str] = ""
     border: int = 0
 
     @abstractmethod
@@ -99,7 +101,7 @@ class PartPrototypeModel(nn.Module, ABC):
 
     def contributions(self, features: Tensor, classes: Tensor) -> Tensor:
         """Return the exact contribution of each cell to the logit of ``classes (N,)``: ``(N, h, w)``."""
-        raise NotApplicable("its logits are no sums of contributions of cells")
+        raise NotApplicable(self.not_additive or "its logits are no sums of contributions of cells")
 
     def offset(self, classes: Tensor) -> Tensor:
         """Return the part of the logits of ``classes (N,)`` that belongs to no cell, such as a bias: ``(N,)``."""

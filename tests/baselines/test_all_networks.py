@@ -6,7 +6,7 @@ import torch
 from baselines import layers
 from bench.config.schedule import Phase
 from bench.training.trainer import Trainer
-from tests.support.networks import LAST, NETWORKS, changed_groups, reached_groups
+from tests.support.networks import NETWORKS, changed_groups, reached_groups
 from tests.support.samples import Dying, Killed, Silent, stripes, task
 
 ALL = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
@@ -15,7 +15,7 @@ ALL = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 @ALL
 def test_fit_learns_projects_and_loads_back(network, tmp_path):
     samples = stripes()
-    work, model = network.fit(tmp_path, network.joint(30, "project"), LAST, **network.learns)
+    work, model = network.fit(tmp_path, network.joint(30, "project"), *network.last(), **network.learns)
     table = model.prototypes
     (held,) = table.classes.any(1).nonzero(as_tuple=True)
     with torch.no_grad():
@@ -33,8 +33,9 @@ def test_fit_learns_projects_and_loads_back(network, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "groups"),
-    [(name, groups) for name in NETWORKS for groups in (set(NETWORKS[name].rates) - {"backbone"}, {"last_layer"})],
-    ids=[f"{name}-{phase}" for name in NETWORKS for phase in ("warm", "last")],
+    [(name, set(network.rates) - {"backbone"}) for name, network in NETWORKS.items()]
+    + [(name, {"last_layer"}) for name, network in NETWORKS.items() if network.last()],
+    ids=lambda value: value if isinstance(value, str) else "-".join(sorted(value)),
 )
 def test_phase_trains_its_groups_alone(name, groups, tmp_path):
     network = NETWORKS[name]
@@ -83,6 +84,9 @@ REACHED = {
     "evalprotopnet": {
         **CLASSES, "orthonormality": {"prototypes"}, "alignment": {"backbone"}, "loss": LATENT | {"last_layer"},
     },
+    "protopshare": {**CLASSES, "loss": LATENT | {"last_layer"}},
+    "prototree": {"loss": LATENT},
+    "pixpnet": dict.fromkeys(("cross_entropy", "cluster", "separation", "loss"), LATENT),
 }  # fmt: skip
 
 
@@ -103,7 +107,7 @@ def test_term_reaches_its_groups_alone(name, term, tmp_path):
 @ALL
 def test_prototypes_that_learn_on_lose_their_source(network, tmp_path):
     """As in TesNet's published schedule, which trains all of it after its only projection."""
-    work, model = network.fit(tmp_path, network.joint(1, "project"), LAST, network.joint(1))
+    work, model = network.fit(tmp_path, network.joint(1, "project"), *network.last(), network.joint(1))
     assert (model.prototypes.source_image == -1).all()
     assert (model.prototypes.source_patch == -1).all()
     assert work.facts["projected"] == 0
@@ -114,7 +118,7 @@ def test_prototypes_that_learn_on_lose_their_source(network, tmp_path):
 @ALL
 def test_killed_training_ends_like_whole(network, death, tmp_path):
     """What is drawn in an epoch is drawn again, whoever computes it."""
-    phases = network.joint(3, "project"), LAST.model_copy(update={"epochs": 2})
+    phases = network.joint(3, "project"), *(network.last(2) or [network.joint(2)])
     _, whole = network.fit(tmp_path / "whole", *phases)
     work = task(tmp_path / "killed", stripes(), network.config(*phases))
     work.trainer = Dying(tmp_path / "killed", work.device, "fp32", 0, Silent())

@@ -29,6 +29,11 @@ class PoolConfig(NetworkConfig):
     depth: int = 5
 
 
+class TreeConfig(NetworkConfig):
+    levels: int = 3
+    depth: int = 5
+
+
 class DeepConfig(NetworkConfig):
     """Deformable prototypes are as deep as the backbone."""
 
@@ -41,7 +46,7 @@ class BranchConfig(Config):
 
 CONFIGS = {
     "protopnet": Config, "tesnet": Config, "protopool": PoolConfig, "deformable": DeepConfig,
-    "evalprotopnet": Config, "st-protopnet": BranchConfig,
+    "evalprotopnet": Config, "st-protopnet": BranchConfig, "prototree": TreeConfig,
 }  # fmt: skip
 METHODS = list(CONFIGS)
 
@@ -84,7 +89,7 @@ def test_logits_and_maps_are_the_networks_own(trained, tmp_path):
         torch.testing.assert_close(model(images()), logits, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(explained.maps, maps, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(explained.scores, maps.amax((2, 3)), rtol=1e-4, atol=1e-4)
-    assert len(model.prototypes) == {"protopool": 7, "st-protopnet": 12}.get(trained.method, 6)
+    assert len(model.prototypes) == {"protopool": 7, "prototree": 7, "st-protopnet": 12}.get(trained.method, 6)
     assert model.prototypes.classes.any(0).all()
 
 
@@ -114,10 +119,29 @@ def test_the_doors_agree(trained, tmp_path):
                 [trained.network.last_layer_trivial.weight, trained.network.last_layer_support.weight], 1
             )
             by_hand = sum(weight[label, j] * everything.maps[n, j] for j in range(12))
+        elif trained.method == "prototree":
+            by_hand = way_to_class(trained.network, label, everything.scores[n], everything.maps[n])
         else:
             weight = trained.network.last_layer.weight[label]
             by_hand = sum(weight[j] * everything.maps[n, j] for j in range(6))
         torch.testing.assert_close(attribution[n], by_hand, rtol=1e-4, atol=1e-4)
+
+
+def way_to_class(tree, label, s, maps):
+    """The maps of the nodes at which the most probable path to a leaf of the class turns right."""
+    found = []
+
+    def walk(node, probability, rows):
+        if not hasattr(node, "l"):
+            if int(node._dist_params.argmax()) == label:
+                found.append((probability, rows))
+            return
+        row = tree._out_map[node]
+        walk(node.l, probability * (1 - s[row]), rows)
+        walk(node.r, probability * s[row], [*rows, row])
+
+    walk(tree._root, 1.0, [])
+    return maps[max(found, key=lambda one: one[0])[1]].sum(0)
 
 
 @pytest.mark.parametrize("full", [False, True])

@@ -18,6 +18,11 @@ from tests.support import official_checkouts as stand_ins
 from tests.support.classifiers import data_parallel
 from tests.support.samples import SmallNet, stripes, task
 
+PLAIN = ("protopnet", "tesnet", "protopool", "deformable", "st-protopnet")
+"""Methods of which a state dict has all; others: test_official_trees, test_official_shared, test_protoconcepts."""
+WRITERS = (*PLAIN, "evalprotopnet", "prototree", "protopshare")
+"""Methods with a stand-in for their code."""
+
 SIZES = Sizes(classes=3, images_per_class=5, channels=16, cells=16, backbone="resnet18")
 
 
@@ -74,17 +79,12 @@ FORMS = [
     ("nested", True),
 ]
 
-STAND_INS = [method for method in official_files.SHAPES if method != "protoconcepts"]
-"""Methods with a stand-in for their code; files of ProtoConcepts are in test_protoconcepts.py."""
-IN_ARGUMENTS = ("evalprotopnet",)
-"""Methods whose number of classes is in the arguments that their files contain beside the tensors."""
-
 
 @pytest.mark.parametrize(
     ("method", "form", "zipped"),
     [
-        *((method, *form) for method in STAND_INS if method not in IN_ARGUMENTS for form in FORMS),
-        *((method, "as saved", zipped) for method in STAND_INS for zipped in (True, False)),
+        *((method, *form) for method in PLAIN for form in FORMS),
+        *((method, "as saved", zipped) for method in (*PLAIN, "evalprotopnet") for zipped in (True, False)),
     ],
 )
 def test_every_form_gives_the_same_tensors(method, form, zipped, saved, tmp_path):
@@ -152,7 +152,7 @@ def test_our_protopnet_answers_as_the_official_network(kind, change, saved, tmp_
     assert torch.equal(model.backbone.state_dict()["body.0.weight"], state["features.body.0.weight"])
 
 
-@pytest.mark.parametrize("name", [name for name in STAND_INS if name in registry.names("methods")])
+@pytest.mark.parametrize("name", WRITERS)
 def test_our_networks_answer_as_the_official_ones(name, saved, tmp_path):
     path, _, (logits, maps) = saved(name, "as saved")
     official_checkpoints.convert(name, path, tmp_path / "out.safetensors")
@@ -198,8 +198,8 @@ def test_a_pruned_state_dict_lacks_its_classes(saved, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("asked", STAND_INS)
-@pytest.mark.parametrize("writer", STAND_INS)
+@pytest.mark.parametrize("asked", official_files.SHAPES)
+@pytest.mark.parametrize("writer", WRITERS)
 def test_the_method_is_recognised(asked, writer, saved, tmp_path):
     if asked == writer:
         return
@@ -210,13 +210,13 @@ def test_the_method_is_recognised(asked, writer, saved, tmp_path):
 @pytest.mark.parametrize(
     ("key", "writer"),
     [
-        ("_root.l.l._dist_params", "prototree"),
         ("model.add_on_layers.conv_last.weight", "pixpnet"),
+        ("cap_width_l2", "protoconcepts"),
     ],
 )
 def test_files_of_other_methods_are_named(key, writer, tmp_path):
     torch.save({key: torch.ones(2), "prototype_vectors": torch.ones(2, 3, 1, 1)}, tmp_path / "other.pth")
-    with pytest.raises(RequestError, match=f"written by {writer}, not by protopnet: {writer} files cannot be imported"):
+    with pytest.raises(RequestError, match=f"written by {writer}, not by protopnet: python -m bench import {writer} "):
         official_checkpoints.convert("protopnet", tmp_path / "other.pth", tmp_path / "out")
 
 

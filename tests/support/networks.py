@@ -14,8 +14,11 @@ from baselines import layers
 from baselines.cosine_head import CosineHead
 from baselines.deformable import DeformableProtoPNet
 from baselines.evalprotopnet import EvalProtoPNet
+from baselines.pixpnet import PixPNet
 from baselines.protopnet import ProtoPNet
 from baselines.protopool import ProtoPool
+from baselines.protopshare import ProtoPShare
+from baselines.prototree import ProtoTree
 from baselines.st_protopnet import STProtoPNet, SupportST
 from baselines.tesnet import TesNet
 from bench.config.schedule import Phase, Schedule
@@ -67,6 +70,7 @@ class Network:
         tolerance: largest such distance.
         learns: further settings with which it learns for sure.
         opening: phases before the first in which all of ``rates`` can be used.
+        projected: phases without training after a projection.
     """
 
     method: Any
@@ -77,6 +81,11 @@ class Network:
     tolerance: float = 1e-4
     learns: Mapping[str, Any] = field(default_factory=dict)
     opening: tuple[Phase, ...] = ()
+    projected: tuple[Phase, ...] = ()
+
+    def last(self, epochs: int = LAST.epochs) -> tuple[Phase, ...]:
+        """What follows a projection: a phase of the last layer alone, if there is one."""
+        return (*self.projected, LAST.model_copy(update={"epochs": epochs})) if "last_layer" in self.modules else ()
 
     def config(self, *phases: Phase, **changed: Any) -> Any:
         """Settings with these phases after the opening ones."""
@@ -139,7 +148,18 @@ NETWORKS = {
     "support-st": Network(
         SupportST, {"per_class": 2, "depth": 8, "form": "full"}, _JOINT, _MODULES, _angle_of_branches
     ),
-}
+    "pixpnet": Network(
+        PixPNet, {"per_class": 2, "depth": 8}, _JOINT, {name: _MODULES[name] for name in _JOINT}, _distance,
+    ),
+    "protopshare": Network(
+        ProtoPShare, {"per_class": 3, "depth": 8, "merges": 2}, _JOINT, _MODULES, _distance,
+        projected=(Phase(name="merging", action="merge"),),
+    ),
+    "prototree": Network(
+        ProtoTree, {"levels": 3, "depth": 8}, _JOINT, {name: _MODULES[name] for name in _JOINT}, _distance,
+        tolerance=2e-3,  # the root of a square that is rounded
+    ),
+}  # fmt: skip
 
 
 def changed_groups(network: Network, before: PartPrototypeModel, after: PartPrototypeModel) -> set[str]:

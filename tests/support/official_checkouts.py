@@ -25,10 +25,14 @@ def checkout(method: str, folder: Path, *, tiny: bool = True, full: bool = False
         features = "models.resnet_features"
     if method == "protopool":
         field = "utils"
+    if method == "prototree":
+        features, field = "features.resnet_features", "util.receptive_field"
     imports = code.FROM.format(features, field) + (code.INSERT if method == "deformable" else "")
     network = getattr(code, method.upper().replace("-", "_"))
     files = {
-        "model.py": f"{code.HEAD.format(imports=imports)}\nFULL = {full}\n{network}",
+        "util/net.py" if method == "prototree" else "model.py": (
+            f"{code.HEAD.format(imports=imports)}\nFULL = {full}\n{network}"
+        ),
         f"{features.replace('.', '/')}.py": resnet,
         f"{field.replace('.', '/')}.py": code.FIELD,
     }
@@ -48,17 +52,17 @@ def imported(folder: Path):
     sys.path.insert(0, str(folder))
     sys.path.insert(0, str(folder / "Deformable-Convolution-V2-PyTorch"))
     try:
-        yield importlib.import_module("model")
+        yield importlib.import_module("model" if (folder / "model.py").exists() else "util.net")
     finally:
         for entry in (str(folder), str(folder / "Deformable-Convolution-V2-PyTorch")):
             sys.path.remove(entry)
-        roots = ("model", "models", "resnet_features", "receptive_field", "util", "utils", "functions")
+        roots = ("model", "models", "resnet_features", "receptive_field", "util", "utils", "functions", "features")
         for name in set(sys.modules) - before:
             if name.split(".")[0] in roots:
                 del sys.modules[name]
 
 
-def build(method: str, module, *, classes=3, per_class=2, depth=5, pool=7, kind="regular"):
+def build(method: str, module, *, classes=3, per_class=2, depth=5, pool=7, kind="regular", levels=3):
     """A random network of a stand-in, in eval mode, whose batch statistics and weights are not at their start."""
     import torch
 
@@ -67,6 +71,13 @@ def build(method: str, module, *, classes=3, per_class=2, depth=5, pool=7, kind=
         network = module.PrototypeChooser(
             pool, per_class, classes, arch="resnet18", pretrained=False, proto_depth=depth, use_last_layer=True
         )
+    elif method == "prototree":
+        settings = Namespace(
+            net="resnet18", disable_pretrained=True, num_features=depth, depth=levels, W1=1, H1=1,
+            log_probabilities=False, kontschieder_normalization=False,
+        )  # fmt: skip
+        features, add_on = module.get_network(classes, settings)
+        network = module.ProtoTree(classes, features, settings, add_on)
     else:
         shape = (classes * per_class, 16, 2, 2) if method == "deformable" else (classes * per_class, depth, 1, 1)
         makers = {
@@ -77,9 +88,14 @@ def build(method: str, module, *, classes=3, per_class=2, depth=5, pool=7, kind=
         make = getattr(module, makers.get(method, "construct_PPNet"))
         more = {"add_on_layers_type": "upsample", "m": 0.1} if method == "deformable" else {"add_on_layers_type": kind}
         network = make("resnet18", False, 32, shape, classes, **more)
+        if method == "protopshare":  # the last prototype is merged into the first
+            network.last_layer.weight.data[:, 0] += network.last_layer.weight.data[:, -1]
+            network.prototype_class_identity[0] += network.prototype_class_identity[-1]
+            network.prune_prototypes([len(network.prototype_vectors) - 1])
     for tensor in network.state_dict().values():
         if tensor.is_floating_point() and not bool((tensor == 1).all()):
-            tensor += 0.1 * torch.rand(tensor.shape)
+            # Leaves of a tree predict classes: theirs are apart.
+            tensor += (3 if method == "prototree" and tensor.ndim == 1 else 0.1) * torch.rand(tensor.shape)
     with torch.no_grad():
         for layer in network.modules():
             if isinstance(layer, torch.nn.BatchNorm2d):
@@ -104,6 +120,8 @@ def answers(method: str, network, images):
     from baselines import external_repository as running
 
     with torch.no_grad(), running.contained(torch.device("cpu")):
+        if method == "prototree":
+            return network(images)[0].log(), torch.exp(-network.forward_partial(images)[1])
         if method == "tesnet":
             return network(images)[0], -network.push_forward(images)[1]
         if method == "evalprotopnet":
@@ -115,7 +133,7 @@ def answers(method: str, network, images):
             return network(images, is_train=False)[1][1], network.push_forward(images)[1]
         d = network.prototype_distances(images)
         similarity = torch.log((d + 1) / (d + 1e-4))
-        if method == "protopnet":
+        if method in ("protopnet", "protopshare"):
             return network(images)[0], similarity
         slots = network.proto_presence.argmax(1).flatten()  # class-major
         near, far = (torch.log((x + 1) / (x + 1e-4)) for x in (d.amin((2, 3)), d.mean((2, 3))))

@@ -422,3 +422,91 @@ INSERT = (
     "import sys\n\nsys.path.insert(1, './Deformable-Convolution-V2-PyTorch')\n\n"
     "from functions.norm_preserve_deform_conv_func import NormPreserveDeformConvFunction\n"
 )
+
+PROTOTREE = """
+import argparse
+
+
+class Leaf(nn.Module):
+    def __init__(self, index, num_classes, args):
+        super().__init__()
+        self._index = index
+        self._dist_params = nn.Parameter(torch.zeros(num_classes), requires_grad=False)
+        self._kontschieder_normalization = args.kontschieder_normalization
+
+    leaves = property(lambda self: [self])
+    branches = property(lambda self: [])
+    size = 1
+
+    def spread(self, s, rows):
+        return self._dist_params.softmax(0)
+
+
+class Branch(nn.Module):
+    def __init__(self, index, l, r, args):
+        super().__init__()
+        self._index, self.l, self.r = index, l, r
+
+    leaves = property(lambda self: self.l.leaves + self.r.leaves)
+    # From the right and the root last: the rows of prototypes follow no order.
+    branches = property(lambda self: self.r.branches + self.l.branches + [self])
+    size = property(lambda self: 1 + self.l.size + self.r.size)
+
+    def spread(self, s, rows):
+        right = s[:, rows[self], None]
+        return (1 - right) * self.l.spread(s, rows) + right * self.r.spread(s, rows)
+
+
+class L2Conv2D(nn.Module):
+    def __init__(self, num_prototypes, num_features, w_1, h_1):
+        super().__init__()
+        self.prototype_vectors = nn.Parameter(torch.randn(num_prototypes, num_features, w_1, h_1))
+
+    def forward(self, xs):
+        return (squared(xs, self.prototype_vectors).abs() + 1e-14).sqrt()
+
+
+class ProtoTree(nn.Module):
+    def __init__(self, num_classes, feature_net, args, add_on_layers=nn.Identity()):
+        super().__init__()
+        self._num_classes = num_classes
+        self._root = self._init_tree(num_classes, args)
+        self.num_prototypes = len(self._root.branches)
+        self._parents = {}
+        self._set_parents()
+        self._net, self._add_on = feature_net, add_on_layers
+        self._log_probabilities = args.log_probabilities
+        self._kontschieder_normalization = args.kontschieder_normalization
+        self._out_map = {node: row for row, node in enumerate(self._root.branches)}
+        self.prototype_layer = L2Conv2D(self.num_prototypes, args.num_features, args.W1, args.H1)
+
+    def _init_tree(self, num_classes, args):
+        def grow(index, level):
+            if level == args.depth:
+                return Leaf(index, num_classes, args)
+            left = grow(index + 1, level + 1)
+            return Branch(index, left, grow(index + left.size + 1, level + 1), args)
+
+        return grow(0, 0)
+
+    def _set_parents(self):
+        self._parents = {self._root: None}
+        for node in self._root.branches:
+            self._parents[node.l] = self._parents[node.r] = node
+
+    def forward_partial(self, xs):
+        features = self._add_on(self._net(xs))
+        return features, self.prototype_layer(features), dict(self._out_map)
+
+    def forward(self, xs, sampling_strategy="distributed"):
+        nearest = self.forward_partial(xs)[1].flatten(2).min(2).values.view(len(xs), self.num_prototypes)
+        return self._root.spread(torch.exp(-nearest), self._out_map), {}
+
+
+def get_network(num_in_channels, args):
+    features = base_architecture_to_features[args.net](pretrained=not args.disable_pretrained)
+    add_on = nn.Sequential(nn.Conv2d(last_channels(features), args.num_features, 1, bias=False), nn.Sigmoid())
+    return features, add_on
+"""
+
+PROTOPSHARE = PROTOPNET

@@ -43,7 +43,8 @@ def axioms(table: PaperTable, group: ComparableGroup | None, notes: list[str]) -
     roles = ("method", "reference", "control")
     for member in sorted(members, key=lambda one: (roles.index(one.role), not is_prior(one.spec["method"]))):
         entries = {metric: member.entry(metric, []) for metric in metrics}
-        if all(entry.status == "n/a" for entry in entries.values()):
+        # Controls have no logits. A method without a number has a reason, such as logits that are no sums.
+        if member.role != "method" and all(entry.status == "n/a" for entry in entries.values()):
             continue
         name = f"{member.label}, {member.backbone}" if several and member.backbone else member.label
         values = {

@@ -176,6 +176,8 @@ def _missing(store: Store, table: PaperTable, group: ComparableGroup | None) -> 
     unknown = [name for name in methods if name not in registry.names("methods")]
     if unknown:
         found.append(f"not in this harness: {', '.join(unknown)}")
+    if table.number in (2, 5):
+        found.append("not measured: protoknn (Ukai et al., ICLR 2023): no code")
     return found
 
 

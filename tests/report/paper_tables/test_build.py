@@ -111,10 +111,11 @@ def test_what_was_never_run_is_named_with_its_command(tmp_path):
     sheet = paper_table(paper_store(tmp_path).store, 2)[0]
     (absent,) = [text for text in sheet.missing if text.startswith("not run")]
     command = absent.partition("): ")[2]
-    lacking = "protopnet, protopool, deformable, tesnet, evalprotopnet"
-    assert f"vgg19: {lacking}; all on resnet152, densenet121, densenet161)" in absent
-    assert command.startswith("python -m bench run --suite table2 --methods protopnet,protopool,deformable,tesnet,")
-    assert "not in this harness: prototree" in sheet.missing
+    lacking = "prototree, protopnet, protopool, deformable, tesnet, evalprotopnet"
+    assert f"vgg19: {lacking}" in absent
+    assert command.startswith("python -m bench run --suite table2 --methods prototree,protopnet,protopool,deformable,t")
+    assert sheet.missing[-1] == "not measured: protoknn (Ukai et al., ICLR 2023): no code"
+    assert not any(text.startswith("not in this harness") for text in sheet.missing)
 
 
 def test_ticks_come_from_residuals_and_tolerances(tmp_path):
