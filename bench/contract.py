@@ -340,7 +340,8 @@ class Observation:
     @property
     def features(self) -> Tensor:
         """Features of the backbone, ``(N, D, h, w)``."""
-        return self.once("features", lambda: self.model.backbone(self.images))
+        value: Tensor = self.once("features", lambda: self.model.backbone(self.images))
+        return value
 
     @property
     def own(self) -> Explanation:
