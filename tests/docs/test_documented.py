@@ -25,7 +25,7 @@ BLOCKS = [
 ]
 
 
-def test_there_are_tables_in_both():
+def test_every_page_has_tables():
     assert all(list(documented(file.read_text())) for file in TEXTS)
 
 
@@ -46,7 +46,7 @@ def test_the_figure_is_what_its_command_draws(monkeypatch, tmp_path):
         pytest.skip("another matplotlib draws other bytes")
     monkeypatch.chdir(ROOT)
     command = "figure 5 --out reports/results --to reports/figures --format svg"
-    assert f"`python -m bench {command}`" in (ROOT / "reports" / "STUDY.md").read_text().replace("\n", " ")
+    assert f"`python -m bench {command}`" in (ROOT / "reports" / "refinement.md").read_text().replace("\n", " ")
     result = CliRunner().invoke(main, command.replace("reports/figures", str(tmp_path)).split())
     assert result.exit_code == 0, result.output
     name = "figure5-cub-mobilenet_v2.svg"
