@@ -40,16 +40,22 @@ def test_the_published_numbers_stand_beside_what_was_measured(monkeypatch):
     assert beside() in (ROOT / "reports" / "STUDY.md").read_text()
 
 
-def test_the_figure_is_what_its_command_draws(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("page", "words", "name"),
+    [
+        ("reports/refinement.md", "5", "figure5-cub-mobilenet_v2.svg"),
+        ("README.md", "interpretability --suite study_birds", "interpretability-cub.svg"),
+    ],
+)
+def test_a_figure_is_what_its_command_draws(monkeypatch, tmp_path, page, words, name):
     pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
     if version("matplotlib") != pinned["matplotlib"]:
         pytest.skip("another matplotlib draws other bytes")
     monkeypatch.chdir(ROOT)
-    command = "figure 5 --out reports/results --to reports/figures --format svg"
-    assert f"`python -m bench {command}`" in (ROOT / "reports" / "refinement.md").read_text().replace("\n", " ")
+    command = f"figure {words} --out reports/results --to reports/figures --format svg"
+    assert f"`python -m bench {command}`" in (ROOT / page).read_text().replace("\n", " ")
     result = CliRunner().invoke(main, command.replace("reports/figures", str(tmp_path)).split())
     assert result.exit_code == 0, result.output
-    name = "figure5-cub-mobilenet_v2.svg"
     assert (tmp_path / name).read_bytes() == (ROOT / "reports" / "figures" / name).read_bytes()
 
 

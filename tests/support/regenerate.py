@@ -57,7 +57,7 @@ def pins() -> None:
 
 
 def documents() -> None:
-    """Write the tables of README and STUDY, from the published results, and STUDY's figure."""
+    """Write the tables of README and STUDY, from the published results, and their figures."""
     from click.testing import CliRunner
 
     from bench.cli.main import main as bench
@@ -67,8 +67,9 @@ def documents() -> None:
     study = ROOT / "reports" / "STUDY.md"
     block = re.escape("\n".join(HEADER)) + r"(?:\n\|[^\n]*)*"
     study.write_text(re.sub(block, lambda _: beside(), study.read_text()))
-    words = ["figure", "5", "--out", RESULTS, "--to", "reports/figures", "--format", "svg"]
-    CliRunner().invoke(bench, words, catch_exceptions=False)
+    for figure in (["5"], ["interpretability", "--suite", "study_birds"]):
+        words = ["figure", *figure, "--out", RESULTS, "--to", "reports/figures", "--format", "svg"]
+        CliRunner().invoke(bench, words, catch_exceptions=False)
 
 
 WRITERS = {writer.__name__: writer for writer in (tables, pins, documents)}
