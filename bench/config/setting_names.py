@@ -44,7 +44,12 @@ def _find(module: str, name: str) -> _Class | None:
 
 def _bases(module: str, node: ast.ClassDef) -> Iterator[_Class]:
     for base in node.bases:
-        if isinstance(base, ast.Name) and (found := _find(module, base.id)) is not None:
+        owner, _, inner = ast.unparse(base).partition(".")
+        found = _find(module, owner) if isinstance(base, ast.Name | ast.Attribute) else None
+        if found is not None:
+            # `class Config(Other.Config)`: the settings of another method.
+            found = _config_of(found) if inner == "Config" else found
+        if found is not None:
             yield found
 
 
