@@ -19,7 +19,7 @@ help:
 	@echo "make test-all   the same with what repeats a test many times, such as 30 kills at random moments"
 	@echo "make test-fast  the tests that take seconds"
 	@echo "make docs-check README, STUDY, the published tables and the wheel (CI runs it beside make test)"
-	@echo "make device-check  the GPU tests on a pretended CUDA device, where it is at hand (CI runs it too)"
+	@echo "make device-check  the GPU tests on a pretended CUDA device, where it is at hand"
 	@echo "make lint       ruff and mypy alone"
 	@echo "make clean      remove .venv and .bench"
 

@@ -45,7 +45,8 @@ def merged_into(gaps: Tensor, count: int) -> Tensor:
         [0, 0, 2, 3]
     """
     nearest = gaps.amin(1)
-    near = (gaps <= nearest.kthvalue(min(count, len(gaps))).values).cpu() & gaps.isfinite().cpu()
+    # Sorted whole: `kthvalue` has no deterministic form on a GPU.
+    near = (gaps <= nearest.sort().values[min(count, len(gaps)) - 1]).cpu() & gaps.isfinite().cpu()
     target = torch.arange(len(gaps))
     for one in range(len(gaps)):
         # One that was taken in takes in no others, so those near to it alone stay.

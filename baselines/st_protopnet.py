@@ -144,6 +144,12 @@ class STProtoPNetModel(PartPrototypeModel):
             found.append(SimpleNamespace(name=name, backbone=self.backbone, prototypes=own, **members))
         return found
 
+    def cell_numbers(self, channels: int) -> int:
+        """Return how many numbers :meth:`logits` holds at a time for each cell of the features."""
+        # The form for full images has twice as many cells each way.
+        full = any(branch.form == "full" for branch in self.branches.values())
+        return super().cell_numbers(channels) * (4 if full else 1)
+
     @property
     def weight(self) -> Tensor:
         """Weights of all last layers side by side ``(C, P)``."""

@@ -186,7 +186,8 @@ def _whole(maps: Tensor, size: int, budget: int) -> tuple[Tensor, Tensor]:
     down, across = (matrix_on(maps.device, side, size) for side in maps.shape[1:])
     peak = torch.empty(len(maps), dtype=torch.long, device=maps.device)
     tops = torch.empty(len(maps), dtype=torch.float64, device=maps.device)
-    step = max(1, budget // (8 * size * size))
+    # Of each map: pixels in float64, the product of one axis, and two masks of a byte.
+    step = max(1, budget // (size * (10 * size + 8 * maps.shape[2])))
     for start in range(0, len(maps), step):
         chunk = maps[start : start + step].double()
         pixels = ((down @ chunk) @ across.T).flatten(1)
