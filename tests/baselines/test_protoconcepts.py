@@ -142,7 +142,7 @@ def test_official_files(base, form, tmp_path):
             logits = scores @ network.last_layer.weight.T
         torch.save(network if form == "module" else network.state_dict(), tmp_path / "official.pth")
     facts = official_checkpoints.convert("protoconcepts", tmp_path / "official.pth", tmp_path / "out")
-    assert facts["base"] == base
+    assert (facts["base"], facts["activation"], facts["epsilon"]) == (base, "log", 1e-4)
     assert ("doubt" in facts) == (base == "protopnet" and form == "state")
     other = "tesnet" if base != "tesnet" else "protopnet"
     file = str(tmp_path / "out.safetensors")
