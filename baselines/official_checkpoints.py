@@ -350,9 +350,8 @@ def _facts(
         for name, value in official.attributes.items()
         if not isinstance(value, str) or value.isprintable()  # facts are printed on a terminal
     }
-    fixed = _FIXED.get(method)
-    if method == "st-protopnet" and official_files.other_form(method, official.state):
-        fixed = "cosine"
+    full = method == "st-protopnet" and official_files.other_form(method, official.state)
+    fixed = "cosine" if full else _FIXED.get(method)
     activation = fixed or attributes.get("prototype_activation_function", "log")
     per_class = sorted({int(n) for n in identity.sum(0)}) if identity is not None else [sizes["K"]]
     add_on = [name for name in official.state if re.fullmatch(r"add_on_layers\.\d+\.weight", name)]
