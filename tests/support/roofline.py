@@ -28,7 +28,7 @@ from tests.support.device_work import Bytes
 from tests.support.networks import NETWORKS
 from tests.support.samples import Silent
 
-# Of the H200 SXM, from NVIDIA's data sheet; TF32 without sparsity.
+# Of the H200 SXM, not checked against NVIDIA's data sheet; TF32 without sparsity.
 BYTES_A_SECOND = 4.8e12
 PRODUCTS_A_SECOND = {"fp32": 67e12, "tf32": 494e12}
 CLASSES, BATCH, SIZE = 200, 80, 224
