@@ -268,7 +268,7 @@ def launcher(command: Callable[..., None]) -> Callable[..., None]:
             choice(
                 "--launcher",
                 ["inline", "ray", "slurm"],
-                "Run cells in this process, on a Ray cluster (by default a local one), or as Slurm jobs.",
+                "Run cells here (on a GPU each in a process), on a Ray cluster (default: local), or as Slurm jobs.",
                 "inline",
             ),
             number(
