@@ -240,6 +240,18 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
             "prototypes",
             chance=False,
         ),
+        "distinctiveness": _metric(
+            "metrics.distinctiveness:Distinctiveness",
+            "how little the regions of a class's prototypes overlap",
+            "prototypes",
+        ),
+        "distinctiveness_official": _metric(
+            "metrics.distinctiveness:Distinctiveness",
+            "as ProtoNonParam's code: five maps, pooled 2 x 2",
+            "prototypes",
+            variant="official",
+            top=5,
+        ),
         "compactness": _metric(
             "metrics.compactness:Compactness", "prototypes that make up 90 % of a decision", "prototypes"
         ),
