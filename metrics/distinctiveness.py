@@ -68,7 +68,7 @@ def pooled(maps: Tensor) -> Tensor:
 
 
 def stretched(maps: Tensor, size: int) -> Tensor:
-    """Return pooled maps ``(n, K, h, w)`` enlarged as in the official code, bilinearly: float64 ``(n, K, size, size)``."""
+    """Return maps ``(n, K, h, w)`` enlarged bilinearly, as in the official code: float64 ``(n, K, size, size)``."""
     return functional.interpolate(maps.double(), (size, size), mode="bilinear", align_corners=False)
 
 

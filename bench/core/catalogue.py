@@ -255,6 +255,30 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         "compactness": _metric(
             "metrics.compactness:Compactness", "prototypes that make up 90 % of a decision", "prototypes"
         ),
+        "comprehensiveness": _metric(
+            "metrics.comprehensiveness:Comprehensiveness",
+            "how well a class's prototypes together cover the object's mask",
+            "masks",
+        ),
+        "comprehensiveness_official": _metric(
+            "metrics.comprehensiveness:Comprehensiveness",
+            "as ProtoNonParam's code: five maps, pooled 2 x 2",
+            "masks",
+            variant="official",
+            top=5,
+        ),
+        "mask_energy": _metric(
+            "metrics.mask_scores:MaskEnergy", "share of the displayed map on the object's mask, pointing game", "masks"
+        ),
+        "mask_iou": _metric(
+            "metrics.mask_scores:MaskIou", "the displayed map's high region against the mask, background", "masks"
+        ),
+        "mask_oirr": _metric(
+            "metrics.mask_scores:MaskOirr", "relevance outside the object over that on it (ST-ProtoPNet)", "masks"
+        ),
+        "coverage": _metric(
+            "metrics.coverage:Coverage", "different parts that a class's prototypes hit consistently", "parts"
+        ),
         "purity": _metric(
             "metrics.purity:Purity", "one part in the patches where a prototype scores highest (PIP-Net)", "parts"
         ),
