@@ -299,6 +299,14 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         "insertion": _metric(
             "metrics.deletion:Deletion", "putting back the pixels shown, against chance", "faithfulness", mode="insert"
         ),
+        "sufficiency": _metric(
+            "metrics.sufficiency:Sufficiency",
+            "whether the most contributing prototype alone keeps a prediction",
+            "faithfulness",
+        ),
+        "necessity": _metric(
+            "metrics.sufficiency:Sufficiency", "whether a prediction changes without it", "faithfulness", mode="without"
+        ),
         "misalignment": _metric(
             "metrics.misalignment:Misalignment", "maps that move when pixels elsewhere are attacked", "robustness"
         ),
