@@ -27,7 +27,7 @@ class Entry:
         facts: names and values that the listing shows beside the summary.
         preset: settings that make this entry of a class with several entries; ``--set`` may change the others.
         measured: for metrics, when a run that names no metrics measures it: always, if a method shares prototypes among
-            classes, or only on request (by its name, its group, or ``all``).
+            classes, or only on request (by its name, its group, or ``all``); for controls, whether every run has them.
         group: for metrics, the name that selects the whole group in ``--metrics``.
         chance: for metrics, whether the score of a content-free control is the chance level of methods. It is not for
             numbers that do not depend on the map's content, such as cost: a control is always cheap.
@@ -121,6 +121,20 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
             role="control",
             preset=(("per", "prototype"),),
         ),
+        **{
+            name: Entry(
+                "bench.posthoc.uninformed:Uninformed",
+                f"ours on {what}",
+                role="control",
+                preset=(("kind", name),),
+                measured="asked",
+            )
+            for name, what in {
+                "untrained": "a network with random weights",
+                "random_head": "the black box with its head's weights in random order",
+                "shuffled_labels": "the black box's features with a head fitted to shuffled labels",
+            }.items()
+        },
     },
     "datasets": {
         "demo": Entry("bench.data.cub:Cub", "birds drawn by the project itself, in the CUB layout", facts=_BIRDS),
