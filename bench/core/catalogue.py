@@ -324,6 +324,9 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         "misalignment": _metric(
             "metrics.misalignment:Misalignment", "maps that move when pixels elsewhere are attacked", "robustness"
         ),
+        "perturbation": _metric(
+            "metrics.perturbation:Perturbation", "part hits that survive colours, blur and JPEG", "robustness"
+        ),
     },
     "checkpoints": {
         "protopnet": Entry(
