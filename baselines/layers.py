@@ -180,6 +180,10 @@ class MaximaModel(PartPrototypeModel):
         indices = self.prototypes.of(classes)
         return Explanation(logits, self.pick(maps, indices), self.pick(scores, indices), indices)
 
+    def connections(self, prototypes: Tensor) -> Tensor:
+        """Return the columns of the last layer."""
+        return self.last_layer.weight.T[prototypes]
+
     def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
         """Return the displayed map: presence maps weighted by the class's row of the last layer."""
         return torch.einsum("nphw,np->nhw", self.maps(features), class_weights(self.last_layer, classes))

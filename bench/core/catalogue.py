@@ -27,7 +27,7 @@ class Entry:
         facts: names and values that the listing shows beside the summary.
         preset: settings that make this entry of a class with several entries; ``--set`` may change the others.
         measured: for metrics, when a run that names no metrics measures it: always, if a method shares prototypes among
-            classes, or only on request (by its name, its group, or ``all``).
+            classes, or only on request (by its name, its group, or ``all``); for controls, whether every run has them.
         group: for metrics, the name that selects the whole group in ``--metrics``.
         chance: for metrics, whether the score of a content-free control is the chance level of methods. It is not for
             numbers that do not depend on the map's content, such as cost: a control is always cheap.
@@ -121,6 +121,20 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
             role="control",
             preset=(("per", "prototype"),),
         ),
+        **{
+            name: Entry(
+                "bench.posthoc.uninformed:Uninformed",
+                f"ours on {what}",
+                role="control",
+                preset=(("kind", name),),
+                measured="asked",
+            )
+            for name, what in {
+                "untrained": "a network with random weights",
+                "random_head": "the black box with its head's weights in random order",
+                "shuffled_labels": "the black box's features with a head fitted to shuffled labels",
+            }.items()
+        },
     },
     "datasets": {
         "demo": Entry("bench.data.cub:Cub", "birds drawn by the project itself, in the CUB layout", facts=_BIRDS),
@@ -240,8 +254,44 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
             "prototypes",
             chance=False,
         ),
+        "distinctiveness": _metric(
+            "metrics.distinctiveness:Distinctiveness",
+            "how little the regions of a class's prototypes overlap",
+            "prototypes",
+        ),
+        "distinctiveness_official": _metric(
+            "metrics.distinctiveness:Distinctiveness",
+            "as ProtoNonParam's code: five maps, pooled 2 x 2",
+            "prototypes",
+            variant="official",
+            top=5,
+        ),
         "compactness": _metric(
             "metrics.compactness:Compactness", "prototypes that make up 90 % of a decision", "prototypes"
+        ),
+        "comprehensiveness": _metric(
+            "metrics.comprehensiveness:Comprehensiveness",
+            "how well a class's prototypes together cover the object's mask",
+            "masks",
+        ),
+        "comprehensiveness_official": _metric(
+            "metrics.comprehensiveness:Comprehensiveness",
+            "as ProtoNonParam's code: five maps, pooled 2 x 2",
+            "masks",
+            variant="official",
+            top=5,
+        ),
+        "mask_energy": _metric(
+            "metrics.mask_scores:MaskEnergy", "share of the displayed map on the object's mask, pointing game", "masks"
+        ),
+        "mask_iou": _metric(
+            "metrics.mask_scores:MaskIou", "the displayed map's high region against the mask, background", "masks"
+        ),
+        "mask_oirr": _metric(
+            "metrics.mask_scores:MaskOirr", "relevance outside the object over that on it (ST-ProtoPNet)", "masks"
+        ),
+        "coverage": _metric(
+            "metrics.coverage:Coverage", "different parts that a class's prototypes hit consistently", "parts"
         ),
         "purity": _metric(
             "metrics.purity:Purity", "one part in the patches where a prototype scores highest (PIP-Net)", "parts"
@@ -263,8 +313,19 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         "insertion": _metric(
             "metrics.deletion:Deletion", "putting back the pixels shown, against chance", "faithfulness", mode="insert"
         ),
+        "sufficiency": _metric(
+            "metrics.sufficiency:Sufficiency",
+            "whether the most contributing prototype alone keeps a prediction",
+            "faithfulness",
+        ),
+        "necessity": _metric(
+            "metrics.sufficiency:Sufficiency", "whether a prediction changes without it", "faithfulness", mode="without"
+        ),
         "misalignment": _metric(
             "metrics.misalignment:Misalignment", "maps that move when pixels elsewhere are attacked", "robustness"
+        ),
+        "perturbation": _metric(
+            "metrics.perturbation:Perturbation", "part hits that survive colours, blur and JPEG", "robustness"
         ),
     },
     "checkpoints": {

@@ -169,6 +169,10 @@ class RandomPrototypes(PartPrototypeModel):
         top, location = maps.max(2, keepdim=True)
         return torch.zeros_like(maps).scatter_(2, location, top).sum(1).unflatten(1, features.shape[2:])
 
+    def connections(self, prototypes: Tensor) -> Tensor:
+        """Return 1 for the classes of a prototype and 0 for the others."""
+        return self.prototypes.classes[prototypes].float()
+
     def _maps(self, features: Tensor) -> Tensor:
         return torch.einsum("ndhw,pd->nphw", features, self.prototypes.vectors)
 
