@@ -111,6 +111,8 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         "pixpnet": Entry("baselines.pixpnet:PixPNet", "maps grounded in receptive fields (Carmichael et al. 2024)"),
         "dff": Entry("baselines.dff:DFF", "codes of concepts, and a remainder (Collins et al. 2018)"),
         "craft": Entry("baselines.craft:CRAFT", "the same from crops, ranked by importance (Fel et al. 2023)"),
+        "ibd": Entry("baselines.ibd:IBD", "rows over concepts of all classes, and a residual (Zhou et al. 2018)"),
+        "ibd-keypoints": Entry("baselines.ibd:IBDKeypoints", "the same over classifiers of the annotated parts"),
         "blackbox": Entry(
             "bench.posthoc.method:BlackBox",
             "the trained classifier itself; its class map is its one prototype",
