@@ -109,6 +109,7 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
             "baselines.protopshare:ProtoPShare", "ProtoPNet's prototypes, merged across classes (Rymarczyk et al. 2021)"
         ),
         "pixpnet": Entry("baselines.pixpnet:PixPNet", "maps grounded in receptive fields (Carmichael et al. 2024)"),
+        "epic": Entry("baselines.epic:EPIC", "an invertible mix of channels, its purest shown (AAAI 2026)"),
         "dff": Entry("baselines.dff:DFF", "codes of concepts, and a remainder (Collins et al. 2018)"),
         "craft": Entry("baselines.craft:CRAFT", "the same from crops, ranked by importance (Fel et al. 2023)"),
         "ibd": Entry("baselines.ibd:IBD", "rows over concepts of all classes, and a residual (Zhou et al. 2018)"),
