@@ -114,6 +114,14 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         "craft": Entry("baselines.craft:CRAFT", "the same from crops, ranked by importance (Fel et al. 2023)"),
         "ibd": Entry("baselines.ibd:IBD", "rows over concepts of all classes, and a residual (Zhou et al. 2018)"),
         "ibd-keypoints": Entry("baselines.ibd:IBDKeypoints", "the same over classifiers of the annotated parts"),
+        "gradcam": Entry(
+            "baselines.gradcam:GradCAM", "attribution by mean gradients (Selvaraju et al. 2017)", twin="blackbox"
+        ),
+        "hirescam": Entry(
+            "baselines.gradcam:HiResCAM",
+            "attribution by each cell's gradients (Draelos and Carin 2020)",
+            twin="blackbox",
+        ),
         "blackbox": Entry(
             "bench.posthoc.method:BlackBox",
             "the trained classifier itself; its class map is its one prototype",
