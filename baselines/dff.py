@@ -47,6 +47,10 @@ class ConceptClassifier(ClassifierWithRemainder):
         found = codes(concepts, cells.movedim(1, 0).flatten(1))
         return found.flatten(0, 1).unflatten(1, (len(cells), *features.shape[2:])).movedim(1, 0)
 
+    def means(self, features: Tensor) -> Tensor:
+        """Compute the mean of every map ``(N, P)``."""
+        return self.maps(features).mean((2, 3))
+
 
 def codes(concepts: Tensor, cells: Tensor) -> Tensor:
     """Compute the codes of zero or more that reconstruct cells best, by least squares.

@@ -58,13 +58,18 @@ class ClassifierWithRemainder(PartPrototypeModel):
             return torch.einsum("ndhw,pd->nphw", features, self.prototypes.vectors.to(features.dtype))
         return (self.rows(indices, features.dtype) @ features.flatten(2)).unflatten(2, features.shape[2:])
 
+    def means(self, features: Tensor) -> Tensor:
+        """Compute the mean of every map ``(N, P)``."""
+        assert self.prototypes.vectors is not None
+        return features.mean((2, 3)) @ self.prototypes.vectors.to(features.dtype).T
+
     def logits(self, features: Tensor) -> Tensor:
         """Compute the logits of the black box, by the same operations."""
         return nn.functional.linear(features.to(self.bias.dtype).mean((2, 3)), self.weight, self.bias)
 
     def prototype_logits(self, features: Tensor) -> Tensor:
         """Compute the logits without the remainder: contributions of each class's own prototypes, and the bias."""
-        means = self.maps(features.to(self.bias.dtype)).mean((2, 3))
+        means = self.means(features.to(self.bias.dtype))
         return means @ self.shares.to(means.dtype) + self.bias
 
     def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
