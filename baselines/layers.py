@@ -170,6 +170,11 @@ class MaximaModel(PartPrototypeModel):
         """Return the logits alone."""
         return self.last_layer(self.maps(features).amax((2, 3)))
 
+    def prototype_logits(self, features: Tensor) -> Tensor:
+        """Return the logits without the terms of other classes' prototypes."""
+        own = torch.where(self.prototypes.classes.T, self.last_layer.weight, 0.0)
+        return nn.functional.linear(self.maps(features).amax((2, 3)), own)
+
     def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
         """Return the maps, their maxima as scores."""
         maps = self.maps(features)

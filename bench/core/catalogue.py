@@ -33,6 +33,7 @@ class Entry:
             numbers that do not depend on the map's content, such as cost: a control is always cheap.
         code: source code of the plugin file that registered it; ``None`` for built-in and installed ones.
         distribution: name and version of the installed distribution that provides it; empty for others.
+        twin: for methods: a reference whose row tables print for both where all of their numbers are equal.
         argument: what the target is called with to give the class or factory, for names that no catalogue can list.
     """
 
@@ -46,6 +47,7 @@ class Entry:
     chance: bool = True
     code: Code | None = None
     distribution: str = ""
+    twin: str = ""
     argument: str = ""
 
     def load(self) -> Any:
@@ -107,6 +109,19 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
             "baselines.protopshare:ProtoPShare", "ProtoPNet's prototypes, merged across classes (Rymarczyk et al. 2021)"
         ),
         "pixpnet": Entry("baselines.pixpnet:PixPNet", "maps grounded in receptive fields (Carmichael et al. 2024)"),
+        "epic": Entry("baselines.epic:EPIC", "an invertible mix of channels, its purest shown (AAAI 2026)"),
+        "dff": Entry("baselines.dff:DFF", "codes of concepts, and a remainder (Collins et al. 2018)"),
+        "craft": Entry("baselines.craft:CRAFT", "the same from crops, ranked by importance (Fel et al. 2023)"),
+        "ibd": Entry("baselines.ibd:IBD", "rows over concepts of all classes, and a residual (Zhou et al. 2018)"),
+        "ibd-keypoints": Entry("baselines.ibd:IBDKeypoints", "the same over classifiers of the annotated parts"),
+        "gradcam": Entry(
+            "baselines.gradcam:GradCAM", "attribution by mean gradients (Selvaraju et al. 2017)", twin="blackbox"
+        ),
+        "hirescam": Entry(
+            "baselines.gradcam:HiResCAM",
+            "attribution by each cell's gradients (Draelos and Carin 2020)",
+            twin="blackbox",
+        ),
         "blackbox": Entry(
             "bench.posthoc.method:BlackBox",
             "the trained classifier itself; its class map is its one prototype",
@@ -235,6 +250,9 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
             "metrics.calibration:Calibration", "expected calibration error of the softmax", "prediction"
         ),
         "fidelity": _metric("metrics.fidelity:Fidelity", "predictions equal to the black box's", "prediction"),
+        "reconstruction": _metric(
+            "metrics.reconstruction:Reconstruction", "accuracy of what the shown prototypes carry alone", "prediction"
+        ),
         "cost": _metric(
             "metrics.cost:Cost",
             "milliseconds to explain an image, parameters, seconds of the fit",

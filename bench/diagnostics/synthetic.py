@@ -157,6 +157,10 @@ class RandomPrototypes(PartPrototypeModel):
         indices = self.prototypes.of(classes)
         return Explanation(logits, self.pick(maps, indices), self.pick(scores, indices), indices)
 
+    def prototype_logits(self, features: Tensor) -> Tensor:
+        """Return the logits, in which every term is a prototype of the class."""
+        return self.logits(features)
+
     def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
         """Sum the maps of the class, or of all classes by their weights."""
         members = self.prototypes.classes.T.to(features.dtype)
