@@ -3,8 +3,8 @@
 ``python -m tests.support.documented FILE...`` writes what they print now.
 
 A block is indented by four columns and begins with a command that reads them: ``--out reports/results``. The command
-ends at the first empty line; the rest of the block is its output. Or it is a comment with the command, and below it the first
-table that the command prints as Markdown.
+ends at the first empty line; the rest of the block is its output. Or it is a comment with the command, and below it the
+first table that the command prints as Markdown.
 """
 
 from __future__ import annotations
