@@ -93,8 +93,8 @@ class Samples(Protocol):
         boxes: ``(n, 4)`` float64 ``(top, left, bottom, right)`` in the prepared image.
         ids: ``id`` of each record.
         size: side of the square prepared image in pixels.
-        classes: number of classes.
-        parts: names of the annotated parts.
+        classes: number of classes; parts: names of the annotated parts.
+        masks: optional: grey levels of the object masks, uint8 ``(n, size, size)``, for metrics that need ``mask``.
         protocol: name of the preprocessing (crop, size, rounding), for example ``bbox-224-truncated``.
         mean, std: of each RGB channel, with which pixels in [0, 1] are normalised: those of the backbone's weights.
     """
@@ -279,10 +279,10 @@ class Observation:
 
     Attributes:
         model: the fitted model, in eval mode.
-        images: ``(N, 3, H, W)``, normalised.
-        labels: ``(N,)``.
+        images: ``(N, 3, H, W)``, normalised; labels: ``(N,)``.
         index: ``(N,)`` position in the test split, part of the seed of every draw per image.
         keypoints: ``(N, parts, 2)`` ``(row, column)``; visible: bool ``(N, parts)``; boxes: ``(N, 4)``.
+        masks: uint8 ``(N, H, W)``, grey levels of the object masks, if a metric needs them and the data set has them.
         size: side of the images in pixels.
         black_box: the classifier that the method started from, if a metric needs it and the method has one.
         fit_seconds: duration of the fit, if it is known.
@@ -299,11 +299,11 @@ class Observation:
         boxes: Tensor,
         black_box: nn.Module | None = None,
         fit_seconds: float | None = None,
+        masks: Tensor | None = None,
     ) -> None:
-        self.black_box, self.fit_seconds = black_box, fit_seconds
+        self.black_box, self.fit_seconds, self.masks = black_box, fit_seconds, masks
         self.model, self.images, self.labels, self.index = model, images, labels, index
-        self.keypoints, self.visible, self.boxes = keypoints, visible, boxes
-        self.size = images.shape[-1]
+        self.keypoints, self.visible, self.boxes, self.size = keypoints, visible, boxes, images.shape[-1]
         self._memo: dict[object, Any] = {}
         self.lasting: dict[object, Any] | None = None  # what the batches of an evaluation share
         self.made: Callable[[object, Any], None] = lambda key, value: None  # called with every value of `once`
@@ -359,8 +359,8 @@ class Metric(ABC):
         name: its name in the catalogue.
         version: version of the definition; numbers of different versions are never in one table.
         unit: unit of the value.
-        needs: inputs, of ``image, label, bbox, keypoints, mask`` (from the data), ``prediction, black_box`` (from the
-            method), ``noise``, ``gradient``.
+        needs: inputs, of ``image, label, bbox, keypoints, mask`` (from the data; boxes do for masks), ``prediction,
+            black_box`` (from the method), ``noise``, ``gradient``.
         higher_is_better: direction of the value.
         repeatable: whether a second measurement gives the same number; times do not.
         changes_images: whether it passes images through the model that depend on the model, which no other cell sees.

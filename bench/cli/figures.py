@@ -12,7 +12,7 @@ from bench.core.console import Console
 from bench.core.paths import home as find_home
 from bench.core.plain_text import one_line
 
-NAMES = ("4", "5", "6", "7", "8", "gallery", "interpretability", "cost")
+NAMES = ("1", "4", "5", "6", "7", "8", "gallery", "interpretability", "cost")
 _STORED = ("5", "interpretability", "cost")
 
 
@@ -20,7 +20,8 @@ _STORED = ("5", "interpretability", "cost")
 @click.argument("names", metavar="FIGURE...", nargs=-1, required=True, type=click.Choice([*NAMES, "all"]))
 @click.option("--suite", help="Draw only cells of the newest run of this suite. Default: all cells.")
 @click.option("--run", "stamp", metavar="STAMP", help="Draw only cells of this run.")
-@click.option("--cell", "cells", multiple=True, metavar="CELL", help="Cell of 4, 6, 7, 8 or gallery (repeatable).")
+@click.option("--cell", "cells", multiple=True, metavar="CELL", help="Cell of 1, 4, 6, 7, 8 or gallery (repeatable).")
+@options.several("--image", "Comma-separated numbers or names of test images, of 1.")
 @options.several("--classes", "Comma-separated numbers or names. Default: spread evenly.")
 @click.option("--count", type=click.IntRange(1, 50), default=4, show_default=True, help="Classes without --classes.")
 @click.option("--images", "columns", type=click.IntRange(1, 20), default=6, show_default=True, help="Images per row.")
@@ -50,6 +51,7 @@ def figure(
     """Draw figures of the paper, galleries and plots from the store.
 
     \b
+    1                 images as Grad-CAM, DFF and ours explain them, side by side
     4                 one class in several backbones
     5                 consistency and stability before and after refinement, for k = 3, 5, 10
     6                 one class for k = 3, 5, 10
@@ -70,7 +72,7 @@ def figure(
     for one in formats:
         if one not in FORMATS:
             raise RequestError(f"--format {one}: write {', '.join(FORMATS)}")
-    asked = {"cell": cells, "classes": how["classes"], "show": how["shown"]}
+    asked = {"cell": cells, "classes": how["classes"], "show": how["shown"], "image": how["image"]}
     unused = [f"--{key}" for key, value in asked.items() if value]
     if unused and all(name in _STORED for name in names):
         raise RequestError(f"{unused[0]} means nothing for {', '.join(names)}: only pictures of maps have it")
@@ -129,8 +131,11 @@ def _shown(
     def opened(cell: str) -> Any:
         return Viewer(CellRunner(store, cell, home, picked, progress, elsewhere=elsewhere))
 
+    images, how = how["image"], {key: value for key, value in how.items() if key != "image"}
     rows = {key: how[key] for key in ("classes", "columns", "shown")}
-    if name in ("4", "6"):
+    if name == "1":
+        yield paper_figures.explanations(cells, opened, **rows, images=images)
+    elif name in ("4", "6"):
         yield {"4": paper_figures.architectures, "6": paper_figures.sizes}[name](cells, opened, **rows)
     elif name == "7":
         yield paper_figures.intervention(cells, opened)

@@ -232,7 +232,7 @@ def table_style(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(
         (
             click.option("--columns", callback=names, help="Columns or groups of columns to print, with commas."),
-            click.option("--rows", callback=names, help="Rows to print, with commas."),
+            click.option("--rows", callback=names, help="Rows to print, with commas; a backbone: those on it."),
             click.option("--rename", multiple=True, metavar="OLD=NEW", callback=pairs,
                          help="Print another name of a row, column, backbone or unit (repeatable)."),
             click.option("--digits", type=click.IntRange(0, 15), help="Decimals of percentages, digits of the rest."),

@@ -36,7 +36,7 @@ def beyond_chance(table: Table) -> Table | None:
     chances: dict[str, dict[str, float]] = {}
     for column in table.columns:
         known = {row.label: value for row in controls if (value := row.number(column)) is not None}
-        if _has_chance(column) and column.unit == "%" and column.higher_is_better and known:
+        if has_chance(column) and column.unit == "%" and column.higher_is_better and known:
             chances[column.name] = known
     if not chances or not others:
         return None
@@ -88,7 +88,7 @@ def chance_warnings(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]
         ``consistency, stability: constant, center ≥ ours, protopnet (vgg19); random ≥ every method``
     """
     metrics: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for column in filter(_has_chance, columns):
+    for column in filter(has_chance, columns):
         controls: dict[str, list[str]] = defaultdict(list)
         for control in (row for row in rows if row.role == "control"):
             reached = [row for row in rows if row.role == "method" and reaches(control, row, column)]
@@ -101,7 +101,7 @@ def chance_warnings(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]
     return [f"{', '.join(names)}: {'; '.join(told)}" for told, names in metrics.items()]
 
 
-def _has_chance(column: Column) -> bool:
+def has_chance(column: Column) -> bool:
     """Return whether a content-free control is a rival in it."""
     known = registry.names("metrics")
     return column.name not in known or known[column.name].chance

@@ -18,6 +18,7 @@ from bench.report.chance import beyond_chance
 from bench.report.html import filters, words
 from bench.report.html.figures import Illustration, saved, stored_figures
 from bench.report.html.output_dir import ReportFolder, file_name
+from bench.report.html.sources import cell_digest, site_digest
 from bench.report.html.sparklines import panels
 from bench.report.html.verdicts import verdicts
 from bench.report.html.warnings import cautions
@@ -81,16 +82,23 @@ def write_site(
         most: number of statistical tests, however long they take; by default as many as take some seconds.
         draw: yields pictures of a cell's prototypes; by default none, since they need model and images.
 
+    A page whose sources are unchanged is not made again, and no file is written whose content stays the same.
+
     Returns:
         The page to open.
 
     Raises:
         RequestError: if the run is not known, or the folder contains something else.
     """
-    cells = ResultSet.of(store, stamp, suite)
-    target = ReportFolder(folder)
-    Site(cells, target, stamp, suite, intervals, most).write(draw)
-    target.finish()
+    with store.read_once():
+        cells = ResultSet.of(store, stamp, suite)
+        target = ReportFolder(folder)
+        site = Site(cells, target, stamp, suite, intervals, most)
+        sources = site_digest(cells, site.digests, (stamp, suite, intervals, most, draw is not None))
+        # Images, from which pictures of prototypes are drawn, may have changed: these are drawn again.
+        if draw is not None or not target.is_made_from(sources):
+            site.write(draw)
+            target.finish(sources)
     return folder / "index.html"
 
 
@@ -115,16 +123,20 @@ class Site:
         intervals: bool,
         most: int | None,
     ) -> None:
-        self._store, self._cells, self._target = cells.store, cells.cells, target
-        self._which = (stamp, suite, intervals)
-        self._results = results(cells, intervals)
-        self._places = verdicts(self._store, self._results, most)
+        self._all, self._store, self._cells, self._target = cells, cells.store, cells.cells, target
+        self._which, self._most = (stamp, suite, intervals), most
         there = {one.name for one in cells}
         self._runs = {
             when: content
             for when, content in reversed(self._store.invocations().items())
             if there & set(content["cells"])
         }
+        asked = {name: [] for name in there}
+        for when, content in self._runs.items():
+            for name in there & set(content["cells"]):
+                asked[name].append(when)
+        self._pages_of = {one.name: CellPage(self._store, one, asked[one.name], intervals) for one in self._cells}
+        self.digests = {name: cell_digest(page, self._runs) for name, page in self._pages_of.items()}
         self._methods = self._method_pages()
         # Names, reasons and settings come from users and plugins: everything is escaped.
         self._pages = Environment(
@@ -140,10 +152,12 @@ class Site:
         )  # fmt: skip
 
     def write(self, draw: Callable[[str], Iterable[Drawing]] | None) -> None:
-        """Write all pages and files; ``draw`` yields pictures of a cell's prototypes."""
+        """Write all pages and files that are not as they would be; ``draw`` yields pictures of a cell's prototypes."""
+        found = results(self._all, self._which[2])
+        self._results, self._places = found, verdicts(self._store, found, self._most)
         for name in _ASSETS:
             self._target.write(f"assets/{name}", (_HERE / name).read_text(encoding="utf-8"))
-        stamp, suite, intervals = self._which
+        stamp, suite, _ = self._which
         figures, undrawn = stored_figures(self._target, self._store, suite, stamp) if self._cells else ([], [])
         tables, unmeasured = self._tables()
         self._page(
@@ -159,9 +173,10 @@ class Site:
         self._page("cells.html", "cells", cells=self._cells, runs=self._runs)
         addresses = self._addresses()
         for one in self._cells:
-            stamps = [when for when, content in self._runs.items() if one.name in content["cells"]]
-            cell = CellPage(self._store, one, stamps, intervals)
-            self._page(addresses[one.name], "cell", page=cell, status=one.status, runs=self._runs)
+            name, sources = addresses[one.name], self.digests[one.name]
+            if not self._target.has(name, sources):
+                page = self._pages_of[one.name]
+                self._page(name, "cell", sources, page=page, status=one.status, runs=self._runs)
         # Last, since galleries take long: the pages above can be read meanwhile.
         for page in self._methods.values():
             if draw is not None and page.role != "control":
@@ -169,10 +184,10 @@ class Site:
             own = filters.seen_from(every, {one.label for one in page.cells})
             self._page(page.address, "method", page=page, rows=self._rows_of(page), every=own)
 
-    def _page(self, name: str, template: str, **context: Any) -> None:
+    def _page(self, name: str, template: str, sources: str = "", **context: Any) -> None:
         root = "../" * name.count("/")
         text = self._pages.get_template(f"{template}.html").render(root=root, here=name, **context)
-        self._target.write(name, text)
+        self._target.write(name, text, sources)
 
     def _draw_gallery(self, page: MethodPage, draw: Callable[[str], Iterable[Drawing]]) -> None:
         """Draw a finished cell on each data set: with its model, in default settings, with most metrics, the newest."""

@@ -49,7 +49,10 @@ def ablation(
     drawings = []
     for group in groups(cells, metrics):
         for backbone in sorted({point.backbone for point in group.points if point.role == "method"}):
-            own = [point for point in group.points if point.backbone == backbone and "k" in point.settings]
+            # Other methods have a k too, and no refinement to show.
+            own = [
+                p for p in group.points if p.backbone == backbone and "k" in p.settings and p.method.startswith(_METHOD)
+            ]
             curves = _curves(own)
             if sum(len(curve) for name, curve in curves.items() if name in _STAGES) < 2:
                 continue

@@ -84,16 +84,19 @@ class Drawing:
         return files
 
 
-def repeated(cell: CellRecord, settings: Mapping[str, Any], backbones: str | None = None) -> str:
-    """Return the command that runs a cell's method on the same data with other settings.
+def repeated(
+    cell: CellRecord, settings: Mapping[str, Any], backbones: str | None = None, method: str | None = None
+) -> str:
+    """Return the command that runs a cell's method, or another, on the same data with other settings.
 
     Args:
         cell: to take data, recipe, seed and weights from.
         settings: dotted names as ``--set`` takes them.
         backbones: instead of the cell's own; their weights are not known then.
+        method: instead of the cell's own.
     """
     spec, where = cell.spec, cell.written["where"]
-    words = ["python", "-m", "bench", "run", "--methods", spec["method"], "--datasets", spec["dataset"]]
+    words = ["python", "-m", "bench", "run", "--methods", method or spec["method"], "--datasets", spec["dataset"]]
     if where.get("data_root"):
         words += ["--data-root", where["data_root"]]
     if backbones or spec["backbone"]:
