@@ -119,7 +119,7 @@ class Deletion(ImageMetric):
         orders = torch.stack((by_map, to_device(torch.from_numpy(drawn), by_map.device)), 1).flatten(0, 1)
         places = torch.arange(orders.shape[1], device=orders.device).expand_as(orders)
         ranks = torch.empty_like(orders).scatter_(1, orders, places).unflatten(1, shown.shape[1:])
-        areas = []
+        self._colour, areas = to_device(self._colour, ranks.device), []  # copied once
         # A CPU works faster image by image; a GPU on as many pictures at once as there was memory for images.
         curves = max(1, len(seen.images) // (self.config.steps + 1)) if ranks.is_cuda else 1
         for some in torch.arange(len(ranks), device=ranks.device).split(curves):
@@ -129,7 +129,7 @@ class Deletion(ImageMetric):
 
     def _areas(self, model: PartPrototypeModel, ranks: Tensor, images: Tensor, prediction: Tensor) -> Tensor:
         """Return the area below each curve ``(n,)`` in percent, of n orders of cells."""
-        insert, colour = self.config.mode == "insert", to_device(self._colour.to(images.dtype), images.device)
+        insert, colour = self.config.mode == "insert", self._colour.to(images.dtype)
         pictures = [curve(*pair, self.config.steps, insert, colour) for pair in zip(ranks, images, strict=True)]
         probability = model(torch.cat(pictures)).double().softmax(1).unflatten(0, (len(ranks), -1))
         chosen = probability.gather(2, prediction[:, None, None].expand(-1, probability.shape[1], 1))[:, :, 0]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bench.training.trainer import Trainer
-from tests.support.device_work import pretended, projection_batch, training_step
+from tests.support.device_work import TRAINED, pretended, projection_batch, training_step
 from tests.support.networks import NETWORKS
 from tests.support.samples import Dying, Killed, Silent, stripes, task
 
@@ -34,6 +34,13 @@ def test_a_whole_fit_is_deterministic(network, precision, tmp_path):
         assert model(stripes().images.to(CUDA)).isfinite().all()
 
 
+@pytest.mark.usefixtures("deterministic")
+def test_a_fit_with_a_mask_is_deterministic(tmp_path):
+    network = TRAINED["protoconcepts"]
+    model = network.method().fit(work_of(network, tmp_path, network.joint(2, "mask"), *network.last(1)))
+    assert {value.device for value in model.state_dict().values()} == {CUDA}
+
+
 @ALL
 def test_killed_training_ends_like_whole(network, tmp_path):
     phases = network.joint(2, "project"), *network.last(1)
@@ -50,7 +57,7 @@ def test_killed_training_ends_like_whole(network, tmp_path):
 
 
 @COUNTED
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_a_training_step_waits_for_nothing(name):
     assert training_step(name)["waits"] == 0
 
