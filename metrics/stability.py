@@ -104,7 +104,7 @@ class Stability(Metric):
             value = share("prototype", "stable", "prototype" if config.pooled else "class")
         return {
             "": value,
-            "empty": share("image", lambda table: 1 - table["hit"], "class"),
+            "empty": share("image", "1 - hit", "class"),
             "where_hit": share("image", "stable", "class", weight="hit", higher_is_better=True),
             "soft": "which parts are shared is not in its table",
         }
