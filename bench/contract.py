@@ -114,13 +114,9 @@ class Samples(Protocol):
     def __len__(self) -> int: ...
 
     def batches(
-        self,
-        batch_size: int,
-        device: torch.device | str = "cpu",
-        *,
-        index: Tensor | None = None,
+        self, batch_size: int, device: torch.device | str = "cpu", *, index: Tensor | None = None,
         augment: Augment | None = None,
-    ) -> Iterator[Batch]:
+    ) -> Iterator[Batch]:  # fmt: skip
         """Yield batches in the order of ``index`` (default: all, in order), augmented before normalisation."""
 
 
@@ -161,6 +157,18 @@ class Trainer(Protocol):
         """Return the learner's state ``before ACTION`` or ``after ACTION``, if it keeps those of the action."""
 
 
+class BlackBox(nn.Module):
+    """Trained classifier: features of a backbone, their mean over the cells, one linear layer.
+
+    Attributes:
+        backbone: images ``(N, 3, H, W)`` -> features ``(N, D, h, w)``; its attribute ``channels`` is D.
+        head: from D to the classes, followed by the absent classes of a pretrained head that count.
+    """
+
+    backbone: nn.Module
+    head: nn.Linear
+
+
 @dataclass(frozen=True)
 class Sizes:
     """Sizes that a method's configuration must fit, known before anything is trained."""
@@ -195,7 +203,7 @@ class FitContext:
     seed: int
     device: torch.device
     backbone: Callable[[], nn.Module]
-    black_box: nn.Module | None
+    black_box: BlackBox | None
     trainer: Trainer
     progress: Progress
     memory_limit: int = 2**30
@@ -289,18 +297,10 @@ class Observation:
     """
 
     def __init__(
-        self,
-        model: PartPrototypeModel,
-        images: Tensor,
-        labels: Tensor,
-        index: Tensor,
-        keypoints: Tensor,
-        visible: Tensor,
-        boxes: Tensor,
-        black_box: nn.Module | None = None,
-        fit_seconds: float | None = None,
+        self, model: PartPrototypeModel, images: Tensor, labels: Tensor, index: Tensor, keypoints: Tensor,
+        visible: Tensor, boxes: Tensor, black_box: BlackBox | None = None, fit_seconds: float | None = None,
         masks: Tensor | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.black_box, self.fit_seconds, self.masks = black_box, fit_seconds, masks
         self.model, self.images, self.labels, self.index = model, images, labels, index
         self.keypoints, self.visible, self.boxes, self.size = keypoints, visible, boxes, images.shape[-1]

@@ -84,6 +84,14 @@ def _official_peaks(maps: Tensor) -> Tensor:
     return torch.stack((pixel // CANVAS, pixel % CANVAS), 2)
 
 
+def _of_pairs(peaks: Tensor, real: Tensor, half: int, size: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the number of pairs of each image, the sum of their overlaps, and how many are at one pixel: ``(n,)``."""
+    # Each pair once, and none with padding.
+    pairs = (real[:, :, None] & real[:, None]).double().triu(1)
+    same = (peaks[:, :, None] == peaks[:, None]).all(3)
+    return pairs.sum((1, 2)), (overlap(peaks, half, size) * pairs).sum((1, 2)), (same * pairs).sum((1, 2))
+
+
 class Distinctiveness(ImageMetric):
     """100 % minus the mean intersection over union of the regions around two prototypes' peaks, mean over images.
 
@@ -131,17 +139,20 @@ class Distinctiveness(ImageMetric):
             peaks = _official_peaks(maps.gather(1, slots[..., None, None].expand(*slots.shape, *maps.shape[2:])))
         else:
             peaks = class_peaks(seen).gather(1, slots[..., None].expand(-1, -1, 2))
-        shared = overlap(peaks, self.config.half_size, CANVAS if self.config.variant == "full" else None)
-        # Each pair once, and none with padding.
-        pairs = (real[:, :, None] & real[:, None]).double().triu(1)
-        count = pairs.sum((1, 2))
-        same = (peaks[:, :, None] == peaks[:, None]).all(3)
+        size = CANVAS if self.config.variant == "full" else None
+        # Some images at a time: the 500 nodes of a tree are 250,000 pairs in each.
+        step = max(1, 2**20 // peaks.shape[1] ** 2)
+        parts = [
+            _of_pairs(*some, self.config.half_size, size)
+            for some in zip(peaks.split(step), real.split(step), strict=True)
+        ]
+        count, shared, same = (torch.cat(part) for part in zip(*parts, strict=True))
         self._rows.add(
             count > 0,
             index=seen.index,
             label=seen.labels,
-            distinct=1 - (shared * pairs).sum((1, 2)) / count,
-            same=(same * pairs).sum((1, 2)) / count,
+            distinct=1 - shared / count,
+            same=same / count,
         )
 
     def compute(self) -> Score:

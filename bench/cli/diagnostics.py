@@ -1,4 +1,4 @@
-"""Commands that measure and check without results of a run: scale, speed, check."""
+"""Commands that measure without results of a run: scale, speed."""
 
 from __future__ import annotations
 
@@ -297,45 +297,4 @@ def speed_grid(
     _print(result, table, fmt)
 
 
-@click.command()
-@click.argument("name")
-@click.option(
-    "--controls/--no-controls", default=None,
-    help="Also measure a metric on the controls, on the demo birds. Default: if BENCH_HOME has them.",
-)  # fmt: skip
-@options.plugin
-def check(name: str, controls: bool | None) -> None:
-    """Check that the method or metric NAME keeps the contract, on synthetic images, in under a minute.
-
-    Prints one line per check, and the value of a metric on each control that needs no trained classifier: its chance
-    level on the demo birds. Exit code 0: all passed; 1: some failed; 2: no method or metric has that name.
-    """
-    known = {*registry.names("methods"), *registry.names("metrics")}
-    if name not in known:
-        # Checked before the next step, which imports torch.
-        raise RequestError(f"no method or metric {registry.quoted(name)}{registry.nearest(name, known, 'metrics')}")
-    from bench.diagnostics.conformance import check as run
-
-    broken = 0
-    for outcome in run(name):
-        broken += outcome.problem is not None
-        state = "ok" if outcome.problem is None else f"WRONG: {outcome.problem}"
-        say(f"{outcome.kind} {name}: {outcome.check}: {state}")
-    if name in registry.names("metrics") and not broken and controls is not False:
-        _on_controls(name, drawn=controls is None)
-    sys.exit(1 if broken else 0)
-
-
-def _on_controls(metric: str, drawn: bool) -> None:
-    from bench.data.datasets import demo_folder
-    from bench.diagnostics.control_values import on_controls
-    from bench.runner.progress import ConsoleProgress
-
-    if drawn and not demo_folder(find_home()).is_dir():
-        say(f"metric {metric}: its value on the controls: --controls draws the demo birds and measures it")
-        return
-    for control, value in on_controls(metric, find_home(), ConsoleProgress(Console(quiet=True), quiet=True)):
-        say(f"metric {metric}: on the demo birds, {control}: {value}")
-
-
-COMMANDS: list[click.Command] = [scale, speed, check]
+COMMANDS: list[click.Command] = [scale, speed]

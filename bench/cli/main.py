@@ -18,13 +18,13 @@ import click
 from rich.table import Table
 
 from bench import __version__
+from bench.cli import authors, compare, data, diagnostics, figures, models, options, posthoc, report, status
 from bench.cli import cells as cli_grid
-from bench.cli import compare, data, diagnostics, figures, models, options, posthoc, report, status
 from bench.cli import tracking as cli_tracking
 from bench.core import interrupts, registry
 from bench.core.console import Console, Text, say, settle_streams
 from bench.core.errors import BenchError, DeviceLost, RequestError, storage_error
-from bench.core.paths import config_files, config_folders
+from bench.core.paths import all_plugins, config_files, config_folders
 from bench.core.plain_text import for_csv, printable
 from bench.runner.launchers.subprocess_job import DEVICE_LOST
 
@@ -143,7 +143,9 @@ def run(pairs: tuple[str, ...], plugins: tuple[Path, ...], uri: str | None, dry_
     from bench.config.overrides import parse_overrides
 
     single, several = parse_overrides(pairs)
-    command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
+    # What the environment names is written out, so that the recorded command is whole.
+    named = (word for file in all_plugins() for word in ("--plugin", str(file)))
+    command = shlex.join(["python", "-m", "bench", *sys.argv[1:], *named])
     given.update(set={**single, **several}, tracking_uri=uri, plugins=plugins, dry_run=dry_run, command=command)
     results = run_cells(**given)
     if dry_run:
@@ -272,7 +274,7 @@ def show(name: str, out: Path | None) -> None:
 
 _ELSEWHERE = (
     posthoc, models, data, diagnostics, compare, cli_grid, figures, status,
-    cli_tracking, report,
+    cli_tracking, report, authors,
 )  # fmt: skip
 for _command in (command for module in _ELSEWHERE for command in module.COMMANDS):
     main.add_command(_command)

@@ -34,6 +34,8 @@ class Entry:
         code: source code of the plugin file that registered it; ``None`` for built-in and installed ones.
         distribution: name and version of the installed distribution that provides it; empty for others.
         twin: for methods: a reference whose row tables print for both where all of their numbers are equal.
+        explains: for methods: whether it explains the black box and is no part-prototype network: the paper's tables
+            have none.
         argument: what the target is called with to give the class or factory, for names that no catalogue can list.
     """
 
@@ -48,6 +50,7 @@ class Entry:
     code: Code | None = None
     distribution: str = ""
     twin: str = ""
+    explains: bool = False
     argument: str = ""
 
     def load(self) -> Any:
@@ -70,6 +73,10 @@ def _metric(
     facts = (("group", group), ("measured", when))
     settings = tuple(preset.items())
     return Entry(target, summary, facts=facts, preset=settings, measured=measured, group=group, chance=chance)
+
+
+def _explanation(target: str, summary: str, twin: str = "") -> Entry:
+    return Entry(target, summary, twin=twin, explains=True)
 
 
 CATALOGUE: dict[str, dict[str, Entry]] = {
@@ -109,15 +116,17 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
             "baselines.protopshare:ProtoPShare", "ProtoPNet's prototypes, merged across classes (Rymarczyk et al. 2021)"
         ),
         "pixpnet": Entry("baselines.pixpnet:PixPNet", "maps grounded in receptive fields (Carmichael et al. 2024)"),
-        "epic": Entry("baselines.epic:EPIC", "an invertible mix of channels, its purest shown (AAAI 2026)"),
-        "dff": Entry("baselines.dff:DFF", "codes of concepts, and a remainder (Collins et al. 2018)"),
-        "craft": Entry("baselines.craft:CRAFT", "the same from crops, ranked by importance (Fel et al. 2023)"),
-        "ibd": Entry("baselines.ibd:IBD", "rows over concepts of all classes, and a residual (Zhou et al. 2018)"),
-        "ibd-keypoints": Entry("baselines.ibd:IBDKeypoints", "the same over classifiers of the annotated parts"),
-        "gradcam": Entry(
+        "epic": _explanation("baselines.epic:EPIC", "an invertible mix of channels, its purest shown (AAAI 2026)"),
+        "dff": _explanation("baselines.dff:DFF", "codes of concepts, and a remainder (Collins et al. 2018)"),
+        "craft": _explanation("baselines.craft:CRAFT", "the same from crops, ranked by importance (Fel et al. 2023)"),
+        "ibd": _explanation(
+            "baselines.ibd:IBD", "rows over concepts of all classes, and a residual (Zhou et al. 2018)"
+        ),
+        "ibd-keypoints": _explanation("baselines.ibd:IBDKeypoints", "the same over classifiers of the annotated parts"),
+        "gradcam": _explanation(
             "baselines.gradcam:GradCAM", "attribution by mean gradients (Selvaraju et al. 2017)", twin="blackbox"
         ),
-        "hirescam": Entry(
+        "hirescam": _explanation(
             "baselines.gradcam:HiResCAM",
             "attribution by each cell's gradients (Draelos and Carin 2020)",
             twin="blackbox",

@@ -211,6 +211,17 @@ def load_plugin(file: Path) -> None:
                 entries[key] = replace(item, code=Code.of(file.resolve(), {**defined, **contents}))
 
 
+def plugin_configs() -> list[Path]:
+    """Return the folders ``configs`` beside the loaded plugin files and in the packages of installed plugins."""
+    places = [file.parent for file in _contents]
+    installed = [item.target for kind in KINDS for item in _from_entry_points(kind).values()]
+    packages = {target.partition(":")[0].partition(".")[0] for target in installed}
+    # Of a name without a dot the specification is found without an import.
+    for spec in filter(None, map(importlib.util.find_spec, sorted(packages))):
+        places += map(Path, spec.submodule_search_locations or ())
+    return [folder for place in dict.fromkeys(places) if (folder := place / "configs").is_dir()]
+
+
 def is_plugin_file(file: Path) -> bool:
     """Return whether :func:`load_plugin` has run this file."""
     return file.resolve() in _contents
@@ -232,6 +243,16 @@ def _contents_of(item: Entry) -> dict[Path, bytes]:
     return read_with_imports(Path(path))
 
 
+def check_name(kind: str, name: str) -> None:
+    """Refuse a name that cannot be typed or be part of a file's name.
+
+    Raises:
+        ValueError: saying which names can.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(f"{kind[:-1]} {name!r}: a name has up to 64 letters, digits, and . _ - between them")
+
+
 def register(kind: str, name: str, plugin: type, summary: str = "", role: Role = "method", chance: bool = True) -> None:
     """Add a plugin class under a name, for ``--plugin file.py``.
 
@@ -248,8 +269,7 @@ def register(kind: str, name: str, plugin: type, summary: str = "", role: Role =
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}{nearest(kind, KINDS)}")
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(f"{kind[:-1]} {name!r}: a name has up to 64 letters, digits, and . _ - between them")
+    check_name(kind, name)
     target = f"{plugin.__module__}:{plugin.__qualname__}"
     taken = CATALOGUE[kind].get(name)
     if taken is not None and taken.target != target:

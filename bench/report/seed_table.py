@@ -35,8 +35,8 @@ def seed_table(found: Sequence[Agreement]) -> Table:
         values = {column.key: place for column, place in zip(_COLUMNS, places, strict=True)}
         rows.append(Row(f"{one.row.first.dataset}: {one.row.label}", values, one.row.role, one.row.backbone))
     facts = (
-        "parts: prototypes that a best matching of two seeds pairs with one that hits the same part most often; "
-        "chance: the same with the prototypes of other classes",
+        "parts: prototypes that a best matching of two seeds pairs with one that hits the same part most often",
+        "chance of parts: the same with the prototypes of other classes",
         "places: images in which matched prototypes peak within the region's half side; chance: each image's peaks "
         "against those of the next image of its class",
         "intervals of 95 % are over classes: about other classes, not about further seeds",

@@ -41,9 +41,14 @@ def worth(table: Table) -> Table:
 
 def _row(column: Column, rows: tuple[Row, ...], notes: list[str]) -> Row:
     better = max if column.higher_is_better else min
+    several = len({row.backbone for row in rows if row.backbone}) > 1
     best: dict[str, tuple[str, float]] = {}
     for role in ("method", "control"):
-        known = [(row.label, value) for row in rows if row.role == role and (value := row.number(column)) is not None]
+        known = [
+            (f"{row.label}, {row.backbone}" if several and row.backbone else row.label, value)
+            for row in rows
+            if row.role == role and (value := row.number(column)) is not None
+        ]
         if known:
             best[role] = better(known, key=lambda one: one[1])
     unit = "" if column.unit in ("%", "0 to 1", "ratio") else f" {column.unit}"

@@ -43,7 +43,7 @@ def draw_explanations(
     title = f"Where against what: {', '.join(dict.fromkeys(look.class_name for look in looks.values()))}"
     alt = []
     with style.styled():
-        figure = style.new_figure(_SIDE * (len(viewers) + 1), (_SIDE + 0.25) * len(images) + 0.6, title)
+        figure = style.new_figure(_SIDE * (len(viewers) + 1), (_SIDE + 0.05) * len(images) + 0.45, title)
         grid = figure.subplots(len(images), len(viewers) + 1, squeeze=False)
         figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0)
         for row, image in enumerate(images):
@@ -65,7 +65,7 @@ def draw_explanations(
     caption = (
         f"Test images of {first.cell.spec.dataset} under one black box ({first.cell.spec.backbone}, seed "
         f"{first.cell.spec.seed}), for their true classes. Below: what the colours carry of the class's logit, without "
-        f"its bias. {how(_any(looks), shown, any(absences(look, len(look.index)) for look in looks.values()))}"
+        f"its bias. {how(_any(looks), shown, any(absences(look, len(look.index)) for look in looks.values()), False)}"
     )
     told = "Rows of images, each beside its explanations, in which colours show where a prototype is present. "
     cells = tuple(viewer.name for viewer in viewers.values())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.core.errors import RequestError
+from bench.core.plain_text import one_line
 from bench.report.plots.style import styled, tame
 from bench.results.cell_record import CellRecord, in_words
 
@@ -82,6 +83,20 @@ class Drawing:
                 f"{error.filename or folder}: {error.strerror or error}; choose another folder"
             ) from error
         return files
+
+    def save_text(self, folder: Path) -> Path:
+        """Write title, caption and alt text to ``name.txt``, for the page on which the figure is printed."""
+        parts = {"": self.title, "Caption: ": f"{self.caption} {self.guide}".strip(), "Alt text: ": self.alt}
+        file = folder / f"{self.name}.txt"
+        file.write_text("\n\n".join(word + one_line(text) for word, text in parts.items()) + "\n", encoding="utf-8")
+        return file
+
+    @property
+    def smallest_letters(self) -> float:
+        """Return the size of the smallest letters of a saved figure, in points."""
+        from matplotlib.text import Text
+
+        return min(text.get_fontsize() for text in self.figure.findobj(Text) if text.get_text())
 
 
 def repeated(

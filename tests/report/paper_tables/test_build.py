@@ -252,6 +252,15 @@ def test_other_images_than_the_papers_give_no_difference(tmp_path):
     assert all(one.difference is None for row in sheet.rows for one in fields(sheet, row))
 
 
+def test_explanations_of_the_black_box_are_no_prior_work(maker):
+    cells = [on_cub(maker, name, scores(accuracy, 50.0, 50.0)) for name, accuracy in (("ours", 80.0), ("tesnet", 70.0))]
+    stamp = maker.invocation([*cells, on_cub(maker, "dff", scores(90.0, 90.0, 90.0))])
+    assert "dff" not in names(paper_table(maker.store, 2)[0])
+    asked = paper_table(maker.store, 2, stamp=stamp)[0]  # a run that asked for it
+    assert "dff" in names(asked)
+    assert value(field(asked, "best prior", "accuracy", "resnet34")) == 70.0
+
+
 def test_other_images_have_the_papers_number_but_no_difference(maker):
     maker.invocation([on_cub(maker, "ours", scores(90.0, 50.0, 50.0), images=(1500, 1452))])
     found = field(paper_table(maker.store, 2)[0], "ours", "accuracy")
