@@ -1,8 +1,11 @@
-"""Every network on a CUDA device: whole fits, resumed ones, and steps that let nobody wait."""
+"""Every network on a CUDA device: whole fits, resumed ones, and steps that let nobody wait; the fit of every method."""
 
 import pytest
 import torch
 
+from bench.core import registry
+from bench.diagnostics import synthetic
+from bench.diagnostics.conformance import methods
 from bench.training.trainer import Trainer
 from tests.support.device_work import TRAINED, pretended, projection_batch, training_step
 from tests.support.networks import NETWORKS
@@ -39,6 +42,23 @@ def test_a_fit_with_a_mask_is_deterministic(tmp_path):
     network = TRAINED["protoconcepts"]
     model = network.method().fit(work_of(network, tmp_path, network.joint(2, "mask"), *network.last(1)))
     assert {value.device for value in model.state_dict().values()} == {CUDA}
+
+
+@pytest.mark.usefixtures("deterministic")
+@pytest.mark.parametrize("name", sorted(registry.names("methods")))
+def test_every_method_fits_and_explains_there(name, tmp_path, monkeypatch):
+    def on_device(*inputs, black_box=None, make=synthetic.task):
+        return make(*inputs, black_box=None if black_box is None else black_box.to(CUDA), device=CUDA)
+
+    monkeypatch.setattr(synthetic, "task", on_device)
+    fitted = methods.prepare(name, tmp_path)
+    images, labels = (values.to(CUDA) for values in (fitted.samples.images, fitted.samples.labels))
+    with torch.no_grad():
+        found = fitted.model.explain(images, labels)
+        shown = fitted.model.attribute(fitted.model.backbone(images), labels)
+    for values in (found.logits, found.maps, found.scores, found.indices, shown):
+        assert values.device == CUDA
+        assert values.isfinite().all()
 
 
 @ALL
