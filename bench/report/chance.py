@@ -61,6 +61,8 @@ def beyond_chance(table: Table) -> Table | None:
         spread = None if entry.spread is None else entry.spread / (_PERFECT - chance)
         return Entry("ok", chance_corrected(entry.value, chance), spread, entry.seeds)
 
+    # Those with a backbone see the image, and know no class.
+    kind = "control" if any(row.backbone for row in controls) else "content-free control"
     rows = tuple(replace(row, values={metric: corrected(row, metric) for metric in chances}) for row in others)
     spread = any(entry.spread is not None for row in rows for entry in row.values.values())
     return Table(
@@ -69,7 +71,7 @@ def beyond_chance(table: Table) -> Table | None:
         rows,
         table.stub,
         tuple(notes),
-        facts=("0: the best content-free control, 1: perfect; chance: " + "; ".join(levels), _certainty(spread)),
+        facts=(f"0: the best {kind}, 1: perfect; chance: " + "; ".join(levels), _certainty(spread)),
     )
 
 

@@ -55,6 +55,16 @@ def test_the_best_control_is_chance(maker):
     assert found.facts[1] == "the test: python -m bench compare METHOD CONTROL"
 
 
+def test_controls_with_a_backbone_are_not_content_free(maker):
+    metrics = {"consistency": {"version": "1", "parameters": {}}}
+    cells = [maker.cell("ours", {"consistency": 79.0}, metrics=metrics)]
+    cells.append(maker.cell("untrained", {"consistency": 60.0}, metrics=metrics, role="control"))
+    maker.invocation(cells)
+    (block,) = comparison(maker.store)
+    (fact, _) = beyond_chance(block).facts
+    assert fact == "0: the best control, 1: perfect; chance: consistency 60.0 (untrained)"
+
+
 def test_nothing_is_beyond_a_perfect_control(maker):
     found = table(maker, (20.0, 100.0), (58.0, 100.0))
     (line,) = found.rows
