@@ -171,26 +171,28 @@ class Board:
 
 def _at_work(states: Sequence[CellState], processes: bool) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", show_header=processes)
-    for column in ("cell", "", "stage", "", "for", "process" if processes else "log"):
-        table.add_column(column, no_wrap=not processes or column != "")
+    for place, column in enumerate(("cell", "", "stage", "", "for", "process" if processes else "log")):
+        table.add_column(column, no_wrap=bool(column and column != "log") or (place == 3 and not processes))
     for cell in states:
         now = cell.activity or {}
         alive = cell.state == "running"
         stage = Text(now.get("stage", "")) if alive else Text(f"killed in: {now.get('stage', '')}", style="yellow")
         note = Text(str(now.get("note", "") if alive else ""), style="dim", no_wrap=True, overflow="ellipsis")
-        title, clock = short_label(cell.title), _clock(now.get("seconds", 0.0))
+        # In one line, of which title and newest line of the log give way to the rest.
+        title = Text(short_label(cell.title), no_wrap=not processes, overflow="ellipsis")
+        clock = _clock(now.get("seconds", 0.0))
         last: RenderableType = f"{now.get('host', '')}:{now.get('pid', '')}" if processes else note
-        table.add_row(cell.name[:6], title, stage, _counted(now), clock, last)
+        table.add_row(cell.name[:6], title, stage, _counted(now, bar=processes), clock, last)
         if processes and note:
             table.add_row("", note)
     return table
 
 
-def _counted(now: dict[str, Any]) -> RenderableType:
+def _counted(now: dict[str, Any], bar: bool) -> RenderableType:
     if not now.get("what"):
         return ""
     label = Text(f"{now['what']} {now['done']}" + (f"/{now['total']}" if now.get("total") else ""))
-    if not now.get("total"):
+    if not now.get("total") or not bar:
         return label
     grid = Table.grid(padding=(0, 1))
     grid.add_row(ProgressBar(total=now["total"], completed=now["done"], width=16), label)
