@@ -21,6 +21,7 @@ from bench import __version__
 from bench.cli import authors, compare, data, diagnostics, figures, models, options, posthoc, report, status
 from bench.cli import cells as cli_grid
 from bench.cli import tracking as cli_tracking
+from bench.cli.completion import complete_names
 from bench.core import interrupts, registry
 from bench.core.console import Console, Text, say, settle_streams
 from bench.core.errors import BenchError, DeviceLost, RequestError, storage_error
@@ -154,14 +155,29 @@ def run(pairs: tuple[str, ...], plugins: tuple[Path, ...], uri: str | None, dry_
 
     console = Console()
     console.print()
-    write(with_beyond_chance(comparison(results.store, results.stamp)), console=console)
+    tables = comparison(results.store, results.stamp)
+    write(with_beyond_chance(tables), console=console)
     console.print(str(results.summary))
     for name, reason in results.failed.items():
         again = repeating(results.store, name, results.home)
         console.print(Text.assemble((name, "red"), f" {reason}\n  again: {again}"), soft_wrap=True)
         for line in results.store.cell(name).log_tail(5):
             console.print(Text(f"  log: {line}", style="dim"), soft_wrap=True)
+    if given["suite"] == "demo" and not results.failed:
+        _show_next(console, tables[0], given["out"])
     sys.exit(1 if results.failed else 0)
+
+
+def _show_next(console: Console, table: Any, out: Path | None) -> None:
+    """Print the demo's finding, and two commands that go on from it."""
+    from bench.report.chance import finding
+
+    here = Path(sys.executable)
+    python = str(here.relative_to(Path.cwd()) if here.is_relative_to(Path.cwd()) else "python")
+    store = ["--out", str(out)] if out else []
+    console.print(f"\n{finding(table)}\nnext, the prototypes on images, and all results as pages:")
+    for words in (["figure", "8", "--count", "3"], ["report", "--format", "html"]):
+        console.print(f"  {shlex.join([python, '-m', 'bench', *words, *store])}", soft_wrap=True)
 
 
 @main.command("ls")
@@ -279,3 +295,4 @@ _ELSEWHERE = (
 for _command in (command for module in _ELSEWHERE for command in module.COMMANDS):
     main.add_command(_command)
 options.strictly(main)
+complete_names(main)

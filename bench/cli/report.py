@@ -16,7 +16,7 @@ _PAGES_ONLY = ("out_dir", "tests", "galleries", "device")
 
 
 @click.command()
-@click.option("--table", type=click.IntRange(1, 6), help="Table of the paper, beside measured numbers.")
+@click.option("--table", type=click.IntRange(1, 6), help="Table of Tan et al. 2024, beside measured numbers.")
 @click.option("--suite", help="Report the newest run of this suite.")
 @click.option("--run", "stamp", metavar="STAMP", help="Report this run, by its time stamp.")
 @options.table_format
@@ -43,11 +43,11 @@ def report(
     out: Path | None,
     **more: Any,
 ) -> None:
-    """Print the comparison table of a run or a table of the paper, or write the whole report as pages.
+    """Print the comparison table of a run or a table of Tan et al. 2024, or write the whole report as pages.
 
     \b
     python -m bench report                    the newest run
-    python -m bench report --table 2          the paper's table, from the cells of the whole store
+    python -m bench report --table 2          table 2 of Tan et al. 2024, from the cells of the whole store
     python -m bench report --worth            how far each metric's best method is above the best control
     python -m bench report --format html      pages that open from disk, of the whole store
     python -m bench report --format latex --columns accuracy,consistency --rename protopnet=ProtoPNet

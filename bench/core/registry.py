@@ -87,7 +87,7 @@ def _named_backbone(name: str) -> Entry:
 
 
 def nearest(name: str, known: Iterable[str], kind: str = "") -> str:
-    """Return ``; did you mean 'x'?``, or the known names if none is near, in one line of bounded length.
+    """Return ``; did you mean 'x'?`` and the command that lists all, or the known names, in a line of bounded length.
 
     Args:
         name: that is not known.
@@ -101,7 +101,8 @@ def nearest(name: str, known: Iterable[str], kind: str = "") -> str:
     # Others beside the nearest only if they are about as near.
     close = [repr(one[:_LONGEST]) for one, ratio in zip(close, ratios, strict=True) if ratio >= ratios[0] - 0.05]
     if close:
-        return f"; did you mean {' or '.join([', '.join(close[:-1]), close[-1]] if close[1:] else close)}?"
+        listed = f" `python -m bench ls {kind}` lists all {len(known)}" if kind else ""
+        return f"; did you mean {' or '.join([', '.join(close[:-1]), close[-1]] if close[1:] else close)}?{listed}"
     if kind and len(known) > _MOST:
         return f"; `python -m bench ls {kind}` lists all {len(known)}"
     return f"; {some(known, 'known: ')}" if known else ""

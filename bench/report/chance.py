@@ -117,6 +117,36 @@ def reaches(control: Row, row: Row, column: Column) -> bool:
     return ours >= theirs if column.higher_is_better else ours <= theirs
 
 
+def finding(table: Table) -> str:
+    """Return in a sentence what a table shows: its most accurate method beside the black box and the best controls.
+
+    Returns:
+        An empty text if no method's accuracy was measured, or no content-free control.
+    """
+    accuracy = next((column for column in table.columns if column.name == "accuracy"), None)
+    methods = [row for row in table.rows if row.role == "method" and accuracy and row.number(accuracy) is not None]
+    if accuracy is None or not methods:
+        return ""
+    first = max(methods, key=lambda row: row.number(accuracy) or 0.0)
+    above, not_above = [], []
+    for column in filter(_has_chance, table.columns):
+        own, sign = first.number(column), 1 if column.higher_is_better else -1
+        known = [(row.number(column), row) for row in table.rows if row.role == "control"]
+        controls = [(sign * value, row) for value, row in known if value is not None]
+        if own is not None and controls:
+            level, control = max(controls, key=lambda pair: pair[0])
+            text = f"{column.name} ({own:{column.form}} against {sign * level:{column.form}} of {control.label})"
+            (above if sign * own > level else not_above).append(text)
+    if not above and not not_above:
+        return ""
+    boxes = [n for row in table.rows if row.role == "reference" and (n := row.number(accuracy)) is not None]
+    beside = f", the black box {max(boxes):.1f} %" if boxes else ""
+    parts = [f"is better than every control without content in {', '.join(above)}"] if above else []
+    parts += [f"no better than one in {', '.join(not_above)}"] if not_above else []
+    said = " and ".join(parts) if above else f"is {parts[0]}"
+    return f"{first.label}, the most accurate method ({first.number(accuracy):.1f} %{beside}), {said}."
+
+
 def _named(reached: Sequence[Row], rows: Sequence[Row], column: Column) -> str:
     """Return methods with their backbones, if not all are meant; many settings of one method together."""
     methods = [row for row in rows if row.role == "method" and row.number(column) is not None]

@@ -87,7 +87,7 @@ def architectures(
         others = [name for name in _ARCHITECTURES if name not in family]
         command = repeated(next(iter(family.values())), {}, ",".join(others))
         missing.append(
-            Missing(f"the paper's figure has {', '.join(_ARCHITECTURES)}; not here: {', '.join(others)}", command)
+            Missing(f"Tan et al. 2024 have {', '.join(_ARCHITECTURES)}; not here: {', '.join(others)}", command)
         )
     name = rows[0].look.class_name
     spec = next(iter(family.values())).spec

@@ -171,8 +171,8 @@ def test_tables_of_the_paper_are_there_where_cells_are(paper: Path) -> None:
         assert f"Table {number}:" in said.split("Without a measured number")[0]
     assert "Table 6:" in said.split("Without a measured number")[1]
     index = read_site(paper)["index.html"].said
-    assert "Not the paper's images: 276 training and 142 test images here" in index
-    assert "cub: Not the paper" not in index
+    assert "Not the images of Tan et al. 2024: 276 training and 142 test images here" in index
+    assert "cub: Not the images" not in index
 
 
 def test_markup_in_names_stays_text_inside_the_folder(hostile: Path) -> None:
