@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.core.errors import RequestError
-from bench.report.plots.style import styled, tame
+from bench.report.plots.style import darken, styled, tame
 from bench.results.cell_record import CellRecord, in_words
 
 if TYPE_CHECKING:
@@ -82,6 +82,11 @@ class Drawing:
                 f"{error.filename or folder}: {error.strerror or error}; choose another folder"
             ) from error
         return files
+
+    def darkened(self) -> Drawing:
+        """Recolour the figure itself for a dark page, and return it under another name; save it before."""
+        darken(self.figure)
+        return replace(self, name=f"{self.name}-dark")
 
 
 def repeated(cell: CellRecord, settings: Mapping[str, Any], backbones: str | None = None) -> str:

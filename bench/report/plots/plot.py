@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 Horizontal = Callable[[Point], Value | None]
 # More changed settings than these have no numbers, which would cover the plot and its legend.
 _MOST_NUMBERED = 24
-# Width and height of the axes in inches.
-_PANEL, _TITLE, _LEGEND_LINE, _NOTE_LINE = (3.3, 3.3), 0.3, 12 / 72, 0.14
+# Heights in inches.
+_TITLE, _LEGEND_LINE, _NOTE_LINE = 0.3, 12 / 72, 0.14
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Plot:
         across: a point's value on the horizontal axis.
         label: the horizontal axis's label.
         logarithmic: whether the horizontal axis is logarithmic.
+        size: width and height of a panel in inches.
     """
 
     group: Group
@@ -45,7 +46,8 @@ class Plot:
     panels: Sequence[str]
     across: Horizontal
     label: str
-    logarithmic: bool
+    logarithmic: bool = False
+    size: tuple[float, float] = (3.3, 3.3)
 
     def draw(
         self, file: str, title: str, caption: str, missing: Sequence[Missing], note: Sequence[str] = ()
@@ -61,14 +63,14 @@ class Plot:
         """
         columns = 2 if len(self.panels) in (2, 4) else min(3, len(self.panels))
         lines = -(-len(self.panels) // columns)
-        width = _PANEL[0] * columns + 0.3
+        width = self.size[0] * columns + 0.3
         handles = self._handles()
         widest = max(len(str(handle.get_label())) for handle in handles)
         beside = max(1, min(5, len(handles), int(width / (0.45 + 0.06 * widest))))
         told = textwrap.wrap(f"Not in this picture: {'; '.join(note)}.", int(17 * width)) if note else []
         below = _NOTE_LINE * len(told) + 0.05
         bottom = below + _LEGEND_LINE * (1 + -(-len(handles) // beside))
-        height = _PANEL[1] * lines + _TITLE + bottom
+        height = self.size[1] * lines + _TITLE + bottom
         with style.styled():
             figure = style.new_figure(width, height, title)
             figure.get_layout_engine().set(rect=(0, bottom / height, 1, 1 - bottom / height))
