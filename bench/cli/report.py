@@ -12,7 +12,7 @@ from bench.cli import options
 from bench.core.console import Console
 from bench.core.paths import home as find_home
 
-_PAGES_ONLY = ("out_dir", "tests", "galleries", "device")
+_PAGES_ONLY = ("out_dir", "tests", "galleries", "device", "title", "about")
 
 
 @click.command()
@@ -29,6 +29,11 @@ _PAGES_ONLY = ("out_dir", "tests", "galleries", "device")
 )
 @click.option("--galleries", is_flag=True, help="Draw each method's prototypes in the pages, from models and images.")
 @click.option("--device", help="Device of the galleries: auto (the default), cpu, cuda or cuda:1.")
+@click.option("--title", help="Headline of the pages.")
+@click.option(
+    "--about", type=options.PATH, metavar="FILE.md",
+    help="Text of the pages: Markdown, with authors, date and licence in a header between lines of ---.",
+)  # fmt: skip
 @options.table_style
 @options.home
 @options.plugin
@@ -52,9 +57,9 @@ def report(
     python -m bench report --format html      pages that open from disk, of the whole store
     python -m bench report --format latex --columns accuracy,consistency --rename protopnet=ProtoPNet
 
-    The pages have verdicts with cautions, tables, figures, and a page for each method and each cell. An earlier report
-    in their folder is replaced. --suite and --run select one run instead of the whole store. `compare` tests
-    differences.
+    The pages have the finding, tables, verdicts with cautions, figures, and a page for each method and each cell. An
+    earlier report in their folder is replaced. --suite and --run select one run instead of the whole store. `compare`
+    tests differences.
     """  # noqa: D301 (click reads the character itself)
     from bench.core.errors import RequestError
     from bench.report import comparison, paper_table, with_beyond_chance, write
@@ -91,17 +96,21 @@ def _pages(
     tests: int | None,
     galleries: bool,
     device: str | None,
+    title: str | None,
+    about: Path | None,
 ) -> None:
     from bench.core.errors import RequestError
     from bench.report.html import write_site
+    from bench.report.html.about import read_about
 
     if device and not galleries:
         raise RequestError("--device is for --galleries; the rest of the report runs no model")
+    told = read_about(about, title or "")
     console = Console()
     with console.status("writing the report; galleries take minutes" if galleries else "writing the report"):
         page = write_site(
             store, out_dir or store.root / "report", stamp, suite, intervals, tests,
-            draw=_gallery(store, device or "auto") if galleries else None,
+            draw=_gallery(store, device or "auto") if galleries else None, about=told,
         )  # fmt: skip
     console.print(f"written: {page}", soft_wrap=True)
 

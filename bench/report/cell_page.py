@@ -34,9 +34,9 @@ from bench.results.stats.intervals import with_intervals
 from bench.results.store import Store
 
 Pairs = list[tuple[str, str]]
-# Characters of the end of a log, and rows of a table in a terminal.
+# Characters of the end of a log, and rows of a per-prototype table.
 _LONGEST_LOG = 4000
-_MOST_IN_TERMINAL = 12
+_MOST_ROWS = 12
 
 
 class CellPage:
@@ -57,7 +57,7 @@ class CellPage:
         record: CellRecord,
         stamps: Sequence[str] = (),
         intervals: bool = True,
-        most: int = 50,
+        most: int = _MOST_ROWS,
         log_lines: int = 30,
     ) -> None:
         self._store, self._record, self._outcome, self._most = store, record, record.result, most
@@ -181,7 +181,7 @@ def show_cell(store: Store, name: str, console: Console) -> None:
         console: output.
     """
     record = store.record(name)
-    page = CellPage(store, record, most=_MOST_IN_TERMINAL, log_lines=10)
+    page = CellPage(store, record, log_lines=10)
     if record.written is None:
         console.print(f"{name}: {page.state}", style="red")
         return

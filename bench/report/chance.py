@@ -129,7 +129,7 @@ def finding(table: Table) -> str:
         return ""
     first = max(methods, key=lambda row: row.number(accuracy) or 0.0)
     above, not_above = [], []
-    for column in filter(_has_chance, table.columns):
+    for column in filter(has_chance, table.columns):
         own, sign = first.number(column), 1 if column.higher_is_better else -1
         known = [(row.number(column), row) for row in table.rows if row.role == "control"]
         controls = [(sign * value, row) for value, row in known if value is not None]
@@ -141,7 +141,7 @@ def finding(table: Table) -> str:
         return ""
     boxes = [n for row in table.rows if row.role == "reference" and (n := row.number(accuracy)) is not None]
     beside = f", the black box {max(boxes):.1f} %" if boxes else ""
-    parts = [f"is better than every control without content in {', '.join(above)}"] if above else []
+    parts = [f"is better than every control in {', '.join(above)}"] if above else []
     parts += [f"no better than one in {', '.join(not_above)}"] if not_above else []
     said = " and ".join(parts) if above else f"is {parts[0]}"
     return f"{first.label}, the most accurate method ({first.number(accuracy):.1f} %{beside}), {said}."

@@ -40,7 +40,7 @@ class Result:
 
 
 def results(cells: ResultSet, intervals: bool = False) -> list[Result]:
-    """Return the tables, of the newest cells first.
+    """Return the tables, the one with most measured values first, then of the newest cells.
 
     If several settings are one row (a method was run in other settings later), the one with most metrics finished
     represents it, then the newest.
@@ -52,7 +52,14 @@ def results(cells: ResultSet, intervals: bool = False) -> list[Result]:
     bounds = Bounds(cells.store) if intervals else None
     groups = cells.groups(bounds=bounds)
     titles = distinguish([(group.cells[0], group.definitions) for group in groups])
-    return [_result(title, group, bounds) for title, group in zip(titles, groups, strict=True)]
+    found = [_result(title, group, bounds) for title, group in zip(titles, groups, strict=True)]
+    return sorted(found, key=_measured, reverse=True)
+
+
+def _measured(result: Result) -> int:
+    """Return the number of values of single seeds in a table."""
+    places = [row.entry(column) for row in result.table.rows for column in result.table.columns]
+    return sum(len(entry.seeds) for entry in places if entry is not None)
 
 
 def _result(title: str, group: ComparableGroup, bounds: Bounds | None) -> Result:

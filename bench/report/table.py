@@ -62,6 +62,10 @@ class Column:
         """Return whether a residual is so small that the axiom holds."""
         return self.tolerance is not None and value <= self.tolerance
 
+    def vanishes(self, value: float) -> bool:
+        """Return whether a number is a residual of nothing but rounding; a share in percent is no residual."""
+        return self.tolerance is not None and not self.unit and abs(value) < self.tolerance
+
 
 @dataclass(frozen=True)
 class Value:

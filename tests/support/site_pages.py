@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
-VOID = {"meta", "br", "img", "link", "hr", "input", "wbr", "circle", "path", "rect", "polyline"}
+VOID = {"meta", "br", "img", "link", "hr", "input", "wbr", "circle", "path", "rect", "polyline", "source"}
 
 
 class Page(HTMLParser):
@@ -51,7 +51,7 @@ class Page(HTMLParser):
     @property
     def links(self) -> list[str]:
         """What the page leads to or loads."""
-        return [given[name] for _, given in self.tags for name in ("href", "src") if name in given]
+        return [given[name] for _, given in self.tags for name in ("href", "src", "srcset") if name in given]
 
 
 def read_site(folder: Path) -> dict[str, Page]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,13 @@ from markupsafe import Markup, escape
 from bench.core import __version__, registry
 from bench.core.plain_text import printable, visible
 from bench.report.cell_page import CellPage
-from bench.report.chance import beyond_chance
-from bench.report.html import filters, words
+from bench.report.html import filters
+from bench.report.html.about import About, hardware
+from bench.report.html.downloads import Downloads, Files, cell_list, without_paths
 from bench.report.html.figures import Illustration, saved, stored_figures
+from bench.report.html.front import front_page, mark
 from bench.report.html.output_dir import ReportFolder, file_name
+from bench.report.html.per_class import pairs
 from bench.report.html.sources import cell_digest, site_digest
 from bench.report.html.sparklines import panels
 from bench.report.html.verdicts import verdicts
@@ -25,14 +28,18 @@ from bench.report.html.warnings import cautions
 from bench.report.paper_tables.build import paper_table
 from bench.report.paper_tables.published import TABLES
 from bench.report.plots.figure import Drawing
+from bench.report.plots.scatter import headline
 from bench.report.renderers.html import fragments
 from bench.report.result_tables import Result, results
 from bench.report.table import Table
 from bench.results.cell_record import CellRecord, in_words
+from bench.results.export import nameless
 from bench.results.result_set import ResultSet
 from bench.results.store import Store
 
 _HERE = Path(__file__).parent / "templates"
+# Rows of two methods' comparison by class; its CSV has all.
+_MOST_CLASSES = 12
 _ASSETS = ("style.css", "report.js")
 
 
@@ -70,6 +77,7 @@ def write_site(
     intervals: bool = False,
     most: int | None = None,
     draw: Callable[[str], Iterable[Drawing]] | None = None,
+    about: About | None = None,
 ) -> Path:
     """Write the report from the stored numbers alone.
 
@@ -81,6 +89,7 @@ def write_site(
         intervals: whether all values get their 95 % intervals, not only differences.
         most: number of statistical tests, however long they take; by default as many as take some seconds.
         draw: yields pictures of a cell's prototypes; by default none, since they need model and images.
+        about: title, authors, date, licence and text.
 
     A page whose sources are unchanged is not made again, and no file is written whose content stays the same.
 
@@ -90,10 +99,11 @@ def write_site(
     Raises:
         RequestError: if the run is not known, or the folder contains something else.
     """
+    about = about or About()
     with store.read_once():
         cells = ResultSet.of(store, stamp, suite)
         target = ReportFolder(folder)
-        site = Site(cells, target, stamp, suite, intervals, most)
+        site = Site(cells, target, stamp, suite, intervals, most, about)
         sources = site_digest(cells, site.digests, (stamp, suite, intervals, most, draw is not None))
         # Images, from which pictures of prototypes are drawn, may have changed: these are drawn again.
         if draw is not None or not target.is_made_from(sources):
@@ -112,6 +122,7 @@ class Site:
         suite: name of a suite, for the paper's tables.
         intervals: whether values get 95 % intervals.
         most: number of statistical tests.
+        about: title, authors, date, licence and text.
     """
 
     def __init__(
@@ -122,9 +133,11 @@ class Site:
         suite: str | None,
         intervals: bool,
         most: int | None,
+        about: About,
     ) -> None:
         self._all, self._store, self._cells, self._target = cells, cells.store, cells.cells, target
         self._which, self._most = (stamp, suite, intervals), most
+        self._downloads = Downloads(target.write)
         there = {one.name for one in cells}
         self._runs = {
             when: content
@@ -136,18 +149,21 @@ class Site:
             for name in there & set(content["cells"]):
                 asked[name].append(when)
         self._pages_of = {one.name: CellPage(self._store, one, asked[one.name], intervals) for one in self._cells}
-        self.digests = {name: cell_digest(page, self._runs) for name, page in self._pages_of.items()}
+        about, machine = about.dated(max(self._runs, default="")), hardware(self._cells)
+        self.digests = {
+            name: cell_digest(page, self._runs, (repr(about), machine)) for name, page in self._pages_of.items()
+        }
         self._methods = self._method_pages()
         # Names, reasons and settings come from users and plugins: everything is escaped.
         self._pages = Environment(
-            loader=FileSystemLoader(_HERE), autoescape=True, finalize=visible, undefined=StrictUndefined,
+            loader=FileSystemLoader(_HERE), autoescape=True, finalize=_shown, undefined=StrictUndefined,
             trim_blocks=True, lstrip_blocks=True,
         )  # fmt: skip
         self._pages.filters.update(breakable=breakable, in_words=in_words)
         self._pages.globals.update(
-            value=filters.value, ends=filters.ends, verdict=filters.verdict, reach=filters.reach,
-            p_value=filters.p_value, minus=filters.minus, notes_of=filters.notes_of, between=words.between,
-            panels=panels,
+            value=filters.value, ends=filters.ends, verdict=filters.verdict, reach=filters.reach, width=filters.BAR,
+            p_value=filters.p_value, pairwise=filters.pairwise, minus=filters.minus, notes_of=filters.notes_of,
+            mark=mark, panels=panels, hardware=machine, about=about,
             addresses=self._addresses(), version=__version__, methods=list(self._methods.values()),
         )  # fmt: skip
 
@@ -160,17 +176,24 @@ class Site:
         stamp, suite, _ = self._which
         figures, undrawn = stored_figures(self._target, self._store, suite, stamp) if self._cells else ([], [])
         tables, unmeasured = self._tables()
+        self._pairs = pairs(self._store, self._results, self._places)
+        self._pages.globals["pair_pages"] = {
+            (pair.title, pair.backbone, *names): pair.address
+            for pair in self._pairs for names in (pair.methods, pair.methods[::-1])
+        }  # fmt: skip
+        front = front_page(self._results, self._places, self._downloads)
+        shown = [section.own for section in front.sections]
         self._page(
-            "index.html", "index",
-            cautions=cautions(self._results, self._cells, list(self._store.faults.values())),
-            results=self._results, places=self._places,
-            beyond=[beyond_chance(result.table) for result in self._results], figures=figures, undrawn=undrawn,
-            cells=self._cells, runs=self._runs,
+            "index.html", "index", front=front, headline=self._headline(shown), places=self._places,
+            cautions=cautions(shown, self._cells, list(self._store.faults.values())),
+            figures=figures, undrawn=undrawn, cells=self._cells, runs=self._runs,
         )  # fmt: skip
         every = filters.every(self._places)
-        self._page("comparisons.html", "comparisons", every=every, facts=filters.explanations(every))
+        files = self._downloads.compared("comparisons", [one for *_, one in every]) if every else None
+        self._page("comparisons.html", "comparisons", every=every, facts=filters.explanations(every), files=files)
         self._page("tables.html", "tables", tables=tables, unmeasured=unmeasured)
-        self._page("cells.html", "cells", cells=self._cells, runs=self._runs)
+        self._page("cells.html", "cells", cells=self._cells, runs=self._runs,
+                   files=self._downloads.of("cells", [cell_list(self._cells)]) if self._cells else None)  # fmt: skip
         addresses = self._addresses()
         for one in self._cells:
             name, sources = addresses[one.name], self.digests[one.name]
@@ -183,6 +206,19 @@ class Site:
                 self._draw_gallery(page, draw)
             own = filters.seen_from(every, {one.label for one in page.cells})
             self._page(page.address, "method", page=page, rows=self._rows_of(page), every=own)
+        for pair in self._pairs:
+            table = pair.table
+            files = self._downloads.by_class(table.title, table, pair.methods)
+            galleries = [self._methods[name].gallery if name in self._methods else [] for name in pair.methods]
+            self._page(
+                pair.address, "pair", pair=pair, rows=pair.rows[:_MOST_CLASSES], files=files, galleries=galleries
+            )
+
+    def _headline(self, own: Sequence[Result]) -> Illustration | None:
+        """Draw the first data set's methods for the front page, if at least two have the coordinates."""
+        among = {cell.name for result in own[:1] for group in result.members for cell in group.cells}
+        drawn, _ = saved(self._target, lambda: headline(self._all, among), "figures", "svg")
+        return drawn[0] if drawn else None
 
     def _page(self, name: str, template: str, sources: str = "", **context: Any) -> None:
         root = "../" * name.count("/")
@@ -217,26 +253,35 @@ class Site:
         return dict(sorted(pages.items(), key=lambda item: (
             roles.index(item[1].role) if item[1].role in roles else len(roles), order.index(item[0]))))  # fmt: skip
 
-    def _rows_of(self, page: MethodPage) -> list[tuple[Result, list[Any]]]:
-        """Return the tables that contain the method, with its rows alone."""
+    def _rows_of(self, page: MethodPage) -> list[tuple[Result, list[Any], Files]]:
+        """Return the tables that contain the method, with its rows alone and their files."""
         found = []
         for result in self._results:
             rows = [(line, group) for line, group in result.rows if group.spec["method"] == page.name]
             if rows:
-                found.append((result, rows))
+                table = replace(result.table, rows=tuple(line for line, _ in rows))
+                files = self._downloads.of(f"{page.name} {table.title}", [table], [page.name, result.dataset])
+                found.append((result, rows, files))
         return found
 
-    def _tables(self) -> tuple[list[tuple[str, Markup]], list[tuple[int, str]]]:
-        """Return the paper's tables that have a measured number, as fragments, and the titles of the others."""
+    def _tables(self) -> tuple[list[tuple[Files, Markup]], list[tuple[int, str]]]:
+        """Return the paper's tables that have a measured number, as files and fragments, and the titles of others."""
         found, unmeasured = [], []
         if not self._cells:
             return [], [(number, table.title) for number, table in TABLES.items()]
         for number, table in TABLES.items():
             measured = [one for one in paper_table(self._store, number, *self._which) if _is_measured(one)]
-            found += [(one.title, Markup(text)) for one, text in zip(measured, fragments(measured), strict=True)]
+            measured = list(map(without_paths, measured))
+            for place, (one, text) in enumerate(zip(measured, fragments(measured), strict=True), 1):
+                found.append((self._downloads.of(f"table {number}-{place}", [one], [table.dataset]), Markup(text)))
             if not measured:
                 unmeasured.append((number, table.title))
         return found, unmeasured
+
+
+def _shown(value: Any) -> Any:
+    """Return a template's value: text without acting characters and without paths of the machine that made it."""
+    return visible(nameless(value) if type(value) is str else value)
 
 
 def breakable(name: str) -> Markup:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from bench.results.aggregate import Entry
 from bench.results.stats.compare import explained
 from bench.results.stats.contest import Comparison
 
+BAR = 200
+"""Width of the drawing of an interval."""
 _WORDS = {"oom": "out of memory", "missing": "–"}
 
 
@@ -19,13 +22,27 @@ def value(entry: Entry, column: Column) -> str:
     """Return a table's entry as text: the mean with its spread, or a word."""
     if entry.value is None:
         return _WORDS.get(entry.status, entry.status)
+    if column.vanishes(entry.value):
+        return vanishing(entry.value)
     spread = "" if entry.spread is None else f" ± {entry.spread:{column.form}}"
     return minus(f"{entry.value:{column.form}}") + spread
 
 
+def vanishing(number: float) -> str:
+    """Return a residual below the tolerance of its axiom as zero with a bound, a power of ten that it is below.
+
+    Example:
+        >>> vanishing(6.5e-16), vanishing(2e-6), vanishing(0.0)
+        ('0 (< 1e−12)', '0 (< 1e−05)', '0')
+    """
+    # Below 1e-12 it is rounding of float64: how much of it says nothing.
+    bound = max(1e-12, 10.0 ** (math.floor(math.log10(abs(number))) + 1)) if number else 0.0
+    return minus(f"0 (< {bound:.0e})") if number else "0"
+
+
 def ends(entry: Entry, column: Column) -> str:
     """Return the interval of an entry, if it has one."""
-    if entry.low is None or entry.high is None:
+    if entry.low is None or entry.high is None or (entry.value is not None and column.vanishes(entry.value)):
         return ""
     return minus(f"[{entry.low:{column.form}}, {entry.high:{column.form}}]")
 
@@ -56,7 +73,8 @@ class Verdict:
         words: the verdict in words.
         difference: the number with its interval.
         reason: further remarks.
-        bar: left end, middle and right end of the interval from 0 to 100, zero at 50; ``None`` without an interval.
+        bar: left end, middle and right end of the interval from 0 to :data:`BAR`, zero in the middle; ``None``
+            without an interval.
     """
 
     kind: str
@@ -71,7 +89,7 @@ def verdict(one: Comparison, reach: float = 0.0) -> Verdict:
 
     Args:
         one: the comparison.
-        reach: the largest end of the intervals that are drawn beside each other.
+        reach: end of the axis on which intervals are drawn.
     """
     digits = ".1f" if one.unit == "%" else ".4g"
     told, bar = "", None
@@ -80,7 +98,9 @@ def verdict(one: Comparison, reach: float = 0.0) -> Verdict:
         if one.low is not None and one.high is not None:
             told += minus(f" [{one.low:+{digits}}, {one.high:+{digits}}]")
             if reach > 0:
-                low, middle, high = (round(50 + 50 * end / reach, 1) for end in (one.low, one.difference, one.high))
+                low, middle, high = (
+                    round(BAR / 2 * (1 + end / reach), 1) for end in (one.low, one.difference, one.high)
+                )
                 bar = (low, middle, high)
     if one.p is None:
         return Verdict("none", one.verdict, told, one.reason, bar)
@@ -92,10 +112,20 @@ def verdict(one: Comparison, reach: float = 0.0) -> Verdict:
     return Verdict(("up", "down")[better], (up, down)[better], told, one.reason, bar)
 
 
-def reach(found: Iterable[Comparison]) -> float:
-    """Return the largest end of all intervals, or the largest difference."""
-    ends = (end for one in found for end in (one.low, one.difference, one.high) if end is not None)
-    return max(map(abs, ends), default=0.0)
+def reach(found: Iterable[Comparison], unit: str) -> float:
+    """Return the end of a common axis for all intervals in one unit: a round number, 0 without any."""
+    known = (end for one in found if one.unit == unit for end in (one.low, one.difference, one.high) if end is not None)
+    most = max(map(abs, known), default=0.0)
+    if most == 0:
+        return 0.0
+    scale = 10.0 ** math.floor(math.log10(most))
+    return next(step * scale for step in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if most <= step * scale * (1 + 1e-9))
+
+
+def pairwise(place: Place, metric: str) -> dict[tuple[str, str], Comparison]:
+    """Return the comparisons between methods in one metric, from both sides."""
+    own = [one for one in place.found["methods"] if one.metric == metric]
+    return {one.methods: one for one in (*own, *map(turned, own))}
 
 
 def seen_from(
@@ -117,12 +147,14 @@ def explanations(found: Sequence[tuple[Place, Question, Comparison]]) -> list[st
     Args:
         found: all comparisons.
     """
-    told = {
+    told: dict[Question, str] = {
         "black box": "each method with the black box in accuracy",
         "chance": "each method with the best content-free control of a metric",
-        "methods": "every two methods that come with the settings of their recipe",
+        "methods": "every two methods",
+        "black box, changed": "changed settings with the black box",
+        "chance, changed": "changed settings with the best control",
     }
     counts = Counter(question for _, question, one in found if one.p is not None)
     parts = [f"{told[question]} ({counts[question]})" for question in QUESTIONS if counts[question]]
-    families = f"all tests of one question together: {'; '.join(parts)}"
+    families = f"all tests of one question together, methods in the settings of their recipes: {'; '.join(parts)}"
     return explained([one for *_, one in found], max(counts.values(), default=0), families)

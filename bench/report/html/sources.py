@@ -21,9 +21,15 @@ _ROOT = Path(__file__).resolve().parents[3]
 _KINDS = (".py", ".html", ".css", ".js", ".csv", ".yaml", ".json")
 
 
-def cell_digest(page: CellPage, runs: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the digest of what the page of a cell is made from; ``runs`` are the calls that asked for it."""
-    return _digest([code_of_pages(), *page.sources(), *(str(runs[stamp]["command"]) for stamp in page.stamps)])
+def cell_digest(page: CellPage, runs: Mapping[str, Mapping[str, Any]], frame: Iterable[str] = ()) -> str:
+    """Return the digest of what the page of a cell is made from.
+
+    Args:
+        page: of the cell.
+        runs: the calls that asked for it.
+        frame: texts that are on every page of the report.
+    """
+    return _digest([code_of_pages(), *frame, *page.sources(), *(str(runs[stamp]["command"]) for stamp in page.stamps)])
 
 
 def site_digest(cells: ResultSet, pages: Mapping[str, str], asked: Iterable[Any]) -> str:

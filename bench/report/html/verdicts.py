@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import Literal
+from typing import Literal, get_args
 
 from bench.report.result_tables import Result
 from bench.report.table import Column, Row
@@ -21,8 +21,9 @@ MOST = 300
 MOST_UNITS = 100_000
 """Images and classes that are swapped in all tests together: what some seconds are enough for."""
 
-Question = Literal["black box", "chance", "methods"]
-QUESTIONS: tuple[Question, ...] = ("black box", "chance", "methods")
+Question = Literal["black box", "chance", "methods", "black box, changed", "chance, changed"]
+QUESTIONS: tuple[Question, ...] = get_args(Question)
+"""Each is a family of tests of its own: rows with changed settings do not alter the verdicts on the others."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,10 @@ class Place:
     Attributes:
         title: of the table that it belongs to.
         backbone: name.
-        methods: labels, in the table's order.
+        methods: labels of the rows with the settings of their recipes, in the table's order.
+        changed: labels of the rows with changed settings.
         metrics: the compared ones, left to right.
+        tests: size of the family of each question, over all places; filled in when all are tested.
         found: the comparisons, question by question; the first method of each is the one in question.
         left: the comparisons that were left out, question by question.
     """
@@ -50,13 +53,17 @@ class Place:
     title: str
     backbone: str
     methods: list[str]
+    changed: list[str]
     metrics: list[Column]
+    tests: dict[Question, int]
     found: dict[Question, list[Comparison]] = field(default_factory=lambda: {name: [] for name in QUESTIONS})
     left: dict[Question, list[Left]] = field(default_factory=lambda: {name: [] for name in QUESTIONS})
 
-    def of(self, question: Question, method: str, metric: str) -> Comparison | None:
-        """Return the comparison of a method with the black box or with chance, if there is one."""
-        own = [one for one in self.found[question] if one.methods[0] == method and one.metric == metric]
+    def of(self, rival: Literal["black box", "chance"], method: str, metric: str) -> tuple[Comparison, int] | None:
+        """Return the comparison of a method with the black box or with chance, and the size of its family."""
+        families = [question for question in QUESTIONS if question.partition(", ")[0] == rival]
+        own = [(one, self.tests[question]) for question in families for one in self.found[question]
+               if one.methods[0] == method and one.metric == metric]  # fmt: skip
         return own[0] if own else None
 
 
@@ -86,7 +93,8 @@ def verdicts(store: Store, results: Sequence[Result], most: int | None = None) -
     """Answer three questions in every place, with p values corrected over all tests of a question, in all places.
 
     Each method is compared with the black box in accuracy, with the best content-free control of each metric in that
-    metric, and with every other method. Methods with changed settings are not compared with each other.
+    metric, and with every other method. Rows with changed settings are not compared with each other, and their tests
+    are corrected among themselves.
 
     Args:
         store: results with the per-item tables.
@@ -97,12 +105,13 @@ def verdicts(store: Store, results: Sequence[Result], most: int | None = None) -
     """
     judge = Judge(store)
     places: list[Place] = []
+    sizes: dict[Question, int] = dict.fromkeys(QUESTIONS, 0)
     asked: list[tuple[Place, Question, SeedGroup, SeedGroup, str]] = []
     for result in results:
-        for place, own in _places(result):
+        for place, own in _places(result, sizes):
             places.append(place)
             asked += [(place, *one) for one in own]
-    asked.sort(key=lambda one: (not one[2].first.plain, QUESTIONS.index(one[1])))
+    asked.sort(key=lambda one: QUESTIONS.index(one[1]))
     tested: list[tuple[Place, Question, Comparison]] = []
     tests = units = 0
     for place, question, first, second, metric in asked:
@@ -115,12 +124,15 @@ def verdicts(store: Store, results: Sequence[Result], most: int | None = None) -
             units += one.units or 0
     for question in QUESTIONS:
         own = [(place, one) for place, about, one in tested if about == question]
+        sizes[question] = sum(one.p is not None for _, one in own)
         for (place, _), one in zip(own, corrected_over_all([one for _, one in own]), strict=True):
             place.found[question].append(one)
     return places
 
 
-def _places(result: Result) -> Iterator[tuple[Place, list[tuple[Question, SeedGroup, SeedGroup, str]]]]:
+def _places(
+    result: Result, sizes: dict[Question, int]
+) -> Iterator[tuple[Place, list[tuple[Question, SeedGroup, SeedGroup, str]]]]:
     columns = [column for column in result.table.columns if column.name in FIRST_METRICS]
     controls = [(row, group) for row, group in result.rows if row.role == "control"]
     for backbone in dict.fromkeys(row.backbone for row in result.table.rows if row.backbone):
@@ -132,18 +144,21 @@ def _places(result: Result) -> Iterator[tuple[Place, list[tuple[Question, SeedGr
                 if row.number(column) is None:
                     continue
                 rivals: list[tuple[Question, SeedGroup]] = []
+                plain = group.first.plain
                 if column.name == "accuracy":
-                    rivals += [("black box", other) for own, other in rows
+                    rivals += [("black box" if plain else "black box, changed", other) for own, other in rows
                                if own.role == "reference" and own.number(column) is not None]  # fmt: skip
                 best = _best(controls, column)
-                rivals += [("chance", best)] if best is not None else []
+                rivals += [("chance" if plain else "chance, changed", best)] if best is not None else []
                 asked += [(question, group, other, column.name) for question, other in rivals]
-        plain = [(row, group) for row, group in methods if group.first.plain]
+        labels: dict[bool, list[str]] = {True: [], False: []}
+        for row, group in methods:
+            labels[group.first.plain].append(row.label)
         for column in columns:
-            there = [group for row, group in plain if row.number(column) is not None]
+            there = [group for row, group in methods if group.first.plain and row.number(column) is not None]
             asked += [("methods", one, two, column.name) for one, two in combinations(there, 2)]
         if methods:
-            yield Place(result.table.title, backbone, [row.label for row, _ in methods], columns), asked
+            yield Place(result.table.title, backbone, labels[True], labels[False], columns, sizes), asked
 
 
 def _best(controls: Sequence[tuple[Row, SeedGroup]], column: Column) -> SeedGroup | None:

@@ -1,65 +1,61 @@
-"""Verdicts in words."""
+"""Finding of a report in words, from its verdicts."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
 
-from bench.report.html.verdicts import Left, winner
-from bench.results.stats.contest import Comparison
+from bench.report.html.verdicts import Place, winner
 
-# More pairs without a difference are counted instead of named.
-_MOST_PAIRS = 4
+# More methods that do not beat a control are counted instead of named, if others do.
+_MOST_NAMES = 4
 
 
-def between(found: Sequence[Comparison], left: Sequence[Left] = ()) -> list[tuple[str, str]]:
-    """Return which differences between methods are shown, metric by metric.
+def finding(places: Sequence[Place]) -> str:
+    """Return which methods beat the best content-free control of a metric, in one sentence.
 
-    Args:
-        found: comparisons of methods in one place.
-        left: comparisons that were left out there: they qualify the sentence that one method is the best.
-
-    Returns:
-        Metric and sentence.
+    It is about the methods in the settings of their recipes, on the data of the first place where that was tested; a
+    method beats a control if Holm's p and the interval show that it is better. Empty if nothing was tested.
     """
-    metrics = dict.fromkeys(one.metric for one in (*found, *left))
-    return [
-        (metric, _sentence([one for one in found if one.metric == metric], sum(one.metric == metric for one in left)))
-        for metric in metrics
-    ]
+    tested = [(place, one) for place in places for one in place.found["chance"] if one.p is not None]
+    if not tested:
+        return ""
+    title = tested[0][0].title
+    won: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
+    for place, one in tested:
+        if place.title == title:
+            won[one.metric.replace("_", " ")][one.methods[0]].append(winner(one) == 0)
+    methods = {label for found in won.values() for label in found}
+    controls = dict.fromkeys(one.methods[1] for place, one in tested if place.title == title)
+    rival = "the best content-free control" + (f" ({next(iter(controls))})" if len(controls) == 1 else "")
+    never = [metric for metric, found in won.items() if not any(any(own) for own in found.values())]
+    parts = []
+    if never:
+        who = f"none of {len(methods)} methods beats" if len(methods) > 1 else f"{next(iter(methods))} does not beat"
+        parts.append(f"{who} {rival} in {listed(never, 'or')}")
+    for metric, found in won.items():
+        if metric not in never:
+            parts.append(f"in {metric}, {_who(found, 'does' if parts else f'beats {rival}')}")
+    return f"On {title}, {'; '.join(parts)}."
 
 
-def _sentence(own: Sequence[Comparison], left: int) -> str:
-    beaten: dict[str, list[str]] = defaultdict(list)
-    alike: list[str] = []
-    untested = []
-    for one in own:
-        better = winner(one)
-        if better is not None:
-            beaten[one.methods[better]].append(one.methods[1 - better])
-        elif one.p is not None:
-            alike.append(" and ".join(one.methods))
-        else:
-            untested.append(" and ".join(one.methods))
-    ordered = sorted(beaten.items(), key=lambda pair: -len(pair[1]))
-    parts = [f"{method} is better than {listed(others)}" for method, others in ordered]
-    if alike and len(alike) == len(own):
-        names = list(dict.fromkeys(method for one in own for method in one.methods))
-        parts.append(f"no difference is shown between {'' if len(names) == 2 else 'any two of '}{listed(names)}")
-    elif len(alike) > _MOST_PAIRS:
-        parts.append(f"no difference is shown between the two of the other {len(alike)} pairs")
-    elif alike:
-        parts.append(f"no difference is shown between {', or between '.join(alike)}")
-    parts += [f"not tested: {', '.join(untested)}"] if untested else []
-    parts += [f"{left} {'more ' if own else ''}pair{'s' if left > 1 else ''} left out"] if left else []
-    return f"{'; '.join(parts)}."
+def _who(found: dict[str, list[bool]], verb: str) -> str:
+    """Return who beats the control on some backbone, and who does not; ``verb`` is of one method."""
+    winners = {label: own for label, own in found.items() if any(own)}
+    losers = [label for label in found if label not in winners]
+    told = [label if all(own) else f"{label} (on {sum(own)} of {len(own)} backbones)" for label, own in winners.items()]
+    plural = {"does": "do"}.get(verb, verb.replace("beats", "beat", 1))
+    text = f"{listed(told)} {plural if len(winners) > 1 else verb}"
+    if len(losers) > _MOST_NAMES:
+        return f"{text}, the other {len(losers)} do not"
+    return f"{text}, {listed(losers)} {'do' if len(losers) > 1 else 'does'} not" if losers else text
 
 
-def listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str], word: str = "and") -> str:
     """Return names with commas and an "and".
 
     Example:
         >>> listed(["a", "b", "c"])
         'a, b and c'
     """
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {word} {names[-1]}"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.core.errors import RequestError
 from bench.core.plain_text import one_line
-from bench.report.plots.style import styled, tame
+from bench.report.plots.style import darken, styled, tame
 from bench.results.cell_record import CellRecord, in_words
 
 if TYPE_CHECKING:
@@ -90,6 +90,11 @@ class Drawing:
         file = folder / f"{self.name}.txt"
         file.write_text("\n\n".join(word + one_line(text) for word, text in parts.items()) + "\n", encoding="utf-8")
         return file
+
+    def darkened(self) -> Drawing:
+        """Recolour the figure itself for a dark page, and return it under another name; save it before."""
+        darken(self.figure)
+        return replace(self, name=f"{self.name}-dark")
 
     @property
     def smallest_letters(self) -> float:

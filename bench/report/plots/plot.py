@@ -39,6 +39,7 @@ class Plot:
         across: a point's value on the horizontal axis.
         label: the horizontal axis's label.
         logarithmic: whether the horizontal axis is logarithmic.
+        size: width and height of a panel in inches.
     """
 
     group: Group
@@ -46,7 +47,8 @@ class Plot:
     panels: Sequence[str]
     across: Horizontal
     label: str
-    logarithmic: bool
+    logarithmic: bool = False
+    size: tuple[float, float] = (_PANEL, _PANEL)
 
     def draw(
         self, file: str, title: str, caption: str, missing: Sequence[Missing], note: Sequence[str] = ()
@@ -61,10 +63,11 @@ class Plot:
             note: absent methods and the reasons, for the picture itself: it may be seen without its caption.
         """
         columns = 2 if len(self.panels) in (2, 4) else min(3, len(self.panels))
-        columns, side = style.panels_across(columns, _PANEL, _MARGIN)
+        columns, side = style.panels_across(columns, self.size[0], _MARGIN)
         lines = -(-len(self.panels) // columns)
         width = side * columns + _MARGIN
-        high = side if side == _PANEL or columns > 1 else 0.75 * side  # a column of squares would fill a page
+        # A column of squares would fill a page.
+        high = self.size[1] * side / self.size[0] if side == self.size[0] or columns > 1 else 0.75 * side
         handles = self._handles()
         widest = max(len(str(handle.get_label())) for handle in handles)
         beside = max(1, min(5, len(handles), int(width / (0.45 + 0.06 * widest))))
@@ -78,7 +81,7 @@ class Plot:
             grid = figure.subplots(lines, columns, squeeze=False, sharex=True)
             panels = list(zip(grid.flat, self.panels, strict=False))
             for axes, metric in panels:
-                self._panel(axes, metric, max(0.6, side / _PANEL))
+                self._panel(axes, metric, max(0.6, side / self.size[0]))
             for axes, metric in panels:
                 # After all panels have set the range of their common axis.
                 number_marks(axes, self._marks(metric))

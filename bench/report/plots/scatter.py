@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from bench.results.cell_record import CellRecord
 from bench.results.result_set import ResultSet
 from bench.results.store import Store
 
+_HEADLINE = (4.9, 3.7)
 METRICS = ("accuracy", "consistency", "consistency_controlled", "stability")
 
 
@@ -50,6 +51,27 @@ def interpretability(
         lambda point: point.values.get("accuracy"), "accuracy (%)", METRICS[1:],
         "Right is more accurate, up more interpretable.",
     )  # fmt: skip
+
+
+def headline(cells: ResultSet, among: Collection[str]) -> Iterator[Drawing]:
+    """Draw accuracy against the first other metric, of methods in the settings of their recipes on one data set.
+
+    Args:
+        cells: of a store or run.
+        among: ids of cells of the data set's table.
+    """
+    for group in groups(cells, METRICS):
+        points = tuple(point for point in group.points if not point.varied)
+        shown = [point for point in points if point.role != "control" and "accuracy" in point.values]
+        metric = next((name for name in METRICS[1:] if sum(name in point.values for point in shown) > 1), None)
+        if metric is None or not any(set(point.cells) & set(among) for point in points):
+            continue
+        plot = Plot(replace(group, points=points, older=0), shown, [metric], lambda point: point.values.get("accuracy"),
+                    "accuracy (%)", size=_HEADLINE)  # fmt: skip
+        caption = "Right is more accurate, up more interpretable; methods in the settings of their recipes."
+        title = f"Accuracy against {metric.replace('_', ' ')}: {group.title}"
+        yield plot.draw(f"headline-{file_part(group.dataset)}", title, caption, ())
+        return
 
 
 def cost(store: Store, suite: str | None = None, stamp: str | None = None, only: Sequence[str] = ()) -> list[Drawing]:

@@ -27,6 +27,8 @@ PURPLE, SKY, YELLOW = "#CC79A7", "#56B4E9", "#F0E442"
 PALETTE = (VERMILLION, BLUE, ORANGE, GREEN, SKY, PURPLE, YELLOW, "#882255", "#332288", "#999933")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
 TEXT, MUTED, RULE = "#1A1A1A", "#595959", "#D0D0D0"
+DARK = {"#ffffff": "#14171b", "#1a1a1a": "#e7e9ec", "#595959": "#a9b1bc", "#d0d0d0": "#363d47", "#000000": "#e7e9ec"}
+"""White, black and greys -> those of a dark page, with the same contrast; the other colours read on both."""
 _SETTINGS: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so that a picture is the same everywhere
     "font.size": 8.0,
@@ -178,6 +180,29 @@ def tame(figure: Figure) -> None:
             artist.set_text(printable(artist.get_text()))
         if artist.get_gid() is not None:
             artist.set_gid(printable(artist.get_gid()))
+
+
+def darken(figure: Figure) -> None:
+    """Recolour a figure for a dark page: texts, axes and paper; marks on photographs and letters on discs stay."""
+    from matplotlib.colors import to_hex
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+    from matplotlib.text import Text
+
+    def dark(colour: Any) -> Any:
+        seen = colour != "none" and (isinstance(colour, str) or tuple(colour[3:]) != (0.0,))
+        return DARK.get(to_hex(colour), colour) if seen else colour
+
+    for artist in figure.findobj():
+        on_photograph = bool(getattr(artist.axes, "images", ()))
+        if isinstance(artist, Text):
+            if artist.get_bbox_patch() is None:
+                artist.set_color(dark(artist.get_color()))
+        elif isinstance(artist, Line2D) and not on_photograph:
+            artist.set_color(dark(artist.get_color()))
+        elif isinstance(artist, Patch) and not on_photograph:
+            artist.set_facecolor(dark(artist.get_facecolor()))
+            artist.set_edgecolor(dark(artist.get_edgecolor()))
 
 
 def picture_only(axes: Axes) -> None:

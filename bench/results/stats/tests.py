@@ -106,6 +106,22 @@ def friedman(values: Array) -> float | None:
     return float(stats.friedmanchisquare(*values.T).pvalue)
 
 
+def critical_difference(methods: int, blocks: int, level: float = 0.05) -> float:
+    """Compute the least difference of two mean ranks that Nemenyi's test shows, for all pairs of methods together.
+
+    Demšar, JMLR 7 (2006), section 3.2.2: q sqrt(k (k + 1) / (6 N)), q from the studentized range, divided by sqrt 2.
+
+    Args:
+        methods: k.
+        blocks: N.
+        level: chance of at least one false difference.
+    """
+    from scipy.stats import studentized_range
+
+    quantile = float(studentized_range.ppf(1 - level, methods, np.inf)) / math.sqrt(2)
+    return quantile * math.sqrt(methods * (methods + 1) / (6 * blocks))
+
+
 def signed_rank(differences: ArrayLike) -> float | None:
     """Compute the p value of Wilcoxon's signed-rank test over blocks; ``None`` with fewer than six."""
     gaps = np.asarray(differences, dtype=np.float64)

@@ -116,7 +116,8 @@ def test_summary_names_results_and_objections(example: tuple[Path, dict[str, str
     for text in (
         "2 methods on demo",
         "6 of 9 cells finished",
-        "Read this first",
+        "No method was tested against a content-free control",
+        "Before you compare",
         "demo, consistency: constant ≥ protopnet",
         "demo, stability: constant ≥ ours, protopnet",
         "1 of 9 cells failed: protopnet",
@@ -126,7 +127,9 @@ def test_summary_names_results_and_objections(example: tuple[Path, dict[str, str
         "out of memory: tried 40 GiB",
     ):
         assert " ".join(text.split()) in said, text
-    assert said.index("Read this first") < said.index("Results: demo")
+    order = ("Leaderboard: demo", "Verdicts", "Before you compare", "Results: demo", "Changed settings", "Figures")
+    places = [said.index(text) for text in order]
+    assert places == sorted(places)
 
 
 def test_a_table_has_its_numbers_for_sorting(example: tuple[Path, dict[str, str]]) -> None:
@@ -162,7 +165,7 @@ def test_an_empty_store_says_how_to_begin(empty: Path) -> None:
     pages = read_site(empty)
     assert set(pages) == {"index.html", "comparisons.html", "tables.html", "cells.html"}
     assert "python -m bench run --methods ours,protopnet --datasets demo" in pages["index.html"].said
-    assert "Read this first" not in pages["index.html"].said
+    assert "Before you compare" not in pages["index.html"].said
 
 
 def test_tables_of_the_paper_are_there_where_cells_are(paper: Path) -> None:
@@ -173,6 +176,8 @@ def test_tables_of_the_paper_are_there_where_cells_are(paper: Path) -> None:
     index = read_site(paper)["index.html"].said
     assert "Not the images of Tan et al. 2024: 276 training and 142 test images here" in index
     assert "cub: Not the images" not in index
+    # The data set with most measured values is the first.
+    assert index.index("Results: cub") < index.index("Results: imagenet")
 
 
 def test_markup_in_names_stays_text_inside_the_folder(hostile: Path) -> None:
@@ -295,11 +300,17 @@ class Drawn:
     """A picture that needs no matplotlib."""
 
     title, caption, alt, guide = "a <title>", "a caption", 'an "alt"', "how to read it"
+    name = "picture"
 
     def save(self, folder: Path, formats: tuple[str, ...]) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"picture.{formats[0]}").write_bytes(b"picture")
-        return [folder / f"picture.{one}" for one in formats]
+        (folder / f"{self.name}.{formats[0]}").write_bytes(b"picture")
+        return [folder / f"{self.name}.{one}" for one in formats]
+
+    def darkened(self) -> "Drawn":
+        other = Drawn()
+        other.name = "picture-dark"
+        return other
 
 
 def test_galleries_stand_on_the_pages_of_their_methods(tmp_path: Path) -> None:
@@ -318,6 +329,9 @@ def test_galleries_stand_on_the_pages_of_their_methods(tmp_path: Path) -> None:
     pages = read_site(tmp_path / "site")
     (image,) = pages["methods/protopnet.html"].all("img")
     assert image["alt"] == 'an "alt"'
+    (dark,) = pages["methods/protopnet.html"].all("source")
+    assert dark["media"] == "(prefers-color-scheme: dark)"
+    assert dark["srcset"].endswith("/picture-dark.webp")
     assert "Not drawn: cell" in pages["methods/protopnet.html"].said
     assert "the images are gone" in pages["methods/protopnet.html"].said
     assert "No prototypes are drawn here" not in pages["methods/ours.html"].said

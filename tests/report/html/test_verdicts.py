@@ -78,9 +78,9 @@ def test_numbers_are_compares_with_holm_for_each_question(maker: StoreMaker) -> 
 def test_no_more_tests_than_allowed_and_the_rest_is_counted(maker: StoreMaker) -> None:
     (place,) = places(maker, most=4)
     assert {question: len(found) for question, found in place.found.items()} == {
-        "black box": 3, "chance": 1, "methods": 0,
+        "black box": 3, "chance": 1, "methods": 0, "black box, changed": 0, "chance, changed": 0,
     }  # fmt: skip
-    assert {question: len(left) for question, left in place.left.items()} == {"black box": 0, "chance": 2, "methods": 6}
+    assert [len(left) for left in place.left.values()] == [0, 2, 6, 0, 0]
 
 
 def test_a_comparison_seen_from_the_other_side(maker: StoreMaker) -> None:
@@ -93,21 +93,39 @@ def test_a_comparison_seen_from_the_other_side(maker: StoreMaker) -> None:
         assert winner(other) == {None: None, 0: 1, 1: 0}[winner(one)]
 
 
-def test_sentences_name_who_is_better_and_what_is_not_known(maker: StoreMaker) -> None:
-    (place,) = places(maker)
-    told = dict(words.between(place.found["methods"]))
-    assert told["accuracy"] == (
-        "ours is better than tesnet; protopnet is better than tesnet; "
-        "no difference is shown between ours and protopnet."
+def test_the_finding_names_who_beats_the_best_control(maker: StoreMaker) -> None:
+    assert words.finding(places(maker)) == (
+        "On demo, in stability, protopnet beats the best content-free control (constant), ours and tesnet do not."
     )
-    assert told["stability"] == "protopnet is better than ours and tesnet; ours is better than tesnet."
+    strong = cell(maker, "center", 0.0, 0.99, 9, role="control")
+    maker.invocation([strong], stamp="20260305-000000-000")
+    assert words.finding(places(maker)) == (
+        "On demo, none of 3 methods beats the best content-free control (center) in stability."
+    )
+
+
+def test_changed_settings_alter_no_verdict_on_the_others(maker: StoreMaker) -> None:
+    (before,) = places(maker)
+    extra = [
+        cell(maker, "ours", 0.8, 0.7, k, label=f"ours (k={k})", settings={"k": k}, changed=["k"]) for k in (5, 7, 10)
+    ]
+    maker.invocation(extra, stamp="20260305-000000-000")
+    (after,) = places(maker)
+    for question in ("black box", "chance", "methods"):
+        assert after.found[question] == before.found[question]
+        assert after.tests[question] == before.tests[question] == len(before.found[question])
+    assert after.tests["chance, changed"] == len(after.found["chance, changed"]) == 3
+    found, family = after.of("chance", "ours (k=5)", "stability")
+    assert (found.methods, family) == (("ours (k=5)", "constant"), 3)
+    assert after.of("chance", "ours", "stability")[1] == 3
+    assert (after.methods, after.changed) == (["ours", "protopnet", "tesnet"], [f"ours (k={k})" for k in (10, 5, 7)])
 
 
 def test_changed_settings_are_compared_with_chance_only(maker: StoreMaker) -> None:
     extra = cell(maker, "ours", 0.8, 0.7, 7, label="ours (k=5)", settings={"k": 5}, changed=["k"])
     maker.invocation([extra], stamp="20260305-000000-000")
     (place,) = places(maker)
-    assert "ours (k=5)" in {one.methods[0] for one in place.found["chance"]}
+    assert {one.methods[0] for one in place.found["chance, changed"]} == {"ours (k=5)"}
     assert not any("ours (k=5)" in one.methods for one in place.found["methods"])
 
 
@@ -127,13 +145,6 @@ def test_changed_settings_are_the_first_to_be_left_out(maker: StoreMaker) -> Non
             assert [one.corrected for one in found] == pytest.approx(holm([one.p for one in found]))
 
 
-def test_pairs_that_were_left_out_of_a_metric_are_told_with_it(maker: StoreMaker) -> None:
-    (place,) = places(maker, most=8)
-    told = dict(words.between(place.found["methods"], place.left["methods"]))
-    assert told["accuracy"].endswith("; 1 more pair left out.")
-    assert told["stability"] == "3 pairs left out."
-
-
 def test_cells_without_tables_are_not_tested_and_say_why(tmp_path: Path) -> None:
     maker = StoreMaker(tmp_path)
     metrics = {"accuracy": METRICS["accuracy"]}
@@ -142,4 +153,4 @@ def test_cells_without_tables_are_not_tested_and_say_why(tmp_path: Path) -> None
     (one,) = place.found["methods"]
     assert (one.verdict, one.p) == ("not tested", None)
     assert "no column 'correct'" in one.reason
-    assert words.between([one]) == [("accuracy", "not tested: ours and tesnet.")]
+    assert words.finding([place]) == ""

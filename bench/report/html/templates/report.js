@@ -14,14 +14,16 @@ function sort(table, head, direction, said) {
   const { cellIndex } = head;
   const kind = head.dataset.sort;
   const sign = direction === "ascending" ? 1 : -1;
-  const body = table.tBodies[0];
-  const rows = [...body.rows].map((row) => [valueOf(row, cellIndex, kind), row]);
-  rows.sort(([a], [b]) => {
-    // What has no value stands below, whichever way.
-    if (a === null || b === null) return (a === null) - (b === null);
-    return sign * (kind === "number" ? a - b : collator.compare(a, b));
-  });
-  body.append(...rows.map(([, row]) => row));
+  for (const body of table.tBodies) {
+    const rows = [...body.rows].filter((row) => !row.classList.contains("head"));
+    const valued = rows.map((row) => [valueOf(row, cellIndex, kind), row]);
+    valued.sort(([a], [b]) => {
+      // What has no value stands below, whichever way.
+      if (a === null || b === null) return (a === null) - (b === null);
+      return sign * (kind === "number" ? a - b : collator.compare(a, b));
+    });
+    body.append(...valued.map(([, row]) => row));
+  }
   for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
   head.setAttribute("aria-sort", direction);
   said.textContent = `sorted by ${head.textContent.trim()}, ${direction}`;

@@ -1,0 +1,115 @@
+"""Tables of a report as files: CSV in full precision, LaTeX, and BibTeX of the methods and data in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from bench.core import __version__
+from bench.report.contest_tables import as_csv as contest_csv
+from bench.report.contest_tables import contest_tables
+from bench.report.html.output_dir import file_name
+from bench.report.renderers.latex import as_latex
+from bench.report.renderers.records import as_csv
+from bench.report.table import Column, Row, Table, Word
+from bench.results.cell_record import CellRecord, in_words
+from bench.results.export import nameless
+from bench.results.stats.contest import Comparison, Contest
+
+_REFERENCES = Path(__file__).parent / "templates" / "references.bib"
+# Two names of one paper.
+_SAME = {"support-st": "st-protopnet"}
+
+
+@dataclass(frozen=True)
+class Files:
+    """Addresses of one table's files in the report's folder."""
+
+    csv: str
+    latex: str
+    bibtex: str
+
+
+class Downloads:
+    """Writer of these files.
+
+    Args:
+        write: takes the path in the folder and the text.
+    """
+
+    def __init__(self, write: Callable[[str, str], None]) -> None:
+        self._write = write
+
+    def of(self, name: str, tables: Sequence[Table], cited: Iterable[str] = ()) -> Files:
+        """Write tables under a name.
+
+        Args:
+            name: any text; different texts are different files.
+            tables: at least one.
+            cited: names of methods and data sets in the catalogue, besides the rows' own.
+        """
+        clean = [without_paths(table) for table in tables]
+        rows = [row.label.partition(" (")[0] for table in clean for row in table.rows]
+        return self._files(name, as_csv(clean), as_latex(clean), [*rows, *cited])
+
+    def by_class(self, name: str, table: Table, cited: Iterable[str]) -> Files:
+        """Write a table of numbers alone under a name, a line of the CSV for each of its rows."""
+        lines = [["class", *(f"{column.group} {column.name}" for column in table.columns)]]
+        lines += [[row.label, *(_text(row.number(column)) for column in table.columns)] for row in table.rows]
+        return self._files(name, "".join(f"{','.join(line)}\n" for line in lines), as_latex([table]), cited)
+
+    def compared(self, name: str, found: Sequence[Comparison]) -> Files:
+        """Write comparisons under a name."""
+        contest = Contest((), tuple(found), (), (), ())
+        cited = [text for one in found for text in (*(label.partition(" (")[0] for label in one.methods), one.dataset)]
+        tables = list(map(without_paths, contest_tables(contest)))
+        return self._files(name, nameless(contest_csv(contest)), as_latex(tables), cited)
+
+    def _files(self, name: str, csv: str, latex: str, cited: Iterable[str]) -> Files:
+        stem = f"downloads/{file_name(name)}"
+        files = Files(f"{stem}.csv", f"{stem}.tex", f"{stem}.bib")
+        for file, text in ((files.csv, csv), (files.latex, latex), (files.bibtex, bibtex(cited))):
+            self._write(file, text)
+        return files
+
+
+def bibtex(names: Iterable[str]) -> str:
+    """Return the entries of PartBench and of the methods and data sets that have one.
+
+    Args:
+        names: in the catalogue.
+    """
+    wanted = dict.fromkeys(["partbench", *(_SAME.get(name, name) for name in names)])
+    return "\n".join(_entries()[name] for name in wanted if name in _entries())
+
+
+@cache
+def _entries() -> dict[str, str]:
+    text = _REFERENCES.read_text(encoding="utf-8").replace("VERSION", __version__)
+    return {found[2]: found[1] for found in re.finditer(r"(@\w+\{([\w-]+),\n.*?^\}\n)", text, re.DOTALL | re.MULTILINE)}
+
+
+def _text(number: float | None) -> str:
+    return "" if number is None else f"{number:.6g}"
+
+
+def cell_list(cells: Sequence[CellRecord]) -> Table:
+    """Return the cells as a table."""
+    names = ("method", "data set", "backbone", "seed", "state", "newest run")
+    rows = [
+        Row(one.name, {name: Word(text) for name, text in zip(
+            names, (one.label, one.dataset, one.backbone, str(one.seed), in_words(one.status), one.stamp), strict=True
+        )}) for one in cells
+    ]  # fmt: skip
+    return Table("cells", tuple(Column(name, words=True) for name in names), tuple(rows), ("cell",))
+
+
+def without_paths(table: Table) -> Table:
+    """Return the table with file names instead of the paths of the machine that made it."""
+    texts = {
+        name: tuple(map(nameless, getattr(table, name))) for name in ("notes", "chance", "warnings", "facts", "missing")
+    }
+    return replace(table, **texts)
