@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.integrity import Changed
+from bench.report.html.filters import rounded_up
 from bench.report.html.output_dir import file_name
 from bench.report.html.verdicts import Place
 from bench.report.result_tables import Result
@@ -88,8 +89,8 @@ class Pair:
 
     @property
     def reach(self) -> float:
-        """Largest difference of accuracy, the end of a common axis."""
-        return max(abs(row.difference) for row in self.rows)
+        """End of a common axis for the differences of accuracy."""
+        return rounded_up(max(abs(row.difference) for row in self.rows))
 
     @property
     def table(self) -> Table:

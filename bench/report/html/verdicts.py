@@ -59,6 +59,11 @@ class Place:
     found: dict[Question, list[Comparison]] = field(default_factory=lambda: {name: [] for name in QUESTIONS})
     left: dict[Question, list[Left]] = field(default_factory=lambda: {name: [] for name in QUESTIONS})
 
+    @property
+    def judged(self) -> set[str]:
+        """Labels that are compared with the black box or with chance."""
+        return {one.methods[0] for question, own in self.found.items() if question != "methods" for one in own}
+
     def of(self, rival: Literal["black box", "chance"], method: str, metric: str) -> tuple[Comparison, int] | None:
         """Return the comparison of a method with the black box or with chance, and the size of its family."""
         families = [question for question in QUESTIONS if question.partition(", ")[0] == rival]
