@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from bench.core import __version__
 from bench.report.contest_tables import as_csv as contest_csv
@@ -119,7 +120,7 @@ def pathless(text: str) -> str:
 
 def without_paths(table: Table) -> Table:
     """Return the table with file names instead of the paths of the machine that made it."""
-    texts = {
+    texts: dict[str, Any] = {
         name: tuple(map(pathless, getattr(table, name))) for name in ("notes", "chance", "warnings", "facts", "missing")
     }
     return replace(table, **texts)

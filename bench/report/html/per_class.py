@@ -136,12 +136,11 @@ def _pair(
 ) -> Pair | None:
     def known(metric: str) -> dict[int, list[Columns]]:
         """Return the tables of both methods by seed."""
-        cells = [group.speaking(metric) for group in groups]
+        first, second = (group.speaking(metric) for group in groups)
         both = {
-            seed: [column(own[seed].name, metric) for own in cells]
-            for seed in sorted(set.intersection(*map(set, cells)))
+            seed: [column(own[seed].name, metric) for own in (first, second)] for seed in sorted(first.keys() & second)
         }
-        return {seed: own for seed, own in both.items() if None not in own}  # type: ignore[misc]
+        return {seed: there for seed, own in both.items() if len(there := [one for one in own if one is not None]) == 2}
 
     images = known("accuracy")
     rows_of = [one for own in images.values() for one in own]
