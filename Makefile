@@ -10,6 +10,7 @@ WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 
 # A CUDA device that computes on the CPU and keeps CUDA's rules, where it is at hand.
 PRETEND := $(abspath ../shared/tools)
+GPU_TESTS = $(shell grep -rl --include='*.py' 'mark\.gpu' tests)
 
 .PHONY: help demo test test-fast test-all docs-check device-check lint clean
 
@@ -19,7 +20,7 @@ help:
 	@echo "make test-all   the same with what repeats a test many times, such as 30 kills at random moments"
 	@echo "make test-fast  the tests that take seconds"
 	@echo "make docs-check README, STUDY, the published tables and the wheel (CI runs it beside make test)"
-	@echo "make device-check  the GPU tests on a pretended CUDA device, where it is at hand"
+	@echo "make device-check  the GPU tests on a pretended CUDA device, where it is at hand (CI runs it too)"
 	@echo "make lint       ruff and mypy alone"
 	@echo "make clean      remove .venv and .bench"
 
@@ -57,7 +58,7 @@ docs-check: .venv/installed-dev
 device-check: .venv/installed-dev
 	@if $(BIN)/python -c 'import sys, torch; sys.exit(torch.cuda.is_available())'; then \
 	    if [ -f $(PRETEND)/pretend_cuda.py ] && $(BIN)/python -c 'import sys, torch; sys.exit(not torch.version.cuda)'; then \
-	        PRETEND_CUDA=1 PYTHONPATH=$(PRETEND) $(BIN)/python -m pytest -p pretend_cuda -m gpu; \
+	        PRETEND_CUDA=1 PYTHONPATH=$(PRETEND) $(BIN)/python -m pytest -p pretend_cuda $(WORKERS) -m gpu $(GPU_TESTS); \
 	    else echo 'device-check: skipped, it needs $(PRETEND)/pretend_cuda.py and a CUDA build of torch'; fi; \
 	else echo 'device-check: skipped, make test has run the GPU tests on the GPU that is here'; fi
 

@@ -164,6 +164,10 @@ class DeformableProtoPNetModel(PartPrototypeModel):
         maps, scores = (functional.relu(self.pick(values, indices)) for values in (cosines, best))
         return Explanation(self.classify(best), maps, scores, indices)
 
+    def connections(self, prototypes: Tensor) -> Tensor:
+        """Return the columns of the last layer."""
+        return self.last_layer.weight.T[prototypes]
+
     def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
         """Return the displayed map: similarity maps weighted by the class's row of the last layer."""
         maps = functional.relu(self.cosines(*self.latent(features)))

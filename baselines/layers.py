@@ -170,6 +170,11 @@ class MaximaModel(PartPrototypeModel):
         """Return the logits alone."""
         return self.last_layer(self.maps(features).amax((2, 3)))
 
+    def prototype_logits(self, features: Tensor) -> Tensor:
+        """Return the logits without the terms of other classes' prototypes."""
+        own = torch.where(self.prototypes.classes.T, self.last_layer.weight, 0.0)
+        return nn.functional.linear(self.maps(features).amax((2, 3)), own)
+
     def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
         """Return the maps, their maxima as scores."""
         maps = self.maps(features)
@@ -179,6 +184,10 @@ class MaximaModel(PartPrototypeModel):
             return Explanation(logits, maps, scores)
         indices = self.prototypes.of(classes)
         return Explanation(logits, self.pick(maps, indices), self.pick(scores, indices), indices)
+
+    def connections(self, prototypes: Tensor) -> Tensor:
+        """Return the columns of the last layer."""
+        return self.last_layer.weight.T[prototypes]
 
     def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
         """Return the displayed map: presence maps weighted by the class's row of the last layer."""

@@ -104,6 +104,10 @@ class PixPNetModel(PartPrototypeModel):
         members = self.prototypes.classes.T
         return members[classes].double() if classes.ndim == 1 else classes.double() @ members.double()
 
+    def connections(self, prototypes: Tensor) -> Tensor:
+        """Return 1 for the class of a prototype and 0 for the others."""
+        return self.prototypes.classes[prototypes].to(self.prototype_vectors.dtype)
+
     def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
         """Return the displayed map: the sum of the maps of the class's prototypes."""
         cells = self.similarities(features)

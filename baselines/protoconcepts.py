@@ -125,9 +125,12 @@ class ProtoConceptsModel(PartPrototypeModel):
     def weights(self, classes: Tensor) -> Tensor:
         """Return the weight of each prototype for ``classes (N,)``, or for weights ``(N, C)``: ``(N, P)``."""
         rows = layers.class_weights(self.network.last_layer, classes)
-        if self.shared:  # a prototype in several slots has the sum of their weights
-            rows = rows.new_zeros(len(rows), self.non_vis_mask.numel()).index_add(1, self.network.slots.flatten(), rows)
-        return rows * self.non_vis_mask
+        return (self.network.weights(rows) if self.shared else rows) * self.non_vis_mask
+
+    def connections(self, prototypes: Tensor) -> Tensor:
+        """Return the columns of the network's last layer; the scores of masked prototypes are 0."""
+        weights: Tensor = self.network.connections(prototypes)
+        return weights
 
     def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
         """Return the displayed map: uncut similarities weighted for the class, without masked prototypes."""

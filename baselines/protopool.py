@@ -21,6 +21,7 @@ from bench.config.schedule import Schedule
 from bench.contract import (
     Explanation,
     FitContext,
+    NotApplicable,
     PartPrototypeModel,
     Progress,
     PrototypeTable,
@@ -123,13 +124,20 @@ class ProtoPoolModel(PartPrototypeModel):
         indices = self.prototypes.of(classes)
         return Explanation(logits, self.pick(maps, indices), self.pick(scores, indices), indices)
 
+    def connections(self, prototypes: Tensor) -> Tensor:
+        """Return the columns of the last layer, those of all slots of a prototype together."""
+        if self.noise_seed is not None:
+            raise NotApplicable("its slots mix the distances of several prototypes, as the official code's do")
+        return self.weights(self.last_layer.weight).T[prototypes]
+
+    def weights(self, rows: Tensor) -> Tensor:
+        """Return the weights of prototypes ``(N, P)`` for those of slots: of several slots, the sum."""
+        return rows.new_zeros(len(rows), len(self.prototype_vectors)).index_add(1, self.slots.flatten(), rows)
+
     def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
         """Return the displayed map: similarity maps weighted by the class's row of the last layer, slot by slot."""
         maps = layers.log_similarity(self.distances(features))
-        rows = layers.class_weights(self.last_layer, classes)
-        # A prototype in several slots has the sum of their weights.
-        weights = rows.new_zeros(maps.shape[:2]).index_add(1, self.slots.flatten(), rows)
-        return torch.einsum("nphw,np->nhw", maps, weights)
+        return torch.einsum("nphw,np->nhw", maps, self.weights(layers.class_weights(self.last_layer, classes)))
 
 
 class ProtoPoolLearner(NetworkLearner):

@@ -174,6 +174,10 @@ class STProtoPNetModel(PartPrototypeModel):
         indices = self.prototypes.of(classes)
         return Explanation(logits, self.pick(maps, indices), self.pick(scores, indices), indices)
 
+    def connections(self, prototypes: Tensor) -> Tensor:
+        """Return the columns of the last layers."""
+        return self.weight.T[prototypes]
+
     def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
         """Return the displayed map: similarities weighted by the class's rows of the last layers."""
         return torch.einsum("nphw,np->nhw", self.maps(features), layers.class_weights(self, classes))

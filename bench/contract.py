@@ -93,8 +93,8 @@ class Samples(Protocol):
         boxes: ``(n, 4)`` float64 ``(top, left, bottom, right)`` in the prepared image.
         ids: ``id`` of each record.
         size: side of the square prepared image in pixels.
-        classes: number of classes.
-        parts: names of the annotated parts.
+        classes: number of classes; parts: names of the annotated parts.
+        masks: optional: grey levels of the object masks, uint8 ``(n, size, size)``, for metrics that need ``mask``.
         protocol: name of the preprocessing (crop, size, rounding), for example ``bbox-224-truncated``.
         mean, std: of each RGB channel, with which pixels in [0, 1] are normalised: those of the backbone's weights.
     """
@@ -114,13 +114,9 @@ class Samples(Protocol):
     def __len__(self) -> int: ...
 
     def batches(
-        self,
-        batch_size: int,
-        device: torch.device | str = "cpu",
-        *,
-        index: Tensor | None = None,
+        self, batch_size: int, device: torch.device | str = "cpu", *, index: Tensor | None = None,
         augment: Augment | None = None,
-    ) -> Iterator[Batch]:
+    ) -> Iterator[Batch]:  # fmt: skip
         """Yield batches in the order of ``index`` (default: all, in order), augmented before normalisation."""
 
 
@@ -161,6 +157,18 @@ class Trainer(Protocol):
         """Return the learner's state ``before ACTION`` or ``after ACTION``, if it keeps those of the action."""
 
 
+class BlackBox(nn.Module):
+    """Trained classifier: features of a backbone, their mean over the cells, one linear layer.
+
+    Attributes:
+        backbone: images ``(N, 3, H, W)`` -> features ``(N, D, h, w)``; its attribute ``channels`` is D.
+        head: from D to the classes, followed by the absent classes of a pretrained head that count.
+    """
+
+    backbone: nn.Module
+    head: nn.Linear
+
+
 @dataclass(frozen=True)
 class Sizes:
     """Sizes that a method's configuration must fit, known before anything is trained."""
@@ -195,7 +203,7 @@ class FitContext:
     seed: int
     device: torch.device
     backbone: Callable[[], nn.Module]
-    black_box: nn.Module | None
+    black_box: BlackBox | None
     trainer: Trainer
     progress: Progress
     memory_limit: int = 2**30
@@ -279,31 +287,23 @@ class Observation:
 
     Attributes:
         model: the fitted model, in eval mode.
-        images: ``(N, 3, H, W)``, normalised.
-        labels: ``(N,)``.
+        images: ``(N, 3, H, W)``, normalised; labels: ``(N,)``.
         index: ``(N,)`` position in the test split, part of the seed of every draw per image.
         keypoints: ``(N, parts, 2)`` ``(row, column)``; visible: bool ``(N, parts)``; boxes: ``(N, 4)``.
+        masks: uint8 ``(N, H, W)``, grey levels of the object masks, if a metric needs them and the data set has them.
         size: side of the images in pixels.
         black_box: the classifier that the method started from, if a metric needs it and the method has one.
         fit_seconds: duration of the fit, if it is known.
     """
 
     def __init__(
-        self,
-        model: PartPrototypeModel,
-        images: Tensor,
-        labels: Tensor,
-        index: Tensor,
-        keypoints: Tensor,
-        visible: Tensor,
-        boxes: Tensor,
-        black_box: nn.Module | None = None,
-        fit_seconds: float | None = None,
-    ) -> None:
-        self.black_box, self.fit_seconds = black_box, fit_seconds
+        self, model: PartPrototypeModel, images: Tensor, labels: Tensor, index: Tensor, keypoints: Tensor,
+        visible: Tensor, boxes: Tensor, black_box: BlackBox | None = None, fit_seconds: float | None = None,
+        masks: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        self.black_box, self.fit_seconds, self.masks = black_box, fit_seconds, masks
         self.model, self.images, self.labels, self.index = model, images, labels, index
-        self.keypoints, self.visible, self.boxes = keypoints, visible, boxes
-        self.size = images.shape[-1]
+        self.keypoints, self.visible, self.boxes, self.size = keypoints, visible, boxes, images.shape[-1]
         self._memo: dict[object, Any] = {}
         self.lasting: dict[object, Any] | None = None  # what the batches of an evaluation share
         self.made: Callable[[object, Any], None] = lambda key, value: None  # called with every value of `once`
@@ -359,8 +359,8 @@ class Metric(ABC):
         name: its name in the catalogue.
         version: version of the definition; numbers of different versions are never in one table.
         unit: unit of the value.
-        needs: inputs, of ``image, label, bbox, keypoints, mask`` (from the data), ``prediction, black_box`` (from the
-            method), ``noise``, ``gradient``.
+        needs: inputs, of ``image, label, bbox, keypoints, mask`` (from the data; boxes do for masks), ``prediction,
+            black_box`` (from the method), ``noise``, ``gradient``.
         higher_is_better: direction of the value.
         repeatable: whether a second measurement gives the same number; times do not.
         changes_images: whether it passes images through the model that depend on the model, which no other cell sees.

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.contract import Aggregate, Observation, Score, Settings
-from metrics.parts import HALF, class_maps
-from metrics.peaks import CANVAS, peaks
+from metrics.parts import HALF, class_maps, class_peaks
+from metrics.peaks import CANVAS
 from metrics.tables import ImageMetric
 
 
@@ -40,9 +40,7 @@ class Contrastivity(ImageMetric):
 
     def update(self, seen: Observation) -> None:
         """Find the peaks of one batch."""
-        indices, maps, _ = class_maps(seen)
-        positions = peaks(maps, require=seen.require).double()
-        real = indices >= 0
+        positions, real = class_peaks(seen).double(), class_maps(seen)[0] >= 0
         apart = positions[:, :, None] - positions[:, None]
         # Each pair once, and none with padding.
         pairs = (real[:, :, None] & real[:, None]).double().triu(1)

@@ -25,9 +25,6 @@ from bench.core.memory import to_device
 from metrics.feature_sampling import chosen_rows
 from metrics.tables import ImageMetric
 
-# Curves of pictures, each of an image, that pass the model at a time.
-_CURVES = {"cuda": 16}
-
 
 def curve(ranks: Tensor, images: Tensor, steps: int, insert: bool, colour: Tensor | float = 0.0) -> Tensor:
     """Return an image at every step of removing cells in their order (or of putting them back).
@@ -122,16 +119,17 @@ class Deletion(ImageMetric):
         orders = torch.stack((by_map, to_device(torch.from_numpy(drawn), by_map.device)), 1).flatten(0, 1)
         places = torch.arange(orders.shape[1], device=orders.device).expand_as(orders)
         ranks = torch.empty_like(orders).scatter_(1, orders, places).unflatten(1, shown.shape[1:])
-        areas = []
-        # A CPU works faster image by image; a GPU on several at once.
-        for some in torch.arange(len(ranks), device=ranks.device).split(_CURVES.get(ranks.device.type, 1)):
+        self._colour, areas = to_device(self._colour, ranks.device), []  # copied once
+        # A CPU works faster image by image; a GPU on as many pictures at once as there was memory for images.
+        curves = max(1, len(seen.images) // (self.config.steps + 1)) if ranks.is_cuda else 1
+        for some in torch.arange(len(ranks), device=ranks.device).split(curves):
             areas.append(self._areas(seen.model, ranks[some], seen.images[rows[some // 2]], prediction[some // 2]))
         area = torch.cat(areas).view(-1, 2)
         self._rows.add(index=index, prediction=prediction, area=area[:, 0], random=area[:, 1])
 
     def _areas(self, model: PartPrototypeModel, ranks: Tensor, images: Tensor, prediction: Tensor) -> Tensor:
         """Return the area below each curve ``(n,)`` in percent, of n orders of cells."""
-        insert, colour = self.config.mode == "insert", to_device(self._colour.to(images.dtype), images.device)
+        insert, colour = self.config.mode == "insert", self._colour.to(images.dtype)
         pictures = [curve(*pair, self.config.steps, insert, colour) for pair in zip(ranks, images, strict=True)]
         probability = model(torch.cat(pictures)).double().softmax(1).unflatten(0, (len(ranks), -1))
         chosen = probability.gather(2, prediction[:, None, None].expand(-1, probability.shape[1], 1))[:, :, 0]

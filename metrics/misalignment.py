@@ -153,11 +153,17 @@ class Misalignment(ImageMetric):
 
     def update(self, seen: Observation) -> None:
         """Attack some images of one batch."""
-        indices, maps, scores = class_maps(seen)
+        indices, _, _ = class_maps(seen)
         rows = to_device(chosen_rows(seen, self.samples, self.config.images), seen.images.device)
         rows = rows[(indices[rows] >= 0).any(1)]
-        if not len(rows):
-            return
+        if len(rows):
+            # Going back through the network takes the memory of several passes; a CPU has it for all of them.
+            for some in rows.split(max(1, len(seen.images) // 4) if rows.is_cuda else len(rows)):
+                self._attack(seen, some)
+
+    def _attack(self, seen: Observation, rows: Tensor) -> None:
+        """Attack these images of a batch."""
+        indices, maps, scores = class_maps(seen)
         images, labels, indices, maps, scores = (
             part[rows] for part in (seen.images, seen.labels, indices, maps, scores)
         )

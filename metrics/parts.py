@@ -229,6 +229,11 @@ def class_maps(seen: Observation) -> tuple[Tensor, Tensor, Tensor]:
     return seen.once("class_maps", look)
 
 
+def class_peaks(seen: Observation) -> Tensor:
+    """Return row and column of the peaks of :func:`class_maps` ``(N, K, 2)``; those of padding mean nothing."""
+    return seen.once("class_peaks", lambda: peaks(class_maps(seen)[1], require=seen.require))
+
+
 def part_hits(shown: Explanation, seen: Observation, region: Region, clean: PartHits | None = None) -> PartHits:
     """Find the peaks and hits of the prototypes of each image's true class.
 

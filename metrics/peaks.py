@@ -198,6 +198,7 @@ def _whole(maps: Tensor, size: int, budget: int) -> tuple[Tensor, Tensor]:
         reached = top - _SLACK * chunk.abs().amax((1, 2))
         peak[start : start + step] = (pixels >= reached[:, None]).to(torch.uint8).argmax(1)
         tops[start : start + step] = top
+        del pixels  # else it would be there while the next are computed
     return peak, tops
 
 

@@ -25,7 +25,7 @@ from bench.contract import (
 )
 from bench.core.memory import to_device
 from metrics.consistency import region_of, require_whole_images
-from metrics.noise import gaussian_noise
+from metrics.noise import NoiseAhead, gaussian_noise
 from metrics.parts import HALF, PartHits, Units, arrays, class_hits, columns, part_hits
 from metrics.peaks import CANVAS
 
@@ -104,7 +104,7 @@ class Stability(Metric):
             value = share("prototype", "stable", "prototype" if config.pooled else "class")
         return {
             "": value,
-            "empty": share("image", lambda table: 1 - table["hit"], "class"),
+            "empty": share("image", "1 - hit", "class"),
             "where_hit": share("image", "stable", "class", weight="hit", higher_is_better=True),
             "soft": "which parts are shared is not in its table",
         }
@@ -148,17 +148,25 @@ class Stability(Metric):
 
     def _noisy(self, seen: Observation, draw: int, clean: PartHits) -> PartHits:
         """Return peaks and hits on noisy copies of a batch, computed once for all metrics with the same settings."""
-        config = self.config
-        noise = {"sigma": config.sigma, "clip": config.clip, "seed": config.seed, "draw": draw}
+        noise = {name: getattr(self.config, name) for name in ("sigma", "clip", "seed")}
+        key = (*noise.values(), draw)
 
         def explain() -> Explanation:
+            images, shape = seen.images, tuple(seen.images.shape[1:])
+            if images.is_cuda:
+                draws = self.config.draws
+                ahead = seen.throughout(
+                    ("noise", draws, *noise.values()),
+                    lambda: NoiseAhead(len(self.samples), shape, draws, pinned=True, **noise),
+                )
+                drawn = ahead.of(seen.positions, draw)
+            else:
+                drawn = gaussian_noise(seen.positions, shape, draw=draw, **noise)
+            self._unit = to_device(self._unit, images.device)  # once
+            drawn = to_device(drawn, images.device) * self._unit
             # After normalisation, and not clipped to the range of pixels, as in the official script.
-            drawn = gaussian_noise(seen.positions, tuple(seen.images.shape[1:]), **noise) * self._unit
-            return seen.model.explain(
-                seen.images + to_device(drawn.to(seen.images.dtype), seen.images.device), seen.labels
-            )
+            return seen.model.explain(images + drawn.to(images.dtype), seen.labels)
 
-        key = tuple(noise.values())
         return seen.once(
             ("noisy hits", self._region, key),
             lambda: part_hits(seen.once(("noisy", key), explain), seen, self._region, clean),
@@ -207,7 +215,7 @@ class Stability(Metric):
                 "noise": {
                     "channel": np.array(["red", "green", "blue"]),
                     "sigma_pixels": 255 * self.config.sigma * np.array(IMAGENET_STD),
-                    "sigma_normalised": (self.config.sigma * self._unit).flatten().numpy(),
+                    "sigma_normalised": (self.config.sigma * self._unit).flatten().cpu().numpy(),
                 },
             },
             also=also,

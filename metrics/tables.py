@@ -70,8 +70,8 @@ class ImageMetric(Metric):
         super().__init__(config, samples, prototypes)
         self._rows = Table("index", empty=self.empty)
 
-    def means(self, value: str, **also: str) -> Score:
-        """Return the mean of the column ``value``, and by their names the means of further columns."""
+    def means(self, value: str, scale: float = 1.0, **also: str) -> Score:
+        """Return the mean of the column ``value``, and by their names those of further columns, times ``scale``."""
         table = self._rows.arrays()
-        further = {name: float(table[column].mean()) for name, column in also.items()}
-        return Score(float(table[value].mean()), len(table["index"]), {"image": table}, further)
+        further = {name: scale * float(table[column].mean()) for name, column in also.items()}
+        return Score(scale * float(table[value].mean()), len(table["index"]), {"image": table}, further)

@@ -112,10 +112,11 @@ def _lacking(kind: type[Metric], samples: Samples, train: Samples | None, black_
 
     if "keypoints" in kind.needs and not samples.visible.any():
         return "the samples have no visible key-points"
-    if "bbox" in kind.needs and not (samples.boxes[:, 2:] > samples.boxes[:, :2]).all():
+    boxes = bool((samples.boxes[:, 2:] > samples.boxes[:, :2]).all())
+    if "bbox" in kind.needs and not boxes:
         return "the samples have no bounding boxes"
-    if "mask" in kind.needs and getattr(samples, "masks", None) is None:
-        return "the samples have no object masks"
+    if "mask" in kind.needs and not boxes and getattr(samples, "masks", None) is None:
+        return "the samples have neither object masks nor bounding boxes"
     if "black_box" in kind.needs and black_box is None:
         return "it compares with the black box: pass black_box="
     # A choice made on the samples that are measured would favour some methods.

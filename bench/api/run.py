@@ -15,7 +15,7 @@ from bench.core import registry
 from bench.core.compat import freed_memory_kept
 from bench.core.console import Console, say
 from bench.core.errors import RequestError
-from bench.core.paths import decodable
+from bench.core.paths import all_plugins, decodable
 from bench.core.paths import home as find_home
 from bench.runner.retries import RETRIES
 
@@ -100,7 +100,7 @@ def run(
         tracking: whether results are mirrored to MLflow.
         tracking_uri: of the mirror; default: a database in ``BENCH_HOME``.
         dry_run: print the cells and stop; the results are then those of an empty run.
-        plugins: Python files that register methods, metrics or data sets.
+        plugins: Python files that register methods, metrics or data sets, beside those of ``BENCH_PLUGINS``.
         quiet: print nothing.
         command: recorded as the origin of the results, by a command line that has loaded the plugins; default: the
             command that is equivalent to this call.
@@ -115,7 +115,7 @@ def run(
     """
     from bench.config import overrides, request_names, suites
 
-    files = [Path(file) for file in plugins]
+    files = all_plugins(map(Path, plugins))
     if command is None:  # the command has loaded them to read its options
         load_plugins(files)
     starting = {name: Path(file) for name, file in (weights or {}).items()}

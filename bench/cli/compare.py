@@ -63,4 +63,24 @@ def compare(
     sys.exit(0 if any(one.p is not None for one in found.comparisons) else 1)
 
 
-COMMANDS = (compare,)
+@click.command()
+@click.argument("methods", nargs=-1, metavar="[A B ...]")
+@click.option("--suite", help="Take the cells of the newest run of this suite.")
+@click.option("--run", "stamp", metavar="STAMP", help="Take the cells of this run. Default: all cells.")
+@options.table_format
+@options.home
+def seeds(methods: tuple[str, ...], suite: str | None, stamp: str | None, fmt: str, out: Path | None) -> None:
+    """Say whether trainings with other seeds find the same parts, from stored results; no model is run.
+
+    For each method with two or more seeds in which consistency was measured: the share of prototypes that a best
+    matching of two seeds pairs with one of the same part, and that of the images in which matched prototypes peak at
+    one place, each with its chance level. A, B, ... are labels of the tables; by default all.
+    """
+    from bench.report.renderers import write
+    from bench.report.seed_table import seed_table
+    from bench.results.stats.seed_agreement import seed_agreement
+
+    write([seed_table(seed_agreement(options.open_store(out), methods, stamp, suite))], fmt, title="Seeds")
+
+
+COMMANDS: list[click.Command] = [compare, seeds]

@@ -1,4 +1,4 @@
-"""Commands that measure and check without results of a run: scale, speed, check."""
+"""Commands that measure without results of a run: scale, speed."""
 
 from __future__ import annotations
 
@@ -297,26 +297,4 @@ def speed_grid(
     _print(result, table, fmt)
 
 
-@click.command()
-@click.argument("name")
-@options.plugin
-def check(name: str) -> None:
-    """Check that the method or metric NAME keeps the contract, on synthetic images, in under a minute.
-
-    Prints one line per check. Exit code 0: all passed; 1: some failed; 2: no method or metric has that name.
-    """
-    known = {*registry.names("methods"), *registry.names("metrics")}
-    if name not in known:
-        # Checked before the next step, which imports torch.
-        raise RequestError(f"no method or metric {registry.quoted(name)}{registry.nearest(name, known, 'metrics')}")
-    from bench.diagnostics.conformance import check as run
-
-    broken = 0
-    for outcome in run(name):
-        broken += outcome.problem is not None
-        state = "ok" if outcome.problem is None else f"WRONG: {outcome.problem}"
-        say(f"{outcome.kind} {name}: {outcome.check}: {state}")
-    sys.exit(1 if broken else 0)
-
-
-COMMANDS: list[click.Command] = [scale, speed, check]
+COMMANDS: list[click.Command] = [scale, speed]

@@ -18,13 +18,14 @@ import click
 from rich.table import Table
 
 from bench import __version__
+from bench.cli import authors, compare, data, diagnostics, figures, models, options, posthoc, report, status
 from bench.cli import cells as cli_grid
-from bench.cli import compare, data, diagnostics, figures, models, options, posthoc, report, status
 from bench.cli import tracking as cli_tracking
+from bench.cli.completion import complete_names
 from bench.core import interrupts, registry
 from bench.core.console import Console, Text, say, settle_streams
 from bench.core.errors import BenchError, DeviceLost, RequestError, storage_error
-from bench.core.paths import config_files, config_folders
+from bench.core.paths import all_plugins, config_files, config_folders
 from bench.core.plain_text import for_csv, printable
 from bench.runner.launchers.subprocess_job import DEVICE_LOST
 
@@ -143,7 +144,9 @@ def run(pairs: tuple[str, ...], plugins: tuple[Path, ...], uri: str | None, dry_
     from bench.config.overrides import parse_overrides
 
     single, several = parse_overrides(pairs)
-    command = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
+    # What the environment names is written out, so that the recorded command is whole.
+    named = (word for file in all_plugins() for word in ("--plugin", str(file)))
+    command = shlex.join(["python", "-m", "bench", *sys.argv[1:], *named])
     given.update(set={**single, **several}, tracking_uri=uri, plugins=plugins, dry_run=dry_run, command=command)
     results = run_cells(**given)
     if dry_run:
@@ -152,14 +155,29 @@ def run(pairs: tuple[str, ...], plugins: tuple[Path, ...], uri: str | None, dry_
 
     console = Console()
     console.print()
-    write(with_beyond_chance(comparison(results.store, results.stamp)), console=console)
+    tables = comparison(results.store, results.stamp)
+    write(with_beyond_chance(tables), console=console)
     console.print(str(results.summary))
     for name, reason in results.failed.items():
         again = repeating(results.store, name, results.home)
         console.print(Text.assemble((name, "red"), f" {reason}\n  again: {again}"), soft_wrap=True)
         for line in results.store.cell(name).log_tail(5):
             console.print(Text(f"  log: {line}", style="dim"), soft_wrap=True)
+    if given["suite"] == "demo" and not results.failed:
+        _show_next(console, tables[0], given["out"])
     sys.exit(1 if results.failed else 0)
+
+
+def _show_next(console: Console, table: Any, out: Path | None) -> None:
+    """Print the demo's finding, and two commands that go on from it."""
+    from bench.report.chance import finding
+
+    here = Path(sys.executable)
+    python = str(here.relative_to(Path.cwd()) if here.is_relative_to(Path.cwd()) else "python")
+    store = ["--out", str(out)] if out else []
+    console.print(f"\n{finding(table)}\nnext, the prototypes on images, and all results as pages:")
+    for words in (["figure", "8", "--count", "3"], ["report", "--format", "html"]):
+        console.print(f"  {shlex.join([python, '-m', 'bench', *words, *store])}", soft_wrap=True)
 
 
 @main.command("ls")
@@ -272,8 +290,9 @@ def show(name: str, out: Path | None) -> None:
 
 _ELSEWHERE = (
     posthoc, models, data, diagnostics, compare, cli_grid, figures, status,
-    cli_tracking, report,
+    cli_tracking, report, authors,
 )  # fmt: skip
 for _command in (command for module in _ELSEWHERE for command in module.COMMANDS):
     main.add_command(_command)
 options.strictly(main)
+complete_names(main)

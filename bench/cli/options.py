@@ -13,7 +13,7 @@ import click
 from bench.core import registry
 from bench.core.errors import RequestError
 from bench.core.interrupts import contained
-from bench.core.paths import decodable
+from bench.core.paths import all_plugins, decodable
 from bench.core.paths import home as find_home
 from bench.runner.retries import RETRIES
 
@@ -128,16 +128,20 @@ def _device(_context: click.Context, _option: click.Parameter, value: str) -> st
     return value
 
 
-def plugins(_context: click.Context, _option: click.Parameter, value: tuple[Path, ...]) -> tuple[Path, ...]:
-    """Load the files, so that the names in them are known to the other options."""
-    for file in value:
+def plugins(context: click.Context, _option: click.Parameter, value: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Load the files, and those of ``BENCH_PLUGINS``, so that the names in them are known to the other options."""
+    if context.resilient_parsing:  # a shell completes a word: it waits for no import
+        return value
+    files = all_plugins(value)
+    for file in files:
         try:
             with contained():
                 registry.load_plugin(file)
         except Exception as error:
             # A plugin may raise anything when it is loaded: the message names the plugin and the reason.
-            raise click.BadParameter(f"{file}: {type(error).__name__}: {error}") from error
-    return value
+            source = "" if file in value else "BENCH_PLUGINS: "
+            raise click.BadParameter(f"{source}{file}: {type(error).__name__}: {error}") from error
+    return files
 
 
 def target(_context: click.Context, option: click.Parameter, value: Path | None) -> Path | None:
@@ -207,7 +211,7 @@ _PLUGIN: dict[str, Any] = {
     "multiple": True,
     "callback": plugins,
     "is_eager": True,
-    "help": "Python file that registers methods, metrics or data sets (repeatable).",
+    "help": "Python file that registers methods, metrics or data sets (repeatable); also in BENCH_PLUGINS, FILE:FILE.",
 }
 plugin = click.option("--plugin", "plugins", expose_value=False, **_PLUGIN)
 plugin_files = click.option("--plugin", "plugins", **_PLUGIN)
@@ -232,7 +236,7 @@ def table_style(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(
         (
             click.option("--columns", callback=names, help="Columns or groups of columns to print, with commas."),
-            click.option("--rows", callback=names, help="Rows to print, with commas."),
+            click.option("--rows", callback=names, help="Rows to print, with commas; a backbone: those on it."),
             click.option("--rename", multiple=True, metavar="OLD=NEW", callback=pairs,
                          help="Print another name of a row, column, backbone or unit (repeatable)."),
             click.option("--digits", type=click.IntRange(0, 15), help="Decimals of percentages, digits of the rest."),
@@ -268,7 +272,7 @@ def launcher(command: Callable[..., None]) -> Callable[..., None]:
             choice(
                 "--launcher",
                 ["inline", "ray", "slurm"],
-                "Run cells in this process, on a Ray cluster (by default a local one), or as Slurm jobs.",
+                "Run cells here (on a GPU each in a process), on a Ray cluster (default: local), or as Slurm jobs.",
                 "inline",
             ),
             number(

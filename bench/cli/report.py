@@ -16,12 +16,13 @@ _PAGES_ONLY = ("out_dir", "tests", "galleries", "device", "title", "about")
 
 
 @click.command()
-@click.option("--table", type=click.IntRange(1, 6), help="Table of the paper, beside measured numbers.")
+@click.option("--table", type=click.IntRange(1, 6), help="Table of Tan et al. 2024, beside measured numbers.")
 @click.option("--suite", help="Report the newest run of this suite.")
 @click.option("--run", "stamp", metavar="STAMP", help="Report this run, by its time stamp.")
 @options.table_format
 @options.several("--metrics", "Columns of the comparison: comma-separated metrics or groups.")
 @click.option("--intervals", is_flag=True, help="Add 95 % bootstrap intervals to the values.")
+@click.option("--worth", is_flag=True, help="A row for each metric: how far its best method is above the best control.")
 @click.option("-o", "--out-dir", type=options.FOLDER, help="Folder of the HTML pages. Default: report, beside cells.")
 @click.option(
     "--tests", type=click.IntRange(0), help="Maximum number of tests in the pages. Default: 300, fewer on large data."
@@ -43,14 +44,16 @@ def report(
     fmt: str,
     metrics: tuple[str, ...],
     intervals: bool,
+    worth: bool,
     out: Path | None,
     **more: Any,
 ) -> None:
-    """Print the comparison table of a run or a table of the paper, or write the whole report as pages.
+    """Print the comparison table of a run or a table of Tan et al. 2024, or write the whole report as pages.
 
     \b
     python -m bench report                    the newest run
-    python -m bench report --table 2          the paper's table, from the cells of the whole store
+    python -m bench report --table 2          table 2 of Tan et al. 2024, from the cells of the whole store
+    python -m bench report --worth            how far each metric's best method is above the best control
     python -m bench report --format html      pages that open from disk, of the whole store
     python -m bench report --format latex --columns accuracy,consistency --rename protopnet=ProtoPNet
 
@@ -60,10 +63,13 @@ def report(
     """  # noqa: D301 (click reads the character itself)
     from bench.core.errors import RequestError
     from bench.report import comparison, paper_table, with_beyond_chance, write
+    from bench.report import worth as worth_of
     from bench.report.table_style import styled
 
     store = options.open_store(out)
     pages = {name: more.pop(name) for name in _PAGES_ONLY}
+    if worth and (table is not None or fmt == "html" or intervals):
+        raise RequestError("--worth is for the comparison of a run: not with --table, --intervals or --format html")
     if metrics and (table is not None or fmt == "html"):
         raise RequestError("--metrics is for the comparison of a run: not with --table, nor with --format html")
     if table is None and fmt == "html":
@@ -74,7 +80,8 @@ def report(
         if pages[name]:
             raise RequestError(f"--{name.replace('_', '-')} is for the report in pages: --format html without --table")
     if table is None:
-        tables = with_beyond_chance(comparison(store, stamp, suite, intervals, metrics))
+        compared = comparison(store, stamp, suite, intervals, metrics)
+        tables = [worth_of(one) for one in compared] if worth else with_beyond_chance(compared)
     else:
         tables = paper_table(store, table, stamp, suite, intervals)
     write(styled(tables, **more), fmt, title=f"Table {table}" if table else "Results")

@@ -280,8 +280,10 @@ def _applicable(
     """Return metrics that can be measured, with version and parameters, and those that cannot, with the reason."""
     applicable: dict[str, dict[str, Any]] = {}
     refused: dict[str, dict[str, str]] = {}
+    # A box is a rough mask, and metrics of masks say that they took it.
+    provided = dataset.provides | ALWAYS_PROVIDED | ({"mask"} if "bbox" in dataset.provides else set())
     for metric_name, metric in metrics.items():
-        lacking = sorted((metric.needs | method.needs) - dataset.provides - ALWAYS_PROVIDED)
+        lacking = sorted((metric.needs | method.needs) - provided)
         facts = {"unit": metric.unit, "higher_is_better": metric.higher_is_better}
         if "prediction" in metric.needs and not method.predicts:
             refused[metric_name] = {"unit": metric.unit, "reason": f"{name} predicts no class"}

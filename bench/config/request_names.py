@@ -84,7 +84,8 @@ class Named:
 
 def with_controls(wanted: Iterable[str], controls: bool) -> list[str]:
     """Return methods, followed by the black box and the content-free controls."""
-    added = [name for name, entry in registry.names("methods").items() if entry.role != "method"]
+    known = registry.names("methods").items()
+    added = [name for name, entry in known if entry.role != "method" and entry.measured == "always"]
     return list(dict.fromkeys([*wanted, *(added if controls else [])]))
 
 

@@ -27,12 +27,15 @@ class Entry:
         facts: names and values that the listing shows beside the summary.
         preset: settings that make this entry of a class with several entries; ``--set`` may change the others.
         measured: for metrics, when a run that names no metrics measures it: always, if a method shares prototypes among
-            classes, or only on request (by its name, its group, or ``all``).
+            classes, or only on request (by its name, its group, or ``all``); for controls, whether every run has them.
         group: for metrics, the name that selects the whole group in ``--metrics``.
         chance: for metrics, whether the score of a content-free control is the chance level of methods. It is not for
             numbers that do not depend on the map's content, such as cost: a control is always cheap.
         code: source code of the plugin file that registered it; ``None`` for built-in and installed ones.
         distribution: name and version of the installed distribution that provides it; empty for others.
+        twin: for methods: a reference whose row tables print for both where all of their numbers are equal.
+        explains: for methods: whether it explains the black box and is no part-prototype network: the paper's tables
+            have none.
         argument: what the target is called with to give the class or factory, for names that no catalogue can list.
     """
 
@@ -46,6 +49,8 @@ class Entry:
     chance: bool = True
     code: Code | None = None
     distribution: str = ""
+    twin: str = ""
+    explains: bool = False
     argument: str = ""
 
     def load(self) -> Any:
@@ -68,6 +73,10 @@ def _metric(
     facts = (("group", group), ("measured", when))
     settings = tuple(preset.items())
     return Entry(target, summary, facts=facts, preset=settings, measured=measured, group=group, chance=chance)
+
+
+def _explanation(target: str, summary: str, twin: str = "") -> Entry:
+    return Entry(target, summary, twin=twin, explains=True)
 
 
 CATALOGUE: dict[str, dict[str, Entry]] = {
@@ -107,6 +116,21 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
             "baselines.protopshare:ProtoPShare", "ProtoPNet's prototypes, merged across classes (Rymarczyk et al. 2021)"
         ),
         "pixpnet": Entry("baselines.pixpnet:PixPNet", "maps grounded in receptive fields (Carmichael et al. 2024)"),
+        "epic": _explanation("baselines.epic:EPIC", "an invertible mix of channels, its purest shown (AAAI 2026)"),
+        "dff": _explanation("baselines.dff:DFF", "codes of concepts, and a remainder (Collins et al. 2018)"),
+        "craft": _explanation("baselines.craft:CRAFT", "the same from crops, ranked by importance (Fel et al. 2023)"),
+        "ibd": _explanation(
+            "baselines.ibd:IBD", "rows over concepts of all classes, and a residual (Zhou et al. 2018)"
+        ),
+        "ibd-keypoints": _explanation("baselines.ibd:IBDKeypoints", "the same over classifiers of the annotated parts"),
+        "gradcam": _explanation(
+            "baselines.gradcam:GradCAM", "attribution by mean gradients (Selvaraju et al. 2017)", twin="blackbox"
+        ),
+        "hirescam": _explanation(
+            "baselines.gradcam:HiResCAM",
+            "attribution by each cell's gradients (Draelos and Carin 2020)",
+            twin="blackbox",
+        ),
         "blackbox": Entry(
             "bench.posthoc.method:BlackBox",
             "the trained classifier itself; its class map is its one prototype",
@@ -121,6 +145,20 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
             role="control",
             preset=(("per", "prototype"),),
         ),
+        **{
+            name: Entry(
+                "bench.posthoc.uninformed:Uninformed",
+                f"ours on {what}",
+                role="control",
+                preset=(("kind", name),),
+                measured="asked",
+            )
+            for name, what in {
+                "untrained": "a network with random weights",
+                "random_head": "the black box with its head's weights in random order",
+                "shuffled_labels": "the black box's features with a head fitted to shuffled labels",
+            }.items()
+        },
     },
     "datasets": {
         "demo": Entry("bench.data.cub:Cub", "birds drawn by the project itself, in the CUB layout", facts=_BIRDS),
@@ -221,6 +259,9 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
             "metrics.calibration:Calibration", "expected calibration error of the softmax", "prediction"
         ),
         "fidelity": _metric("metrics.fidelity:Fidelity", "predictions equal to the black box's", "prediction"),
+        "reconstruction": _metric(
+            "metrics.reconstruction:Reconstruction", "accuracy of what the shown prototypes carry alone", "prediction"
+        ),
         "cost": _metric(
             "metrics.cost:Cost",
             "milliseconds to explain an image, parameters, seconds of the fit",
@@ -240,8 +281,44 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
             "prototypes",
             chance=False,
         ),
+        "distinctiveness": _metric(
+            "metrics.distinctiveness:Distinctiveness",
+            "how little the regions of a class's prototypes overlap",
+            "prototypes",
+        ),
+        "distinctiveness_official": _metric(
+            "metrics.distinctiveness:Distinctiveness",
+            "as ProtoNonParam's code: five maps, pooled 2 x 2",
+            "prototypes",
+            variant="official",
+            top=5,
+        ),
         "compactness": _metric(
             "metrics.compactness:Compactness", "prototypes that make up 90 % of a decision", "prototypes"
+        ),
+        "comprehensiveness": _metric(
+            "metrics.comprehensiveness:Comprehensiveness",
+            "how well a class's prototypes together cover the object's mask",
+            "masks",
+        ),
+        "comprehensiveness_official": _metric(
+            "metrics.comprehensiveness:Comprehensiveness",
+            "as ProtoNonParam's code: five maps, pooled 2 x 2",
+            "masks",
+            variant="official",
+            top=5,
+        ),
+        "mask_energy": _metric(
+            "metrics.mask_scores:MaskEnergy", "share of the displayed map on the object's mask, pointing game", "masks"
+        ),
+        "mask_iou": _metric(
+            "metrics.mask_scores:MaskIou", "the displayed map's high region against the mask, background", "masks"
+        ),
+        "mask_oirr": _metric(
+            "metrics.mask_scores:MaskOirr", "relevance outside the object over that on it (ST-ProtoPNet)", "masks"
+        ),
+        "coverage": _metric(
+            "metrics.coverage:Coverage", "different parts that a class's prototypes hit consistently", "parts"
         ),
         "purity": _metric(
             "metrics.purity:Purity", "one part in the patches where a prototype scores highest (PIP-Net)", "parts"
@@ -263,8 +340,19 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         "insertion": _metric(
             "metrics.deletion:Deletion", "putting back the pixels shown, against chance", "faithfulness", mode="insert"
         ),
+        "sufficiency": _metric(
+            "metrics.sufficiency:Sufficiency",
+            "whether the most contributing prototype alone keeps a prediction",
+            "faithfulness",
+        ),
+        "necessity": _metric(
+            "metrics.sufficiency:Sufficiency", "whether a prediction changes without it", "faithfulness", mode="without"
+        ),
         "misalignment": _metric(
             "metrics.misalignment:Misalignment", "maps that move when pixels elsewhere are attacked", "robustness"
+        ),
+        "perturbation": _metric(
+            "metrics.perturbation:Perturbation", "part hits that survive colours, blur and JPEG", "robustness"
         ),
     },
     "checkpoints": {

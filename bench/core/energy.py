@@ -6,9 +6,10 @@ They count for the whole device: the energy that other processes spend on it at 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 POWERCAP = Path("/sys/class/powercap")
 
@@ -66,6 +67,9 @@ class GpuMeter:
     """
 
     def __init__(self, device: torch.device) -> None:
+        # Imported here: the table of a finished cell is read without torch.
+        import torch
+
         try:
             import pynvml
         except ImportError as error:

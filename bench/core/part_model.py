@@ -80,8 +80,9 @@ class PartPrototypeModel(nn.Module, ABC):
     Subclasses set ``backbone`` and ``prototypes`` and define :meth:`head` and :meth:`attribute`. Optional members let
     axioms be measured: ``mixes`` (:meth:`attribute` also takes weights ``(N, C)`` for a combination of logits),
     ``apart`` (the reason why cells do not all play the same role, if so), ``not_additive`` (the reason why no axiom of
-    attribution has a meaning for its logits, if so), :meth:`contributions`, :meth:`offset`. And
-    ``border``: the number of rings of cells at the edge of its maps that always look partly beyond the image.
+    attribution has a meaning for its logits, if so), :meth:`contributions`, :meth:`connections`, :meth:`offset`. Also
+    optional: :meth:`prototype_logits`, and ``border``: the number of rings of cells at the edge of its maps that always
+    look partly beyond the image.
     """
 
     backbone: nn.Module
@@ -103,9 +104,20 @@ class PartPrototypeModel(nn.Module, ABC):
         """Return the exact contribution of each cell to the logit of ``classes (N,)``: ``(N, h, w)``."""
         raise NotApplicable(self.not_additive or "its logits are no sums of contributions of cells")
 
+    def connections(self, prototypes: Tensor) -> Tensor:
+        """Return the weights of the scores of ``prototypes (N, K)`` in all logits ``(N, K, C)``; of padding, any.
+
+        The logits of a model that has them are their sums over all prototypes, plus what does not depend on scores.
+        """
+        raise NotApplicable(self.not_additive or "its logits are no weighted sums of its prototypes' scores")
+
     def offset(self, classes: Tensor) -> Tensor:
         """Return the part of the logits of ``classes (N,)`` that belongs to no cell, such as a bias: ``(N,)``."""
         return torch.zeros(len(classes), device=classes.device)
+
+    def prototype_logits(self, features: Tensor) -> Tensor:
+        """Return what the prototypes of each class carry of its logit by themselves, with the offset: ``(N, C)``."""
+        raise NotApplicable(self.not_additive or "its prototypes do not say which part of a logit they carry")
 
     def cell_numbers(self, channels: int) -> int:
         """Return how many numbers :meth:`logits` holds at a time for each cell of the features."""

@@ -6,9 +6,11 @@ No torch is imported, so that listing and drawing start quickly.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
+from bench.core import registry
 from bench.core.errors import RequestError
 
 ConfigKind = Literal["backbones", "datasets", "methods", "suites"]
@@ -51,18 +53,26 @@ def is_text(name: str) -> bool:
     return True
 
 
+def all_plugins(given: Iterable[Path] = ()) -> tuple[Path, ...]:
+    """Return the plugin files of ``BENCH_PLUGINS`` (paths separated as those of ``PATH``), then the given ones."""
+    named = filter(None, os.environ.get("BENCH_PLUGINS", "").split(os.pathsep))
+    return tuple(dict.fromkeys([*map(Path, named), *given]))
+
+
 def config_folders() -> list[Path]:
-    """Return the folders that hold configuration files: ``BENCH_CONFIGS`` if it is set, then the package's own.
+    """Return the folders that hold configuration files: ``BENCH_CONFIGS`` if set, the package's own, those of plugins.
 
     Raises:
         RequestError: if ``BENCH_CONFIGS`` names no folder.
     """
+    # Plugins come last: none changes what the package or the user has configured.
+    folders = [PACKAGED_CONFIGS, *registry.plugin_configs()]
     configured = os.environ.get("BENCH_CONFIGS")
     if not configured:
-        return [PACKAGED_CONFIGS]
+        return folders
     if not Path(configured).is_dir():
         raise RequestError(f"BENCH_CONFIGS (--config-dir) {configured}: no such folder")
-    return [Path(configured), PACKAGED_CONFIGS]
+    return [Path(configured), *folders]
 
 
 def config_files(kind: ConfigKind) -> dict[str, Path]:

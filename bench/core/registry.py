@@ -87,7 +87,7 @@ def _named_backbone(name: str) -> Entry:
 
 
 def nearest(name: str, known: Iterable[str], kind: str = "") -> str:
-    """Return ``; did you mean 'x'?``, or the known names if none is near, in one line of bounded length.
+    """Return ``; did you mean 'x'?`` and the command that lists all, or the known names, in a line of bounded length.
 
     Args:
         name: that is not known.
@@ -101,7 +101,8 @@ def nearest(name: str, known: Iterable[str], kind: str = "") -> str:
     # Others beside the nearest only if they are about as near.
     close = [repr(one[:_LONGEST]) for one, ratio in zip(close, ratios, strict=True) if ratio >= ratios[0] - 0.05]
     if close:
-        return f"; did you mean {' or '.join([', '.join(close[:-1]), close[-1]] if close[1:] else close)}?"
+        listed = f" `python -m bench ls {kind}` lists all {len(known)}" if kind else ""
+        return f"; did you mean {' or '.join([', '.join(close[:-1]), close[-1]] if close[1:] else close)}?{listed}"
     if kind and len(known) > _MOST:
         return f"; `python -m bench ls {kind}` lists all {len(known)}"
     return f"; {some(known, 'known: ')}" if known else ""
@@ -211,6 +212,17 @@ def load_plugin(file: Path) -> None:
                 entries[key] = replace(item, code=Code.of(file.resolve(), {**defined, **contents}))
 
 
+def plugin_configs() -> list[Path]:
+    """Return the folders ``configs`` beside the loaded plugin files and in the packages of installed plugins."""
+    places = [file.parent for file in _contents]
+    installed = [item.target for kind in KINDS for item in _from_entry_points(kind).values()]
+    packages = {target.partition(":")[0].partition(".")[0] for target in installed}
+    # Of a name without a dot the specification is found without an import.
+    for spec in filter(None, map(importlib.util.find_spec, sorted(packages))):
+        places += map(Path, spec.submodule_search_locations or ())
+    return [folder for place in dict.fromkeys(places) if (folder := place / "configs").is_dir()]
+
+
 def is_plugin_file(file: Path) -> bool:
     """Return whether :func:`load_plugin` has run this file."""
     return file.resolve() in _contents
@@ -232,6 +244,16 @@ def _contents_of(item: Entry) -> dict[Path, bytes]:
     return read_with_imports(Path(path))
 
 
+def check_name(kind: str, name: str) -> None:
+    """Refuse a name that cannot be typed or be part of a file's name.
+
+    Raises:
+        ValueError: saying which names can.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(f"{kind[:-1]} {name!r}: a name has up to 64 letters, digits, and . _ - between them")
+
+
 def register(kind: str, name: str, plugin: type, summary: str = "", role: Role = "method", chance: bool = True) -> None:
     """Add a plugin class under a name, for ``--plugin file.py``.
 
@@ -248,8 +270,7 @@ def register(kind: str, name: str, plugin: type, summary: str = "", role: Role =
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}{nearest(kind, KINDS)}")
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(f"{kind[:-1]} {name!r}: a name has up to 64 letters, digits, and . _ - between them")
+    check_name(kind, name)
     target = f"{plugin.__module__}:{plugin.__qualname__}"
     taken = CATALOGUE[kind].get(name)
     if taken is not None and taken.target != target:

@@ -8,12 +8,12 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
-
-import torch
+from typing import TYPE_CHECKING, Any, TextIO
 
 from bench.core.energy import GpuMeter, NotMeasured, ProcessorMeter
-from bench.core.memory import resident
+
+if TYPE_CHECKING:
+    import torch
 
 FILE = "usage.csv"
 COLUMNS = (
@@ -89,6 +89,9 @@ class Usage:
                 return
 
     def _write(self) -> None:
+        # Imported here, with torch: the table of a finished cell is read without it.
+        from bench.core.memory import resident
+
         now = (time.perf_counter(), _cpu_seconds())
         seconds, computed = now[0] - self._last[0], now[1] - self._last[1]
         self._last = now

@@ -20,8 +20,10 @@ _SHARE = (0.0, 100.0)
 # Sums in floating point may leave their bounds by this much.
 _ROUNDING = 1e-6
 
+COMPLEMENT = "1 - "
 Column = str | Callable[[Mapping[str, Any]], Any]
-"""Column of a table, by its name or as a function of all columns: a number per row, or several ``(rows, M)``."""
+"""Column of a table: its name, ``"1 - NAME"`` of one that is 0 or 1, or a function of all columns: a number per row, or
+several ``(rows, M)``."""
 
 
 @dataclass(frozen=True)

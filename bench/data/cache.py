@@ -53,6 +53,7 @@ class CachedSplit:
         protocol: name of the protocol.
         mean, std: of each RGB channel, with which batches are normalised.
         skipped: id and reason of each image of the split that could not be preprocessed.
+        masks: ``(n, size, size)`` grey levels of the object masks, on disk, if they were asked for.
     """
 
     images: NDArray[np.uint8]
@@ -69,6 +70,7 @@ class CachedSplit:
     mean: Triple
     std: Triple
     skipped: Sequence[tuple[str, str]]
+    masks: NDArray[np.uint8] | None = None
 
     @property
     def size(self) -> int:
@@ -86,7 +88,9 @@ class CachedSplit:
     def subset(self, index: Tensor) -> CachedSplit:
         """Return the samples at positions ``index``, in that order; nothing but annotations is read or copied."""
         index = _positions(index, len(self))
-        chosen = {name: getattr(self, name)[index] for name in _ARRAYS}
+        chosen: dict[str, Any] = {name: getattr(self, name)[index] for name in _ARRAYS}
+        if self.masks is not None:
+            chosen["masks"] = self.masks[index.numpy()]
         return replace(self, ids=[self.ids[position] for position in index.tolist()], **chosen)
 
     def batches(
@@ -213,7 +217,7 @@ def _open_split(folder: Path, split: str, meta: Mapping[str, Any], protocol: Pre
     ids, skipped = meta["splits"][split]["ids"], meta["splits"][split]["skipped"]
     n, p, size, path = len(ids), len(meta["parts"]), protocol.size, folder / f"{split}.images.npy"
     digests = meta.get("files", {})
-    _check(path, digests.get(path.name))
+    check_large_file(path, digests.get(path.name))
     images = np.load(path, mmap_mode="r")
     annotations = (folder / f"{split}.npz").read_bytes()
     if digests and hashlib.sha256(annotations).hexdigest() != digests.get(f"{split}.npz"):
@@ -240,7 +244,7 @@ def _open_split(folder: Path, split: str, meta: Mapping[str, Any], protocol: Pre
     )
 
 
-def _check(path: Path, digest: str | None) -> None:
+def check_large_file(path: Path, digest: str | None) -> None:
     """Verify a large file once in each process, and again if it was touched since.
 
     Raises:
@@ -290,7 +294,7 @@ def _write_split(
     if not records:
         raise RequestError(f"the {split} split has no images; mend the data set's split")
     n, p = len(records), len(dataset.parts)
-    images = _allocate(folder / f"{split}.images.npy", (n, protocol.size, protocol.size, 3))
+    images = allocate(folder / f"{split}.images.npy", (n, protocol.size, protocol.size, 3))
     keypoints, visible, boxes = np.zeros((n, p, 2)), np.zeros((n, p), dtype=bool), np.zeros((n, 4))
 
     def work(row: int) -> str | None:
@@ -320,7 +324,7 @@ def _write_split(
     return {"ids": [records[row].id for row in rows], "skipped": skipped}
 
 
-def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.uint8]]:
+def allocate(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.uint8]]:
     """Create a uint8 .npy file with reserved space: writing to a memory map on a full disk would kill the process."""
     array = open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
     if hasattr(os, "posix_fallocate"):

@@ -81,9 +81,14 @@ class PluginDataset:
         return getattr(self.dataset, name)
 
 
+def demo_folder(home: Path) -> Path:
+    """Return the folder of the synthetic birds, whether they are drawn or not."""
+    return home / "data" / f"demo-{synthetic.VERSION}"
+
+
 def synthetic_folder(home: Path, progress: Progress) -> Path:
     """Return the folder of the synthetic birds, which are drawn if they are missing."""
-    root = home / "data" / f"demo-{synthetic.VERSION}"
+    root = demo_folder(home)
     # Locked: of two first runs at once, one draws and the other waits for it.
     with WorkDir(home / "data" / ".demo").claim():
         if not root.is_dir():

@@ -153,14 +153,37 @@ class Preprocessing(Settings):
             CellError: naming the file, if it cannot be decoded whole or its box holds no pixel.
         """
         image = decode(record.path)
+        pixels = self._resized(self._cut(record, image))
+        keypoints, visible, box = self.place(record, *image.size)
+        return PreparedImage(pixels.transpose(2, 0, 1), keypoints, visible, box)
+
+    def mask(self, record: Record) -> NDArray[np.uint8]:
+        """Return the grey levels of a record's mask in the preprocessed image, each of the nearest pixel.
+
+        Raises:
+            CellError: naming the mask, if it cannot be decoded or its size is not that of the image.
+        """
+        assert record.mask is not None
+        mask = decode(record.mask)
+        with Image.open(record.path) as image:  # which was decoded before: its head is enough
+            size = image.size
+        if mask.size != size:
+            raise CellError(
+                f"{record.mask}: {mask.size[0]} by {mask.size[1]} pixels, its image has {size[0]} by {size[1]}"
+            )
+        mask = self._cut(record, mask)
+        scaled, (left, top) = self._scaled(*mask.size)
+        # Levels are shares of annotators: between two of them there is nothing to interpolate.
+        grey = np.asarray(mask.resize(scaled, Image.Resampling.NEAREST))[..., 0]
+        return grey[top : top + self.size, left : left + self.size]
+
+    def _cut(self, record: Record, image: Image.Image) -> Image.Image:
         x1, y1, x2, y2 = self.region(record, *image.size)
         # The cut ends at the image's edge, as an array slice would, independent of the scale in `place`.
         cut = (max(x1, 0), max(y1, 0), min(x2, image.width), min(y2, image.height))
         if cut[0] >= cut[2] or cut[1] >= cut[3]:
             raise CellError(f"{record.path}: its box {record.box} is outside the image; correct the box")
-        pixels = self._resized(image.crop(cut))
-        keypoints, visible, box = self.place(record, *image.size)
-        return PreparedImage(pixels.transpose(2, 0, 1), keypoints, visible, box)
+        return image.crop(cut)
 
     def _resized(self, image: Image.Image) -> NDArray[np.uint8]:
         """Return pixels ``(size, size, 3)``."""

@@ -157,6 +157,10 @@ class RandomPrototypes(PartPrototypeModel):
         indices = self.prototypes.of(classes)
         return Explanation(logits, self.pick(maps, indices), self.pick(scores, indices), indices)
 
+    def prototype_logits(self, features: Tensor) -> Tensor:
+        """Return the logits, in which every term is a prototype of the class."""
+        return self.logits(features)
+
     def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
         """Sum the maps of the class, or of all classes by their weights."""
         members = self.prototypes.classes.T.to(features.dtype)
@@ -168,6 +172,10 @@ class RandomPrototypes(PartPrototypeModel):
         maps = self.head(features, classes).maps.flatten(2)
         top, location = maps.max(2, keepdim=True)
         return torch.zeros_like(maps).scatter_(2, location, top).sum(1).unflatten(1, features.shape[2:])
+
+    def connections(self, prototypes: Tensor) -> Tensor:
+        """Return 1 for the classes of a prototype and 0 for the others."""
+        return self.prototypes.classes[prototypes].float()
 
     def _maps(self, features: Tensor) -> Tensor:
         return torch.einsum("ndhw,pd->nphw", features, self.prototypes.vectors)

@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bench.contract import BenchError, RequestError
+from bench.contract import BenchError, BlackBox, RequestError
 from bench.core import __version__, registry
 from bench.core.files import read_json, write_json
 from bench.models.backbones import NamedBackbone, build
 from bench.models.library import LibraryNet, on_meta
 
 
-class Classifier(nn.Module):
+class Classifier(BlackBox):
     """Black box: feature extractor, global average pooling, one linear layer.
 
     Its logits are means over cells plus a bias, ``logit[c] = mean(weight[c] @ features[cell]) + bias[c]``, so that each

@@ -72,6 +72,10 @@ class DecomposedClassifier(PartPrototypeModel):
         """Compute ``Avg(x) v^T + b``, with v the sum of the prototypes."""
         return nn.functional.linear(features.to(self.bias.dtype).mean((2, 3)), self.rows, self.bias)
 
+    def prototype_logits(self, features: Tensor) -> Tensor:
+        """Compute the logits: the prototypes carry all of them."""
+        return self.logits(features)
+
     def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
         """Compute the maps ``x p~_i`` and, as scores, their means over the image."""
         features = features.to(self.bias.dtype)
@@ -95,6 +99,10 @@ class DecomposedClassifier(PartPrototypeModel):
     def contributions(self, features: Tensor, classes: Tensor) -> Tensor:
         """Return the displayed map: it is exact, because the head is an average and linear."""
         return self.attribute(features, classes)
+
+    def connections(self, prototypes: Tensor) -> Tensor:
+        """Return 1 for the class of a prototype and 0 for the others: a score is its term of the logit."""
+        return self.prototypes.classes[prototypes].to(self.bias.dtype)
 
     def offset(self, classes: Tensor) -> Tensor:
         """Return the bias of the classes."""

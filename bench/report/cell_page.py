@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from bench.core.console import Console, Text
+from bench.core.content_digest import state_of
 from bench.core.errors import RequestError
 from bench.report.cell_facts import (
     SCORES,
@@ -27,6 +29,7 @@ from bench.results.cell_record import CellRecord
 from bench.results.labels import cell_title
 from bench.results.records import read_history
 from bench.results.result_files import FolderFiles, ResultFiles
+from bench.results.rows import rows_of
 from bench.results.stats.intervals import with_intervals
 from bench.results.store import Store
 
@@ -57,7 +60,7 @@ class CellPage:
         most: int = _MOST_ROWS,
         log_lines: int = 30,
     ) -> None:
-        self._store, self._outcome, self._most = store, record.result, most
+        self._store, self._record, self._outcome, self._most = store, record, record.result, most
         self.stamps, self.intervals = stamps, intervals
         self.name, self.spec, self.failure = record.name, record.spec, record.failure
         self.written: dict[str, Any] = record.written or {}
@@ -79,7 +82,7 @@ class CellPage:
         """Return the rows under ``cell_facts.SCORES``."""
         if self._outcome is None:
             return []
-        rows = with_intervals(self._store, self._store.rows([self.name])) if self.intervals else []
+        rows = with_intervals(self._store, rows_of(self._record, "")) if self.intervals else []
         return score_rows(self.written, self._outcome, rows)
 
     @property
@@ -118,18 +121,34 @@ class CellPage:
 
         They are the method's own, and that of the black box that it started from.
         """
-        trainings = {
+        # The first of them is shown: that of the result, or else of the attempt in progress.
+        first = (
+            (title, next((files for files in places if files.names("history.json")), None))
+            for title, places in self._trainings().items()
+        )
+        return [(title, *_history(files)) for title, files in first if files is not None]
+
+    def _trainings(self) -> dict[str, list[ResultFiles]]:
+        """Return the places where the history of a training may be, by its title."""
+        trainings: dict[str, list[ResultFiles]] = {
             "Training": [self._store.files(self.name), *map(FolderFiles, (self.folder.work, self.folder.resume))]
         }
         box = str(self.written.get("black_box_id") or "")
         if box and Path(box).name == box:
             trainings["Training of its black box"] = [FolderFiles(self._store.root / "blackboxes" / box / "result")]
-        # The first of them is shown: that of the result, or else of the attempt in progress.
-        first = (
-            (title, next((files for files in places if files.names("history.json")), None))
-            for title, places in trainings.items()
+        return trainings
+
+    def sources(self) -> list[str]:
+        """Return texts of which one changes whenever the page does, unless the code that makes it is another."""
+        content = [self.name, self.written, self._outcome, self.failure, self.log, self.stamps, self.intervals]
+        histories = (
+            state_of(files.path("history.json"))
+            for places in self._trainings().values()
+            for files in places
+            if files.names("history.json") and files.path("history.json").exists()
         )
-        return [(title, *_history(files)) for title, files in first if files is not None]
+        files = self._store.files(self.name).state()
+        return [str(self.folder.path.resolve()), json.dumps(content, sort_keys=True), *files, *map(str, histories)]
 
     @property
     def prototypes(self) -> list[tuple[str, list[str], list[list[str]], int]]:

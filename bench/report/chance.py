@@ -36,7 +36,7 @@ def beyond_chance(table: Table) -> Table | None:
     chances: dict[str, dict[str, float]] = {}
     for column in table.columns:
         known = {row.label: value for row in controls if (value := row.number(column)) is not None}
-        if _has_chance(column) and column.unit == "%" and column.higher_is_better and known:
+        if has_chance(column) and column.unit == "%" and column.higher_is_better and known:
             chances[column.name] = known
     if not chances or not others:
         return None
@@ -61,6 +61,8 @@ def beyond_chance(table: Table) -> Table | None:
         spread = None if entry.spread is None else entry.spread / (_PERFECT - chance)
         return Entry("ok", chance_corrected(entry.value, chance), spread, entry.seeds)
 
+    # Those with a backbone see the image, and know no class.
+    kind = "control" if any(row.backbone for row in controls) else "content-free control"
     rows = tuple(replace(row, values={metric: corrected(row, metric) for metric in chances}) for row in others)
     spread = any(entry.spread is not None for row in rows for entry in row.values.values())
     return Table(
@@ -69,7 +71,7 @@ def beyond_chance(table: Table) -> Table | None:
         rows,
         table.stub,
         tuple(notes),
-        facts=("0: the best content-free control, 1: perfect; chance: " + "; ".join(levels), _certainty(spread)),
+        facts=(f"0: the best {kind}, 1: perfect; chance: " + "; ".join(levels), _certainty(spread)),
     )
 
 
@@ -88,7 +90,7 @@ def chance_warnings(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]
         ``consistency, stability: constant, center ≥ ours, protopnet (vgg19); random ≥ every method``
     """
     metrics: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for column in filter(_has_chance, columns):
+    for column in filter(has_chance, columns):
         controls: dict[str, list[str]] = defaultdict(list)
         for control in (row for row in rows if row.role == "control"):
             reached = [row for row in rows if row.role == "method" and reaches(control, row, column)]
@@ -101,7 +103,7 @@ def chance_warnings(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]
     return [f"{', '.join(names)}: {'; '.join(told)}" for told, names in metrics.items()]
 
 
-def _has_chance(column: Column) -> bool:
+def has_chance(column: Column) -> bool:
     """Return whether a content-free control is a rival in it."""
     known = registry.names("metrics")
     return column.name not in known or known[column.name].chance
@@ -113,6 +115,36 @@ def reaches(control: Row, row: Row, column: Column) -> bool:
     if ours is None or theirs is None:
         return False
     return ours >= theirs if column.higher_is_better else ours <= theirs
+
+
+def finding(table: Table) -> str:
+    """Return in a sentence what a table shows: its most accurate method beside the black box and the best controls.
+
+    Returns:
+        An empty text if no method's accuracy was measured, or no content-free control.
+    """
+    accuracy = next((column for column in table.columns if column.name == "accuracy"), None)
+    methods = [row for row in table.rows if row.role == "method" and accuracy and row.number(accuracy) is not None]
+    if accuracy is None or not methods:
+        return ""
+    first = max(methods, key=lambda row: row.number(accuracy) or 0.0)
+    above, not_above = [], []
+    for column in filter(has_chance, table.columns):
+        own, sign = first.number(column), 1 if column.higher_is_better else -1
+        known = [(row.number(column), row) for row in table.rows if row.role == "control"]
+        controls = [(sign * value, row) for value, row in known if value is not None]
+        if own is not None and controls:
+            level, control = max(controls, key=lambda pair: pair[0])
+            text = f"{column.name} ({own:{column.form}} against {sign * level:{column.form}} of {control.label})"
+            (above if sign * own > level else not_above).append(text)
+    if not above and not not_above:
+        return ""
+    boxes = [n for row in table.rows if row.role == "reference" and (n := row.number(accuracy)) is not None]
+    beside = f", the black box {max(boxes):.1f} %" if boxes else ""
+    parts = [f"is better than every control in {', '.join(above)}"] if above else []
+    parts += [f"no better than one in {', '.join(not_above)}"] if not_above else []
+    said = " and ".join(parts) if above else f"is {parts[0]}"
+    return f"{first.label}, the most accurate method ({first.number(accuracy):.1f} %{beside}), {said}."
 
 
 def _named(reached: Sequence[Row], rows: Sequence[Row], column: Column) -> str:

@@ -16,6 +16,7 @@ from bench.report.cautions import with_cautions
 from bench.report.chance import beyond_chance, chance_warnings
 from bench.report.table import Column, Row, Table
 from bench.report.table_remarks import describe_block, distinguish, fewer_seeds
+from bench.report.twins import without_twins
 from bench.results.aggregate import Bounds, about_intervals, as_entry, with_interval
 from bench.results.cell_record import CellRecord
 from bench.results.labels import FIRST_METRICS, text_of
@@ -91,13 +92,14 @@ def _table(
 ) -> Table:
     notes: list[str] = []
     members = _by_row(group)
-    rows = with_cautions([_row(cells, columns, notes) for cells in members], members, notes)
+    rows, members, left_out = without_twins([_row(cells, columns, notes) for cells in members], members, columns)
+    rows = with_cautions(rows, members, notes)
     if store is not None:
         bounds = Bounds(store)
         rows = [_bounded(row, cells, bounds, notes) for row, cells in zip(rows, members, strict=True)]
         origin = [*about_intervals(bounds.kinds), *origin]
     rows = _distinct(rows, members)
-    origin = [*_black_boxes(group), *origin]
+    origin = [*left_out, *_black_boxes(group), *origin]
     facts = describe_block(
         [column.definition for column in columns if column.definition],
         [cell.spec for cell in group],

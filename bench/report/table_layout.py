@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
 from bench.report.table import Column, Place, Row, Table, Value, Word
+from bench.results.labels import short_label
 
 NOTHING = "-"
 _WORDS = {"oom": "OOM"}
@@ -206,3 +208,29 @@ def _residual(value: float, tolerance: float) -> str:
     form = "f" if value == 0 or value >= 0.01 else "e"
     texts = (format(value, f".{digits}{form}") for digits in range(2 if form == "f" else 0, 17))
     return next(text for text in texts if value <= tolerance or float(text) > tolerance)
+
+
+def shortened(table: Table) -> Table:
+    """Return the table with the settings of long labels counted (``protopnet (3 settings)``) and listed under it.
+
+    Rows that would have one name get numbers.
+    """
+    labels = dict.fromkeys(row.label for row in table.rows if row.label not in table.rename)
+    long = [label for label in labels if short_label(label) != label]
+    count, names = Counter(map(short_label, long)), dict[str, str]()
+    for label in long:
+        short = short_label(label)
+        number = sum(short_label(other) == short for other in names) + 1
+        names[label] = f"{short} {number}" if count[short] > 1 else short
+
+    def short_in(texts: Sequence[str]) -> tuple[str, ...]:
+        # The longest first: one label may begin another.
+        for label in sorted(names, key=len, reverse=True):
+            texts = [text.replace(label, names[label]) for text in texts]
+        return tuple(texts)
+
+    legend = [f"{short}: {label.partition(' (')[2].removesuffix(')')}" for label, short in names.items()]
+    return replace(
+        table, rename={**names, **table.rename}, notes=short_in(table.notes), chance=short_in(table.chance),
+        warnings=short_in(table.warnings), facts=(*legend, *short_in(table.facts)),
+    )  # fmt: skip

@@ -25,7 +25,8 @@ def styled(
     Args:
         tables: as they are made.
         columns: names or groups of the columns, in this order; default: all.
-        rows: labels of the rows, in this order within a role; default: all.
+        rows: labels of the rows, in this order within a role, and backbones: of those that have one, the rows on these
+            alone; default: all.
         rename: names of rows, columns, groups, backbones and units -> names that are printed instead.
         digits: decimals of fixed numbers, significant digits of others.
         caption: instead of the title.
@@ -39,7 +40,7 @@ def styled(
     others = {name for table in tables for name in (*table.stub, *(row.backbone for row in table.rows),
                                                     *(one.unit for one in table.columns))}  # fmt: skip
     _check("--columns", columns, headings - {""})
-    _check("--rows", rows, labels)
+    _check("--rows", rows, (labels | {row.backbone for table in tables for row in table.rows}) - {""})
     _check("--rename", rename or (), (headings | labels | others) - {""})
     found = []
     for table in tables:
@@ -60,13 +61,17 @@ def styled(
     return found
 
 
-def _chosen(rows: Sequence[Row], labels: Sequence[str]) -> list[Row]:
+def _chosen(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
     """Return rows in the order of the labels, those of one role together: a rule is between roles."""
+    labels = [name for name in names if any(name == row.label for row in rows)]
+    backbones = {"", *(names if not labels else set(names) - set(labels))}
+    if len(backbones) > 1:
+        rows = [row for row in rows if row.backbone in backbones]
     if not labels:
         return list(rows)
     roles = list(dict.fromkeys(row.role for row in rows))
-    own = [row for row in rows if row.label in labels]
-    return sorted(own, key=lambda row: (roles.index(row.role), labels.index(row.label)))
+    chosen = [row for row in rows if row.label in labels]
+    return sorted(chosen, key=lambda row: (roles.index(row.role), labels.index(row.label)))
 
 
 def _check(option: str, names: Iterable[str], known: Collection[str]) -> None:

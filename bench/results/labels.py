@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,8 @@ FIRST_METRICS = (
 # They change no coordinates: key-points and boxes lie at the same places of the same images.
 _OF_WEIGHTS = ("interpolation", "mean", "std")
 
+# Settings that a label names; of more, only their number.
+_MANY = 3
 _CANONICAL = json.JSONEncoder(sort_keys=True)
 
 
@@ -30,6 +33,23 @@ def text_of(content: Any) -> str:
 def cell_title(label: str, spec: Mapping[str, Any]) -> str:
     """Return a readable title of a cell: ``ours · demo · tiny · seed 0``."""
     return f"{label} · {spec['dataset']} · {spec['backbone'] or 'no backbone'} · seed {spec['seed']}"
+
+
+def short_label(label: str) -> str:
+    """Return a label, or a title with one, whose settings are only counted if they are three or more.
+
+    Example:
+        >>> short_label("protopnet (cluster=0.8, depth=64, start.backbone=imagenet) · demo")
+        'protopnet (3 settings) · demo'
+        >>> short_label("ours (k=3, refinement=none)")
+        'ours (k=3, refinement=none)'
+    """
+
+    def counted(found: re.Match[str]) -> str:
+        count = len(re.findall(r"(?:^|, )[\w.-]+=", found[1]))
+        return f"({count} settings)" if count >= _MANY else found[0]
+
+    return re.sub(r"\(([^()]*=[^()]*)\)", counted, label)
 
 
 def definition(metric: str, facts: Mapping[str, Any]) -> str:

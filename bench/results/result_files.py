@@ -102,7 +102,7 @@ def parse_table(text: bytes) -> dict[str, Any]:
         names, *rows = csv.reader(io.StringIO(text.decode()))
     except csv.Error as error:
         raise ValueError(str(error)) from error
-    if any(len(row) != len(names) for row in rows):
+    if {*map(len, rows)} - {len(names)}:
         raise ValueError("its rows have different lengths")
     columns = zip(*rows, strict=True) if rows else [()] * len(names)
     return dict(zip(names, map(_numbers, columns), strict=True))

@@ -10,11 +10,12 @@ scale/STAMP.json        one call of `scale`: time and memory of methods, measure
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,16 @@ class Store:
         self.faults: dict[str, str] = {}
         self._folders: dict[str, WorkDir] = {}
         self._archives: dict[Path, tuple[State, Archive | None]] = {}
+        self._once: dict[str, CellRecord] | None = None
+
+    @contextlib.contextmanager
+    def read_once(self) -> Iterator[None]:
+        """Read each cell once while this lasts: all parts of a report are of one state, and it is made sooner."""
+        self._once = {}
+        try:
+            yield
+        finally:
+            self._once = None
 
     def check_writable(self) -> None:
         """Find out before anything is computed whether results can be kept.
@@ -148,6 +159,13 @@ class Store:
 
     def record(self, name: str) -> CellRecord:
         """Return all that is stored of a cell: damage becomes its failure, and never an error."""
+        if self._once is None:
+            return self._record(name)
+        if name not in self._once:
+            self._once[name] = self._record(name)
+        return self._once[name]
+
+    def _record(self, name: str) -> CellRecord:
         folder, written = self.cell(name), self._written(name)
         if written is None:
             return CellRecord(name, None, None, failed(self.faults[name]))

@@ -43,7 +43,10 @@ def observe(
     positions, device = batch.index.cpu(), batch.images.device
     annotations = (part[positions] for part in (samples.keypoints, samples.visible, samples.boxes))
     index, *annotations = (to_device(part, device) for part in (positions, *annotations))
-    seen = Observation(model, batch.images, batch.labels, index, *annotations, black_box, fit_seconds)
+    masks = getattr(samples, "masks", None)
+    if masks is not None:
+        masks = to_device(torch.as_tensor(masks[positions.numpy()]), device)
+    seen = Observation(model, batch.images, batch.labels, index, *annotations, black_box, fit_seconds, masks)
     seen.once("positions", lambda: positions)
     return seen
 

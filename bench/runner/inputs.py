@@ -15,8 +15,9 @@ from bench.contract import CellError, Dataset, Method, Samples
 from bench.core import registry
 from bench.core.imagenet_classes import HeadClasses
 from bench.core.seeding import derive
-from bench.data.cache import prepare
+from bench.data.cache import cache_folder, prepare
 from bench.data.datasets import open_dataset
+from bench.data.object_masks import with_masks
 from bench.data.preprocessing import Preprocessing
 from bench.models import weights
 from bench.models.backbones import build, pretrained_head
@@ -121,8 +122,12 @@ class Inputs:
         """
         dataset = self.dataset()
         protocol = Preprocessing.model_validate(self.spec.protocol)
-        splits = prepare(dataset, protocol, self.home, self.progress, on_bad=self.spec.on_bad_image)  # type: ignore[arg-type]
+        on_bad, split = self.spec.on_bad_image, self.spec.split
+        splits = prepare(dataset, protocol, self.home, self.progress, on_bad=on_bad)  # type: ignore[arg-type]
         self.class_names = splits["train"].class_names
+        if any("mask" in registry.load("metrics", name).needs for name in self.spec.metrics):
+            folder = cache_folder(dataset.digest, protocol, self.home, on_bad)
+            splits[split] = with_masks(splits[split], split, dataset, protocol, folder, self.progress)
         return dict(splits)
 
     def settings(self) -> Any:

@@ -130,7 +130,7 @@ class Guard:
     def batch(self, seen: Observation, keep: bool = False) -> None:
         """Watch the next batch; ``keep``: earlier batches stay watched."""
         self._batch = self._batch if keep else []
-        for name in ("images", "labels", "index", "keypoints", "visible", "boxes"):
+        for name in ("images", "labels", "index", "keypoints", "visible", "boxes", "masks"):
             self._watch(self._batch, f"the {name} of its batch", getattr(seen, name))
         seen.made = self._made
 

@@ -1,4 +1,4 @@
-"""Progress of long work: bars on a terminal, plain lines elsewhere, and the same lines in a cell's log."""
+"""Progress of long work: bars and one updating line on a terminal, plain lines elsewhere and in a cell's log."""
 
 from __future__ import annotations
 
@@ -19,13 +19,19 @@ T = TypeVar("T")
 
 
 class _Bars(Progress):
-    """Progress bars with a status panel above them."""
+    """Progress bars with a status panel above them, or the newest line of a cell's log."""
 
     above: Callable[[], RenderableType] | None = None
+    newest = ""
+    of_cell = False
 
     def get_renderables(self) -> Iterable[RenderableType]:
         if self.above is not None:
             yield self.above()
+            if self.of_cell:
+                return  # the panel has a line for the cell, which says how far it is
+        if self.newest:
+            yield Text(f"  {self.newest}", style="dim", no_wrap=True, overflow="ellipsis")
         yield self.make_tasks_table(self.tasks)
 
 
@@ -72,13 +78,17 @@ class ConsoleProgress:
 
     @contextlib.contextmanager
     def logging_to(self, log: Path, heartbeat: Heartbeat) -> Iterator[None]:
-        """Write notes to a log file too, and progress to a heartbeat, while the context is active."""
+        """Write notes to a log file too, and progress to a heartbeat, while the context is active.
+
+        A terminal shows the newest note alone, in a line that is overwritten; the log keeps all.
+        """
         with heartbeat:
-            self._log, self._heartbeat = log, heartbeat
+            self._log, self._heartbeat, self._bars.of_cell = log, heartbeat, True
             try:
                 yield
             finally:
                 self._log = self._heartbeat = None
+                self._bars.of_cell, self._bars.newest = False, ""
 
     def track(self, items: Iterator[T] | Sequence[T], what: str, total: int | None = None) -> Iterator[T]:
         """Yield the items and show how many of ``total`` are done.
@@ -107,7 +117,9 @@ class ConsoleProgress:
     def note(self, message: str) -> None:
         """Write one line on the console and in the log."""
         message = one_line(message)
-        if not self.quiet:
+        if self._log is not None and not self._bars.disable:
+            self._bars.newest = message
+        elif not self.quiet:
             self._bars.console.print(Text(f"  {message}", style="dim"), soft_wrap=True)
         if self._heartbeat is not None:
             self._heartbeat.noted(message)

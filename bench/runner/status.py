@@ -14,7 +14,7 @@ from rich.table import Table
 
 from bench.core.console import Text
 from bench.results.cell_record import in_words
-from bench.results.labels import cell_title
+from bench.results.labels import cell_title, short_label
 from bench.results.store import Store
 from bench.runner.eta import Timings, format_duration
 from bench.runner.heartbeat import activity_of
@@ -119,7 +119,14 @@ class Overview:
 
 
 class Board:
-    """Status panel of an overview, refreshed at most once a second however often it is drawn."""
+    """Status panel of an overview, refreshed at most once a second however often it is drawn.
+
+    Args:
+        overview: the cells.
+        title: of the panel.
+        failures: whether failed cells are listed, and of each cell at work process and newest line of the log: for
+            another shell. The run itself has one line for each cell at work, which ends with that of the log.
+    """
 
     def __init__(self, overview: Overview, title: str, failures: bool = False) -> None:
         self._overview, self._title, self._failures = overview, title, failures
@@ -138,7 +145,7 @@ class Board:
         parts: list[RenderableType] = [self._headline(states)]
         at_work = [cell for cell in states if cell.state in ("running", "killed")]
         if at_work:
-            parts.append(_at_work(at_work[:_MOST]))
+            parts.append(_at_work(at_work[:_MOST], self._failures))
             parts += [Text(f"  and {len(at_work) - _MOST} more", style="dim")] if len(at_work) > _MOST else []
         failed = [cell for cell in states if cell.state in ("failed", "oom")] if self._failures else []
         for cell in failed[:_MOST]:
@@ -162,26 +169,30 @@ class Board:
         return line
 
 
-def _at_work(states: Sequence[CellState]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column in ("cell", "", "stage", "", "for", "process"):
-        table.add_column(column, no_wrap=column != "")
+def _at_work(states: Sequence[CellState], processes: bool) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", show_header=processes)
+    for place, column in enumerate(("cell", "", "stage", "", "for", "process" if processes else "log")):
+        table.add_column(column, no_wrap=bool(column and column != "log") or (place == 3 and not processes))
     for cell in states:
         now = cell.activity or {}
         alive = cell.state == "running"
         stage = Text(now.get("stage", "")) if alive else Text(f"killed in: {now.get('stage', '')}", style="yellow")
-        process = f"{now.get('host', '')}:{now.get('pid', '')}"
-        table.add_row(cell.name[:6], cell.title, stage, _counted(now), _clock(now.get("seconds", 0.0)), process)
-        if alive and now.get("note"):
-            table.add_row("", Text(str(now["note"]), style="dim", no_wrap=True, overflow="ellipsis"))
+        note = Text(str(now.get("note", "") if alive else ""), style="dim", no_wrap=True, overflow="ellipsis")
+        # In one line, of which title and newest line of the log give way to the rest.
+        title = Text(short_label(cell.title), no_wrap=not processes, overflow="ellipsis")
+        clock = _clock(now.get("seconds", 0.0))
+        last: RenderableType = f"{now.get('host', '')}:{now.get('pid', '')}" if processes else note
+        table.add_row(cell.name[:6], title, stage, _counted(now, bar=processes), clock, last)
+        if processes and note:
+            table.add_row("", note)
     return table
 
 
-def _counted(now: dict[str, Any]) -> RenderableType:
+def _counted(now: dict[str, Any], bar: bool) -> RenderableType:
     if not now.get("what"):
         return ""
     label = Text(f"{now['what']} {now['done']}" + (f"/{now['total']}" if now.get("total") else ""))
-    if not now.get("total"):
+    if not now.get("total") or not bar:
         return label
     grid = Table.grid(padding=(0, 1))
     grid.add_row(ProgressBar(total=now["total"], completed=now["done"], width=16), label)

@@ -76,24 +76,30 @@ def draw_rows(
                    tuple(cells), tuple(missing))  # fmt: skip
 
 
-def how(look: Look, shown: Sequence[str], absences: bool = False) -> str:
-    """Describe the tints and marks of a picture; ``absences``: whether a prototype is absent from one of them."""
+def how(look: Look, shown: Sequence[str], absences: bool = False, rates: bool = True) -> str:
+    """Describe the tints and marks of a picture.
+
+    Args:
+        look: one of those that are drawn.
+        shown: ``region`` and ``keypoints``, or one of them.
+        absences: whether a prototype is absent from one of them.
+        rates: whether the parts that prototypes hit are written beside them.
+    """
     said = [
         "Coloured: where a prototype's map, upsampled bicubically to the metric's canvas, is in the upper half of its "
         "range in that image; the number is on its highest pixel, or beside it where peaks crowd."
     ]
     if absences:
         said.append("Absent: the map is nowhere positive in that image; it has neither colour nor peak there.")
-    if look.regions is not None:
+    if rates and look.regions is not None:
         said.append(
             "Percentages: in how many of the test images that show a part it lies within "
             f"±{look.regions.half} px of the peak ({look.regions.metric}: "
             f"{100 * look.regions.threshold:g} % or more make a prototype consistent, marked with a tick)."
         )
     if "region" in shown:
-        said.append(
-            "Squares: that region." + " The metric takes it around the highest pixel, absent or not." * absences
-        )
+        region = "that region" if rates or look.regions is None else f"within ±{look.regions.half} px of the peak"
+        said.append(f"Squares: {region}." + " The metric takes it around the highest pixel, absent or not." * absences)
     if "keypoints" in shown:
         said.append("Rings: visible key-points; white discs: those in the region of the one prototype that is shown.")
     return " ".join(said)

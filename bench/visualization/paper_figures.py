@@ -14,6 +14,7 @@ from bench.report.plots.figure import Drawing, Missing, repeated
 from bench.results.cell_record import CellRecord
 from bench.results.labels import text_of
 from bench.runner.intervene import intervene
+from bench.visualization.explanations import EXPLANATIONS, chosen_images, draw_explanations
 from bench.visualization.gallery import draw_class
 from bench.visualization.image_rows import Row, draw_rows
 from bench.visualization.intervention import clearest, draw_case
@@ -22,6 +23,41 @@ from bench.visualization.viewer import Viewer, chosen_classes
 Open = Callable[[str], Viewer]
 _METHOD = "ours"
 _ARCHITECTURES = ("resnet34", "vit_b_32", "coc_tiny")
+
+
+def explanations(
+    cells: Sequence[CellRecord],
+    opened: Open,
+    classes: Sequence[str] = (),
+    columns: int = 3,
+    shown: Sequence[str] = (),
+    images: Sequence[str] = (),
+) -> Drawing:
+    """Draw figure 1: images as Grad-CAM, DFF and this method explain one black box's decision.
+
+    Args:
+        cells: candidates, newest first.
+        opened: function that opens a cell by its id.
+        classes: one class, whose first test images are drawn; default: the one in the middle of the list.
+        columns: number of images.
+        shown: ``region`` and ``keypoints``, or one of them.
+        images: numbers or names of test images, instead of a class.
+
+    Raises:
+        RequestError: if none of the methods has a finished cell.
+    """
+    own = [cell for cell in cells if cell.result and cell.spec["method"] in EXPLANATIONS]
+    if not own:
+        names = ",".join(EXPLANATIONS)
+        raise RequestError(f"no cell of {names} is finished: python -m bench run --methods {names} --datasets demo")
+    own.sort(key=lambda cell: cell.label != cell.spec["method"])  # plain settings first
+    family = _different(_families(own, "method", "method_version", "settings")[0], lambda cell: cell.spec["method"])
+    viewers = {name: opened(family[name].name) for name in EXPLANATIONS if name in family}
+    first = next(iter(viewers.values()))
+    lost = [name for name in EXPLANATIONS if name not in family]
+    command = repeated(next(iter(family.values())), {}, method=",".join(lost))
+    chosen = chosen_images(first, images, -1 if images else _one_class(first, classes), columns)
+    return draw_explanations(viewers, chosen, shown, [Missing(", ".join(lost), command)] if lost else [])
 
 
 def architectures(
@@ -51,7 +87,7 @@ def architectures(
         others = [name for name in _ARCHITECTURES if name not in family]
         command = repeated(next(iter(family.values())), {}, ",".join(others))
         missing.append(
-            Missing(f"the paper's figure has {', '.join(_ARCHITECTURES)}; not here: {', '.join(others)}", command)
+            Missing(f"Tan et al. 2024 have {', '.join(_ARCHITECTURES)}; not here: {', '.join(others)}", command)
         )
     name = rows[0].look.class_name
     spec = next(iter(family.values())).spec

@@ -5,6 +5,7 @@ import torch
 
 from baselines import layers
 from bench.config.schedule import Phase
+from bench.contract import NotApplicable
 from bench.training.trainer import Trainer
 from tests.support.networks import NETWORKS, changed_groups, reached_groups
 from tests.support.samples import Dying, Killed, Silent, stripes, task
@@ -29,6 +30,23 @@ def test_fit_learns_projects_and_loads_back(network, tmp_path):
     other.load_state_dict(model.state_dict())
     with torch.no_grad():
         assert torch.equal(other(samples.images), logits)
+
+
+@ALL
+@torch.no_grad()
+def test_scores_and_their_connections_add_up_to_the_logits(network, tmp_path):
+    model = network.method().build(task(tmp_path, stripes(), network.config())).eval()
+    if hasattr(model, "last_layer") and isinstance(model.last_layer, torch.nn.Linear):
+        torch.nn.init.normal_(model.last_layer.weight)
+    seen = model.explain(stripes().images[:5])
+    every = torch.arange(len(model.prototypes)).expand(5, -1)
+    try:
+        connections = model.connections(every)
+    except NotApplicable:
+        assert model.not_additive
+        return
+    added = torch.einsum("np,npc->nc", seen.scores, connections)
+    torch.testing.assert_close(added, seen.logits)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Files shaped like the official ones: imported without their code, recognised, checked, loaded into our networks."""
 
 import json
+import os
 from argparse import Namespace
 
 import pytest
@@ -264,6 +265,22 @@ def test_files_without_a_network(content, tmp_path):
     torch.save(content, tmp_path / "other.pth")
     with pytest.raises(RequestError, match="holds no network"):
         official_checkpoints.convert("protopnet", tmp_path / "other.pth", tmp_path / "out")
+
+
+class Planted:
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.file),)
+
+
+@pytest.mark.parametrize("method", official_files.SHAPES)
+def test_nothing_in_a_file_is_executed(method, tmp_path):
+    torch.save({"state": {"prototype_vectors": torch.ones(6, 5), "x": Planted(tmp_path / "ran")}}, tmp_path / "a.pth")
+    with pytest.raises(RequestError, match=r"mkdir"):
+        official_checkpoints.convert(method, tmp_path / "a.pth", tmp_path / "out")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.pth"]
 
 
 def test_modules_that_contain_one_another_end(tmp_path):

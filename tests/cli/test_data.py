@@ -150,6 +150,17 @@ def test_a_run_over_three_data_sets(place):
     assert {row["status"] for row in rows if row["dataset"] == "cub" and row["method"] == "ours"} == {"ok"}
 
 
+def test_boxes_do_for_masks_on_whole_images(place):
+    sizes = [part for name in ("cub", "cars") for part in ("--set", f"{name}.protocol.size=32")]
+    result = call("run", "--methods", "center", "--no-controls", "--datasets", "cub,cars", "--data-root", place,
+                  "--metrics", "mask_energy", "--no-tracking", *sizes)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    found = {(row["dataset"], row["metric"]): row for row in json.loads(call("results", "--json").stdout)}
+    assert found["cars", "mask_energy"]["status"] == "ok"
+    assert found["cars", "mask_energy.boxes"]["value"] == 100
+    assert "no object masks" in found["cub", "mask_energy"]["reason"]
+
+
 def test_black_box_recipe_of_each_data_set_is_the_papers(place, tmp_path):
     """Section 4.2 mirrors birds only; appendix B has a policy for cars and one for dogs. `--set` still has its way."""
 

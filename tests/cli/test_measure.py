@@ -76,10 +76,12 @@ def test_bf16_and_text():
     assert "ours: trains the black box and nothing else" in result.stdout
 
 
-def test_check_says_ok_line_by_line():
+def test_check_says_ok_line_by_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_HOME", str(tmp_path))
     result = call("check", "accuracy")
     assert result.exit_code == 0, result.output
     assert "metric accuracy: a finite score, tables in order: ok" in result.stdout
+    assert "--controls draws the demo birds" in result.stdout
 
 
 def test_check_of_a_plugin_that_is_broken(tmp_path, monkeypatch):

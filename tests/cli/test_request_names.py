@@ -161,6 +161,8 @@ def test_settings_of_a_black_box_that_nothing_needs_are_told(tmp_path, monkeypat
 
 def test_nearest_names_are_few_and_lists_short():
     assert registry.nearest("protopnett", ["protopnet", "ours"]) == "; did you mean 'protopnet'?"
+    listed = "; did you mean 'ours'? `python -m bench ls methods` lists all 1"
+    assert registry.nearest("our", ["ours"], "methods") == listed
     assert registry.nearest("consistency_pool", ["consistency_pooled", "consistency_pools", "x"]).count("'") == 4
     many = [f"class {number}" for number in range(200)]
     assert len(registry.nearest("zzz", many)) < 120

@@ -176,8 +176,9 @@ def test_overrides_of_what_a_suite_extends_stay(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("end", ["", "_small"])
-def test_everything_is_all_tables_and_figures(end):
-    one_by_one = [schema.read_suites(name + end) for name in (*(f"table{n}" for n in range(1, 7)), "fig5", "fig6")]
+def test_everything_is_all_tables_and_figures_and_rivals(end):
+    names = [name + end for name in (*(f"table{n}" for n in range(1, 7)), "fig5", "fig6")]
+    one_by_one = [schema.read_suites(name) for name in (*names, "rivals")]
     assert schema.read_suites(f"everything{end}") == [
         {**part, "suite": f"everything{end}"} for parts in one_by_one for part in parts
     ]

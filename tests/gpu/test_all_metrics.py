@@ -7,7 +7,7 @@ from bench.core import registry
 from bench.diagnostics.synthetic import RandomPrototypes, SmallNet, task
 from bench.models.classifier import Classifier
 from bench.runner.evaluator import evaluate
-from tests.support.device_work import CLASSES, evaluation_batch, pretended, split
+from tests.support.device_work import CLASSES, TRAINED, evaluation_batch, pretended, split
 from tests.support.samples import Silent
 
 pytestmark = pytest.mark.gpu
@@ -67,7 +67,7 @@ def test_control_has_the_cpus_numbers(name, tmp_path):
 
 
 @pytest.mark.skipif(not pretended(), reason="waits are counted by the pretended device alone")
-@pytest.mark.parametrize("name", ["ours", "protopnet", "tesnet", "protopool", "deformable"])
+@pytest.mark.parametrize("name", [*TRAINED, "ours"])
 def test_a_batch_waits_once_for_all_metrics_of_every_run_and_the_axioms(name):
     metrics = ("accuracy", "consistency", "stability", "sensitivity", "completeness", "linearity")
     assert evaluation_batch(name, *metrics)["waits"] <= 1

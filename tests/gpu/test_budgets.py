@@ -1,13 +1,23 @@
-"""Memory that is stated is memory that is kept to: changed feature maps of every network's head."""
+"""Memory that is stated is memory that is kept to: by every network's head, and by every metric of every network."""
+
+import contextlib
+import gc
+import sys
 
 import pytest
 import torch
 from torch import nn
 
+from bench.contract import NotApplicable
+from bench.core import registry
 from bench.core.memory import PeakMemory
+from bench.diagnostics.synthetic import SmallNet
+from bench.models.classifier import Classifier
+from bench.runner.evaluator import observe
 from metrics import feature_sampling
 from metrics.feature_sampling import Features, in_double, logit_changes
 from metrics.peaks import peaks
+from tests.support.device_work import CLASSES, TRAINED, fitted, split
 from tests.support.networks import NETWORKS
 from tests.support.samples import stripes, task
 
@@ -46,3 +56,30 @@ def test_peaks_take_at_most_twice_their_budget(side):
     with PeakMemory(CUDA) as peak:
         peaks(maps, budget=BUDGET)
     assert peak.growth < 2 * BUDGET
+
+
+@pytest.mark.usefixtures("deterministic")  # of all metrics on all networks, like their fits
+@pytest.mark.parametrize("name", [*TRAINED, "ours"])
+@torch.no_grad()
+def test_a_metric_takes_at_most_twice_a_pass_of_its_batch_and_the_budget(name, monkeypatch):
+    budget, images = 2**20, split(32, size=64)
+    for module in (feature_sampling, sys.modules[peaks.__module__]):
+        monkeypatch.setitem(module._BUDGET, "cuda", budget)
+    box = Classifier(SmallNet(), CLASSES).eval().to(CUDA)
+    model = fitted(name)
+    gc.collect()  # what other tests have left is no memory of this one that becomes free
+    with PeakMemory(CUDA) as peak:
+        (batch,) = images.batches(32, CUDA)
+        seen = observe(model, images, batch, box, fit_seconds=1.0)
+        seen.lasting = {}
+        assert seen.own.maps.numel()
+    allowed, taken = 2 * (peak.growth + budget), {}
+    for metric, entry in registry.names("metrics").items():
+        kind = registry.load("metrics", metric)
+        with PeakMemory(CUDA) as peak, contextlib.suppress(NotApplicable):
+            measured = kind(kind.Config(**dict(entry.preset)), images, model.prototypes)
+            measured.prepare(images)
+            measured.update(seen)
+            measured.compute()
+        taken[metric] = peak.growth
+    assert {metric: growth for metric, growth in taken.items() if growth > allowed} == {}

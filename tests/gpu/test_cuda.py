@@ -7,7 +7,7 @@ from bench.contract import Observation
 from bench.models.classifier import Classifier
 from bench.posthoc.method import PostHocPPN
 from metrics.consistency import Consistency
-from metrics.noise import gaussian_noise
+from metrics.noise import NoiseAhead, gaussian_noise
 from metrics.parts import peaks
 from tests.support.samples import SmallNet, stripes, task
 
@@ -28,6 +28,11 @@ def test_noise_is_the_same_on_every_device():
     one = gaussian_noise(index, (3, 8, 8), **settings)
     other = gaussian_noise(index.cuda(), (3, 8, 8), **settings)
     assert torch.equal(one, other.cpu())
+    del settings["draw"]
+    ahead = NoiseAhead(len(index), (3, 8, 8), pinned=True, **settings)
+    batches = [ahead.of(batch) for batch in index.split(2)]
+    assert all(batch.is_pinned() for batch in batches)
+    assert torch.equal(one, torch.cat(batches))
 
 
 def test_decomposition_and_consistency(tmp_path):

@@ -53,7 +53,8 @@ def test_the_chunks_of_a_gpu_grow_with_its_memory(tmp_path):
 
 
 @pytest.mark.skipif(not pretended(), reason="kernels are counted by the pretended device alone")
-def test_two_hundred_classes_at_once_take_a_sixth_of_the_kernels():
-    chunked, whole = decomposition(22), decomposition(200)
-    assert whole["kernels"] < chunked["kernels"] / 6
-    assert whole["waits"] < 6  # L-BFGS looks at its progress once an iteration, for all classes of a chunk
+def test_two_hundred_classes_at_once_take_a_tenth_of_the_kernels():
+    # Of the 3,481 that a class took in chunks of 22, as many as 1 GiB holds of ResNet-50's features of CUB.
+    whole = decomposition(200)
+    assert whole["kernels"] <= 348
+    assert whole["waits"] < 10  # those of trials of L-BFGS, for all classes of a chunk

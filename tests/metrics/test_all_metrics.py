@@ -9,16 +9,22 @@ from metrics.agreement import PartAgreement
 from metrics.calibration import Calibration
 from metrics.cancellation import Cancellation
 from metrics.compactness import Compactness
+from metrics.comprehensiveness import Comprehensiveness
 from metrics.contrastivity import Contrastivity
+from metrics.coverage import Coverage
 from metrics.deletion import Deletion
+from metrics.distinctiveness import Distinctiveness
 from metrics.duplication import Duplication
 from metrics.localisation import PointingBox
+from metrics.mask_scores import MaskEnergy, MaskIou, MaskOirr
 from metrics.purity import Purity
 from tests.support.ragged_model import CLASSES, COUNT, SumOfMaps, case, measure
 
 ALL = (
-    Calibration, Cancellation, Compactness, Contrastivity, Duplication, PartAgreement, PointingBox, Purity,
+    Calibration, Cancellation, Compactness, Comprehensiveness, Contrastivity, Coverage, Distinctiveness, Duplication,
+    MaskEnergy, MaskIou, MaskOirr, PartAgreement, PointingBox, Purity,
 )  # fmt: skip
+OF_CLASSES = (Calibration, MaskEnergy, MaskIou, MaskOirr, PointingBox)  # that need no prototype
 
 
 @pytest.mark.parametrize("kind", ALL)
@@ -45,14 +51,14 @@ def test_broken_maps_are_refused(kind):
     assert value != value  # the cell refuses a score that is no number
 
 
-@pytest.mark.parametrize("kind", [Contrastivity, Duplication, PartAgreement])
+@pytest.mark.parametrize("kind", [Contrastivity, Distinctiveness, Duplication, PartAgreement])
 def test_one_prototype_per_class_has_nothing_to_differ_from(kind):
     model = SumOfMaps(torch.eye(CLASSES).bool(), torch.rand(COUNT, CLASSES, 7, 7))
     with pytest.raises(NotApplicable, match="two prototypes"):
         measure(kind, model)
 
 
-@pytest.mark.parametrize("kind", [Cancellation, Compactness, Contrastivity, Duplication, PartAgreement, Purity])
+@pytest.mark.parametrize("kind", [kind for kind in ALL if kind not in OF_CLASSES])
 def test_no_prototypes(kind):
     with pytest.raises(NotApplicable):
         measure(kind, SumOfMaps(torch.zeros(0, CLASSES).bool(), torch.zeros(COUNT, 0, 7, 7)))

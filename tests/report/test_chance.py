@@ -4,9 +4,9 @@ import pytest
 
 import bench.report.chance
 from bench.report import comparison
-from bench.report.chance import beyond_chance, chance_corrected
+from bench.report.chance import beyond_chance, chance_corrected, finding
 from bench.report.renderers import as_markdown
-from tests.support.stores import example_store
+from tests.support.stores import StoreMaker, example_store
 
 
 def table(maker, *controls):
@@ -24,6 +24,21 @@ def table(maker, *controls):
 
 def test_examples_in_the_docstrings_hold():
     assert doctest.testmod(bench.report.chance) == (0, 1)
+
+
+def test_the_finding_is_one_sentence(tmp_path):
+    def found(*controls):
+        maker = StoreMaker(tmp_path / str(len(list(tmp_path.iterdir()))))
+        table(maker, *controls)
+        return finding(comparison(maker.store)[0])
+
+    assert found() == ""
+    first = "ours, the most accurate method (80.0 %), is"
+    assert found((58.0, 100.0), (60.0, 20.0)) == (
+        f"{first} better than every control without content in consistency (79.0 against 60.0 of c1) and no "
+        "better than one in stability (70.0 against 100.0 of c0)."
+    )
+    assert found((90.0, 70.0)).startswith(f"{first} no better than one in consistency (79.0 against 90.0 of c0), stab")
 
 
 def test_zero_is_chance_and_one_is_perfect():
@@ -53,6 +68,16 @@ def test_the_best_control_is_chance(maker):
     assert "consistency 58.0 (c1); stability 40.0 (c0)" in found.facts[0]
     # One seed: there is no ± to explain.
     assert found.facts[1] == "the test: python -m bench compare METHOD CONTROL"
+
+
+def test_controls_with_a_backbone_are_not_content_free(maker):
+    metrics = {"consistency": {"version": "1", "parameters": {}}}
+    cells = [maker.cell("ours", {"consistency": 79.0}, metrics=metrics)]
+    cells.append(maker.cell("untrained", {"consistency": 60.0}, metrics=metrics, role="control"))
+    maker.invocation(cells)
+    (block,) = comparison(maker.store)
+    (fact, _) = beyond_chance(block).facts
+    assert fact == "0: the best control, 1: perfect; chance: consistency 60.0 (untrained)"
 
 
 def test_nothing_is_beyond_a_perfect_control(maker):

@@ -52,6 +52,14 @@ def test_the_best_is_among_the_rows_that_are_left():
     assert best(left) == {"b"}
 
 
+def test_rows_are_chosen_by_their_backbone_too():
+    rows = [("a", "x"), ("a", "y"), ("b", "y"), ("control", "")]
+    table = Table("t", (Column("m", "%"),), tuple(Row(name, {}, backbone=backbone) for name, backbone in rows))
+    for names, left in {("y",): rows[1:], ("b", "a", "y"): [rows[2], rows[1]], ("a",): rows[:2]}.items():
+        (chosen,) = styled([table], rows=names)
+        assert [(row.label, row.backbone) for row in chosen.rows] == left
+
+
 def test_names_are_renamed_in_print_and_kept_for_programs():
     (named,) = styled([plain({"a": 3.0, "b": 2.0})], rename={"a": "A (ours)", "m": "Score", "%": "percent"})
     assert "| A (ours) |" in as_markdown([named])

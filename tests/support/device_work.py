@@ -14,12 +14,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from baselines.protoconcepts import ProtoConcepts
 from bench.contract import InputConfig, PartPrototypeModel
 from bench.core import environment, registry
 from bench.data.cache import CachedSplit
@@ -31,6 +33,14 @@ from tests.support.networks import NETWORKS
 from tests.support.samples import Silent
 
 SIZE, CLASSES, PARTS = 32, 4, 3
+# It has a mask instead of a projection.
+_CONCEPTS = replace(
+    NETWORKS["protopnet"],
+    method=ProtoConcepts,
+    settings={"base": "protopnet", "per_class": 2, "depth": 8, "cap": 6.0},
+    rates={**NETWORKS["protopnet"].rates, "caps": 0.01},
+)
+TRAINED = {**NETWORKS, "protoconcepts": _CONCEPTS}
 CUDA = torch.device("cuda", 0)
 Counts = dict[str, float]
 
@@ -113,7 +123,7 @@ def per_batch(work: Callable[[int], Any]) -> Counts:
 
 def training_step(name: str, batch: int = 8) -> Counts:
     """Counts of one step in which everything learns."""
-    network = NETWORKS[name]
+    network = TRAINED[name]
 
     def work(batches: int) -> None:
         config = network.config(network.joint(1))
@@ -129,9 +139,9 @@ def training_step(name: str, batch: int = 8) -> Counts:
 def fitted(name: str, device: torch.device = CUDA) -> PartPrototypeModel:
     """An untrained network, or a decomposition of an untrained classifier."""
     with tempfile.TemporaryDirectory() as folder:
-        if name in NETWORKS:
-            context = task(Path(folder), split(2 * CLASSES), NETWORKS[name].config(), Silent(), device=device)
-            model = NETWORKS[name].method().build(context)
+        if name in TRAINED:
+            context = task(Path(folder), split(2 * CLASSES), TRAINED[name].config(), Silent(), device=device)
+            model = TRAINED[name].method().build(context)
             if name == "deformable":
                 model.open_offsets(0)
             return model.to(device).eval()
@@ -176,14 +186,14 @@ def decomposition(classes: int) -> Counts:
 
 def rows() -> Iterator[tuple[str, Counts]]:
     """Yield the lines of the table."""
-    for name in NETWORKS:
+    for name in TRAINED:
         yield f"{name}, training step", training_step(name)
     for name in NETWORKS:
         yield f"{name}, projection batch", projection_batch(name)
     # As many classes as 1 GiB holds of ResNet-50's features of CUB (30 images, 49 cells, 2,048 channels).
     for together in (22, 200):
         yield f"ours, one of {together} classes at a time", decomposition(together)
-    for name in (*NETWORKS, "ours"):
+    for name in (*TRAINED, "ours", "ours-contrast"):
         yield (
             f"{name}, batch of consistency, stability, axioms",
             evaluation_batch(name, "consistency", "stability", "sensitivity", "completeness", "linearity"),

@@ -3,7 +3,8 @@
 ``python -m tests.support.documented FILE...`` writes what they print now.
 
 A block is indented by four columns and begins with a command that reads them: ``--out reports/results``. The command
-ends at the first empty line; the rest of the block is its output.
+ends at the first empty line; the rest of the block is its output. Or it is a comment with the command, and below it the
+first table that the command prints as Markdown.
 """
 
 from __future__ import annotations
@@ -24,19 +25,21 @@ TEXTS = (
     ROOT / "README.md",
     *(
         ROOT / "reports" / f"{name}.md"
-        for name in ("STUDY", "axioms", "backbones", "cars_dogs", "imagenet", "refinement")
+        for name in ("STUDY", "axioms", "backbones", "cars_dogs", "imagenet", "refinement", "related")
     ),
 )
 RESULTS = "reports/results"
+_TABLE = re.compile(r"(?m)^<!-- (python -m bench report .*) -->\n\n((?:\|.*\n)+)")
 _BLOCK = re.compile(r"(?m)^    python -m bench (?:report|compare|results) .*(?:\n(?:    .*)?)*")
 
 
 @dataclass(frozen=True)
 class Documented:
-    """One block: the command, and its output as the text has it."""
+    """One block: the command, and its output as the text has it, all of it or the first table."""
 
     command: str
     output: str
+    table: bool = False
 
     def now(self) -> str:
         """What the command prints; the folder of results lies in the working directory.
@@ -48,7 +51,16 @@ class Documented:
         found = CliRunner().invoke(bench, words, env={"COLUMNS": None})
         if found.exit_code:
             raise RuntimeError(f"{self.command}: exit code {found.exit_code}\n{found.output}")
+        if self.table:
+            return plain(re.search(r"(?:^\|.*\n)+", found.stdout, re.MULTILINE)[0])
         return plain(found.stdout)
+
+    def text(self, output: str) -> str:
+        """The block with that output."""
+        if self.table:
+            return f"<!-- {self.command} -->\n\n{output}\n"
+        lines = [*self.command.splitlines(), "", *output.splitlines()]
+        return "\n".join(f"    {line}".rstrip() for line in lines) + "\n\n"
 
 
 def plain(text: str) -> str:
@@ -63,15 +75,15 @@ def documented(text: str) -> Iterator[tuple[re.Match[str], Documented]]:
         command, _, output = block.partition("\n\n")
         if f"--out {RESULTS}" in command and output.strip():
             yield found, Documented(command, plain(output))
+    for found in _TABLE.finditer(text):
+        yield found, Documented(found[1], plain(found[2]), table=True)
 
 
 def rewrite(file: Path) -> None:
     """Put in what the commands print now."""
     text = file.read_text()
-    for found, block in reversed(list(documented(text))):
-        lines = [*block.command.splitlines(), "", *block.now().splitlines()]
-        fresh = "\n".join(f"    {line}".rstrip() for line in lines)
-        text = text[: found.start()] + fresh + "\n\n" + text[found.end() :].lstrip("\n")
+    for found, block in sorted(documented(text), key=lambda pair: pair[0].start(), reverse=True):
+        text = text[: found.start()] + block.text(block.now()) + text[found.end() :].lstrip("\n" * (not block.table))
     file.write_text(text)
 
 

@@ -43,6 +43,8 @@ def measure(kind, model=None, split=None, batches=None, black_box=None, fit_seco
     metric = kind(kind.Config(**settings), split, model.prototypes)
     for batch in batches or [range(len(split))]:
         at = torch.as_tensor(list(batch), dtype=torch.long)
-        rest = (split.keypoints[at], split.visible[at], split.boxes[at], black_box, fit_seconds)
+        masks = getattr(split, "masks", None)
+        masks = masks if masks is None else masks[at]
+        rest = (split.keypoints[at], split.visible[at], split.boxes[at], black_box, fit_seconds, masks)
         metric.update(Observation(model, split.images[at], split.labels[at], at, *rest))
     return metric.compute()

@@ -1,7 +1,7 @@
 """Writer of every text and number that tests compare with, as the code makes them now.
 
-``python -m tests.support.regenerate [tables|pins|documents]...``; without a word all three. For changes that are meant:
-read the difference (``git diff``) before it is committed.
+``python -m tests.support.regenerate [tables|pins|declarations|documents]...``; without a word all of them. For changes
+that are meant: read the difference (``git diff``) before it is committed.
 """
 
 from __future__ import annotations
@@ -13,17 +13,22 @@ import re
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from bench.config.schema import validate
+from bench.core import registry
 from bench.report import comparison, paper_table, write
 from bench.report.renderers import as_markdown
+from bench.results.stats.declarations import plain
 from bench.results.store import Store
 from tests.support.documented import RESULTS, ROOT, TEXTS, rewrite
 from tests.support.paper_cells import paper_store
 from tests.support.published_beside import HEADER, beside
 from tests.support.stores import example_store
 
+DECLARED = ROOT / "bench" / "results" / "stats" / "declared.json"
 GOLDEN = ROOT / "tests" / "report" / "renderers" / "golden"
 GOLDEN_TABLES = ("table1.md", "table2.text", "table3.md", "table4.md", "table5.md", "table5.latex", "table5.html",
           "table5.csv", "table5.json", "table6.text")  # fmt: skip
@@ -56,6 +61,22 @@ def pins() -> None:
         (PINS / f"{name}.json").write_text(json.dumps(pin(), indent=1, sort_keys=True) + "\n")
 
 
+def declared() -> dict[str, Any]:
+    """Return how the numbers of each built-in metric follow from its tables, with its usual parameters."""
+    found = {}
+    for name, entry in registry.CATALOGUE["metrics"].items():
+        kind = entry.load()
+        config = validate(kind.Config, dict(entry.preset), name)
+        numbers = {number: plain(one) for number, one in kind.aggregates(config).items()}
+        found[name] = {"parameters": config.model_dump(mode="json"), "declared": numbers}
+    return json.loads(json.dumps(found))
+
+
+def declarations() -> None:
+    """Write the declarations that are read instead of the metrics."""
+    DECLARED.write_text(json.dumps(declared(), indent=1, sort_keys=True) + "\n")
+
+
 def documents() -> None:
     """Write the tables of README and STUDY, from the published results, and their figures."""
     from click.testing import CliRunner
@@ -72,7 +93,7 @@ def documents() -> None:
         CliRunner().invoke(bench, words, catch_exceptions=False)
 
 
-WRITERS = {writer.__name__: writer for writer in (tables, pins, documents)}
+WRITERS = {writer.__name__: writer for writer in (tables, pins, declarations, documents)}
 
 if __name__ == "__main__":
     os.chdir(ROOT)

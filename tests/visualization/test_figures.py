@@ -20,6 +20,7 @@ from bench.runner.cell import CellRunner
 from bench.runner.intervene import intervene
 from bench.runner.progress import ConsoleProgress
 from bench.visualization import paper_figures
+from bench.visualization.explanations import EXPLANATIONS, chosen_images
 from bench.visualization.gallery import draw_class
 from bench.visualization.image_rows import Row, draw_rows
 from bench.visualization.intervention import draw_case
@@ -44,6 +45,7 @@ def store(tmp_path_factory):
     run(home, birds, "--methods", "ours", "--set", "ours.k=5", "--metrics", "accuracy,consistency", "--no-controls")
     unscored = ["--set", "ours.refinement=naive", "--metrics", "accuracy", "--no-controls"]
     run(home, birds, "--methods", "ours", *unscored)
+    run(home, birds, "--methods", "gradcam,dff", "--metrics", "accuracy,consistency", "--no-controls")
     return Store(home)
 
 
@@ -310,6 +312,45 @@ def test_numbers_of_peaks_keep_apart():
 def figure(store, folder, *arguments):
     command = ["figure", *arguments, "--out", str(store.root), "--to", str(folder), "--device", "cpu"]
     return CliRunner().invoke(main, command, env={"BENCH_HOME": str(store.root)})
+
+
+def test_figure_1_has_a_column_for_each_explanation(store):
+    cells = ResultSet.of(store).cells
+    drawing = paper_figures.explanations(cells, lambda name: opened(store, name), columns=2, shown=("region",))
+    panels = [axes for axes in drawing.figure.axes if axes.images]
+    assert len(panels) == 2 * 4
+    assert [axes.get_title() for axes in panels[:4]] == ["image", *EXPLANATIONS.values()]
+    models = [opened(store, name) for name in drawing.cells]
+    assert [viewer.cell.spec.method for viewer in models] == list(EXPLANATIONS)
+    for place, axes in enumerate(panels):
+        row, column = divmod(place, 4)
+        if column == 0:
+            continue
+        viewer = models[column - 1]
+        label = int(viewer.test.labels[chosen_images(viewer, [panels[4 * row].get_xlabel()], -1, 1)[0]])
+        look = viewer.look(label)
+        assert len(boxes(axes)) == 2 * len(look.prototypes)
+        with torch.no_grad():
+            shown = viewer.model.explain(batch_of(viewer, look.index[row]), torch.tensor([label]))
+        bias = float(viewer.model.offset(torch.tensor([label]))[0])
+        part, whole = float(shown.scores.sum()), float(shown.logits[0, label]) - bias
+        assert axes.get_xlabel() == f"shows {part:+.1f} of {whole:+.1f}"
+
+
+def batch_of(viewer, image):
+    return next(iter(viewer.test.batches(1, index=image[None]))).images
+
+
+def test_figure_1_of_a_chosen_image_and_without_some_methods(store, tmp_path):
+    cells = [cell for cell in ResultSet.of(store).cells if cell.spec["method"] != "dff"]
+    found = paper_figures.explanations(cells, lambda name: opened(store, name), images=["3"])
+    assert len([axes for axes in found.figure.axes if axes.images]) == 3
+    assert "--methods dff" in found.missing[0].command
+    result = figure(store, tmp_path, "1", "--image", "3", "--format", "png")
+    assert result.exit_code == 0, result.output
+    result = figure(store, tmp_path, "1", "--image", "x.jpg")
+    assert result.exit_code == 2
+    assert "no test image 'x.jpg'" in result.stderr
 
 
 def test_the_command_draws_the_same_bytes_again(store, tmp_path):

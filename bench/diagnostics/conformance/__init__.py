@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,3 +35,6 @@ def check(name: str) -> Iterator[Outcome]:
             if first.problem is None:
                 for title, run in module.CHECKS.items():
                     yield attempt(kind, title, run, subject)[0]
+                if kind == "method" and subject.method.predicts and registry.entry("methods", name).role == "method":
+                    outcome, warning = attempt(kind, methods.LAST, methods.at_chance, subject)
+                    yield replace(outcome, warning=warning or "")

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from scipy.stats import binom
 
 from bench.config.plan import ALWAYS_PROVIDED
 from bench.config.schema import from_recipe
@@ -26,6 +27,7 @@ from bench.runner.progress import ConsoleProgress
 
 KNOWN = frozenset({"image", "label", "bbox", "keypoints", "mask"}) | ALWAYS_PROVIDED
 FIRST = "is fitted on a few synthetic images, one epoch of each phase"
+LAST = "its demo recipe learns synthetic images"
 
 
 @dataclass
@@ -35,6 +37,7 @@ class Fitted:
     Attributes:
         method: class of the method.
         config: its demo settings, with one epoch for each phase.
+        whole: its demo settings.
         samples: the training split.
         task: input of the fit.
         model: fitted model.
@@ -43,6 +46,7 @@ class Fitted:
 
     method: type[Method]
     config: Any
+    whole: Any
     samples: synthetic.TensorSamples
     task: FitContext
     model: PartPrototypeModel
@@ -63,6 +67,7 @@ def prepare(name: str, folder: Path) -> Fitted:
     expect(issubclass(method.Config, Settings), "its Config is no subclass of bench.contract.Settings")
     expect(method.needs <= KNOWN, f"needs {sorted(method.needs - KNOWN)}; known are {sorted(KNOWN)}")
     config: Any = from_recipe(config_file("methods", name), method.Config, "demo", preset, name)
+    whole = config
     if hasattr(config, "schedule"):
         phases = [
             phase.model_copy(update={"epochs": int(phase.epochs > 0 or phase.steps is not None), "steps": None})
@@ -73,7 +78,7 @@ def prepare(name: str, folder: Path) -> Fitted:
     samples.keypoints[:] = torch.tensor([[10.0, 20.0], [50.0, 40.0]], dtype=torch.float64)
     samples.visible[:] = True
     task = _task(method, config, samples, folder / "fit")
-    return Fitted(method, config, samples, task, method().fit(task), folder)
+    return Fitted(method, config, whole, samples, task, method().fit(task), folder)
 
 
 def _task(method: type[Method], config: Any, samples: synthetic.TensorSamples, folder: Path) -> FitContext:
@@ -261,6 +266,36 @@ def _loss(fitted: Fitted, config: Any) -> torch.Tensor:
         loss: torch.Tensor = learner(samples.images[::5], samples.labels[::5], phase.name)["loss"]
     expect(loss.requires_grad and loss.ndim == 0, "the learner's `loss` is no scalar with a gradient")
     return loss.detach()
+
+
+def at_chance(fitted: Fitted) -> str:
+    """Fit new images by the whole demo recipe; return a warning if others are then predicted no better than by chance.
+
+    The images are easy (a bright band is at another height in each class), and so is learning to tell them apart.
+    """
+    train, test = synthetic.stripes(per_class=100, size=64), synthetic.stripes(per_class=20, size=64, seed=1)
+    task = _task(fitted.method, fitted.whole, train, fitted.folder / "whole")
+    if task.black_box is not None:
+        optimiser = torch.optim.Adam(task.black_box.train().parameters(), lr=0.01)
+        for batch in (batch for _ in range(5) for batch in train.batches(30, index=_shuffled(len(train)))):
+            optimiser.zero_grad()
+            torch.nn.functional.cross_entropy(task.black_box(batch.images), batch.labels).backward()
+            optimiser.step()
+        task.black_box.eval()
+    model = fitted.method().fit(task)
+    with torch.no_grad():
+        right = int((model(test.images).argmax(1) == test.labels).sum())
+    # The binomial test: guessing is right as often in one of a hundred fits.
+    if binom.sf(right - 1, len(test), 1 / test.classes) < 0.01:
+        return ""
+    return (
+        f"{right} of {len(test)} new images are predicted, where guessing predicts {len(test) // test.classes}: "
+        "look at the losses of a run on demo"
+    )
+
+
+def _shuffled(count: int) -> torch.Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))
 
 
 CHECKS: dict[str, Callable[[Fitted], None]] = {

@@ -27,11 +27,13 @@ class Outcome:
         kind: ``method`` or ``metric``.
         check: title of the check.
         problem: the violation; ``None``: none.
+        warning: what breaks no rule and is probably not meant.
     """
 
     kind: str
     check: str
     problem: str | None
+    warning: str = ""
 
 
 def attempt(kind: str, title: str, check: Callable[..., T], *arguments: Any) -> tuple[Outcome, T | None]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+Correction = tuple[Tensor, Tensor, Tensor, Tensor]
 # Required part of the decrease that the slope predicts (Nocedal and Wright, equation 3.4).
 _ARMIJO = 1e-4
 
@@ -39,38 +40,45 @@ def minimise(
     """
     x = start.detach().clone()
     f, g = _value_and_gradient(objective, x)
-    steps: list[Tensor] = []
-    changes: list[Tensor] = []
+    corrections: list[Correction] = []
     active = torch.isfinite(f)
     for _ in range(max_iter):
-        d = -_inverse_hessian_times(g, x, steps, changes)
+        d = -_inverse_hessian_times(g, x, corrections)
         slope = (d * g).sum(1)
         # A direction that does not descend (curvature lost to rounding) is replaced by the steepest one.
         uphill = slope >= 0
         d = torch.where(uphill[:, None], -g * _first_scale(x, g), d)
         slope = (d * g).sum(1)
-        t = torch.ones_like(f)
-        searching = active.clone()
-        accepted = torch.zeros_like(active)
-        moved, new_f, new_g = x, f, g
+        # One length for all: each problem that still searches has halved its step as often as the others.
+        t, searching, moved, new_f = 1.0, active, x, f
+        # The first trial also computes the gradient: nearly always it is accepted.
+        trial = x + d
+        trial_f, trial_g = _value_and_gradient(objective, trial)
         while True:
-            # Each trial also computes the gradient: nearly always the first trial is accepted.
-            trial = x + t[:, None] * d
-            trial_f, trial_g = _value_and_gradient(objective, trial)
             good = searching & (trial_f <= f + _ARMIJO * t * slope)
-            moved, new_g = (torch.where(good[:, None], a, b) for a, b in ((trial, moved), (trial_g, new_g)))
-            new_f = torch.where(good, trial_f, new_f)
-            searching &= ~good & (t > _SMALLEST_STEP)
-            t = torch.where(searching, t / 2, t)
-            accepted |= good
-            going_on = active & accepted & ((f - new_f) > tol * f.abs())
-            # One look for both: whether any problem searches on, and else whether any goes on after this iteration.
-            search_on, go_on = torch.stack([searching.any(), going_on.any()]).tolist()
-            if not search_on:
+            moved, new_f = torch.where(good[:, None], trial, moved), torch.where(good, trial_f, new_f)
+            searching = searching & ~good
+            if t == 1:
+                going_on = active & ~searching & ((f - new_f) > tol * f.abs())
+                # One look for both: whether any problem searches on, and else whether any goes on after this iteration.
+                search_on, go_on = torch.stack([searching.any(), going_on.any()]).tolist()
+            else:
+                search_on = bool(searching.any())
+            if not search_on or t <= _SMALLEST_STEP:
                 break
+            t /= 2
+            trial = x + t * d
+            with torch.no_grad():
+                trial_f = objective(trial)
+        accepted = active & ~searching
+        if t < 1:
+            trial_g = _value_and_gradient(objective, moved)[1]
+            going_on = accepted & ((f - new_f) > tol * f.abs())
+            go_on = bool(going_on.any())
+        new_g = torch.where(accepted[:, None], trial_g, g)
         # A problem that accepted no step has not moved.
-        x, steps, changes = moved, [*steps, moved - x][-memory:], [*changes, new_g - g][-memory:]
-        active, f, g = going_on, new_f, new_g
+        corrections = [*corrections, _correction(moved - x, new_g - g)][-memory:]
+        active, x, f, g = going_on, moved, new_f, new_g
         if not go_on:
             break
     return x
@@ -90,25 +98,27 @@ def _first_scale(x: Tensor, g: Tensor) -> Tensor:
     return 0.1 * torch.where(length > 0, length, 1.0) / g.norm(dim=1, keepdim=True).clamp(min=1e-30)
 
 
-def _inverse_hessian_times(g: Tensor, x: Tensor, steps: list[Tensor], changes: list[Tensor]) -> Tensor:
+def _correction(s: Tensor, y: Tensor) -> Correction:
+    """Return a step, the change of the gradient, their rho (0: unusable) and scale, for all later iterations."""
+    sy = (s * y).sum(1, keepdim=True)
+    # Without positive curvature the inverse Hessian would not be positive definite.
+    usable = sy > 1e-10 * s.norm(dim=1, keepdim=True) * y.norm(dim=1, keepdim=True)
+    rho = torch.where(usable, 1 / torch.where(usable, sy, 1.0), 0.0)
+    return s, y, rho, sy / (y * y).sum(1, keepdim=True).clamp(min=1e-30)
+
+
+def _inverse_hessian_times(g: Tensor, x: Tensor, corrections: list[Correction]) -> Tensor:
     """Compute the two-loop recursion (Nocedal and Wright, algorithm 7.4) per row, without unusable corrections."""
     q = g.clone()
-    terms = []
-    for s, y in zip(reversed(steps), reversed(changes), strict=True):
-        sy = (s * y).sum(1, keepdim=True)
-        # Without positive curvature the inverse Hessian would not be positive definite.
-        usable = sy > 1e-10 * s.norm(dim=1, keepdim=True) * y.norm(dim=1, keepdim=True)
-        rho = torch.where(usable, 1 / torch.where(usable, sy, 1.0), 0.0)
-        a = rho * (s * q).sum(1, keepdim=True)
-        q = q - a * y
-        terms.append((s, y, rho, a))
+    factors = []
+    for s, y, rho, _ in reversed(corrections):
+        factors.append(rho * (s * q).sum(1, keepdim=True))
+        q = q - factors[-1] * y
     scale = _first_scale(x, g)
-    for s, y, rho, _ in reversed(terms):
+    for _, _, rho, own in corrections:
         # The newest usable correction decides the scale; older ones come first in this order and are overwritten.
-        scale = torch.where(
-            rho > 0, (s * y).sum(1, keepdim=True) / (y * y).sum(1, keepdim=True).clamp(min=1e-30), scale
-        )
+        scale = torch.where(rho > 0, own, scale)
     q = q * scale
-    for s, y, rho, a in reversed(terms):
+    for (s, y, rho, _), a in zip(corrections, reversed(factors), strict=True):
         q = q + s * (a - rho * (y * q).sum(1, keepdim=True))
     return q

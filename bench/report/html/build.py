@@ -20,6 +20,7 @@ from bench.report.html.figures import Illustration, saved, stored_figures
 from bench.report.html.front import front_page, mark
 from bench.report.html.output_dir import ReportFolder, file_name
 from bench.report.html.per_class import pairs
+from bench.report.html.sources import cell_digest, site_digest
 from bench.report.html.sparklines import panels
 from bench.report.html.verdicts import verdicts
 from bench.report.html.warnings import cautions
@@ -88,16 +89,24 @@ def write_site(
         draw: yields pictures of a cell's prototypes; by default none, since they need model and images.
         about: title, authors, date, licence and text.
 
+    A page whose sources are unchanged is not made again, and no file is written whose content stays the same.
+
     Returns:
         The page to open.
 
     Raises:
         RequestError: if the run is not known, or the folder contains something else.
     """
-    cells = ResultSet.of(store, stamp, suite)
-    target = ReportFolder(folder)
-    Site(cells, target, stamp, suite, intervals, most, about or About()).write(draw)
-    target.finish()
+    about = about or About()
+    with store.read_once():
+        cells = ResultSet.of(store, stamp, suite)
+        target = ReportFolder(folder)
+        site = Site(cells, target, stamp, suite, intervals, most, about)
+        sources = site_digest(cells, site.digests, (stamp, suite, intervals, most, draw is not None))
+        # Images, from which pictures of prototypes are drawn, may have changed: these are drawn again.
+        if draw is not None or not target.is_made_from(sources):
+            site.write(draw)
+            target.finish(sources)
     return folder / "index.html"
 
 
@@ -125,15 +134,22 @@ class Site:
         about: About,
     ) -> None:
         self._all, self._store, self._cells, self._target = cells, cells.store, cells.cells, target
+        self._which, self._most = (stamp, suite, intervals), most
         self._downloads = Downloads(target.write)
-        self._which = (stamp, suite, intervals)
-        self._results = results(cells, intervals)
-        self._places = verdicts(self._store, self._results, most)
         there = {one.name for one in cells}
         self._runs = {
             when: content
             for when, content in reversed(self._store.invocations().items())
             if there & set(content["cells"])
+        }
+        asked = {name: [] for name in there}
+        for when, content in self._runs.items():
+            for name in there & set(content["cells"]):
+                asked[name].append(when)
+        self._pages_of = {one.name: CellPage(self._store, one, asked[one.name], intervals) for one in self._cells}
+        about, machine = about.dated(max(self._runs, default="")), hardware(self._cells)
+        self.digests = {
+            name: cell_digest(page, self._runs, (repr(about), machine)) for name, page in self._pages_of.items()
         }
         self._methods = self._method_pages()
         # Names, reasons and settings come from users and plugins: everything is escaped.
@@ -145,16 +161,17 @@ class Site:
         self._pages.globals.update(
             value=filters.value, ends=filters.ends, verdict=filters.verdict, reach=filters.reach, width=filters.BAR,
             p_value=filters.p_value, pairwise=filters.pairwise, minus=filters.minus, notes_of=filters.notes_of,
-            mark=mark, panels=panels, hardware=hardware(self._cells),
-            about=about.dated(max(self._runs, default="")),
+            mark=mark, panels=panels, hardware=machine, about=about,
             addresses=self._addresses(), version=__version__, methods=list(self._methods.values()),
         )  # fmt: skip
 
     def write(self, draw: Callable[[str], Iterable[Drawing]] | None) -> None:
-        """Write all pages and files; ``draw`` yields pictures of a cell's prototypes."""
+        """Write all pages and files that are not as they would be; ``draw`` yields pictures of a cell's prototypes."""
+        found = results(self._all, self._which[2])
+        self._results, self._places = found, verdicts(self._store, found, self._most)
         for name in _ASSETS:
             self._target.write(f"assets/{name}", (_HERE / name).read_text(encoding="utf-8"))
-        stamp, suite, intervals = self._which
+        stamp, suite, _ = self._which
         figures, undrawn = stored_figures(self._target, self._store, suite, stamp) if self._cells else ([], [])
         tables, unmeasured = self._tables()
         self._pairs = pairs(self._store, self._results, self._places)
@@ -177,9 +194,10 @@ class Site:
                    files=self._downloads.of("cells", [cell_list(self._cells)]) if self._cells else None)  # fmt: skip
         addresses = self._addresses()
         for one in self._cells:
-            stamps = [when for when, content in self._runs.items() if one.name in content["cells"]]
-            cell = CellPage(self._store, one, stamps, intervals)
-            self._page(addresses[one.name], "cell", page=cell, status=one.status, runs=self._runs)
+            name, sources = addresses[one.name], self.digests[one.name]
+            if not self._target.has(name, sources):
+                page = self._pages_of[one.name]
+                self._page(name, "cell", sources, page=page, status=one.status, runs=self._runs)
         # Last, since galleries take long: the pages above can be read meanwhile.
         for page in self._methods.values():
             if draw is not None and page.role != "control":
@@ -200,10 +218,10 @@ class Site:
         drawn, _ = saved(self._target, lambda: headline(self._all, among), "figures", "svg")
         return drawn[0] if drawn else None
 
-    def _page(self, name: str, template: str, **context: Any) -> None:
+    def _page(self, name: str, template: str, sources: str = "", **context: Any) -> None:
         root = "../" * name.count("/")
         text = self._pages.get_template(f"{template}.html").render(root=root, here=name, **context)
-        self._target.write(name, text)
+        self._target.write(name, text, sources)
 
     def _draw_gallery(self, page: MethodPage, draw: Callable[[str], Iterable[Drawing]]) -> None:
         """Draw a finished cell on each data set: with its model, in default settings, with most metrics, the newest."""

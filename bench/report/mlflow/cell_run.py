@@ -19,6 +19,7 @@ from bench.report.mlflow.fields import LAYOUT, cut, digest, flat, named, rounded
 from bench.results.cell_record import CellRecord
 from bench.results.records import read_history
 from bench.results.result_files import FolderFiles, ResultFiles
+from bench.results.rows import rows_of
 from bench.results.stats.intervals import with_intervals
 from bench.results.store import Store, write_json
 
@@ -123,7 +124,7 @@ class CellRun:
 
     def _scores(self) -> dict[str, float]:
         scores: dict[str, float] = {}
-        for row in with_intervals(self._store, self._store.rows([self.record.name])):
+        for row in with_intervals(self._store, rows_of(self.record, "")):
             if row.value is None:
                 continue
             unit = "" if row.unit in ("%", "") else f" {row.unit}"

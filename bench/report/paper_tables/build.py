@@ -44,7 +44,7 @@ def paper_table(
         RequestError: for another number, or if the run is not known.
     """
     if number not in TABLES:
-        raise RequestError(f"the paper has no table {number}: write --table 1 to 6")
+        raise RequestError(f"Tan et al. 2024 have no table {number}: write --table 1 to 6")
     table = TABLES[number]
     bounds = Bounds(store) if intervals else None
     selection = select(store, table, stamp, suite, bounds, place if number == 4 else None)
@@ -109,12 +109,12 @@ def cautions(table: PaperTable, group: ComparableGroup | None) -> list[str]:
     found = []
     if not _same_images(table, group) and table.images and group.images:
         here, there = (f"{train} training and {test} test images" for train, test in (group.images, table.images))
-        found.append(f"Not the paper's images: {here} here, {there} there; no differences are given.")
+        found.append(f"Not the images of Tan et al. 2024: {here} here, {there} there; no differences are given.")
     recipes = sorted({one.written["recipe"] for one in group.shown})
     if any(recipe != "published" for recipe in recipes):
         found.append(f"Not the papers' settings: recipe {' and '.join(recipes)}.")
     if table.whole and group.spec["protocol"].get("crop") == "bbox":
-        found.append("Not the paper's protocol: its images are whole, these are cut to the object.")
+        found.append("Not the protocol of Tan et al. 2024: whole images there, cut ones here.")
     return found
 
 
@@ -136,7 +136,7 @@ def _facts(table: PaperTable, group: ComparableGroup | None, selection: Selectio
         facts.append(f"left out: {count} cell{'s' * (count > 1)} {reason} (--suite or --run shows all of a run)")
     if table.number == 1:
         tick = "✓: the residual behind it is at most the metric's tolerance; ×: it is above"
-        facts.append(f"{tick}; the paper argues its ticks and measures none")
+        facts.append(f"{tick}; Tan et al. 2024 argue their ticks and measure none")
     values = {row.label: [row.value(column) for column in found.columns] for row in found.rows}
     if any(row.role == "summary" for row in found.rows):
         prior = [row.label for row in found.rows if row.role == "method" and is_prior(row.label)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from bench.core import registry
 from bench.report.chance import chance_warnings
 from bench.report.paper_tables.published import PaperTable, Published, published
 from bench.report.table import Column, Row, Value
@@ -16,8 +17,9 @@ OURS = "ours"
 
 
 def is_prior(method: str) -> bool:
-    """Return whether a method counts for 'best prior'."""
-    return not method.startswith(OURS)
+    """Return whether a method counts for 'best prior': it is another part-prototype network."""
+    entry = registry.names("methods").get(method)
+    return not method.startswith(OURS) and not (entry and entry.explains)
 
 
 def by_backbone(

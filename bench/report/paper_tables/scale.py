@@ -94,7 +94,7 @@ def _memory(table: PaperTable, found: Mapping[tuple[str, str], tuple[str, dict[s
     code = sorted({f"{one['partbench']['version']} ({one['partbench']['git']})" for _, one, _ in found.values()})
     facts = [
         f"memory: random images of {record['size']} pixels, {record['batch_size']} at a time, {record['backbone']}, "
-        f"{record['precision']}, {CLASSES} classes; the paper: {_published_memory()}",
+        f"{record['precision']}, {CLASSES} classes; Tan et al. 2024: {_published_memory()}",
         f"memory limit: {' or '.join(f'{limit / GIB:.1f} GiB' for limit in limits) or 'none'}",
         f"hardware: {record['hardware']} ({record['device']})",
         f"partbench: {', '.join(code)}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from bench.core import registry
 from bench.report.paper_tables.published import PaperTable
 from bench.results.aggregate import Bounds
 from bench.results.cell_record import CellRecord
@@ -74,6 +75,9 @@ def _unfit(cell: CellRecord, table: PaperTable, one_run: bool) -> str | None:
         return None
     if spec.get("split", "test") != "test":
         return f"measured on {spec['split']}"
+    entry = registry.names("methods").get(spec["method"])
+    if entry and entry.explains and not one_run:
+        return None
     if table.number == 4:
         fits = spec["method"] == "ours" and cell.changed <= {"k", "refinement"}
         return "" if fits or cell.role == "reference" else None

@@ -49,7 +49,10 @@ def ablation(
     drawings = []
     for group in groups(cells, metrics):
         for backbone in sorted({point.backbone for point in group.points if point.role == "method"}):
-            own = [point for point in group.points if point.backbone == backbone and "k" in point.settings]
+            # Other methods have a k too, and no refinement to show.
+            own = [
+                p for p in group.points if p.backbone == backbone and "k" in p.settings and p.method.startswith(_METHOD)
+            ]
             curves = _curves(own)
             if sum(len(curve) for name, curve in curves.items() if name in _STAGES) < 2:
                 continue
@@ -105,12 +108,16 @@ def _draw(
     ]
     title = f"Prototypes before and after refinement: {group.title}, {backbone}"
     with style.styled():
-        figure = style.new_figure(3.6 * len(shown) + 0.2, 3.3, title)
-        panels = figure.subplots(1, len(shown), squeeze=False)[0]
-        for axes, metric in zip(panels, shown, strict=True):
+        columns, side = style.panels_across(len(shown), 3.6, 0.2)
+        lines = -(-len(shown) // columns)
+        figure = style.new_figure(side * columns + 0.2, lines * min(3.3, side), title)
+        panels = figure.subplots(lines, columns, squeeze=False).flatten()
+        for axes, metric in zip(panels, shown, strict=False):
             _panel(axes, group, curves, metric)
+        for axes in panels[len(shown) :]:
+            axes.set_axis_off()
         handles, names = panels[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)))
+        figure.legend(handles, names, loc="outside lower center", ncols=min(4, 2 * columns, len(names)))
     missing = _missing(curves, cells, group, backbone)
     caption = (
         f"{' and '.join(shown)} of the prototypes of each k ({group.title}, {backbone}); {seeds}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.core.errors import RequestError
+from bench.core.plain_text import one_line
 from bench.report.plots.style import darken, styled, tame
 from bench.results.cell_record import CellRecord, in_words
 
@@ -83,22 +84,39 @@ class Drawing:
             ) from error
         return files
 
+    def save_text(self, folder: Path) -> Path:
+        """Write title, caption and alt text to ``name.txt``, for the page on which the figure is printed."""
+        parts = {"": self.title, "Caption: ": f"{self.caption} {self.guide}".strip(), "Alt text: ": self.alt}
+        file = folder / f"{self.name}.txt"
+        file.write_text("\n\n".join(word + one_line(text) for word, text in parts.items()) + "\n", encoding="utf-8")
+        return file
+
     def darkened(self) -> Drawing:
         """Recolour the figure itself for a dark page, and return it under another name; save it before."""
         darken(self.figure)
         return replace(self, name=f"{self.name}-dark")
 
+    @property
+    def smallest_letters(self) -> float:
+        """Return the size of the smallest letters of a saved figure, in points."""
+        from matplotlib.text import Text
 
-def repeated(cell: CellRecord, settings: Mapping[str, Any], backbones: str | None = None) -> str:
-    """Return the command that runs a cell's method on the same data with other settings.
+        return min(text.get_fontsize() for text in self.figure.findobj(Text) if text.get_text())
+
+
+def repeated(
+    cell: CellRecord, settings: Mapping[str, Any], backbones: str | None = None, method: str | None = None
+) -> str:
+    """Return the command that runs a cell's method, or another, on the same data with other settings.
 
     Args:
         cell: to take data, recipe, seed and weights from.
         settings: dotted names as ``--set`` takes them.
         backbones: instead of the cell's own; their weights are not known then.
+        method: instead of the cell's own.
     """
     spec, where = cell.spec, cell.written["where"]
-    words = ["python", "-m", "bench", "run", "--methods", spec["method"], "--datasets", spec["dataset"]]
+    words = ["python", "-m", "bench", "run", "--methods", method or spec["method"], "--datasets", spec["dataset"]]
     if where.get("data_root"):
         words += ["--data-root", where["data_root"]]
     if backbones or spec["backbone"]:

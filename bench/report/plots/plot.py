@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import textwrap
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 Horizontal = Callable[[Point], Value | None]
-# More changed settings than these have no numbers, which would cover the plot and its legend.
-_MOST_NUMBERED = 24
-# Heights in inches.
-_TITLE, _LEGEND_LINE, _NOTE_LINE = 0.3, 12 / 72, 0.14
+# Entries of a legend: a reader tells a dozen colours and numbers apart, hardly more.
+_MOST_NAMED = 12
+# Inches: side of the axes, and what is beside, above and below them.
+_PANEL, _MARGIN, _TITLE, _LEGEND_LINE, _NOTE_LINE = 3.3, 0.3, 0.3, 12 / 72, 0.14
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Plot:
     across: Horizontal
     label: str
     logarithmic: bool = False
-    size: tuple[float, float] = (3.3, 3.3)
+    size: tuple[float, float] = (_PANEL, _PANEL)
 
     def draw(
         self, file: str, title: str, caption: str, missing: Sequence[Missing], note: Sequence[str] = ()
@@ -62,22 +63,25 @@ class Plot:
             note: absent methods and the reasons, for the picture itself: it may be seen without its caption.
         """
         columns = 2 if len(self.panels) in (2, 4) else min(3, len(self.panels))
+        columns, side = style.panels_across(columns, self.size[0], _MARGIN)
         lines = -(-len(self.panels) // columns)
-        width = self.size[0] * columns + 0.3
+        width = side * columns + _MARGIN
+        # A column of squares would fill a page.
+        high = self.size[1] * side / self.size[0] if side == self.size[0] or columns > 1 else 0.75 * side
         handles = self._handles()
         widest = max(len(str(handle.get_label())) for handle in handles)
         beside = max(1, min(5, len(handles), int(width / (0.45 + 0.06 * widest))))
         told = textwrap.wrap(f"Not in this picture: {'; '.join(note)}.", int(17 * width)) if note else []
         below = _NOTE_LINE * len(told) + 0.05
         bottom = below + _LEGEND_LINE * (1 + -(-len(handles) // beside))
-        height = self.size[1] * lines + _TITLE + bottom
+        height = high * lines + _TITLE + bottom
         with style.styled():
             figure = style.new_figure(width, height, title)
             figure.get_layout_engine().set(rect=(0, bottom / height, 1, 1 - bottom / height))
             grid = figure.subplots(lines, columns, squeeze=False, sharex=True)
             panels = list(zip(grid.flat, self.panels, strict=False))
             for axes, metric in panels:
-                self._panel(axes, metric)
+                self._panel(axes, metric, max(0.6, side / self.size[0]))
             for axes, metric in panels:
                 # After all panels have set the range of their common axis.
                 number_marks(axes, self._marks(metric))
@@ -104,33 +108,63 @@ class Plot:
 
     @property
     def _numbers(self) -> dict[str, int]:
-        """Number the labels with changed settings in natural order: k=5 before k=10; none if there are too many."""
+        """Number the labels with changed settings in natural order: k=5 before k=10; none if the legend has no room."""
         labels = {(point.method, point.label) for point in self.points if point.varied}
         ordered = sorted(labels, key=lambda pair: [(part.isdigit(), int(part) if part.isdigit() else 0, part)
                                                    for part in re.split(r"(\d+)", " ".join(pair))])  # fmt: skip
-        return {label: number for number, (_, label) in enumerate(ordered, 1)} if len(labels) <= _MOST_NUMBERED else {}
+        room = _MOST_NAMED - len(self._methods) - self._backbone_entries
+        return {label: number for number, (_, label) in enumerate(ordered, 1)} if len(labels) <= room else {}
+
+    @property
+    def _methods(self) -> list[str]:
+        """Return the methods in the legend's order, those that compete first."""
+        return list(dict.fromkeys(p.method for p in sorted(self.points, key=lambda p: (p.role != "method", p.method))))
+
+    @property
+    def _backbone_entries(self) -> int:
+        """Return the number of the legend's entries on backbones."""
+        return len(self._backbones) if len(self._backbones) > 1 else 0
+
+    @functools.cached_property
+    def _unnamed(self) -> set[str]:
+        """Return the methods for which the legend has no room: the lowest in the first panel; they are grey."""
+        small = any(point.varied for point in self.points) and not self._numbers
+        room = _MOST_NAMED - self._backbone_entries - small
+        if len(self._methods) <= room:
+            return set()
+        highest: dict[str, float] = {}
+        for point in self.points:
+            if point.role == "method":
+                value = point.values.get(self.panels[0])
+                before = highest.get(point.method, -math.inf)
+                highest[point.method] = max(before, value.mean if value else -math.inf)
+        kept = max(1, room - 1 - (len(self._methods) - len(highest)))  # one entry for all of the others
+        return set(sorted(highest, key=lambda method: (-highest[method], method))[kept:])
+
+    def _colours(self, point: Point) -> tuple[str, str, str]:
+        return (style.RULE, style.RULE, style.MUTED) if point.method in self._unnamed else _colours(point)
 
     def _marks(self, metric: str) -> list[Mark]:
         numbers = self._numbers
         return [
-            Mark(x.mean, y.mean, numbers.get(point.label) if point.varied else None, _colours(point)[0])
+            Mark(x.mean, y.mean, numbers.get(point.label) if point.varied else None, self._colours(point)[0])
             for point in self._ordered
             if (x := self.across(point)) is not None and (y := point.values.get(metric)) is not None
         ]
 
-    def _panel(self, axes: Axes, metric: str) -> None:
+    def _panel(self, axes: Axes, metric: str, scale: float) -> None:
         for point in self._ordered:
             x, y = self.across(point), point.values.get(metric)
             if x is None or y is None:
                 continue
-            colour, face, edge = _colours(point)
+            colour, face, edge = self._colours(point)
             ring = face == "none"
             # Caps of short bars would fill a ring.
             axes.errorbar(
                 x.mean, y.mean, xerr=x.spread or None, yerr=y.spread or None, color=colour, capsize=0 if ring else 2,
                 elinewidth=1, capthick=1, linestyle="none", clip_on=False, gid=f"{point.label} {metric}",
                 marker=style.MARKERS[self._backbones.index(point.backbone) % len(style.MARKERS)],
-                markersize=3.6 if point.varied else 9, markerfacecolor=face, markeredgecolor=edge,
+                markersize=scale * (3.6 if point.varied else 9), markerfacecolor=face, markeredgecolor=edge,
                 markeredgewidth=1.4 if ring else 0.4 if point.varied else 0.7,
             )  # fmt: skip
         unit = self.group.units.get(metric, "")
@@ -167,8 +201,11 @@ class Plot:
                 point.method if point.role == "method" else f"{point.method} ({point.role})", *_colours(point)
             )
             for point in known
+            if point.method not in self._unnamed
         }
         handles = list(entries.values())
+        if self._unnamed:
+            handles.append(handle(f"{len(self._unnamed)} others: see the caption", style.MUTED, style.RULE))
         numbers, colours = self._numbers, {point.label: _colours(point)[0] for point in self.points}
         handles += [
             handle(f"{number}: {label}", colours[label], colours[label], size=4) for label, number in numbers.items()
@@ -185,6 +222,8 @@ class Plot:
         said = [caption, about_controls(self.group.points, self.panels)]
         said.append("Bars: standard deviation over seeds." if several else "One seed: no spread is known.")
         said.append(self._other_seeds())
+        if self._unnamed:
+            said.append(f"Grey marks: {', '.join(sorted(self._unnamed))}.")
         if any(point.varied for point in self.points):
             said.append(f"Small marks{', numbered' if self._numbers else ''}: changed settings.")
         if self.logarithmic and len(self.group.hardware) > 1:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from bench.core.errors import RequestError
+from bench.core.registry import UnknownName, nearest, quoted
 from bench.report.plots.axes import file_part
 from bench.report.plots.figure import Drawing, Missing, state_of
 from bench.report.plots.plot import Horizontal, Plot
@@ -27,7 +28,9 @@ class _Lost(NamedTuple):
     command: str = ""
 
 
-def interpretability(store: Store, suite: str | None = None, stamp: str | None = None) -> list[Drawing]:
+def interpretability(
+    store: Store, suite: str | None = None, stamp: str | None = None, only: Sequence[str] = ()
+) -> list[Drawing]:
     """Draw accuracy against consistency and stability, a figure for each data set.
 
     Methods and the black box are marks; content-free controls predict no class and are lines.
@@ -36,12 +39,15 @@ def interpretability(store: Store, suite: str | None = None, stamp: str | None =
         store: results.
         suite: name of a suite, to take its newest run only.
         stamp: time stamp of a run, to take this run only.
+        only: methods or labels of rows to draw, ``default`` for all rows with a recipe's own settings; empty: all. The
+            black box and the controls are always drawn.
 
     Raises:
+        UnknownName: if ``only`` names no row, with the nearest names.
         RequestError: if no two points with both scores are finished, with a command that makes them.
     """
     return _scatter(
-        store, suite, stamp, "interpretability", "Accuracy against interpretability",
+        store, suite, stamp, only, "interpretability", "Accuracy against interpretability",
         lambda point: point.values.get("accuracy"), "accuracy (%)", METRICS[1:],
         "Right is more accurate, up more interpretable.",
     )  # fmt: skip
@@ -68,13 +74,13 @@ def headline(cells: ResultSet, among: Collection[str]) -> Iterator[Drawing]:
         return
 
 
-def cost(store: Store, suite: str | None = None, stamp: str | None = None) -> list[Drawing]:
+def cost(store: Store, suite: str | None = None, stamp: str | None = None, only: Sequence[str] = ()) -> list[Drawing]:
     """Draw seconds of the fit against accuracy, consistency and stability, a figure for each data set.
 
     Arguments and errors are those of :func:`interpretability`.
     """
     return _scatter(
-        store, suite, stamp, "cost", "Cost against quality",
+        store, suite, stamp, only, "cost", "Cost against quality",
         lambda point: point.seconds, "seconds to fit", METRICS,
         "Left is cheaper, up better; seconds on a logarithmic scale, as measured on this machine while it may have "
         "been busy with other work. Post-hoc methods count the training of the black box that they start from.",
@@ -86,6 +92,7 @@ def _scatter(
     store: Store,
     suite: str | None,
     stamp: str | None,
+    only: Sequence[str],
     name: str,
     title: str,
     across: Horizontal,
@@ -95,13 +102,17 @@ def _scatter(
     logarithmic: bool = False,
 ) -> list[Drawing]:
     cells = ResultSet.of(store, stamp, suite).required()
+    _check_names(cells.cells, only)
+    wanted = [cell for cell in cells.cells if _asked(only, cell.spec["method"], cell.label, cell.plain)]
     ready: list[tuple[Plot, list[_Lost]]] = []
     undrawn: list[tuple[Group, str]] = []
     for group in groups(cells, METRICS):
-        shown = [p for p in group.points if p.role != "control" and across(p) and any(m in p.values for m in metrics)]
+        asked = [p for p in group.points if p.role != "method" or _asked(only, p.method, p.label, not p.varied)]
+        group = replace(group, points=tuple(asked))
+        shown = [p for p in asked if p.role != "control" and across(p) and any(m in p.values for m in metrics)]
         if not any(point.role == "method" for point in shown):
             continue
-        lost = [*_missing(cells.cells, group, shown), *_without(group, across, label)]
+        lost = [*_missing(wanted, group, shown), *_without(group, across, label)]
         panels = [metric for metric in metrics if any(metric in point.values for point in shown)]
         if all(sum(metric in point.values for point in shown) < 2 for metric in panels):
             alone = "; ".join([", ".join(map(_name, shown)), *_told(lost)])
@@ -122,6 +133,18 @@ def _scatter(
         missing += [Missing(text) for _, text in undrawn] if not drawings else []
         drawings.append(plot.draw(file, f"{title}: {plot.group.title}", caption, missing, _told(lost)))
     return drawings
+
+
+def _asked(only: Sequence[str], method: str, label: str, plain: bool) -> bool:
+    """Return whether a row is one of those to draw; ``plain``: whether its settings are those of a recipe."""
+    return not only or method in only or label in only or (plain and "default" in only)
+
+
+def _check_names(cells: Iterable[CellRecord], only: Sequence[str]) -> None:
+    known = {name for cell in cells if cell.role == "method" for name in (cell.spec["method"], cell.label)}
+    for name in only:
+        if name != "default" and name not in known:
+            raise UnknownName(f"--only {quoted(name)}: no row has that name{nearest(name, {*known, 'default'})}")
 
 
 def _told(lost: Iterable[_Lost]) -> list[str]:

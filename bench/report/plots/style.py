@@ -8,10 +8,15 @@ distinguish two of them.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bench.core.errors import RequestError
 from bench.core.plain_text import printable
+from bench.core.registry import nearest, quoted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,32 +73,109 @@ def ink(background: str) -> str:
     return "black" if luminance > 0.179 else "white"
 
 
+class Page(NamedTuple):
+    """Wishes of a publication: width in inches (by default each figure's own), title, font family."""
+
+    width: float | None = None
+    titled: bool = True
+    font: str = ""
+
+
+_OWN = Page()
+_page: ContextVar[Page] = ContextVar("page", default=_OWN)
+# Narrowest panel beside another one, in inches: the names of controls at its right need 0.7 of them.
+_NARROWEST = 2.2
+
+
+@contextlib.contextmanager
+def on_page(page: Page) -> Iterator[None]:
+    """Draw and save figures inside for a publication.
+
+    Raises:
+        RequestError: if this machine has no such font.
+    """
+    from matplotlib.font_manager import findfont, get_font_names
+
+    _own_fonts_first()
+    try:
+        findfont(page.font or "DejaVu Sans", fallback_to_default=False)
+    except ValueError as error:
+        raise RequestError(f"no font {quoted(page.font)}{nearest(page.font, get_font_names())}") from error
+    token = _page.set(page)
+    try:
+        yield
+    finally:
+        _page.reset(token)
+
+
+@functools.cache
+def _own_fonts_first() -> None:
+    """Let matplotlib's copy of DejaVu Sans go before the machine's, which may be of another version."""
+    import matplotlib
+    from matplotlib.font_manager import fontManager
+
+    own = {str(file) for file in Path(matplotlib.get_data_path(), "fonts", "ttf").glob("DejaVuSans*.ttf")}
+    # The list may be another program's, whose matplotlib came without fonts: all of a user's programs share one file.
+    for file in sorted(own - {font.fname for font in fontManager.ttflist}):
+        fontManager.addfont(file)
+    fontManager.ttflist.sort(key=lambda font: font.fname not in own)
+
+
 @contextlib.contextmanager
 def styled() -> Iterator[None]:
     """Draw and save inside: the settings hold here and nowhere else."""
     import matplotlib
 
-    with matplotlib.rc_context(_SETTINGS):
+    _own_fonts_first()
+    font = _page.get().font
+    with matplotlib.rc_context({**_SETTINGS, **({"font.family": font} if font else {})}):
         yield
 
 
+def panels_across(columns: int, side: float, margin: float) -> tuple[int, float]:
+    """Return how many panels are beside each other, and the width of each, in inches.
+
+    Args:
+        columns: the most panels, and as many as there are without a page.
+        side: width of a panel without a page.
+        margin: inches beside the panels.
+    """
+    width = _page.get().width
+    if width is None:
+        return columns, side
+    columns = max(1, min(columns, int(width / _NARROWEST)))
+    return columns, (width - margin) / columns
+
+
 def new_figure(width: float, height: float, title: str = "") -> Figure:
-    """Return a page of so many inches, which belongs to no window system and no global state, with its title."""
+    """Return a page of so many inches, which belongs to no window system and no global state, with its title.
+
+    On a page of another width it is scaled to it; :func:`tame` scales its letters.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    if title:
+    page = _page.get()
+    scale = page.width / width if page.width else 1.0
+    figure = Figure(figsize=(width * scale, height * scale), layout="constrained", facecolor="white")
+    figure.letters = scale  # type: ignore[attr-defined]
+    if title and page.titled:
         # Labels of cells name every changed setting, and backbones their library and variant, so titles wrap.
         figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold", wrap=True)
     return figure
 
 
 def tame(figure: Figure) -> None:
-    """Make every text of a figure plain: no mathematics in names, no control characters, nor in the ids of an SVG."""
+    """Make every text of a figure plain: no mathematics in names, no control characters, nor in the ids of an SVG.
+
+    The letters of a figure that was scaled to a page are scaled with it, once.
+    """
     from matplotlib.text import Text
 
+    scale, figure.letters = getattr(figure, "letters", 1.0), 1.0  # type: ignore[attr-defined]
     for artist in figure.findobj():
         if isinstance(artist, Text):
+            if abs(scale - 1) > 1e-6:
+                artist.set_fontsize(artist.get_fontsize() * scale)
             artist.set_parse_math(False)
             artist.set_text(printable(artist.get_text()))
         if artist.get_gid() is not None:

@@ -12,7 +12,7 @@ from rich.cells import cell_len
 
 from bench.core.console import Console, Text
 from bench.report.table import Table
-from bench.report.table_layout import Layout, Shown, fold, layout
+from bench.report.table_layout import Layout, Shown, fold, layout, shortened
 
 _SUPERSCRIPT = str.maketrans("0123456789,", "⁰¹²³⁴⁵⁶⁷⁸⁹˒")
 # Characters that names and backbones get at least if they need them; blanks between columns; longest whole heading.
@@ -22,11 +22,13 @@ _NAMES, _GAP, _LONG = (15, 10), 2, 14
 def as_text(tables: Sequence[Table], console: Console) -> None:
     """Print the tables, the best of a column with a star; columns that find no room continue below.
 
+    The settings of long labels are listed under the table.
+
     Args:
         tables: in this order, an empty line after each.
         console: its width decides about folding.
     """
-    for table in tables:
+    for table in map(shortened, tables):
         console.print(Text(table.title, style="bold"))
         beside, below = _Grid(layout(table, True)), None
         if table.foldable and beside.width > console.width:

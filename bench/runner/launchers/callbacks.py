@@ -59,7 +59,7 @@ class RunCallback:
 
 
 class ConsoleCallback(RunCallback):
-    """Callback that prints a line for each event.
+    """Callback that prints a line for each event; on a terminal a panel shows what began, and lines say how it ended.
 
     Args:
         console: output of the lines.
@@ -75,7 +75,8 @@ class ConsoleCallback(RunCallback):
         several: bool,
         ended: Callable[[str], None] | None = None,
     ) -> None:
-        self.console, self.several, self.total, self._ended = console, several, len(cells), ended
+        self.console, self.total, self._ended, self._live = console, len(cells), ended, console.is_terminal
+        self.several = several or self._live
         self._skipped: Counter[str] = Counter()
         self.position = {cell.spec.id: position for position, cell in enumerate(cells, 1)}
 
@@ -88,6 +89,8 @@ class ConsoleCallback(RunCallback):
 
     def started(self, task: CellTask) -> None:
         """Print the cell in bold."""
+        if self._live:
+            return
         self._print((self._title(task), "bold"), "  started" if self.several else "")
 
     def finished(self, task: CellTask, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Worker of the default launcher: this process, which runs one cell after the other."""
+"""Worker of the default launcher: one cell after the other, in this process or each in a process of its own."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import torch
 
 from bench.config.spec import PlannedCell
 from bench.core import registry
-from bench.core.errors import DeviceLost, storage_error
+from bench.core.errors import storage_error
 from bench.core.interrupts import contained
 from bench.results.store import Store
 from bench.runner.cell import CellRunner
-from bench.runner.launchers.subprocess_job import DEVICE_LOST, Job, ProcessExit, execute
+from bench.runner.launchers.subprocess_job import Job, ProcessExit, execute
 from bench.runner.progress import ConsoleProgress
 from bench.runner.retries import reason_of, retry
 
 
 class ThisProcess:
-    """Single worker: this process, or a process of its own for a cell with foreign code.
+    """Single worker: this process, or a process of its own for a cell on a GPU or with foreign code.
 
     Args:
         cells: all cells of the run.
@@ -49,7 +49,6 @@ class ThisProcess:
         self._store, self._home, self._device, self._progress = store, home, device, progress
         self._memory_limit, self._retries = memory_limit, retries
         self._job: Job | None = None
-        self._device_lost = False
 
     def check(self, gpus: float) -> None:
         """Accept any number of GPUs: the cell uses the device of the command line."""
@@ -83,9 +82,7 @@ class ThisProcess:
         Raises:
             StorageError: if the disk refuses writes; finished cells are safe.
         """
-        # Foreign code may end its process, even with exit code 0: in its own, it ends only its cell. And once CUDA has
-        # refused this process, only others can go on; what this one had on the GPU stays taken until the run ends.
-        if self._device_lost or has_foreign_code(self._cells[job.name]):
+        if runs_apart(self._cells[job.name], self._device):
             return execute(job)
         folder = self._store.cell(job.name)
         before = folder.failed_at
@@ -95,9 +92,6 @@ class ThisProcess:
                     self._store, job.name, self._home, self._device, self._progress, memory_limit=self._memory_limit
                 )
                 retry(runner.run, self._retries, self._progress, self._device)
-        except DeviceLost as error:
-            self._device_lost = True
-            return ProcessExit(DEVICE_LOST, "", reason_of(error))
         except Exception as error:
             refused = storage_error(error)
             if refused is not None:
@@ -108,9 +102,13 @@ class ThisProcess:
         return ProcessExit(0)
 
 
-def has_foreign_code(cell: PlannedCell) -> bool:
-    """Return whether a cell uses code of a plugin or an official checkout that another process finds too."""
+def runs_apart(cell: PlannedCell, device: torch.device) -> bool:
+    """Return whether a cell runs in a process of its own, in which an error ends that cell alone."""
     names = {"methods": [cell.spec.method], "metrics": [*cell.spec.metrics], "datasets": [cell.where.reader]}
     names["backbones"] = [cell.spec.backbone] if cell.spec.backbone else []
     installed = any(registry.entry(kind, name).distribution for kind, those in names.items() for name in those)
-    return bool(cell.where.code and (cell.where.plugins or installed)) or bool(cell.spec.settings.get("source"))
+    if cell.where.code and not (cell.where.plugins or installed):
+        return False  # a class that is registered in this process only: no other would find it
+    # An error in a kernel ends all use of CUDA by its process, whose memory on the GPU is free only when it ends: this
+    # one never takes any. Foreign code may end its process, even with exit code 0.
+    return device.type == "cuda" or bool(cell.where.code) or bool(cell.spec.settings.get("source"))

@@ -23,7 +23,7 @@ from bench.results.result_set import ResultSet
 from bench.results.store import Store
 from tests.support.paper_cells import paper_store
 from tests.support.site_pages import Page, broken_links, read_site
-from tests.support.stores import METRICS, SCHEDULE, StoreMaker, epoch, example_store
+from tests.support.stores import METRICS, SCHEDULE, StoreMaker, epoch, example_store, reseal
 
 HOSTILE = "x'\"><script>alert(1)</script>&amp;{{ 7 * 7 }}"
 
@@ -174,8 +174,8 @@ def test_tables_of_the_paper_are_there_where_cells_are(paper: Path) -> None:
         assert f"Table {number}:" in said.split("Without a measured number")[0]
     assert "Table 6:" in said.split("Without a measured number")[1]
     index = read_site(paper)["index.html"].said
-    assert "Not the paper's images: 276 training and 142 test images here" in index
-    assert "cub: Not the paper" not in index
+    assert "Not the images of Tan et al. 2024: 276 training and 142 test images here" in index
+    assert "cub: Not the images" not in index
     # The data set with most measured values is the first.
     assert index.index("Results: cub") < index.index("Results: imagenet")
 
@@ -201,6 +201,45 @@ def test_the_same_store_gives_the_same_bytes(tmp_path: Path) -> None:
     files = [{file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
              for folder in (tmp_path / "one", tmp_path / "two")]  # fmt: skip
     assert files[0] == files[1]
+
+
+def test_a_second_report_writes_only_what_has_changed(tmp_path: Path) -> None:
+    maker, cells = example_store(tmp_path / "home")
+    site = tmp_path / "site"
+
+    def written() -> set[str]:
+        """Write the report; the files of it that are new, or were written again."""
+        before = {file: file.stat().st_mtime_ns for file in site.rglob("*")}
+        write_site(Store(tmp_path / "home"), site)
+        files = [file for file in site.rglob("*") if file.is_file()]
+        return {file.relative_to(site).as_posix() for file in files if file.stat().st_mtime_ns != before.get(file)}
+
+    page = f"cells/{cells['ours-0']}.html"
+    assert page in written()
+    assert written() == set()
+    # Another accuracy, where no table has intervals or tests to draw.
+    folder = maker.store.cell(cells["ours-0"]).result
+    result = json.loads((folder / "result.json").read_text())
+    result["scores"]["accuracy"]["value"] = 12.5
+    (folder / "result.json").write_text(json.dumps(result))
+    reseal(folder)
+    again = {name for name in written() if name.endswith(".html")}
+    assert {page, "index.html", "methods/ours.html"} <= again
+    assert {name for name in again if name.startswith("cells/")} == {page}
+    assert "12.5" in (site / page).read_text()
+    # What is on disk counts, not what was written there once.
+    (site / page).write_text("mine")
+    assert {name for name in written() if name.endswith(".html")} == {page}
+    assert written() == set()
+    # Curves are files of their own.
+    curve = folder / "history.json"
+    curve.write_text(json.dumps([epoch(0, "all", 0.5), epoch(1, "all", 0.25)]))
+    reseal(folder)
+    assert page in written()
+    fresh = tmp_path / "fresh"
+    write_site(Store(tmp_path / "home"), fresh)
+    contents = [{file.relative_to(top): file.read_bytes() for file in top.rglob("*.html")} for top in (site, fresh)]
+    assert contents[0] == contents[1]
 
 
 def test_later_report_replaces_only_an_earlier_one(tmp_path: Path) -> None:

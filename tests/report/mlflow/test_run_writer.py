@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench.contract import RequestError
+from bench.contract import BenchError, RequestError
 from bench.report.mlflow import Counts, Mirror
 from bench.report.mlflow.cell_run import CellRun
 from bench.report.mlflow.run_writer import SuiteRuns
@@ -87,6 +87,39 @@ def test_a_mirror_that_was_killed_is_mended(home: Path, monkeypatch: pytest.Monk
     found = runs(mirror)
     assert {run.info.status for run in found.values()} == {"FINISHED"}
     assert len(mirror.client.get_metric_history(found["ours·demo·tiny·s1"].info.run_id, "train/loss")) == 1
+
+
+def test_cells_share_a_transaction(home: Path) -> None:
+    from sqlalchemy import Engine, event
+
+    maker, commits, counts = StoreMaker(home), [], []
+
+    def committed(connection: Any) -> None:
+        commits.append(connection)
+
+    for call, seeds in enumerate((range(1), range(1, 2), range(2, 7))):
+        maker.invocation([maker.cell("ours", SCORES, seed=seed) for seed in seeds], f"20260305-00000{call}-000")
+        mirror = Mirror(home)
+        commits.clear()
+        event.listen(Engine, "commit", committed)
+        mirror.sync(maker.store)
+        event.remove(Engine, "commit", committed)
+        counts.append(len(commits))
+    assert 0 < counts[1] == counts[2]  # the first makes the experiment
+
+
+def test_of_a_transaction_that_failed_nothing_is_kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    maker = StoreMaker(home)
+    maker.invocation([maker.cell("ours", SCORES, seed=seed) for seed in range(2)])
+    mirror = Mirror(home)
+    params = CellRun.params
+    # No name for MLflow.
+    monkeypatch.setattr(CellRun, "params", lambda cell: {**params(cell), "?" if "s1" in cell.title else "x": ""})
+    with pytest.raises(BenchError, match="the results are safe"):
+        mirror.sync(maker.store)
+    assert runs(mirror) == {}
+    monkeypatch.undo()
+    assert mirror.sync(maker.store) == Counts(created=3)
 
 
 def test_a_cell_that_failed_and_then_succeeded_is_replaced(home: Path) -> None:

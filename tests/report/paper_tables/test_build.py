@@ -245,11 +245,21 @@ def test_other_images_than_the_papers_give_no_difference(tmp_path):
     assert [one.name for one in sheet.columns] == ["mobilenet_v2"]
     assert names(sheet) == ["deformable", "ours", "best prior", "ours − best prior"]
     assert sheet.warnings == (
-        "Not the paper's images: 276 training and 142 test images here, 8144 training and 8041 test images there; "
+        "Not the images of Tan et al. 2024: 276 training and 142 test images here, 8144 training and 8041 test images "
+        "there; "
         "no differences are given.",
         "Not the papers' settings: recipe small.",
     )
     assert all(one.difference is None for row in sheet.rows for one in fields(sheet, row))
+
+
+def test_explanations_of_the_black_box_are_no_prior_work(maker):
+    cells = [on_cub(maker, name, scores(accuracy, 50.0, 50.0)) for name, accuracy in (("ours", 80.0), ("tesnet", 70.0))]
+    stamp = maker.invocation([*cells, on_cub(maker, "dff", scores(90.0, 90.0, 90.0))])
+    assert "dff" not in names(paper_table(maker.store, 2)[0])
+    asked = paper_table(maker.store, 2, stamp=stamp)[0]  # a run that asked for it
+    assert "dff" in names(asked)
+    assert value(field(asked, "best prior", "accuracy", "resnet34")) == 70.0
 
 
 def test_other_images_have_the_papers_number_but_no_difference(maker):
@@ -406,7 +416,7 @@ def test_controls_that_reach_a_method_are_told(tmp_path):
 
 
 def test_wrong_requests(maker):
-    with pytest.raises(RequestError, match="the paper has no table 7: write --table 1 to 6"):
+    with pytest.raises(RequestError, match=r"Tan et al\. 2024 have no table 7: write --table 1 to 6"):
         paper_table(maker.store, 7)
     maker.invocation([on_cub(maker, "ours", scores(1.0, 2.0, 3.0), images=CUB)])
     with pytest.raises(RequestError, match="suite 'tabel2' has not been run yet; there are results of: default"):

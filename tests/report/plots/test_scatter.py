@@ -6,8 +6,14 @@ import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
+from matplotlib.text import Text
+from PIL import Image
 
+from bench.cli.main import main
 from bench.core.errors import RequestError
+from bench.core.registry import UnknownName
+from bench.report.plots import style
 from bench.report.plots.figure import Missing
 from bench.report.plots.scatter import cost, headline, interpretability
 from bench.results.result_set import ResultSet
@@ -159,6 +165,74 @@ def test_of_many_changed_settings_none_is_numbered(maker):
     (legend,) = drawing.figure.legends
     assert "small: changed settings" in [text.get_text() for text in legend.get_texts()]
     assert not any((text.get_gid() or "").startswith("number") for text in drawing.figure.axes[0].texts)
+
+
+def test_only_the_rows_that_are_asked_for(changed):
+    def drawn(*only):
+        (drawing,) = interpretability(changed.store, only=only)
+        return set(marks(drawing, "consistency")), [what for what, _ in drawing.missing]
+
+    assert drawn("default") == ({"ours", "protopnet", "blackbox"}, ["tesnet (tiny): failed: loss became nan"])
+    assert drawn("protopnet", "ours (k=5)") == ({"protopnet", "ours (k=5)", "blackbox"}, [])
+    with pytest.raises(UnknownName, match="--only 'protopnett': no row has that name; did you mean 'protopnet'"):
+        drawn("protopnett")
+
+
+def test_a_legend_names_a_dozen(maker):
+    for number in range(16):
+        maker.cell(f"m{number:02}", scores(5.0 * number))
+    maker.cell("blackbox", scores(50.0), role="reference")
+    (drawing,) = interpretability(maker.store)
+    (legend,) = drawing.figure.legends
+    named = [f"m{number:02}" for number in range(6, 16)]
+    assert [text.get_text() for text in legend.get_texts()] == [
+        *named, "blackbox (reference)", "6 others: see the caption",
+    ]  # fmt: skip
+    assert "Grey marks: m00, m01, m02, m03, m04, m05." in drawing.caption
+    assert len(marks(drawing, "consistency")) == 17
+
+
+def test_a_page_sets_width_title_and_font(changed, tmp_path):
+    with style.on_page(style.Page(85 / 25.4, False, "DejaVu Serif")):
+        (drawing,) = interpretability(changed.store)
+        (png,) = drawing.save(tmp_path, ["png"])
+        texts = [text for text in drawing.figure.findobj(Text) if text.get_text()]
+        assert {text.get_fontname() for text in texts} == {"DejaVu Serif"}
+    assert abs(Image.open(png).width - 85 / 25.4 * 200) <= 1
+    assert drawing.smallest_letters >= 6
+    assert not any("Accuracy against" in text.get_text() for text in texts)
+    shown = [axes.get_position() for axes in drawing.figure.axes if axes.axison]
+    assert len({round(place.x0, 2) for place in shown}) == 1  # one column
+    assert {axes.get_tightbbox().x1 <= drawing.figure.bbox.x1 for axes in drawing.figure.axes} == {True}
+    with pytest.raises(RequestError, match="no font 'DejaVu Serifs'; did you mean 'DejaVu Serif'"):
+        style.on_page(style.Page(font="DejaVu Serifs")).__enter__()
+
+
+def test_what_was_made_for_another_width_is_scaled_with_its_letters():
+    with style.on_page(style.Page(width=5.0)), style.styled():
+        figure = style.new_figure(10.0, 4.0, "A title")
+        for _ in range(2):
+            style.tame(figure)
+            assert figure._suptitle.get_fontsize() == 5.0
+    assert figure.get_size_inches().tolist() == [5.0, 2.0]
+
+
+def test_caption_and_alt_text_are_in_a_file(changed, tmp_path):
+    def drawn(*more):
+        where = ["--out", str(changed.store.root), "--to", str(tmp_path), "--format", "svg"]
+        return CliRunner().invoke(main, ["figure", "interpretability", *where, *more])
+
+    done = drawn("--width", "174mm", "--only", "default")
+    assert done.exit_code == 0, done.output
+    (drawing,) = interpretability(changed.store, only=["default"])
+    told = (tmp_path / "interpretability-demo.txt").read_text()
+    assert told == f"{drawing.title}\n\nCaption: {drawing.caption}\n\nAlt text: {drawing.alt}\n"
+    assert drawing.alt not in done.output
+    assert "interpretability-demo.svg" in done.output
+    assert 'width="493' in (tmp_path / "interpretability-demo.svg").read_text()  # 174 mm in points
+    assert "write a width between" in drawn("--width", "85").stderr
+    alone = CliRunner().invoke(main, ["figure", "5", "--only", "default", "--out", str(changed.store.root)])
+    assert "--only means nothing for 5" in alone.stderr
 
 
 def test_of_accuracy_alone_no_control_is_missed(maker):

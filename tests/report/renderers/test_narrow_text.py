@@ -39,3 +39,18 @@ def test_only_words_that_do_not_fit_are_broken():
     text = "\n".join(lines)
     assert LONG not in text
     assert "squeezenet1_1" in text
+
+
+def test_settings_of_long_labels_are_listed_below():
+    first, second = "protopnet (cluster=0, depth=64, per_class=5)", "protopnet (cluster=1, depth=64, per_class=5)"
+    rows = [Row(label, {"accuracy": Entry("ok", 50.0)}) for label in (first, second, "ours (k=5)")]
+    table = Table("birds", (Column("accuracy", "%"),), tuple(rows), chance=(f"accuracy: constant ≥ {first}",))
+    out = io.StringIO()
+    as_text([table], Console(file=out, width=80))
+    lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
+    assert "protopnet (3 settings) 1 50.0" in lines
+    assert "protopnet (3 settings) 2 50.0" in lines
+    assert "ours (k=5) 50.0" in lines
+    assert "! Chance level, accuracy: constant ≥ protopnet (3 settings) 1" in lines
+    assert "protopnet (3 settings) 1: cluster=0, depth=64, per_class=5" in lines
+    assert "protopnet (3 settings) 2: cluster=1, depth=64, per_class=5" in lines

@@ -175,7 +175,7 @@ def test_seeds_are_resampled_too():
 
 def test_spread_of_the_seed_mean_is_a_standard_error():
     values = np.array([10.0, 14.0, 15.0, 25.0])
-    weights = bootstrap._seed_weights([4], 20_000, False)
+    weights = bootstrap._seed_weights((4,), 20_000, False)
     assert (weights @ values).std() == pytest.approx(values.std(ddof=1) / 2, rel=0.03)
 
 

@@ -1,5 +1,6 @@
 """What is kept of a metric's declaration is what the metric declares, for as long as its code is the same."""
 
+import json
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ from bench.core import registry
 from bench.core.score import Aggregate
 from bench.results.stats import declarations
 from bench.results.stats.declarations import declaration
-from bench.results.stats.intervals import with_intervals
+from tests.support import regenerate
 from tests.support.comparisons import accuracy
 from tests.support.stores import StoreMaker
 
@@ -24,6 +25,13 @@ def files(home):
     return sorted((home / "intervals").rglob("*.json"))
 
 
+@pytest.fixture
+def unknown(monkeypatch):
+    """No declaration is shipped."""
+    monkeypatch.setattr(declarations, "_shipped", dict)
+
+
+@pytest.mark.usefixtures("unknown")
 @pytest.mark.parametrize("metric", registry.CATALOGUE["metrics"])
 def test_a_declaration_is_the_same_when_read_again(home, metric):
     kind = registry.load("metrics", metric)
@@ -44,6 +52,21 @@ def test_a_declaration_is_the_same_when_read_again(home, metric):
         assert len(files(home)) == 1
 
 
+def test_what_is_shipped_is_what_the_metrics_declare():
+    assert json.loads(regenerate.DECLARED.read_text()) == regenerate.declared(), (
+        "python -m tests.support.regenerate declarations"
+    )
+
+
+def test_a_shipped_declaration_is_that_of_the_same_parameters(home):
+    shipped = json.loads(regenerate.DECLARED.read_text())["consistency"]["parameters"]
+    assert declaration("consistency", shipped).by == "class"
+    assert files(home) == []
+    assert declaration("consistency", {**shipped, "pooled": True}).by == "prototype"
+    assert len(files(home)) == 1
+
+
+@pytest.mark.usefixtures("unknown")
 def test_other_code_and_damage_ask_the_metric_again(home, monkeypatch):
     expected = declaration("accuracy", {})
     for text in ("", "[]", '{"": {"table": "image"}}'):
@@ -58,10 +81,9 @@ def test_other_code_and_damage_ask_the_metric_again(home, monkeypatch):
 def test_a_first_comparison_needs_no_torch(home):
     maker = StoreMaker(home)
     accuracy(maker, "ours", [1, 0] * 20)
-    with_intervals(maker.store, maker.store.rows())
     accuracy(maker, "protopnet", [1, 1] * 20)
     code = "import sys; from bench.cli.main import main; main(sys.argv[1:], standalone_mode=False)\n"
-    code = f"try:\n  {code}finally:\n  assert not {{'torch', 'pandas'}} & set(sys.modules)"
+    code = f"try:\n  {code}finally:\n  assert not {{'torch', 'pandas', 'scipy'}} & set(sys.modules)"
     words = ["compare", "ours", "protopnet", "--format", "json"]
     ended = subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True, text=True)
     assert '"p": ' in ended.stdout

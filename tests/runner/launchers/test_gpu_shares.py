@@ -1,12 +1,17 @@
 """GPUs for a cell: from the command line, else from the method's configuration, else one or none."""
 
+from dataclasses import replace
+
 import pytest
+import torch
 
 from bench.contract import RequestError
 from bench.runner.launchers import launcher, subprocess_job
+from bench.runner.launchers.inline import runs_apart
 from bench.runner.launchers.launcher import Launcher
 from bench.runner.launchers.processes import Processes
 from bench.runner.launchers.subprocess_job import Job
+from tests.support.small_birds import few_birds, planned
 
 
 @pytest.fixture
@@ -100,3 +105,11 @@ def test_a_machine_without_gpus_runs_one_cell_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(launcher.environment.torch.cuda, "device_count", lambda: 0)
     assert not Launcher().several
     assert Processes(2, 1).free == 2
+
+
+def test_cells_on_a_gpu_run_apart_unless_only_this_process_has_their_code(tmp_path):
+    (cell,) = planned(few_birds(tmp_path), tmp_path, methods=("constant",), controls=False)
+    own = replace(cell, where=replace(cell.where, code={"method": "here.py"}))
+    plugin = replace(cell, where=replace(own.where, plugins=("here.py",)))
+    found = [[runs_apart(one, torch.device(device)) for one in (cell, own, plugin)] for device in ("cpu", "cuda")]
+    assert found == [[False, False, True], [True, False, True]]
