@@ -12,6 +12,7 @@ from typing import Any
 from bench.core.integrity import Changed
 from bench.core.paths import config_file
 from bench.core.yaml12 import read_mapping
+from bench.report.table import Column, vanishing
 from bench.results.cautions import odd_facts
 from bench.results.result_files import ResultFiles
 from bench.results.store import Row
@@ -44,7 +45,9 @@ def score_rows(written: Mapping[str, Any], outcome: Mapping[str, Any], rows: Seq
             continue
         score = outcome["scores"][metric]
         parameters = ", ".join(f"{key} {value}" for key, value in facts["parameters"].items())
-        known = (number(score["value"]), bounds.get(metric, ""), unit, str(score["n"]), version)
+        column = Column.of(metric, facts, "")
+        value = vanishing(score["value"]) if column.vanishes(score["value"]) else number(score["value"])
+        known = (value, bounds.get(metric, ""), unit, str(score["n"]), version)
         found.append((metric, *known, parameters))
         for name, value in score.get("also", {}).items():
             further = f"{metric}.{name}"

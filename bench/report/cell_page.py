@@ -36,7 +36,7 @@ from bench.results.store import Store
 Pairs = list[tuple[str, str]]
 # Characters of the end of a log, and rows of a per-prototype table.
 _LONGEST_LOG = 4000
-_MOST_ROWS = 12
+_MOST_ROWS = 8
 
 
 class CellPage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -209,6 +210,17 @@ class Table:
                     marked = replace(own, entry=entry) if isinstance(own, Value) else entry
                     rows[place] = replace(row, values={**row.values, column.key: marked})
         return replace(self, rows=tuple(rows))
+
+
+def vanishing(number: float) -> str:
+    """Return a residual below the tolerance of its axiom as zero with a bound, a power of ten that it is below.
+
+    Example:
+        >>> vanishing(6.5e-16), vanishing(2e-6), vanishing(0.0)
+        ('0 (< 1e-12)', '0 (< 1e-05)', '0')
+    """
+    # Below 1e-12 it is rounding of float64: how much of it says nothing.
+    return f"0 (< {max(1e-12, 10.0 ** (math.floor(math.log10(abs(number))) + 1)):.0e})" if number else "0"
 
 
 def mark_best(entries: Sequence[Entry | None], column: Column) -> list[Entry | None]:

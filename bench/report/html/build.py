@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from bench.core.plain_text import printable, visible
 from bench.report.cell_page import CellPage
 from bench.report.html import filters
 from bench.report.html.about import About, hardware
-from bench.report.html.downloads import Downloads, Files, cell_list, without_paths
+from bench.report.html.downloads import Downloads, Files, cell_list, pathless, without_paths
 from bench.report.html.figures import Illustration, saved, stored_figures
 from bench.report.html.front import front_page, mark
 from bench.report.html.output_dir import ReportFolder, file_name
@@ -33,13 +32,12 @@ from bench.report.renderers.html import fragments
 from bench.report.result_tables import Result, results
 from bench.report.table import Table
 from bench.results.cell_record import CellRecord, in_words
-from bench.results.export import nameless
 from bench.results.result_set import ResultSet
 from bench.results.store import Store
 
 _HERE = Path(__file__).parent / "templates"
 # Rows of two methods' comparison by class; its CSV has all.
-_MOST_CLASSES = 12
+_MOST_CLASSES = 10
 _ASSETS = ("style.css", "report.js")
 
 
@@ -281,12 +279,12 @@ class Site:
 
 def _shown(value: Any) -> Any:
     """Return a template's value: text without acting characters and without paths of the machine that made it."""
-    return visible(nameless(value) if type(value) is str else value)
+    return visible(pathless(value) if type(value) is str else value)
 
 
 def breakable(name: str) -> Markup:
-    """Return a dotted name that may be broken behind dots and underscores, for narrow screens."""
-    return Markup(re.sub(r"([._])", r"\1<wbr>", str(escape(printable(name)))))
+    """Return a dotted name that may be broken behind dots, for narrow screens."""
+    return Markup(str(escape(printable(name))).replace(".", ".<wbr>"))
 
 
 def _is_measured(table: Table) -> bool:

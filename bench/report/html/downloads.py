@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from bench.core import __version__
 from bench.report.contest_tables import as_csv as contest_csv
@@ -16,10 +17,10 @@ from bench.report.renderers.latex import as_latex
 from bench.report.renderers.records import as_csv
 from bench.report.table import Column, Row, Table, Word
 from bench.results.cell_record import CellRecord, in_words
-from bench.results.export import nameless
 from bench.results.stats.contest import Comparison, Contest
 
 _REFERENCES = Path(__file__).parent / "templates" / "references.bib"
+_PATH = re.compile(r"(?<![\w./<-])(?:/[\w.@+-]+){2,}/?")
 # Two names of one paper.
 _SAME = {"support-st": "st-protopnet"}
 
@@ -66,7 +67,7 @@ class Downloads:
         contest = Contest((), tuple(found), (), (), ())
         cited = [text for one in found for text in (*(label.partition(" (")[0] for label in one.methods), one.dataset)]
         tables = list(map(without_paths, contest_tables(contest)))
-        return self._files(name, nameless(contest_csv(contest)), as_latex(tables), cited)
+        return self._files(name, pathless(contest_csv(contest)), as_latex(tables), cited)
 
     def _files(self, name: str, csv: str, latex: str, cited: Iterable[str]) -> Files:
         stem = f"downloads/{file_name(name)}"
@@ -107,9 +108,19 @@ def cell_list(cells: Sequence[CellRecord]) -> Table:
     return Table("cells", tuple(Column(name, words=True) for name in names), tuple(rows), ("cell",))
 
 
+def pathless(text: str) -> str:
+    """Return a text with file names instead of the absolute paths of the machine that made it.
+
+    Example:
+        >>> pathless("--data-root /home/me/data, 5 images/s, </td>, cells/1f")
+        '--data-root data, 5 images/s, </td>, cells/1f'
+    """
+    return _PATH.sub(lambda path: Path(path[0]).name, text)
+
+
 def without_paths(table: Table) -> Table:
     """Return the table with file names instead of the paths of the machine that made it."""
-    texts = {
-        name: tuple(map(nameless, getattr(table, name))) for name in ("notes", "chance", "warnings", "facts", "missing")
+    texts: dict[str, Any] = {
+        name: tuple(map(pathless, getattr(table, name))) for name in ("notes", "chance", "warnings", "facts", "missing")
     }
     return replace(table, **texts)

@@ -56,9 +56,10 @@ def fit_for_pages(file: Path) -> None:
     """Let an SVG follow the reader's preference, a dark page getting colours that read there; and make it smaller.
 
     A style sheet inside an SVG also counts where a page shows it as an image, unlike the page's own. Hundredths of a
-    point, without blanks before lines, are four fifths of the bytes.
+    point, without blanks before lines, are four fifths of the bytes; numbers below 1 are scales of letters.
     """
-    text = re.sub(r"\n +", "\n", re.sub(r"(\d\.\d\d)\d+", r"\1", file.read_text(encoding="utf-8")))
+    text = re.sub(r"\n +", "\n", re.sub(r"(?<![\d.])([1-9]\d*\.\d\d)\d+", r"\1", file.read_text(encoding="utf-8")))
+    text = text.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
     rules = "".join(
         f'[style*="{kind}: {light}"] {{ {kind}: {dark} !important }} '
         for light, dark in DARK.items() for kind in ("fill", "stroke")
@@ -81,10 +82,14 @@ def saved(
     Returns:
         The pictures, and the reason if one could not be drawn.
     """
+    from matplotlib import rc_context
+
     found: list[Illustration] = []
     try:
         for picture in draw():
-            (file,) = picture.save(target.path / folder, (ending,))
+            # Letters as letters: a page that shows the picture can use its reader's font, for half of the bytes.
+            with rc_context({"svg.fonttype": "none"}):
+                (file,) = picture.save(target.path / folder, (ending,))
             own = [target.keep(file)]
             if ending == "svg":
                 fit_for_pages(file)

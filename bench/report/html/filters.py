@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from bench.report.html.verdicts import QUESTIONS, Place, Question, turned, winner
-from bench.report.table import Column, Row, Table
+from bench.report.table import Column, Row, Table, vanishing
 from bench.results.aggregate import Entry
 from bench.results.stats.compare import explained
 from bench.results.stats.contest import Comparison
@@ -23,21 +23,9 @@ def value(entry: Entry, column: Column) -> str:
     if entry.value is None:
         return _WORDS.get(entry.status, entry.status)
     if column.vanishes(entry.value):
-        return vanishing(entry.value)
+        return minus(vanishing(entry.value))
     spread = "" if entry.spread is None else f" ± {entry.spread:{column.form}}"
     return minus(f"{entry.value:{column.form}}") + spread
-
-
-def vanishing(number: float) -> str:
-    """Return a residual below the tolerance of its axiom as zero with a bound, a power of ten that it is below.
-
-    Example:
-        >>> vanishing(6.5e-16), vanishing(2e-6), vanishing(0.0)
-        ('0 (< 1e−12)', '0 (< 1e−05)', '0')
-    """
-    # Below 1e-12 it is rounding of float64: how much of it says nothing.
-    bound = max(1e-12, 10.0 ** (math.floor(math.log10(abs(number))) + 1)) if number else 0.0
-    return minus(f"0 (< {bound:.0e})") if number else "0"
 
 
 def ends(entry: Entry, column: Column) -> str:
@@ -115,7 +103,16 @@ def verdict(one: Comparison, reach: float = 0.0) -> Verdict:
 def reach(found: Iterable[Comparison], unit: str) -> float:
     """Return the end of a common axis for all intervals in one unit: a round number, 0 without any."""
     known = (end for one in found if one.unit == unit for end in (one.low, one.difference, one.high) if end is not None)
-    most = max(map(abs, known), default=0.0)
+    return rounded_up(max(map(abs, known), default=0.0))
+
+
+def rounded_up(most: float) -> float:
+    """Return a round number that is not below another one, for the end of an axis.
+
+    Example:
+        >>> rounded_up(73.9), rounded_up(0.02), rounded_up(0.0)
+        (80.0, 0.02, 0.0)
+    """
     if most == 0:
         return 0.0
     scale = 10.0 ** math.floor(math.log10(most))

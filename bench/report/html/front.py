@@ -13,7 +13,7 @@ from bench.report.html.verdicts import Place, winner
 from bench.report.html.words import finding
 from bench.report.result_tables import Result
 from bench.report.table import Column, Row, Table
-from bench.results.aggregate import SeedGroup
+from bench.results.aggregate import Entry, SeedGroup
 from bench.results.labels import FIRST_METRICS
 
 Lines = list[tuple[Row, SeedGroup]]
@@ -129,8 +129,9 @@ def leaderboard(result: Result) -> Leaderboard:
 
 def mark(place: Place | None, row: Row, column: Column) -> str:
     """Return ``up`` or ``down`` if a row is shown to be better or worse than the best control of a metric, else ""."""
-    found = place and place.of("chance", row.label, column.name)
-    return {0: "up", 1: "down"}.get(winner(found[0]), "") if found else ""  # type: ignore[call-overload]
+    found = None if place is None else place.of("chance", row.label, column.name)
+    better = None if found is None else winner(found[0])
+    return "" if better is None else ("up", "down")[better]
 
 
 def _sorted(lines: Lines, columns: Sequence[Column]) -> Lines:
@@ -152,9 +153,10 @@ def _restricted(result: Result, keep: Callable[[Row, SeedGroup], bool], competes
     """
     lines = [line for line in result.rows if keep(*line)]
     rows = tuple(
-        replace(row, values={key: replace(own, best=False) for key, own in row.values.items()})  # type: ignore[call-arg]
+        replace(row, values={key: replace(own, best=False) if isinstance(own, Entry) else own
+                             for key, own in row.values.items()})
         for row, _ in lines
-    )
+    )  # fmt: skip
 
     def tried(column: Column) -> bool:
         return any((entry := row.entry(column)) is not None and entry.status not in ("missing", "n/a") for row in rows)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.integrity import Changed
+from bench.report.html.filters import rounded_up
 from bench.report.html.output_dir import file_name
 from bench.report.html.verdicts import Place
 from bench.report.result_tables import Result
@@ -88,8 +89,8 @@ class Pair:
 
     @property
     def reach(self) -> float:
-        """Largest difference of accuracy, the end of a common axis."""
-        return max(abs(row.difference) for row in self.rows)
+        """End of a common axis for the differences of accuracy."""
+        return rounded_up(max(abs(row.difference) for row in self.rows))
 
     @property
     def table(self) -> Table:
@@ -135,12 +136,11 @@ def _pair(
 ) -> Pair | None:
     def known(metric: str) -> dict[int, list[Columns]]:
         """Return the tables of both methods by seed."""
-        cells = [group.speaking(metric) for group in groups]
+        first, second = (group.speaking(metric) for group in groups)
         both = {
-            seed: [column(own[seed].name, metric) for own in cells]
-            for seed in sorted(set.intersection(*map(set, cells)))
+            seed: [column(own[seed].name, metric) for own in (first, second)] for seed in sorted(first.keys() & second)
         }
-        return {seed: own for seed, own in both.items() if None not in own}  # type: ignore[misc]
+        return {seed: there for seed, own in both.items() if len(there := [one for one in own if one is not None]) == 2}
 
     images = known("accuracy")
     rows_of = [one for own in images.values() for one in own]

@@ -18,7 +18,7 @@ from bench.results.result_set import ResultSet
 
 _ROOT = Path(__file__).resolve().parents[3]
 # Programs, templates, published numbers, and the recipes whose departures are printed.
-_KINDS = (".py", ".html", ".css", ".js", ".csv", ".yaml", ".json")
+_KINDS = (".py", ".html", ".css", ".js", ".csv", ".yaml", ".json", ".bib")
 
 
 def cell_digest(page: CellPage, runs: Mapping[str, Mapping[str, Any]], frame: Iterable[str] = ()) -> str:

@@ -46,6 +46,7 @@ class Place:
         changed: labels of the rows with changed settings.
         metrics: the compared ones, left to right.
         tests: size of the family of each question, over all places; filled in when all are tested.
+        control: kind of the controls whose best one is chance.
         found: the comparisons, question by question; the first method of each is the one in question.
         left: the comparisons that were left out, question by question.
     """
@@ -56,8 +57,14 @@ class Place:
     changed: list[str]
     metrics: list[Column]
     tests: dict[Question, int]
+    control: str
     found: dict[Question, list[Comparison]] = field(default_factory=lambda: {name: [] for name in QUESTIONS})
     left: dict[Question, list[Left]] = field(default_factory=lambda: {name: [] for name in QUESTIONS})
+
+    @property
+    def judged(self) -> set[str]:
+        """Labels that are compared with the black box or with chance."""
+        return {one.methods[0] for question, own in self.found.items() if question != "methods" for one in own}
 
     def of(self, rival: Literal["black box", "chance"], method: str, metric: str) -> tuple[Comparison, int] | None:
         """Return the comparison of a method with the black box or with chance, and the size of its family."""
@@ -148,7 +155,7 @@ def _places(
                 if column.name == "accuracy":
                     rivals += [("black box" if plain else "black box, changed", other) for own, other in rows
                                if own.role == "reference" and own.number(column) is not None]  # fmt: skip
-                best = _best(controls, column)
+                best = _best([one for one in controls if one[0].backbone in ("", backbone)], column)
                 rivals += [("chance" if plain else "chance, changed", best)] if best is not None else []
                 asked += [(question, group, other, column.name) for question, other in rivals]
         labels: dict[bool, list[str]] = {True: [], False: []}
@@ -158,7 +165,9 @@ def _places(
             there = [group for row, group in methods if group.first.plain and row.number(column) is not None]
             asked += [("methods", one, two, column.name) for one, two in combinations(there, 2)]
         if methods:
-            yield Place(result.table.title, backbone, labels[True], labels[False], columns, sizes), asked
+            # Controls with a backbone see the image, and know no class.
+            kind = "control" if any(row.backbone == backbone for row, _ in controls) else "content-free control"
+            yield Place(result.table.title, backbone, labels[True], labels[False], columns, sizes, kind), asked
 
 
 def _best(controls: Sequence[tuple[Row, SeedGroup]], column: Column) -> SeedGroup | None:

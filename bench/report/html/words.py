@@ -27,7 +27,10 @@ def finding(places: Sequence[Place]) -> str:
             won[one.metric.replace("_", " ")][one.methods[0]].append(winner(one) == 0)
     methods = {label for found in won.values() for label in found}
     controls = dict.fromkeys(one.methods[1] for place, one in tested if place.title == title)
-    rival = "the best content-free control" + (f" ({next(iter(controls))})" if len(controls) == 1 else "")
+    kinds = {place.control for place, _ in tested if place.title == title}
+    rival = f"the best {'control' if 'control' in kinds else 'content-free control'}" + (
+        f" ({next(iter(controls))})" if len(controls) == 1 else ""
+    )
     never = [metric for metric, found in won.items() if not any(any(own) for own in found.values())]
     parts = []
     if never:

@@ -3,13 +3,15 @@
 import csv
 import doctest
 import itertools
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bench.contract import RequestError
-from bench.report.html import filters, write_site
+from bench.report import table
+from bench.report.html import downloads, filters, write_site
 from bench.report.html.about import About, hardware, read_about
 from bench.report.html.downloads import bibtex
 from bench.report.html.figures import fit_for_pages
@@ -21,9 +23,11 @@ from bench.report.table import Column
 from bench.results.aggregate import Entry
 from bench.results.result_set import ResultSet
 from bench.results.stats.tests import critical_difference
+from bench.results.store import Store
 from tests.support.site_pages import broken_links, read_site
 from tests.support.stores import METRICS, StoreMaker, example_store
 
+ROOT = Path(__file__).resolve().parents[3]
 PAIR = {name: METRICS[name] for name in ("accuracy", "stability")}
 # Accuracy and stability of seeds 0 and 1 on two backbones.
 VALUES = {
@@ -113,7 +117,7 @@ def test_bars_join_what_is_not_further_apart_than_the_difference(gap: float) -> 
 
 
 def test_residuals_below_the_tolerance_are_zero_with_a_bound() -> None:
-    assert doctest.testmod(filters).failed == 0
+    assert doctest.testmod(filters).failed == doctest.testmod(table).failed == 0
     axiom = Column("linearity", tolerance=1e-4)
     assert filters.value(Entry("ok", 6.5e-16, 1e-17), axiom) == "0 (< 1e−12)"
     assert filters.value(Entry("ok", 0.0), axiom) == "0"
@@ -180,6 +184,7 @@ def test_authors_say_what_the_numbers_do_not(tmp_path: Path) -> None:
 
 
 def test_no_page_or_file_has_a_path_of_the_machine(tmp_path: Path) -> None:
+    assert doctest.testmod(downloads).failed == 0
     maker, _ = example_store(tmp_path / "home")
     reason = "no such file: /scratch/someone/weights.pth"
     maker.invocation([maker.cell("tesnet", failure=("failed", reason))], "20260306-000000-000")
@@ -199,3 +204,15 @@ def test_a_drawing_has_colours_for_a_dark_page(tmp_path: Path) -> None:
     assert "@media (prefers-color-scheme: dark)" in text
     assert '[style*="fill: #ffffff"] { fill: #14171b !important }' in text
     assert text.count('style="fill: #ffffff"') == 1
+
+
+@pytest.mark.slow
+def test_the_published_results_are_a_small_whole_report(tmp_path: Path) -> None:
+    write_site(Store(ROOT / "reports" / "results"), tmp_path / "site")
+    files = [file for file in (tmp_path / "site").rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) < 8_000_000
+    assert broken_links(tmp_path / "site") == []
+    for file in files:
+        assert str(ROOT) not in file.read_text(encoding="utf-8"), file
+    said = read_site(tmp_path / "site")["index.html"].said
+    assert re.search(r"On cub, .* the best content-free control", said)

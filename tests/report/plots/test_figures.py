@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
 from bench.core.errors import RequestError
 from bench.report.plots import style
@@ -165,3 +166,20 @@ def test_a_heading_stays_inside_its_figure(text, lines):
     assert 0 < drawn.x0 < drawn.x1 < figure.bbox.x1
     assert axes.bbox.y1 < drawn.y0 < drawn.y1 <= figure.bbox.y1
     assert len(figure._suptitle._get_wrapped_text().splitlines()) == lines
+
+
+def test_a_dark_figure_keeps_marks_on_photographs_and_letters_on_discs():
+    with style.styled():
+        figure = style.new_figure(3, 2, "title")
+        plain, photograph = figure.subplots(1, 2)
+        photograph.imshow(np.zeros((4, 4, 3)))
+        (cross,) = photograph.plot(1, 1, "+", color="white")
+        name = photograph.set_title("verdict", color=style.MUTED)
+        number = style.numbered(plain, 0.5, 0.5, 6)
+        (line,) = plain.plot([0, 1], color=style.BLUE)
+        rule = plain.axhline(0, color=style.MUTED)
+        style.darken(figure)
+    assert to_hex(figure.get_facecolor()) == to_hex(plain.get_facecolor()) == "#14171b"
+    assert [to_hex(one.get_color()) for one in (cross, line, rule)] == ["#ffffff", style.BLUE.lower(), "#a9b1bc"]
+    assert to_hex(name.get_color()) == "#a9b1bc"
+    assert to_hex(number.get_color()) == to_hex(style.ink(style.colour(6)))

@@ -15,7 +15,8 @@ from bench.core.errors import RequestError
 from bench.core.registry import UnknownName
 from bench.report.plots import style
 from bench.report.plots.figure import Missing
-from bench.report.plots.scatter import cost, interpretability
+from bench.report.plots.scatter import cost, headline, interpretability
+from bench.results.result_set import ResultSet
 from tests.support.stores import StoreMaker, control, epoch, scores
 
 
@@ -292,3 +293,12 @@ def test_plots_of_stored_numbers_need_no_torch(compared, tmp_path):
     )
     assert subprocess.run([sys.executable, "-c", script], timeout=120, check=False).returncode == 0
     assert (tmp_path / "to" / "cost-demo.png").is_file()
+
+
+def test_the_headline_has_recipes_alone(compared):
+    compared.cell("ours", scores(99.0, 99.0, 99.0), label="ours (k=5)", settings={"k": 5}, changed=["k"])
+    cells = ResultSet.of(compared.store)
+    (drawing,) = headline(cells, {cell.name for cell in cells})
+    assert marks(drawing, "consistency") == {"ours": [90, 70], "protopnet": [75, 60], "blackbox": [92, 50]}
+    assert len(drawing.figure.axes) == 1
+    assert list(headline(cells, {"no such cell"})) == []
