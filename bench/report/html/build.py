@@ -149,7 +149,7 @@ class Site:
         self._pages_of = {one.name: CellPage(self._store, one, asked[one.name], intervals) for one in self._cells}
         about, machine = about.dated(max(self._runs, default="")), hardware(self._cells)
         self.digests = {
-            name: cell_digest(page, self._runs, (repr(about), machine)) for name, page in self._pages_of.items()
+            name: cell_digest(page, self._runs, (repr(about), *machine)) for name, page in self._pages_of.items()
         }
         self._methods = self._method_pages()
         # Names, reasons and settings come from users and plugins: everything is escaped.
