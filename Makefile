@@ -15,7 +15,7 @@ GPU_TESTS = $(shell grep -rl --include='*.py' 'mark\.gpu' tests)
 .PHONY: help demo test test-fast test-all docs-check device-check lint clean
 
 help:
-	@echo "make demo       install, draw the demo birds, run ours, protopnet and the black box, print the table"
+	@echo "make demo       install, draw the demo birds, run ours, protopnet and the black box, print the table and the finding"
 	@echo "make test       install, lint, type-check, run the test suite"
 	@echo "make test-all   the same with what repeats a test many times, such as 30 kills at random moments"
 	@echo "make test-fast  the tests that take seconds"

@@ -15,6 +15,9 @@ from metrics.parts import HALF, class_maps, class_peaks
 from metrics.peaks import CANVAS
 from metrics.tables import ImageMetric
 
+# Bytes of enlarged maps at a time.
+_BUDGET = {"cpu": 2**25, "cuda": 2**28}
+
 
 def overlap(peaks: Tensor, half: int = HALF, size: int | None = CANVAS) -> Tensor:
     """Compute the intersection over union of the boxes around each two peaks.
@@ -75,12 +78,15 @@ def stretched(maps: Tensor, size: int) -> Tensor:
 def _official_peaks(maps: Tensor) -> Tensor:
     """Return the first of the highest pixels of pooled maps ``(N, K, h, w)``: ``(N, K, 2)``."""
     found = []
-    for some in pooled(maps).split(16):  # 16 images of 5 maps are 32 MB of pixels
-        pixels = stretched(some, CANVAS).flatten(2)
+    # Of a pixel a number in float64 and two masks; bilinear interpolation in its deterministic form has eight on a GPU.
+    step = max(1, _BUDGET.get(maps.device.type, _BUDGET["cpu"]) // ((64 if maps.is_cuda else 10) * CANVAS**2))
+    for some in pooled(maps).flatten(0, 1).split(step):
+        pixels = stretched(some[:, None], CANVAS).flatten(1)
         # Near the border and between equal cells pixels tie; rounding must not choose, as in `metrics.peaks`.
-        reached = pixels.amax(2, keepdim=True) - 2.0**-44 * some.abs().amax((2, 3))[..., None]
-        found.append((pixels >= reached).to(torch.uint8).argmax(2))
-    pixel = torch.cat(found)
+        reached = pixels.amax(1, keepdim=True) - 2.0**-44 * some.abs().amax((1, 2))[:, None]
+        found.append((pixels >= reached).to(torch.uint8).argmax(1))
+        del pixels  # else it would be there while the next are computed
+    pixel = torch.cat(found).unflatten(0, maps.shape[:2])
     return torch.stack((pixel // CANVAS, pixel % CANVAS), 2)
 
 

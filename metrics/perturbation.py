@@ -121,9 +121,12 @@ class Perturbation(ImageMetric):
             to_device(torch.tensor(values, dtype=some.images.dtype), some.images.device).view(3, 1, 1)
             for values in (self.samples.mean, self.samples.std)
         )
-        pixels = (some.images * std + mean).clamp(0, 1)
+        # JPEG takes a dozen copies of its images, for which a CPU has the memory.
+        count = len(some.images)
+        parts = some.images.split(max(1, count // 8) if some.images.is_cuda else count)
         for kind in self.config.kinds:
-            other = (changed(pixels, kind, self.config.strength) - mean) / std
+            pixels = ((part * std + mean).clamp(0, 1) for part in parts)
+            other = torch.cat([(changed(part, kind, self.config.strength) - mean) / std for part in pixels])
             for side, where in zip(SIDES, (inside, ~inside), strict=True):
                 yield f"{kind}_{side}", torch.where(where[:, None], other, some.images)
 

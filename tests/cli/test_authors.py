@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +61,30 @@ def test_a_new_method_runs_from_the_environment(tmp_path, monkeypatch):
     assert cell["spec"]["settings"] == {"scale": 4.0}
     (run,) = (json.loads(file.read_text()) for file in (tmp_path / "home" / "invocations").glob("*.json"))
     assert run["command"].endswith(f"--plugin {tmp_path}/mine/my_own.py")
+
+
+@pytest.mark.slow
+def test_a_row_is_verified_from_its_export(tmp_path, monkeypatch):
+    """As CONTRIBUTING says: in the folder of the plugin, where the data are found under the last name of their path."""
+    untouched = {kind: dict(names) for kind, names in registry.CATALOGUE.items()}
+    plugin, data = written(tmp_path / "author" / "mine"), few_birds(tmp_path / "author")
+    asked = ["--methods", "my-own", *QUICK, "--data-root", data, "--no-controls", "--no-tracking"]
+    assert call("run", *asked, "--plugin", plugin).exit_code == 0
+    assert call("export", tmp_path / "row").exit_code == 0
+    assert str(tmp_path) not in (tmp_path / "row" / "default" / "cells.json").read_text()
+
+    shutil.copytree(plugin.parent, tmp_path / "reviewer")
+    shutil.move(data, tmp_path / "reviewer" / data.name)
+    shutil.rmtree(tmp_path / "author")
+    monkeypatch.setattr(registry, "CATALOGUE", untouched)
+    monkeypatch.chdir(tmp_path / "reviewer")
+    monkeypatch.setenv("BENCH_HOME", str(tmp_path / "checked"))
+    assert call("gather", "../row").exit_code == 0
+    (cell,) = (tmp_path / "checked" / "cells").iterdir()
+    monkeypatch.setenv("BENCH_HOME", str(tmp_path / "again"))
+    done = call("repeat", cell, "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    assert re.search(r"the same \d+ numbers", done.output)
 
 
 def test_recipes_beside_a_plugin_replace_none_of_the_package(tmp_path):

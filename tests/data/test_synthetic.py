@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from bench.data.synthetic import VERSION, draw
-from bench.data.synthetic.generate import picture
+from bench.data.synthetic import VERSION, draw, workers
 from bench.data.synthetic.pose import random_pose
 from bench.data.synthetic.render import PARTS, paint
 from bench.data.synthetic.species import COLOURS, SPECIES
+from bench.data.synthetic.workers import picture
 
 OFFICIAL_PARTS = (
     "back beak belly breast crown forehead left_eye left_leg left_wing nape right_eye right_leg right_wing tail throat"
@@ -268,10 +268,26 @@ def test_a_constant_position_is_no_good_answer(tmp_path: Path) -> None:
     assert max(constant_peak(tree, ~tree.train, *at) for at in grid if train[at] == best) < 40
 
 
+def test_processes_draw_the_same(tmp_path, monkeypatch):
+    contents = []
+    for name, least in (("alone", 100), ("together", 1)):
+        monkeypatch.setattr(workers, "_LEAST", least)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+        draw(tmp_path / name, classes=2, train=1, test=1)
+        files = (tmp_path / name).rglob("*")
+        contents.append({file.relative_to(tmp_path / name): file.read_bytes() for file in files if file.is_file()})
+    assert contents[0] == contents[1]
+    # The reason of a process that cannot go on is told, and nothing is left.
+    monkeypatch.setattr(workers, "_PROGRAM", "raise OSError('no room')")
+    with pytest.raises(OSError, match="could not be drawn: OSError: no room"):
+        draw(tmp_path / "full", classes=2, train=1, test=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "together"]
+
+
 @pytest.mark.parametrize("processor", ["Haswell", "Prescott"])
 def test_a_picture_does_not_depend_on_the_processor(processor):
     """NumPy's matrix products do: of this picture another processor's had other pixels, when they were used."""
-    draw = "from bench.data.synthetic.generate import picture; pixels = picture(0, 2, 0).image.tobytes()"
+    draw = "from bench.data.synthetic.workers import picture; pixels = picture(0, 2, 0).image.tobytes()"
     script = f"import sys; {draw}; sys.stdout.buffer.write(pixels)"
     found = subprocess.run(
         [sys.executable, "-c", script],

@@ -64,7 +64,8 @@ def test_networks_of_maxima_carry_the_terms_of_their_own_prototypes():
     with torch.no_grad():
         model.last_layer.weight.add_(torch.randn(3, 6))
         scores, found = model.explain(images).scores, model.prototype_logits(model.backbone(images))
+    weight = model.last_layer.weight.detach()
     for n in range(4):
         for c in range(3):
-            own = sum(float(model.last_layer.weight[c, j] * scores[n, j]) for j in (2 * c, 2 * c + 1))
+            own = sum((weight[c, j] * scores[n, j]).item() for j in (2 * c, 2 * c + 1))
             assert float(found[n, c]) == pytest.approx(own, rel=1e-5)

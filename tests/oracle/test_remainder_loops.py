@@ -1,9 +1,12 @@
 """EPIC, DFF, CRAFT and IBD against plain loops: logits are prototypes' contributions and a remainder, cell by cell."""
 
+import doctest
+
 import pytest
 import scipy.optimize
 import torch
 
+from baselines import craft, dff, epic, ibd
 from baselines.craft import CRAFT
 from baselines.dff import DFF
 from baselines.epic import EPIC
@@ -107,3 +110,10 @@ def test_shares_are_what_a_unit_of_the_map_adds(fitted):
     scores = model.explain(drawn(), torch.tensor([2, 0, 1])).scores.sum(1)
     own = model.prototype_logits(model.backbone(drawn()))[range(3), [2, 0, 1]] - box.head.bias[[2, 0, 1]]
     torch.testing.assert_close(scores, own, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("module", [craft, dff, epic, ibd], ids=lambda module: module.__name__)
+def test_the_examples_are_true(module):
+    found = doctest.testmod(module)
+    assert found.attempted
+    assert not found.failed

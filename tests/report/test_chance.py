@@ -35,7 +35,7 @@ def test_the_finding_is_one_sentence(tmp_path):
     assert found() == ""
     first = "ours, the most accurate method (80.0 %), is"
     assert found((58.0, 100.0), (60.0, 20.0)) == (
-        f"{first} better than every control without content in consistency (79.0 against 60.0 of c1) and no "
+        f"{first} better than every control in consistency (79.0 against 60.0 of c1) and no "
         "better than one in stability (70.0 against 100.0 of c0)."
     )
     assert found((90.0, 70.0)).startswith(f"{first} no better than one in consistency (79.0 against 90.0 of c0), stab")

@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
-from bench.data.synthetic.render import PARTS, Picture, paint
+from bench.data.synthetic.render import PARTS
 from bench.data.synthetic.species import SPECIES
-
-# Of the JPEG files, from 1 to 100.
-_QUALITY = 93
-
-
-def picture(seed: int, label: int, index: int) -> Picture:
-    """Return picture `index` of species `label` (both from 0); it depends on nothing but these three numbers."""
-    return paint(SPECIES[label], np.random.default_rng([seed, label, index]))
+from bench.data.synthetic.workers import drawn, order, stem
 
 
 def draw(
@@ -79,33 +70,23 @@ def _write(
             "parts/part_locs.txt",
         )
     }
-    folders = [f"{label + 1:03d}.{SPECIES[label].name}" for label in range(classes)]
+    folders = [Path(stem(label, 0)).parent.name for label in range(classes)]
     for folder in folders:
         (root / "images" / folder).mkdir(parents=True)
         (root / "segmentations" / folder).mkdir(parents=True)
     (root / "parts").mkdir()
-    total = classes * (train + test)
-    for number, (label, index) in enumerate(_order(classes, train + test), start=1):
-        shot = picture(seed, label, index)
-        stem = f"{folders[label]}/{SPECIES[label].name}_{index + 1:04d}"
-        shot.image.save(root / "images" / f"{stem}.jpg", quality=_QUALITY, subsampling=0)
-        shot.mask.save(root / "segmentations" / f"{stem}.png")
-        tables["images.txt"].append(f"{number} {stem}.jpg")
+    chosen, pictures = order(classes, train + test), drawn(root, seed, classes, train + test)
+    for number, ((label, index), (box, points)) in enumerate(zip(chosen, pictures, strict=True), 1):
+        tables["images.txt"].append(f"{number} {stem(label, index)}.jpg")
         tables["image_class_labels.txt"].append(f"{number} {label + 1}")
         tables["train_test_split.txt"].append(f"{number} {int(index < train)}")
-        tables["bounding_boxes.txt"].append(" ".join([str(number), *(f"{v:.1f}" for v in shot.box)]))
+        tables["bounding_boxes.txt"].append(" ".join([str(number), *(f"{v:.1f}" for v in box)]))
         for part, name in enumerate(PARTS, start=1):
-            x, y = shot.points.get(name, (0, 0))
-            tables["parts/part_locs.txt"].append(f"{number} {part} {x:.1f} {y:.1f} {int(name in shot.points)}")
+            x, y = points.get(name, (0, 0))
+            tables["parts/part_locs.txt"].append(f"{number} {part} {x:.1f} {y:.1f} {int(name in points)}")
         if progress is not None:
-            progress(number, total)
+            progress(number, len(chosen))
     tables["classes.txt"] = [f"{label} {folder}" for label, folder in enumerate(folders, start=1)]
     tables["parts/parts.txt"] = [f"{part} {name}" for part, name in enumerate(PARTS, start=1)]
     for name, lines in tables.items():
         (root / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _order(classes: int, images: int) -> Iterator[tuple[int, int]]:
-    for label in range(classes):
-        for index in range(images):
-            yield label, index
