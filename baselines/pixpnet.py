@@ -126,6 +126,11 @@ class PixPNetModel(PartPrototypeModel):
         cells = self.similarities(features)
         return layers.at_maxima(cells, self._weights(classes).to(cells))
 
+    def shapley(self, features: Tensor, classes: Tensor) -> Tensor:
+        """Return the Shapley values of the maxima over cells, whatever is displayed."""
+        cells = self.similarities(features)
+        return layers.shapley_of_maxima(cells, self._weights(classes).to(cells))
+
 
 class PixPNetLearner(NetworkLearner):
     """Cross entropy; cluster and separation terms, which the published settings do not use."""

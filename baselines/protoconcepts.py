@@ -143,6 +143,13 @@ class ProtoConceptsModel(PartPrototypeModel):
         maps, _ = self.similarities(features)
         return layers.at_maxima(maps, self.weights(classes), self.scores_of(maps, None))
 
+    def shapley(self, features: Tensor, classes: Tensor) -> Tensor:
+        """Return the Shapley values of the maxima of cut similarities: cells inside a ball have equal ones."""
+        if self.shared:
+            return super().shapley(features, classes)
+        cut = torch.minimum(self.similarities(features)[0], self.limit[:, :, None, None])
+        return layers.shapley_of_maxima(cut, self.weights(classes))
+
     def settle(self) -> None:
         """Assign ProtoPool's slots, and take masked prototypes out of all classes."""
         if self.shared:

@@ -186,6 +186,10 @@ class STProtoPNetModel(PartPrototypeModel):
         """Return each prototype's whole term in the cell of its largest similarity."""
         return layers.at_maxima(self.maps(features), layers.class_weights(self, classes))
 
+    def shapley(self, features: Tensor, classes: Tensor) -> Tensor:
+        """Return the Shapley values of the maxima."""
+        return layers.shapley_of_maxima(self.maps(features), layers.class_weights(self, classes))
+
 
 class STProtoPNetLearner(NetworkLearner):
     """Cross entropy, cluster, separation, orthonormality and L1 terms of one branch; distances between classes.

@@ -236,25 +236,23 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         "sensitivity": _metric(
             "metrics.axioms:Sensitivity", "cells shown though nothing depends on them, or the reverse", "axioms"
         ),
-        "sensitivity_contribution": _metric(
-            "metrics.axioms:Sensitivity", "the same for exact contributions", "axioms", reading="contribution"
-        ),
         "sensitivity_mean": _metric(
             "metrics.axioms:Sensitivity", "the same, cells replaced by the mean feature", "axioms", baseline="mean"
         ),
         "completeness": _metric(
             "metrics.axioms:Completeness", "how far displayed attributions are from summing to the logit", "axioms"
         ),
-        "completeness_contribution": _metric(
-            "metrics.axioms:Completeness", "the same for exact contributions", "axioms", reading="contribution"
-        ),
         "linearity": _metric(
             "metrics.axioms:Linearity", "how far the head is from linear, and its attribution", "axioms"
         ),
         "symmetry": _metric("metrics.axioms:Symmetry", "whether cells of the same role are shown alike", "axioms"),
-        "symmetry_contribution": _metric(
-            "metrics.axioms:Symmetry", "the same for exact contributions", "axioms", reading="contribution"
-        ),
+        **{
+            f"{axiom.lower()}_{reading}": _metric(
+                f"metrics.axioms:{axiom}", f"{axiom.lower()} of {what}", "axioms", reading=reading
+            )
+            for reading, what in {"contribution": "exact contributions", "shapley": "the cells' Shapley values"}.items()
+            for axiom in ("Sensitivity", "Completeness", "Symmetry")
+        },
         "calibration": _metric(
             "metrics.calibration:Calibration", "expected calibration error of the softmax", "prediction"
         ),

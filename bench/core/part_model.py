@@ -80,9 +80,9 @@ class PartPrototypeModel(nn.Module, ABC):
     Subclasses set ``backbone`` and ``prototypes`` and define :meth:`head` and :meth:`attribute`. Optional members let
     axioms be measured: ``mixes`` (:meth:`attribute` also takes weights ``(N, C)`` for a combination of logits),
     ``apart`` (the reason why cells do not all play the same role, if so), ``not_additive`` (the reason why no axiom of
-    attribution has a meaning for its logits, if so), :meth:`contributions`, :meth:`connections`, :meth:`offset`. Also
-    optional: :meth:`prototype_logits`, and ``border``: the number of rings of cells at the edge of its maps that always
-    look partly beyond the image.
+    attribution has a meaning for its logits, if so), :meth:`contributions`, :meth:`shapley`, :meth:`connections`,
+    :meth:`offset`. Also optional: :meth:`prototype_logits`, and ``border``: the number of rings of cells at the edge of
+    its maps that always look partly beyond the image.
     """
 
     backbone: nn.Module
@@ -103,6 +103,13 @@ class PartPrototypeModel(nn.Module, ABC):
     def contributions(self, features: Tensor, classes: Tensor) -> Tensor:
         """Return the exact contribution of each cell to the logit of ``classes (N,)``: ``(N, h, w)``."""
         raise NotApplicable(self.not_additive or "its logits are no sums of contributions of cells")
+
+    def shapley(self, features: Tensor, classes: Tensor) -> Tensor:
+        """Return the Shapley value of each cell for the logit of ``classes (N,)``: ``(N, h, w)``.
+
+        Of a head that adds up its cells, they are the contributions.
+        """
+        raise NotApplicable(self.not_additive or "its logits are no sums over cells or of maxima over them")
 
     def connections(self, prototypes: Tensor) -> Tensor:
         """Return the weights of the scores of ``prototypes (N, K)`` in all logits ``(N, K, C)``; of padding, any.
