@@ -14,6 +14,7 @@ from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
 from baselines.starts import AddOnStart, start_setting
 from bench.config.schedule import Schedule
 from bench.contract import Explanation, FitContext, PartPrototypeModel, Progress, PrototypeTable, Samples
+from bench.core.part_model import shapley_of_maxima
 from bench.core.seeding import derive
 
 _GROUPS = ("backbone", "add_on", "prototypes")
@@ -129,7 +130,7 @@ class PixPNetModel(PartPrototypeModel):
     def shapley(self, features: Tensor, classes: Tensor) -> Tensor:
         """Return the Shapley values of the maxima over cells, whatever is displayed."""
         cells = self.similarities(features)
-        return layers.shapley_of_maxima(cells, self._weights(classes).to(cells))
+        return shapley_of_maxima(cells, self._weights(classes).to(cells))
 
 
 class PixPNetLearner(NetworkLearner):

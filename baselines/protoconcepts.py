@@ -33,6 +33,7 @@ from bench.contract import (
     Samples,
     Sizes,
 )
+from bench.core.part_model import shapley_of_maxima
 from bench.core.seeding import derive
 
 Base = Literal["protopnet", "tesnet", "protopool"]
@@ -148,7 +149,7 @@ class ProtoConceptsModel(PartPrototypeModel):
         if self.shared:
             return super().shapley(features, classes)
         cut = torch.minimum(self.similarities(features)[0], self.limit[:, :, None, None])
-        return layers.shapley_of_maxima(cut, self.weights(classes))
+        return shapley_of_maxima(cut, self.weights(classes))
 
     def settle(self) -> None:
         """Assign ProtoPool's slots, and take masked prototypes out of all classes."""

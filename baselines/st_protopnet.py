@@ -30,6 +30,7 @@ from bench.contract import (
     Samples,
     Sizes,
 )
+from bench.core.part_model import shapley_of_maxima
 from bench.core.seeding import derive
 
 Form = Literal["cropped", "full"]
@@ -188,7 +189,7 @@ class STProtoPNetModel(PartPrototypeModel):
 
     def shapley(self, features: Tensor, classes: Tensor) -> Tensor:
         """Return the Shapley values of the maxima."""
-        return layers.shapley_of_maxima(self.maps(features), layers.class_weights(self, classes))
+        return shapley_of_maxima(self.maps(features), layers.class_weights(self, classes))
 
 
 class STProtoPNetLearner(NetworkLearner):

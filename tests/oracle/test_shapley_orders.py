@@ -1,14 +1,16 @@
 """Shapley values of maxima against their definition: the mean, over all orders of the cells, of what each one adds."""
 
+import doctest
 from itertools import permutations
 
 import pytest
 import torch
 
-from baselines.layers import shapley_of_maxima
 from baselines.protoconcepts import ProtoConceptsModel
 from baselines.protopnet import ProtoPNetModel
 from bench.contract import NotApplicable
+from bench.core import part_model
+from bench.core.part_model import shapley_of_maxima
 from tests.support.networks import NETWORKS
 from tests.support.samples import SmallNet, stripes, task
 
@@ -25,6 +27,10 @@ def by_orders(maps, weights, limits=None):
             found[u] += (worth - before) / len(orders)
             before = worth
     return found
+
+
+def test_examples_in_the_docstrings_hold():
+    assert doctest.testmod(part_model) == (0, 1)
 
 
 def test_values_of_maps_with_signs_and_ties():
