@@ -116,6 +116,7 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
             "baselines.protopshare:ProtoPShare", "ProtoPNet's prototypes, merged across classes (Rymarczyk et al. 2021)"
         ),
         "pixpnet": Entry("baselines.pixpnet:PixPNet", "maps grounded in receptive fields (Carmichael et al. 2024)"),
+        "pipnet": Entry("baselines.pipnet:PIPNet", "shared prototypes from two views of an image (Nauta et al. 2023)"),
         "epic": _explanation("baselines.epic:EPIC", "an invertible mix of channels, its purest shown (AAAI 2026)"),
         "dff": _explanation("baselines.dff:DFF", "codes of concepts, and a remainder (Collins et al. 2018)"),
         "craft": _explanation("baselines.craft:CRAFT", "the same from crops, ranked by importance (Fel et al. 2023)"),
