@@ -44,6 +44,8 @@ class PIPNetModel(layers.MaximaModel):
         super().__init__()
         self.backbone, self.own = backbone, own
         made = [nn.Conv2d(backbone.channels, count, 1)] if count else []
+        for layer in made:
+            nn.init.xavier_uniform_(layer.weight)
         self.add_on_layers = nn.Sequential(*made, nn.Softmax(1))
         count = count or backbone.channels
         self.last_layer = nn.Linear(count, classes, bias=False)
@@ -133,7 +135,7 @@ class PIPNetLearner(NetworkLearner):
         weight = model.last_layer.weight
         first, second = map(layers.at_least_single, self.views(images))
         scores = [view.amax((2, 3)) for view in (first, second)]
-        # Not the threshold of inference; the ReLU lets no weight come back that has fallen to 0.
+        # Without the threshold of inference; the ReLU gives a weight that has fallen to 0 no gradient.
         evidence = nn.functional.linear(torch.cat(scores), weight.relu())
         both = labels.repeat(2)
         terms = {}

@@ -153,7 +153,7 @@ def test_each_view_teaches_towards_the_other_at_rest(model, images):
     torch.testing.assert_close(found, torch.autograd.grad(half[0] + half[1], weight)[0])
 
 
-def test_a_step_makes_weights_smaller_and_none_comes_back(model, images):
+def test_a_step_makes_weights_smaller_and_none_learns_at_zero(model, images):
     learner = PIPNetLearner(model, config(views="mirror", shrinkage=0.01), Silent(), stripes())
     before = model.last_layer.weight.tolist()
     learner.after_step()
