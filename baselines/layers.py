@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.contract import Explanation, PartPrototypeModel, PrototypeTable
+from bench.core.part_model import shapley_of_maxima
 
 EPSILON = 1e-4
 
@@ -166,19 +167,23 @@ class MaximaModel(PartPrototypeModel):
         """Compute the presence of every prototype in every cell ``(N, P, h, w)``, larger = more present."""
         raise TypeError(f"{type(self).__name__} defines no maps")
 
+    def counted(self, maps: Tensor) -> Tensor:
+        """Return maps whose maxima are the scores: none of their values falls where the presence rises."""
+        return maps
+
     def logits(self, features: Tensor) -> Tensor:
         """Return the logits alone."""
-        return self.last_layer(self.maps(features).amax((2, 3)))
+        return self.last_layer(self.counted(self.maps(features)).amax((2, 3)))
 
     def prototype_logits(self, features: Tensor) -> Tensor:
         """Return the logits without the terms of other classes' prototypes."""
         own = torch.where(self.prototypes.classes.T, self.last_layer.weight, 0.0)
-        return nn.functional.linear(self.maps(features).amax((2, 3)), own)
+        return nn.functional.linear(self.counted(self.maps(features)).amax((2, 3)), own)
 
     def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
         """Return the maps, their maxima as scores."""
         maps = self.maps(features)
-        scores = maps.amax((2, 3))
+        scores = self.counted(maps).amax((2, 3))
         logits = self.last_layer(scores)
         if classes is None:
             return Explanation(logits, maps, scores)
@@ -195,7 +200,11 @@ class MaximaModel(PartPrototypeModel):
 
     def contributions(self, features: Tensor, classes: Tensor) -> Tensor:
         """Return each prototype's whole term in the first cell of its largest presence."""
-        return at_maxima(self.maps(features), class_weights(self.last_layer, classes))
+        return at_maxima(self.counted(self.maps(features)), class_weights(self.last_layer, classes))
+
+    def shapley(self, features: Tensor, classes: Tensor) -> Tensor:
+        """Return the Shapley values of the maxima."""
+        return shapley_of_maxima(self.counted(self.maps(features)), class_weights(self.last_layer, classes))
 
 
 def parameter_groups(model: Any) -> dict[str, list[nn.Parameter]]:

@@ -14,6 +14,7 @@ from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
 from baselines.starts import AddOnStart, start_setting
 from bench.config.schedule import Schedule
 from bench.contract import Explanation, FitContext, PartPrototypeModel, Progress, PrototypeTable, Samples
+from bench.core.part_model import shapley_of_maxima
 from bench.core.seeding import derive
 
 _GROUPS = ("backbone", "add_on", "prototypes")
@@ -125,6 +126,11 @@ class PixPNetModel(PartPrototypeModel):
         """Return each own prototype's whole term in the cell most similar to it."""
         cells = self.similarities(features)
         return layers.at_maxima(cells, self._weights(classes).to(cells))
+
+    def shapley(self, features: Tensor, classes: Tensor) -> Tensor:
+        """Return the Shapley values of the maxima over cells, whatever is displayed."""
+        cells = self.similarities(features)
+        return shapley_of_maxima(cells, self._weights(classes).to(cells))
 
 
 class PixPNetLearner(NetworkLearner):

@@ -33,6 +33,7 @@ from bench.contract import (
     Samples,
     Sizes,
 )
+from bench.core.part_model import shapley_of_maxima
 from bench.core.seeding import derive
 
 Base = Literal["protopnet", "tesnet", "protopool"]
@@ -142,6 +143,13 @@ class ProtoConceptsModel(PartPrototypeModel):
             raise NotApplicable("its logits are no sums of contributions of cells")
         maps, _ = self.similarities(features)
         return layers.at_maxima(maps, self.weights(classes), self.scores_of(maps, None))
+
+    def shapley(self, features: Tensor, classes: Tensor) -> Tensor:
+        """Return the Shapley values of the maxima of cut similarities: cells inside a ball have equal ones."""
+        if self.shared:
+            return super().shapley(features, classes)
+        cut = torch.minimum(self.similarities(features)[0], self.limit[:, :, None, None])
+        return shapley_of_maxima(cut, self.weights(classes))
 
     def settle(self) -> None:
         """Assign ProtoPool's slots, and take masked prototypes out of all classes."""

@@ -96,6 +96,8 @@ class ClassifierWithRemainder(PartPrototypeModel):
         rows = self.weight[classes].to(features.dtype)
         return torch.einsum("ndhw,nd->nhw", features, rows) / features[0, 0].numel()
 
+    shapley = contributions
+
     def remainder(self, features: Tensor, classes: Tensor) -> Tensor:
         """Compute what the prototypes leave of each cell's contribution ``(N, h, w)``."""
         return self.contributions(features, classes) - self.attribute(features, classes)

@@ -30,6 +30,7 @@ from bench.contract import (
     Samples,
     Sizes,
 )
+from bench.core.part_model import shapley_of_maxima
 from bench.core.seeding import derive
 
 Form = Literal["cropped", "full"]
@@ -185,6 +186,10 @@ class STProtoPNetModel(PartPrototypeModel):
     def contributions(self, features: Tensor, classes: Tensor) -> Tensor:
         """Return each prototype's whole term in the cell of its largest similarity."""
         return layers.at_maxima(self.maps(features), layers.class_weights(self, classes))
+
+    def shapley(self, features: Tensor, classes: Tensor) -> Tensor:
+        """Return the Shapley values of the maxima."""
+        return shapley_of_maxima(self.maps(features), layers.class_weights(self, classes))
 
 
 class STProtoPNetLearner(NetworkLearner):

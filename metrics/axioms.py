@@ -1,8 +1,8 @@
 """Axioms of attribution (Tan et al. 2024, section 4.1), measured as residuals.
 
 A cell is one location of the backbone's feature map. Each axiom is measured on the map that a method displays and, if
-it has them, on its exact contributions, for the true and for the predicted class. It holds if the value is at most
-``tolerance``, which is a tick in table 1 of the paper.
+it has them, on its exact contributions and its cells' Shapley values, for the true and for the predicted class. It
+holds if the value is at most ``tolerance``, which is a tick in table 1 of the paper.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class AxiomConfig(Settings):
     """Settings of an axiom's measurement.
 
     Attributes:
-        reading: the map that a method displays, or its exact contributions.
+        reading: the map that a method displays, its exact contributions, or the cells' Shapley values.
         images: largest number of test images, evenly spread.
         seed: of random factors, permutations and shifts.
         tolerance: largest value at which the axiom holds.

@@ -15,7 +15,7 @@ from bench.contract import CellError, NotApplicable, Observation, PartPrototypeM
 from bench.core.memory import to_device
 from metrics.peaks import Require
 
-Reading = Literal["displayed", "contribution"]
+Reading = Literal["displayed", "contribution", "shapley"]
 
 # Bytes that the changed copies of feature maps may take at a time.
 _BUDGET = {"cpu": 2**27, "cuda": 2**30}
@@ -107,15 +107,16 @@ def attribution(
         model: from :class:`Features`.
         maps: ``(n, D, h, w)``.
         classes: ``(n,)``.
-        reading: the map that the method displays, or its exact contributions.
+        reading: the map that the method displays, its exact contributions, or the cells' Shapley values.
         alike: whether its cells have to be those of the features.
         require: as in :class:`Features`.
 
     Raises:
-        NotApplicable: if it has no exact contributions, or displays other cells than those of the features.
+        NotApplicable: if it has no such reading, or displays other cells than those of the features.
         CellError: if a map is not finite.
     """
-    shown = (model.attribute if reading == "displayed" else model.contributions)(maps, classes)
+    readings = {"displayed": model.attribute, "contribution": model.contributions, "shapley": model.shapley}
+    shown = readings[reading](maps, classes)
     if alike and shown.shape[1:] != maps.shape[2:]:
         cells, wanted = ("x".join(map(str, shape)) for shape in (shown.shape[1:], maps.shape[2:]))
         raise NotApplicable(f"its map has {cells} cells, not the {wanted} of the features")

@@ -116,6 +116,7 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
             "baselines.protopshare:ProtoPShare", "ProtoPNet's prototypes, merged across classes (Rymarczyk et al. 2021)"
         ),
         "pixpnet": Entry("baselines.pixpnet:PixPNet", "maps grounded in receptive fields (Carmichael et al. 2024)"),
+        "pipnet": Entry("baselines.pipnet:PIPNet", "shared prototypes from two views of an image (Nauta et al. 2023)"),
         "epic": _explanation("baselines.epic:EPIC", "an invertible mix of channels, its purest shown (AAAI 2026)"),
         "dff": _explanation("baselines.dff:DFF", "codes of concepts, and a remainder (Collins et al. 2018)"),
         "craft": _explanation("baselines.craft:CRAFT", "the same from crops, ranked by importance (Fel et al. 2023)"),
@@ -236,25 +237,23 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         "sensitivity": _metric(
             "metrics.axioms:Sensitivity", "cells shown though nothing depends on them, or the reverse", "axioms"
         ),
-        "sensitivity_contribution": _metric(
-            "metrics.axioms:Sensitivity", "the same for exact contributions", "axioms", reading="contribution"
-        ),
         "sensitivity_mean": _metric(
             "metrics.axioms:Sensitivity", "the same, cells replaced by the mean feature", "axioms", baseline="mean"
         ),
         "completeness": _metric(
             "metrics.axioms:Completeness", "how far displayed attributions are from summing to the logit", "axioms"
         ),
-        "completeness_contribution": _metric(
-            "metrics.axioms:Completeness", "the same for exact contributions", "axioms", reading="contribution"
-        ),
         "linearity": _metric(
             "metrics.axioms:Linearity", "how far the head is from linear, and its attribution", "axioms"
         ),
         "symmetry": _metric("metrics.axioms:Symmetry", "whether cells of the same role are shown alike", "axioms"),
-        "symmetry_contribution": _metric(
-            "metrics.axioms:Symmetry", "the same for exact contributions", "axioms", reading="contribution"
-        ),
+        **{
+            f"{axiom.lower()}_{reading}": _metric(
+                f"metrics.axioms:{axiom}", f"{axiom.lower()} of {what}", "axioms", reading=reading
+            )
+            for reading, what in {"contribution": "exact contributions", "shapley": "the cells' Shapley values"}.items()
+            for axiom in ("Sensitivity", "Completeness", "Symmetry")
+        },
         "calibration": _metric(
             "metrics.calibration:Calibration", "expected calibration error of the softmax", "prediction"
         ),

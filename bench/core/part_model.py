@@ -80,9 +80,9 @@ class PartPrototypeModel(nn.Module, ABC):
     Subclasses set ``backbone`` and ``prototypes`` and define :meth:`head` and :meth:`attribute`. Optional members let
     axioms be measured: ``mixes`` (:meth:`attribute` also takes weights ``(N, C)`` for a combination of logits),
     ``apart`` (the reason why cells do not all play the same role, if so), ``not_additive`` (the reason why no axiom of
-    attribution has a meaning for its logits, if so), :meth:`contributions`, :meth:`connections`, :meth:`offset`. Also
-    optional: :meth:`prototype_logits`, and ``border``: the number of rings of cells at the edge of its maps that always
-    look partly beyond the image.
+    attribution has a meaning for its logits, if so), :meth:`contributions`, :meth:`shapley`, :meth:`connections`,
+    :meth:`offset`. Also optional: :meth:`prototype_logits`, and ``border``: the number of rings of cells at the edge of
+    its maps that always look partly beyond the image.
     """
 
     backbone: nn.Module
@@ -103,6 +103,13 @@ class PartPrototypeModel(nn.Module, ABC):
     def contributions(self, features: Tensor, classes: Tensor) -> Tensor:
         """Return the exact contribution of each cell to the logit of ``classes (N,)``: ``(N, h, w)``."""
         raise NotApplicable(self.not_additive or "its logits are no sums of contributions of cells")
+
+    def shapley(self, features: Tensor, classes: Tensor) -> Tensor:
+        """Return the Shapley value of each cell for the logit of ``classes (N,)``: ``(N, h, w)``.
+
+        Of a head that adds up its cells, they are the contributions.
+        """
+        raise NotApplicable(self.not_additive or "its logits are no sums over cells or of maxima over them")
 
     def connections(self, prototypes: Tensor) -> Tensor:
         """Return the weights of the scores of ``prototypes (N, K)`` in all logits ``(N, K, C)``; of padding, any.
@@ -142,3 +149,29 @@ class PartPrototypeModel(nn.Module, ABC):
         shape = indices.shape + (1,) * (values.ndim - 2)
         chosen = values.gather(1, indices.clamp(min=0).reshape(shape).expand(*indices.shape, *values.shape[2:]))
         return chosen * (indices >= 0).reshape(shape)
+
+
+def shapley_of_maxima(maps: Tensor, weights: Tensor) -> Tensor:
+    """Compute the Shapley values of the cells for a logit ``sum_j w_j max m_j``, which they sum to.
+
+    The game of a map is worth its maximum over the cells that are present, 0 without any. Its highest cell has the
+    largest value, and equal cells have equal ones. Wolf et al., Keep the Faith, AAAI 2024, estimate such values for
+    pixels; of the maximum over cells they are known in closed form, in O(n log n) for n cells.
+
+    Args:
+        maps: ``(N, P, h, w)``.
+        weights: ``(N, P)``.
+
+    Returns:
+        ``(N, h, w)``.
+
+    Example:
+        >>> shapley_of_maxima(torch.tensor([[[[3.0, 1.0, 0.0]]]]), torch.ones(1, 1))
+        tensor([[[2.5000, 0.5000, 0.0000]]])
+    """
+    rising, order = maps.flatten(2).sort(2)
+    # The cell of rank i gets sum_{r <= i} (t_r - t_{r-1}) / (n - r + 1), t_0 = 0: cells that reach t_r share the step.
+    steps = rising.diff(dim=2, prepend=torch.zeros_like(rising[:, :, :1]))
+    sharing = torch.arange(rising.shape[2], 0, -1, device=maps.device)
+    values = (steps / sharing).cumsum(2) * weights[:, :, None]
+    return torch.zeros_like(values).scatter_(2, order, values).sum(1).unflatten(1, maps.shape[2:])

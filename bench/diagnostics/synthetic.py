@@ -21,6 +21,7 @@ from bench.contract import (
     PrototypeTable,
     Samples,
 )
+from bench.core.part_model import shapley_of_maxima
 from bench.core.seeding import derive
 from bench.training.trainer import Trainer
 
@@ -172,6 +173,11 @@ class RandomPrototypes(PartPrototypeModel):
         maps = self.head(features, classes).maps.flatten(2)
         top, location = maps.max(2, keepdim=True)
         return torch.zeros_like(maps).scatter_(2, location, top).sum(1).unflatten(1, features.shape[2:])
+
+    def shapley(self, features: Tensor, classes: Tensor) -> Tensor:
+        """Share each maximum among the cells."""
+        maps = self.head(features, classes).maps
+        return shapley_of_maxima(maps, torch.ones_like(maps[:, :, 0, 0]))
 
     def connections(self, prototypes: Tensor) -> Tensor:
         """Return 1 for the classes of a prototype and 0 for the others."""

@@ -100,6 +100,8 @@ class DecomposedClassifier(PartPrototypeModel):
         """Return the displayed map: it is exact, because the head is an average and linear."""
         return self.attribute(features, classes)
 
+    shapley = contributions
+
     def connections(self, prototypes: Tensor) -> Tensor:
         """Return 1 for the class of a prototype and 0 for the others: a score is its term of the logit."""
         return self.prototypes.classes[prototypes].to(self.bias.dtype)

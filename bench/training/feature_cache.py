@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,13 @@ from bench.training.distributed import backbones, replaced_forward
 
 VERSIONS = {"none": 1, "flip": 2}
 """Number of versions of an image, for each augmentation that has few."""
+
+
+def mirrored(images: Tensor) -> Tensor:
+    """Return a batch mirrored left to right, which the cache knows by the batch that it was made of."""
+    turned: Any = images.flip(-1)
+    turned.mirror_of = images
+    return turned
 
 
 class FrozenFeatureCache:
@@ -74,9 +82,12 @@ class FrozenFeatureCache:
         self._images, self._rows = batch.images, batch.index + len(self.samples) * mirrored
 
     def _forward(self, forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-        batch = self._images
+        batch, source = self._images, getattr(images, "mirror_of", images)
         # Compared by memory, not by value: a loss may pass other images (mixup), whose features are not cached.
-        if batch is None or images.data_ptr() != batch.data_ptr() or images.shape != batch.shape or not self.budget:
+        if batch is None or source.data_ptr() != batch.data_ptr() or images.shape != batch.shape or not self.budget:
+            return forward(images)
+        turned = source is not images
+        if turned and self.versions < VERSIONS["flip"]:
             return forward(images)
         if self._features is None:
             first = forward(images)
@@ -85,7 +96,9 @@ class FrozenFeatureCache:
                 self.budget = 0
                 return first
             self._features = self._compute_all(forward, first)
-        return self._features[self._rows.to(self._features.device)]
+        # The features of the mirrored images follow those of all images as they are.
+        rows = (self._rows + len(self.samples)) % len(self._features) if turned else self._rows
+        return self._features[rows.to(self._features.device)]
 
     @torch.no_grad()
     def _compute_all(self, forward: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:

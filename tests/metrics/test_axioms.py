@@ -60,7 +60,7 @@ def test_examples_in_the_docstrings_hold():
     assert doctest.testmod(metrics.feature_sampling) == (0, 1)
 
 
-@pytest.mark.parametrize("reading", ["displayed", "contribution"])
+@pytest.mark.parametrize("reading", ["displayed", "contribution", "shapley"])
 @pytest.mark.parametrize("kind", ALL)
 def test_an_average_and_a_linear_layer_keep_every_axiom(kind, reading):
     found = measure(kind, linear(), split(), reading=reading)
@@ -72,22 +72,30 @@ def test_an_average_and_a_linear_layer_keep_every_axiom(kind, reading):
 def test_max_pooling_breaks_the_axioms_of_table_1():
     model, samples = maxpool(), split()
     shown = {kind.name: measure(kind, model, samples).value for kind in ALL}
-    exact = {kind.name: measure(kind, model, samples, reading="contribution").value for kind in ALL}
+    exact, shapley = (
+        {kind.name: measure(kind, model, samples, reading=reading).value for kind in ALL}
+        for reading in ("contribution", "shapley")
+    )
     assert shown["sensitivity"] > 10  # cells away from the maxima are shown and change nothing
     assert shown["completeness"] > 1
     assert shown["linearity"] > 0.01
     assert shown["symmetry"] <= 1e-12  # the displayed map treats all cells alike
     assert exact["completeness"] <= 1e-12
     assert exact["symmetry"] > 0.1  # of two equal cells the first takes all
+    # The same head, displayed otherwise: only what its maximum does remains broken.
+    assert shapley["completeness"] <= 1e-12
+    assert shapley["symmetry"] <= 1e-12
+    assert shapley["sensitivity"] > 10
+    assert shapley["linearity"] == shown["linearity"]
     assert measure(Linearity, model, samples).also["attribution"] <= 1e-12  # linear in the last layer by construction
 
 
-@pytest.mark.parametrize("reading", ["displayed", "contribution"])
+@pytest.mark.parametrize("reading", ["displayed", "contribution", "shapley"])
 @pytest.mark.parametrize("make", [linear, maxpool])
 @torch.no_grad()
 def test_residuals_are_those_of_plain_loops(make, reading):
     model, samples = make(), split(7, seed=3)
-    shown = {"displayed": "attribute", "contribution": "contributions"}[reading]
+    shown = {"displayed": "attribute", "contribution": "contributions", "shapley": "shapley"}[reading]
     exact, maps = in_double(model), samples.images.double()
     predicted = exact.logits(maps).argmax(1).tolist()
     assert predicted != samples.labels.tolist()
@@ -145,11 +153,16 @@ def test_axioms_not_applicable():
         def contributions(self, features, classes):
             return super(DecomposedClassifier, self).contributions(features, classes)
 
+        def shapley(self, features, classes):
+            return super(DecomposedClassifier, self).shapley(features, classes)
+
     model = Apart(Bare(), torch.randn(CLASSES, 2, CHANNELS), torch.randn(CLASSES))
     with pytest.raises(NotApplicable, match="parts of their own"):
         measure(Symmetry, model, samples)
     with pytest.raises(NotApplicable, match="no sums of contributions"):
         measure(Completeness, model, samples, reading="contribution")
+    with pytest.raises(NotApplicable, match="no sums over cells or of maxima"):
+        measure(Completeness, model, samples, reading="shapley")
     assert measure(Completeness, model, samples).value <= 1e-12
 
 

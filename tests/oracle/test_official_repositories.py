@@ -19,6 +19,7 @@ import torch
 
 from baselines import external_repository, layers, pixel_maps, soft_tree
 from baselines.evalprotopnet import Aggregation, EvalProtoPNet, EvalProtoPNetLearner
+from baselines.pipnet import PIPNet, PIPNetLearner, PIPNetModel
 from baselines.pixpnet import PixPNet, PixPNetLearner, PixPNetModel
 from baselines.protoconcepts import ProtoConcepts, ProtoConceptsLearner, ProtoConceptsModel, patches_inside
 from baselines.protopnet import ProtoPNetModel
@@ -72,6 +73,30 @@ def test_evalprotopnet():
     report(
         "evalprotopnet", logits=apart(seen.logits, logits), maps=apart(seen.maps, maps), **terms, gradients=gradients
     )
+
+
+def test_pipnet():
+    images, both = torch.randn(4, 3, 64, 64), {}
+    model = PIPNetModel(SmallNet(), CLASSES, 6, 2).eval()
+    config = PIPNet.Config(views="mirror", schedule=Schedule(phases=[]))
+    learner = PIPNetLearner(model, config, Silent(), TensorSamples(images, LABELS, CLASSES))
+    with official("PIPNet", "pipnet/pipnet.py") as module:
+        head, pool = module.NonNegLinear(6, CLASSES, bias=False), torch.nn.AdaptiveMaxPool2d(1)
+        head.weight, pool = model.last_layer.weight, torch.nn.Sequential(pool, torch.nn.Flatten())
+        net = module.PIPNet(CLASSES, 6, model.backbone, Namespace(num_features=6), model.add_on_layers, pool, head)
+        both["logits"] = model(images), net(images, inference=True)[2]
+    with official("PIPNet", "pipnet/train.py") as module:
+        for form, weights in {"pretrain": (1, 5, 0, 0), "finetune": (0, 0, 0, 2), "joint": (5, 2, 0, 2)}.items():
+            learner.before_epoch(0)
+            model.requires_grad_(form != "finetune").last_layer.requires_grad_(form != "pretrain")
+            shares, *rest = net(torch.cat([images, images.flip(-1)]))
+            shares, stage = torch.cat([shares[:4], shares[4:].flip(-1)]), (form == "pretrain", form == "finetune")
+            more = (*weights, 2, *stage, torch.nn.NLLLoss(), None, False, 1e-8)
+            pair = learner(images, LABELS, form)["loss"], module.calculate_loss(shares, *rest, LABELS, *more)[0]
+            learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
+            slopes_of = [torch.cat([s.flatten() for s in torch.autograd.grad(loss, learnt)]) for loss in pair]
+            both |= {form: pair, f"gradients of {form}": slopes_of}
+    report("pipnet", **{name: apart(*pair) for name, pair in both.items()})
 
 
 @pytest.mark.parametrize("form", ["cropped", "full"])

@@ -6,7 +6,7 @@ import torch
 from bench.config.schedule import Phase, Schedule
 from bench.models.classifier import Classifier
 from bench.training.black_box import ClassifierLearner
-from bench.training.feature_cache import is_frozen
+from bench.training.feature_cache import is_frozen, mirrored
 from bench.training.trainer import Trainer
 from tests.support.samples import Dying, Killed, Silent, SmallNet, stripes
 
@@ -16,6 +16,14 @@ class Blended(ClassifierLearner):
 
     def forward(self, images, labels, phase):
         return super().forward(images.flip(0).contiguous(), labels.flip(0), phase)
+
+
+class Mirrored(ClassifierLearner):
+    """Learner that looks at each image and at its mirror image."""
+
+    def forward(self, images, labels, phase):
+        first, second = (super(Mirrored, self).forward(one, labels, phase) for one in (images, mirrored(images)))
+        return {name: value + second[name] for name, value in first.items()}
 
 
 def learner(kind=ClassifierLearner):
@@ -50,6 +58,17 @@ def test_each_version_is_computed_once(tmp_path, augment, versions):
     for row, expected in zip(loop.history, other.history, strict=True):
         assert row["loss"] == pytest.approx(expected["loss"], rel=1e-5)
     assert "forward" not in vars(once.classifier.backbone)
+
+
+@pytest.mark.parametrize(("augment", "seen"), [("flip", 2), ("none", 1 + 4)])
+def test_mirror_images_are_known_where_they_are_a_version(tmp_path, augment, seen):
+    n = len(stripes())
+    once, _ = trained(tmp_path / "once", schedule(augment), kind=Mirrored)
+    always, _ = trained(tmp_path / "always", schedule(augment), cache_budget=0, kind=Mirrored)
+    assert sum(once.seen) == seen * n + 8
+    assert sum(always.seen) == 2 * 4 * n
+    for name, value in always.state_dict().items():
+        torch.testing.assert_close(once.state_dict()[name], value, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

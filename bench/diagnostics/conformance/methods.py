@@ -147,19 +147,17 @@ def calls_agree(fitted: Fitted) -> None:
 
 @torch.no_grad()
 def axioms_can_be_measured(fitted: Fitted) -> None:
-    """Check that contributions and offset, if any, sum to the logit, and the attribution of combined logits."""
+    """Check that contributions and Shapley values, if any, sum to the logit with the offset; combined logits."""
     model, images, labels = fitted.model, fitted.samples.images[10:16], fitted.samples.labels[10:16]
     features = model.backbone(images)
     logits, offset = model.logits(features), model.offset(labels)
     expect(offset.shape == labels.shape, f"offset of {len(labels)} images is {tuple(offset.shape)}")
     expect(isinstance(model.apart, str), "apart is no text: why cells do not all play the same role, if so")
-    try:
-        total = model.contributions(features, labels).sum((1, 2)) + offset
-    except NotApplicable:
-        pass
-    else:
-        logit = logits.gather(1, labels[:, None])[:, 0]
-        expect_close("contributions and offset, summed, and the logit", total, logit, 1e-3, 1e-3)
+    for name in ("contributions", "shapley"):
+        with suppress(NotApplicable):
+            total = getattr(model, name)(features, labels).sum((1, 2)) + offset
+            logit = logits.gather(1, labels[:, None])[:, 0]
+            expect_close(f"{name} and offset, summed, and the logit", total, logit, 1e-3, 1e-3)
     if model.mixes:
         weights = torch.nn.functional.one_hot(labels, fitted.samples.classes).to(features.dtype)
         first, second = model.attribute(features, labels), model.attribute(features, weights)
@@ -228,6 +226,7 @@ def calls_change_nothing(fitted: Fitted) -> None:
         "logits": lambda: model.logits(seen.features),
         "explain": lambda: model.explain(seen.images, seen.labels),
         "contributions": lambda: model.contributions(seen.features, seen.labels),
+        "shapley": lambda: model.shapley(seen.features, seen.labels),
         "offset": lambda: model.offset(seen.labels),
     }
     for name, call in ways.items():

@@ -10,26 +10,26 @@ from bench.report.table import Column, Row, Value
 from bench.results.aggregate import Entry, SeedGroup
 from bench.results.result_set import ComparableGroup
 
-_DISPLAYED, _EXACT = "displayed maps", "exact contributions"
+_READINGS = {"": "displayed maps", "contribution": "exact contributions", "shapley": "Shapley values"}
 
 
 def axioms(table: PaperTable, group: ComparableGroup | None, notes: list[str]) -> tuple[tuple[Column, ...], list[Row]]:
     """Return columns and rows of table 1.
 
-    The paper's four columns are about the maps that a method displays. If the exact contributions were
-    measured too, they follow as a second group.
+    The paper's four columns are about the maps that a method displays. If the exact contributions or the Shapley
+    values were measured too, they follow as groups.
     """
     members = group.rows if group else []
     said = {(one.method, one.metric): one for one in published(table.number)}
     measured = {metric for member in members for one in member.cells for metric in one.spec["metrics"]}
     metrics = [name for name in table.metrics if name in AXIOMS or name in measured]
-    both = len(metrics) > len(AXIOMS)
+    several_readings = len(metrics) > len(AXIOMS)
     units = _units(members)
     columns = {
         name: Column(
-            name.removesuffix("_contribution"),
+            name.partition("_")[0],
             units.get(name, ""),
-            (_DISPLAYED if name in AXIOMS else _EXACT) if both else "",
+            _READINGS[name.partition("_")[2]] if several_readings else "",
             digits=".1e",
         )
         for name in metrics

@@ -131,6 +131,16 @@ def test_ticks_come_from_residuals_and_tolerances(tmp_path):
     assert texts[4:] == [["✓ 0.00", "✓ 2e-07", "✓ 3e-08", "✓ 0.00"], ["✓", "✓", "✓", "✓"]]
 
 
+def test_readings_of_an_axiom_are_groups_of_their_own(maker):
+    names = ("completeness", "completeness_contribution", "completeness_shapley")
+    metrics = {name: {"version": "1", "parameters": {"tolerance": 1e-4}, "unit": ""} for name in names}
+    maker.invocation([on_cub(maker, "protopnet", dict(zip(names, (40.0, 0.5, 0.0), strict=True)), metrics=metrics)])
+    sheet = paper_table(maker.store, 1)[0]
+    groups = ("displayed maps", "exact contributions", "Shapley values")
+    found = [field(sheet, "protopnet", "completeness", group) for group in groups]
+    assert [(value(one), one.holds) for one in found] == [(40.0, False), (0.5, False), (0.0, True)]
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0.1, "✓ 0.10"), (0.099, "✓ 0.10"), (0.1004, "× 0.1004"), (0.106, "× 0.11"), (0.0004, "✓ 4e-04"), (7.0, "× 7.00")],
