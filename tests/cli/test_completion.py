@@ -20,7 +20,7 @@ def completed(*words):
         (("run", "--datasets", "cu"), {"cub"}),
         (("run", "--backbones", "squ"), {"squeezenet1_1"}),
         (("run", "--metrics", "consistency_c"), {"consistency_controlled"}),
-        (("report", "--suite", "study_r"), {"study_rigid"}),
+        (("report", "--suite", "study_bi"), {"study_birds"}),
         (("compare", "ours", "tes"), {"tesnet"}),
         (("check", "accur"), {"accuracy"}),
         (("ls", "back"), {"backbones"}),

@@ -27,7 +27,8 @@ def test_without_data_a_suite_says_what_to_pass(suite, tmp_path, monkeypatch):
     assert result.exit_code == 2, result.output
     missing = result.stderr.strip().splitlines()
     assert all("not found: " in line and "pass --data-root DIR" in line for line in missing)
-    sets = {name for part in schema.read_suites(suite) for name in part["datasets"]}
+    parts = schema.read_suites(suite)
+    sets = {part.get("overrides", {}).get(f"{name}.folder", name) for part in parts for name in part["datasets"]}
     assert len(missing) == len(sets)
 
 
@@ -46,9 +47,9 @@ def test_small_suites_are_planned_on_the_shared_data(suite, cub50, request, tmp_
 
 def test_weights_that_no_part_of_a_suite_uses_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("BENCH_HOME", str(tmp_path))
-    result = call("run", "--suite", "everything", "--dry-run", "--weights", "mobilenet_v2=x.pth")
+    result = call("run", "--suite", "everything", "--dry-run", "--weights", "squeezenet1_1=x.pth")
     assert result.exit_code == 2
-    assert "--weights mobilenet_v2=...: this run uses coc_tiny, densenet121" in result.output
+    assert "--weights squeezenet1_1=...: this run uses coc_tiny, densenet121" in result.output
 
 
 def test_set_holds_in_every_part_of_a_suite(tmp_path, monkeypatch):

@@ -33,7 +33,7 @@ EXTREME = {
 def both(tmp_path, monkeypatch):
     """Two suites of the published study in a home, the form of earlier exports, and in an export."""
     home, target = tmp_path / "home", tmp_path / "export"
-    for suite in ("study_cars", "study_rigid"):
+    for suite in ("study_cars", "study_related"):
         shutil.copytree(ROOT / RESULTS / suite, target / suite)
     monkeypatch.setenv("BENCH_HOME", str(home))
     monkeypatch.setenv("COLUMNS", "160")
@@ -98,8 +98,8 @@ def test_text_of_a_plugin_is_kept_as_it_is(tmp_path):
 
 @pytest.mark.parametrize(
     "words",
-    ["results --csv", "results --json", "report --suite study_rigid", "report --table 5 --suite study_cars",
-     "report --suite study_rigid --intervals --format md",
+    ["results --csv", "results --json", "report --suite study_related", "report --table 5 --suite study_cars",
+     "report --suite study_related --intervals --format md",
      'compare ours blackbox --suite study_cars', "show {}"],
 )  # fmt: skip
 def test_commands_print_the_same_from_both_forms(both, words):
@@ -134,7 +134,9 @@ def test_mirror_of_an_export_has_its_files(both, tmp_path, monkeypatch):
     files = {}
     for file in (tmp_path / "mirror" / "mlartifacts").rglob("*"):
         files.setdefault(file.name, []).append(file)
-    assert len(files["cell.json"]) == len(files["result.json"]) == len(files["history.json"]) == 7
+    cells = len(list(home.glob("cells/*/cell.json")))
+    assert len(files["cell.json"]) == len(files["result.json"]) == cells > 7
+    assert len(files["history.json"]) == len(list(home.glob("cells/*/result/history.json"))) > 0
     tables = {file.read_bytes() for file in files["consistency.prototype.csv"]}
     assert tables == {file.read_bytes() for file in home.glob("cells/*/result/items/consistency.prototype.csv")}
     assert "0 created, 0 updated" in call("sync", "--out", target).output
@@ -168,7 +170,7 @@ def test_an_export_is_only_read(both):
 @pytest.mark.parametrize("damage", ["changed", "missing"])
 def test_damaged_tables_are_named_and_numbers_stay(both, damage):
     _, target = both
-    (tables,) = target.glob("study_rigid/*.parquet")
+    (tables,) = target.glob("study_related/*.parquet")
     if damage == "changed":
         tables.write_bytes(tables.read_bytes()[:-9] + b"x" + tables.read_bytes()[-8:])
     else:
@@ -180,7 +182,8 @@ def test_damaged_tables_are_named_and_numbers_stay(both, damage):
     assert Store(target).rows() == Store(both[0]).rows()
     progress = Silent()
     counts = gather(target, Store(target.parent / "fresh"), target.parent / "fresh", progress)
-    assert (counts.taken, counts.damaged) == (4, 3)
+    assert counts.taken == len(list((target.parent / "fresh").glob("cells/*"))) > 0
+    assert counts.taken + counts.damaged == len(Store(target).cells()) > counts.taken
     assert all(tables.name in note for note in progress.notes)
 
 
@@ -188,7 +191,7 @@ def test_damaged_tables_are_named_and_numbers_stay(both, damage):
                                   lambda text: "{}", lambda text: '{"format": 1, "sha256": "0"}'])  # fmt: skip
 def test_damaged_cells_are_named(both, caplog, edit):
     _, target = both
-    file = target / "study_rigid" / "cells.json"
+    file = target / "study_related" / "cells.json"
     file.write_text(edit(file.read_text()))
     result = call("report", "--out", target, "--suite", "study_cars")
     assert result.exit_code == 0

@@ -25,7 +25,7 @@ TEXTS = (
     ROOT / "README.md",
     *(
         ROOT / "reports" / f"{name}.md"
-        for name in ("STUDY", "axioms", "backbones", "cars_dogs", "imagenet", "refinement", "related")
+        for name in ("STUDY", "axioms", "backbones", "cars_dogs", "differences", "imagenet", "refinement", "related")
     ),
 )
 RESULTS = "reports/results"
