@@ -46,7 +46,7 @@ class PIPNetModel(layers.MaximaModel):
         made = [nn.Conv2d(backbone.channels, count, 1)] if count else []
         for layer in made:
             nn.init.xavier_uniform_(layer.weight)
-        self.add_on_layers = nn.Sequential(*made, nn.Softmax(1))
+        self.to_shares = nn.Sequential(*made, nn.Softmax(1))
         count = count or backbone.channels
         self.last_layer = nn.Linear(count, classes, bias=False)
         nn.init.normal_(self.last_layer.weight, 1.0, 0.1).data.clamp_(min=0)
@@ -55,7 +55,7 @@ class PIPNetModel(layers.MaximaModel):
 
     def maps(self, features: Tensor) -> Tensor:
         """Compute the share of every prototype in every cell, 1 in sum: ``(N, P, h, w)``."""
-        maps: Tensor = self.add_on_layers(features)
+        maps: Tensor = self.to_shares(features)
         return maps
 
     def counted(self, maps: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class PIPNetLearner(NetworkLearner):
         model = self.model
         return {
             "backbone": list(model.backbone.parameters()),
-            "add_on": list(model.add_on_layers.parameters()),
+            "add_on": list(model.to_shares.parameters()),
             "last_layer": list(model.last_layer.parameters()),
         }
 

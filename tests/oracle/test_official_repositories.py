@@ -83,7 +83,7 @@ def test_pipnet():
     with official("PIPNet", "pipnet/pipnet.py") as module:
         head, pool = module.NonNegLinear(6, CLASSES, bias=False), torch.nn.AdaptiveMaxPool2d(1)
         head.weight, pool = model.last_layer.weight, torch.nn.Sequential(pool, torch.nn.Flatten())
-        net = module.PIPNet(CLASSES, 6, model.backbone, Namespace(num_features=6), model.add_on_layers, pool, head)
+        net = module.PIPNet(CLASSES, 6, model.backbone, Namespace(num_features=6), model.to_shares, pool, head)
         both["logits"] = model(images), net(images, inference=True)[2]
     with official("PIPNet", "pipnet/train.py") as module:
         for form, weights in {"pretrain": (1, 5, 0, 0), "finetune": (0, 0, 0, 2), "joint": (5, 2, 0, 2)}.items():

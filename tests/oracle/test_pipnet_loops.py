@@ -23,8 +23,8 @@ def model():
     model = PIPNetModel(SmallNet(), CLASSES, COUNT, OWN).double().eval()
     with torch.no_grad():
         # Large enough that some prototypes are present and some are not, and a weight that has fallen to 0.
-        model.add_on_layers[0].weight.mul_(6)
-        model.add_on_layers[0].bias[2] -= 4
+        model.to_shares[0].weight.mul_(6)
+        model.to_shares[0].bias[2] -= 4
         model.last_layer.weight[1, 3] = 0
         model.assign()
     return model
@@ -46,7 +46,7 @@ def config(**settings):
 
 def shares(model, images):
     """``[image][prototype][row][column]``."""
-    layer, found = model.add_on_layers[0], []
+    layer, found = model.to_shares[0], []
     weight, bias = layer.weight[:, :, 0, 0].tolist(), layer.bias.tolist()
     with torch.no_grad():
         features = model.backbone(images).permute(0, 2, 3, 1).tolist()
@@ -145,7 +145,7 @@ def test_each_view_teaches_towards_the_other_at_rest(model, images):
     """The derivative of the alignment is that of two terms in which one view is a constant each."""
     learner = PIPNetLearner(model, config(views="mirror"), Silent(), stripes())
     loss = learner(images, torch.tensor(LABELS), "")["alignment"]
-    weight = model.add_on_layers[0].weight
+    weight = model.to_shares[0].weight
     (found,) = torch.autograd.grad(loss, weight)
     first, second = learner.views(images)
     fixed = [view.detach() for view in (first, second)]
@@ -169,7 +169,7 @@ def test_a_step_makes_weights_smaller_and_none_learns_at_zero(model, images):
 
 
 def test_prototypes_that_no_image_shows_are_pruned(model, images):
-    model.add_on_layers[0].bias.data[2] -= 20
+    model.to_shares[0].bias.data[2] -= 20
     learner = PIPNetLearner(model, config(), Silent(), stripes())
     tops = [max(highest(maps[j]) for maps in shares(model, images)) for j in range(COUNT)]
     with torch.no_grad():
