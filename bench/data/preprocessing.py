@@ -164,9 +164,7 @@ class Preprocessing(Settings):
             CellError: naming the mask, if it cannot be decoded or its size is not that of the image.
         """
         assert record.mask is not None
-        mask = decode(record.mask)
-        with Image.open(record.path) as image:  # which was decoded before: its head is enough
-            size = image.size
+        mask, size = decode(record.mask), decode(record.path).size
         if mask.size != size:
             raise CellError(
                 f"{record.mask}: {mask.size[0]} by {mask.size[1]} pixels, its image has {size[0]} by {size[1]}"

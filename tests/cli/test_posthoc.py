@@ -63,7 +63,9 @@ def test_interventions_of_a_cell(birds, tmp_path, monkeypatch):
     assert bool(list((tmp_path / "figures").glob("intervention-*.png"))) == listed
     if listed:
         figure = CliRunner().invoke(main, ["figure", "7", "--cell", cells["ours"], "--format", "png"])
-        (called,) = re.findall(r"prototype \d+ of [^:;,]*(?= contributes \S+ and is left out)", figure.output)
+        assert figure.exit_code == 0, figure.output
+        (text,) = [file.read_text() for file in (tmp_path / "figures").glob("figure7*.txt")]
+        (called,) = re.findall(r"prototype \d+ of [^:;,]*(?= contributes \S+ and is left out)", text)
         assert f"  {called} left out corrects" in result.output
     refused = CliRunner().invoke(main, ["intervene", cells["protopnet"]])
     assert refused.exit_code == 2

@@ -358,10 +358,12 @@ def test_the_command_draws_the_same_bytes_again(store, tmp_path):
         result = figure(store, tmp_path / folder, "8", "gallery", "--count", "1", "--images", "2", "--show", "region")
         assert result.exit_code == 0, result.output
     files = sorted(file.name for file in (tmp_path / "a").iterdir())
-    assert files == ["figure8-ours.pdf", "figure8-ours.png", "gallery-ours-000.pdf", "gallery-ours-000.png"]
+    assert files == [
+        f"{name}.{form}" for name in ("figure8-ours", "gallery-ours-000") for form in ("pdf", "png", "txt")
+    ]
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
-    assert "alt: Rows of images" in result.output
+    assert "Alt text: Rows of images" in (tmp_path / "a" / "figure8-ours.txt").read_text()
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,9 @@ class Site:
         shown = [section.own for section in front.sections]
         self._page(
             "index.html", "index", front=front, headline=self._headline(shown), places=self._places,
-            cautions=cautions(shown, self._cells, list(self._store.faults.values())),
+            # Without the path of the store, but with the cell's.
+            cautions=cautions(shown, self._cells, [fault.replace(f"{self._store.root}/", "")
+                                                   for fault in self._store.faults.values()]),
             figures=figures, undrawn=undrawn, cells=self._cells, runs=self._runs,
         )  # fmt: skip
         every = filters.every(self._places)
