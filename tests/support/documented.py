@@ -21,13 +21,8 @@ from click.testing import CliRunner
 from bench.cli.main import main as bench
 
 ROOT = Path(__file__).resolve().parents[2]
-TEXTS = (
-    ROOT / "README.md",
-    *(
-        ROOT / "reports" / f"{name}.md"
-        for name in ("STUDY", "axioms", "backbones", "cars_dogs", "differences", "imagenet", "refinement", "related")
-    ),
-)
+_PAGES = "STUDY axioms backbones cars_dogs differences imagenet refinement related rivals".split()
+TEXTS = (ROOT / "README.md", *(ROOT / "reports" / f"{name}.md" for name in _PAGES))
 RESULTS = "reports/results"
 _TABLE = re.compile(r"(?m)^<!-- (python -m bench report .*) -->\n\n((?:\|.*\n)+)")
 _BLOCK = re.compile(r"(?m)^    python -m bench (?:report|compare|results) .*(?:\n(?:    .*)?)*")
