@@ -112,7 +112,7 @@ def pathless(text: str) -> str:
     """Return a text with file names instead of the absolute paths of the machine that made it.
 
     Example:
-        >>> pathless("--data-root /home/me/data, 5 images/s, </td>, cells/1f")
+        >>> pathless("--data-root /scratch/x/data, 5 images/s, </td>, cells/1f")
         '--data-root data, 5 images/s, </td>, cells/1f'
     """
     return _PATH.sub(lambda path: Path(path[0]).name, text)
