@@ -83,4 +83,69 @@ def seeds(methods: tuple[str, ...], suite: str | None, stamp: str | None, fmt: s
     write([seed_table(seed_agreement(options.open_store(out), methods, stamp, suite))], fmt, title="Seeds")
 
 
-COMMANDS: list[click.Command] = [compare, seeds]
+@click.command()
+@click.argument("methods", nargs=-1, metavar="[A B C ...]")
+@options.several("--metrics", "Comma-separated metrics or groups. Default: the usual columns.")
+@options.several("--suite", "Only cells of these suites, with commas. Default: all cells.")
+@options.table_format
+@options.table_style
+@options.home
+@options.plugin
+def rank(
+    methods: tuple[str, ...], metrics: tuple[str, ...], suite: tuple[str, ...], fmt: str, out: Path | None, **style: Any
+) -> None:
+    """Rank methods over data sets, backbones and seeds, with the uncertainty of the ranks; no model is run.
+
+    For each metric: the mean rank over all blocks (data set, backbone, seed) that the methods share, its 95 % interval,
+    and how often each method is best if test images or classes, and seeds, are drawn again. A, B, C, ... are labels of
+    the tables; by default as many as share blocks, in the settings of their recipes.
+
+    \b
+    python -m bench rank
+    python -m bench rank ours protopnet tesnet --metrics consistency,stability
+    """  # noqa: D301 (click reads the character itself)
+    from bench.report.rank_table import rank_tables
+    from bench.report.renderers import write
+    from bench.report.table_style import styled
+    from bench.results.stats.ranking import ranked
+
+    write(styled(rank_tables(ranked(options.open_store(out), methods, metrics, suite)), **style), fmt, title="Ranks")
+
+
+@click.command()
+@options.several("--metrics", "Comma-separated metrics or groups. Default: the usual columns.")
+@options.several("--suite", "Only cells of these suites, with commas. Default: all cells.")
+@options.several("--settings", "Also what these settings move, with commas: stage,crop,k or all.")
+@options.table_format
+@options.table_style
+@options.home
+@options.plugin
+def variance(
+    metrics: tuple[str, ...],
+    suite: tuple[str, ...],
+    settings: tuple[str, ...],
+    fmt: str,
+    out: Path | None,
+    **style: Any,
+) -> None:
+    """Say how much the method, the backbone and the seed move each score, from stored results; no model is run.
+
+    For each metric the standard deviation that each source adds (variance components), over the methods and blocks
+    (data set, backbone, seed) of the largest complete table. With --settings also the difference between cells that
+    differ in one setting alone, as before and after the projection.
+
+    \b
+    python -m bench variance --metrics accuracy,consistency
+    python -m bench variance --settings stage
+    """  # noqa: D301 (click reads the character itself)
+    from bench.report.rank_table import moves_table, variance_table
+    from bench.report.renderers import write
+    from bench.report.table_style import styled
+    from bench.results.stats.variance import explained
+
+    found, moved, units = explained(options.open_store(out), metrics, suite, settings)
+    tables = [variance_table(found, units), *([moves_table(moved, units)] if moved else [])]
+    write(styled(tables, **style), fmt, title="Variance")
+
+
+COMMANDS: list[click.Command] = [compare, rank, seeds, variance]

@@ -6,8 +6,7 @@ independent as its tests assume only if they are of different data; seeds and ba
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,13 +17,11 @@ from bench.report.result_tables import Result
 from bench.report.table import Column, Row, Table
 from bench.results.aggregate import Entry
 from bench.results.labels import FIRST_METRICS
+from bench.results.stats.ranking import shared_blocks
 from bench.results.stats.tests import critical_difference, friedman, mean_ranks
 
 WIDTH = 640
 _SIDE, _TOP, _LINE = 150, 62, 20
-_FEWEST_METHODS, _FEWEST_BLOCKS = 3, 2
-
-Block = tuple[str, str, int]
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,7 @@ def rankings(results: Sequence[Result]) -> list[Ranking]:
     """
     columns = dict.fromkeys(column for result in results for column in result.table.columns)
     known = {column.name: column for column in columns if column.name in FIRST_METRICS}
-    found = [_ranking(known[metric], _values(results, metric)) for metric in FIRST_METRICS if metric in known]
+    found = [_ranking(known[metric], results) for metric in FIRST_METRICS if metric in known]
     return [one for one in found if one is not None]
 
 
@@ -120,39 +117,14 @@ def table_of(found: Sequence[Ranking]) -> Table:
     return Table("mean ranks", columns, tuple(rows), ("metric",), facts=(fact,))
 
 
-def _values(results: Sequence[Result], metric: str) -> dict[str, dict[Block, float]]:
-    """Return the values of each method's cells by block."""
-    found: dict[str, dict[Block, float]] = defaultdict(dict)
-    for result in results:
-        for row, group in result.rows:
-            if row.role == "method" and group.first.plain:
-                for seed, cell in group.speaking(metric).items():
-                    if (value := cell.score(metric)[1]) is not None:
-                        found[row.label][result.table.title, row.backbone, seed] = value
-    return found
-
-
-def _ranking(column: Column, values: dict[str, dict[Block, float]]) -> Ranking | None:
-    choices = _choices(values)
-    best = max(choices, key=lambda one: ((len(one[0]) - 1) * len(one[1]), len(one[0])), default=None)
-    if best is None:
+def _ranking(column: Column, results: Sequence[Result]) -> Ranking | None:
+    blocks = shared_blocks([result.members for result in results], column.name)
+    if blocks is None:
         return None
-    methods, blocks = best
-    table = np.asarray([[column.printed(values[name][block]) for name in methods] for block in blocks])
+    table = np.vectorize(column.printed)(blocks.values)
     ranks = mean_ranks(table, column.higher_is_better)
     order = np.argsort(ranks, kind="stable")
     return Ranking(
-        column.name, tuple(methods[i] for i in order), tuple(float(ranks[i]) for i in order), len(blocks),
-        critical_difference(len(methods), len(blocks)), friedman(table),
-        tuple(name for name in values if name not in methods),
+        column.name, tuple(blocks.methods[i] for i in order), tuple(float(ranks[i]) for i in order), len(table),
+        critical_difference(len(order), len(table)), friedman(table), blocks.left,
     )  # fmt: skip
-
-
-def _choices(values: dict[str, dict[Block, float]]) -> Iterator[tuple[list[str], list[Block]]]:
-    """Yield methods and the blocks that all of them have: more methods share fewer blocks."""
-    ordered = sorted(values, key=lambda name: -len(values[name]))
-    for count in range(_FEWEST_METHODS, len(ordered) + 1):
-        methods = [name for name in values if name in ordered[:count]]
-        shared = sorted(set.intersection(*(set(values[name]) for name in methods)))
-        if len(shared) >= _FEWEST_BLOCKS:
-            yield methods, shared

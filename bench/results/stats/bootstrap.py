@@ -181,6 +181,20 @@ def _interval(groups: Sequence[Sequence[Sample]], level: float, resamples: int, 
     return Interval(low, high, kind)
 
 
+def resampled(samples: Sequence[Sample], resamples: int = RESAMPLES) -> Array:
+    """Return several numbers in the same resamples of their units ``(B, S)``.
+
+    Raises:
+        NoInterval: if a number has no value in some resample.
+    """
+    samples = together(samples)
+    rows = np.concatenate([np.column_stack((one.sums, one.weight)) for one in samples], 1)
+    values = _values(samples, _totals(rows, resamples))
+    if not np.isfinite(values).all():
+        raise NoInterval(f"too few of its {len(rows)} {samples[0].kind} have a value: some resamples have none")
+    return values
+
+
 def bca(drawn: Array, value: float, jackknife: Array, level: float = LEVEL) -> tuple[float, float]:
     """Return the ends of the bias-corrected and accelerated interval (Efron, JASA 1987; Efron and Tibshirani, 14.3).
 
