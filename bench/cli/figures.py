@@ -13,9 +13,11 @@ from bench.core.console import Console
 from bench.core.paths import home as find_home
 from bench.core.plain_text import one_line
 
-NAMES = ("1", "4", "5", "6", "7", "8", "gallery", "interpretability", "cost")
+NAMES = ("1", "4", "5", "6", "7", "8", "gallery", "interpretability", "cost", "dots", "changes")
 _SCATTERS = ("interpretability", "cost")
-_STORED = ("5", *_SCATTERS)
+_BY_ROW = (*_SCATTERS, "dots")
+_OVER_SUITES = ("dots", "changes")
+_STORED = ("5", *_SCATTERS, *_OVER_SUITES)
 # In points; below it, journals refuse figures and readers give up.
 _SMALLEST = 5.0
 
@@ -33,7 +35,10 @@ def _inches(_context: click.Context, _option: click.Parameter, value: str | None
 
 @click.command()
 @click.argument("names", metavar="FIGURE...", nargs=-1, required=True, type=click.Choice([*NAMES, "all"]))
-@click.option("--suite", help="Draw only cells of the newest run of this suite. Default: all cells.")
+@click.option(
+    "--suite",
+    help="Draw only cells of the newest run of this suite; dots, changes: of some, with commas. Default: all.",
+)
 @click.option("--run", "stamp", metavar="STAMP", help="Draw only cells of this run.")
 @click.option("--cell", "cells", multiple=True, metavar="CELL", help="Cell of 1, 4, 6, 7, 8 or gallery (repeatable).")
 @options.several("--image", "Comma-separated numbers or names of test images, of 1.")
@@ -46,7 +51,11 @@ def _inches(_context: click.Context, _option: click.Parameter, value: str | None
 @click.option(
     "--format", "formats", callback=options.names, default="pdf,png", show_default=True, help="pdf, png, svg, webp."
 )
-@options.several("--only", "Rows of interpretability and cost, with commas: names, or default (no changed settings).")
+@options.several("--only", "Rows of interpretability, cost, dots: names, or default (no changed settings).")
+@options.several("--metrics", "Panels of dots and changes: comma-separated metrics.")
+@click.option(
+    "--setting", default="stage", show_default=True, help="What changes in changes: k, stage=unprojected,projected."
+)
 @click.option("--width", metavar="WIDTH", callback=_inches, help="Width on paper, such as 85mm, 174mm or 3.35in.")
 @click.option("--title/--no-title", "titled", default=True, show_default=True, help="Draw the title.")
 @click.option("--font", default="", metavar="FAMILY", help="Font of this machine. Default: DejaVu Sans.")
@@ -66,6 +75,8 @@ def figure(
     data_root: Path | None,
     device: str,
     only: tuple[str, ...],
+    metrics: tuple[str, ...],
+    setting: str,
     width: float | None,
     titled: bool,
     font: str,
@@ -83,10 +94,12 @@ def figure(
     gallery           a page for each class: strongest patches and source patch of each prototype
     interpretability  accuracy against consistency and stability, with the controls
     cost              seconds of the fit against accuracy, consistency and stability
+    dots              every method by year of publication, with the controls
+    changes           every method before and after a change of one setting
     all               every figure for which the store has cells
 
-    Beside the pictures of each figure a text file has its caption and alt text. 5, interpretability and cost need only
-    stored numbers; the others load models and images.
+    Beside the pictures of each figure a text file has its caption and alt text. 5, interpretability, cost, dots and
+    changes need only stored numbers; the others load models and images.
     """  # noqa: D301 (click reads the character itself)
     from bench.core.errors import RequestError
     from bench.core.registry import UnknownName
@@ -102,15 +115,17 @@ def figure(
     unused = [f"--{key}" for key, value in asked.items() if value]
     if unused and all(name in _STORED for name in names):
         raise RequestError(f"{unused[0]} means nothing for {', '.join(names)}: only pictures of maps have it")
-    if only and not {"all", *_SCATTERS} & set(names):
-        raise RequestError(f"--only means nothing for {', '.join(names)}: it is for {' and '.join(_SCATTERS)}")
+    if only and not {"all", *_BY_ROW} & set(names):
+        raise RequestError(f"--only means nothing for {', '.join(names)}: it is for {', '.join(_BY_ROW)}")
+    if metrics and not {"all", *_OVER_SUITES} & set(names):
+        raise RequestError(f"--metrics means nothing for {', '.join(names)}: it is for {' and '.join(_OVER_SUITES)}")
     elsewhere = options.elsewhere(data_root)
     failed = []
     with on_page(Page(width, titled, font)):
         for name in NAMES if "all" in names else dict.fromkeys(names):
             try:
                 if name in _STORED:
-                    drawings = _stored(name, store, suite, stamp, only)
+                    drawings = _stored(name, store, suite, stamp, only, metrics, setting)
                 else:
                     drawings = _shown(name, store, home, device, suite, stamp, cells, elsewhere, how)
                 for drawing in drawings:
@@ -125,10 +140,26 @@ def figure(
         raise RequestError(f"nothing in {store.root} can be drawn")
 
 
-def _stored(name: str, store: Any, suite: str | None, stamp: str | None, only: tuple[str, ...]) -> list[Any]:
+def _stored(
+    name: str,
+    store: Any,
+    suite: str | None,
+    stamp: str | None,
+    only: tuple[str, ...],
+    metrics: tuple[str, ...],
+    setting: str,
+) -> list[Any]:
     # Without torch: these are drawn in a few seconds.
     from bench.report.plots.ablation import ablation
+    from bench.report.plots.changes import changes
+    from bench.report.plots.dots import dots
     from bench.report.plots.scatter import cost, interpretability
+
+    suites = tuple(filter(None, (suite or "").split(",")))
+    if name == "dots":
+        return dots(store, suites, metrics, only)
+    if name == "changes":
+        return changes(store, setting, suites, metrics)
 
     if name == "5":
         return ablation(store, suite, stamp)

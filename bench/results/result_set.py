@@ -134,6 +134,18 @@ class ResultSet:
             cells=tuple(cell for cell in self.cells if all(value(cell, name) == own for name, own in fields.items())),
         )
 
+    def of_suites(self, suites: Sequence[str]) -> ResultSet:
+        """Return the cells of some suites, or all if none is named.
+
+        Raises:
+            RequestError: for a suite that was not run.
+        """
+        known = {name for cell in self.cells for name in cell.suites}
+        for name in suites:
+            if name not in known:
+                raise RequestError(f"suite {name!r} has not been run{registry.nearest(name, known)}")
+        return replace(self, cells=tuple(cell for cell in self.cells if not suites or cell.suites & set(suites)))
+
     def groups(
         self, metrics: Sequence[str] | None = None, bounds: Bounds | None = None, key: Key | None = None
     ) -> list[ComparableGroup]:

@@ -5,24 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bench.core import __version__
 from bench.report.contest_tables import as_csv as contest_csv
 from bench.report.contest_tables import contest_tables
 from bench.report.html.output_dir import file_name
+from bench.report.references import bibtex
 from bench.report.renderers.latex import as_latex
 from bench.report.renderers.records import as_csv
 from bench.report.table import Column, Row, Table, Word
 from bench.results.cell_record import CellRecord, in_words
 from bench.results.stats.contest import Comparison, Contest
 
-_REFERENCES = Path(__file__).parent / "templates" / "references.bib"
 _PATH = re.compile(r"(?<![\w./<-])(?:/[\w.@+-]+){2,}/?")
-# Two names of one paper.
-_SAME = {"support-st": "st-protopnet"}
 
 
 @dataclass(frozen=True)
@@ -75,22 +71,6 @@ class Downloads:
         for file, text in ((files.csv, csv), (files.latex, latex), (files.bibtex, bibtex(cited))):
             self._write(file, text)
         return files
-
-
-def bibtex(names: Iterable[str]) -> str:
-    """Return the entries of PartBench and of the methods and data sets that have one.
-
-    Args:
-        names: in the catalogue.
-    """
-    wanted = dict.fromkeys(["partbench", *(_SAME.get(name, name) for name in names)])
-    return "\n".join(_entries()[name] for name in wanted if name in _entries())
-
-
-@cache
-def _entries() -> dict[str, str]:
-    text = _REFERENCES.read_text(encoding="utf-8").replace("VERSION", __version__)
-    return {found[2]: found[1] for found in re.finditer(r"(@\w+\{([\w-]+),\n.*?^\}\n)", text, re.DOTALL | re.MULTILINE)}
 
 
 def _text(number: float | None) -> str:

@@ -27,14 +27,30 @@ class Mark(NamedTuple):
     colour: str
 
 
-def control_lines(axes: Axes, points: Sequence[Point], metric: str) -> None:
-    """Draw a grey line for each control at its score, named at the right; call it when the axis limits are set."""
+def control_lines(axes: Axes, points: Sequence[Point], metric: str, upright: bool = False) -> None:
+    """Draw a grey line for each control at its score, named at its end; call it when the axis limits are set.
+
+    Args:
+        axes: of the plot.
+        points: all, of which the controls are taken.
+        metric: on the axis.
+        upright: whether the metric is on the horizontal axis: the names are above then, one over the other.
+    """
     found = {p.label: p.values[metric].mean for p in points if p.role == "control" and metric in p.values}
     ordered = sorted(found.items(), key=lambda item: (item[1], item[0]))
-    low, high = axes.get_ylim()
+    low, high = axes.get_xlim() if upright else axes.get_ylim()
     places = spread_out([(value - low) / (high - low) for _, value in ordered], _GAP)
-    for (label, value), place in zip(ordered, places, strict=True):
-        axes.axhline(value, color=style.MUTED, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1, gid=f"control {label}")
+    dashed = {"color": style.MUTED, "linewidth": 0.9, "linestyle": (0, (4, 2)), "zorder": 1}
+    for number, ((label, value), place) in enumerate(zip(ordered, places, strict=True)):
+        if upright:
+            axes.axvline(value, **dashed, gid=f"control {label}")
+            axes.annotate(
+                label, xy=(value, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 4 + 8 * (number % 2)),
+                textcoords="offset points", fontsize=7, color=style.MUTED, va="bottom", ha="center",
+                annotation_clip=False,
+            )  # fmt: skip
+            continue
+        axes.axhline(value, **dashed, gid=f"control {label}")
         axes.annotate(
             label, xy=(1.0, value), xycoords=("axes fraction", "data"), xytext=(1.06, place),
             textcoords="axes fraction", fontsize=7, color=style.MUTED, va="center", ha="left", annotation_clip=False,

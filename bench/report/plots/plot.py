@@ -142,7 +142,7 @@ class Plot:
         return set(sorted(highest, key=lambda method: (-highest[method], method))[kept:])
 
     def _colours(self, point: Point) -> tuple[str, str, str]:
-        return (style.RULE, style.RULE, style.MUTED) if point.method in self._unnamed else _colours(point)
+        return (style.RULE, style.RULE, style.MUTED) if point.method in self._unnamed else colours(point)
 
     def _marks(self, metric: str) -> list[Mark]:
         numbers = self._numbers
@@ -198,7 +198,7 @@ class Plot:
         known = sorted(self.points, key=lambda p: (p.role != "method", p.method))
         entries = {
             point.method: handle(
-                point.method if point.role == "method" else f"{point.method} ({point.role})", *_colours(point)
+                point.method if point.role == "method" else f"{point.method} ({point.role})", *colours(point)
             )
             for point in known
             if point.method not in self._unnamed
@@ -206,10 +206,8 @@ class Plot:
         handles = list(entries.values())
         if self._unnamed:
             handles.append(handle(f"{len(self._unnamed)} others: see the caption", style.MUTED, style.RULE))
-        numbers, colours = self._numbers, {point.label: _colours(point)[0] for point in self.points}
-        handles += [
-            handle(f"{number}: {label}", colours[label], colours[label], size=4) for label, number in numbers.items()
-        ]
+        numbers, inks = self._numbers, {point.label: colours(point)[0] for point in self.points}
+        handles += [handle(f"{number}: {label}", inks[label], inks[label], size=4) for label, number in numbers.items()]
         if not numbers and any(point.varied for point in self.points):
             handles.append(handle("small: changed settings", style.MUTED, style.MUTED, size=4))
         if len(self._backbones) > 1:
@@ -267,13 +265,18 @@ def _seeds(seeds: Sequence[int]) -> str:
     return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
-def _colours(point: Point) -> tuple[str, str, str]:
+def colours(point: Point) -> tuple[str, str, str]:
     """Return colours of bars, face and edge: one per method in every plot; rows that do not compete are black rings."""
     if point.role != "method":
         return style.TEXT, "none", style.TEXT
-    known = [name for name, entry in registry.names("methods").items() if entry.role == "method"]
-    colour = style.colour(known.index(point.method) if point.method in known else len(known))
+    colour = colour_of(point.method)
     return colour, colour, "white"
+
+
+def colour_of(method: str) -> str:
+    """Return the colour of a method in every plot."""
+    known = [name for name, entry in registry.names("methods").items() if entry.role == "method"]
+    return style.colour(known.index(method) if method in known else len(known))
 
 
 def _plain_logarithm(axes: Axes) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
@@ -124,7 +124,7 @@ def ranked(
 
 def chosen_blocks(store: Store, methods: Sequence[str], metrics: Sequence[str], suites: Sequence[str]) -> list[Blocks]:
     """Return the blocks of each metric that has some; arguments and errors of :func:`ranked`."""
-    cells = of_suites(store, suites)
+    cells = ResultSet.of(store).required().of_suites(suites)
     tables = {metric: cells.groups([metric]) for metric in wanted_metrics(cells, metrics)}
     known = {row.label for groups in tables.values() for group in groups for row in group.rows}
     for label in methods:
@@ -132,20 +132,6 @@ def chosen_blocks(store: Store, methods: Sequence[str], metrics: Sequence[str], 
             raise RequestError(f"no result of {registry.quoted(label)}{registry.nearest(label, known)}")
     found = (shared_blocks([group.rows for group in groups], metric, methods) for metric, groups in tables.items())
     return [blocks for blocks in found if blocks is not None]
-
-
-def of_suites(store: Store, suites: Sequence[str]) -> ResultSet:
-    """Return the cells of suites, or all.
-
-    Raises:
-        RequestError: for a suite that was not run.
-    """
-    cells = ResultSet.of(store).required()
-    known = {name for cell in cells for name in cell.suites}
-    for name in suites:
-        if name not in known:
-            raise RequestError(f"suite {name!r} has not been run{registry.nearest(name, known)}")
-    return replace(cells, cells=tuple(cell for cell in cells if not suites or cell.suites & set(suites)))
 
 
 def wanted_metrics(cells: ResultSet, metrics: Sequence[str]) -> list[str]:

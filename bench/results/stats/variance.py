@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from bench.core.errors import RequestError
 from bench.results.cell_record import CellRecord
 from bench.results.labels import text_of
-from bench.results.stats.ranking import Blocks, chosen_blocks, of_suites, wanted_metrics
+from bench.results.result_set import ResultSet
+from bench.results.stats.ranking import Blocks, chosen_blocks, wanted_metrics
 from bench.results.store import Store
 
 Array = NDArray[np.float64]
@@ -42,6 +43,23 @@ class Components:
     backbones: int
     seeds: int
     deviations: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two cells that differ in one setting alone.
+
+    Attributes:
+        setting: its name.
+        change: both values, in words.
+        before: the cell with the first.
+        after: the cell with the second.
+    """
+
+    setting: str
+    change: tuple[str, str]
+    before: CellRecord
+    after: CellRecord
 
 
 @dataclass(frozen=True)
@@ -79,7 +97,7 @@ def explained(
     Raises:
         RequestError: if there is neither.
     """
-    cells = of_suites(store, suites)
+    cells = ResultSet.of(store).required().of_suites(suites)
     names = wanted_metrics(cells, metrics)
     found = [one for blocks in chosen_blocks(store, (), metrics, suites) for one in components(blocks)]
     moved = moves(cells, names, () if "all" in settings else settings) if settings else []
@@ -155,27 +173,37 @@ def moves(cells: Iterable[CellRecord], metrics: Sequence[str], settings: Sequenc
         metrics: names.
         settings: names of settings; by default all that make a difference between two cells.
     """
-    alike: dict[tuple[Any, ...], list[CellRecord]] = defaultdict(list)
+    gaps: dict[tuple[str, tuple[str, str], str], list[float]] = defaultdict(list)
+    for pair in pairs(cells, settings):
+        for metric in metrics:
+            before, after = pair.before.score(metric)[1], pair.after.score(metric)[1]
+            if before is not None and after is not None:
+                gaps[pair.setting, pair.change, metric].append(after - before)
+    return [
+        Move(*key, len(own), float(np.mean(own)), float(np.sqrt(np.mean(np.square(own)))))
+        for key, own in sorted(gaps.items())
+    ]
+
+
+def pairs(cells: Iterable[CellRecord], settings: Sequence[str] = ()) -> Iterator[Pair]:
+    """Yield the pairs of finished cells of one method, data set, backbone and seed that differ in one setting alone.
+
+    Args:
+        cells: to look at.
+        settings: names of settings; by default all.
+    """
+    alike: dict[tuple[Any, ...], list[tuple[CellRecord, dict[str, str]]]] = defaultdict(list)
     for cell in cells:
         if cell.result is not None and cell.role == "method":
-            alike[cell.dataset, cell.spec["method"], cell.backbone, cell.seed].append(cell)
-    gaps: dict[tuple[str, str, str, str], list[float]] = defaultdict(list)
+            key = (cell.dataset, cell.spec["method"], cell.backbone, cell.seed)
+            alike[key].append((cell, _flat(cell)))
     for members in alike.values():
-        flat = [_flat(cell) for cell in members]
-        for (one, first), (two, second) in combinations(zip(members, flat, strict=True), 2):
+        for (one, first), (two, second) in combinations(members, 2):
             names = [name for name in {**first, **second} if first.get(name) != second.get(name)]
-            if len(names) != 1 or (settings and names[0] not in settings):
-                continue
-            ends = [(first.get(names[0], "default"), one), (second.get(names[0], "default"), two)]
-            (low, before), (high, after) = sorted(ends, key=lambda end: _order(end[0]))
-            for metric in metrics:
-                values = [cell.score(metric)[1] for cell in (before, after)]
-                if values[0] is not None and values[1] is not None:
-                    gaps[names[0], low, high, metric].append(values[1] - values[0])
-    return [
-        Move(name, (low, high), metric, len(own), float(np.mean(own)), float(np.sqrt(np.mean(np.square(own)))))
-        for (name, low, high, metric), own in sorted(gaps.items())
-    ]
+            if len(names) == 1 and (not settings or names[0] in settings):
+                ends = [(first.get(names[0], "default"), one), (second.get(names[0], "default"), two)]
+                (low, before), (high, after) = sorted(ends, key=lambda end: _order(end[0]))
+                yield Pair(names[0], (low, high), before, after)
 
 
 def _order(text: str) -> tuple[bool, float, str]:

@@ -13,11 +13,11 @@ from bench.contract import RequestError
 from bench.report import table
 from bench.report.html import downloads, filters, write_site
 from bench.report.html.about import About, hardware, read_about
-from bench.report.html.downloads import bibtex
 from bench.report.html.figures import fit_for_pages
 from bench.report.html.front import leaderboard, sections
 from bench.report.html.ranks import Ranking, rankings
 from bench.report.html.verdicts import verdicts
+from bench.report.references import bibtex, year_of
 from bench.report.result_tables import results
 from bench.report.table import Column
 from bench.results.aggregate import Entry
@@ -148,13 +148,15 @@ def test_every_table_is_there_as_csv_latex_and_bibtex(maker: StoreMaker, tmp_pat
 def test_each_reference_is_complete() -> None:
     assert bibtex(["support-st", "no such"]).count("@") == 2
     names = ["ours", "protopnet", "tesnet", "protopool", "deformable", "evalprotopnet", "st-protopnet", "protoconcepts",
-             "prototree", "protopshare", "pixpnet", "cub", "cars", "dogs", "imagenet"]  # fmt: skip
+             "prototree", "protopshare", "pixpnet", "epic", "dff", "craft", "ibd", "gradcam", "hirescam",
+             "pipnet", "cub", "cars", "dogs", "imagenet"]  # fmt: skip
     for name in names:
         text = bibtex([name])
         assert text.count("@") == 2, name
         assert text.count("{") == text.count("}")
         for field in ("title", "author", "year"):
             assert f"  {field} = {{" in text.split(f"{{{name},")[1]
+    assert (year_of("support-st"), year_of("dff"), year_of("blackbox")) == (2023, 2018, None)
 
 
 def test_authors_say_what_the_numbers_do_not(tmp_path: Path) -> None:
