@@ -278,13 +278,27 @@ def results(out: Path | None, suite: str | None, fmt: str, intervals: bool) -> N
 
 
 @main.command()
-@click.argument("name", metavar="CELL")
+@click.argument("name", metavar="CELL|METHOD")
+@options.several("--metrics", "Columns of a method's list: comma-separated metrics or groups. Default: the usual ones.")
+@options.several("--suite", "Only cells of these suites in a method's list, with commas.")
 @options.home
-def show(name: str, out: Path | None) -> None:
-    """Show a cell's command, settings, environment, scores and prototypes."""
+def show(name: str, metrics: tuple[str, ...], suite: tuple[str, ...], out: Path | None) -> None:
+    """Show a cell's command, settings, environment, scores and prototypes, or list the cells of a method.
+
+    \b
+    python -m bench show protopnet            every cell behind its rows: seed, values, code version
+    python -m bench show 084a52               one of them: all that made it, and the command that repeats it
+    """  # noqa: D301 (click reads the character itself)
+    from bench.report.cell_list import cells_of_row
     from bench.report.cell_page import show_cell
+    from bench.report.renderers import write
 
     store = options.open_store(out)
+    if not any(cell.startswith(Path(name).name) for cell in store.cells()):
+        write([cells_of_row(store, name, metrics, suite)])
+        return
+    if metrics or suite:
+        raise RequestError("--metrics and --suite are for the list of a method, not for one cell")
     show_cell(store, store.find(name), Console())
 
 
