@@ -20,7 +20,7 @@ from baselines import layers, protopool_ops, starts
 from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
 from baselines.protopnet import ProtoPNetModel
 from baselines.protopool import ProtoPoolModel
-from baselines.tesnet import TesNetModel, subspace_separation
+from baselines.tesnet import TesNetModel, literal_subspace_separation, subspace_separation
 from bench.config.schedule import Schedule
 from bench.contract import (
     Explanation,
@@ -237,7 +237,8 @@ class ProtoConceptsLearner(NetworkLearner):
             loss = loss + config.cluster * terms["cluster"] - config.separation * terms["separation"]
         if model.projects:
             terms["orthonormality"] = layers.orthonormality(network.bases)
-            terms["subspace"] = subspace_separation(network.bases)
+            subspaces = subspace_separation if config.subspace_form == "gram" else literal_subspace_separation
+            terms["subspace"] = subspaces(network.bases)
             loss = loss + config.orthonormality * terms["orthonormality"] - config.subspace * terms["subspace"]
         if model.shared:
             terms["orthogonality"] = protopool_ops.orthogonality(network.proto_presence)
@@ -312,6 +313,7 @@ class ProtoConcepts(PrototypeNetwork):
             caps: weight of the norm of all caps.
             orthonormality: weight of TesNet's term within classes.
             subspace: weight of TesNet's term between classes.
+            subspace_form: ``gram``, or ``literal``: from the published tensor, 16 GB at 1,000 classes.
             orthogonality: weight of ProtoPool's term within the slots of a class.
             mixup: both parameters of the Beta distribution of ProtoPool's blended images; 0 = not blended.
             gumbel_epochs: epochs until the scale of ProtoPool's Gumbel-softmax has its last value.
@@ -332,6 +334,8 @@ class ProtoConcepts(PrototypeNetwork):
         caps: float = 0.01
         orthonormality: float = 5e-3
         subspace: float = 5e-5
+        # Left out of the settings at its default, so that cells from before this field keep their ids.
+        subspace_form: Literal["gram", "literal"] = Field(default="gram", exclude_if="gram".__eq__)
         orthogonality: float = 1.0
         mixup: Annotated[float, Field(ge=0)] = 0.5
         gumbel_epochs: PositiveInt = 30

@@ -13,6 +13,7 @@ from string import Template
 import click
 
 from bench.cli import options
+from bench.config.overrides import single_about
 from bench.core import registry
 from bench.core.console import Console, say
 from bench.core.errors import RequestError
@@ -83,8 +84,9 @@ def _module_name(kind: str, name: str) -> str:
     "--controls/--no-controls", default=None,
     help="Also measure a metric on the controls, on the demo birds. Default: if BENCH_HOME has them.",
 )  # fmt: skip
+@options.settings("Setting of NAME (repeatable).")
 @options.plugin
-def check(name: str, controls: bool | None) -> None:
+def check(name: str, controls: bool | None, pairs: tuple[str, ...]) -> None:
     """Check that the method or metric NAME keeps the contract, on synthetic images, in under a minute.
 
     Prints one line per check. A method is also fitted by its whole demo recipe; a warning says if it then predicts at
@@ -95,10 +97,11 @@ def check(name: str, controls: bool | None) -> None:
     if name not in known:
         # Checked before the next step, which imports torch.
         raise RequestError(f"no method or metric {registry.quoted(name)}{registry.nearest(name, known, 'metrics')}")
+    settings = single_about(pairs, [name])
     from bench.diagnostics.conformance import check as run
 
     broken = 0
-    for outcome in run(name):
+    for outcome in run(name, settings):
         broken += outcome.problem is not None
         state = "ok" if outcome.problem is None else f"WRONG: {outcome.problem}"
         say(f"{outcome.kind} {name}: {outcome.check}: {f'WARNING: {outcome.warning}' if outcome.warning else state}")

@@ -12,7 +12,7 @@ import click
 
 from bench.cli import options
 from bench.config import suites
-from bench.config.overrides import for_datasets
+from bench.config.overrides import single_about
 from bench.core import registry
 from bench.core.console import Console, say
 from bench.core.paths import home as find_home
@@ -44,7 +44,7 @@ def list_(data_root: Path | None, pairs: tuple[str, ...], as_json: bool) -> None
     """List the known data sets with their annotations and the folders that were searched."""
     from rich.table import Table
 
-    overrides = for_datasets(pairs, suites.datasets())
+    overrides = single_about(pairs, suites.datasets())
     from bench.config import schema
     from bench.contract import RequestError
     from bench.data import synthetic
@@ -206,13 +206,13 @@ def settings_of(name: str, pairs: tuple[str, ...]) -> Any:
     """Return the data set's configuration with the values of ``--set``."""
     from bench.config import schema
 
-    return schema.dataset_config(name, for_datasets(pairs, [name]))
+    return schema.dataset_config(name, single_about(pairs, [name]))
 
 
 def check_names(name: str, pairs: tuple[str, ...]) -> None:
     """Refuse an unknown data set, and settings of others, before torch is imported."""
     suites.check_dataset(name)
-    for_datasets(pairs, [name])
+    single_about(pairs, [name])
 
 
 COMMANDS: list[click.Command] = [data]

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from bench.cli import data, options
-from bench.config.overrides import parse_single
+from bench.config.overrides import only_about, parse_overrides, parse_single
 from bench.core import registry
 from bench.core.console import Console, say
 from bench.core.errors import RequestError
@@ -29,6 +29,7 @@ _BACKBONE = click.option(
     "--backbone", default="resnet34", show_default=True, help="Backbone (`ls backbones`); its weights are random."
 )
 _SIZE = options.number("--size", 224, "Side of the images in pixels.", least=32)
+_PAIRS = options.settings("Setting of a method; NAME=a,b measures each (repeatable).")
 _SEED = options.number("--seed", 0, "Seed of all random numbers.", least=0)
 
 
@@ -39,11 +40,13 @@ def _counts(context: click.Context, option: click.Parameter, value: str) -> tupl
     return numbers
 
 
-def _check_names(methods: tuple[str, ...], backbone: str) -> None:
+def _check_names(methods: tuple[str, ...], backbone: str, pairs: tuple[str, ...] = ()) -> None:
     """Refuse unknown names, before torch is imported."""
     for name in registry.chosen_methods(methods):
         registry.entry("methods", name)
     registry.entry("backbones", backbone)
+    for settings in parse_overrides(pairs):
+        only_about(settings, registry.chosen_methods(methods))
 
 
 def _check_size(backbone: str, size: int) -> None:
@@ -76,6 +79,7 @@ def _print(result: dict[str, Any], table: Callable[[dict[str, Any]], Any], fmt: 
     "--classes", callback=_counts, default="200,1000", show_default=True, help="Comma-separated numbers of classes."
 )
 @_BACKBONE
+@_PAIRS
 @options.number("--batch", None, "Images per batch. Default: 80 on a GPU, 4 on a CPU.")
 @_SIZE
 @options.number("--steps", 3, "Timed steps.")
@@ -89,6 +93,7 @@ def scale(
     methods: tuple[str, ...],
     classes: tuple[int, ...],
     backbone: str,
+    pairs: tuple[str, ...],
     batch: int | None,
     size: int,
     steps: int,
@@ -104,7 +109,7 @@ def scale(
     process. A measurement that does not fit into memory is repeated with one image at a time. A method whose published
     code computes in another form has a second row. The results are stored; `bench report --table 3` shows the newest.
     """
-    _check_names(methods, backbone)
+    _check_names(methods, backbone, pairs)
     from bench.core import environment
     from bench.diagnostics.scale import scale as measure
     from bench.report.measurement_tables import scale_table
@@ -115,7 +120,8 @@ def scale(
     files = tuple(str(file.resolve()) for file in plugins)
     result = measure(
         methods, classes, backbone, chosen,
-        batch_size=batch, size=size, steps=steps, memory_limit=memory_limit, plugins=files, note=_note,
+        batch_size=batch, size=size, steps=steps, memory_limit=memory_limit, plugins=files, pairs=pairs,
+        note=_note,
     )  # fmt: skip
     options.open_store(out).record_scale(new_stamp(), result)
     _print(result, scale_table, fmt)
@@ -133,6 +139,7 @@ def speed() -> None:
 @speed.command("train")
 @_METHODS
 @_BACKBONE
+@_PAIRS
 @options.number("--batch", None, "Images per step. Default: 32 on a GPU, 4 on a CPU.", dest="batch_size")
 @options.precision
 @options.number("--steps", None, "Steps per round. Default: 10 on a GPU, 1 on a CPU.")
@@ -150,7 +157,7 @@ def speed_train(methods: tuple[str, ...], backbone: str, device: str, fmt: str, 
     The share is of the images per second that the plain classifier trains; the projection is in forward passes of the
     plain classifier over the same images.
     """
-    _check_names(methods, backbone)
+    _check_names(methods, backbone, sizes["pairs"])
     from bench.core import environment
     from bench.diagnostics.speed_train import table, training_speed
 

@@ -75,17 +75,23 @@ def parse_single(pairs: Iterable[str]) -> dict[str, Any]:
     return single
 
 
-def for_datasets(pairs: Iterable[str], names: Iterable[str]) -> dict[str, Any]:
-    """Return settings that may only be about these data sets.
+def only_about(settings: Mapping[str, Any], sections: Iterable[str]) -> None:
+    """Refuse settings of other sections, which would have no effect.
 
     Raises:
-        RequestError: for any other, which would have no effect.
+        RequestError: for any other.
     """
-    single, names = parse_single(pairs), list(names)
-    for name in single:
+    sections = list(sections)
+    for name in settings:
         section, dot, _ = name.partition(".")
-        if not dot or section not in names:
-            raise RequestError(f"--set {name}: this command takes settings of {', '.join(names)} alone")
+        if not dot or section not in sections:
+            raise RequestError(f"--set {name}: this command takes settings of {', '.join(sections)} alone")
+
+
+def single_about(pairs: Iterable[str], sections: Iterable[str]) -> dict[str, Any]:
+    """Return settings of one value each, which may only be about these sections."""
+    single = parse_single(pairs)
+    only_about(single, sections)
     return single
 
 

@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bench.config import schema
+from bench.config import overrides, schema
 from bench.config.black_box import BlackBoxConfig
 from bench.config.plan import black_box_config
 from bench.config.schedule import Phase
@@ -170,6 +170,18 @@ def chosen(names: tuple[str, ...]) -> list[str]:
         if entry.role == "control":
             raise RequestError(f"--methods {name}: a content-free control has no network to measure")
     return list(names)
+
+
+def choices(names: tuple[str, ...], pairs: Iterable[str]) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return what is measured, by label: name and settings of a method; a setting of several values makes several."""
+    single, several = overrides.parse_overrides(pairs)
+    found = {}
+    for name in chosen(names):
+        for choice in overrides.combinations(several, name):
+            own = overrides.for_section({**single, **choice}, name)
+            label = f"{name} ({', '.join(f'{key}={value}' for key, value in own.items())})" if own else name
+            found[label] = name, own
+    return found
 
 
 def black_box() -> str:

@@ -11,7 +11,7 @@ from bench.contract import Method
 from bench.core import registry
 from bench.core.memory import available, format_bytes
 from bench.diagnostics.measurements import conditions
-from bench.diagnostics.profiling import Measurement, ProfileSizes, What, chosen, forms, in_new_process
+from bench.diagnostics.profiling import Measurement, ProfileSizes, What, choices, forms, in_new_process
 
 _SHARE_OF_FREE = 0.75
 
@@ -27,6 +27,7 @@ def scale(
     steps: int = 3,
     memory_limit: int | None = None,
     plugins: tuple[str, ...] = (),
+    pairs: Sequence[str] = (),
     note: Callable[[str], None] = lambda message: None,
 ) -> dict[str, Any]:
     """Measure each method, in each of its forms, at each number of classes; every measurement in its own process.
@@ -44,12 +45,13 @@ def scale(
         memory_limit: bytes; default on a CPU: three quarters of the free memory. A larger limit is lowered to that, so
             that the limit ends a measurement before the machine runs out of memory.
         plugins: files that register methods.
+        pairs: settings as for ``--set``; several values of one are measured one after the other.
         note: called with messages about the progress.
 
     Returns:
         The conditions and ``rows``, ready for JSON.
     """
-    names = chosen(methods)
+    subjects = choices(methods, pairs)
     batch_size = batch_size or (80 if device.type == "cuda" else 4)
     limit, why = _limit(device, memory_limit)
     machine = conditions(device)
@@ -57,13 +59,13 @@ def scale(
     for count in classes:
         # One process for each measurement: no peak contains memory of another.
         sizes = ProfileSizes(backbone, count, size, str(device))
-        for name in names:
+        for label, (name, settings) in subjects.items():
             for form, overrides in forms(name).items():
-                row: dict[str, Any] = {"method": name, "form": form, "classes": count}
+                row: dict[str, Any] = {"method": label, "form": form, "classes": count}
                 for what in _what(name):
-                    note(f"{name}{f' ({form})' if form else ''}, {count} classes: {what}")
+                    note(f"{label}{f' ({form})' if form else ''}, {count} classes: {what}")
                     row[what] = _measured(
-                        Measurement(what, name, dict(overrides), sizes, batch_size, steps, limit, plugins)
+                        Measurement(what, name, {**settings, **overrides}, sizes, batch_size, steps, limit, plugins)
                     )
                 rows.append(row)
     return {

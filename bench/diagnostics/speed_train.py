@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -13,7 +13,7 @@ from bench.contract import RequestError
 from bench.core import environment
 from bench.diagnostics import synthetic
 from bench.diagnostics.measurements import conditions, describe, measurement_table, timed
-from bench.diagnostics.profiling import ProfiledMethod, ProfileSizes, Step, black_box, chosen
+from bench.diagnostics.profiling import ProfiledMethod, ProfileSizes, Step, black_box, choices
 from bench.report.table import Table
 
 _PUSH_BATCH = 64
@@ -31,6 +31,7 @@ def training_speed(
     classes: int = 200,
     size: int = 224,
     images: int | None = None,
+    pairs: Sequence[str] = (),
     note: Callable[[str], None] = lambda message: None,
 ) -> dict[str, Any]:
     """Time training steps in rounds, each method and the black box in turn; then the projection of each method.
@@ -50,6 +51,7 @@ def training_speed(
         classes: number of classes.
         size: side of the images in pixels.
         images: images of the projection; default 6,000 on a GPU, 64 on a CPU; 0: no projection.
+        pairs: settings as for ``--set``; several values of one are measured in turn.
         note: called with messages about the progress.
 
     Returns:
@@ -66,8 +68,9 @@ def training_speed(
     environment.make_deterministic()
     sizes = ProfileSizes(backbone, classes, size, str(device), precision)
     plain = black_box()
-    names = list(dict.fromkeys([*chosen(methods), plain]))
-    subjects = {name: ProfiledMethod(name, sizes, images=max(64, batch_size)) for name in names}
+    wanted = choices(methods, pairs) | {plain: (plain, {})}
+    count = max(64, batch_size)
+    subjects = {label: ProfiledMethod(name, sizes, own, count) for label, (name, own) in wanted.items()}
     batch = subjects[plain].batch(batch_size)
     prepared = {name: subject.step() for name, subject in subjects.items()}
     for name, (_, _, step) in prepared.items():

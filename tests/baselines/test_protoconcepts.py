@@ -13,6 +13,7 @@ from bench.contract import RequestError, Sizes
 from bench.core.paths import config_file
 from bench.training.trainer import Trainer
 from tests.support import official_checkouts as stand_ins
+from tests.support.classifiers import data_parallel
 from tests.support.samples import Dying, Killed, Silent, stripes, task
 
 BASES = ("protopnet", "tesnet", "protopool")
@@ -115,7 +116,10 @@ def test_settings_that_cannot_work_are_refused(changed, expected):
         ProtoConcepts.check(config, Sizes(200, 30, 512, 49, "resnet34"))
 
 
-BASES_OF_FILES = [("protopnet", "module"), ("tesnet", "module"), ("protopool", "state"), ("protopnet", "state")]
+BASES_OF_FILES = [
+    ("protopnet", "module"), ("tesnet", "module"), ("tesnet", "parallel"), ("protopool", "state"),
+    ("protopool", "prefixed"), ("protopnet", "state"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("base", "form"), BASES_OF_FILES)
@@ -140,7 +144,9 @@ def test_official_files(base, form, tmp_path):
             else:
                 scores = scores * mask
             logits = scores @ network.last_layer.weight.T
-        torch.save(network if form == "module" else network.state_dict(), tmp_path / "official.pth")
+        content = {"module": network, "parallel": data_parallel(network), "state": network.state_dict()}
+        content["prefixed"] = {f"module.{name}": tensor for name, tensor in content["state"].items()}
+        torch.save(content[form], tmp_path / "official.pth")
     facts = official_checkpoints.convert("protoconcepts", tmp_path / "official.pth", tmp_path / "out")
     assert (facts["base"], facts["activation"], facts["epsilon"]) == (base, "log", 1e-4)
     assert ("doubt" in facts) == (base == "protopnet" and form == "state")

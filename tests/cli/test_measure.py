@@ -27,7 +27,9 @@ def call(*arguments):
         (["scale", "--classes", "1"], "2 or more"),
         (["scale", "--memory-limit", "24"], "write a size such as 24GiB"),
         (["speed", "train", "--backbone", "vit_b_32", "--size", "64"], "vit_b_32 cannot take images of 64 pixels"),
+        (["scale", "--methods", "protopnet", "--set", "tesnet.depth=8,16"], "takes settings of protopnet alone"),
         (["check", "accurracy"], "did you mean 'accuracy'"),
+        (["check", "accuracy", "--set", "consistency.region=8"], "takes settings of accuracy alone"),
     ],
 )
 def test_wrong_requests(arguments, message):
@@ -69,11 +71,11 @@ def test_training_beside_the_black_box():
 
 def test_bf16_and_text():
     result = call("speed", "train", *TINY, "--methods", "ours", "--classes", "3", "--batch", "2", "--rounds", "1",
-                  "--images", "0", "--precision", "bf16")  # fmt: skip
+                  "--images", "0", "--precision", "bf16", "--set", "ours.k=3,5")  # fmt: skip
     assert result.exit_code == 0, result.output
     assert "bf16" in result.stdout
     assert "1 (the measure)" in result.stdout
-    assert "ours: trains the black box and nothing else" in result.stdout
+    assert "ours (k=3), ours (k=5): trains the black box and nothing else" in result.stdout
 
 
 def test_check_says_ok_line_by_line(tmp_path, monkeypatch):
@@ -82,6 +84,12 @@ def test_check_says_ok_line_by_line(tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     assert "metric accuracy: a finite score, tables in order: ok" in result.stdout
     assert "--controls draws the demo birds" in result.stdout
+
+
+def test_check_takes_settings():
+    result = call("check", "consistency", "--no-controls", "--set", "consistency.threshold=7")
+    assert result.exit_code == 1
+    assert "WRONG: RequestError: consistency.threshold: Input should be" in result.stdout
 
 
 def test_check_of_a_plugin_that_is_broken(tmp_path, monkeypatch):

@@ -6,7 +6,15 @@ import sys
 import pytest
 import torch
 
-from bench.diagnostics.profiling import Measurement, ProfiledMethod, ProfileSizes, chosen, in_new_process, measure
+from bench.diagnostics.profiling import (
+    Measurement,
+    ProfiledMethod,
+    ProfileSizes,
+    choices,
+    chosen,
+    in_new_process,
+    measure,
+)
 from bench.diagnostics.scale import scale
 from bench.report.measurement_tables import scale_table
 from bench.report.renderers import as_markdown
@@ -121,6 +129,16 @@ def test_what_fails_says_why():
     found = in_new_process(Measurement("training", "protopnet", {"depth": 0}, SIZES, 2, 1))
     assert found["status"] == "failed"
     assert "depth" in found["reason"]
+
+
+def test_settings_of_several_values_are_measured_each():
+    pairs = ("protoconcepts.base=tesnet", "protoconcepts.subspace_form=gram,literal", "ours.k=5")
+    assert choices(("protoconcepts", "protopnet"), pairs) == {
+        f"protoconcepts (base=tesnet, subspace_form={form})": (
+            "protoconcepts", {"base": "tesnet", "subspace_form": form}
+        )
+        for form in ("gram", "literal")
+    } | {"protopnet": ("protopnet", {})}  # fmt: skip
 
 
 def test_all_is_what_competes_and_the_black_box():

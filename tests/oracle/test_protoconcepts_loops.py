@@ -152,8 +152,9 @@ def test_maps_scores_logits_and_contributions(base, model, images, masked):
     assert 0 < cut < 4 * len(model.prototypes)
 
 
-def test_loss(base, model, images):
-    learner = ProtoConceptsLearner(model, config(base), Silent())
+@pytest.mark.parametrize("form", ["gram", "literal"])
+def test_loss(form, base, model, images):
+    learner = ProtoConceptsLearner(model, config(base, subspace_form=form), Silent())
     model.network.proto_presence.requires_grad_(False) if base == "protopool" else None
     with torch.no_grad():
         found = learner(images, torch.tensor(LABELS), "joint")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from bench.diagnostics.conformance.outcome import Outcome, attempt
 _KINDS: tuple[tuple[str, Any], ...] = (("method", methods), ("metric", metrics))
 
 
-def check(name: str) -> Iterator[Outcome]:
-    """Run all checks of the method and of the metric of a name, and yield their outcomes.
+def check(name: str, settings: Mapping[str, Any] | None = None) -> Iterator[Outcome]:
+    """Run all checks of the method and of the metric of a name, in these settings, and yield their outcomes.
 
     Raises:
         RequestError: if there is neither, with the nearest names.
@@ -30,7 +30,7 @@ def check(name: str) -> Iterator[Outcome]:
         for kind, module in _KINDS:
             if f"{kind}s" not in kinds:
                 continue
-            first, subject = attempt(kind, module.FIRST, module.prepare, name, Path(folder))
+            first, subject = attempt(kind, module.FIRST, module.prepare, name, Path(folder), settings)
             yield first
             if first.problem is None:
                 for title, run in module.CHECKS.items():

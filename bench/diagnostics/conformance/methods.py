@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,8 +57,8 @@ class Fitted:
         return _task(self.method, self.config if config is None else config, self.samples, self.folder / "again")
 
 
-def prepare(name: str, folder: Path) -> Fitted:
-    """Fit the method of a name."""
+def prepare(name: str, folder: Path, settings: Mapping[str, Any] | None = None) -> Fitted:
+    """Fit the method of a name, in its demo settings but for these, by their dotted names."""
     method: type[Method] = registry.load("methods", name)
     expect(issubclass(method, Method), f"{method} is no subclass of bench.contract.Method")
     preset = {f"{name}.{key}": value for key, value in registry.entry("methods", name).preset}
@@ -66,7 +66,7 @@ def prepare(name: str, folder: Path) -> Fitted:
     expect(bool(preset) or method.name == name, f"its attribute `name` is {method.name!r}, registered is {name!r}")
     expect(issubclass(method.Config, Settings), "its Config is no subclass of bench.contract.Settings")
     expect(method.needs <= KNOWN, f"needs {sorted(method.needs - KNOWN)}; known are {sorted(KNOWN)}")
-    config: Any = from_recipe(config_file("methods", name), method.Config, "demo", preset, name)
+    config: Any = from_recipe(config_file("methods", name), method.Config, "demo", preset | dict(settings or {}), name)
     whole = config
     if hasattr(config, "schedule"):
         phases = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.config import schema
 from bench.contract import CellError, Metric, NotApplicable, PartPrototypeModel, Score, Settings
 from bench.core import registry
 from bench.core.score import validated
@@ -58,8 +59,8 @@ class Measured:
             return metric.compute()
 
 
-def prepare(name: str, folder: Path) -> Measured:
-    """Build the samples and models to check the metric of a name."""
+def prepare(name: str, folder: Path, settings: Mapping[str, Any] | None = None) -> Measured:
+    """Build the samples and models to check the metric of a name, in these settings, by their dotted names."""
     metric: type[Metric] = registry.load("metrics", name)
     expect(issubclass(metric, Metric), f"{metric} is no subclass of bench.contract.Metric")
     preset = dict(registry.entry("metrics", name).preset)
@@ -75,7 +76,8 @@ def prepare(name: str, folder: Path) -> Measured:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         black_box = Classifier(synthetic.SmallNet(), samples.classes).eval()
-    config = metric.Config.model_validate(preset)
+    values = schema.merge(preset, schema.for_section(settings or {}, name), name)
+    config = schema.validate(metric.Config, values, name)
     return Measured(metric, config, samples, synthetic.RandomPrototypes(samples.classes).eval(), black_box)
 
 
