@@ -171,7 +171,7 @@ class DeformableProtoPNetModel(PartPrototypeModel):
     def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
         """Return the displayed map: similarity maps weighted by the class's row of the last layer."""
         maps = functional.relu(self.cosines(*self.latent(features)))
-        return torch.einsum("nphw,np->nhw", maps, layers.class_weights(self.last_layer, classes))
+        return torch.einsum("nphw,np->nhw", maps, layers.class_weights(self.last_layer.weight, classes))
 
     def orthogonality(self, groups: int) -> Tensor:
         """Compute ``||G - I||_F``, G the products of all parts within each of ``groups`` equal blocks of prototypes."""

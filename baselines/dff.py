@@ -14,10 +14,9 @@ import torch
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
-from baselines.remainder import ClassifierWithRemainder, class_features, empty_layer
-from bench.contract import CellError, FitContext, Method, Settings, Sizes
+from baselines.remainder import ClassifierWithRemainder, ExplanationMethod, class_features, empty_layer
+from bench.contract import CellError, FitContext, Settings
 from bench.posthoc.feature_source import BackboneFeatures
-from bench.posthoc.method import check_rank
 from bench.posthoc.solvers.hals import descend
 from bench.posthoc.solvers.init import Init
 from bench.posthoc.solvers.nmf import Factors, Solver, factorise
@@ -100,21 +99,10 @@ def factors_of(config: Any, rows: Tensor, label: int, seed: int, k: int) -> Fact
     return factorise(rows.clamp(min=0)[None], count, k, seed=seed, classes=[label], **how)
 
 
-class ConceptMethod(Method):
+class ConceptMethod(ExplanationMethod):
     """Method that explains the black box by codes of concepts. Subclasses say which rows are factorised."""
 
-    needs_black_box = True
     tells = ("nmf_relative_error", "negative_share")
-
-    @classmethod
-    def keeps_its_backbone(cls, config: Any) -> bool:
-        """Return true: it is the black box's."""
-        return True
-
-    @classmethod
-    def check(cls, config: Any, sizes: Sizes) -> None:
-        """Refuse a k above the rank of a class's feature matrix."""
-        check_rank(cls.name, config, sizes)
 
     def build(self, task: FitContext) -> ConceptClassifier:
         """Build a model of the fitted shapes, filled with zeros."""

@@ -13,8 +13,8 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from baselines.remainder import ClassifierWithRemainder, class_features, empty_layer
-from bench.contract import FitContext, Method, RequestError, Settings, Sizes
+from baselines.remainder import ClassifierWithRemainder, ExplanationMethod, class_features, empty_layer
+from bench.contract import FitContext, RequestError, Settings, Sizes
 from bench.core.seeding import derive
 
 _GATHERED = 2**26
@@ -27,7 +27,7 @@ class ChannelClassifier(ClassifierWithRemainder):
     shared: ClassVar[bool] = True
 
 
-class EPIC(Method):
+class EPIC(ExplanationMethod):
     """Channels of an invertible mix, for a class the k of the largest mean contribution in its training images.
 
     Facts: ``purity_before`` and ``purity``, the mean of a channel's part of its cell's length where it is highest, over
@@ -36,7 +36,6 @@ class EPIC(Method):
 
     name = "epic"
     paper = "EPIC: explanation of pretrained image classification networks via prototypes, AAAI 2026"
-    needs_black_box = True
     class_specific = False
     tells = ("purity_before", "purity")
 
@@ -61,11 +60,6 @@ class EPIC(Method):
         epochs: PositiveInt = 2
         batch_size: PositiveInt = 512
         lr: PositiveFloat = 1e-3
-
-    @classmethod
-    def keeps_its_backbone(cls, config: Any) -> bool:
-        """Return true: it is the black box's."""
-        return True
 
     @classmethod
     def check(cls, config: Any, sizes: Sizes) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.contract import Explanation, FitContext, Method, PartPrototypeModel, PrototypeTable
+from baselines.remainder import ExplanationMethod
+from bench.contract import Explanation, FitContext, PartPrototypeModel, PrototypeTable
 
 
 class PooledLinear(nn.Linear):
@@ -83,18 +84,12 @@ class GradientMaps(PartPrototypeModel):
         return self.head(features).scores + self.zero
 
 
-class GradCAM(Method):
+class GradCAM(ExplanationMethod):
     """Maps of mean gradients, without their negative part."""
 
     name = "gradcam"
     paper = "Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks, ICCV 2017"
-    needs_black_box = True
     averaged = True
-
-    @classmethod
-    def keeps_its_backbone(cls, config: Any) -> bool:
-        """Return true: it is the black box's."""
-        return True
 
     def build(self, task: FitContext) -> GradientMaps:
         """Build a model of the fitted shapes."""

@@ -13,9 +13,8 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from baselines.dff import factors_of
-from baselines.remainder import ClassifierWithRemainder, class_features, empty_layer
-from bench.contract import FitContext, Method, Settings, Sizes
-from bench.posthoc.method import check_rank
+from baselines.remainder import ClassifierWithRemainder, ExplanationMethod, class_features, empty_layer
+from bench.contract import FitContext, Settings
 from bench.posthoc.solvers.init import Init
 from bench.posthoc.solvers.nmf import Solver
 
@@ -24,7 +23,7 @@ _PARALLEL = 1e-6
 _BATCH = 32
 
 
-class IBD(Method):
+class IBD(ExplanationMethod):
     """Concepts from a factorisation of each class's features: no annotation names them.
 
     The published concepts are classifiers of the 660 objects and parts of Broden. Here all classes choose among the
@@ -34,7 +33,6 @@ class IBD(Method):
 
     name = "ibd"
     paper = "Zhou, Sun, Bau and Torralba, Interpretable Basis Decomposition for Visual Explanation, ECCV 2018"
-    needs_black_box = True
     tells = ("residual_share", "negative_share")
 
     class Config(Settings):
@@ -52,16 +50,6 @@ class IBD(Method):
         nmf_init: Init = "nndsvd"
         nmf_max_iter: PositiveInt = 200
         nmf_tol: NonNegativeFloat = 1e-4
-
-    @classmethod
-    def keeps_its_backbone(cls, config: Any) -> bool:
-        """Return true: it is the black box's."""
-        return True
-
-    @classmethod
-    def check(cls, config: Any, sizes: Sizes) -> None:
-        """Refuse a k above the rank of a class's feature matrix."""
-        check_rank(cls.name, config, sizes)
 
     def per_class(self, task: FitContext) -> int:
         """Return the number of concepts of each class, at most those in the bank."""

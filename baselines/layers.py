@@ -100,9 +100,8 @@ def cosines(z: Tensor, projected: Tensor) -> Tensor:
     return projected / z.norm(dim=1, keepdim=True).clamp(min=1e-12)
 
 
-def class_weights(last_layer: Any, classes: Tensor) -> Tensor:
-    """Return rows of a last layer for ``classes (N,)``, or their combinations for weights ``(N, C)``: ``(N, P)``."""
-    weight = last_layer.weight
+def class_weights(weight: Tensor, classes: Tensor) -> Tensor:
+    """Return rows of weights ``(C, P)`` for ``classes (N,)``, or their combinations for ``(N, C)``: ``(N, P)``."""
     return weight[classes] if classes.ndim == 1 else classes.to(weight) @ weight
 
 
@@ -157,11 +156,16 @@ def orthonormality(bases: Tensor) -> Tensor:
 class MaximaModel(PartPrototypeModel):
     """Network whose logits are one linear layer, without bias, on the maxima of its presence maps.
 
-    Subclasses set ``backbone``, ``prototypes`` and ``last_layer`` and define :meth:`maps`.
+    Subclasses set ``backbone``, ``prototypes`` and ``last_layer`` (or define ``weight``) and define :meth:`maps`.
     """
 
     mixes = True
     last_layer: nn.Linear
+
+    @property
+    def weight(self) -> Tensor:
+        """Weights of the maxima in the logits ``(C, P)``."""
+        return self.last_layer.weight
 
     def maps(self, features: Tensor) -> Tensor:
         """Compute the presence of every prototype in every cell ``(N, P, h, w)``, larger = more present."""
@@ -173,38 +177,38 @@ class MaximaModel(PartPrototypeModel):
 
     def logits(self, features: Tensor) -> Tensor:
         """Return the logits alone."""
-        return self.last_layer(self.counted(self.maps(features)).amax((2, 3)))
+        return nn.functional.linear(self.counted(self.maps(features)).amax((2, 3)), self.weight)
 
     def prototype_logits(self, features: Tensor) -> Tensor:
         """Return the logits without the terms of other classes' prototypes."""
-        own = torch.where(self.prototypes.classes.T, self.last_layer.weight, 0.0)
+        own = torch.where(self.prototypes.classes.T, self.weight, 0.0)
         return nn.functional.linear(self.counted(self.maps(features)).amax((2, 3)), own)
 
     def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
         """Return the maps, their maxima as scores."""
         maps = self.maps(features)
         scores = self.counted(maps).amax((2, 3))
-        logits = self.last_layer(scores)
+        logits = nn.functional.linear(scores, self.weight)
         if classes is None:
             return Explanation(logits, maps, scores)
         indices = self.prototypes.of(classes)
         return Explanation(logits, self.pick(maps, indices), self.pick(scores, indices), indices)
 
     def connections(self, prototypes: Tensor) -> Tensor:
-        """Return the columns of the last layer."""
-        return self.last_layer.weight.T[prototypes]
+        """Return the columns of the weights."""
+        return self.weight.T[prototypes]
 
     def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
-        """Return the displayed map: presence maps weighted by the class's row of the last layer."""
-        return torch.einsum("nphw,np->nhw", self.maps(features), class_weights(self.last_layer, classes))
+        """Return the displayed map: presence maps weighted by the class's row of the weights."""
+        return torch.einsum("nphw,np->nhw", self.maps(features), class_weights(self.weight, classes))
 
     def contributions(self, features: Tensor, classes: Tensor) -> Tensor:
         """Return each prototype's whole term in the first cell of its largest presence."""
-        return at_maxima(self.counted(self.maps(features)), class_weights(self.last_layer, classes))
+        return at_maxima(self.counted(self.maps(features)), class_weights(self.weight, classes))
 
     def shapley(self, features: Tensor, classes: Tensor) -> Tensor:
         """Return the Shapley values of the maxima."""
-        return shapley_of_maxima(self.counted(self.maps(features)), class_weights(self.last_layer, classes))
+        return shapley_of_maxima(self.counted(self.maps(features)), class_weights(self.weight, classes))
 
 
 def parameter_groups(model: Any) -> dict[str, list[nn.Parameter]]:

@@ -125,7 +125,7 @@ class ProtoConceptsModel(PartPrototypeModel):
 
     def weights(self, classes: Tensor) -> Tensor:
         """Return the weight of each prototype for ``classes (N,)``, or for weights ``(N, C)``: ``(N, P)``."""
-        rows = layers.class_weights(self.network.last_layer, classes)
+        rows = layers.class_weights(self.network.last_layer.weight, classes)
         return (self.network.weights(rows) if self.shared else rows) * self.non_vis_mask
 
     def connections(self, prototypes: Tensor) -> Tensor:

@@ -137,7 +137,7 @@ class ProtoPoolModel(PartPrototypeModel):
     def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
         """Return the displayed map: similarity maps weighted by the class's row of the last layer, slot by slot."""
         maps = layers.log_similarity(self.distances(features))
-        return torch.einsum("nphw,np->nhw", maps, self.weights(layers.class_weights(self.last_layer, classes)))
+        return torch.einsum("nphw,np->nhw", maps, self.weights(layers.class_weights(self.last_layer.weight, classes)))
 
 
 class ProtoPoolLearner(NetworkLearner):

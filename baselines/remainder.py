@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from bench.contract import CellError, Explanation, FitContext, PartPrototypeModel, PrototypeTable
+from bench.contract import CellError, Explanation, FitContext, Method, PartPrototypeModel, PrototypeTable, Sizes
 from bench.posthoc.feature_source import BackboneFeatures
+from bench.posthoc.method import check_rank
 
 
 class ClassifierWithRemainder(PartPrototypeModel):
@@ -105,6 +106,23 @@ class ClassifierWithRemainder(PartPrototypeModel):
     def offset(self, classes: Tensor) -> Tensor:
         """Return the bias of the classes."""
         return self.bias[classes]
+
+
+class ExplanationMethod(Method):
+    """Method that explains the black box and leaves it as it is."""
+
+    needs_black_box = True
+
+    @classmethod
+    def keeps_its_backbone(cls, config: Any) -> bool:
+        """Return true: it is the black box's."""
+        return True
+
+    @classmethod
+    def check(cls, config: Any, sizes: Sizes) -> None:
+        """Refuse a k above the rank of a class's feature matrix, of methods that have one."""
+        if hasattr(config, "k"):
+            check_rank(cls.name, config, sizes)
 
 
 def empty_layer(task: FitContext, channels: int) -> tuple[Tensor, Tensor]:

@@ -20,17 +20,7 @@ from baselines import layers, starts
 from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
 from baselines.projection import cell, project
 from bench.config.schedule import Schedule
-from bench.contract import (
-    Explanation,
-    FitContext,
-    PartPrototypeModel,
-    Progress,
-    PrototypeTable,
-    RequestError,
-    Samples,
-    Sizes,
-)
-from bench.core.part_model import shapley_of_maxima
+from bench.contract import FitContext, Progress, PrototypeTable, RequestError, Samples, Sizes
 from bench.core.seeding import derive
 
 Form = Literal["cropped", "full"]
@@ -99,7 +89,7 @@ class Branch(nn.Module):
         return (maps, cosines) if self.form == "cropped" else (maps.relu(), cosines.relu())
 
 
-class STProtoPNetModel(PartPrototypeModel):
+class STProtoPNetModel(layers.MaximaModel):
     """Backbone and one or two branches, whose maps stand one after the other and whose logits are added.
 
     Args:
@@ -110,8 +100,6 @@ class STProtoPNetModel(PartPrototypeModel):
         form: see :class:`Branch`.
         branches: the branches that the network has.
     """
-
-    mixes = True
 
     def __init__(
         self,
@@ -160,36 +148,6 @@ class STProtoPNetModel(PartPrototypeModel):
         """Return the similarities of every cell to the prototypes of all branches ``(N, P, h, w)``."""
         # The official `push_forward` functions return them with the opposite sign.
         return torch.cat([branch.maps(features)[0] for branch in self.branches.values()], 1)
-
-    def logits(self, features: Tensor) -> Tensor:
-        """Return the logits alone."""
-        return nn.functional.linear(self.maps(features).amax((2, 3)), self.weight)
-
-    def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
-        """Return similarities as maps, their maxima as scores."""
-        maps = self.maps(features)
-        scores = maps.amax((2, 3))
-        logits = nn.functional.linear(scores, self.weight)
-        if classes is None:
-            return Explanation(logits, maps, scores)
-        indices = self.prototypes.of(classes)
-        return Explanation(logits, self.pick(maps, indices), self.pick(scores, indices), indices)
-
-    def connections(self, prototypes: Tensor) -> Tensor:
-        """Return the columns of the last layers."""
-        return self.weight.T[prototypes]
-
-    def attribute(self, features: Tensor, classes: Tensor) -> Tensor:
-        """Return the displayed map: similarities weighted by the class's rows of the last layers."""
-        return torch.einsum("nphw,np->nhw", self.maps(features), layers.class_weights(self, classes))
-
-    def contributions(self, features: Tensor, classes: Tensor) -> Tensor:
-        """Return each prototype's whole term in the cell of its largest similarity."""
-        return layers.at_maxima(self.maps(features), layers.class_weights(self, classes))
-
-    def shapley(self, features: Tensor, classes: Tensor) -> Tensor:
-        """Return the Shapley values of the maxima."""
-        return shapley_of_maxima(self.maps(features), layers.class_weights(self, classes))
 
 
 class STProtoPNetLearner(NetworkLearner):

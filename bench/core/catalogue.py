@@ -295,6 +295,11 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         "compactness": _metric(
             "metrics.compactness:Compactness", "prototypes that make up 90 % of a decision", "prototypes"
         ),
+        "explanation_size": _metric(
+            "metrics.explanation_size:ExplanationSize",
+            "prototypes that count for an image and for any, zero weights (PIP-Net)",
+            "prototypes",
+        ),
         "comprehensiveness": _metric(
             "metrics.comprehensiveness:Comprehensiveness",
             "how well a class's prototypes together cover the object's mask",
