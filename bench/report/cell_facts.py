@@ -79,7 +79,10 @@ def deviations(written: Mapping[str, Any]) -> list[str]:
 def computed_with(outcome: Mapping[str, Any]) -> dict[str, Any]:
     """Return environment and seeds of a finished cell."""
     seeds = {f"seed of {part}": value for part, value in outcome.get("seeds", {}).items()}
-    return {**flatten(outcome["environment"]), **seeds}
+    facts = flatten(outcome["environment"])
+    if facts.get("arguments"):
+        facts["arguments"] = shlex.join(facts["arguments"])
+    return {**facts, **seeds}
 
 
 def repeating(folder: Path, outcome: Mapping[str, Any]) -> str:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from bench.core import __version__, registry
-from bench.core.plain_text import printable, visible
+from bench.core.plain_text import visible
 from bench.report.cell_page import CellPage
 from bench.report.html import filters
 from bench.report.html.about import About, hardware
@@ -157,7 +157,7 @@ class Site:
             loader=FileSystemLoader(_HERE), autoescape=True, finalize=_shown, undefined=StrictUndefined,
             trim_blocks=True, lstrip_blocks=True,
         )  # fmt: skip
-        self._pages.filters.update(breakable=breakable, in_words=in_words)
+        self._pages.filters.update(in_words=in_words, sortable=filters.sortable, together=filters.together)
         self._pages.globals.update(
             value=filters.value, ends=filters.ends, verdict=filters.verdict, reach=filters.reach, width=filters.BAR,
             p_value=filters.p_value, pairwise=filters.pairwise, minus=filters.minus, notes_of=filters.notes_of,
@@ -193,7 +193,7 @@ class Site:
         self._page("comparisons.html", "comparisons", every=every, facts=filters.explanations(every), files=files)
         self._page("tables.html", "tables", tables=tables, unmeasured=unmeasured)
         self._page("cells.html", "cells", cells=self._cells, runs=self._runs,
-                   files=self._downloads.of("cells", [cell_list(self._cells)]) if self._cells else None)  # fmt: skip
+                   files=self._downloads.listed("cells", cell_list(self._cells)) if self._cells else None)  # fmt: skip
         addresses = self._addresses()
         for one in self._cells:
             name, sources = addresses[one.name], self.digests[one.name]
@@ -282,11 +282,6 @@ class Site:
 def _shown(value: Any) -> Any:
     """Return a template's value: text without acting characters and without paths of the machine that made it."""
     return visible(pathless(value) if type(value) is str else value)
-
-
-def breakable(name: str) -> Markup:
-    """Return a dotted name that may be broken behind dots, for narrow screens."""
-    return Markup(str(escape(printable(name))).replace(".", ".<wbr>"))
 
 
 def _is_measured(table: Table) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -57,6 +59,14 @@ class Downloads:
         lines = [["class", *(f"{column.group} {column.name}" for column in table.columns)]]
         lines += [[row.label, *(_text(row.number(column)) for column in table.columns)] for row in table.rows]
         return self._files(name, "".join(f"{','.join(line)}\n" for line in lines), as_latex([table]), cited)
+
+    def listed(self, name: str, table: Table) -> Files:
+        """Write a table of words under a name, a line of the CSV for each of its rows."""
+        text = io.StringIO()
+        lines = csv.writer(text, lineterminator="\n")
+        lines.writerow([*table.stub, *(column.name for column in table.columns)])
+        lines.writerows([row.label, *(row.values[column.name].text for column in table.columns)] for row in table.rows)
+        return self._files(name, pathless(text.getvalue()), as_latex([without_paths(table)]), [])
 
     def compared(self, name: str, found: Sequence[Comparison]) -> Files:
         """Write comparisons under a name."""

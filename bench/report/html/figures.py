@@ -56,15 +56,25 @@ def fit_for_pages(file: Path) -> None:
     """Let an SVG follow the reader's preference, a dark page getting colours that read there; and make it smaller.
 
     A style sheet inside an SVG also counts where a page shows it as an image, unlike the page's own. Hundredths of a
-    point, without blanks before lines, are four fifths of the bytes; numbers below 1 are scales of letters.
+    point suffice; numbers below 1 are scales of letters. Groups of one element without a name are that element.
     """
-    text = re.sub(r"\n +", "\n", re.sub(r"(?<![\d.])([1-9]\d*\.\d\d)\d+", r"\1", file.read_text(encoding="utf-8")))
-    text = text.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
+    text = re.sub(r"(?<![\d.])([1-9]\d*\.\d\d)\d+", r"\1", file.read_text(encoding="utf-8"))
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
+    for pattern, shorter in (
+        (r"\s*\n\s*", "\n"),
+        (r' transform="rotate\(-0 [^"]*"| id="(?!m[0-9a-f]{10}"|p[0-9a-f]{10}")[^"]*"', ""),
+        (r"xlink:href", "href"),
+        (r"font-family: 'DejaVu Sans'; ", ""),
+        (r"<g>\n(<[^g][^>]*/>)\n</g>", r"\1"),
+        (r"<g>\n(<[^g][^>]*/>)\n</g>", r"\1"),
+    ):
+        text = re.sub(pattern, shorter, text)
     rules = "".join(
         f'[style*="{kind}: {light}"] {{ {kind}: {dark} !important }} '
         for light, dark in DARK.items() for kind in ("fill", "stroke")
     )  # fmt: skip
-    sheet = f'<style type="text/css">@media (prefers-color-scheme: dark) {{ {rules}}}</style>'
+    letters = 'text { font-family: "DejaVu Sans", Verdana, sans-serif }'
+    sheet = f'<style type="text/css">{letters} @media (prefers-color-scheme: dark) {{ {rules}}}</style>'
     file.write_text(text.replace("<defs>", f"<defs>\n{sheet}", 1), encoding="utf-8")
 
 

@@ -46,6 +46,25 @@ def minus(text: str) -> str:
     return text.replace("-", "−")
 
 
+def sortable(number: float | None) -> str:
+    """Return the number by which a column is sorted."""
+    return "" if number is None else f"{number:.6g}"
+
+
+def together(items: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return dotted names with a common beginning as one.
+
+    Example:
+        >>> together([("seed", "0"), ("ours.k", "3"), ("data", "cub"), ("ours.solver", "hals")])
+        [('seed', '0'), ('ours', 'k=3, solver=hals'), ('data', 'cub')]
+    """
+    found: dict[str, list[str]] = {}
+    for name, text in items:
+        start, dot, end = name.rpartition(".")
+        found.setdefault(start or name, []).append(f"{end}={text}" if dot else text)
+    return [(name, ", ".join(texts)) for name, texts in found.items()]
+
+
 def p_value(number: float | None) -> str:
     """Return two digits, as far down as the number of swaps can resolve."""
     return "" if number is None else f"{number:.2g}"

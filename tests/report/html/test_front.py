@@ -212,7 +212,7 @@ def test_a_drawing_has_colours_for_a_dark_page(tmp_path: Path) -> None:
 def test_the_published_results_are_a_small_whole_report(tmp_path: Path) -> None:
     write_site(Store(ROOT / "reports" / "results"), tmp_path / "site")
     files = [file for file in (tmp_path / "site").rglob("*") if file.is_file()]
-    assert sum(file.stat().st_size for file in files) < 9_000_000
+    assert sum(file.stat().st_size for file in files) < 8_000_000
     assert broken_links(tmp_path / "site") == []
     for file in files:
         assert str(ROOT) not in file.read_text(encoding="utf-8"), file
