@@ -133,7 +133,7 @@ def run(
             if not values.get(name):
                 known = "ours,protopnet" if name == "methods" else "demo"
                 raise RequestError(f"no {name} given: --{name} {known}, or --suite NAME; `bench ls suites` lists them")
-        asked.append(overrides.with_settings(values, single, several))
+        asked += overrides.by_dataset(overrides.with_settings(values, single, several))
     request_names.check_requests(asked, gpus, starting)
     # With torch from here on, which takes seconds to import: a wrong name is refused before.
     from bench.config import schema

@@ -114,7 +114,10 @@ def main(context: click.Context, config_dir: Path | None) -> None:
 @click.option("--seeds", callback=options.seeds, help="Comma-separated seeds. Default: 0.")
 @options.several("--metrics", "Comma-separated metrics or groups, or all (`ls metrics`).")
 @click.option("--suite", help="Suite by name (`ls suites`) or path of a YAML file; other options override it.")
-@options.settings("Setting: ours.k=5, or a grid: ours.k=3,5,10 (repeatable).")
+@options.settings(
+    "Setting: ours.k=5, or a grid: ours.k=3,5,10 (repeatable). cub.protocol=whole does not cut images to the box,"
+    " cub.protocol=huang2023,whole runs both, in two tables."
+)
 @data.ROOT
 @options.starting_weights("File of starting weights (repeatable).")
 @options.home

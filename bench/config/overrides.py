@@ -112,6 +112,29 @@ def with_settings(
     }
 
 
+def by_dataset(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the fields of a request once for each choice among several values of its data sets' settings.
+
+    >>> both = by_dataset({"datasets": ["cub"], "grid": {"cub.protocol": ["huang2023", "whole"]}})
+    >>> [one["overrides"] for one in both]
+    [{'cub.protocol': 'huang2023'}, {'cub.protocol': 'whole'}]
+    """
+    names, grid = values.get("datasets"), values.get("grid") or {}
+    several = {
+        name: chosen
+        for name, chosen in grid.items()
+        if isinstance(names, (list, tuple)) and name.partition(".")[0] in names and isinstance(chosen, (list, tuple))
+    }
+    if not several:
+        return [dict(values)]
+    rest = {name: chosen for name, chosen in grid.items() if name not in several}
+    own = values.get("overrides") or {}
+    return [
+        {**values, "grid": rest, "overrides": {**own, **dict(zip(several, one, strict=True))}}
+        for one in itertools.product(*several.values())
+    ]
+
+
 def combinations(grid: Mapping[str, tuple[Any, ...]], section: str) -> list[dict[str, Any]]:
     """Return every choice of one value for each grid entry of a section; one empty choice if it has none."""
     axes = {name: values for name, values in grid.items() if name.startswith(section + ".")}

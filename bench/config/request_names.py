@@ -56,7 +56,7 @@ class Named:
             self._check_section(name, section)
             self._check_setting(section, name.split(".")[1:2])
             if name in several and section not in self.methods:
-                raise RequestError(f"--set {name}: only a method's settings can take several values at once")
+                raise RequestError(f"--set {name}: only methods' and data sets' settings take several values at once")
 
     def _check_setting(self, section: str, first: Sequence[str]) -> None:
         """Refuse a name whose first step is no setting of a method or metric; all else is checked with its value."""

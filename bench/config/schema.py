@@ -73,7 +73,8 @@ class Request(Settings):
         controls: add the black box and the content-free controls as rows.
         split: split on which the metrics are measured; choose settings on ``train``.
         overrides: ``--set`` pairs, dotted name -> value.
-        grid: ``--set`` pairs with several values, dotted name -> values; a method runs once for each combination.
+        grid: ``--set`` pairs with several values, dotted name -> values; a method runs once for each combination,
+            and so does a data set.
     """
 
     suite: str = "default"

@@ -31,22 +31,15 @@ def beyond_chance(table: Table) -> Table | None:
     Chance is the best content-free control of the same table. Only scores in percent, larger is better, have a perfect
     value. If a control reaches it, nothing is beyond chance: ``n/a``.
     """
+    chances = _chances(table)
     controls = [row for row in table.rows if row.role == "control"]
     others = tuple(row for row in table.rows if row.role != "control")
-    chances: dict[str, dict[str, float]] = {}
-    for column in table.columns:
-        known = {row.label: value for row in controls if (value := row.number(column)) is not None}
-        if has_chance(column) and column.unit == "%" and column.higher_is_better and known:
-            chances[column.name] = known
     if not chances or not others:
         return None
     notes: list[str] = []
-    levels: list[str] = []
     numbers: dict[str, int] = {}
     for metric, known in chances.items():
-        best = max(known.values())
-        holders = [label for label, value in known.items() if value == best]
-        levels.append(f"{metric} {best:.1f} ({', '.join(holders)})")
+        best, holders = _best(known)
         if best >= _PERFECT:
             verb = "are" if len(holders) > 1 else "is"
             notes.append(f"n/a: {' and '.join(holders)} {verb} perfect in {metric}: it shows no content by itself")
@@ -71,8 +64,51 @@ def beyond_chance(table: Table) -> Table | None:
         rows,
         table.stub,
         tuple(notes),
-        facts=(f"0: the best {kind}, 1: perfect; chance: " + "; ".join(levels), _certainty(spread)),
+        facts=(f"0: the best {kind}, 1: perfect; chance: {_levels(chances)}", _certainty(spread)),
     )
+
+
+def beside_protocols(tables: Sequence[Table], views: Sequence[tuple[str, str]]) -> list[Table]:
+    """Return tables with a line about the chance levels of the same data set under other protocols, if there are any.
+
+    Args:
+        tables: of one run.
+        views: data set and protocol of each.
+    """
+    said = {view: levels for view, table in zip(views, tables, strict=True) if (levels := _levels(_chances(table)))}
+
+    def with_line(table: Table, view: tuple[str, str]) -> Table:
+        own = {protocol: levels for (dataset, protocol), levels in said.items() if dataset == view[0]}
+        if len(own) < _FEW or view not in said:
+            return table
+        here = own.pop(view[1])
+        others = " | ".join(f"{protocol}: {levels}" for protocol, levels in own.items())
+        line = f"chance here: {here} | {others}; a number belongs beside its own table's chance"
+        return replace(table, facts=(*table.facts, line))
+
+    return [with_line(table, view) for table, view in zip(tables, views, strict=True)]
+
+
+def _chances(table: Table) -> dict[str, dict[str, float]]:
+    """Return each control's value in the metrics that have a perfect one: percent, larger is better."""
+    chances = {}
+    for column in table.columns:
+        controls = (row for row in table.rows if row.role == "control")
+        known = {row.label: value for row in controls if (value := row.number(column)) is not None}
+        if has_chance(column) and column.unit == "%" and column.higher_is_better and known:
+            chances[column.name] = known
+    return chances
+
+
+def _best(known: dict[str, float]) -> tuple[float, list[str]]:
+    best = max(known.values())
+    return best, [label for label, value in known.items() if value == best]
+
+
+def _levels(chances: dict[str, dict[str, float]]) -> str:
+    """Return the best controls of each metric in words: ``consistency 58.0 (constant)``."""
+    levels = ((metric, *_best(known)) for metric, known in chances.items())
+    return "; ".join(f"{metric} {best:.1f} ({', '.join(holders)})" for metric, best, holders in levels)
 
 
 def _certainty(spread: bool) -> str:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from bench.core import registry
 from bench.core.errors import RequestError
 from bench.report.cautions import with_cautions
-from bench.report.chance import beyond_chance, chance_warnings
+from bench.report.chance import beside_protocols, beyond_chance, chance_warnings
 from bench.report.table import Column, Row, Table
 from bench.report.table_remarks import describe_block, distinguish, fewer_seeds
 from bench.report.twins import without_twins
@@ -69,7 +69,9 @@ def comparison(
         every = sorted({column.name for group in groups for column in columns_of(group)})
         raise RequestError(f"{', '.join(metrics)}: not measured in this run; it has {', '.join(every)}")
     found_tables = zip(titles, groups, columns, strict=True)
-    return [_table(title, group, own, origin, where) for title, group, own in found_tables if own]
+    tables = [(_table(title, group, own, origin, where), group[0].view) for title, group, own in found_tables if own]
+    views = [(view["dataset"], view["protocol"].removeprefix("protocol ")) for _, view in tables]
+    return beside_protocols([table for table, _ in tables], views)
 
 
 def with_beyond_chance(tables: Sequence[Table]) -> list[Table]:

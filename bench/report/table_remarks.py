@@ -85,6 +85,16 @@ def describe_block(
         + (f" ({fewer})" if fewer else "")
         + (f"; mean{' ± standard deviation (n - 1)' * spread} over seeds" if len(seeds) > 1 else ""),
     ]
+    side = first["protocol"].get("size")
+    regions = ((facts["parameters"].get("half_size"), facts["parameters"].get("size"))
+               for spec in specs for facts in spec["metrics"].values())  # fmt: skip
+    # Key-points and peaks are scaled to the canvas: the region grows with the image.
+    lines += _distinct(
+        f"region ±{half} px of {canvas}: ±{half * side / canvas:g} px of these images of {side}, "
+        f"{200 * half / canvas:.0f} % of their side"
+        for half, canvas in regions
+        if half and canvas and side not in (None, canvas)
+    )
     lines += _distinct(
         f"images for {spec['backbone']}: {of_weights(spec['protocol'])}"
         for spec in specs

@@ -27,7 +27,10 @@ WRONG = {
     "k above the rank": (["--methods", "ours", "--set", "ours.k=5000"], "ours.k=5000 exceeds the rank"),
     "unknown setting": (["--methods", "ours", "--set", "ours.kk=3"], "ours.kk: unknown setting; did you mean 'k'?"),
     "unknown section": (["--methods", "ours", "--set", "hours.k=3"], "unknown section; did you mean 'ours'?"),
-    "grid of a data set": (["--methods", "ours", "--set", "cub.protocol.size=64,128"], "only a method's settings"),
+    "grid of a metric": (
+        ["--methods", "ours", "--set", "stability.size=64,128"],
+        "only methods' and data sets' settings",
+    ),
     "no section": (["--methods", "ours", "--set", "ours=5"], "write SECTION.NAME=VALUE"),
     "unused weights": (
         ["--methods", "ours", "--weights", "resnet18=x.pth"],

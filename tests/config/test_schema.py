@@ -5,7 +5,7 @@ import re
 import pytest
 
 from baselines.protopnet import ProtoPNet
-from bench.config import schema
+from bench.config import overrides, schema
 from bench.config.black_box import BlackBoxConfig
 from bench.config.plan import black_box_config
 from bench.contract import RequestError
@@ -51,6 +51,20 @@ def test_a_grid_is_every_combination_of_its_section():
         {"ours.k": 5, "ours.norm": "minmax"},
     ]
     assert schema.combinations(grid, "blackbox") == [{}]
+
+
+def test_several_values_of_data_sets_are_requests_of_their_own():
+    grid = {"cub.protocol": ["huang2023", "whole"], "cub.folder": ("a", "b"), "ours.k": [3, 5]}
+    asked = {"datasets": ["cub", "demo"], "grid": grid, "overrides": {"ours.norm": "l2"}}
+    found = overrides.by_dataset(asked)
+    assert [(one["overrides"]["cub.protocol"], one["overrides"]["cub.folder"]) for one in found] == [
+        ("huang2023", "a"), ("huang2023", "b"), ("whole", "a"), ("whole", "b")
+    ]  # fmt: skip
+    assert all(one["grid"] == {"ours.k": [3, 5]} and one["overrides"]["ours.norm"] == "l2" for one in found)
+    assert len(grid) == 3
+    # Of a data set that is not in the request, and of what is no list of values, the check of names tells.
+    for other in ({"cars.folder": ["a", "b"]}, {"cub.protocol": "whole"}):
+        assert overrides.by_dataset({"datasets": ["cub"], "grid": other}) == [{"datasets": ["cub"], "grid": other}]
 
 
 @pytest.mark.parametrize(

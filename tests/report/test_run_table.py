@@ -265,6 +265,26 @@ def test_two_states_of_the_data_never_share_a_table(maker: StoreMaker) -> None:
     ]
 
 
+def test_crops_and_whole_images_have_their_own_chance(maker: StoreMaker) -> None:
+    full = {"crop": "full", "size": 448, "coordinates": "truncated"}
+    maker.invocation([
+        maker.cell("ours", both(60.0)), maker.cell("constant", both(10.0, 90.0), role="control"),
+        maker.cell("ours", both(70.0), protocol=full),
+        maker.cell("center", both(20.0, 80.0), protocol=full, role="control"),
+    ])  # fmt: skip
+    cut, whole = comparison(maker.store)
+    crops = "consistency 10.0 (constant); stability 90.0 (constant)"
+    others = "consistency 20.0 (center); stability 80.0 (center)"
+    end = "; a number belongs beside its own table's chance"
+    beside = f"full-448-truncated: accuracy 80.0 (center); {others}"
+    assert cut.facts[-1] == f"chance here: accuracy 80.0 (constant); {crops} | {beside}{end}"
+    assert whole.facts[-1].startswith(f"chance here: accuracy 80.0 (center); {others} | bbox-224-truncated: ")
+    # The canvas of the scores has 224 pixels whatever the input.
+    region = "region ±36 px of 224: ±72 px of these images of 448, 32 % of their side"
+    assert region in whole.facts
+    assert not [fact for fact in cut.facts if fact.startswith("region")]
+
+
 def test_rows_of_one_name_and_other_settings_are_never_averaged(maker: StoreMaker) -> None:
     cells = [maker.cell("ours", both(60.0), settings={"k": k}) for k in (3, 5)]
     maker.invocation(cells)
