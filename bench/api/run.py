@@ -16,6 +16,7 @@ from bench.core.compat import freed_memory_kept
 from bench.core.console import Console, say
 from bench.core.errors import RequestError
 from bench.core.paths import all_plugins, decodable
+from bench.core.paths import data_root as data_root_of_project
 from bench.core.paths import home as find_home
 from bench.runner.retries import RETRIES
 
@@ -80,7 +81,7 @@ def run(
         metrics: names or groups, or ``all``; default: those of every run.
         suite: name or YAML file of a suite, which the other arguments override.
         set: dotted setting -> value, for example ``{"ours.k": 5}``; a tuple gives one cell for each of its values.
-        data_root: folder with the data sets, or one of them.
+        data_root: folder with the data sets, or one of them; default: that of ``partbench.toml``.
         weights: backbone -> file with its starting weights.
         out: folder of the results; default ``BENCH_HOME``, else ``.bench``.
         recipe: training schedules of all methods; default: that of each data set.
@@ -100,7 +101,8 @@ def run(
         tracking: whether results are mirrored to MLflow.
         tracking_uri: of the mirror; default: a database in ``BENCH_HOME``.
         dry_run: print the cells and stop; the results are then those of an empty run.
-        plugins: Python files that register methods, metrics or data sets, beside those of ``BENCH_PLUGINS``.
+        plugins: Python files that register methods, metrics or data sets, beside those of ``BENCH_PLUGINS``
+            and ``partbench.toml``.
         quiet: print nothing.
         command: recorded as the origin of the results, by a command line that has loaded the plugins; default: the
             command that is equivalent to this call.
@@ -116,6 +118,7 @@ def run(
     from bench.config import overrides, request_names, suites
 
     files = all_plugins(map(Path, plugins))
+    data_root = data_root_of_project() if data_root is None else data_root
     if command is None:  # the command has loaded them to read its options
         load_plugins(files)
     starting = {name: Path(file) for name, file in (weights or {}).items()}

@@ -55,8 +55,8 @@ def _cells(context: click.Context, last: str) -> Found:
     from bench.cli.options import open_store
     from bench.results.labels import cell_title
 
-    store = open_store(context.params.get("out"))
     try:
+        store = open_store(context.params.get("out"))
         names = sorted(name for name in store.cells() if name.startswith(last))[:_DESCRIBED]
         known = {name: store.written(name) for name in names}
     except (BenchError, OSError):

@@ -15,12 +15,15 @@ from bench.config import suites
 from bench.config.overrides import single_about
 from bench.core import registry
 from bench.core.console import Console, say
+from bench.core.paths import data_root as data_root_of_project
 from bench.core.paths import home as find_home
 
 # Anomalies of each kind that are printed; `--json` has all of them.
 _SHOWN = 10
 
-ROOT = click.option("--data-root", type=options.PATH, help="Folder of the data sets, or of one of them.")
+ROOT = click.option(
+    "--data-root", type=options.PATH, default=data_root_of_project, help="Folder of the data sets, or of one of them."
+)
 PAIRS = options.settings("Setting, for example cub.folder=cub50 (repeatable).")
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from rich.table import Table
 
 from bench import __version__
@@ -147,8 +148,10 @@ def run(pairs: tuple[str, ...], plugins: tuple[Path, ...], uri: str | None, dry_
     from bench.config.overrides import parse_overrides
 
     single, several = parse_overrides(pairs)
-    # What the environment names is written out, so that the recorded command is whole.
-    named = (word for file in all_plugins() for word in ("--plugin", str(file)))
+    # What the environment and the project file name is written out, so that the recorded command is whole.
+    named = [word for file in all_plugins() for word in ("--plugin", str(file))]
+    if click.get_current_context().get_parameter_source("data_root") is ParameterSource.DEFAULT and given["data_root"]:
+        named += ["--data-root", str(given["data_root"])]
     command = shlex.join(["python", "-m", "bench", *sys.argv[1:], *named])
     given.update(set={**single, **several}, tracking_uri=uri, plugins=plugins, dry_run=dry_run, command=command)
     results = run_cells(**given)

@@ -15,6 +15,7 @@ from bench.core.errors import RequestError
 from bench.core.interrupts import contained
 from bench.core.paths import all_plugins, decodable
 from bench.core.paths import home as find_home
+from bench.core.project_file import FILE, project_file
 from bench.runner.retries import RETRIES
 
 PATH = click.Path(path_type=Path)
@@ -129,7 +130,7 @@ def _device(_context: click.Context, _option: click.Parameter, value: str) -> st
 
 
 def plugins(context: click.Context, _option: click.Parameter, value: tuple[Path, ...]) -> tuple[Path, ...]:
-    """Load the files, and those of ``BENCH_PLUGINS``, so that the names in them are known to the other options."""
+    """Load the files, those of ``BENCH_PLUGINS`` and of the project file: other options take the names in them."""
     if context.resilient_parsing:  # a shell completes a word: it waits for no import
         return value
     files = all_plugins(value)
@@ -139,7 +140,9 @@ def plugins(context: click.Context, _option: click.Parameter, value: tuple[Path,
                 registry.load_plugin(file)
         except Exception as error:
             # A plugin may raise anything when it is loaded: the message names the plugin and the reason.
-            source = "" if file in value else "BENCH_PLUGINS: "
+            project = project_file()
+            named = f"{FILE}: " if project and file in project.plugins else "BENCH_PLUGINS: "
+            source = "" if file in value else named
             raise click.BadParameter(f"{source}{file}: {type(error).__name__}: {error}") from error
     return files
 
@@ -211,7 +214,8 @@ _PLUGIN: dict[str, Any] = {
     "multiple": True,
     "callback": plugins,
     "is_eager": True,
-    "help": "Python file that registers methods, metrics or data sets (repeatable); also in BENCH_PLUGINS, FILE:FILE.",
+    "help": "Python file that registers methods, metrics or data sets (repeatable); also in BENCH_PLUGINS (FILE:FILE) "
+    "or partbench.toml.",
 }
 plugin = click.option("--plugin", "plugins", expose_value=False, **_PLUGIN)
 plugin_files = click.option("--plugin", "plugins", **_PLUGIN)

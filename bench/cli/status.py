@@ -11,6 +11,7 @@ import click
 
 from bench.cli import options
 from bench.core.console import Console, say
+from bench.core.project_file import project_file
 
 
 @click.command()
@@ -28,6 +29,8 @@ def status(out: Path | None, suite: str | None, everything: bool, watch: bool, a
 
     from bench.runner.status import Board, Overview
 
+    if project := project_file():
+        say(str(project), err=True)
     store = options.open_store(out)
     stamp = None if everything else store.chosen_run(suite=suite)
     names = store.cells() if stamp is None else list(store.invocations()[stamp]["cells"])

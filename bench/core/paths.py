@@ -12,6 +12,7 @@ from typing import Literal
 
 from bench.core import registry
 from bench.core.errors import RequestError
+from bench.core.project_file import FILE, project_file
 
 ConfigKind = Literal["backbones", "datasets", "methods", "suites"]
 PACKAGED_CONFIGS = Path(__file__).resolve().parent / "_configs"
@@ -19,12 +20,20 @@ PACKAGED_CONFIGS = Path(__file__).resolve().parent / "_configs"
 
 
 def home() -> Path:
-    """Return ``BENCH_HOME``, by default ``.bench`` in the working directory.
+    """Return ``BENCH_HOME``, else the project file's ``home``, else ``.bench`` in the working directory.
 
     Raises:
-        RequestError: if its path is no UTF-8.
+        RequestError: if its path is no UTF-8, or the project file is wrong.
     """
+    if "BENCH_HOME" not in os.environ and (project := project_file()) and project.home:
+        return decodable(project.home, f"{FILE}: home")
     return decodable(Path(os.environ.get("BENCH_HOME", ".bench")), "BENCH_HOME")
+
+
+def data_root() -> Path | None:
+    """Return the project file's folder of the data sets, if it has one."""
+    project = project_file()
+    return project and project.data_root
 
 
 def decodable(folder: Path, option: str) -> Path:
@@ -54,9 +63,10 @@ def is_text(name: str) -> bool:
 
 
 def all_plugins(given: Iterable[Path] = ()) -> tuple[Path, ...]:
-    """Return the plugin files of ``BENCH_PLUGINS`` (paths separated as those of ``PATH``), then the given ones."""
+    """Return the plugin files of the project file, of ``BENCH_PLUGINS`` (as in ``PATH``), and the given ones."""
+    project = project_file()
     named = filter(None, os.environ.get("BENCH_PLUGINS", "").split(os.pathsep))
-    return tuple(dict.fromkeys([*map(Path, named), *given]))
+    return tuple(dict.fromkeys([*(project.plugins if project else ()), *map(Path, named), *given]))
 
 
 def config_folders() -> list[Path]:

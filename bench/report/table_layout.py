@@ -141,8 +141,8 @@ def _lines(table: Table, row: Row, beside: bool) -> Iterator[Line]:
         yield Line(("95 % interval", *blank), row.role, True, tuple(intervals))
     if published:
         differs = any(value.difference is not None for value in values)
-        below = "paper (difference)" if differs else "paper"
-        names = (below, *blank) if measured else (f"{name} (paper)", *more)
+        below = "Tan et al. 2024 (difference)" if differs else "Tan et al. 2024"
+        names = (below, *blank) if measured else (f"{name} (Tan et al. 2024)", *more)
         printed = (_published(*pair) for pair in zip(values, table.columns, strict=True))
         yield Line(names, row.role, measured, tuple(printed))
 

@@ -179,6 +179,11 @@ class Site:
             (pair.title, pair.backbone, *names): pair.address
             for pair in self._pairs for names in (pair.methods, pair.methods[::-1])
         }  # fmt: skip
+        every = filters.every(self._places)
+        self._pages.globals.update(
+            compared=self._downloads.compared("comparisons", [one for *_, one in every]) if every else None,
+            listed=self._downloads.listed("cells", cell_list(self._cells)) if self._cells else None,
+        )
         front = front_page(self._results, self._places, self._downloads)
         shown = [section.own for section in front.sections]
         self._page(
@@ -188,12 +193,9 @@ class Site:
                                                    for fault in self._store.faults.values()]),
             figures=figures, undrawn=undrawn, cells=self._cells, runs=self._runs,
         )  # fmt: skip
-        every = filters.every(self._places)
-        files = self._downloads.compared("comparisons", [one for *_, one in every]) if every else None
-        self._page("comparisons.html", "comparisons", every=every, facts=filters.explanations(every), files=files)
+        self._page("comparisons.html", "comparisons", every=every, facts=filters.explanations(every))
         self._page("tables.html", "tables", tables=tables, unmeasured=unmeasured)
-        self._page("cells.html", "cells", cells=self._cells, runs=self._runs,
-                   files=self._downloads.listed("cells", cell_list(self._cells)) if self._cells else None)  # fmt: skip
+        self._page("cells.html", "cells", cells=self._cells, runs=self._runs)
         addresses = self._addresses()
         for one in self._cells:
             name, sources = addresses[one.name], self.digests[one.name]

@@ -42,7 +42,7 @@ def cautions(results: Sequence[Result], cells: Sequence[CellRecord], damaged: Se
         ),
         Caution("Not everything could be read", tuple(f"failed: {reason}" for reason in damaged)),
         Caution("Not everything has a result", tuple(_unfinished(cells))),
-        Caution("Not the paper's conditions", tuple(_conditions(results))),
+        Caution("Not the conditions of Tan et al. 2024", tuple(_conditions(results))),
         Caution("Small data", tuple(_small(results))),
         Caution("Few seeds", tuple(_seeds(results))),
         Caution("Several versions of the code", tuple(_versions(results))),
@@ -73,7 +73,7 @@ def _conditions(results: Sequence[Result]) -> list[str]:
         if result.dataset in tables:
             found += [f"{title}: {text}" for text in against_the_paper(tables[result.dataset], result.group)]
         else:
-            found.append(f"{title}: the paper has no numbers on this data set.")
+            found.append(f"{title}: Tan et al. 2024 have no numbers on this data set.")
     return found
 
 

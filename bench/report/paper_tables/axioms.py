@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bench.report.paper_tables.methods import is_prior
-from bench.report.paper_tables.published import AXIOMS, PaperTable, Published, published
+from bench.report.paper_tables.published import AXIOMS, TABLES, PaperTable, Published, published
 from bench.report.table import Column, Row, Value
 from bench.results.aggregate import Entry, SeedGroup
 from bench.results.result_set import ComparableGroup
@@ -34,10 +34,12 @@ def axioms(table: PaperTable, group: ComparableGroup | None, notes: list[str]) -
         )
         for name in metrics
     }
+    known = {one.method for number in TABLES for one in published(number)}
     several = len({member.backbone for member in members if member.backbone}) > 1
 
     def paper(method: str, metric: str) -> Published | None:
-        return said.get(("baselines" if is_prior(method) else method, metric))
+        # Its "baselines" are the methods of its other tables.
+        return said.get(("baselines" if is_prior(method) and method in known else method, metric))
 
     rows = []
     roles = ("method", "reference", "control")

@@ -149,7 +149,7 @@ def _facts(table: PaperTable, group: ComparableGroup | None, selection: Selectio
         among = [f"{kind} among {', '.join(names)}" for kind, names in said.items() if names]
         facts.append(f"best prior: the best of the rows that are not ours, {'; '.join(among)}")
     differs = any(one.difference is not None for own in values.values() for one in own)
-    facts.append(f"paper: {SOURCE}, {table.place}{'; difference: measured less published' * differs}")
+    facts.append(f"Tan et al. 2024: {SOURCE}, {table.place}{'; difference: measured less published' * differs}")
     return facts
 
 
