@@ -121,7 +121,7 @@ def test_pages_have_curves_and_prototypes(both, tmp_path):
     assert result.exit_code == 0, result.output
     text = "".join(file.read_text() for file in (tmp_path / "pages").rglob("*.html"))
     assert "Training" in text
-    assert "per prototype" in text
+    assert "The results have a row for each prototype" in text
 
 
 @pytest.mark.slow
