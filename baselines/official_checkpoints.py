@@ -6,7 +6,6 @@ other facts of an official file are in its header, and for people in a JSON file
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -19,8 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from baselines import official_files, official_models, official_pixels, official_trees, soft_tree
+from baselines import official_files, official_models, official_pip, official_pixels, official_trees, soft_tree
 from bench.contract import CellError, FitContext, Method, PartPrototypeModel, PrototypeTable, RequestError, Sizes
+from bench.core.integrity import sha256_of
 from bench.models.external import NetworkConfig
 
 _HEADER = "partbench"
@@ -31,6 +31,7 @@ _FIXED = {
     **dict.fromkeys(("tesnet", "evalprotopnet", "st-protopnet"), "projection"),
     **dict.fromkeys(("deformable", "pixpnet"), "cosine"),
     "prototree": "exponential",
+    "pipnet": "softmax",
 }
 _SAME_FILES = {"support-st": "st-protopnet"}
 """Methods that load the files of another one."""
@@ -39,6 +40,7 @@ _FORMS = {"projection": "cropped", "cosine": "full"}
 _COMPLETED: dict[str, Callable[[Any], Any]] = {
     "prototree": official_trees.flattened,
     "pixpnet": official_pixels.renamed,
+    "pipnet": official_pip.renamed,
 }
 """For files with other names of tensors, the function that gives them the names here."""
 _FUNCTION = "a function of the author's own"
@@ -54,6 +56,7 @@ SETTINGS = {
     "prototree": {"depth": "D"},
     "protopshare": {"per_class": "K", "depth": "D"},
     "pixpnet": {"per_class": "K", "depth": "D"},
+    "pipnet": {"prototypes": "P"},
 }
 """Settings that are sizes, and the letters of these sizes in the file."""
 
@@ -63,6 +66,7 @@ _FINISH: dict[str, Callable[[Any], object]] = {
     # Official offsets are always in use: before training opens them they are zero.
     "deformable": lambda model: setattr(model, "deformed", True),
     "protoconcepts": lambda model: model.settle(),
+    "pipnet": official_pip.finish,
 }
 """Steps after loading: state that follows from the weights of a network and is not in its file."""
 
@@ -110,7 +114,7 @@ def convert(method: str, file: Path, out: Path) -> dict[str, Any]:
     sizes = official_files.measure(method, official)
     state = official_files.tensors(official)
     identity = _identity(method, official, sizes)
-    facts = _facts(method, official, sizes, identity) | {"source_file": file.name, "source_digest": _sha256(file)}
+    facts = _facts(method, official, sizes, identity) | {"source_file": file.name, "source_digest": sha256_of(file)}
     if identity is not None:
         state[_IDENTITY] = identity.to(torch.uint8)
     _write(out, state, facts)
@@ -183,8 +187,7 @@ def check(method: str, config: NetworkConfig, sizes: Sizes) -> None:
     if config.checkpoint is None:
         return
     file = config.checkpoint.path
-    # Only the header is read here, not the tensors.
-    facts = facts_of(file)
+    facts = facts_of(file)  # of the header alone, without the tensors
     if facts["method"] != _SAME_FILES.get(method, method):
         raise RequestError(f"{method}.checkpoint: {file} is a checkpoint of {facts['method']}")
     base = getattr(config, "base", None)
@@ -195,10 +198,10 @@ def check(method: str, config: NetworkConfig, sizes: Sizes) -> None:
             f"{method}.checkpoint: {file} knows {facts['classes']} classes, the data has {sizes.classes}"
         )
     architecture = facts["architecture"]
-    if architecture is not None and sizes.backbone and architecture != sizes.backbone:
+    usual = official_pip.backbones(architecture) if method == "pipnet" else (architecture,)
+    if architecture is not None and sizes.backbone and sizes.backbone not in usual:
         raise RequestError(
-            f"{method}.checkpoint: {file} was made with {architecture}, not {sizes.backbone}: "
-            f"--backbones {architecture}"
+            f"{method}.checkpoint: {file} was made with {architecture}, not {sizes.backbone}: --backbones {usual[0]}"
         )
     if facts["activation"] == _FUNCTION:
         raise RequestError(f"{method}.checkpoint: {file} turns distances into similarities by a function it lacks")
@@ -241,6 +244,8 @@ def build(method: Method, task: FitContext) -> PartPrototypeModel:
     kind = _SAME_FILES.get(method.name, method.name)
     sizes = {name: checkpoint.facts["sizes"][size] for name, size in SETTINGS[kind].items()}
     form = {"form": _FORMS[checkpoint.facts["activation"]]} if kind == "st-protopnet" else {}
+    if kind == "pipnet" and not checkpoint.facts["add_on"]:
+        sizes["prototypes"] = 0  # they are the backbone's channels
     config = task.config.model_copy(update={"checkpoint": None, **sizes, **form})
     model = method.build(replace(task, config=config))
     _adapt(model, checkpoint)
@@ -302,9 +307,8 @@ def _adapt(model: Any, checkpoint: ConvertedCheckpoint) -> None:
         return
     identity, state = checkpoint.identity, checkpoint.state
     # Convolutions alternate with activations, which have no weights, so their numbers are even.
-    widths = [
-        state[f"add_on_layers.{number}.weight"].shape[:2] for number in range(0, 2 * checkpoint.facts["add_on"], 2)
-    ]
+    places = range(0, 2 * checkpoint.facts["add_on"], 2)
+    widths = [state[f"add_on_layers.{place}.weight"].shape[:2] for place in places]
     if len(widths) > 2:
         layers: list[nn.Module] = []
         for outputs, inputs in widths:
@@ -325,8 +329,9 @@ def _identity(method: str, official: official_files.OfficialFile, sizes: Mapping
     """Return the table of prototypes by class, bool ``(P, C)``, as pickled or else prototype j for ``j // (P / C)``."""
     if "K" in sizes:  # they are shared through slots
         return None
-    if method == "prototree":
-        return soft_tree.reachable(official.made["turns"], official.made["leaves"])
+    if method in ("prototree", "pipnet"):
+        made = official.made
+        return official_pip.identity(official) if not made else soft_tree.reachable(made["turns"], made["leaves"])
     count, classes = sizes["P"], sizes["C"]
     if official.identity is not None:
         identity = official.file.tensor(official.identity)
@@ -351,8 +356,7 @@ def _facts(
         if not isinstance(value, str) or value.isprintable()  # facts are printed on a terminal
     }
     full = method == "st-protopnet" and official_files.other_form(method, official.state)
-    fixed = "cosine" if full else _FIXED.get(method)
-    activation = fixed or attributes.get("prototype_activation_function", "log")
+    activation = "cosine" if full else _FIXED.get(method, attributes.get("prototype_activation_function", "log"))
     per_class = sorted({int(n) for n in identity.sum(0)}) if identity is not None else [sizes["K"]]
     add_on = [name for name in official.state if re.fullmatch(r"add_on_layers\.\d+\.weight", name)]
     epsilon = attributes.get("epsilon", 1e-6 if method == "pixpnet" else 1e-4)
@@ -360,7 +364,7 @@ def _facts(
         "activation": "prototype_activation_function" in attributes or method not in (*_DISTANCES, "pixpnet"),
         "epsilon": "epsilon" in attributes or method not in (*_DISTANCES, "pixpnet"),
         "distance": method != "pixpnet",
-        "class identity": official.identity is not None or identity is None or method == "prototree",
+        "class identity": official.identity is not None or identity is None or method in ("prototree", "pipnet"),
     }
     return {
         "method": method,
@@ -385,11 +389,6 @@ def _facts(
         **({"doubt": doubt} if (doubt := official_files.doubts(method, official, sizes["D"])) else {}),
         **({"base": official_files.base_of(official.kind, official.shapes)} if method == "protoconcepts" else {}),
     }
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 class OfficialCheckpoints:

@@ -1,8 +1,8 @@
 """Files of the official repositories: their writer, their tensors, and the sizes on which these agree.
 
 Sources: the state dicts of cfchen-duke/ProtoPNet, JackeyWang96/TesNet, gmum/ProtoPool, gmum/ProtoPShare,
-jdonnelly36/Deformable-ProtoPNet, hqhQAQ/EvalProtoPNet, cwangrun/ST-ProtoPNet, M-Nauta/ProtoTree, merlresearch/PixPNet
-and Henrymachiyu/This-looks-like-those_ProtoConcepts.
+jdonnelly36/Deformable-ProtoPNet, hqhQAQ/EvalProtoPNet, cwangrun/ST-ProtoPNet, M-Nauta/ProtoTree, merlresearch/PixPNet,
+M-Nauta/PIPNet and Henrymachiyu/This-looks-like-those_ProtoConcepts.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from baselines import official_pip
 from bench.contract import RequestError
 from bench.models.pickle_values import Object, TensorData
 from bench.models.torch_file import TorchFile
@@ -63,6 +64,7 @@ SHAPES: dict[str, dict[str, str]] = {
     # Two tensors are made from the nodes of the tree, see baselines.official_trees.
     "prototree": {"prototype_vectors": "P D 1 1", "leaves": "L C", "turns": "L P"},
     "pixpnet": {"prototype_vectors": "P D 1 1", "prototype_class_identity": "P C"},
+    "pipnet": _CONNECTION,
 }
 """Tensors of each network besides backbone and add-on layers. C classes, P prototypes of D channels, K slots."""
 
@@ -77,8 +79,9 @@ ADD_ON = {
     **dict.fromkeys(("protopool", "evalprotopnet"), "one"),
     **dict.fromkeys(("deformable", "st-protopnet"), "none"),
     "prototree": "bare",
+    "pipnet": "some",
 }
-"""Number of 1x1 convolutions in ``add_on_layers`` of each: even, one, one without bias (bare), none."""
+"""Number of 1x1 convolutions in ``add_on_layers``: even, one, one without bias (bare), one or none (some), none."""
 
 _IGNORED = {"ones", "alfa", "corresponding_sample_idxs", "min_fmap_idxs"}
 """Constants of the official code, the threshold that ProtoPool's log similarity does not use, PixPNet's sources."""
@@ -91,6 +94,7 @@ _USUAL_DEPTH = {"protopnet": 128, "tesnet": 64}
 _FAMILIES = (
     ("layer1.", ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")),
     ("features.denseblock1.", ("densenet121", "densenet161", "densenet169", "densenet201")),
+    ("features.0.0.", ("convnext_tiny",)),
     ("features.0.", tuple(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn"))),
 )
 ARCHITECTURES = tuple(name for _, names in _FAMILIES for name in names)
@@ -181,6 +185,8 @@ def recognised(official: OfficialFile) -> str | None:
         return "prototree"
     if any("add_on_layers.conv_last" in name for name in state):
         return "pixpnet"
+    if official_pip.WRITTEN_BY in state:
+        return "pipnet"
     method = _CLASSES.get(official.kind or "")
     if method == "protopnet" and official.identity is not None:
         # The same class and keys; merged prototypes have several classes.
@@ -217,7 +223,7 @@ def sizes_of(method: str, shapes: Mapping[str, Shape], path: Path, classes: obje
         ]
         raise RequestError(f"{path} is no file of {method} ({'; '.join(parts)})")
     count = len(add_on)
-    if not {"even": count and count % 2 == 0, "none": count == 0}.get(convolutions, count == 1):
+    if not {"even": count and count % 2 == 0, "none": count == 0, "some": count < 2}.get(convolutions, count == 1):
         raise RequestError(f"{path} is no file of {method}: it has {count} convolutions in add_on_layers")
     sizes: dict[str, int] = {}
     for name, text in wanted.items():
@@ -228,6 +234,7 @@ def sizes_of(method: str, shapes: Mapping[str, Shape], path: Path, classes: obje
         _agree(path, name, shapes[name], f"{width} {before} 1 1", sizes)
     for bias, width in zip(biases, widths, strict=False):
         _agree(path, bias, shapes[bias], f"{width}", sizes)
+    sizes.setdefault("D", sizes["P"])  # PIP-Net's prototypes are channels
     sizes.setdefault("B", sizes["D"])
     if "C" not in sizes:
         if type(classes) is not int or classes < 1 or sizes["P"] % classes:
@@ -276,6 +283,8 @@ def shapes_of_network(architecture: str) -> dict[str, Shape]:
 def named_as_ours(method: str, state: Mapping[str, Tensor], wanted: Collection[str]) -> dict[str, Tensor]:
     """Return official tensors under the names that a network of ours has for them; ``wanted`` are its names."""
     given = {_our_name(name): tensor for name, tensor in state.items()}
+    if method == "pipnet":
+        given = official_pip.named_as_ours(given, wanted)
     if method == "protoconcepts":
         given = {name if name in wanted else f"network.{name}": tensor for name, tensor in given.items()}
         mask = given.get("non_vis_mask")

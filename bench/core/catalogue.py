@@ -388,5 +388,6 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         "pixpnet": Entry(
             "baselines.official_checkpoints:OfficialCheckpoints", "a Lightning checkpoint of merlresearch/PixPNet"
         ),
+        "pipnet": Entry("baselines.official_checkpoints:OfficialCheckpoints", "net_trained_last of M-Nauta/PIPNet"),
     },
 }

@@ -16,8 +16,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torchvision import models
 
-from baselines import external_repository, layers, pixel_maps, soft_tree
+from baselines import external_repository, layers, official_checkpoints, pixel_maps, soft_tree
 from baselines.evalprotopnet import Aggregation, EvalProtoPNet, EvalProtoPNetLearner
 from baselines.pipnet import PIPNet, PIPNetLearner, PIPNetModel
 from baselines.pixpnet import PixPNet, PixPNetLearner, PixPNetModel
@@ -29,9 +30,10 @@ from baselines.prototree import ProtoTree, ProtoTreeLearner, ProtoTreeModel
 from baselines.st_protopnet import STProtoPNet, STProtoPNetLearner, STProtoPNetModel
 from baselines.tesnet import TesNetModel
 from bench.config.schedule import Schedule
+from bench.models import backbones
 from bench.models.torchvision import resnet18
 from tests.support.official_repositories import CPU, ROOT, Recorder, apart, loaded, official, report, settled, slopes
-from tests.support.samples import Silent, SmallNet, TensorSamples
+from tests.support.samples import Silent, SmallNet, TensorSamples, task
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(ROOT is None, reason="OFFICIAL_CODE names no folder of checkouts")]
 CLASSES, PER_CLASS, DEPTH = 4, 5, 16
@@ -97,6 +99,41 @@ def test_pipnet():
             slopes_of = [torch.cat([s.flatten() for s in torch.autograd.grad(loss, learnt)]) for loss in pair]
             both |= {form: pair, f"gradients of {form}": slopes_of}
     report("pipnet", **{name: apart(*pair) for name, pair in both.items()})
+
+
+@pytest.mark.parametrize(("net", "count"), [("resnet18", 0), ("resnet18", 6), ("convnext_tiny_26", 0)])
+def test_files_of_pipnet(net, count, tmp_path):
+    images, settings = (
+        torch.randn(2, 3, 96, 96),
+        Namespace(net="resnet18", num_features=count, disable_pretrained=True, bias=False),
+    )
+    name = "resnet18@stride=8" if net == "resnet18" else "torchvision:convnext_tiny@stride=8"
+    with official("PIPNet", "pipnet/pipnet.py") as module:
+        features, add_on, pool, head, prototypes = module.get_network(CLASSES, settings)
+        if net != "resnet18":
+            with official("PIPNet", "features/convnext_features.py") as other:
+                # As its own function does after a download of weights.
+                features = other.replace_convlayers_convnext(models.convnext_tiny(weights=None), 100)
+            features.avgpool = features.classifier = torch.nn.Identity()
+            features.features[7][2].layer_scale.data.fill_(20)  # else no share reaches the threshold
+            settings.num_features = prototypes = 768
+            head = module.NonNegLinear(prototypes, CLASSES, bias=False)
+        theirs = settled(module.PIPNet(CLASSES, prototypes, features, settings, add_on, pool, head))
+        # Of either sign, where the official layer takes the ReLU.
+        head.weight.data.normal_()
+        state = torch.nn.DataParallel(theirs).state_dict()
+        torch.save({"model_state_dict": state, "optimizer_net_state_dict": {}}, tmp_path / "net_trained_last")
+        with torch.no_grad():
+            maps, scores, logits = theirs(images, inference=True)
+    official_checkpoints.convert("pipnet", tmp_path / "net_trained_last", tmp_path / "out")
+    config = PIPNet.Config(checkpoint=str(tmp_path / "out.safetensors"), own=2, schedule=Schedule(phases=[]))
+    work = task(tmp_path, TensorSamples(images, LABELS[:2], CLASSES), config)
+    work.backbone = lambda: backbones.build(name, 96)
+    with torch.no_grad():
+        seen = official_checkpoints.build(PIPNet(), work).explain(images)
+    assert scores.any()
+    differences = {"maps": apart(seen.maps, maps), "logits": apart(seen.logits, logits)}
+    report(f"pipnet's file, {name}, {prototypes} prototypes", **differences, scores=apart(seen.scores, scores))
 
 
 @pytest.mark.parametrize("form", ["cropped", "full"])
