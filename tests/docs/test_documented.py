@@ -8,12 +8,14 @@ import pytest
 from click.testing import CliRunner
 
 from bench.cli.main import main
+from bench.core import registry
 from bench.report.plots.scatter import interpretability
 from bench.report.result_tables import results
 from bench.results.export import nameless
 from bench.results.result_set import ResultSet
 from bench.results.store import Store
 from tests.support.documented import RESULTS, ROOT, TEXTS, documented
+from tests.support.metric_table import metric_table
 from tests.support.published_beside import beside
 
 pytestmark = pytest.mark.documents
@@ -38,6 +40,14 @@ def test_the_text_has_what_the_command_prints(block, monkeypatch):
 def test_the_published_numbers_stand_beside_what_was_measured(monkeypatch):
     monkeypatch.chdir(ROOT)
     assert beside() in (ROOT / "reports" / "STUDY.md").read_text()
+
+
+def test_the_page_of_metrics_has_all_of_the_catalogue():
+    page = (ROOT / "metrics" / "README.md").read_text()
+    assert metric_table() in page
+    prose = page.replace(metric_table(), "")
+    stems = {name.removesuffix("_contribution").removesuffix("_shapley") for name in registry.CATALOGUE["metrics"]}
+    assert not [name for name in stems if f"`{name}`" not in prose and f"\n## {name}\n" not in prose]
 
 
 @pytest.mark.parametrize(

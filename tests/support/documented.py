@@ -21,7 +21,18 @@ from click.testing import CliRunner
 from bench.cli.main import main as bench
 
 ROOT = Path(__file__).resolve().parents[2]
-_PAGES = ["STUDY", "axioms", "backbones", "cars_dogs", "differences", "imagenet", "refinement", "related", "rivals"]
+_PAGES = [
+    "STUDY",
+    "axioms",
+    "backbones",
+    "cars_dogs",
+    "chance",
+    "differences",
+    "imagenet",
+    "refinement",
+    "related",
+    "rivals",
+]
 TEXTS = (ROOT / "README.md", *(ROOT / "reports" / f"{name}.md" for name in _PAGES))
 RESULTS = "reports/results"
 _TABLE = re.compile(r"(?m)^<!-- (python -m bench report .*) -->\n\n((?:\|.*\n)+)")

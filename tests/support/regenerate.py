@@ -23,9 +23,11 @@ from bench.report import comparison, paper_table, write
 from bench.report.renderers import as_markdown
 from bench.results.stats.declarations import plain
 from bench.results.store import Store
+from tests.support import published_beside
 from tests.support.documented import RESULTS, ROOT, TEXTS, rewrite
+from tests.support.metric_table import HEADER, metric_table
 from tests.support.paper_cells import paper_store
-from tests.support.published_beside import HEADER, beside
+from tests.support.published_beside import beside
 from tests.support.stores import example_store
 
 DECLARED = ROOT / "bench" / "results" / "stats" / "declared.json"
@@ -78,16 +80,18 @@ def declarations() -> None:
 
 
 def documents() -> None:
-    """Write the tables of README and STUDY, from the published results, and their figures."""
+    """Write the tables of README and STUDY, from the published results, their figures, and the table of metrics."""
     from click.testing import CliRunner
 
     from bench.cli.main import main as bench
 
     for file in TEXTS:
         rewrite(file)
-    study = ROOT / "reports" / "STUDY.md"
-    block = re.escape("\n".join(HEADER)) + r"(?:\n\|[^\n]*)*"
-    study.write_text(re.sub(block, lambda _: beside(), study.read_text()))
+    written = {"reports/STUDY.md": (published_beside.HEADER, beside), "metrics/README.md": (HEADER, metric_table)}
+    for name, (header, table) in written.items():
+        block = re.escape("\n".join(header)) + r"(?:\n\|[^\n]*)*"
+        file = ROOT / name
+        file.write_text(re.sub(block, lambda _, table=table: table(), file.read_text()))
     for figure in (["5"], ["interpretability", "--suite", "study_birds"]):
         words = ["figure", *figure, "--out", RESULTS, "--to", "reports/figures", "--format", "svg"]
         CliRunner().invoke(bench, words, catch_exceptions=False)
