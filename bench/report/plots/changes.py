@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from bench.core.errors import RequestError
 from bench.report.plots import style
@@ -22,9 +22,22 @@ if TYPE_CHECKING:
 
 _PANEL, _HEIGHT = 3.4, 3.3
 _GAP = 0.05
+_ROLES = ("method", "reference", "control")
 
-Line = tuple[str, str, float, float]
-"""Method, backbone, value before and after: means over the same seeds."""
+
+class Line(NamedTuple):
+    """One method on one backbone; values are means over the same seeds."""
+
+    method: str
+    role: str
+    backbone: str
+    before: float
+    after: float
+
+    @property
+    def colour(self) -> str:
+        """Colour of the method; what does not compete is grey."""
+        return colour_of(self.method) if self.role == "method" else style.MUTED
 
 
 def changes(store: Store, setting: str, suites: Sequence[str] = (), metrics: Sequence[str] = ()) -> list[Drawing]:
@@ -44,7 +57,7 @@ def changes(store: Store, setting: str, suites: Sequence[str] = (), metrics: Seq
     setting, _, direction = setting.partition("=")
     change = tuple(direction.split(","))
     by_change: dict[tuple[str, str, str], list[Pair]] = defaultdict(list)
-    for pair in pairs(cells, [setting]):
+    for pair in pairs(cells, [setting], _ROLES):
         if direction and pair.change == change[::-1]:
             pair = Pair(setting, pair.change[::-1], pair.after, pair.before)
         if not direction or pair.change == change:
@@ -64,24 +77,23 @@ def changes(store: Store, setting: str, suites: Sequence[str] = (), metrics: Seq
 
 
 def _lines(found: Sequence[Pair], metric: str) -> list[Line]:
-    values: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    values: dict[tuple[str, str, str], list[tuple[float, float]]] = defaultdict(list)
     for pair in found:
         before, after = pair.before.score(metric)[1], pair.after.score(metric)[1]
         if before is not None and after is not None:
-            values[pair.before.spec["method"], pair.before.backbone].append((before, after))
+            values[pair.before.spec["method"], pair.before.role, pair.before.backbone].append((before, after))
     return [
-        (method, backbone, fmean(low for low, _ in own), fmean(high for _, high in own))
-        for (method, backbone), own in sorted(values.items())
+        Line(*key, fmean(low for low, _ in own), fmean(high for _, high in own)) for key, own in sorted(values.items())
     ]
 
 
 def _draw(
     setting: str, dataset: str, change: tuple[str, str], found: Sequence[Pair], lines: dict[str, list[Line]]
 ) -> Drawing:
-    columns, side = style.panels_across(min(3, len(lines)), _PANEL, 0.1)
+    columns, side = style.panels_across(2 if len(lines) in (2, 4) else min(3, len(lines)), _PANEL, 0.1)
     rows = -(-len(lines) // columns)
     title = f"{setting}: {change[0]} and {change[1]}, {dataset}"
-    backbones = sorted({line[1] for own in lines.values() for line in own})
+    backbones = sorted({line.backbone for own in lines.values() for line in own}, key=lambda name: (not name, name))
     units = {name: str(facts["unit"]) for pair in found for name, facts in pair.before.spec["metrics"].items()}
     with style.styled():
         figure = style.new_figure(columns * side, rows * _HEIGHT, title)
@@ -95,13 +107,15 @@ def _draw(
         f"Each line is a method, before ({change[0]}) and after ({change[1]}) a change of {setting} and nothing else; "
         f"means over {'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}."
     )
-    if len(backbones) > 1:
-        caption += f" Marks are backbones: {', '.join(backbones)}."
-    told = "; ".join(
-        f"{metric}: "
-        + ", ".join(f"{method} on {backbone} {low:.3g} to {high:.3g}" for method, backbone, low, high in own)
-        for metric, own in lines.items()
-    )
+    if any(line.role == "control" for own in lines.values() for line in own):
+        caption += " Dashed: content-free controls."
+    if len(named := list(filter(None, backbones))) > 1:
+        caption += f" Marks are backbones: {', '.join(named)}."
+
+    def numbers(line: Line) -> str:
+        return f"{line.method}{line.backbone and f' on {line.backbone}'} {line.before:.3g} to {line.after:.3g}"
+
+    told = "; ".join(f"{metric}: {', '.join(map(numbers, own))}" for metric, own in lines.items())
     used = tuple({cell.name: None for pair in found for cell in (pair.before, pair.after)})
     name = f"changes-{file_part(setting)}-{file_part(change[0])}-{file_part(change[1])}-{file_part(dataset)}"
     return Drawing(name, title, caption, f"Slope plot. {told}.", figure, used)
@@ -110,10 +124,11 @@ def _draw(
 def _panel(
     axes: Axes, metric: str, unit: str, change: tuple[str, str], lines: Sequence[Line], backbones: Sequence[str]
 ) -> None:
-    for method, backbone, low, high in lines:
+    for line in lines:
         axes.plot(
-            [0, 1], [low, high], color=colour_of(method), marker=style.MARKERS[backbones.index(backbone)],
-            markersize=5, clip_on=False, gid=f"{method} {backbone} {metric}",
+            [0, 1], [line.before, line.after], color=line.colour, marker=style.MARKERS[backbones.index(line.backbone)],
+            markersize=5, clip_on=False, linestyle="--" if line.role == "control" else "-",
+            linewidth=1 if line.role == "control" else None, gid=f"{line.method} {line.backbone} {metric}",
         )  # fmt: skip
     axes.set_xticks([0, 1], list(change))
     axes.set_xlim(-0.15, 1.9)
@@ -122,11 +137,11 @@ def _panel(
     axes.grid(axis="y", color=style.RULE, linewidth=0.6)
     axes.set_axisbelow(True)
     bottom, top = axes.get_ylim()
-    ordered = sorted(lines, key=lambda line: (line[3], line[0]))
-    places = spread_out([(line[3] - bottom) / (top - bottom) for line in ordered], _GAP)
-    for (method, _, _, high), place in zip(ordered, places, strict=True):
+    ordered = sorted(lines, key=lambda line: (line.after, line.method))
+    places = spread_out([(line.after - bottom) / (top - bottom) for line in ordered], _GAP)
+    for line, place in zip(ordered, places, strict=True):
         axes.annotate(
-            method, xy=(1, high), xytext=(1.12 / 2.05 + 0.075, place), textcoords="axes fraction", fontsize=7,
-            color=style.TEXT, va="center", annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour_of(method), "linewidth": 0.5, "shrinkA": 1, "shrinkB": 3},
+            line.method, xy=(1, line.after), xytext=(0.62, place), textcoords="axes fraction", fontsize=7,
+            color=style.TEXT if line.role == "method" else style.MUTED, va="center", annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": line.colour, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 3},
         )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -185,16 +185,19 @@ def moves(cells: Iterable[CellRecord], metrics: Sequence[str], settings: Sequenc
     ]
 
 
-def pairs(cells: Iterable[CellRecord], settings: Sequence[str] = ()) -> Iterator[Pair]:
+def pairs(
+    cells: Iterable[CellRecord], settings: Sequence[str] = (), roles: Collection[str] = ("method",)
+) -> Iterator[Pair]:
     """Yield the pairs of finished cells of one method, data set, backbone and seed that differ in one setting alone.
 
     Args:
         cells: to look at.
         settings: names of settings; by default all.
+        roles: of the cells.
     """
     alike: dict[tuple[Any, ...], list[tuple[CellRecord, dict[str, str]]]] = defaultdict(list)
     for cell in cells:
-        if cell.result is not None and cell.role == "method":
+        if cell.result is not None and cell.role in roles:
             key = (cell.dataset, cell.spec["method"], cell.backbone, cell.seed)
             alike[key].append((cell, _flat(cell)))
     for members in alike.values():
