@@ -131,7 +131,8 @@ def run(
     }  # fmt: skip
     asked = []
     for values in suites.read_suites(suite) if suite is not None else [{}]:
-        values.update({name: value for name, value in fields.items() if value not in (None, ())})
+        given = {name: value for name, value in fields.items() if value not in (None, ())}
+        values = {**suites.replaced(values, given), **given}
         for name in ("methods", "datasets"):
             if not values.get(name):
                 known = "ours,protopnet" if name == "methods" else "demo"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def suites() -> list[str]:
 def read_suites(name: str, within: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     """Return the fields of a suite: one request, or one for each suite that it ``includes``, all under its name.
 
-    A suite that ``extends`` another takes over its fields; ``overrides`` are added to the other's.
+    A suite that ``extends`` another takes over its fields (:func:`replaced`); ``overrides`` are added to the other's.
 
     Args:
         name: name of a file in ``configs/suites``, or the path of a YAML file; its stem is then the suite's name.
@@ -59,9 +60,29 @@ def read_suites(name: str, within: tuple[str, ...] = ()) -> list[dict[str, Any]]
     parts: list[dict[str, Any]] = [part for other in others for part in read_suites(other, trail)] or [{}]
     requests = []
     for part in parts:
-        overrides = {**(part.get("overrides") or {}), **(content.get("overrides") or {})}
-        requests.append({**part, **content, **({"overrides": overrides} if overrides else {}), "suite": name})
+        request = replaced(part, content)
+        overrides = {**(request.get("overrides") or {}), **(content.get("overrides") or {})}
+        requests.append({**request, **content, **({"overrides": overrides} if overrides else {}), "suite": name})
     return requests
+
+
+def replaced(values: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a request without its settings of methods and data sets that other ``fields`` leave out.
+
+    >>> replaced({"methods": ["ours", "tesnet"], "grid": {"tesnet.depth": [8, 16]}}, {"methods": ["ours"]})
+    {'methods': ['ours', 'tesnet'], 'grid': {}}
+    """
+    gone: set[str] = set()
+    for name in ("methods", "datasets"):
+        before, after = values.get(name), fields.get(name)
+        if isinstance(before, list) and isinstance(after, list | tuple) and after:
+            gone |= {*registry.chosen_methods(before)} - {*registry.chosen_methods(after)}
+    kept = {
+        field: {name: value for name, value in values[field].items() if str(name).partition(".")[0] not in gone}
+        for field in ("overrides", "grid")
+        if values.get(field)
+    }
+    return {**values, **kept}
 
 
 def _suite_file(name: str) -> Path:

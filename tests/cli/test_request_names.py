@@ -135,6 +135,23 @@ def test_our_suites_set_nothing_that_they_do_not_run(suite):
     request_names.check_requests(schema.read_suites(suite))
 
 
+def test_methods_that_replace_those_of_a_suite_leave_their_settings_behind(tmp_path, monkeypatch):
+    """Tables print such commands for what is missing. A setting that the suite itself has no use for stays an error."""
+    (tmp_path / "suites").mkdir()
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets" / "demo.yaml").write_text("backbones: [tiny]\n")
+    content = "methods: [all]\ndatasets: [cub]\noverrides: {cub.folder: x, ours.k: 5}\ngrid: {tesnet.depth: [8, 16]}\n"
+    (tmp_path / "suites" / "one.yaml").write_text(content)
+    (tmp_path / "suites" / "two.yaml").write_text("extends: one\nmethods: [ours]\ndatasets: [demo]\n")
+    monkeypatch.setenv("BENCH_CONFIGS", str(tmp_path))
+    (two,) = schema.read_suites("two")
+    assert (two["overrides"], two["grid"]) == ({"ours.k": 5}, {})
+    request_names.check_requests([two])
+    for more, code in (((), 0), (("--set", "tesnet.depth=8"), 2)):
+        result = CliRunner().invoke(main, ["run", "--suite", "one", *OURS[1:], "--no-controls", "--dry-run", *more])
+        assert result.exit_code == code, result.output
+
+
 def test_metrics_that_are_not_measured_take_no_settings(tmp_path):
     """Whether prototypes are shared, and so which metrics every run has, only the classes know."""
     birds = few_birds(tmp_path)

@@ -180,6 +180,15 @@ def test_a_suite_takes_over_what_it_extends():
     assert (small["backbones"], small["recipe"]) == (["mobilenet_v2"], "small")
 
 
+@pytest.mark.parametrize("end", ["", "_small"])
+@pytest.mark.parametrize("table", ["table1", "table2", "table5"])
+def test_tables_have_all_systems_of_the_paper_and_its_related_work(table, end):
+    (suite,) = schema.read_suites(table + end)
+    others = {"evalprotopnet", "st-protopnet", "support-st", "prototree", "pixpnet", "protopshare", "protoconcepts"}
+    assert others < set(suite["methods"])
+    assert suite["grid"] == {"protoconcepts.base": ["protopnet", "tesnet", "protopool"]}
+
+
 def test_overrides_of_what_a_suite_extends_stay(tmp_path, monkeypatch):
     (tmp_path / "suites").mkdir()
     (tmp_path / "suites" / "base.yaml").write_text("overrides: {ours.k: 5, ours.norm: l2}\ndatasets: [cub]\n")
