@@ -169,7 +169,7 @@ class Results:
         return CellResult(self.store, name, self.home)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Tables:
     """Tables that show themselves in a notebook: one for each data set and definition of metrics."""
 
@@ -217,14 +217,14 @@ class Tables:
             if (entry := row.entry(column)) is not None
         )  # fmt: skip
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self.to_markdown()
 
     def _repr_html_(self) -> str:
         return self.to_html()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Differences(Tables):
     """Comparison of methods with intervals and tests, corrected for all tests of the call (Holm)."""
 
