@@ -2,7 +2,7 @@
 
 ``python -m tests.support.documented FILE...`` writes what they print now.
 
-A block is indented by four columns and begins with a command that reads them: ``--out reports/results``. The command
+A block is indented by four columns and begins with a command that reads them: ``--out reports/FOLDER``. The command
 ends at the first empty line; the rest of the block is its output. Or it is a comment with the command, and below it the
 first table that the command prints as Markdown.
 """
@@ -79,7 +79,7 @@ def documented(text: str) -> Iterator[tuple[re.Match[str], Documented]]:
     for found in _BLOCK.finditer(text):
         block = "\n".join(line.removeprefix("    ") for line in found[0].splitlines())
         command, _, output = block.partition("\n\n")
-        if f"--out {RESULTS}" in command and output.strip():
+        if "--out reports/" in command and output.strip():
             yield found, Documented(command, plain(output))
     for found in _TABLE.finditer(text):
         yield found, Documented(found[1], plain(found[2]), table=True)
