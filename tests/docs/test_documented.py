@@ -14,7 +14,7 @@ from bench.report.result_tables import results
 from bench.results.export import nameless
 from bench.results.result_set import ResultSet
 from bench.results.store import Store
-from tests.support.documented import RESULTS, ROOT, TEXTS, documented
+from tests.support.documented import FINDINGS, RESULTS, ROOT, TEXTS, documented, figures
 from tests.support.metric_table import metric_table
 from tests.support.published_beside import beside
 
@@ -50,6 +50,25 @@ def test_the_page_of_metrics_has_all_of_the_catalogue():
     assert not [name for name in stems if f"`{name}`" not in prose and f"\n## {name}\n" not in prose]
 
 
+@pytest.mark.parametrize("words", [pytest.param(words, id=" ".join(words[:4])) for words in figures(FINDINGS)])
+def test_a_finding_has_the_figure_that_its_command_draws(monkeypatch, tmp_path, words):
+    same_matplotlib()
+    monkeypatch.chdir(ROOT)
+    result = CliRunner().invoke(main, [str(tmp_path) if word == "reports/figures" else word for word in words])
+    assert result.exit_code == 0, result.output
+    drawn = sorted(tmp_path.glob("*.svg"))
+    assert drawn
+    for file in drawn:
+        assert file.read_bytes() == (ROOT / "reports" / "figures" / file.name).read_bytes()
+        assert f"(figures/{file.name})" in FINDINGS.read_text()
+
+
+def same_matplotlib():
+    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
+    if version("matplotlib") != pinned["matplotlib"]:
+        pytest.skip("another matplotlib draws other bytes")
+
+
 @pytest.mark.parametrize(
     ("page", "words", "name"),
     [
@@ -58,9 +77,7 @@ def test_the_page_of_metrics_has_all_of_the_catalogue():
     ],
 )
 def test_a_figure_is_what_its_command_draws(monkeypatch, tmp_path, page, words, name):
-    pinned = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split() if "==" in line)
-    if version("matplotlib") != pinned["matplotlib"]:
-        pytest.skip("another matplotlib draws other bytes")
+    same_matplotlib()
     monkeypatch.chdir(ROOT)
     command = f"figure {words} --out reports/results --to reports/figures --format svg"
     assert f"`python -m bench {command}`" in (ROOT / page).read_text().replace("\n", " ")

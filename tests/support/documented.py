@@ -28,6 +28,7 @@ _PAGES = [
     "cars_dogs",
     "chance",
     "differences",
+    "findings",
     "imagenet",
     "refinement",
     "related",
@@ -35,8 +36,10 @@ _PAGES = [
 ]
 TEXTS = (ROOT / "README.md", *(ROOT / "reports" / f"{name}.md" for name in _PAGES))
 RESULTS = "reports/results"
-_TABLE = re.compile(r"(?m)^<!-- (python -m bench report .*) -->\n\n((?:\|.*\n)+)")
-_BLOCK = re.compile(r"(?m)^    python -m bench (?:report|compare|results) .*(?:\n(?:    .*)?)*")
+FINDINGS = ROOT / "reports" / "findings.md"
+_TABLE = re.compile(r"(?m)^<!-- (python -m bench (?:report|rank|variance) .*) -->\n\n((?:\|.*\n)+)")
+_FIGURE = re.compile(r"(?m)^    python -m bench (figure (?:.*\\\n)*.*)$")
+_BLOCK = re.compile(r"(?m)^    python -m bench (?:report|compare|rank|results|variance) .*(?:\n(?:    .*)?)*")
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,12 @@ def documented(text: str) -> Iterator[tuple[re.Match[str], Documented]]:
             yield found, Documented(command, plain(output))
     for found in _TABLE.finditer(text):
         yield found, Documented(found[1], plain(found[2]), table=True)
+
+
+def figures(file: Path) -> list[list[str]]:
+    """The words of each command of a text, in a block of its own, that draws figures from the published results."""
+    commands = (found[1].replace("\\\n", " ") for found in _FIGURE.finditer(file.read_text()))
+    return [shlex.split(command) for command in commands if "--out reports/" in command]
 
 
 def rewrite(file: Path) -> None:

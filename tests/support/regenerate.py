@@ -24,7 +24,7 @@ from bench.report.renderers import as_markdown
 from bench.results.stats.declarations import plain
 from bench.results.store import Store
 from tests.support import published_beside
-from tests.support.documented import RESULTS, ROOT, TEXTS, rewrite
+from tests.support.documented import FINDINGS, RESULTS, ROOT, TEXTS, figures, rewrite
 from tests.support.metric_table import HEADER, metric_table
 from tests.support.paper_cells import paper_store
 from tests.support.published_beside import beside
@@ -92,8 +92,9 @@ def documents() -> None:
         block = re.escape("\n".join(header)) + r"(?:\n\|[^\n]*)*"
         file = ROOT / name
         file.write_text(re.sub(block, lambda _, table=table: table(), file.read_text()))
-    for figure in (["5"], ["interpretability", "--suite", "study_birds"]):
-        words = ["figure", *figure, "--out", RESULTS, "--to", "reports/figures", "--format", "svg"]
+    drawn = [["figure", *figure, "--out", RESULTS, "--to", "reports/figures", "--format", "svg"]
+             for figure in (["5"], ["interpretability", "--suite", "study_birds"])]  # fmt: skip
+    for words in (*drawn, *figures(FINDINGS)):
         CliRunner().invoke(bench, words, catch_exceptions=False)
 
 
