@@ -88,6 +88,9 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
             "bench.posthoc.method:PostHocPPNContrast",
             "exact too, from prototypes that peak at one recurring place each",
         ),
+        "ours-places": Entry(
+            "bench.posthoc.method:PostHocPPNPlaces", "exact too, from prototypes at places apart from each other"
+        ),
         "protopnet": Entry("baselines.protopnet:ProtoPNet", "this looks like that (Chen et al. 2019)"),
         "tesnet": Entry("baselines.tesnet:TesNet", "a basis of prototypes for each class (Wang et al. 2021)"),
         "protopool": Entry("baselines.protopool:ProtoPool", "prototypes shared by classes (Rymarczyk et al. 2022)"),

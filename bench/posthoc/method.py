@@ -13,6 +13,7 @@ from bench.posthoc.decompose_class import NUMBERS, DecompositionConfig
 from bench.posthoc.feature_source import BackboneFeatures
 from bench.posthoc.model import DecomposedClassifier
 from bench.posthoc.pipeline import decompose_all
+from bench.posthoc.places import PlacesConfig, describe, discover, place_classes, reduce
 from bench.posthoc.progress import LoggingProgress
 from bench.posthoc.scaling import require_cvxpy
 from bench.posthoc.solvers.init import Init
@@ -55,6 +56,42 @@ class PostHocPPNContrast(PostHocPPN):
         nmf_solver: Solver = "hals"
         nmf_init: Init = "nndsvd"
         refinement: Literal["contrast"] = "contrast"
+
+
+class PostHocPPNPlaces(PostHocPPN):
+    """Post-hoc network whose prototypes peak at places apart from each other; see ``places.py``."""
+
+    name = "ours-places"
+    paper = "this project, after Tan, Zhou and Chen, ICML 2024"
+    tells = ("cancellation",)
+
+    Config = PlacesConfig
+
+    @torch.no_grad()
+    def fit(self, task: FitContext) -> DecomposedClassifier:
+        """Decompose the black box; all classes together, so that a killed fit begins again.
+
+        Raises:
+            CellError: if the features or the prototypes are not finite.
+        """
+        black_box, config = task.black_box, task.config
+        black_box.eval()
+        source = BackboneFeatures(black_box.backbone, task.train, task.device)
+        v, absent = black_box.head.weight.detach().tensor_split([task.train.classes])
+        data = reduce(source, v, config.components, task.memory_limit, task.device)
+        side = min(data.grid)
+        apart, near = (max(1, round(sevenths * side / 7)) for sevenths in (config.sevenths, 1))
+        choose = config.choose or ("margin" if config.k <= 5 else "height")
+        peaks = discover(data, config.k, apart, near, choose, task.seed)
+        vectors = place_classes(data, v, peaks, config, apart)
+        if not bool(vectors.isfinite().all()):
+            raise CellError("the prototypes are not finite: features or weights of the black box are not")
+        model = DecomposedClassifier(black_box.backbone, vectors, black_box.head.bias, absent).eval()
+        cancellation, strongest = describe(data, v, vectors)
+        task.facts["cancellation"] = cancellation
+        model.prototypes.source_image.copy_(strongest[:, 0])
+        model.prototypes.source_patch.copy_(strongest[:, 1:])
+        return model
 
 
 def check_rank(name: str, config: Any, sizes: Sizes) -> None:
