@@ -39,7 +39,7 @@ def test_the_text_has_what_the_command_prints(block, monkeypatch):
 
 def test_the_published_numbers_stand_beside_what_was_measured(monkeypatch):
     monkeypatch.chdir(ROOT)
-    assert beside() in (ROOT / "reports" / "STUDY.md").read_text()
+    assert beside() in (ROOT / "reports" / "beside_published.md").read_text()
 
 
 def test_the_page_of_metrics_has_all_of_the_catalogue():
