@@ -87,7 +87,10 @@ def documents() -> None:
 
     for file in TEXTS:
         rewrite(file)
-    written = {"reports/beside_published.md": (published_beside.HEADER, beside), "metrics/README.md": (HEADER, metric_table)}
+    written = {
+        "reports/beside_published.md": (published_beside.HEADER, beside),
+        "metrics/README.md": (HEADER, metric_table),
+    }
     for name, (header, table) in written.items():
         block = re.escape("\n".join(header)) + r"(?:\n\|[^\n]*)*"
         file = ROOT / name
