@@ -72,11 +72,10 @@ class PostHocPPNPlaces(PostHocPPN):
         """Decompose the black box; all classes together, so that a killed fit begins again.
 
         Raises:
-            CellError: if the features or the prototypes are not finite.
+            RequestError: if the projected features do not fit into the memory limit.
+            CellError: if a class has no image, or the prototypes are not finite.
         """
-        black_box, config = task.black_box, task.config
-        black_box.eval()
-        source = BackboneFeatures(black_box.backbone, task.train, task.device)
+        (black_box, source), config = _black_box_and_features(task), task.config
         v, absent = black_box.head.weight.detach().tensor_split([task.train.classes])
         data = reduce(source, v, config.components, task.memory_limit, task.device)
         side = min(data.grid)
@@ -87,8 +86,7 @@ class PostHocPPNPlaces(PostHocPPN):
         if not bool(vectors.isfinite().all()):
             raise CellError("the prototypes are not finite: features or weights of the black box are not")
         model = DecomposedClassifier(black_box.backbone, vectors, black_box.head.bias, absent).eval()
-        cancellation, strongest = describe(data, v, vectors)
-        task.facts["cancellation"] = cancellation
+        task.facts["cancellation"], strongest = describe(data, v, vectors)
         model.prototypes.source_image.copy_(strongest[:, 0])
         model.prototypes.source_patch.copy_(strongest[:, 1:])
         return model
@@ -119,6 +117,16 @@ def check_rank(name: str, config: Any, sizes: Sizes) -> None:
         )
 
 
+def _black_box_and_features(task: FitContext) -> tuple[Any, BackboneFeatures]:
+    black_box: Any = task.black_box
+    black_box.eval()
+    source = BackboneFeatures(black_box.backbone, task.train, task.device)
+    empty = [label for label in range(task.train.classes) if not source.count(label)]
+    if empty:
+        raise CellError(f"class {empty[0]} has no training image to decompose it from")
+    return black_box, source
+
+
 def empty_model(task: FitContext) -> DecomposedClassifier:
     """Build a model of the fitted shapes, filled with zeros, into which a saved one is loaded."""
     backbone: Any = task.backbone()
@@ -135,12 +143,7 @@ def decompose_black_box(task: FitContext) -> DecomposedClassifier:
         CellError: if a class has no image, or features that are not finite or all zero; or if the prototypes do not
             sum to the classifier's rows.
     """
-    black_box: Any = task.black_box
-    black_box.eval()
-    source = BackboneFeatures(black_box.backbone, task.train, task.device)
-    empty = [label for label in range(task.train.classes) if not source.count(label)]
-    if empty:
-        raise CellError(f"class {empty[0]} has no training image to decompose it from")
+    black_box, source = _black_box_and_features(task)
     # Rows of classes that the data set does not have are last; they are not decomposed, for want of images.
     v, absent = black_box.head.weight.detach().tensor_split([task.train.classes])
     key = f"{fingerprint(black_box)} {task.config.model_dump_json()} {task.seed}"

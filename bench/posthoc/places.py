@@ -95,12 +95,12 @@ class Reduced:
     grid: tuple[int, int]
 
     def per_class(self, values: Tensor) -> list[Tensor]:
-        """Split values of images into those of each class; a class without images has none."""
-        return list(values.split(torch.bincount(self.labels, minlength=int(self.labels.max()) + 1).tolist()))
+        """Split values of images into those of each class."""
+        return list(values.split(torch.bincount(self.labels).tolist()))
 
     def within(self) -> Tensor:
         """Return the features minus their class's mean: what is left tells places, not species, apart."""
-        return torch.cat([y - y.flatten(0, 1).mean(0) if len(y) else y for y in self.per_class(self.Y)])
+        return torch.cat([y - y.flatten(0, 1).mean(0) for y in self.per_class(self.Y)])
 
     def whitening(self, ridge: float) -> Tensor:
         """Return the factor ``(r,)`` of each component that makes all variances alike, up to a ridge."""
@@ -147,8 +147,6 @@ def reduce(source: FeatureSource, rows: Tensor, components: int, memory_limit: i
     covariance = square / (images * cells) - mean.outer(mean)
     variance, basis = torch.linalg.eigh(covariance)
     variance, basis = variance.flip(0)[:r].clamp(min=0), basis.flip(1)[:, :r]
-    # The sign of an eigenvector is arbitrary: its largest entry is made positive.
-    basis = basis * basis.gather(0, basis.abs().argmax(0, keepdim=True)).sign()
     kept: list[tuple[Tensor, ...]] = []
     for label in range(len(rows)):
         x, index = held.pop(label) if fits else source.of(label)
@@ -276,22 +274,17 @@ def place_classes(data: Reduced, rows: Tensor, peaks: Tensor, config: PlacesConf
     offset = data.mean.float() @ data.basis.float()
     factor = data.whitening(config.ridge).square()
     for step in range(config.rounds + 1):
-        at_peaks = centred[image, peaks]
-        means = [part.mean(0) if len(part) else part.new_zeros(k, part.shape[2]) for part in data.per_class(at_peaks)]
+        means = torch.stack([part.mean(0) for part in data.per_class(centred[image, peaks])])
         # The place as all classes show it steadies that of one class, which has few images.
-        common = torch.stack(
-            [mean for mean, part in zip(means, data.per_class(at_peaks), strict=True) if len(part)]
-        ).mean(0)
+        directions = (config.own * means + (1 - config.own) * means.mean(0)) * factor
         contrasts, maps = [], []
-        for mean, Y, evidence in zip(means, data.per_class(data.Y), data.per_class(data.evidence), strict=True):
-            D = (config.own * mean + (1 - config.own) * common) * factor
-            if len(Y):
-                D = _scaled(decorrelated(D, Y.flatten(0, 1), config.keep), Y + offset, evidence, config.strength)
-                maps.append((Y + offset) @ D.mT + evidence[:, :, None] / k)
-            contrasts.append(D if len(Y) else torch.zeros_like(D))
+        for D, Y, evidence in zip(directions, data.per_class(data.Y), data.per_class(data.evidence), strict=True):
+            D = decorrelated(D, Y.flatten(0, 1), config.keep)
+            contrasts.append(_scaled(D, (Y + offset).flatten(0, 1), evidence, config.strength))
+            maps.append((Y + offset) @ contrasts[-1].float().mT + evidence[:, :, None] / k)
         if step < config.rounds:
             peaks = exclusive(torch.cat(maps), apart, steps)
-    refined = rows.double()[:, None] / k + torch.stack(contrasts).double() @ data.basis.mT
+    refined = rows.double()[:, None] / k + torch.stack(contrasts) @ data.basis.mT
     # The rounding error goes into the last prototype, so that the sum is the row itself.
     refined[:, -1] += rows.double() - refined.sum(1)
     return refined
@@ -299,13 +292,13 @@ def place_classes(data: Reduced, rows: Tensor, peaks: Tensor, config: PlacesConf
 
 def _scaled(D: Tensor, Y: Tensor, evidence: Tensor, strength: float) -> Tensor:
     """Make the maps of directions ``(k, r)`` equally large, their sum zero, and their mean size s times the share's."""
-    Y = Y.flatten(0, 1)
     D = D / (Y @ D.mT).norm(dim=0).clamp(min=1e-30)[:, None]
     D = D - D.mean(0)
     size = (Y @ D.mT).norm(dim=0).mean()
-    # Equal places leave no contrast, and a class map that is zero nothing to scale by: only the share is left.
+    # Equal places leave no contrast: only the share is left.
     scale = torch.where(size > 1e-6, evidence.norm() / len(D) / size.clamp(min=1e-6), 0.0)
-    return strength * scale * D
+    D = strength * (scale * D).double()
+    return D - D.mean(0)
 
 
 def describe(data: Reduced, rows: Tensor, vectors: Tensor) -> tuple[float, Tensor]:
@@ -317,20 +310,17 @@ def describe(data: Reduced, rows: Tensor, vectors: Tensor) -> tuple[float, Tenso
         vectors: prototypes ``(C, k, D)``.
 
     Returns:
-        Mean of ``sum_i |F p~_i| / |F v|``, and image, row and column ``(C k, 3)``, -1 for a class without images.
+        Mean of ``sum_i |F p~_i| / |F v|``, and image, row and column ``(C k, 3)``.
     """
-    C, k, _ = vectors.shape
+    k = vectors.shape[1]
     contrasts = ((vectors - rows.double()[:, None] / k) @ data.basis).float()
     offset = data.mean.float() @ data.basis.float()
-    strongest = torch.full((C, k, 3), -1, dtype=torch.long, device=vectors.device)
-    ratios = []
-    for label, part in enumerate(data.per_class(torch.arange(len(data.labels), device=vectors.device))):
-        if len(part):
-            maps = (data.Y[part] + offset) @ contrasts[label].mT + data.evidence[part][:, :, None] / k
-            flat = maps.flatten(0, 1)
-            ratios.append(flat.norm(dim=0).sum() / data.evidence[part].norm().clamp(min=1e-30))
-            best = flat.argmax(0)
-            cell = best % maps.shape[1]
-            image = data.index[part.to(data.index.device)].to(best.device)[best // maps.shape[1]]
-            strongest[label] = torch.stack((image, cell // data.grid[1], cell % data.grid[1]), 1)
-    return float(torch.stack(ratios).mean()), strongest.flatten(0, 1)
+    ratios, strongest = [], []
+    classes = zip(*map(data.per_class, (data.Y, data.evidence, data.index.to(rows.device))), contrasts, strict=True)
+    for Y, evidence, index, d in classes:
+        maps = ((Y + offset) @ d.mT + evidence[:, :, None] / k).flatten(0, 1)
+        ratios.append(maps.norm(dim=0).sum() / evidence.norm().clamp(min=1e-30))
+        best = maps.argmax(0)
+        cell = best % Y.shape[1]
+        strongest.append(torch.stack((index[best // Y.shape[1]], cell // data.grid[1], cell % data.grid[1]), 1))
+    return float(torch.stack(ratios).mean()), torch.cat(strongest)
