@@ -55,10 +55,22 @@ def styled(
                      for row in lines]  # fmt: skip
         changed = {"title": caption, "caption": caption, "label": label, "rename": rename}
         kept = {name: value for name, value in changed.items() if value}
-        found.append(replace(table, columns=chosen, rows=tuple(lines), **kept).marked())
+        gone = {one.name for one in table.columns} - {one.name for one in chosen}
+        facts, chance = tuple(_without(text, gone) for text in table.facts), table.chance
+        chance = tuple(text for text in chance if text.partition(":")[0] not in gone)
+        found.append(replace(table, columns=chosen, rows=tuple(lines), facts=facts, chance=chance, **kept).marked())
     if not found:
         raise RequestError("--columns and --rows: no table has both; call without them to see which has which")
     return found
+
+
+def _without(fact: str, gone: Collection[str]) -> str:
+    """Return a fact, if it is the list of definitions without those of columns that are not shown."""
+    head, separator, definitions = fact.partition("metrics: ")
+    if head or not separator or not gone:
+        return fact
+    kept = [one for one in definitions.split("; ") if one.partition(" ")[0] not in gone]
+    return f"metrics: {'; '.join(kept)}" if kept else fact
 
 
 def _chosen(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:

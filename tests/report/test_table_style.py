@@ -34,6 +34,15 @@ def plain(values: dict[str, float]) -> Table:
     return Table("t", (Column("m", "%"), Column("n")), rows, notes=("unused", "of b"), competes=True).marked()
 
 
+def test_facts_are_about_the_columns_that_are_left(store) -> None:
+    (table,) = styled(comparison(store), columns=["consistency"])
+    (definitions,) = (fact for fact in table.facts if fact.startswith("metrics: "))
+    assert definitions.startswith("metrics: consistency v")
+    assert "accuracy" not in definitions
+    assert all(text.startswith("consistency:") for text in table.chance)
+    assert len(comparison(store)[0].chance) > len(table.chance) > 0
+
+
 def best(table: Table) -> set[str]:
     return {row.label for row in table.rows if row.entry(table.columns[0]).best}
 

@@ -15,7 +15,7 @@ from bench.core.errors import RequestError
 from bench.core.plain_text import for_markdown, markdown_prose, one_line
 from bench.core.resource_usage import FILE as USAGE
 from bench.core.resource_usage import read_usage
-from bench.report.mlflow.fields import LAYOUT, cut, digest, flat, named, rounded
+from bench.report.mlflow.fields import LAYOUT, SCORES, cut, digest, flat, named, rounded
 from bench.results.cell_record import CellRecord
 from bench.results.records import read_history
 from bench.results.result_files import FolderFiles, ResultFiles
@@ -109,8 +109,8 @@ class CellRun:
     def metrics(self) -> list[Point]:
         """Return scores, then facts and costs, each under a prefix, then curves: pages list them in this order.
 
-        A score's name has the unit if that is neither a share nor a percentage. Details of a metric besides its value
-        (the ends of its 95 % interval too) are under ``details/``.
+        A score is under ``Scores/``, and has the unit if that is neither a share nor a percentage. Details of a metric
+        besides its value (the ends of its 95 % interval too) are under ``details/``.
         """
         single = {**self._scores(), **self._facts()} if self.record.result else {}
         points = [(named(name), rounded(value), self.ended, 0) for name, value in single.items()]
@@ -128,7 +128,7 @@ class CellRun:
             if row.value is None:
                 continue
             unit = "" if row.unit in ("%", "") else f" {row.unit}"
-            name = f"{row.metric}{unit}" if row.metric in self.spec["metrics"] else f"details/{row.metric}"
+            name = f"{SCORES}/{row.metric}{unit}" if row.metric in self.spec["metrics"] else f"details/{row.metric}"
             bounds = {f"details/{row.metric}.low": row.low, f"details/{row.metric}.high": row.high}
             scores |= {name: row.value, **{side: bound for side, bound in bounds.items() if bound is not None}}
         return scores

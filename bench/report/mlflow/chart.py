@@ -14,6 +14,8 @@ from bench.results.aggregate import Entry
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# Of the panels, for the width of MLflow's page.
+_ACROSS = 4
 _COLOURS = {"method": "#2b6cb0", "reference": "#4a5568", "control": "#c0c7d1"}
 
 
@@ -32,11 +34,14 @@ def chart(tables: Sequence[Table]) -> Iterator[tuple[str, Figure]]:
         columns = [column for column in table.columns if any(row.number(column) is not None for row in table.rows)]
         if not columns:
             continue
-        figure = Figure(figsize=(1.5 + 2.3 * len(columns), 1.2 + 0.32 * len(table.rows)), layout="constrained")
-        panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+        across = min(_ACROSS, len(columns))
+        down = math.ceil(len(columns) / across)
+        size = (1.5 + 2.3 * across, 0.4 + (0.8 + 0.32 * len(table.rows)) * down)
+        figure = Figure(figsize=size, layout="constrained")
+        panels = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
         # Here, since labels of ticks are made again whenever they are drawn.
         names = [one_line(f"{row.name}, {row.backbone}" if row.backbone else row.name) for row in table.rows]
-        for panel, column in zip(panels, columns, strict=True):
+        for panel, column in zip(panels, columns, strict=False):
             entries = [row.entry(column) or Entry("missing") for row in table.rows]
             panel.barh(
                 range(len(names)),
@@ -52,6 +57,8 @@ def chart(tables: Sequence[Table]) -> Iterator[tuple[str, Figure]]:
                 panel.set_xlim(0, 100)
             panel.spines[["top", "right"]].set_visible(False)
         panels[0].invert_yaxis()
+        for panel in panels[len(columns) :]:
+            panel.set_visible(False)
         figure.suptitle(f"{table.title}\nmeans over the seeds; whiskers: 95 % intervals", fontsize="medium")
         tame(figure)
         yield (f"scores-{number}" if len(tables) > 1 else "scores"), figure

@@ -10,8 +10,12 @@ from typing import Any
 
 from bench.core.plain_text import printable
 
-LAYOUT = 5
+LAYOUT = 6
 """Version of the content of runs: when it is raised, the next ``sync`` replaces the runs of earlier versions."""
+
+
+SCORES = "Scores"
+"""Prefix of the scores: charts have a section for each prefix in the order of their letters, capitals first."""
 
 
 def digest(content: Any) -> str:

@@ -18,6 +18,7 @@ from bench.core.errors import BenchError, RequestError
 from bench.core.plain_text import for_markdown
 from bench.core.registry import names
 from bench.report.html.output_dir import file_name
+from bench.report.mlflow.fields import SCORES
 from bench.report.mlflow.run_writer import Counts, SuiteRuns
 from bench.report.mlflow.server import create_database, database, import_mlflow
 from bench.results.store import Store
@@ -188,5 +189,5 @@ def _experiment_note() -> str:
     """Return a suite's description for a first visit of MLflow's page, with the metrics measured by default."""
     rows = ((name, entry.summary) for name, entry in names("metrics").items() if entry.measured != "asked")
     return _EXPERIMENT_NOTE.format(
-        metrics="\n".join(f"| {for_markdown(name)} | {for_markdown(text)} |" for name, text in rows)
+        metrics="\n".join(f"| {SCORES}/{for_markdown(name)} | {for_markdown(text)} |" for name, text in rows)
     )

@@ -16,6 +16,7 @@ from typing import Any
 
 from bench.core.console import say
 from bench.core.errors import RequestError
+from bench.report.mlflow.fields import SCORES
 
 NOT_INSTALLED = "MLflow is not installed: pip install 'mlflow>=3.13'; results are in the store"
 # This machine alone: the pages ask for no password.
@@ -71,7 +72,9 @@ def create_database(file: Path, artifacts: str) -> None:
 
 def address(server: str, experiment: str) -> str:
     """Return the URL of a suite's runs with their charts, from an MLflow server's address and the experiment's id."""
-    return f"{server.rstrip('/')}/#/experiments/{experiment}/runs?compareRunsMode=CHART"
+    # Ten runs are drawn: the most accurate ones, and none of the controls, which have no accuracy.
+    order = f"orderByKey=metrics.%60{SCORES}%2Faccuracy%60&orderByAsc=false"
+    return f"{server.rstrip('/')}/#/experiments/{experiment}/runs?compareRunsMode=CHART&{order}"
 
 
 def serve(

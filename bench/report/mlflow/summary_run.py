@@ -15,6 +15,8 @@ from bench.report.mlflow.fields import cut
 from bench.report.renderers.html import as_html
 from bench.report.renderers.markdown import as_markdown
 from bench.report.run_table import comparison
+from bench.report.table_style import styled
+from bench.results.labels import FIRST_METRICS
 from bench.results.store import Store
 
 if TYPE_CHECKING:
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
 
 _OUTCOMES = ("result", "failure")
 _LONGEST_TAG = 7500
-# In a description, so that the end of the command's code block is not cut off.
-_LONGEST_COMMAND = 4000
 
 
 class SummaryRun:
@@ -50,8 +50,10 @@ class SummaryRun:
         self.status = "RUNNING" if done + failed < len(content["cells"]) else "FAILED" if failed else "FINISHED"
         self.counts = f"{done} of {len(content['cells'])} cells done, {failed} failed"
         self._tables = comparison(store, stamp, intervals=True) if self.records else []
-        command = markdown_code(cut(str(content["command"]), _LONGEST_COMMAND))
-        self._note = f"{command}\n\n{self.counts}\n\n{as_markdown(self._tables) if self.records else ''}"
+        # A wide table or a long command would push everything else out of the page: the files have them.
+        first = [one.name for table in self._tables for one in table.columns if one.name in FIRST_METRICS]
+        short = styled(self._tables, first) if first else self._tables
+        self._note = f"{self.counts}; all columns: Artifacts, report.html\n\n{as_markdown(short) if short else ''}"
         # Matplotlib writes a cache of fonts: into the same home as everything else.
         os.environ.setdefault("MPLCONFIGDIR", str(home / ".matplotlib"))
 
@@ -77,7 +79,9 @@ class SummaryRun:
         cells = {record.name: {"label": record.written["label"], **record.spec} for record in self.records}  # type: ignore[index]
         plan = {"invocation": self.stamp, **self.content, "cells": cells}
         page = as_html(self._tables, self.title)
-        return {"report.html": page, "report.md": self._note, "plan.json": json.dumps(plan, indent=1)}
+        command = markdown_code(str(self.content["command"]))
+        text = f"{command}\n\n{self.counts}\n\n{as_markdown(self._tables) if self.records else ''}"
+        return {"report.html": page, "report.md": text, "plan.json": json.dumps(plan, indent=1)}
 
     def figures(self) -> Iterator[tuple[str, Figure]]:
         """Yield the files of the pictures."""

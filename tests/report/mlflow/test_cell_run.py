@@ -61,7 +61,7 @@ def test_a_run_holds_what_the_cell_is(home: Path) -> None:
     expected |= {"version.torch": "2.13.0", "version.python": "3.11.9"}
     assert expected.items() <= tags.items()
     assert tags["row"].startswith("ours·demo·resnet34·demo·")
-    assert run.data.metrics["consistency"] == 70.0
+    assert run.data.metrics["Scores/consistency"] == 70.0
     assert run.data.metrics["fact/worst residual"] == 0.125
     assert run.data.metrics["seconds/fit"] == 90.0
     assert (run.info.status, run.info.end_time) == ("FINISHED", 1000 * FINISHED)
@@ -77,7 +77,7 @@ def test_metric_without_percent_has_its_unit_in_its_name(home: Path) -> None:
     mirror = Mirror(home)
     mirror.sync(maker.store)
     run = runs(mirror)["ours·demo·tiny·s0"]
-    assert (run.data.metrics["accuracy"], run.data.metrics["cost ms"]) == (90.0, 4.5)
+    assert (run.data.metrics["Scores/accuracy"], run.data.metrics["Scores/cost ms"]) == (90.0, 4.5)
     assert "| cost | 4.5 | ms | 24 | lower |" in run.data.tags["mlflow.note.content"]
 
 
@@ -115,7 +115,7 @@ def test_numbers_are_rounded_and_intervals_are_metrics(home: Path) -> None:
     mirror = Mirror(home)
     mirror.sync(maker.store)
     found = runs(mirror)["ours·demo·tiny·s0"].data.metrics
-    assert found["accuracy"] == 75.0
+    assert found["Scores/accuracy"] == 75.0
     assert row.low < 75 < row.high
     assert [found[f"details/accuracy.{side}"] for side in ("low", "high")] == [
         float(f"{bound:.4g}") for bound in (row.low, row.high)
@@ -139,6 +139,15 @@ def test_a_whisker_is_the_interval() -> None:
     (bars,) = [one for one in figure.axes[0].containers if isinstance(one, ErrorbarContainer)]
     ends = [[x for x, _ in segment] for segment in bars.lines[2][0].get_segments() if len(segment)]
     assert ends == [[62.5, 85.0], [80.0, 80.0]]
+
+
+def test_panels_go_on_below() -> None:
+    columns = tuple(Column(f"metric {place}") for place in range(6))
+    rows = (Row("m", {column.key: Value(Entry("ok", 1.0)) for column in columns}),)
+    ((_, figure),) = chart([Table("demo", columns, rows)])
+    seen = [one for one in figure.axes if one.get_visible()]
+    assert [one.get_title() for one in seen] == [f"metric {place} ↑" for place in range(6)]
+    assert {one.get_subplotspec().rowspan.start for one in seen} == {0, 1}
 
 
 def test_runs_of_a_row_differ_in_seed_name_and_scores_only(tmp_path: Path) -> None:
@@ -168,9 +177,11 @@ def test_the_page_of_a_suite_explains_itself(home: Path) -> None:
     mirror = Mirror(home)
     mirror.sync(maker.store)
     tags = mirror.client.get_experiment_by_name("partbench/default").tags
-    assert "| accuracy | top-1 accuracy on the test split |" in tags["mlflow.note.content"]
+    assert "| Scores/accuracy | top-1 accuracy on the test split |" in tags["mlflow.note.content"]
     assert {tag for tag in tags if tag.startswith("mlflow.")} <= {"mlflow.note.content"}
-    assert address("http://host:5000/", "3") == "http://host:5000/#/experiments/3/runs?compareRunsMode=CHART"
+    page, _, order = address("http://host:5000/", "3").partition("&")
+    assert page == "http://host:5000/#/experiments/3/runs?compareRunsMode=CHART"
+    assert order == "orderByKey=metrics.%60Scores%2Faccuracy%60&orderByAsc=false"
 
 
 def test_tables_per_prototype_are_copied_and_weights_are_not(home: Path) -> None:

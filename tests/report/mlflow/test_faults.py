@@ -83,7 +83,7 @@ def test_a_deleted_run_is_made_again(home: Path) -> None:
     mirror.sync(maker.store)
     mirror.client.delete_run(runs(mirror)["ours·demo·tiny·s0"].info.run_id)
     assert mirror.sync(maker.store).created == 1
-    assert runs(mirror)["ours·demo·tiny·s0"].data.metrics["accuracy"] == 90.0
+    assert runs(mirror)["ours·demo·tiny·s0"].data.metrics["Scores/accuracy"] == 90.0
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -138,4 +138,4 @@ def test_a_locked_database_is_one_line_and_loses_nothing(
         other.execute("rollback")
     assert capfd.readouterr().err == ""
     assert mirror.sync(maker.store).updated == 2
-    assert runs(mirror)["ours·demo·tiny·s0"].data.metrics["accuracy"] == 91.0
+    assert runs(mirror)["ours·demo·tiny·s0"].data.metrics["Scores/accuracy"] == 91.0

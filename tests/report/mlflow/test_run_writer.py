@@ -142,7 +142,7 @@ def test_a_result_that_was_run_again_is_replaced(home: Path) -> None:
     maker.finish(cell, {**SCORES, "consistency": 71.0})
     assert mirror.sync(maker.store) == Counts(updated=2)
     found = runs(mirror)
-    assert found["ours·demo·tiny·s0"].data.metrics["consistency"] == 71.0
+    assert found["ours·demo·tiny·s0"].data.metrics["Scores/consistency"] == 71.0
     assert "71.0" in found[STAMP].data.tags["mlflow.note.content"]
 
 

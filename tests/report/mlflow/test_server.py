@@ -128,7 +128,7 @@ def test_a_fresh_database_is_filled_by_four_at_once(tmp_path: Path) -> None:
     found = {run.data.tags.get("bench.cell"): run for run in runs}
     assert set(found) == {*cells, None}
     for seed, cell in enumerate(cells):
-        assert (found[cell].info.status, found[cell].data.metrics["accuracy"]) == ("FINISHED", 80.0 + seed)
+        assert (found[cell].info.status, found[cell].data.metrics["Scores/accuracy"]) == ("FINISHED", 80.0 + seed)
         assert len(client.get_metric_history(found[cell].info.run_id, "train/loss")) == 20
 
 
