@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import keyword
 import re
 import shlex
@@ -57,6 +58,7 @@ def new(kind: str, name: str, folder: Path | None) -> None:
     }
     say(f"next:\n  {test}\n  python -m bench {run[kind]}")
     say(f"without --plugin, in this shell: export BENCH_PLUGINS={shlex.quote(str((folder / module).resolve()))}.py")
+    say(f"or always in this folder, in partbench.toml: plugins = {json.dumps([str(folder / f'{module}.py')])}")
 
 
 def _module_name(kind: str, name: str) -> str:

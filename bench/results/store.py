@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.core import registry
 from bench.core.content_digest import State, state_of
 from bench.core.errors import RequestError
 from bench.core.files import read_json, write_json
@@ -283,8 +284,11 @@ class Store:
                 f"nothing has been run yet in {self.root}: python -m bench run --methods ours,protopnet --datasets demo"
             )
         if stamp is None:
-            suites = ", ".join(sorted({content["suite"] for content in known.values()}))
-            raise RequestError(f"suite {suite!r} has not been run yet; there are results of: {suites}")
+            suites = sorted({content["suite"] for content in known.values()})
+            close = registry.nearest(str(suite), suites)
+            there = f"here are results of: {', '.join(suites)}"
+            hint = f"{close} T{there}" if "did you mean" in close else f"; t{there}"
+            raise RequestError(f"suite {suite!r} has not been run yet{hint}")
         raise RequestError(f"no run {stamp!r} in {self.root}; the newest is {list(known)[-1]!r}")
 
     def black_box_seconds(self, written: Mapping[str, Any]) -> float | None:

@@ -399,7 +399,7 @@ def test_wrong_requests_are_one_line(maker: StoreMaker) -> None:
     with pytest.raises(RequestError, match="nothing has been run yet"):
         comparison(maker.store)
     maker.invocation(["0123456789ab"], suite="table2")
-    with pytest.raises(RequestError, match=r"suite 'tabel2' has not been run yet; there are results of: table2$"):
+    with pytest.raises(RequestError, match=r"yet; did you mean 'table2'\? There are results of: table2$"):
         comparison(maker.store, suite="tabel2")
     with pytest.raises(RequestError, match=f"no run 'x' in .*; the newest is '{STAMP}'"):
         comparison(maker.store, "x")

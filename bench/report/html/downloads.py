@@ -10,6 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+<<<<<<< HEAD
+=======
+from bench.core import __version__
+from bench.core.plain_text import for_csv
+>>>>>>> hD
 from bench.report.contest_tables import as_csv as contest_csv
 from bench.report.contest_tables import contest_tables
 from bench.report.html.output_dir import file_name
@@ -65,7 +70,9 @@ class Downloads:
         text = io.StringIO()
         lines = csv.writer(text, lineterminator="\n")
         lines.writerow([*table.stub, *(column.name for column in table.columns)])
-        lines.writerows([row.label, *(row.values[column.name].text for column in table.columns)] for row in table.rows)
+        for row in table.rows:
+            words = (place.text for place in row.values.values() if isinstance(place, Word))
+            lines.writerow(map(for_csv, (row.label, *words)))
         return self._files(name, pathless(text.getvalue()), as_latex([without_paths(table)]), [])
 
     def compared(self, name: str, found: Sequence[Comparison]) -> Files:

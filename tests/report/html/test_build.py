@@ -154,6 +154,9 @@ def test_every_cell_and_every_method_has_a_page(example: tuple[Path, dict[str, s
     ):
         assert text.replace(" ", "") in trained.said.replace(" ", ""), text
     assert "python -m bench run --methods ours,protopnet --datasets demo" in pages["cells.html"].said
+    lines = (site / "downloads" / "cells.csv").read_text().splitlines()
+    assert lines[0] == "cell,method,data set,backbone,seed,state,newest run"
+    assert {line.split(",")[0] for line in lines[1:]} == set(cells.values())
     assert "Training of its black box" in pages[f"cells/{cells['ours-0']}.html"].said
     failed = pages[f"cells/{cells['protopnet-1']}.html"].said
     assert "loss became nan in phase 'joint'" in failed
