@@ -73,7 +73,8 @@ def _far(column: Column, best: dict[str, tuple[str, float]]) -> tuple[float | No
         return None, "n/a: no method has it" if "method" not in best else "n/a: no control has it"
     if not has_chance(column):
         return None, "n/a: its controls are no rivals: random maps differ by nature, and explaining them costs nothing"
-    value, chance = best["method"][1], best["control"][1]
+    # A residual of nothing but rounding is none.
+    value, chance = (0.0 if column.within(one) else one for one in (best["method"][1], best["control"][1]))
     if column.higher_is_better and column.unit != "%":
         return None, "n/a: it has no perfect value"
     perfect = 100.0 if column.higher_is_better else 0.0

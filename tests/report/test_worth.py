@@ -38,6 +38,18 @@ def test_less_is_better_from_the_control_to_zero(maker):
     assert found.rows[0].number(found.columns[-1]) == pytest.approx(0.75)
 
 
+def test_a_residual_of_rounding_is_none(maker):
+    axiom = {"linearity": {"version": "1", "parameters": {"tolerance": 1e-4}, "higher_is_better": False}}
+    found = rows_of(maker, {"linearity": 2e-16}, ("untrained", {"linearity": 3e-16}), metrics=axiom)
+    assert found.rows[0].number(found.columns[-1]) is None
+
+
+def test_a_control_above_the_tolerance_is_not_perfect(maker):
+    axiom = {"linearity": {"version": "1", "parameters": {"tolerance": 1e-4}, "higher_is_better": False}}
+    found = rows_of(maker, {"linearity": 5e-16}, ("untrained", {"linearity": 0.2}), metrics=axiom)
+    assert found.rows[0].number(found.columns[-1]) == 1.0
+
+
 def test_no_perfect_value(maker):
     found = rows_of(maker, {"coverage": 3.0}, ("center", {"coverage": 1.0}), metrics=PARTS)
     assert found.rows[0].number(found.columns[-1]) is None
