@@ -10,11 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-<<<<<<< HEAD
-=======
-from bench.core import __version__
 from bench.core.plain_text import for_csv
->>>>>>> hD
 from bench.report.contest_tables import as_csv as contest_csv
 from bench.report.contest_tables import contest_tables
 from bench.report.html.output_dir import file_name
