@@ -33,6 +33,7 @@ _PAGES = [
     "refinement",
     "related",
     "rivals",
+    "search",
 ]
 TEXTS = (ROOT / "README.md", *(ROOT / "reports" / f"{name}.md" for name in _PAGES))
 RESULTS = "reports/results"

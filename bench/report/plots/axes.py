@@ -45,7 +45,7 @@ def control_lines(axes: Axes, points: Sequence[Point], metric: str, upright: boo
         if upright:
             axes.axvline(value, **dashed, gid=f"control {label}")
             axes.annotate(
-                label, xy=(value, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 4 + 8 * (number % 2)),
+                label, xy=(value, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 3 + 8 * (number % 4)),
                 textcoords="offset points", fontsize=7, color=style.MUTED, va="bottom", ha="center",
                 annotation_clip=False,
             )  # fmt: skip

@@ -122,11 +122,14 @@ def _panel(
     axes.set_xlabel(f"{metric.replace('_', ' ')} ({unit})" if unit else metric.replace("_", " "))
     if unit == "%":
         axes.set_xlim(-3, 104)
-    elif any(metric in point.values and point.values[metric].mean < _ROUNDING for point in points):
+    elif not unit and any(metric in point.values and point.values[metric].mean < _ROUNDING for point in points):
         # Residuals: some are nothing but rounding, others of the size of the numbers themselves.
         axes.set_xscale("symlog", linthresh=_ROUNDING)
         axes.set_xticks([0, 1e-8, 1e-4, 1, 100], ["< 1e-12", "1e-8", "1e-4", "1", "100"])
         axes.set_xlim(-_ROUNDING / 2, 1000)
+    else:
+        axes.set_xlim(left=0)
+        axes.margins(x=0.08)
     axes.grid(axis="y", color=style.RULE, linewidth=0.6)
     axes.set_axisbelow(True)
     control_lines(axes, group.points, metric, upright=True)
