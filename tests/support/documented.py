@@ -30,6 +30,7 @@ _PAGES = [
     "differences",
     "findings",
     "imagenet",
+    "metrics_worth",
     "refinement",
     "related",
     "rivals",
