@@ -68,18 +68,27 @@ def lightning(network, planted):
     return {"state_dict": network.state_dict(), "callbacks": {"planted": planted}}
 
 
+def state_of_pipnet(network, planted):
+    return {"model_state_dict": tensor(network, planted), "optimizer_net_state_dict": {}}
+
+
+def optimiser(network, planted):
+    return {"model_state_dict": tensor(network, torch.ones(1)), "optimizer_net_state_dict": {"state": {0: planted}}}
+
+
 PLACES = [
     ("protopnet", attribute), ("tesnet", attribute), ("protopool", tensor), ("deformable", attribute),
     ("evalprotopnet", arguments), ("evalprotopnet", model_with_arguments), ("st-protopnet", tensor),
     ("prototree", row_of_a_node), ("prototree", node_of_a_row), ("prototree", leaf), ("prototree", tensor),
     ("protopshare", identity), ("protoconcepts", buffer), ("protoconcepts", tensor), ("pixpnet", lightning),
+    ("pipnet", state_of_pipnet), ("pipnet", optimiser),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize(("method", "place"), PLACES, ids=lambda one: getattr(one, "__name__", one))
 def test_nothing_planted_is_run(method, place, zipped, tmp_path):
-    writer = {"protoconcepts": "tesnet", "pixpnet": "protopnet"}.get(method, method)
+    writer = {"protoconcepts": "tesnet", "pixpnet": "protopnet", "pipnet": "protopnet"}.get(method, method)
     with stand_ins.imported(stand_ins.checkout(writer, tmp_path / "checkout")) as module:
         content = place(stand_ins.build(writer, module), Planted(tmp_path / "ran"))
         torch.save(content, tmp_path / "official.pth", _use_new_zipfile_serialization=zipped)

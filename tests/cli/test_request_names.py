@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from bench.cli.main import main
-from bench.config import request_names, schema
+from bench.config import overrides, request_names, schema
 from bench.contract import RequestError
 from bench.core import registry
 from bench.results.store import Store
@@ -132,7 +132,8 @@ def test_settings_of_an_absent_method_in_a_suite_file(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("suite", schema.suites())
 def test_our_suites_set_nothing_that_they_do_not_run(suite):
-    request_names.check_requests(schema.read_suites(suite))
+    asked = [one for values in schema.read_suites(suite) for one in overrides.by_dataset(values)]
+    request_names.check_requests(asked)
 
 
 def test_methods_that_replace_those_of_a_suite_leave_their_settings_behind(tmp_path, monkeypatch):
