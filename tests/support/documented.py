@@ -28,7 +28,6 @@ _PAGES = [
     "cars_dogs",
     "chance",
     "differences",
-    "findings",
     "imagenet",
     "metrics_worth",
     "refinement",
