@@ -18,6 +18,7 @@ from bench.report.references import bibtex
 from bench.report.renderers.latex import as_latex
 from bench.report.renderers.records import as_csv
 from bench.report.table import Column, Row, Table, Word
+from bench.results.aggregate import Entry
 from bench.results.cell_record import CellRecord, in_words
 from bench.results.stats.contest import Comparison, Contest
 
@@ -53,7 +54,7 @@ class Downloads:
         """
         clean = [without_paths(table) for table in tables]
         rows = [row.label.partition(" (")[0] for table in clean for row in table.rows]
-        return self._files(name, as_csv(clean), as_latex(clean), [*rows, *cited])
+        return self._files(name, as_csv(list(map(_asked_for, clean))), as_latex(clean), [*rows, *cited])
 
     def by_class(self, name: str, table: Table, cited: Iterable[str]) -> Files:
         """Write a table of numbers alone under a name, a line of the CSV for each of its rows."""
@@ -109,6 +110,16 @@ def pathless(text: str) -> str:
         '--data-root data, 5 images/s, </td>, cells/1f'
     """
     return _PATH.sub(lambda path: Path(path[0]).name, text)
+
+
+def _asked_for(table: Table) -> Table:
+    """Return the table without the places that nobody asked for: in a table of many suites they are half of them."""
+
+    def asked(row: Row) -> Row:
+        kept = {key: own for key, own in row.values.items() if not (isinstance(own, Entry) and own.status == "missing")}
+        return replace(row, values=kept)
+
+    return replace(table, rows=tuple(map(asked, table.rows)))
 
 
 def without_paths(table: Table) -> Table:
