@@ -141,8 +141,23 @@ class Plot:
         kept = max(1, room - 1 - (len(self._methods) - len(highest)))  # one entry for all of the others
         return set(sorted(highest, key=lambda method: (-highest[method], method))[kept:])
 
+    @functools.cached_property
+    def _inks(self) -> dict[str, str]:
+        """Colour of each named method: its own in every plot, or a free one where two named ones share theirs."""
+        found: dict[str, str] = {}
+        for method in [name for name in registry.names("methods") if name in set(self._methods) - self._unnamed]:
+            own = colour_of(method)
+            free = [colour for colour in (own, *style.PALETTE) if colour not in found.values()]
+            found[method] = free[0] if free else own
+        return found
+
     def _colours(self, point: Point) -> tuple[str, str, str]:
-        return (style.RULE, style.RULE, style.MUTED) if point.method in self._unnamed else colours(point)
+        if point.method in self._unnamed:
+            return style.RULE, style.RULE, style.MUTED
+        ink, face, edge = colours(point)
+        if point.role == "method" and point.method in self._inks:
+            ink = face = self._inks[point.method]
+        return ink, face, edge
 
     def _marks(self, metric: str) -> list[Mark]:
         numbers = self._numbers
@@ -198,7 +213,7 @@ class Plot:
         known = sorted(self.points, key=lambda p: (p.role != "method", p.method))
         entries = {
             point.method: handle(
-                point.method if point.role == "method" else f"{point.method} ({point.role})", *colours(point)
+                point.method if point.role == "method" else f"{point.method} ({point.role})", *self._colours(point)
             )
             for point in known
             if point.method not in self._unnamed
@@ -206,7 +221,7 @@ class Plot:
         handles = list(entries.values())
         if self._unnamed:
             handles.append(handle(f"{len(self._unnamed)} others: see the caption", style.MUTED, style.RULE))
-        numbers, inks = self._numbers, {point.label: colours(point)[0] for point in self.points}
+        numbers, inks = self._numbers, {point.label: self._colours(point)[0] for point in self.points}
         handles += [handle(f"{number}: {label}", inks[label], inks[label], size=4) for label, number in numbers.items()]
         if not numbers and any(point.varied for point in self.points):
             handles.append(handle("small: changed settings", style.MUTED, style.MUTED, size=4))

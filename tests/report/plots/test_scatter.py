@@ -11,10 +11,12 @@ from matplotlib.text import Text
 from PIL import Image
 
 from bench.cli.main import main
+from bench.core import registry
 from bench.core.errors import RequestError
 from bench.core.registry import UnknownName
 from bench.report.plots import style
 from bench.report.plots.figure import Missing
+from bench.report.plots.plot import colour_of
 from bench.report.plots.scatter import cost, headline, interpretability
 from bench.results.result_set import ResultSet
 from tests.support.stores import StoreMaker, control, epoch, scores
@@ -302,3 +304,15 @@ def test_the_headline_has_recipes_alone(compared):
     assert marks(drawing, "consistency") == {"ours": [90, 70], "protopnet": [75, 60], "blackbox": [92, 50]}
     assert len(drawing.figure.axes) == 1
     assert list(headline(cells, {"no such cell"})) == []
+
+
+def test_two_methods_of_one_plot_have_two_colours(maker):
+    known = [name for name, entry in registry.names("methods").items() if entry.role == "method"]
+    pair = known[0], known[len(style.PALETTE)]
+    assert colour_of(pair[0]) == colour_of(pair[1])
+    for place, name in enumerate(pair):
+        maker.cell(name, scores(60.0 + place))
+    (drawing,) = interpretability(maker.store)
+    shown = {line.get_label(): line.get_color() for legend in drawing.figure.legends for line in legend.get_lines()}
+    assert shown[pair[0]] == colour_of(pair[0])
+    assert shown[pair[0]] != shown[pair[1]]
