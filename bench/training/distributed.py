@@ -14,6 +14,7 @@ batch. The remaining differences from a single process are the order of sums and
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import re
@@ -125,6 +126,9 @@ class ProcessGroup:
             self._order(None)
         import torch.distributed as dist
 
+        # Wrapped networks are in circles of references: left to the end of the interpreter, their threads outlive the
+        # group's, and the process may be aborted after its work is done.
+        gc.collect()
         dist.destroy_process_group()
 
     @contextlib.contextmanager
