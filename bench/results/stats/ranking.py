@@ -66,6 +66,11 @@ class Blocks:
             members = list(pairs)
             yield members[0][0], [cells for _, cells in members]
 
+    @property
+    def tables(self) -> list[Array]:
+        """Values ``(seeds, m)`` of each place, in the order of :attr:`places`."""
+        return np.split(self.values, np.cumsum([len(rows) for _, rows in self.places])[:-1])
+
 
 @dataclass(frozen=True)
 class ResampledRanking:
@@ -112,7 +117,8 @@ def ranked(
     Raises:
         RequestError: for an unknown suite or metric, or if no three methods share two blocks.
     """
-    found = chosen_blocks(store, methods, metrics, suites)
+    cells = ResultSet.of(store).required().of_suites(suites)
+    found = chosen_blocks(cells, wanted_metrics(cells, metrics), methods)
     if not found:
         among = f" of {', '.join(methods)}" if methods else ""
         raise RequestError(
@@ -122,10 +128,18 @@ def ranked(
     return [resampled_ranking(store, blocks) for blocks in found]
 
 
-def chosen_blocks(store: Store, methods: Sequence[str], metrics: Sequence[str], suites: Sequence[str]) -> list[Blocks]:
-    """Return the blocks of each metric that has some; arguments and errors of :func:`ranked`."""
-    cells = ResultSet.of(store).required().of_suites(suites)
-    tables = {metric: cells.groups([metric]) for metric in wanted_metrics(cells, metrics)}
+def chosen_blocks(cells: ResultSet, metrics: Sequence[str], methods: Sequence[str] = ()) -> list[Blocks]:
+    """Return the blocks of each metric that has some.
+
+    Args:
+        cells: to look at.
+        metrics: names, see :func:`wanted_metrics`.
+        methods: as in :func:`ranked`.
+
+    Raises:
+        RequestError: for a method without results.
+    """
+    tables = {metric: cells.groups([metric]) for metric in metrics}
     known = {row.label for groups in tables.values() for group in groups for row in group.rows}
     for label in methods:
         if label not in known:
@@ -207,11 +221,11 @@ def resampled_ranking(store: Store, blocks: Blocks, resamples: int = RESAMPLES) 
         kind, drawn, reason = *_drawn(store, blocks, resamples), ""
     except NoInterval as error:
         kind, drawn, reason = "", None, str(error)
-    fixed = [values[None] for values in _measured(blocks)]
-    both = _ranks(blocks, drawn or fixed, _seeds(blocks, resamples))
+    fixed, seeds = [values[None] for values in blocks.tables], _seeds(blocks, resamples)
+    both = _ranks(blocks, drawn or fixed, seeds)
     ranks = mean_ranks(np.round(blocks.values, _DIGITS), blocks.higher_is_better)
     order = np.argsort(ranks, kind="stable")
-    alone = [np.full((1, len(cells)), 1 / len(cells)) for _, cells in blocks.places]
+    alone = [np.full((1, len(values)), 1 / len(values)) for values in blocks.tables]
     ends = np.quantile(both, (0.025, 0.975), axis=0)
 
     def sorted_shares(values: Array) -> tuple[float, ...]:
@@ -224,18 +238,12 @@ def resampled_ranking(store: Store, blocks: Blocks, resamples: int = RESAMPLES) 
         tuple((float(ends[0, place]), float(ends[1, place])) for place in order),
         sorted_shares(both),
         sorted_shares(_ranks(blocks, drawn, alone)) if drawn else None,
-        sorted_shares(_ranks(blocks, fixed, _seeds(blocks, resamples))),
+        sorted_shares(_ranks(blocks, fixed, seeds)),
         kind,
         reason,
         critical_difference(len(order), len(blocks.blocks)),
         friedman(blocks.values),
     )
-
-
-def _measured(blocks: Blocks) -> list[Array]:
-    """Return the stored values of each place ``(seeds, m)``."""
-    return [np.asarray([[cell.score(blocks.metric)[1] for cell in row] for row in rows], dtype=np.float64)
-            for _, rows in blocks.places]  # fmt: skip
 
 
 def _drawn(store: Store, blocks: Blocks, resamples: int) -> tuple[str, list[Array]]:
@@ -259,10 +267,10 @@ def _sample(store: Store, metric: str, cell: CellRecord) -> Sample:
 def _seeds(blocks: Blocks, resamples: int) -> list[Array]:
     """Return the weight of each seed in each resample, of each place ``(resamples, seeds)``."""
     weights = []
-    for place, (_, cells) in enumerate(blocks.places):
-        generator = np.random.default_rng(derive(0, "seeds of ranks", place, len(cells), resamples))
-        size = max(1, len(cells) - 1)
-        weights.append(generator.multinomial(size, np.full(len(cells), 1 / len(cells)), resamples) / size)
+    for place, count in enumerate(map(len, blocks.tables)):
+        generator = np.random.default_rng(derive(0, "seeds of ranks", place, count, resamples))
+        size = max(1, count - 1)
+        weights.append(generator.multinomial(size, np.full(count, 1 / count), resamples) / size)
     return weights
 
 

@@ -99,7 +99,7 @@ def explained(
     """
     cells = ResultSet.of(store).required().of_suites(suites)
     names = wanted_metrics(cells, metrics)
-    found = [one for blocks in chosen_blocks(store, (), metrics, suites) for one in components(blocks)]
+    found = [one for blocks in chosen_blocks(cells, names) for one in components(blocks)]
     moved = moves(cells, names, () if "all" in settings else settings) if settings else []
     if not found and not moved:
         raise RequestError("no metric has values of three methods with two seeds on the same data and backbone")
@@ -150,16 +150,16 @@ def components(blocks: Blocks) -> list[Components]:
     """Return the components of a metric on each data set that has two seeds of each backbone."""
     tables: dict[str, list[Array]] = defaultdict(list)
     names: dict[str, str] = {}
-    for (data, *_), rows in blocks.places:
+    for ((data, *_), rows), table in zip(blocks.places, blocks.tables, strict=True):
         names[data] = rows[0][0].dataset
-        tables[data].append(np.asarray([[cell.score(blocks.metric)[1] for cell in row] for row in rows]).T)
+        tables[data].append(table.T)
     found = []
     for data, own in tables.items():
         # The same number of seeds of each backbone: the first ones of each.
         seeds = min(table.shape[1] for table in own)
         if seeds < 2:
             continue
-        values = np.stack([table[:, :seeds] for table in own], 1).astype(np.float64)
+        values = np.stack([table[:, :seeds] for table in own], 1)
         deviations = {name: math.sqrt(value) for name, value in variance_components(values).items()}
         found.append(Components(blocks.metric, names[data], *values.shape, deviations))
     return found

@@ -6,6 +6,7 @@ from click.testing import CliRunner
 
 from bench.cli.main import main as bench
 from bench.core.errors import RequestError
+from bench.results.result_set import ResultSet
 from bench.results.stats.bootstrap import resampled, sample
 from bench.results.stats.ranking import chosen_blocks, ranked
 from tests.support.comparisons import accuracy, drawn, stability
@@ -118,7 +119,7 @@ def test_what_cannot_be_ranked_is_refused(maker):
 def test_named_methods_take_part_even_with_fewer_blocks(maker):
     grid(maker)
     maker.invocation([accuracy(maker, "protopool", drawn(0.99, 3, 60), seed=0)], stamp="2")
-    (blocks,) = chosen_blocks(maker.store, (), ["accuracy"], ())
+    (blocks,) = chosen_blocks(ResultSet.of(maker.store), ["accuracy"])
     assert (blocks.left, len(blocks.blocks)) == (("protopool",), 2)
     with pytest.raises(RequestError, match="of ours, tesnet, protopool"):
         ranked(maker.store, ["ours", "tesnet", "protopool"])
