@@ -1,11 +1,12 @@
-"""Object masks and the maps that a method displays, on the pixels of an image: the arithmetic of all mask scores."""
+"""Object masks and class maps on the pixels of an image: the arithmetic of all mask scores."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from bench.contract import Aggregate, CellError, NotApplicable, Observation, Samples, share
+from bench.contract import Aggregate, NotApplicable, Observation, Samples, share
+from metrics.parts import class_maps, mean_map
 from metrics.peaks import matrix_on
 
 GREY = 200
@@ -56,29 +57,14 @@ def on_pixels(maps: Tensor, side: int) -> Tensor:
     return down @ maps.double() @ across.T
 
 
-def shown_map(seen: Observation) -> Tensor:
-    """Return the map that the method displays for each image's true class, in its own cells: ``(N, h, w)``.
-
-    Raises:
-        CellError: if it is not finite.
-    """
-
-    def look() -> Tensor:
-        shown = seen.model.attribute(seen.features, seen.labels)
-        seen.require(
-            shown.isfinite().flatten(1).all(1),
-            lambda rows: CellError(
-                "a displayed map holds NaN or infinite values: look for a division by zero in the method"
-            ),
-        )
-        return shown
-
-    return seen.once("shown map", look)
+def class_map(seen: Observation) -> Tensor:
+    """Return the mean map of the prototypes of each image's true class, in the method's own cells: ``(N, h, w)``."""
+    return seen.once("class map", lambda: mean_map(*class_maps(seen)[:2]))
 
 
-def shown_pixels(seen: Observation) -> Tensor:
-    """Return :func:`shown_map` on the image's pixels: float64 ``(N, H, W)``."""
-    return seen.once("shown pixels", lambda: on_pixels(shown_map(seen), seen.size))
+def class_pixels(seen: Observation) -> Tensor:
+    """Return :func:`class_map` on the image's pixels: float64 ``(N, H, W)``."""
+    return seen.once("class pixels", lambda: on_pixels(class_map(seen), seen.size))
 
 
 def high(pixels: Tensor, threshold: float) -> Tensor:
