@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator
@@ -188,16 +187,6 @@ class DeformableProtoPNetLearner(NetworkLearner):
         super().__init__(model, config, progress)
         self.seed = seed
 
-    def groups(self) -> Mapping[str, list[nn.Parameter]]:
-        """Return the groups ``backbone``, ``prototypes``, ``offsets``, ``last_layer``."""
-        model = self.model
-        return {
-            "backbone": list(model.backbone.parameters()),
-            "prototypes": [model.prototype_vectors],
-            "offsets": list(model.conv_offset.parameters()),
-            "last_layer": list(model.last_layer.parameters()),
-        }
-
     def forward(self, images: Tensor, labels: Tensor, phase: str) -> dict[str, Tensor]:
         """Compute the loss of the paper with its terms, and the training accuracy."""
         model, config = self.model, self.config
@@ -296,12 +285,13 @@ class DeformableProtoPNet(PrototypeNetwork):
         l1: float = 1e-2
         official_bugs: bool = True
         gradient: Gradient = Field(default="exact", exclude_if="exact".__eq__)
-        schedule: Schedule
+        trains: ClassVar[tuple[str, ...]] = ("backbone", "prototypes", "offsets", "last_layer")
+        actions: ClassVar[tuple[str, ...]] = ("open_offsets", "project")
 
         @field_validator("schedule")
         @classmethod
         def _known(cls, schedule: Schedule) -> Schedule:
-            schedule.require(("backbone", "prototypes", "offsets", "last_layer"), ("open_offsets", "project"))
+            schedule.require(cls.trains, cls.actions)
             opened = False
             for phase in schedule.phases:
                 if "offsets" in phase.lr and not opened:

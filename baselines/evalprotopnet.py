@@ -11,14 +11,13 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from baselines import layers
 from baselines.network import PrototypeNetwork, TrainedConfig
 from baselines.starts import AddOnStart, start_setting
 from baselines.tesnet import TesNetLearner, TesNetModel
-from bench.config.schedule import Schedule
 from bench.contract import CellError, FitContext
 from bench.core.seeding import derive
 from bench.training.distributed import gather_rows
@@ -128,19 +127,9 @@ class EvalProtoPNetLearner(TesNetLearner):
         """Compute the loss of the paper with its terms, and the training accuracy."""
         model, config = self.model, self.config
         features, shallow = self._features(images)
-        z = model.add_on_layers(features)
-        maps = layers.projections(z, model.prototype_vectors)
-        logits = model.last_layer(maps.amax((2, 3)))
-        # As in TesNet: these two terms use cosines, logits and maps keep the length of z.
-        nearest = -layers.cosines(z, maps).amax((2, 3))
-        cluster, separation = layers.cluster_and_separation(nearest, labels, model.prototypes.classes)
-        terms = {
-            "cross_entropy": nn.functional.cross_entropy(logits, labels),
-            "cluster": cluster,
-            "separation": separation,
-            "orthonormality": layers.orthonormality(model.bases),
-        }
-        loss = terms["cross_entropy"] + config.cluster * cluster - config.separation * separation
+        maps, logits, terms = self.classify(features, labels)
+        terms["orthonormality"] = layers.orthonormality(model.bases)
+        loss = terms["cross_entropy"] + config.cluster * terms["cluster"] - config.separation * terms["separation"]
         loss = loss + config.orthonormality * terms["orthonormality"]
         # It teaches the backbone alone, so it is left out while that is at rest, as in the official warm-up.
         if config.alignment and features.requires_grad:
@@ -158,6 +147,7 @@ class EvalProtoPNet(PrototypeNetwork):
         "Huang et al., Evaluation and Improvement of Interpretability for Self-Explainable Part-Prototype Networks, "
         "ICCV 2023"
     )
+    learner_class = EvalProtoPNetLearner
 
     class Config(TrainedConfig):
         """Published defaults; the schedule comes from the recipe.
@@ -184,12 +174,6 @@ class EvalProtoPNet(PrototypeNetwork):
         alignment: Annotated[float, Field(ge=0)] = 0.5
         tolerance: Annotated[float, Field(ge=0)] = 0.1
         start: AddOnStart = start_setting(AddOnStart)
-        schedule: Schedule
-
-        @field_validator("schedule")
-        @classmethod
-        def _known(cls, schedule: Schedule) -> Schedule:
-            return schedule.require(("backbone", "add_on", "prototypes", "last_layer"), ("project",))
 
     def build(self, task: FitContext) -> TesNetModel:
         """Return the network with its initial weights, drawn from the task's seed."""
@@ -198,7 +182,3 @@ class EvalProtoPNet(PrototypeNetwork):
             torch.manual_seed(derive(task.seed, "evalprotopnet"))
             last = Aggregation(classes, config.per_class)
             return TesNetModel(backbone, classes, config.per_class, config.depth, 1, last).eval()
-
-    def learner(self, model: TesNetModel, task: FitContext) -> EvalProtoPNetLearner:
-        """Return the learner with the network's loss and projection."""
-        return EvalProtoPNetLearner(model, task.config, task.progress)

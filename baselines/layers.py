@@ -211,14 +211,24 @@ class MaximaModel(PartPrototypeModel):
         return shapley_of_maxima(self.counted(self.maps(features)), class_weights(self.weight, classes))
 
 
+_GROUPS = {
+    "backbone": "backbone",
+    "add_on": "add_on_layers",
+    "prototypes": "prototype_vectors",
+    "presence": "proto_presence",
+    "offsets": "conv_offset",
+    "last_layer": "last_layer",
+}
+
+
 def parameter_groups(model: Any) -> dict[str, list[nn.Parameter]]:
-    """Return the parameters that the networks of this family share, by the names in their schedules."""
-    groups = {
-        "backbone": list(model.backbone.parameters()),
-        "add_on": list(model.add_on_layers.parameters()),
-        "prototypes": [model.prototype_vectors],
+    """Return the parameters of a network by the names in schedules; a group that it does not have is left out."""
+    parts = {name: getattr(model, attribute, None) for name, attribute in _GROUPS.items()}
+    return {
+        name: [part] if isinstance(part, nn.Parameter) else list(part.parameters())
+        for name, part in parts.items()
+        if part is not None
     }
-    return {**groups, "last_layer": list(model.last_layer.parameters())} if hasattr(model, "last_layer") else groups
 
 
 def forget_sources(vectors: Tensor, table: PrototypeTable) -> None:

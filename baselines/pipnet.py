@@ -8,15 +8,14 @@ in two views of an image, are never projected, and have no vectors but the weigh
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from baselines import layers
 from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
-from bench.config.schedule import Schedule
 from bench.contract import FitContext, Progress, PrototypeTable, RequestError, Samples, Sizes
 from bench.core.colours import jitter
 from bench.core.memory import to_device
@@ -212,12 +211,8 @@ class PIPNet(PrototypeNetwork):
         pretraining: Annotated[float, Field(ge=0)] = 5.0
         cross_entropy: Annotated[float, Field(ge=0)] = 2.0
         shrinkage: Annotated[float, Field(ge=0)] = 1e-3
-        schedule: Schedule
-
-        @field_validator("schedule")
-        @classmethod
-        def _known(cls, schedule: Schedule) -> Schedule:
-            return schedule.require(("backbone", "add_on", "last_layer"), ("prune",))
+        trains: ClassVar[tuple[str, ...]] = ("backbone", "add_on", "last_layer")
+        actions: ClassVar[tuple[str, ...]] = ("prune",)
 
         @model_validator(mode="after")
         def _no_vectors(self) -> PIPNet.Config:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from baselines import layers, protopool_ops, starts
@@ -21,7 +21,6 @@ from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
 from baselines.protopnet import ProtoPNetModel
 from baselines.protopool import ProtoPoolModel
 from baselines.tesnet import TesNetModel, literal_subspace_separation, subspace_separation
-from bench.config.schedule import Schedule
 from bench.contract import (
     Explanation,
     FitContext,
@@ -38,7 +37,6 @@ from bench.core.seeding import derive
 
 Base = Literal["protopnet", "tesnet", "protopool"]
 LARGEST = math.log(1 / layers.EPSILON)
-_GROUPS = ("backbone", "add_on", "prototypes", "caps", "presence", "last_layer")
 _BATCH = 64
 
 
@@ -183,10 +181,8 @@ class ProtoConceptsLearner(NetworkLearner):
         starts.prepare(self.model.network, start, samples, seed, self.progress)
 
     def groups(self) -> Mapping[str, list[nn.Parameter]]:
-        """Return the groups ``backbone, add_on, prototypes, caps, last_layer``, of ProtoPool also ``presence``."""
-        network = self.model.network
-        found = layers.parameter_groups(network) | {"caps": [self.model.cap_width_l2]}
-        return found | ({"presence": [network.proto_presence]} if self.model.shared else {})
+        """Return the groups of the network that is extended, and ``caps``."""
+        return layers.parameter_groups(self.model.network) | {"caps": [self.model.cap_width_l2]}
 
     def before_epoch(self, epoch: int) -> None:
         """Set the scale of the Gumbel-softmax of ProtoPool, and assign its slots if the presence does not learn."""
@@ -294,6 +290,7 @@ class ProtoConcepts(PrototypeNetwork):
         "Ma et al., This Looks Like Those: Illuminating Prototypical Concepts Using Multiple Visualizations, "
         "NeurIPS 2023"
     )
+    learner_class = ProtoConceptsLearner
     # Masked prototypes belong to no class, those of ProtoPool to several.
     class_specific = False
 
@@ -340,12 +337,9 @@ class ProtoConcepts(PrototypeNetwork):
         mixup: Annotated[float, Field(ge=0)] = 0.5
         gumbel_epochs: PositiveInt = 30
         start: starts.PoolStart = starts.start_setting(starts.PoolStart)
-        schedule: Schedule
 
-        @field_validator("schedule")
-        @classmethod
-        def _known(cls, schedule: Schedule) -> Schedule:
-            return schedule.require(_GROUPS, ("mask",))
+        trains: ClassVar[tuple[str, ...]] = ("backbone", "add_on", "prototypes", "caps", "presence", "last_layer")
+        actions: ClassVar[tuple[str, ...]] = ("mask",)
 
     @classmethod
     def check(cls, config: Any, sizes: Sizes) -> None:
@@ -374,7 +368,3 @@ class ProtoConcepts(PrototypeNetwork):
                 kind = TesNetModel if config.base == "tesnet" else ProtoPNetModel
                 network = kind(backbone, classes, config.per_class, config.depth)
             return ProtoConceptsModel(network, config.cap).eval()
-
-    def learner(self, model: ProtoConceptsModel, task: FitContext) -> ProtoConceptsLearner:
-        """Return the learner with the network's loss and the mask."""
-        return ProtoConceptsLearner(model, task.config, task.progress)

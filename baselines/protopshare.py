@@ -125,6 +125,7 @@ class ProtoPShare(ProtoPNet):
     name = "protopshare"
     paper = "Rymarczyk et al., ProtoPShare: Prototypical Parts Sharing for Similarity Discovery, KDD 2021"
     class_specific = False
+    learner_class = ProtoPShareLearner
     kept: ClassVar = {"unprojected": "before project", "projected": "after merge"}
 
     class Config(ProtoPNet.Config):
@@ -143,10 +144,12 @@ class ProtoPShare(ProtoPNet):
         merge_on: Literal["all", "first_batch"] = "all"
         merge_by: Literal["distances", "vectors"] = "distances"
 
+        actions: ClassVar[tuple[str, ...]] = ("project", "merge")
+
         @field_validator("schedule")
         @classmethod
         def _known(cls, schedule: Schedule) -> Schedule:
-            schedule.require(("backbone", "add_on", "prototypes", "last_layer"), ("project", "merge"))
+            schedule.require(cls.trains, cls.actions)
             actions = [phase.action for phase in schedule.phases if phase.action]
             if "project" in actions and actions[-1] != "merge":
                 raise ValueError("`action: merge` must follow the last `action: project`")
@@ -157,7 +160,3 @@ class ProtoPShare(ProtoPNet):
         model = super().build(task)
         model.last_layer = layers.class_connection(model.prototypes.classes, other=0.0)
         return model
-
-    def learner(self, model: ProtoPNetModel, task: FitContext) -> ProtoPShareLearner:
-        """Return the learner with ProtoPNet's loss, projection and merging."""
-        return ProtoPShareLearner(model, task.config, task.progress)

@@ -6,22 +6,19 @@ mean of the leaves' distributions, weighted by the probabilities of arriving the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from baselines import layers, soft_tree
 from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
 from baselines.projection import project
 from baselines.starts import AddOnStart, start_setting
-from bench.config.schedule import Schedule
 from bench.contract import Explanation, FitContext, PartPrototypeModel, Progress, PrototypeTable, Samples
 from bench.core.seeding import derive
 
-_GROUPS = ("backbone", "add_on", "prototypes")
 _TINY = 1e-300
 """Least probability of a class in a leaf: the softmax of parameters that are 750 apart is 0, which has no logarithm."""
 
@@ -120,10 +117,6 @@ class ProtoTreeLearner(NetworkLearner):
         self._arrived: tuple[Tensor, Tensor, Tensor] | None = None
         self._old = model.leaves.clone()
 
-    def groups(self) -> Mapping[str, list[nn.Parameter]]:
-        """Return the groups ``backbone``, ``add_on``, ``prototypes``."""
-        return layers.parameter_groups(self.model)
-
     def before_epoch(self, epoch: int) -> None:
         """Remember the leaves as they are when the epoch begins."""
         self._old = self.model.leaves.clone()
@@ -206,12 +199,9 @@ class ProtoTree(PrototypeNetwork):
         pruning: Annotated[float, Field(ge=0, lt=1)] = 0.01
         route: soft_tree.Route = "distributed"
         start: TreeStart = start_setting(TreeStart)
-        schedule: Schedule
 
-        @field_validator("schedule")
-        @classmethod
-        def _known(cls, schedule: Schedule) -> Schedule:
-            return schedule.require(_GROUPS, ("prune", "project"))
+        trains: ClassVar[tuple[str, ...]] = ("backbone", "add_on", "prototypes")
+        actions: ClassVar[tuple[str, ...]] = ("prune", "project")
 
     def settle(self, model: ProtoTreeModel) -> None:
         """Find the classes that the leaves below each node predict."""

@@ -13,13 +13,12 @@ from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import PositiveInt, field_validator
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from baselines import layers, starts
 from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
 from baselines.projection import cell, project
-from bench.config.schedule import Schedule
 from bench.contract import FitContext, Progress, PrototypeTable, RequestError, Samples, Sizes
 from bench.core.seeding import derive
 
@@ -235,6 +234,7 @@ class STProtoPNet(PrototypeNetwork):
 
     name = "st-protopnet"
     paper = "Wang et al., Learning Support and Trivial Prototypes for Interpretable Image Classification, ICCV 2023"
+    learner_class = STProtoPNetLearner
 
     published_forms: ClassVar = {"literal": {"pairs_form": "literal"}}
 
@@ -272,12 +272,6 @@ class STProtoPNet(PrototypeNetwork):
         l1: float = 1e-4
         pairs_form: Literal["gram", "literal"] = "gram"
         start: starts.AddOnStart = starts.start_setting(starts.AddOnStart)
-        schedule: Schedule
-
-        @field_validator("schedule")
-        @classmethod
-        def _known(cls, schedule: Schedule) -> Schedule:
-            return schedule.require(("backbone", "add_on", "prototypes", "last_layer"), ("project",))
 
     @classmethod
     def check(cls, config: Any, sizes: Sizes) -> None:
@@ -293,10 +287,6 @@ class STProtoPNet(PrototypeNetwork):
             return STProtoPNetModel(
                 backbone, task.train.classes, config.per_class, config.depth, config.form, config.branches
             ).eval()
-
-    def learner(self, model: STProtoPNetModel, task: FitContext) -> STProtoPNetLearner:
-        """Return the learner with the network's loss and projection."""
-        return STProtoPNetLearner(model, task.config, task.progress)
 
 
 class SupportST(STProtoPNet):

@@ -141,10 +141,6 @@ class Sensitivity(Axiom):
                 self._baseline = torch.cat(means).mean(0)
         return self._baseline
 
-    def compute(self) -> Score:
-        """Return the mean percentage of the cells of an image."""
-        return self.means("violations", false="false", missed="missed", predicted="violations_predicted")
-
 
 class Completeness(Axiom):
     """Distance of the sum of all cells' attributions and the offset from the logit.
@@ -173,10 +169,6 @@ class Completeness(Axiom):
             gaps.append((shown.sum(1) + features.model.offset(classes) - logits[-1]).abs())
         absolute = torch.stack(gaps)
         self._rows.add(**both(features, gap=absolute / torch.stack(logits).abs().clamp(min=1e-6), absolute=absolute))
-
-    def compute(self) -> Score:
-        """Return the mean relative gap."""
-        return self.means("gap", absolute="absolute", predicted="gap_predicted")
 
 
 class Linearity(Axiom):
@@ -313,9 +305,8 @@ class Symmetry(Axiom):
 
     def compute(self) -> Score:
         """Return the larger of the two mean gaps."""
-        score = self.means("copy", copy="copy", permutation="permutation")
-        table = score.items["image"]
+        table = self._rows.arrays()
         worst, predicted = (
             max(float(table[f"{name}{end}"].mean()) for name in ("copy", "permutation")) for end in ("", "_predicted")
         )
-        return Score(worst, score.n, score.items, {**score.also, "predicted": predicted})
+        return Score(worst, len(table["index"]), {"image": table}, {**self.means(table), "predicted": predicted})

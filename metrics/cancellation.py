@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bench.contract import Aggregate, Observation, Score
+from bench.contract import Aggregate, Observation
 from metrics.parts import class_maps
 from metrics.tables import ImageMetric
 
@@ -40,7 +40,3 @@ class Cancellation(ImageMetric):
         # Perfect cancellation has no finite ratio; 1e-12 of the parts is the rest that rounding leaves of them.
         ratio = parts / whole.clamp(min=1e-12 * parts)
         self._rows.add(kept, index=seen.index, label=seen.labels, ratio=ratio)
-
-    def compute(self) -> Score:
-        """Return the mean over images."""
-        return self.means("ratio")

@@ -10,7 +10,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 from torch.nn import functional
 
-from bench.contract import Aggregate, NotApplicable, Observation, Score, Settings, share
+from bench.contract import Aggregate, NotApplicable, Observation, Settings, share
 from metrics.parts import HALF, class_maps, class_peaks
 from metrics.peaks import CANVAS
 from metrics.tables import ImageMetric
@@ -160,7 +160,3 @@ class Distinctiveness(ImageMetric):
             distinct=1 - shared / count,
             same=same / count,
         )
-
-    def compute(self) -> Score:
-        """Return the mean over images whose class has two prototypes."""
-        return self.means("distinct", scale=100, same="same")

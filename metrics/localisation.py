@@ -118,7 +118,7 @@ class PointingBox(ImageMetric):
     def compute(self) -> Score:
         """Return the percentage over all images with a box."""
         table = self._rows.arrays()
-        also = {name: 100 * float(table[name].mean()) for name in ("energy", "area")}
+        numbers = self.means(table)
         if table["inside"].sum() > 0:
-            also["outside"] = float(table["outside"].sum() / table["inside"].sum())
-        return Score(100 * float(table["hit"].mean()), len(table["index"]), {"image": table}, also)
+            numbers["outside"] = float(table["outside"].sum() / table["inside"].sum())
+        return Score(numbers.pop(""), len(table["index"]), {"image": table}, numbers)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from pydantic import NonNegativeInt
 
-from bench.contract import Aggregate, NotApplicable, Observation, PrototypeTable, Samples, Score, Settings, share
+from bench.contract import Aggregate, NotApplicable, Observation, Score, Settings, share
 from metrics import masks
 from metrics.parts import PositiveShare
 from metrics.peaks import peaks
@@ -33,6 +33,7 @@ class MaskEnergy(ImageMetric):
     version = "1"
     needs = frozenset({"image", "label", "mask"})
     empty = _EMPTY
+    requires = ("objects",)
 
     class Config(Settings):
         """Grey level of a mask above which a pixel is the object."""
@@ -45,10 +46,6 @@ class MaskEnergy(ImageMetric):
         pointing = share("image", "pointing", "index", higher_is_better=True)
         return {"": share("image", "energy", "index"), "pointing": pointing, **masks.described_aggregates()}
 
-    def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
-        super().__init__(config, samples, prototypes)
-        masks.require_objects(samples)
-
     def update(self, seen: Observation) -> None:
         """Compare the maps of one batch with the objects."""
         inside, positive = masks.objects(seen, self.config.grey), masks.shown_pixels(seen).clamp(min=0)
@@ -59,10 +56,6 @@ class MaskEnergy(ImageMetric):
             energy=(positive * inside).sum((1, 2)) / positive.sum((1, 2)).clamp(min=1e-300),
             pointing=inside[torch.arange(len(row), device=row.device), row, column].long(),
         )
-
-    def compute(self) -> Score:
-        """Return the percentage over the images."""
-        return self.means("energy", scale=100, pointing="pointing", area="area", boxes="boxes")
 
 
 class MaskIou(ImageMetric):
@@ -80,6 +73,7 @@ class MaskIou(ImageMetric):
     version = "1"
     needs = frozenset({"image", "label", "mask"})
     empty = _EMPTY
+    requires = ("objects",)
     others: ClassVar[Mapping[str, float]] = {"at_25": 0.25, "at_75": 0.75}
 
     class Config(Settings):
@@ -98,10 +92,6 @@ class MaskIou(ImageMetric):
             **masks.described_aggregates(),
         }
 
-    def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
-        super().__init__(config, samples, prototypes)
-        masks.require_objects(samples)
-
     def update(self, seen: Observation) -> None:
         """Compare the maps of one batch with the objects."""
         inside, pixels = masks.objects(seen, self.config.grey), masks.shown_pixels(seen)
@@ -114,11 +104,6 @@ class MaskIou(ImageMetric):
             background=(region & ~inside).sum((1, 2)).double() / region.sum((1, 2)).clamp(min=1),
             **{name: masks.iou(masks.high(pixels, share), inside) for name, share in self.others.items()},
         )
-
-    def compute(self) -> Score:
-        """Return the percentage over the images."""
-        also = {name: name for name in (*self.others, "background", "area", "boxes")}
-        return self.means("iou", scale=100, **also)
 
 
 class MaskOirr(ImageMetric):
@@ -138,6 +123,7 @@ class MaskOirr(ImageMetric):
     higher_is_better = False
     needs = frozenset({"image", "label", "mask"})
     empty = _EMPTY
+    requires = ("objects",)
 
     class Config(Settings):
         """Grey level of a mask above which a pixel is the object."""
@@ -154,10 +140,6 @@ class MaskOirr(ImageMetric):
         ratio = Aggregate("image", both, "index", combine=lambda means: means[..., 0] / means[..., 1])
         heat = share("image", "inside", "index", higher_is_better=True)
         return {"": ratio, "heat": heat, **masks.described_aggregates()}
-
-    def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
-        super().__init__(config, samples, prototypes)
-        masks.require_objects(samples)
 
     def update(self, seen: Observation) -> None:
         """Compare the maps of one batch with the objects."""
@@ -178,8 +160,8 @@ class MaskOirr(ImageMetric):
         Raises:
             NotApplicable: if nothing is shown on any object.
         """
-        score = self.means("inside", scale=100, heat="inside", area="area", boxes="boxes")
-        table = score.items["image"]
+        table = self._rows.arrays()
         if not table["inside"].sum() > 0:
             raise NotApplicable("no map is high anywhere on an object, so there is nothing to divide by")
-        return Score(float(table["outside"].sum() / table["inside"].sum()), score.n, score.items, score.also)
+        ratio = float(table["outside"].sum() / table["inside"].sum())
+        return Score(ratio, len(table["index"]), {"image": table}, self.means(table))

@@ -16,7 +16,6 @@ from bench.contract import (
     PartPrototypeModel,
     PrototypeTable,
     Samples,
-    Score,
     Settings,
 )
 from bench.core.memory import to_device
@@ -188,7 +187,3 @@ class Misalignment(ImageMetric):
             activation=100 * (top - fallen) / top.abs().clamp(min=1e-12),
             rank=risen,
         )
-
-    def compute(self) -> Score:
-        """Return the mean over the images."""
-        return self.means("location", activation="activation", rank="rank")

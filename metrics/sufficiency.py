@@ -13,7 +13,6 @@ from torch import Tensor
 
 from bench.contract import Aggregate, Observation, PrototypeTable, Samples, Score, Settings, share
 from bench.core.memory import to_device
-from metrics.parts import require_prototypes
 from metrics.tables import ImageMetric
 
 
@@ -115,6 +114,7 @@ class Sufficiency(ImageMetric):
     version = "1"
     needs = frozenset({"image", "label", "prediction"})
     empty = "no test image has a prediction with prototypes"
+    requires = ("prototypes",)
     levels: ClassVar[tuple[int, ...]] = (1, 2, 3, 5)
 
     class Config(Settings):
@@ -140,7 +140,6 @@ class Sufficiency(ImageMetric):
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)
-        require_prototypes(prototypes)
         self._curve: list[Tensor] = []
 
     def update(self, seen: Observation) -> None:
