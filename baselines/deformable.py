@@ -40,6 +40,7 @@ def with_epsilon(x: Tensor) -> Tensor:
 def unit_features(z: Tensor) -> Tensor:
     """Return z-hat: epsilon channels appended, every cell of length 32, the four parts of a patch together of 64."""
     z = with_epsilon(z)
+    # 64 / 2 for each part: the four squares of length 32 add up to 64^2.
     return z * (_LENGTH / KERNEL / (z.square().sum(1, keepdim=True) + EPSILON).sqrt())
 
 
@@ -50,6 +51,7 @@ def unit_parts(prototypes: Tensor) -> Tensor:
 
 def with_margin(cosine: Tensor, margin: Tensor) -> Tensor:
     """Return the cosine of an angle made smaller by ``margin`` (radians), but not below 0."""
+    # cos(ReLU(arccos(a) - m)): the angular margin, of wrong classes alone and in training alone.
     return torch.cos(functional.relu(torch.arccos(cosine) - margin))
 
 
@@ -176,6 +178,7 @@ class DeformableProtoPNetModel(PartPrototypeModel):
         """Compute ``||G - I||_F``, G the products of all parts within each of ``groups`` equal blocks of prototypes."""
         parts = unit_parts(self.prototype_vectors).movedim(1, 3)
         parts = parts.reshape(groups, -1, parts.shape[-1])
+        # All parts of a block together: with four parts and six prototypes, G is 24 x 24.
         gram = parts @ parts.mT
         return torch.linalg.vector_norm(gram - torch.eye(gram.shape[-1], device=gram.device))
 
@@ -197,6 +200,7 @@ class DeformableProtoPNetLearner(NetworkLearner):
         active = functional.relu(with_margin(best, config.margin * ~of_class))
         entropy = functional.cross_entropy(model.last_layer(active), labels)
         cluster, separation = (active * of_class).amax(1).mean(), (active * ~of_class).amax(1).mean()
+        # Similarities, not distances, so that both signs are those of ProtoPNet turned round.
         loss = entropy - config.cluster * cluster + config.separation * separation
         losses = {"cross_entropy": entropy, "cluster": cluster, "separation": separation}
         if offsets is not None:

@@ -51,6 +51,7 @@ class Aggregation(nn.Module):
 
     def forward(self, scores: Tensor) -> Tensor:
         """Return the logits ``(N, C)`` of scores ``(N, P)``."""
+        # SA: logit_c = sum of softmax(a_c)_k K score_ck, K times the softmax so that weights of 1 are the plain sum.
         return (scores.unflatten(1, (-1, self.per_class)) * self.own).sum(2)
 
 
@@ -63,7 +64,11 @@ def alignment(deep: Tensor, shallow: Tensor, cells: Tensor, tolerance: float) ->
         cells: ``(N, K)``, the rows of the two matrices that count, each as often as it occurs.
         tolerance: difference that costs nothing.
     """
+    # Rows of the cells in which own prototypes are largest, once for each prototype.
     rows = cells[:, :, None].expand(-1, -1, shallow.shape[2])
+    # SDFA: mean of ReLU(
+    # S_deep - S_shallow
+    #  - t), t = 0.1 as published.
     return ((self_similarity(deep) - shallow).gather(1, rows).abs() - tolerance).relu().mean()
 
 
@@ -75,6 +80,7 @@ def self_similarity(features: Tensor) -> Tensor:
 
 def folded(shallow: Tensor, height: int, width: int) -> Tensor:
     """Stack the neighbourhood of each of ``height x width`` cells into channels: ``(N, D a b, height, width)``."""
+    # Of 56 x 56 cells of `layer1` 8 x 8 are in each of the 7 x 7: their channels stacked (SDFA).
     return shallow.unflatten(3, (width, -1)).unflatten(2, (height, -1)).permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
 
 

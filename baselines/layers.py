@@ -31,6 +31,7 @@ def initialised(layers: nn.Sequential) -> nn.Sequential:
     """Draw the weights of new convolutions as the official networks do, and return the layers."""
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
+            # As `_initialize_weights` of ProtoPNet's `model.py`: fan-out, and no bias at first.
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
@@ -131,6 +132,7 @@ def cluster_and_separation(nearest: Tensor, labels: Tensor, identity: Tensor) ->
         identity: bool ``(P, C)``.
     """
     of_class = identity.T[labels]
+    # Official: max_dist - max(max_dist - d) over own prototypes, which is the smallest d while d < max_dist.
     cluster = nearest.masked_fill(~of_class, torch.inf).amin(1).mean()
     separation = nearest.masked_fill(of_class, torch.inf).amin(1).mean()
     return cluster, separation
@@ -138,6 +140,11 @@ def cluster_and_separation(nearest: Tensor, labels: Tensor, identity: Tensor) ->
 
 def foreign_weight(last_layer: nn.Linear, identity: Tensor) -> Tensor:
     """Compute the L1 norm of the last layer's weights between a class and the prototypes of others."""
+    #
+    #
+    # W o (1 - identity^T)
+    #
+    # _1: weights to the own class cost nothing (`train_and_test.py` of ProtoPNet).
     return (last_layer.weight * ~identity.T).abs().sum()
 
 
@@ -150,6 +157,9 @@ def orthonormality(bases: Tensor) -> Tensor:
     # Double precision is left alone by autocast.
     rows = bases.double()
     identity = torch.eye(bases.shape[1], dtype=rows.dtype, device=rows.device)
+    # Sum of
+    # B B^T - I
+    #  over entries, not the squared Frobenius norm: `train_and_test.py` of TesNet; B is not normalised.
     return (rows @ rows.mT - identity).abs().sum().to(bases.dtype)
 
 

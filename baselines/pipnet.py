@@ -48,6 +48,7 @@ class PIPNetModel(layers.MaximaModel):
         self.to_shares = nn.Sequential(*made, nn.Softmax(1))
         count = count or backbone.channels
         self.last_layer = nn.Linear(count, classes, bias=False)
+        # N(1, 0.1) as published; negative evidence is never allowed.
         nn.init.normal_(self.last_layer.weight, 1.0, 0.1).data.clamp_(min=0)
         self.prototypes = PrototypeTable(torch.zeros(count, classes, dtype=torch.bool))
         self.assign()
@@ -71,6 +72,7 @@ class PIPNetModel(layers.MaximaModel):
 
 def alignment(first: Tensor, second: Tensor) -> Tensor:
     """Compute the mean over cells of ``-log <z, z'>`` for two views ``(N, P, h, w)``; only the first is taught."""
+    # L_A for one direction; 1e-12 keeps the logarithm finite where no share is common.
     return -((first * second.detach()).sum(1) + 1e-12).log().mean()
 
 
@@ -81,6 +83,7 @@ def presence(scores: Tensor) -> Tensor:
         >>> round(float(presence(torch.tensor([[2.0, 0.1], [1.0, 0.1]]))), 4)
         0.8138
     """
+    # L_T: tanh saturates, so that a prototype has to be present in some images of a batch, not in all.
     return -(scores.sum(0).tanh() + 1e-8).log().mean()
 
 
@@ -155,6 +158,7 @@ class PIPNetLearner(NetworkLearner):
         """Make all weights of classes smaller, down to 0, if they learn."""
         weight = self.model.last_layer.weight
         if weight.requires_grad:
+            # 1e-3 a step; the official test code does it too, at every batch, which is left out here.
             weight.copy_((weight - self.config.shrinkage).clamp(min=0))
 
     @torch.no_grad()

@@ -27,6 +27,7 @@ def similarity(distance: Tensor) -> Tensor:
         >>> round(float(similarity(torch.tensor(1.0))), 4)
         0.6931
     """
+    # Not ProtoPNet's log((d + 1) / (d + eps)): here (d + 1 + eps) / (d + eps), eps = 1e-6 as configured.
     return torch.log(1 / (distance + _EPSILON) + 1)
 
 
@@ -79,6 +80,7 @@ class PixPNetModel(PartPrototypeModel):
 
     def classify(self, scores: Tensor) -> Tensor:
         """Return the logits of the largest similarities ``(N, P)``."""
+        # Readout `proto` of the official code: the plain sum of own similarities.
         return scores @ self.prototypes.classes.to(scores.dtype)
 
     def logits(self, features: Tensor) -> Tensor:
@@ -140,6 +142,7 @@ class PixPNetLearner(NetworkLearner):
         logits = model.classify(similarity(nearest))
         cluster, separation = layers.cluster_and_separation(nearest, labels, model.prototypes.classes)
         entropy = nn.functional.cross_entropy(logits, labels)
+        # Published settings have 0 for both weights; the command line's defaults are ProtoPNet's.
         loss = entropy + config.cluster * cluster - config.separation * separation
         correct = (logits.argmax(1) == labels).float().mean()
         terms = {"cross_entropy": entropy, "cluster": cluster, "separation": separation}

@@ -76,6 +76,7 @@ class ProtoConceptsModel(PartPrototypeModel):
     @property
     def limit(self) -> Tensor:
         """Similarity ``(1, P)`` from which a cell is inside the ball, and which no score exceeds."""
+        # M - c: any patch nearer than that has the same similarity.
         return LARGEST - nn.functional.softplus(self.cap_width_l2)
 
     def similarities(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -228,6 +229,7 @@ class ProtoConceptsLearner(NetworkLearner):
         loss = entropy + config.l1 * terms["l1"] + config.caps * terms["caps"]
         # Masked prototypes may leave a class of ProtoPool none; these terms teach nothing once the balls are fixed.
         if network.prototype_vectors.requires_grad or network.add_on_layers[0].weight.requires_grad:
+            # The mean of several nearest, so that a ball has more than one patch; ProtoPNet takes the nearest one.
             terms["cluster"] = smallest_own(nearest, labels, owners, min(config.nearest, config.per_class))
             _, terms["separation"] = layers.cluster_and_separation(nearest, labels, owners)
             loss = loss + config.cluster * terms["cluster"] - config.separation * terms["separation"]
@@ -278,6 +280,7 @@ def patches_inside(model: ProtoConceptsModel, samples: Samples, progress: Progre
     classes = model.prototypes.classes
     for batch in progress.track(samples.batches(_BATCH, limit.device), "balls", -(-len(samples) // _BATCH)):
         inside = (model.similarities(model.backbone(batch.images))[0] > limit).sum((2, 3))
+        # Own classes alone, un-augmented images: the patches that visualise a ball.
         counts += (inside * classes.T[batch.labels]).sum(0)
     return counts
 

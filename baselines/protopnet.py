@@ -29,6 +29,7 @@ class ProtoPNetModel(layers.MaximaModel):
         super().__init__()
         self.backbone = backbone
         self.add_on_layers = layers.add_on(backbone.channels, depth)
+        # Uniform from 0 to 1, where the sigmoid of the add-on layers puts z.
         self.prototype_vectors = nn.Parameter(torch.rand(classes * per_class, depth, 1, 1))
         self.prototypes = PrototypeTable(layers.class_identity(classes, per_class))
         self.last_layer = layers.class_connection(self.prototypes.classes)
@@ -72,6 +73,7 @@ class ProtoPNetLearner(NetworkLearner):
         logits = model.classify(nearest)
         # Prototypes of no class were merged into others.
         counted = nearest.masked_fill(~model.prototypes.classes.any(1), torch.inf)
+        # Clst and Sep of section 2.2: smallest squared distances, to own and to foreign prototypes.
         cluster, separation = layers.cluster_and_separation(counted, labels, model.prototypes.classes)
         entropy = nn.functional.cross_entropy(logits, labels)
         # Section 2.2 of the paper: the separation cost is the negative distance, hence the minus.

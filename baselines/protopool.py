@@ -200,6 +200,7 @@ class ProtoPoolLearner(NetworkLearner):
         cross_entropy = nn.functional.cross_entropy
         entropy = share * cross_entropy(logits, labels) + (1 - share) * cross_entropy(logits, others)
         overlap = protopool_ops.orthogonality(model.proto_presence, model.mixing)
+        # Published weights: 0.8, 0.08, 1 and, below, 1e-4.
         loss = entropy + config.cluster * cluster - config.separation * separation + config.orthogonality * overlap
         loss = loss + config.l1 * layers.foreign_weight(model.last_layer, self.own_slots)
         guess = logits.argmax(1)
@@ -227,6 +228,7 @@ class ProtoPoolLearner(NetworkLearner):
         """Return facts about the prototypes that are in a slot, and about the slots."""
         model, table = self.model, self.model.prototypes
         assigned = table.classes.any(1)
+        # Unassigned prototypes are projected onto nothing, and would count as copies of each other.
         sources = torch.cat([table.source_image[:, None], table.source_patch], 1)[assigned]
         return {
             # Prototypes in no slot are kept as they are and counted; the official code makes them zero vectors.

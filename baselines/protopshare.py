@@ -89,6 +89,7 @@ class ProtoPShareLearner(ProtoPNetLearner):
         target = merged_into(gaps.masked_fill(~(left & left[:, None]), torch.inf), self.config.merges)
         gone = target != torch.arange(len(target), device=target.device)
         weight = model.last_layer.weight
+        # W of a group is the sum of its columns; the identity its union.
         weight.copy_(torch.zeros_like(weight).index_add_(1, target, weight))
         table.classes.copy_(torch.zeros_like(weight.T).index_add_(0, target, table.classes.to(weight)) > 0)
         table.source_image[gone] = -1
@@ -110,6 +111,9 @@ class ProtoPShareLearner(ProtoPNetLearner):
         batches = samples.batches(_BATCH, products.device, index=index)
         for batch in self.progress.track(batches, "merging", total):
             nearest = model.distances(model.backbone(batch.images)).amin((2, 3)).double()
+            #
+            # v_p - v_q
+            # ^2 of the vectors of smallest distances, v_p over images, needs the products alone.
             products += nearest.T @ nearest
         return products
 

@@ -45,6 +45,7 @@ class ProtoTreeModel(PartPrototypeModel):
         super().__init__()
         self.backbone, self.route = backbone, route
         convolution = nn.Conv2d(backbone.channels, depth, 1, bias=False)
+        # Xavier with the gain of a sigmoid, as published.
         nn.init.xavier_normal_(convolution.weight, gain=nn.init.calculate_gain("sigmoid"))
         self.add_on_layers = nn.Sequential(convolution, nn.Sigmoid())
         self.prototype_vectors = nn.Parameter(0.5 + 0.1 * torch.randn(turns.shape[1], depth, 1, 1))
@@ -125,6 +126,7 @@ class ProtoTreeLearner(NetworkLearner):
         """Compute the negative log likelihood and the training accuracy."""
         model = self.model
         paths, classes = model.paths(model.distances(model.backbone(images)).amin((2, 3)))
+        # The probability of the true class, before the step: both the loss and the leaves' update use it.
         likelihood = classes.gather(1, labels[:, None])[:, 0]
         self._arrived = paths.detach().exp(), likelihood.detach().exp(), labels
         return {"loss": -likelihood.mean().float(), "train_accuracy": (classes.argmax(1) == labels).float().mean()}

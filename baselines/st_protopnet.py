@@ -40,6 +40,7 @@ def products(bases: Tensor) -> Tensor:
 
 def literal_products(bases: Tensor) -> Tensor:
     """Compute :func:`products` as the official code, from all ``C K D C K`` products of two numbers."""
+    # (C, K, D, 1, 1) times (1, 1, D, C, K): memory grows with the square of the prototypes.
     terms = bases[:, :, :, None, None] * bases.permute(2, 0, 1)[None, None]
     return terms.sum(2).permute(0, 2, 1, 3).flatten(2)
 
@@ -78,6 +79,7 @@ class Branch(nn.Module):
 
     def similarities(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return what is largest at the cell to project onto, and the cosines: both ``(N, P, h, w)``."""
+        # z is not normalised: cropped images are scored by projections, whole ones by cosines.
         projected = layers.projections(z, self.prototype_vectors)
         cosines = layers.cosines(z, projected)
         return (projected if self.form == "cropped" else cosines), cosines
@@ -199,6 +201,7 @@ class STProtoPNetLearner(NetworkLearner):
             "l1": layers.foreign_weight(branch.last_layer, identity),
         }
         loss = terms["cross_entropy"] + config.cluster * cluster
+        # Published: 0.48 for support prototypes, 0.08 for trivial ones.
         loss = loss - (config.support_separation if support else config.separation) * separation
         loss = loss + config.orthonormality * terms["orthonormality"] + config.l1 * terms["l1"]
         loss = loss + (config.closeness if support else config.discrimination) * between
@@ -209,6 +212,7 @@ class STProtoPNetLearner(NetworkLearner):
         """Normalise the prototypes of all branches to length one, clear the sources of those that learn, count on."""
         self.step += 1
         for part in self.model.parts:
+            # After every step, as in official code, also in a stage in which they do not learn.
             part.prototype_vectors.copy_(layers.unit(part.prototype_vectors))
             layers.forget_sources(part.prototype_vectors, part.prototypes)
 

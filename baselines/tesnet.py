@@ -47,6 +47,7 @@ def subspace_separation(bases: Tensor) -> Tensor:
 
 def literal_subspace_separation(bases: Tensor) -> Tensor:
     """Compute :func:`subspace_separation` as the official code, from the ``(C, C, D, D)`` tensor of differences."""
+    # Projection operators B^T B of all classes, D x D each.
     operators = bases.mT @ bases
     # The 1e-10 keeps the root away from zero; it is part of the code, not of the paper.
     differences = operators[:, None] - operators + 1e-10
@@ -104,6 +105,7 @@ class TesNetLearner(NetworkLearner):
         # Only these two terms use cosines; logits and maps keep the length of z.
         nearest = -layers.cosines(z, maps).amax((2, 3))
         cluster, separation = layers.cluster_and_separation(nearest, labels, model.prototypes.classes)
+        # Official terms add 64 to these negative cosines and subtract it again.
         entropy = nn.functional.cross_entropy(logits, labels)
         return maps, logits, {"cross_entropy": entropy, "cluster": cluster, "separation": separation}
 
@@ -118,6 +120,7 @@ class TesNetLearner(NetworkLearner):
             "subspace": subspaces(model.bases),
         }
         loss = terms["cross_entropy"] + config.cluster * terms["cluster"] - config.separation * terms["separation"]
+        # Orthonormality within a class, and minus the distance between classes: signs of the official loss.
         loss = loss + config.l1 * terms["l1"] + config.orthonormality * terms["orthonormality"]
         loss = loss - config.subspace * terms["subspace"]
         return {"loss": loss, **terms, "train_accuracy": (logits.argmax(1) == labels).float().mean()}
