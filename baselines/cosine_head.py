@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from baselines import layers
 from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
 from bench.contract import FitContext, PrototypeTable
-from bench.core.seeding import derive
+from bench.core.seeding import derive, seeded
 
 
 class CosineHeadModel(layers.MaximaModel):
@@ -87,6 +87,5 @@ class CosineHead(PrototypeNetwork):
     def build(self, task: FitContext) -> CosineHeadModel:
         """Return the network with its initial weights, drawn from the task's seed."""
         backbone = task.backbone()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(task.seed, "cosine-head"))
+        with seeded(derive(task.seed, "cosine-head")):
             return CosineHeadModel(backbone, task.train.classes, task.config.per_class).eval()

@@ -23,7 +23,7 @@ from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
 from baselines.projection import project
 from bench.config.schedule import Schedule
 from bench.contract import Explanation, FitContext, PartPrototypeModel, Progress, PrototypeTable, Samples
-from bench.core.seeding import derive
+from bench.core.seeding import derive, seeded
 
 EPSILON = 1e-4
 _EPSILON_CHANNELS = 2
@@ -309,8 +309,7 @@ class DeformableProtoPNet(PrototypeNetwork):
     def build(self, task: FitContext) -> DeformableProtoPNetModel:
         """Return the network with its initial weights, drawn from the task's seed."""
         backbone, config = task.backbone(), task.config
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(task.seed, "deformable"))
+        with seeded(derive(task.seed, "deformable")):
             model = DeformableProtoPNetModel(
                 backbone, task.train.classes, config.per_class, config.hidden, config.upsampling, config.gradient
             )

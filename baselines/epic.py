@@ -115,6 +115,7 @@ class EPIC(ExplanationMethod):
         labels = task.train.labels.to(task.device)
         mean = torch.zeros(classes, len(mix), dtype=torch.float64, device=task.device).index_add_(0, labels, presence)
         mean = mean / labels.bincount(minlength=classes)[:, None]
+        # The largest (W U^-1)_cj mean ReLU(z_j): what a channel adds to the logit on average.
         best = (rows[:classes] * mean).topk(task.config.k, dim=1).indices
         owned = torch.zeros_like(rows, dtype=torch.bool).scatter_(1, best, True)
         owned[classes:] = False
@@ -200,6 +201,11 @@ def purity(mix: Tensor, channel: Tensor, vectors: Tensor, orthogonal: bool = Fal
         tensor([0.6000])
     """
     length = vectors.norm(dim=1) if orthogonal else (vectors @ mix.T).norm(dim=1)
+    # An orthogonal mix keeps lengths, so that one product is enough:
+    # U x
+    #  =
+    # x
+    # .
     return (mix[channel] * vectors).sum(1) / length.clamp(min=1e-8)
 
 

@@ -19,7 +19,7 @@ from baselines.network import PrototypeNetwork, TrainedConfig
 from baselines.starts import AddOnStart, start_setting
 from baselines.tesnet import TesNetLearner, TesNetModel
 from bench.contract import CellError, FitContext
-from bench.core.seeding import derive
+from bench.core.seeding import derive, seeded
 from bench.training.distributed import gather_rows
 
 _SHALLOW_STRIDE = 4
@@ -184,7 +184,6 @@ class EvalProtoPNet(PrototypeNetwork):
     def build(self, task: FitContext) -> TesNetModel:
         """Return the network with its initial weights, drawn from the task's seed."""
         backbone, config, classes = task.backbone(), task.config, task.train.classes
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(task.seed, "evalprotopnet"))
+        with seeded(derive(task.seed, "evalprotopnet")):
             last = Aggregation(classes, config.per_class)
             return TesNetModel(backbone, classes, config.per_class, config.depth, 1, last).eval()

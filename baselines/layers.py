@@ -98,6 +98,7 @@ def projections(z: Tensor, prototypes: Tensor) -> Tensor:
 
 def cosines(z: Tensor, projected: Tensor) -> Tensor:
     """Compute the cosines between cells and prototypes from z and its :func:`projections`: ``(N, P, h, w)``."""
+    # 1e-12 as in `torch.nn.functional.normalize`, so that a cell of zeros has a cosine of 0.
     return projected / z.norm(dim=1, keepdim=True).clamp(min=1e-12)
 
 
@@ -119,6 +120,7 @@ def at_maxima(maps: Tensor, weights: Tensor, scores: Tensor | None = None) -> Te
     """
     top, location = maps.flatten(2).max(2)
     values = weights * (top if scores is None else scores)
+    # A maximum depends on one cell: the whole term is its, and nothing the others'.
     terms = torch.zeros_like(maps).flatten(2).scatter_(2, location[:, :, None], values[:, :, None])
     return terms.sum(1).unflatten(1, maps.shape[2:])
 

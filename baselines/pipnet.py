@@ -19,7 +19,7 @@ from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
 from bench.contract import FitContext, Progress, PrototypeTable, RequestError, Samples, Sizes
 from bench.core.colours import jitter
 from bench.core.memory import to_device
-from bench.core.seeding import derive
+from bench.core.seeding import derive, seeded
 from bench.training.feature_cache import mirrored
 
 PRESENT = 0.1
@@ -237,8 +237,7 @@ class PIPNet(PrototypeNetwork):
     def build(self, task: FitContext) -> PIPNetModel:
         """Return the network with its initial weights, drawn from the task's seed."""
         backbone, config = task.backbone(), task.config
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(task.seed, "pipnet"))
+        with seeded(derive(task.seed, "pipnet")):
             return PIPNetModel(backbone, task.train.classes, config.prototypes, config.own).eval()
 
     def learner(self, model: PIPNetModel, task: FitContext) -> PIPNetLearner:

@@ -13,7 +13,7 @@ from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
 from baselines.starts import AddOnStart, start_setting
 from bench.contract import Explanation, FitContext, PartPrototypeModel, Progress, PrototypeTable, Samples
 from bench.core.part_model import shapley_of_maxima
-from bench.core.seeding import derive
+from bench.core.seeding import derive, seeded
 
 _EPSILON = 1e-6
 _PUSH_BATCH = 64
@@ -237,7 +237,6 @@ class PixPNet(PrototypeNetwork):
     def build(self, task: FitContext) -> PixPNetModel:
         """Return the network with its initial weights, drawn from the task's seed."""
         backbone, config = task.backbone(), task.config
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(task.seed, "pixpnet"))
+        with seeded(derive(task.seed, "pixpnet")):
             classes, size = task.train.classes, task.train.size
             return PixPNetModel(backbone, classes, config.per_class, config.depth, size, config.display).eval()

@@ -33,7 +33,7 @@ from bench.contract import (
     Sizes,
 )
 from bench.core.part_model import shapley_of_maxima
-from bench.core.seeding import derive
+from bench.core.seeding import derive, seeded
 
 Base = Literal["protopnet", "tesnet", "protopool"]
 LARGEST = math.log(1 / layers.EPSILON)
@@ -362,8 +362,7 @@ class ProtoConcepts(PrototypeNetwork):
     def build(self, task: FitContext) -> ProtoConceptsModel:
         """Return the network with its initial weights, drawn from the task's seed."""
         backbone, config, classes = task.backbone(), task.config, task.train.classes
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(task.seed, "protoconcepts"))
+        with seeded(derive(task.seed, "protoconcepts")):
             network: Any
             if config.base == "protopool":
                 network = ProtoPoolModel(backbone, classes, config.prototypes, config.per_class, config.depth)

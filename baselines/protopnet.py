@@ -12,7 +12,7 @@ from baselines import layers
 from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
 from baselines.starts import AddOnStart, start_setting
 from bench.contract import Explanation, FitContext, PrototypeTable
-from bench.core.seeding import derive
+from bench.core.seeding import derive, seeded
 
 
 class ProtoPNetModel(layers.MaximaModel):
@@ -120,6 +120,5 @@ class ProtoPNet(PrototypeNetwork):
     def build(self, task: FitContext) -> ProtoPNetModel:
         """Return the network with its initial weights, drawn from the task's seed."""
         backbone = task.backbone()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(task.seed, "protopnet"))
+        with seeded(derive(task.seed, "protopnet")):
             return ProtoPNetModel(backbone, task.train.classes, task.config.per_class, task.config.depth).eval()

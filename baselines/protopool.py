@@ -27,7 +27,7 @@ from bench.contract import (
     Samples,
     Sizes,
 )
-from bench.core.seeding import derive
+from bench.core.seeding import derive, seeded
 
 
 class ProtoPoolModel(PartPrototypeModel):
@@ -316,8 +316,7 @@ class ProtoPool(PrototypeNetwork):
         """Return the network with its initial weights, drawn from the task's seed."""
         backbone, config = task.backbone(), task.config
         noise_seed = derive(task.seed, "protopool", "noise at inference") if config.official_bugs else None
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(task.seed, "protopool"))
+        with seeded(derive(task.seed, "protopool")):
             return ProtoPoolModel(
                 backbone, task.train.classes, config.prototypes, config.slots, config.depth, config.mixing, noise_seed
             ).eval()

@@ -17,7 +17,7 @@ from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
 from baselines.projection import project
 from baselines.starts import AddOnStart, start_setting
 from bench.contract import Explanation, FitContext, PartPrototypeModel, Progress, PrototypeTable, Samples
-from bench.core.seeding import derive
+from bench.core.seeding import derive, seeded
 
 _TINY = 1e-300
 """Least probability of a class in a leaf: the softmax of parameters that are 750 apart is 0, which has no logarithm."""
@@ -212,8 +212,7 @@ class ProtoTree(PrototypeNetwork):
     def build(self, task: FitContext) -> ProtoTreeModel:
         """Return the network with its initial weights, drawn from the task's seed."""
         backbone, config = task.backbone(), task.config
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(task.seed, "prototree"))
+        with seeded(derive(task.seed, "prototree")):
             turns = soft_tree.complete_tree(config.levels)
             return ProtoTreeModel(backbone, task.train.classes, turns, config.depth, config.route).eval()
 

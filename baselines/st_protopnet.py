@@ -20,7 +20,7 @@ from baselines import layers, starts
 from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
 from baselines.projection import cell, project
 from bench.contract import FitContext, Progress, PrototypeTable, RequestError, Samples, Sizes
-from bench.core.seeding import derive
+from bench.core.seeding import derive, seeded
 
 Form = Literal["cropped", "full"]
 Branches = Literal["both", "trivial", "support"]
@@ -286,8 +286,7 @@ class STProtoPNet(PrototypeNetwork):
     def build(self, task: FitContext) -> STProtoPNetModel:
         """Return the network with its initial weights, drawn from the task's seed."""
         backbone, config = task.backbone(), task.config
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(task.seed, "st-protopnet"))
+        with seeded(derive(task.seed, "st-protopnet")):
             return STProtoPNetModel(
                 backbone, task.train.classes, config.per_class, config.depth, config.form, config.branches
             ).eval()

@@ -18,7 +18,7 @@ from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
 from baselines.starts import AddOnStart, start_setting
 from bench.config.schedule import Schedule
 from bench.contract import FitContext, PrototypeTable, RequestError, Sizes
-from bench.core.seeding import derive
+from bench.core.seeding import derive, seeded
 
 
 def subspace_separation(bases: Tensor) -> Tensor:
@@ -197,6 +197,5 @@ class TesNet(PrototypeNetwork):
     def build(self, task: FitContext) -> TesNetModel:
         """Return the network with its initial weights, drawn from the task's seed."""
         backbone = task.backbone()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(task.seed, "tesnet"))
+        with seeded(derive(task.seed, "tesnet")):
             return TesNetModel(backbone, task.train.classes, task.config.per_class, task.config.depth).eval()

@@ -35,6 +35,7 @@ class Cancellation(ImageMetric):
         if not indices.numel():
             return
         maps = (maps * (indices >= 0)[:, :, None, None]).double().flatten(2)
+        # The triangle inequality: the norms add up to no less than the norm of the sum.
         parts, whole = maps.norm(dim=2).sum(1), maps.sum(1).norm(dim=1)
         kept = parts > 0
         # Perfect cancellation has no finite ratio; 1e-12 of the parts is the rest that rounding leaves of them.

@@ -106,6 +106,7 @@ class Comprehensiveness(ImageMetric):
         self._rows.add(
             measurable(inside) & real.any(1),
             **described(seen, inside),
+            # Of the union of all maps, so that a part found twice counts once (`eval/comprehensiveness.py`).
             iou=iou(reached, inside),
             covered=(reached & inside).sum((1, 2)).double() / inside.sum((1, 2)),
         )

@@ -13,7 +13,6 @@ from torch import Tensor
 from bench.contract import (
     IMAGENET_MEAN,
     Aggregate,
-    CellError,
     Observation,
     PartPrototypeModel,
     PrototypeTable,
@@ -23,6 +22,7 @@ from bench.contract import (
 )
 from bench.core.memory import to_device
 from metrics.feature_sampling import chosen_rows
+from metrics.masks import finite
 from metrics.tables import ImageMetric
 
 
@@ -104,13 +104,7 @@ class Deletion(ImageMetric):
             return
         index, rows = seen.positions[rows], to_device(rows, seen.images.device)
         prediction = seen.own.logits[rows].argmax(1)
-        shown = seen.model.attribute(seen.features[rows], prediction)
-        seen.require(
-            shown.isfinite().flatten(1).all(1),
-            lambda broken: CellError(
-                "a displayed map holds NaN or infinite values: look for a division by zero in the method"
-            ),
-        )
+        shown = finite(seen.model.attribute(seen.features[rows], prediction), seen.require)
         # Stable: equal values go in row-major order.
         by_map = shown.flatten(1).argsort(dim=1, descending=True, stable=True)
         # Seeded by the position in the split: an image's random order is the same in any batch.
@@ -133,11 +127,13 @@ class Deletion(ImageMetric):
         pictures = [curve(*pair, self.config.steps, insert, colour) for pair in zip(ranks, images, strict=True)]
         probability = model(torch.cat(pictures)).double().softmax(1).unflatten(0, (len(ranks), -1))
         chosen = probability.gather(2, prediction[:, None, None].expand(-1, probability.shape[1], 1))[:, :, 0]
+        # The trapezoid rule over equal steps, as RISE's area; 1 is a probability of 1 at every step.
         return 100 * torch.trapezoid(chosen) / self.config.steps
 
     def compute(self) -> Score:
         """Return the mean over the images."""
         table = self._rows.arrays()
         also = {name: float(table[name].mean()) for name in ("area", "random")}
+        # The advantage over chance, which is ours: RISE reports the area alone.
         gain = also["area"] - also["random"] if self.config.mode == "insert" else also["random"] - also["area"]
         return Score(gain, len(table["index"]), {"image": table}, also)

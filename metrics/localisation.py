@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.contract import Aggregate, CellError, NotApplicable, Observation, PrototypeTable, Samples, Score, share
+from bench.contract import Aggregate, NotApplicable, Observation, PrototypeTable, Samples, Score, share
+from metrics.masks import finite
 from metrics.peaks import peaks
 from metrics.tables import ImageMetric
 
@@ -86,18 +87,14 @@ class PointingBox(ImageMetric):
         boxes = seen.boxes.double()
         kept = boxes.isfinite().all(1)
         maps, side = seen.model.attribute(seen.features, seen.labels).double(), seen.size
-        seen.require(
-            maps.isfinite().flatten(1).all(1) | ~kept,
-            lambda rows: CellError(
-                "an attribution map holds NaN or infinite values: look for a division by zero in the method"
-            ),
-        )
+        finite(maps.where(kept[:, None, None], 0.0), seen.require)
         row, column = peaks(maps.nan_to_num()[:, None], side, require=seen.require)[:, 0].double().T
         # A pixel is in the box if its middle is.
         hit = (row + 0.5 > boxes[:, 0]) & (row + 0.5 < boxes[:, 2]) & (column + 0.5 > boxes[:, 1])
         hit &= column + 0.5 < boxes[:, 3]
         share, high = inside(boxes, *maps.shape[1:], side), maps.clamp(min=0)
         total = high.sum((1, 2))
+        # Score-CAM's energy; a cell on the box's border counts by its area inside.
         within = (high * share).sum((1, 2))
         area, cells = share.mean((1, 2)), maps.shape[1:].numel()
         # A box that fills the image leaves nothing outside to compare with; of an empty one nothing is inside.

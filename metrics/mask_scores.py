@@ -53,6 +53,7 @@ class MaskEnergy(ImageMetric):
         self._rows.add(
             masks.measurable(inside),
             **masks.described(seen, inside),
+            # Score-CAM (2020), energy-based pointing game: positive sum on the object over all of it.
             energy=(positive * inside).sum((1, 2)) / positive.sum((1, 2)).clamp(min=1e-300),
             pointing=inside[torch.arange(len(row), device=row.device), row, column].long(),
         )
@@ -95,6 +96,7 @@ class MaskIou(ImageMetric):
     def update(self, seen: Observation) -> None:
         """Compare the maps of one batch with the objects."""
         inside, pixels = masks.objects(seen, self.config.grey), masks.shown_pixels(seen)
+        # Half of the way up after min-max, as in `full/interpretability.py` of ST-ProtoPNet.
         region = masks.high(pixels, self.config.threshold)
         self._rows.add(
             masks.measurable(inside),
@@ -144,6 +146,7 @@ class MaskOirr(ImageMetric):
     def update(self, seen: Observation) -> None:
         """Compare the maps of one batch with the objects."""
         inside, pixels = masks.objects(seen, self.config.grey), masks.shown_pixels(seen)
+        # Stretched from 0 to 1, as in `full/interpretability.py` of ST-ProtoPNet.
         pixels = pixels - pixels.amin((1, 2), keepdim=True)
         # A constant map is 0 everywhere.
         pixels = pixels / pixels.amax((1, 2), keepdim=True).clamp(min=1e-300)
@@ -163,5 +166,6 @@ class MaskOirr(ImageMetric):
         table = self._rows.arrays()
         if not table["inside"].sum() > 0:
             raise NotApplicable("no map is high anywhere on an object, so there is nothing to divide by")
+        # A ratio of means: the published mean of ratios has no bound where little is high on the object.
         ratio = float(table["outside"].sum() / table["inside"].sum())
         return Score(ratio, len(table["index"]), {"image": table}, self.means(table))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bench.contract import Aggregate, CellError, NotApplicable, Observation, Samples, share
-from metrics.peaks import matrix_on
+from metrics.peaks import Require, matrix_on
 
 GREY = 200
 """Grey level above which a pixel is the object: ProtoNonParam's threshold for CUB's masks. A pixel's level there is the
@@ -56,6 +56,17 @@ def on_pixels(maps: Tensor, side: int) -> Tensor:
     return down @ maps.double() @ across.T
 
 
+def finite(shown: Tensor, require: Require) -> Tensor:
+    """Return displayed maps ``(n, h, w)`` after checking them.
+
+    Raises:
+        CellError: if a value is NaN or infinite.
+    """
+    error = "an attribution map holds NaN or infinite values: look for a division by zero in the method"
+    require(shown.isfinite().flatten(1).all(1), lambda rows: CellError(error))
+    return shown
+
+
 def shown_map(seen: Observation) -> Tensor:
     """Return the map that the method displays for each image's true class, in its own cells: ``(N, h, w)``.
 
@@ -64,14 +75,7 @@ def shown_map(seen: Observation) -> Tensor:
     """
 
     def look() -> Tensor:
-        shown = seen.model.attribute(seen.features, seen.labels)
-        seen.require(
-            shown.isfinite().flatten(1).all(1),
-            lambda rows: CellError(
-                "a displayed map holds NaN or infinite values: look for a division by zero in the method"
-            ),
-        )
-        return shown
+        return finite(seen.model.attribute(seen.features, seen.labels), seen.require)
 
     return seen.once("shown map", look)
 

@@ -96,6 +96,7 @@ def attacked(
             if not score.requires_grad:
                 raise NotApplicable("its scores have no gradient")
             (slope,) = torch.autograd.grad(score, changed)
+        # Projected sign gradient; the bounds keep every pixel within epsilon and in [0, 1].
         moved = changed.detach() - config.step / deviation * slope.sign() * allowed[:, None]
         changed = torch.minimum(torch.maximum(moved, low), high)
     return changed.detach()
@@ -183,6 +184,7 @@ class Misalignment(ImageMetric):
             index=seen.index[rows],
             label=labels,
             prototype=indices[row, slot],
+            # PLC, PAC and PRC of Sacha et al. 2024, in this order.
             location=100 * (1 - shared.double() / either),
             activation=100 * (top - fallen) / top.abs().clamp(min=1e-12),
             rank=risen,

@@ -106,6 +106,7 @@ class Perturbation(ImageMetric):
         columns = {}
         for name, images in self._copies(some, inside):
             hits = part_hits(some.model.explain(images, some.labels), some, region, clean).hits
+            # The rule of stability (Huang et al. 2023): all parts alike, also if neither region has one.
             same = (hits == clean.hits).all(1).double()
             columns[name] = torch.zeros_like(count).index_add_(0, clean.image, same) / count
         self._rows.add(measurable(inside) & (count > 0), index=some.index, label=some.labels, **columns)

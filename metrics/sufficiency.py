@@ -38,6 +38,7 @@ class Evidence:
         """Return the logits without the first m prototypes, and with no others but these: ``(N, K, C)`` each."""
         terms = self.terms if order is None else self.terms.gather(1, order[..., None].expand_as(self.terms))
         first = terms.cumsum(1)
+        # l - sum of the first m terms, and l - sum of all others: exact, since logits are sums of terms.
         return self.logits[:, None] - first, self.logits[:, None] - (first[:, -1:] - first)
 
     def outcome(self, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,6 +92,7 @@ def area(probability: Tensor, start: Tensor, count: Tensor) -> Tensor:
     """
     values = torch.cat((start[:, None], probability), 1)
     step = torch.arange(probability.shape[1], device=values.device) < count[:, None]
+    # The trapezoid rule with steps of 1 / K: classes of different sizes have the same range.
     return ((values[:, 1:] + values[:, :-1]) / 2 * step).sum(1) / count.clamp(min=1)
 
 
