@@ -10,15 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from baselines import layers
-from baselines.deformable_conv import (
-    DILATION,
-    KERNEL,
-    PADDING,
-    PARTS,
-    Gradient,
-    linear_patches,
-    norm_preserving_conv,
-)
+from baselines.deformable_conv import DILATION, KERNEL, PADDING, PARTS, Gradient, linear_patches, norm_preserving_conv
 from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
 from baselines.projection import project
 from bench.config.schedule import Schedule

@@ -11,16 +11,7 @@ from torch import Tensor
 
 from bench.contract import Aggregate, Observation, Settings, share
 from metrics.distinctiveness import highest_slots, pooled, stretched
-from metrics.masks import (
-    GREY,
-    described,
-    described_aggregates,
-    high,
-    iou,
-    measurable,
-    objects,
-    on_pixels,
-)
+from metrics.masks import GREY, described, described_aggregates, high, iou, measurable, objects, on_pixels
 from metrics.parts import PositiveShare, class_maps
 from metrics.tables import ImageMetric
 

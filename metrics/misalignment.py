@@ -9,15 +9,7 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from bench.contract import (
-    Aggregate,
-    NotApplicable,
-    Observation,
-    PartPrototypeModel,
-    PrototypeTable,
-    Samples,
-    Settings,
-)
+from bench.contract import Aggregate, NotApplicable, Observation, PartPrototypeModel, PrototypeTable, Samples, Settings
 from bench.core.memory import to_device
 from metrics.feature_sampling import chosen_rows
 from metrics.parts import class_maps, require_prototypes

@@ -11,6 +11,7 @@ import torch
 from baselines.epic import EPIC, train_mix
 from bench.contract import RequestError
 from bench.models.classifier import Classifier
+from metrics.explanation_size import ExplanationSize
 from metrics.sufficiency import Sufficiency
 from tests.support.ragged_model import measure
 from tests.support.samples import Silent, SmallNet, stripes, task
@@ -104,11 +105,11 @@ def softmax(values):
 
 
 @pytest.mark.parametrize("matrix", ["orthogonal", "general"])
-def test_sufficiency_and_necessity_take_channels_out_one_by_one(tmp_path, matrix):
+def test_channels_are_taken_out_one_by_one(tmp_path, matrix):
     model, samples, box, _ = fit(tmp_path, matrix=matrix)
     mix, owned = model.prototypes.vectors.numpy(), model.prototypes.classes.numpy()
     rows = box.head.weight.detach().double().numpy() @ np.linalg.inv(mix)
-    kept, changed, at_random, areas = [], [], [], []
+    kept, changed, at_random, areas, sizes = [], [], [], [], []
     for position, image in enumerate(samples.images):
         with torch.no_grad():
             features = model.backbone(image[None])[0].double().flatten(1).numpy()
@@ -120,6 +121,9 @@ def test_sufficiency_and_necessity_take_channels_out_one_by_one(tmp_path, matrix
             return np.array([sum(rows[c, j] * means[j] for j in range(16) if j not in gone) for c in range(3)]) + bias
 
         top = int(np.argmax(logits(())))
+        sizes.append(
+            [sum(max(rows[c, j] * means[j] for c in over) > 1e-3 for j in range(16)) for over in ((0, 1, 2), (top,))]
+        )
         order = sorted((j for j in range(16) if owned[j, top]), key=lambda j: -rows[top, j] * means[j])
         kept.append([int(np.argmax(logits(order[m:]))) == top for m in (1, 2, 3)])
         changed.append([int(np.argmax(logits(order[:m]))) != top for m in (1, 2, 3)])
@@ -138,6 +142,8 @@ def test_sufficiency_and_necessity_take_channels_out_one_by_one(tmp_path, matrix
         if mode == "alone":
             assert found.also["area"] == pytest.approx(100 * np.mean(areas), rel=1e-4)
     assert 0 < np.mean(changed) < 1
+    size = measure(ExplanationSize, model, samples)
+    assert [size.value, size.also["predicted"]] == pytest.approx(list(np.mean(sizes, axis=0)))
 
 
 def test_connections_follow_the_weights_that_are_loaded(tmp_path):
