@@ -7,19 +7,16 @@ entropy. What a network scores above it is owed to the network's own ideas.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from pydantic import PositiveInt, field_validator
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from baselines import layers
 from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
-from baselines.projection import project
-from bench.config.schedule import Schedule
-from bench.contract import FitContext, PrototypeTable, Samples
-from bench.core.seeding import derive
+from bench.contract import FitContext, PrototypeTable
+from bench.core.seeding import derive, seeded
 
 
 class CosineHeadModel(layers.MaximaModel):
@@ -51,34 +48,20 @@ class CosineHeadModel(layers.MaximaModel):
 class CosineHeadLearner(NetworkLearner):
     """Cross entropy alone."""
 
-    def groups(self) -> Mapping[str, list[nn.Parameter]]:
-        """Return the groups ``backbone``, ``prototypes``, ``last_layer``."""
-        model = self.model
-        return {
-            "backbone": list(model.backbone.parameters()),
-            "prototypes": [model.prototype_vectors],
-            "last_layer": list(model.last_layer.parameters()),
-        }
-
     def forward(self, images: Tensor, labels: Tensor, phase: str) -> dict[str, Tensor]:
         """Compute the cross entropy and the training accuracy."""
         logits = self.model.logits(self.model.backbone(images))
         correct = (logits.argmax(1) == labels).float().mean()
         return {"loss": nn.functional.cross_entropy(logits, labels), "train_accuracy": correct}
 
-    def act(self, action: str, samples: Samples) -> None:
-        """Run ``project``, which replaces the prototypes by training patches."""
-        if action != "project":
-            super().act(action, samples)
-        model = self.model
-        project(
-            model.prototype_vectors,
-            model.prototypes,
-            lambda images: model.patches(model.backbone(images)),
-            lambda patches, prototypes: -layers.projections(patches, prototypes),
-            samples,
-            self.progress,
-        )
+    def latent(self, images: Tensor) -> Tensor:
+        """Return features at length one."""
+        patches: Tensor = self.model.patches(self.model.backbone(images))
+        return patches
+
+    def distance(self, z: Tensor, prototypes: Tensor) -> Tensor:
+        """Return the negative cosines."""
+        return -layers.projections(z, prototypes)
 
 
 class CosineHead(PrototypeNetwork):
@@ -86,6 +69,7 @@ class CosineHead(PrototypeNetwork):
 
     name = "cosine-head"
     paper = "not published: a control of this project"
+    learner_class = CosineHeadLearner
 
     class Config(TrainedConfig):
         """Settings; the schedule and the start by k-means come from the recipe.
@@ -97,20 +81,11 @@ class CosineHead(PrototypeNetwork):
         """
 
         per_class: PositiveInt = 10
-        schedule: Schedule
 
-        @field_validator("schedule")
-        @classmethod
-        def _known(cls, schedule: Schedule) -> Schedule:
-            return schedule.require(("backbone", "prototypes", "last_layer"), ("project",))
+        trains: ClassVar[tuple[str, ...]] = ("backbone", "prototypes", "last_layer")
 
     def build(self, task: FitContext) -> CosineHeadModel:
         """Return the network with its initial weights, drawn from the task's seed."""
         backbone = task.backbone()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(task.seed, "cosine-head"))
+        with seeded(derive(task.seed, "cosine-head")):
             return CosineHeadModel(backbone, task.train.classes, task.config.per_class).eval()
-
-    def learner(self, model: CosineHeadModel, task: FitContext) -> CosineHeadLearner:
-        """Return the learner with the loss and the projection."""
-        return CosineHeadLearner(model, task.config, task.progress)

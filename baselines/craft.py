@@ -67,6 +67,7 @@ class CRAFT(ConceptMethod):
     def ranked(self, concepts: Tensor, shares: Tensor, source: BackboneFeatures, label: int) -> Tensor:
         """Return the order of falling importance, the mean index over the class's training images."""
         cells = source.of(label)[0].to(concepts).clamp(min=0)
+        # g_i of an image: its mean code times the share; the ranking ignores the sign, as published.
         presence = codes(concepts[None], cells.flatten(0, 1).T)[0].unflatten(1, cells.shape[:2]).mean(2)
         return total_indices((presence * shares[:, None]).T).mean(0).argsort(descending=True, stable=True)
 
@@ -87,6 +88,7 @@ def crops(images: Tensor, patch: int) -> Tensor:
     """
     size = images.shape[-1]
     side = max(1, min(size, round(patch * size / _CANVAS)))
+    # int(0.8 * 64) = 51 pixels, as in the published code.
     step = max(1, int(0.8 * side))
     cut = images.unfold(2, side, step).unfold(3, side, step).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
     return nn.functional.interpolate(cut, (size, size), mode="bilinear", align_corners=False)

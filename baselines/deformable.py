@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator
@@ -11,20 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from baselines import layers
-from baselines.deformable_conv import (
-    DILATION,
-    KERNEL,
-    PADDING,
-    PARTS,
-    Gradient,
-    linear_patches,
-    norm_preserving_conv,
-)
+from baselines.deformable_conv import DILATION, KERNEL, PADDING, PARTS, Gradient, linear_patches, norm_preserving_conv
 from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
 from baselines.projection import project
 from bench.config.schedule import Schedule
 from bench.contract import Explanation, FitContext, PartPrototypeModel, Progress, PrototypeTable, Samples
-from bench.core.seeding import derive
+from bench.core.seeding import derive, seeded
 
 EPSILON = 1e-4
 _EPSILON_CHANNELS = 2
@@ -41,6 +32,7 @@ def with_epsilon(x: Tensor) -> Tensor:
 def unit_features(z: Tensor) -> Tensor:
     """Return z-hat: epsilon channels appended, every cell of length 32, the four parts of a patch together of 64."""
     z = with_epsilon(z)
+    # 64 / 2 for each part: the four squares of length 32 add up to 64^2.
     return z * (_LENGTH / KERNEL / (z.square().sum(1, keepdim=True) + EPSILON).sqrt())
 
 
@@ -51,6 +43,7 @@ def unit_parts(prototypes: Tensor) -> Tensor:
 
 def with_margin(cosine: Tensor, margin: Tensor) -> Tensor:
     """Return the cosine of an angle made smaller by ``margin`` (radians), but not below 0."""
+    # cos(ReLU(arccos(a) - m)): the angular margin, of wrong classes alone and in training alone.
     return torch.cos(functional.relu(torch.arccos(cosine) - margin))
 
 
@@ -177,6 +170,7 @@ class DeformableProtoPNetModel(PartPrototypeModel):
         """Compute ``||G - I||_F``, G the products of all parts within each of ``groups`` equal blocks of prototypes."""
         parts = unit_parts(self.prototype_vectors).movedim(1, 3)
         parts = parts.reshape(groups, -1, parts.shape[-1])
+        # All parts of a block together: with four parts and six prototypes, G is 24 x 24.
         gram = parts @ parts.mT
         return torch.linalg.vector_norm(gram - torch.eye(gram.shape[-1], device=gram.device))
 
@@ -188,16 +182,6 @@ class DeformableProtoPNetLearner(NetworkLearner):
         super().__init__(model, config, progress)
         self.seed = seed
 
-    def groups(self) -> Mapping[str, list[nn.Parameter]]:
-        """Return the groups ``backbone``, ``prototypes``, ``offsets``, ``last_layer``."""
-        model = self.model
-        return {
-            "backbone": list(model.backbone.parameters()),
-            "prototypes": [model.prototype_vectors],
-            "offsets": list(model.conv_offset.parameters()),
-            "last_layer": list(model.last_layer.parameters()),
-        }
-
     def forward(self, images: Tensor, labels: Tensor, phase: str) -> dict[str, Tensor]:
         """Compute the loss of the paper with its terms, and the training accuracy."""
         model, config = self.model, self.config
@@ -208,6 +192,7 @@ class DeformableProtoPNetLearner(NetworkLearner):
         active = functional.relu(with_margin(best, config.margin * ~of_class))
         entropy = functional.cross_entropy(model.last_layer(active), labels)
         cluster, separation = (active * of_class).amax(1).mean(), (active * ~of_class).amax(1).mean()
+        # Similarities, not distances, so that both signs are those of ProtoPNet turned round.
         loss = entropy - config.cluster * cluster + config.separation * separation
         losses = {"cross_entropy": entropy, "cluster": cluster, "separation": separation}
         if offsets is not None:
@@ -296,12 +281,13 @@ class DeformableProtoPNet(PrototypeNetwork):
         l1: float = 1e-2
         official_bugs: bool = True
         gradient: Gradient = Field(default="exact", exclude_if="exact".__eq__)
-        schedule: Schedule
+        trains: ClassVar[tuple[str, ...]] = ("backbone", "prototypes", "offsets", "last_layer")
+        actions: ClassVar[tuple[str, ...]] = ("open_offsets", "project")
 
         @field_validator("schedule")
         @classmethod
         def _known(cls, schedule: Schedule) -> Schedule:
-            schedule.require(("backbone", "prototypes", "offsets", "last_layer"), ("open_offsets", "project"))
+            schedule.require(cls.trains, cls.actions)
             opened = False
             for phase in schedule.phases:
                 if "offsets" in phase.lr and not opened:
@@ -315,8 +301,7 @@ class DeformableProtoPNet(PrototypeNetwork):
     def build(self, task: FitContext) -> DeformableProtoPNetModel:
         """Return the network with its initial weights, drawn from the task's seed."""
         backbone, config = task.backbone(), task.config
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(task.seed, "deformable"))
+        with seeded(derive(task.seed, "deformable")):
             model = DeformableProtoPNetModel(
                 backbone, task.train.classes, config.per_class, config.hidden, config.upsampling, config.gradient
             )

@@ -41,6 +41,7 @@ def corners(offsets: Tensor, summed: bool = False) -> tuple[Tensor, Tensor]:
     n, _, height, width = offsets.shape
     device = offsets.device
     offsets = offsets.view(n, PARTS, 2, height, width).permute(0, 3, 4, 1, 2)
+    # Rows h - 1 and h + 1 of the map: what the released operation samples, not what its drawings show.
     taps = DILATION * torch.arange(KERNEL, device=device) - PADDING
     taps = torch.cartesian_prod(taps, taps)
     locations = torch.cartesian_prod(torch.arange(height, device=device), torch.arange(width, device=device))

@@ -30,6 +30,7 @@ class ConceptClassifier(ClassifierWithRemainder):
 
     def __init__(self, backbone: nn.Module, weight: Tensor, bias: Tensor, k: int, concepts: Tensor) -> None:
         owned = torch.eye(len(concepts) // k, len(bias), dtype=torch.bool, device=concepts.device)
+        # <H_i, v>: a code of 1 in every cell adds so much to the logit.
         shares = concepts.double() @ weight.detach().double().T
         super().__init__(backbone, weight, bias, owned.repeat_interleave(k, 0), concepts, shares)
         self.k = k
@@ -66,6 +67,9 @@ def codes(concepts: Tensor, cells: Tensor) -> Tensor:
         [3.0, 0.0]
     """
     products = concepts @ cells
+    # min
+    # x - H^T w
+    # ^2 over w >= 0 from its normal equations: H x and H H^T are all that it needs.
     return descend(products, concepts @ concepts.mT, torch.zeros_like(products), _SWEEPS)
 
 

@@ -7,6 +7,7 @@ the few channels that contribute most to it; all others together are the remaind
 
 from __future__ import annotations
 
+import operator
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -25,6 +26,17 @@ class ChannelClassifier(ClassifierWithRemainder):
     """Black box with mixed channels as prototypes, several classes' each; a score is a channel's mean."""
 
     shared: ClassVar[bool] = True
+    _mixed: tuple[tuple[Tensor, ...], tuple[int, ...], Tensor] | None = None
+
+    def connections(self, prototypes: Tensor) -> Tensor:
+        """Return the columns of ``W U^-1``: logits are sums over all mixed channels, shown or not, and the bias."""
+        assert self.prototypes.vectors is not None
+        # Inverted once, for O(D^3); torch raises `_version` with each write in place.
+        terms = (self.weight, self.prototypes.vectors)
+        versions = tuple(tensor._version for tensor in terms)
+        if self._mixed is None or self._mixed[1] != versions or any(map(operator.is_not, self._mixed[0], terms)):
+            self._mixed = terms, versions, mixed_rows(*terms).T.to(self.bias.dtype)
+        return self._mixed[2][prototypes]
 
 
 class EPIC(ExplanationMethod):
@@ -97,16 +109,22 @@ class EPIC(ExplanationMethod):
             features[index.to(task.device)] = own.mT.to(task.device)
         mix = train_mix(features, task.config, derive(task.seed, "epic"), task)
         head, mix = black_box.head, mix.double()
-        mixed_rows = torch.linalg.solve(mix.T, head.weight.detach().double().T).T  # W U^-1
+        rows = mixed_rows(head.weight.detach(), mix)
         # How much of a channel a class has: the mean over its images of ReLU of the channel's mean.
         presence = (features.mean(2).double() @ mix.T).relu()
         labels = task.train.labels.to(task.device)
         mean = torch.zeros(classes, len(mix), dtype=torch.float64, device=task.device).index_add_(0, labels, presence)
         mean = mean / labels.bincount(minlength=classes)[:, None]
-        best = (mixed_rows[:classes] * mean).topk(task.config.k, dim=1).indices
-        owned = torch.zeros_like(mixed_rows, dtype=torch.bool).scatter_(1, best, True)
+        # The largest (W U^-1)_cj mean ReLU(z_j): what a channel adds to the logit on average.
+        best = (rows[:classes] * mean).topk(task.config.k, dim=1).indices
+        owned = torch.zeros_like(rows, dtype=torch.bool).scatter_(1, best, True)
         owned[classes:] = False
-        return ChannelClassifier(black_box.backbone, head.weight, head.bias, owned.T, mix, mixed_rows.T).eval()
+        return ChannelClassifier(black_box.backbone, head.weight, head.bias, owned.T, mix, rows.T).eval()
+
+
+def mixed_rows(weight: Tensor, mix: Tensor) -> Tensor:
+    """Compute the classifier's rows for mixed channels, ``W U^-1`` for ``W (C, D)`` and ``U (D, D)``, in float64."""
+    return torch.linalg.solve(mix.T, weight.double().T).T
 
 
 def train_mix(features: Tensor, config: Any, seed: int, task: FitContext) -> Tensor:
@@ -183,6 +201,11 @@ def purity(mix: Tensor, channel: Tensor, vectors: Tensor, orthogonal: bool = Fal
         tensor([0.6000])
     """
     length = vectors.norm(dim=1) if orthogonal else (vectors @ mix.T).norm(dim=1)
+    # An orthogonal mix keeps lengths, so that one product is enough:
+    # U x
+    #  =
+    # x
+    # .
     return (mix[channel] * vectors).sum(1) / length.clamp(min=1e-8)
 
 

@@ -11,16 +11,15 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from baselines import layers
 from baselines.network import PrototypeNetwork, TrainedConfig
 from baselines.starts import AddOnStart, start_setting
 from baselines.tesnet import TesNetLearner, TesNetModel
-from bench.config.schedule import Schedule
 from bench.contract import CellError, FitContext
-from bench.core.seeding import derive
+from bench.core.seeding import derive, seeded
 from bench.training.distributed import gather_rows
 
 _SHALLOW_STRIDE = 4
@@ -52,6 +51,7 @@ class Aggregation(nn.Module):
 
     def forward(self, scores: Tensor) -> Tensor:
         """Return the logits ``(N, C)`` of scores ``(N, P)``."""
+        # SA: logit_c = sum of softmax(a_c)_k K score_ck, K times the softmax so that weights of 1 are the plain sum.
         return (scores.unflatten(1, (-1, self.per_class)) * self.own).sum(2)
 
 
@@ -64,7 +64,11 @@ def alignment(deep: Tensor, shallow: Tensor, cells: Tensor, tolerance: float) ->
         cells: ``(N, K)``, the rows of the two matrices that count, each as often as it occurs.
         tolerance: difference that costs nothing.
     """
+    # Rows of the cells in which own prototypes are largest, once for each prototype.
     rows = cells[:, :, None].expand(-1, -1, shallow.shape[2])
+    # SDFA: mean of ReLU(
+    # S_deep - S_shallow
+    #  - t), t = 0.1 as published.
     return ((self_similarity(deep) - shallow).gather(1, rows).abs() - tolerance).relu().mean()
 
 
@@ -76,6 +80,7 @@ def self_similarity(features: Tensor) -> Tensor:
 
 def folded(shallow: Tensor, height: int, width: int) -> Tensor:
     """Stack the neighbourhood of each of ``height x width`` cells into channels: ``(N, D a b, height, width)``."""
+    # Of 56 x 56 cells of `layer1` 8 x 8 are in each of the 7 x 7: their channels stacked (SDFA).
     return shallow.unflatten(3, (width, -1)).unflatten(2, (height, -1)).permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
 
 
@@ -128,19 +133,9 @@ class EvalProtoPNetLearner(TesNetLearner):
         """Compute the loss of the paper with its terms, and the training accuracy."""
         model, config = self.model, self.config
         features, shallow = self._features(images)
-        z = model.add_on_layers(features)
-        maps = layers.projections(z, model.prototype_vectors)
-        logits = model.last_layer(maps.amax((2, 3)))
-        # As in TesNet: these two terms use cosines, logits and maps keep the length of z.
-        nearest = -layers.cosines(z, maps).amax((2, 3))
-        cluster, separation = layers.cluster_and_separation(nearest, labels, model.prototypes.classes)
-        terms = {
-            "cross_entropy": nn.functional.cross_entropy(logits, labels),
-            "cluster": cluster,
-            "separation": separation,
-            "orthonormality": layers.orthonormality(model.bases),
-        }
-        loss = terms["cross_entropy"] + config.cluster * cluster - config.separation * separation
+        maps, logits, terms = self.classify(features, labels)
+        terms["orthonormality"] = layers.orthonormality(model.bases)
+        loss = terms["cross_entropy"] + config.cluster * terms["cluster"] - config.separation * terms["separation"]
         loss = loss + config.orthonormality * terms["orthonormality"]
         # It teaches the backbone alone, so it is left out while that is at rest, as in the official warm-up.
         if config.alignment and features.requires_grad:
@@ -158,6 +153,7 @@ class EvalProtoPNet(PrototypeNetwork):
         "Huang et al., Evaluation and Improvement of Interpretability for Self-Explainable Part-Prototype Networks, "
         "ICCV 2023"
     )
+    learner_class = EvalProtoPNetLearner
 
     class Config(TrainedConfig):
         """Published defaults; the schedule comes from the recipe.
@@ -184,21 +180,10 @@ class EvalProtoPNet(PrototypeNetwork):
         alignment: Annotated[float, Field(ge=0)] = 0.5
         tolerance: Annotated[float, Field(ge=0)] = 0.1
         start: AddOnStart = start_setting(AddOnStart)
-        schedule: Schedule
-
-        @field_validator("schedule")
-        @classmethod
-        def _known(cls, schedule: Schedule) -> Schedule:
-            return schedule.require(("backbone", "add_on", "prototypes", "last_layer"), ("project",))
 
     def build(self, task: FitContext) -> TesNetModel:
         """Return the network with its initial weights, drawn from the task's seed."""
         backbone, config, classes = task.backbone(), task.config, task.train.classes
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(task.seed, "evalprotopnet"))
+        with seeded(derive(task.seed, "evalprotopnet")):
             last = Aggregation(classes, config.per_class)
             return TesNetModel(backbone, classes, config.per_class, config.depth, 1, last).eval()
-
-    def learner(self, model: TesNetModel, task: FitContext) -> EvalProtoPNetLearner:
-        """Return the learner with the network's loss and projection."""
-        return EvalProtoPNetLearner(model, task.config, task.progress)

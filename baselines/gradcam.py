@@ -56,8 +56,11 @@ class GradientMaps(PartPrototypeModel):
             chosen = self.classifier(x).gather(1, classes[:, None].clone()).sum()
             (slope,) = torch.autograd.grad(chosen, x, create_graph=onward)
             if self.averaged:
+                # Equation 1 of Grad-CAM: a channel's weight is its mean gradient.
                 slope = slope.mean((2, 3), keepdim=True)
+            # Times HW: a head that averages has 1 / HW in its gradient, and a score is a mean.
             maps = (slope * x).sum(1) * x[0, 0].numel()
+            # Equation 2 there; HiResCAM has no ReLU, and so is complete where the head is linear.
             maps = maps.relu() if self.averaged else maps
         return maps if onward else maps.detach()
 

@@ -163,6 +163,7 @@ def part_directions(squares: Tensor, mean: Tensor, products: Tensor, share: Tens
         share: of the targets ``(parts,)``.
         ridge: regularisation relative to the mean variance of a channel.
     """
+    # Centred, which is the constant term of least squares.
     covariance = squares - mean[:, None] * mean
     covariance = covariance + ridge * covariance.diagonal().mean().clamp(min=1e-30) * torch.eye(len(mean)).to(mean)
     return torch.linalg.solve(covariance, products - mean[:, None] * share).T

@@ -31,6 +31,7 @@ def initialised(layers: nn.Sequential) -> nn.Sequential:
     """Draw the weights of new convolutions as the official networks do, and return the layers."""
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
+            # As `_initialize_weights` of ProtoPNet's `model.py`: fan-out, and no bias at first.
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
@@ -97,6 +98,7 @@ def projections(z: Tensor, prototypes: Tensor) -> Tensor:
 
 def cosines(z: Tensor, projected: Tensor) -> Tensor:
     """Compute the cosines between cells and prototypes from z and its :func:`projections`: ``(N, P, h, w)``."""
+    # 1e-12 as in `torch.nn.functional.normalize`, so that a cell of zeros has a cosine of 0.
     return projected / z.norm(dim=1, keepdim=True).clamp(min=1e-12)
 
 
@@ -118,6 +120,7 @@ def at_maxima(maps: Tensor, weights: Tensor, scores: Tensor | None = None) -> Te
     """
     top, location = maps.flatten(2).max(2)
     values = weights * (top if scores is None else scores)
+    # A maximum depends on one cell: the whole term is its, and nothing the others'.
     terms = torch.zeros_like(maps).flatten(2).scatter_(2, location[:, :, None], values[:, :, None])
     return terms.sum(1).unflatten(1, maps.shape[2:])
 
@@ -131,6 +134,7 @@ def cluster_and_separation(nearest: Tensor, labels: Tensor, identity: Tensor) ->
         identity: bool ``(P, C)``.
     """
     of_class = identity.T[labels]
+    # Official: max_dist - max(max_dist - d) over own prototypes, which is the smallest d while d < max_dist.
     cluster = nearest.masked_fill(~of_class, torch.inf).amin(1).mean()
     separation = nearest.masked_fill(of_class, torch.inf).amin(1).mean()
     return cluster, separation
@@ -138,6 +142,11 @@ def cluster_and_separation(nearest: Tensor, labels: Tensor, identity: Tensor) ->
 
 def foreign_weight(last_layer: nn.Linear, identity: Tensor) -> Tensor:
     """Compute the L1 norm of the last layer's weights between a class and the prototypes of others."""
+    #
+    #
+    # W o (1 - identity^T)
+    #
+    # _1: weights to the own class cost nothing (`train_and_test.py` of ProtoPNet).
     return (last_layer.weight * ~identity.T).abs().sum()
 
 
@@ -150,6 +159,9 @@ def orthonormality(bases: Tensor) -> Tensor:
     # Double precision is left alone by autocast.
     rows = bases.double()
     identity = torch.eye(bases.shape[1], dtype=rows.dtype, device=rows.device)
+    # Sum of
+    # B B^T - I
+    #  over entries, not the squared Frobenius norm: `train_and_test.py` of TesNet; B is not normalised.
     return (rows @ rows.mT - identity).abs().sum().to(bases.dtype)
 
 
@@ -211,14 +223,24 @@ class MaximaModel(PartPrototypeModel):
         return shapley_of_maxima(self.counted(self.maps(features)), class_weights(self.weight, classes))
 
 
+_GROUPS = {
+    "backbone": "backbone",
+    "add_on": "add_on_layers",
+    "prototypes": "prototype_vectors",
+    "presence": "proto_presence",
+    "offsets": "conv_offset",
+    "last_layer": "last_layer",
+}
+
+
 def parameter_groups(model: Any) -> dict[str, list[nn.Parameter]]:
-    """Return the parameters that the networks of this family share, by the names in their schedules."""
-    groups = {
-        "backbone": list(model.backbone.parameters()),
-        "add_on": list(model.add_on_layers.parameters()),
-        "prototypes": [model.prototype_vectors],
+    """Return the parameters of a network by the names in schedules; a group that it does not have is left out."""
+    parts = {name: getattr(model, attribute, None) for name, attribute in _GROUPS.items()}
+    return {
+        name: [part] if isinstance(part, nn.Parameter) else list(part.parameters())
+        for name, part in parts.items()
+        if part is not None
     }
-    return {**groups, "last_layer": list(model.last_layer.parameters())} if hasattr(model, "last_layer") else groups
 
 
 def forget_sources(vectors: Tensor, table: PrototypeTable) -> None:

@@ -6,15 +6,16 @@ last layer was trained once more. A fit keeps all three; the setting ``stage`` c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
-from torch import Tensor
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor, nn
 
 from baselines import layers, starts
-from baselines.projection import projection_facts
+from baselines.projection import project, projection_facts
 from bench.config.schedule import Schedule
 from bench.contract import FitContext, Method, PartPrototypeModel, Progress, Samples
 from bench.models.external import NetworkConfig
@@ -32,13 +33,21 @@ class TrainedConfig(NetworkConfig):
         start: starting values; fields that differ from the published start enter the id.
         stage: the measured state of the network: ``unprojected``: before the last projection; ``projected``: right
             after it; ``final``: at the end of the schedule. Cells that differ in it share one training.
-        schedule: phases of the training.
+        schedule: phases of the training, over the groups ``trains`` with ``actions``.
     """
+
+    trains: ClassVar[tuple[str, ...]] = ("backbone", "add_on", "prototypes", "last_layer")
+    actions: ClassVar[tuple[str, ...]] = ("project",)
 
     # Left out of the settings at their defaults, so that cells from before these fields keep their ids.
     start: starts.Start = starts.start_setting(starts.Start)
     stage: Stage = Field(default="final", exclude_if="final".__eq__)
     schedule: Schedule
+
+    @field_validator("schedule")
+    @classmethod
+    def _known(cls, schedule: Schedule) -> Schedule:
+        return schedule.require(cls.trains, cls.actions)
 
     @model_validator(mode="after")
     def _passes_the_stage(self) -> TrainedConfig:
@@ -48,7 +57,7 @@ class TrainedConfig(NetworkConfig):
 
 
 class NetworkLearner(Learner):
-    """Learner of a prototype network: data-dependent start, sources of projected prototypes."""
+    """Learner of a prototype network: data-dependent start, projection, sources of projected prototypes."""
 
     kept_actions: ClassVar = frozenset({"project"})
 
@@ -60,6 +69,25 @@ class NetworkLearner(Learner):
         """Give the model its start; called once, not when a training resumes."""
         starts.prepare(self.model, start, samples, seed, self.progress)
 
+    def groups(self) -> Mapping[str, list[nn.Parameter]]:
+        """Return the parameters of the model by the names in schedules."""
+        return layers.parameter_groups(self.model)
+
+    def latent(self, images: Tensor) -> Any:
+        """Return the latent features onto which prototypes are projected, of images."""
+        return self.model.add_on_layers(self.model.backbone(images))
+
+    def distance(self, z: Any, prototypes: Tensor) -> Tensor:
+        """Return the distances ``(N, P, h, w)`` of which the smallest decides the patch of a prototype."""
+        return layers.squared_distances(z, prototypes)
+
+    def act(self, action: str, samples: Samples) -> None:
+        """Run ``project``, which replaces the prototypes by training patches."""
+        if action != "project" or action not in self.config.actions:
+            super().act(action, samples)
+        model = self.model
+        project(model.prototype_vectors, model.prototypes, self.latent, self.distance, samples, self.progress)
+
     def after_step(self) -> None:
         """Clear the sources of prototypes that changed."""
         layers.forget_sources(self.model.prototype_vectors, self.model.prototypes)
@@ -70,13 +98,15 @@ class NetworkLearner(Learner):
 
 
 class PrototypeNetwork(Method):
-    """Method that trains a network through the phases of its schedule. Subclasses define ``build`` and ``learner``.
+    """Method that trains a network through the phases of its schedule. Subclasses define ``build``.
 
     Attributes:
+        learner_class: the loss and the actions of the network.
         stages: values of the setting ``stage``.
         kept: names of the states that the trainer keeps around the last projection.
     """
 
+    learner_class: ClassVar[Any]
     stages: ClassVar = ("unprojected", "projected", "final")
     kept: ClassVar = {"unprojected": "before project", "projected": "after project"}
 
@@ -97,6 +127,11 @@ class PrototypeNetwork(Method):
         """Return the schedule of the settings."""
         schedule: Schedule = config.schedule
         return schedule
+
+    def learner(self, model: Any, task: FitContext) -> NetworkLearner:
+        """Return the learner of a model, with which :meth:`fit` trains."""
+        learner: NetworkLearner = self.learner_class(model, task.config, task.progress)
+        return learner
 
     def settle(self, model: Any) -> None:
         """Update what follows from the weights of a model and is not learnt."""

@@ -52,14 +52,6 @@ def _make_prototree(module: Any, plan: NetworkArguments) -> Any:
     return official_trees.make(module, plan.architecture, plan.C, plan.D, plan.turns)
 
 
-def _make_protopnet(module: Any, plan: NetworkArguments) -> Any:
-    return module.construct_PPNet(**_family(plan))
-
-
-def _make_tesnet(module: Any, plan: NetworkArguments) -> Any:
-    return module.construct_TesNet(**_family(plan))
-
-
 def _family(plan: NetworkArguments) -> dict[str, Any]:
     return {
         "base_architecture": plan.architecture,
@@ -72,12 +64,9 @@ def _family(plan: NetworkArguments) -> dict[str, Any]:
     }
 
 
-def _make_evalprotopnet(module: Any, plan: NetworkArguments) -> Any:
-    return module.construct_OursNet(**_family(plan) | {"add_on_layers_type": "regular"})
-
-
-def _make_st_protopnet(module: Any, plan: NetworkArguments) -> Any:
-    return module.construct_STProtoPNet(**_family(plan) | {"add_on_layers_type": "regular"})
+def _constructed(name: str, **other: Any) -> Callable[[Any, NetworkArguments], Any]:
+    """Return the call of a module's constructor that has ProtoPNet's arguments, but for ``other``."""
+    return lambda module, plan: getattr(module, name)(**_family(plan) | other)
 
 
 def _make_protoconcepts(module: Any, plan: NetworkArguments) -> Any:
@@ -176,15 +165,18 @@ def _look_prototree(network: Any, features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 NETWORKS: dict[str, tuple[Callable[[Any, NetworkArguments], Any], Callable[[Any, Tensor], tuple[Tensor, Tensor]]]] = {
-    "protopnet": (_make_protopnet, _look_protopnet),
-    "tesnet": (_make_tesnet, _look_tesnet),
+    **dict.fromkeys(("protopnet", "protopshare"), (_constructed("construct_PPNet"), _look_protopnet)),
+    "tesnet": (_constructed("construct_TesNet"), _look_tesnet),
     "protopool": (_make_protopool, _look_protopool),
     "deformable": (_make_deformable, _look_deformable),
-    "evalprotopnet": (_make_evalprotopnet, _look_evalprotopnet),
-    **dict.fromkeys(("st-protopnet", "support-st"), (_make_st_protopnet, _look_st_protopnet)),
+    # One convolution or two: these constructors know the type of the add-on layers by the name "regular" alone.
+    "evalprotopnet": (_constructed("construct_OursNet", add_on_layers_type="regular"), _look_evalprotopnet),
+    **dict.fromkeys(
+        ("st-protopnet", "support-st"),
+        (_constructed("construct_STProtoPNet", add_on_layers_type="regular"), _look_st_protopnet),
+    ),
     "protoconcepts": (_make_protoconcepts, _look_protoconcepts),
     "prototree": (_make_prototree, _look_prototree),
-    "protopshare": (_make_protopnet, _look_protopnet),
 }
 """For each method, the constructor from its :func:`module_of`, and the function from features to logits and maps."""
 

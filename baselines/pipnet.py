@@ -8,19 +8,18 @@ in two views of an image, are never projected, and have no vectors but the weigh
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from baselines import layers
 from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
-from bench.config.schedule import Schedule
 from bench.contract import FitContext, Progress, PrototypeTable, RequestError, Samples, Sizes
 from bench.core.colours import jitter
 from bench.core.memory import to_device
-from bench.core.seeding import derive
+from bench.core.seeding import derive, seeded
 from bench.training.feature_cache import mirrored
 
 PRESENT = 0.1
@@ -49,6 +48,7 @@ class PIPNetModel(layers.MaximaModel):
         self.to_shares = nn.Sequential(*made, nn.Softmax(1))
         count = count or backbone.channels
         self.last_layer = nn.Linear(count, classes, bias=False)
+        # N(1, 0.1) as published; negative evidence is never allowed.
         nn.init.normal_(self.last_layer.weight, 1.0, 0.1).data.clamp_(min=0)
         self.prototypes = PrototypeTable(torch.zeros(count, classes, dtype=torch.bool))
         self.assign()
@@ -72,6 +72,7 @@ class PIPNetModel(layers.MaximaModel):
 
 def alignment(first: Tensor, second: Tensor) -> Tensor:
     """Compute the mean over cells of ``-log <z, z'>`` for two views ``(N, P, h, w)``; only the first is taught."""
+    # L_A for one direction; 1e-12 keeps the logarithm finite where no share is common.
     return -((first * second.detach()).sum(1) + 1e-12).log().mean()
 
 
@@ -82,6 +83,7 @@ def presence(scores: Tensor) -> Tensor:
         >>> round(float(presence(torch.tensor([[2.0, 0.1], [1.0, 0.1]]))), 4)
         0.8138
     """
+    # L_T: tanh saturates, so that a prototype has to be present in some images of a batch, not in all.
     return -(scores.sum(0).tanh() + 1e-8).log().mean()
 
 
@@ -156,6 +158,7 @@ class PIPNetLearner(NetworkLearner):
         """Make all weights of classes smaller, down to 0, if they learn."""
         weight = self.model.last_layer.weight
         if weight.requires_grad:
+            # 1e-3 a step; the official test code does it too, at every batch, which is left out here.
             weight.copy_((weight - self.config.shrinkage).clamp(min=0))
 
     @torch.no_grad()
@@ -212,12 +215,8 @@ class PIPNet(PrototypeNetwork):
         pretraining: Annotated[float, Field(ge=0)] = 5.0
         cross_entropy: Annotated[float, Field(ge=0)] = 2.0
         shrinkage: Annotated[float, Field(ge=0)] = 1e-3
-        schedule: Schedule
-
-        @field_validator("schedule")
-        @classmethod
-        def _known(cls, schedule: Schedule) -> Schedule:
-            return schedule.require(("backbone", "add_on", "last_layer"), ("prune",))
+        trains: ClassVar[tuple[str, ...]] = ("backbone", "add_on", "last_layer")
+        actions: ClassVar[tuple[str, ...]] = ("prune",)
 
         @model_validator(mode="after")
         def _no_vectors(self) -> PIPNet.Config:
@@ -238,8 +237,7 @@ class PIPNet(PrototypeNetwork):
     def build(self, task: FitContext) -> PIPNetModel:
         """Return the network with its initial weights, drawn from the task's seed."""
         backbone, config = task.backbone(), task.config
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(task.seed, "pipnet"))
+        with seeded(derive(task.seed, "pipnet")):
             return PIPNetModel(backbone, task.train.classes, config.prototypes, config.own).eval()
 
     def learner(self, model: PIPNetModel, task: FitContext) -> PIPNetLearner:

@@ -77,11 +77,13 @@ def kernel_windows(rows: list[tuple[int, int]], columns: list[tuple[int, int]], 
     middles: list[list[int]] = []
     if len(large) > 1:
         for axis, fields in enumerate((rows, columns)):
+            # Official: fields as large as the image would all have its middle, so cells are placed on equal squares.
             centres = [round((number + 0.5) * size / len(fields)) for number in range(len(fields))]
             middles.append(centres)
             longest[axis] += 2 * round(max(abs((size - 1) / 2 - centres[cell[axis]]) for cell in large))
     side = max(longest)
     x = torch.arange(side, dtype=torch.float64) - (side - 1) / 2
+    # Official sigma: the side of the longest field, times 1.0.
     kernel = torch.exp(-0.5 * (x / side).square())
     kernel /= kernel.max()
     found = []

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import PositiveInt, field_validator
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from baselines import layers, pixel_maps
 from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
 from baselines.starts import AddOnStart, start_setting
-from bench.config.schedule import Schedule
 from bench.contract import Explanation, FitContext, PartPrototypeModel, Progress, PrototypeTable, Samples
 from bench.core.part_model import shapley_of_maxima
-from bench.core.seeding import derive
+from bench.core.seeding import derive, seeded
 
-_GROUPS = ("backbone", "add_on", "prototypes")
 _EPSILON = 1e-6
 _PUSH_BATCH = 64
 """The published batch, within which an image may give one prototype alone."""
@@ -30,6 +27,7 @@ def similarity(distance: Tensor) -> Tensor:
         >>> round(float(similarity(torch.tensor(1.0))), 4)
         0.6931
     """
+    # Not ProtoPNet's log((d + 1) / (d + eps)): here (d + 1 + eps) / (d + eps), eps = 1e-6 as configured.
     return torch.log(1 / (distance + _EPSILON) + 1)
 
 
@@ -82,6 +80,7 @@ class PixPNetModel(PartPrototypeModel):
 
     def classify(self, scores: Tensor) -> Tensor:
         """Return the logits of the largest similarities ``(N, P)``."""
+        # Readout `proto` of the official code: the plain sum of own similarities.
         return scores @ self.prototypes.classes.to(scores.dtype)
 
     def logits(self, features: Tensor) -> Tensor:
@@ -136,10 +135,6 @@ class PixPNetModel(PartPrototypeModel):
 class PixPNetLearner(NetworkLearner):
     """Cross entropy; cluster and separation terms, which the published settings do not use."""
 
-    def groups(self) -> Mapping[str, list[nn.Parameter]]:
-        """Return the groups ``backbone``, ``add_on``, ``prototypes``."""
-        return layers.parameter_groups(self.model)
-
     def forward(self, images: Tensor, labels: Tensor, phase: str) -> dict[str, Tensor]:
         """Compute the loss with its terms, and the training accuracy."""
         model, config = self.model, self.config
@@ -147,6 +142,7 @@ class PixPNetLearner(NetworkLearner):
         logits = model.classify(similarity(nearest))
         cluster, separation = layers.cluster_and_separation(nearest, labels, model.prototypes.classes)
         entropy = nn.functional.cross_entropy(logits, labels)
+        # Published settings have 0 for both weights; the command line's defaults are ProtoPNet's.
         loss = entropy + config.cluster * cluster - config.separation * separation
         correct = (logits.argmax(1) == labels).float().mean()
         terms = {"cross_entropy": entropy, "cluster": cluster, "separation": separation}
@@ -213,6 +209,7 @@ class PixPNet(PrototypeNetwork):
 
     name = "pixpnet"
     paper = "Carmichael et al., Pixel-Grounded Prototypical Part Networks, WACV 2024"
+    learner_class = PixPNetLearner
 
     class Config(TrainedConfig):
         """Published defaults (CUB); the schedule comes from the recipe.
@@ -234,21 +231,12 @@ class PixPNet(PrototypeNetwork):
         separation: float = 0.0
         display: Literal["cells", "max", "mean", "sum"] = "cells"
         start: AddOnStart = start_setting(AddOnStart)
-        schedule: Schedule
 
-        @field_validator("schedule")
-        @classmethod
-        def _known(cls, schedule: Schedule) -> Schedule:
-            return schedule.require(_GROUPS, ("project",))
+        trains: ClassVar[tuple[str, ...]] = ("backbone", "add_on", "prototypes")
 
     def build(self, task: FitContext) -> PixPNetModel:
         """Return the network with its initial weights, drawn from the task's seed."""
         backbone, config = task.backbone(), task.config
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(task.seed, "pixpnet"))
+        with seeded(derive(task.seed, "pixpnet")):
             classes, size = task.train.classes, task.train.size
             return PixPNetModel(backbone, classes, config.per_class, config.depth, size, config.display).eval()
-
-    def learner(self, model: PixPNetModel, task: FitContext) -> PixPNetLearner:
-        """Return the learner with the network's loss and projection."""
-        return PixPNetLearner(model, task.config, task.progress)

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from baselines import layers, protopool_ops, starts
@@ -21,7 +21,6 @@ from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
 from baselines.protopnet import ProtoPNetModel
 from baselines.protopool import ProtoPoolModel
 from baselines.tesnet import TesNetModel, literal_subspace_separation, subspace_separation
-from bench.config.schedule import Schedule
 from bench.contract import (
     Explanation,
     FitContext,
@@ -34,11 +33,10 @@ from bench.contract import (
     Sizes,
 )
 from bench.core.part_model import shapley_of_maxima
-from bench.core.seeding import derive
+from bench.core.seeding import derive, seeded
 
 Base = Literal["protopnet", "tesnet", "protopool"]
 LARGEST = math.log(1 / layers.EPSILON)
-_GROUPS = ("backbone", "add_on", "prototypes", "caps", "presence", "last_layer")
 _BATCH = 64
 
 
@@ -78,6 +76,7 @@ class ProtoConceptsModel(PartPrototypeModel):
     @property
     def limit(self) -> Tensor:
         """Similarity ``(1, P)`` from which a cell is inside the ball, and which no score exceeds."""
+        # M - c: any patch nearer than that has the same similarity.
         return LARGEST - nn.functional.softplus(self.cap_width_l2)
 
     def similarities(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -183,10 +182,8 @@ class ProtoConceptsLearner(NetworkLearner):
         starts.prepare(self.model.network, start, samples, seed, self.progress)
 
     def groups(self) -> Mapping[str, list[nn.Parameter]]:
-        """Return the groups ``backbone, add_on, prototypes, caps, last_layer``, of ProtoPool also ``presence``."""
-        network = self.model.network
-        found = layers.parameter_groups(network) | {"caps": [self.model.cap_width_l2]}
-        return found | ({"presence": [network.proto_presence]} if self.model.shared else {})
+        """Return the groups of the network that is extended, and ``caps``."""
+        return layers.parameter_groups(self.model.network) | {"caps": [self.model.cap_width_l2]}
 
     def before_epoch(self, epoch: int) -> None:
         """Set the scale of the Gumbel-softmax of ProtoPool, and assign its slots if the presence does not learn."""
@@ -232,6 +229,7 @@ class ProtoConceptsLearner(NetworkLearner):
         loss = entropy + config.l1 * terms["l1"] + config.caps * terms["caps"]
         # Masked prototypes may leave a class of ProtoPool none; these terms teach nothing once the balls are fixed.
         if network.prototype_vectors.requires_grad or network.add_on_layers[0].weight.requires_grad:
+            # The mean of several nearest, so that a ball has more than one patch; ProtoPNet takes the nearest one.
             terms["cluster"] = smallest_own(nearest, labels, owners, min(config.nearest, config.per_class))
             _, terms["separation"] = layers.cluster_and_separation(nearest, labels, owners)
             loss = loss + config.cluster * terms["cluster"] - config.separation * terms["separation"]
@@ -282,6 +280,7 @@ def patches_inside(model: ProtoConceptsModel, samples: Samples, progress: Progre
     classes = model.prototypes.classes
     for batch in progress.track(samples.batches(_BATCH, limit.device), "balls", -(-len(samples) // _BATCH)):
         inside = (model.similarities(model.backbone(batch.images))[0] > limit).sum((2, 3))
+        # Own classes alone, un-augmented images: the patches that visualise a ball.
         counts += (inside * classes.T[batch.labels]).sum(0)
     return counts
 
@@ -294,6 +293,7 @@ class ProtoConcepts(PrototypeNetwork):
         "Ma et al., This Looks Like Those: Illuminating Prototypical Concepts Using Multiple Visualizations, "
         "NeurIPS 2023"
     )
+    learner_class = ProtoConceptsLearner
     # Masked prototypes belong to no class, those of ProtoPool to several.
     class_specific = False
 
@@ -340,12 +340,9 @@ class ProtoConcepts(PrototypeNetwork):
         mixup: Annotated[float, Field(ge=0)] = 0.5
         gumbel_epochs: PositiveInt = 30
         start: starts.PoolStart = starts.start_setting(starts.PoolStart)
-        schedule: Schedule
 
-        @field_validator("schedule")
-        @classmethod
-        def _known(cls, schedule: Schedule) -> Schedule:
-            return schedule.require(_GROUPS, ("mask",))
+        trains: ClassVar[tuple[str, ...]] = ("backbone", "add_on", "prototypes", "caps", "presence", "last_layer")
+        actions: ClassVar[tuple[str, ...]] = ("mask",)
 
     @classmethod
     def check(cls, config: Any, sizes: Sizes) -> None:
@@ -365,8 +362,7 @@ class ProtoConcepts(PrototypeNetwork):
     def build(self, task: FitContext) -> ProtoConceptsModel:
         """Return the network with its initial weights, drawn from the task's seed."""
         backbone, config, classes = task.backbone(), task.config, task.train.classes
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(task.seed, "protoconcepts"))
+        with seeded(derive(task.seed, "protoconcepts")):
             network: Any
             if config.base == "protopool":
                 network = ProtoPoolModel(backbone, classes, config.prototypes, config.per_class, config.depth)
@@ -374,7 +370,3 @@ class ProtoConcepts(PrototypeNetwork):
                 kind = TesNetModel if config.base == "tesnet" else ProtoPNetModel
                 network = kind(backbone, classes, config.per_class, config.depth)
             return ProtoConceptsModel(network, config.cap).eval()
-
-    def learner(self, model: ProtoConceptsModel, task: FitContext) -> ProtoConceptsLearner:
-        """Return the learner with the network's loss and the mask."""
-        return ProtoConceptsLearner(model, task.config, task.progress)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pydantic import PositiveInt, field_validator
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from baselines import layers
 from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
-from baselines.projection import project
 from baselines.starts import AddOnStart, start_setting
-from bench.config.schedule import Schedule
-from bench.contract import Explanation, FitContext, PrototypeTable, Samples
-from bench.core.seeding import derive
+from bench.contract import Explanation, FitContext, PrototypeTable
+from bench.core.seeding import derive, seeded
 
 
 class ProtoPNetModel(layers.MaximaModel):
@@ -32,6 +29,7 @@ class ProtoPNetModel(layers.MaximaModel):
         super().__init__()
         self.backbone = backbone
         self.add_on_layers = layers.add_on(backbone.channels, depth)
+        # Uniform from 0 to 1, where the sigmoid of the add-on layers puts z.
         self.prototype_vectors = nn.Parameter(torch.rand(classes * per_class, depth, 1, 1))
         self.prototypes = PrototypeTable(layers.class_identity(classes, per_class))
         self.last_layer = layers.class_connection(self.prototypes.classes)
@@ -68,10 +66,6 @@ class ProtoPNetModel(layers.MaximaModel):
 class ProtoPNetLearner(NetworkLearner):
     """Cross entropy, cluster, separation and L1 terms."""
 
-    def groups(self) -> Mapping[str, list[nn.Parameter]]:
-        """Return the groups ``backbone``, ``add_on``, ``prototypes``, ``last_layer``."""
-        return layers.parameter_groups(self.model)
-
     def forward(self, images: Tensor, labels: Tensor, phase: str) -> dict[str, Tensor]:
         """Compute the loss of the paper with its terms, and the training accuracy."""
         model, config = self.model, self.config
@@ -79,6 +73,7 @@ class ProtoPNetLearner(NetworkLearner):
         logits = model.classify(nearest)
         # Prototypes of no class were merged into others.
         counted = nearest.masked_fill(~model.prototypes.classes.any(1), torch.inf)
+        # Clst and Sep of section 2.2: smallest squared distances, to own and to foreign prototypes.
         cluster, separation = layers.cluster_and_separation(counted, labels, model.prototypes.classes)
         entropy = nn.functional.cross_entropy(logits, labels)
         # Section 2.2 of the paper: the separation cost is the negative distance, hence the minus.
@@ -94,26 +89,13 @@ class ProtoPNetLearner(NetworkLearner):
             "train_accuracy": correct,
         }
 
-    def act(self, action: str, samples: Samples) -> None:
-        """Run ``project``, which replaces the prototypes by training patches."""
-        if action != "project":
-            super().act(action, samples)
-        model = self.model
-        project(
-            model.prototype_vectors,
-            model.prototypes,
-            lambda images: model.add_on_layers(model.backbone(images)),
-            layers.squared_distances,
-            samples,
-            self.progress,
-        )
-
 
 class ProtoPNet(PrototypeNetwork):
     """Class-specific prototypes trained with the network and projected onto training patches."""
 
     name = "protopnet"
     paper = "Chen et al., This Looks Like That: Deep Learning for Interpretable Image Recognition, NeurIPS 2019"
+    learner_class = ProtoPNetLearner
 
     class Config(TrainedConfig):
         """Published defaults; the schedule comes from the recipe.
@@ -134,20 +116,9 @@ class ProtoPNet(PrototypeNetwork):
         separation: float = 0.08
         l1: float = 1e-4
         start: AddOnStart = start_setting(AddOnStart)
-        schedule: Schedule
-
-        @field_validator("schedule")
-        @classmethod
-        def _known(cls, schedule: Schedule) -> Schedule:
-            return schedule.require(("backbone", "add_on", "prototypes", "last_layer"), ("project",))
 
     def build(self, task: FitContext) -> ProtoPNetModel:
         """Return the network with its initial weights, drawn from the task's seed."""
         backbone = task.backbone()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(task.seed, "protopnet"))
+        with seeded(derive(task.seed, "protopnet")):
             return ProtoPNetModel(backbone, task.train.classes, task.config.per_class, task.config.depth).eval()
-
-    def learner(self, model: ProtoPNetModel, task: FitContext) -> ProtoPNetLearner:
-        """Return the learner with the network's loss and projection."""
-        return ProtoPNetLearner(model, task.config, task.progress)

@@ -6,16 +6,14 @@ in the paper, q is the presence ``(C, P, K)`` and d are distances.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from baselines import layers, protopool_ops
 from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
-from baselines.projection import project
 from baselines.starts import PoolStart, start_setting
 from bench.config.schedule import Schedule
 from bench.contract import (
@@ -29,9 +27,7 @@ from bench.contract import (
     Samples,
     Sizes,
 )
-from bench.core.seeding import derive
-
-_GROUPS = ("backbone", "add_on", "prototypes", "presence", "last_layer")
+from bench.core.seeding import derive, seeded
 
 
 class ProtoPoolModel(PartPrototypeModel):
@@ -166,17 +162,6 @@ class ProtoPoolLearner(NetworkLearner):
         super().prepare(start, samples, seed)
         self.first_slots.copy_(self.model.slots)
 
-    def groups(self) -> Mapping[str, list[nn.Parameter]]:
-        """Return the groups ``backbone``, ``add_on``, ``prototypes``, ``presence``, ``last_layer``."""
-        model = self.model
-        return {
-            "backbone": list(model.backbone.parameters()),
-            "add_on": list(model.add_on_layers.parameters()),
-            "prototypes": [model.prototype_vectors],
-            "presence": [model.proto_presence],
-            "last_layer": list(model.last_layer.parameters()),
-        }
-
     def before_epoch(self, epoch: int) -> None:
         """Set the scale of the Gumbel-softmax; assign the slots if the presence does not learn."""
         if self.config.gumbel_steps is None:
@@ -215,6 +200,7 @@ class ProtoPoolLearner(NetworkLearner):
         cross_entropy = nn.functional.cross_entropy
         entropy = share * cross_entropy(logits, labels) + (1 - share) * cross_entropy(logits, others)
         overlap = protopool_ops.orthogonality(model.proto_presence, model.mixing)
+        # Published weights: 0.8, 0.08, 1 and, below, 1e-4.
         loss = entropy + config.cluster * cluster - config.separation * separation + config.orthogonality * overlap
         loss = loss + config.l1 * layers.foreign_weight(model.last_layer, self.own_slots)
         guess = logits.argmax(1)
@@ -230,22 +216,19 @@ class ProtoPoolLearner(NetworkLearner):
 
     def act(self, action: str, samples: Samples) -> None:
         """Run ``project``, with the training patches of the classes that have a prototype in any slot."""
-        if action != "project":
-            super().act(action, samples)
         model = self.model
         model.assign()
-        latent = nn.Sequential(model.backbone, model.add_on_layers)
-        vectors, distance = model.prototype_vectors, layers.squared_distances
-        project(vectors, model.prototypes, latent, distance, samples, self.progress)
+        super().act(action, samples)
         if self.config.official_bugs:
             # A bug of the official code: the buffer of a prototype in no slot is never filled, and copied.
             with torch.no_grad():
-                vectors[~model.prototypes.classes.any(1)] = 0.0
+                model.prototype_vectors[~model.prototypes.classes.any(1)] = 0.0
 
     def facts(self) -> dict[str, float]:
         """Return facts about the prototypes that are in a slot, and about the slots."""
         model, table = self.model, self.model.prototypes
         assigned = table.classes.any(1)
+        # Unassigned prototypes are projected onto nothing, and would count as copies of each other.
         sources = torch.cat([table.source_image[:, None], table.source_patch], 1)[assigned]
         return {
             # Prototypes in no slot are kept as they are and counted; the official code makes them zero vectors.
@@ -262,6 +245,7 @@ class ProtoPool(PrototypeNetwork):
 
     name = "protopool"
     paper = "Rymarczyk et al., Interpretable Image Classification with Differentiable Prototypes Assignment, ECCV 2022"
+    learner_class = ProtoPoolLearner
     class_specific = False
 
     published_forms: ClassVar = {"literal": {"mixing": "literal"}}
@@ -302,12 +286,8 @@ class ProtoPool(PrototypeNetwork):
         mixing: protopool_ops.Mixing = "factored"
         official_bugs: bool = False
         start: PoolStart = start_setting(PoolStart)
-        schedule: Schedule
 
-        @field_validator("schedule")
-        @classmethod
-        def _known(cls, schedule: Schedule) -> Schedule:
-            return schedule.require(_GROUPS, ("project",))
+        trains: ClassVar[tuple[str, ...]] = ("backbone", "add_on", "prototypes", "presence", "last_layer")
 
     @classmethod
     def check(cls, config: Any, sizes: Sizes) -> None:
@@ -336,12 +316,7 @@ class ProtoPool(PrototypeNetwork):
         """Return the network with its initial weights, drawn from the task's seed."""
         backbone, config = task.backbone(), task.config
         noise_seed = derive(task.seed, "protopool", "noise at inference") if config.official_bugs else None
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(task.seed, "protopool"))
+        with seeded(derive(task.seed, "protopool")):
             return ProtoPoolModel(
                 backbone, task.train.classes, config.prototypes, config.slots, config.depth, config.mixing, noise_seed
             ).eval()
-
-    def learner(self, model: ProtoPoolModel, task: FitContext) -> ProtoPoolLearner:
-        """Return the learner with the network's loss and projection."""
-        return ProtoPoolLearner(model, task.config, task.progress)

@@ -45,6 +45,7 @@ def draw_presence(logits: Tensor, scale: float, generator: torch.Generator | Non
     """
     if scale == 0:
         return logits.softmax(1)
+    # Minus the logarithm of an exponential number is a Gumbel number; tau = 0.5 as in the official code.
     noise = torch.empty_like(logits).exponential_(generator=generator).log_().neg_()
     return ((logits * scale + noise) / _TEMPERATURE).softmax(1)
 
@@ -76,6 +77,7 @@ def orthogonality(logits: Tensor, mixing: Mixing = "factored") -> Tensor:
     else:
         # The sum over all pairs of unit vectors is the squared length of their sum: no array of C P K K numbers.
         total = nn.functional.normalize(logits, dim=1).sum(2).square().sum()
+    # Minus 1: each slot's cosine with itself, one for each of the C K slots.
     return total / (classes * slots) - 1
 
 
@@ -85,10 +87,12 @@ def most_present(presence: Tensor) -> Tensor:
     The P - K prototypes of the separation term, with the largest absence, are the others.
     """
     total = presence.detach().sum(2)
+    # Official: the K largest of sum_k q for the cluster term, the P - K largest of sum_k (1 - q) for separation.
     top = total.topk(presence.shape[2], dim=1).indices
     return torch.zeros_like(total, dtype=torch.bool).scatter(1, top, True).T
 
 
 def focal_similarity(nearest: Tensor, average: Tensor) -> Tensor:
     """Compute the log similarity of the smallest distance minus that of the mean distance."""
+    # A prototype that is near everywhere shows nothing: its mean distance is small too, and cancels (focal similarity).
     return log_similarity(nearest) - log_similarity(average)

@@ -89,6 +89,7 @@ class ProtoPShareLearner(ProtoPNetLearner):
         target = merged_into(gaps.masked_fill(~(left & left[:, None]), torch.inf), self.config.merges)
         gone = target != torch.arange(len(target), device=target.device)
         weight = model.last_layer.weight
+        # W of a group is the sum of its columns; the identity its union.
         weight.copy_(torch.zeros_like(weight).index_add_(1, target, weight))
         table.classes.copy_(torch.zeros_like(weight.T).index_add_(0, target, table.classes.to(weight)) > 0)
         table.source_image[gone] = -1
@@ -110,6 +111,9 @@ class ProtoPShareLearner(ProtoPNetLearner):
         batches = samples.batches(_BATCH, products.device, index=index)
         for batch in self.progress.track(batches, "merging", total):
             nearest = model.distances(model.backbone(batch.images)).amin((2, 3)).double()
+            #
+            # v_p - v_q
+            # ^2 of the vectors of smallest distances, v_p over images, needs the products alone.
             products += nearest.T @ nearest
         return products
 
@@ -125,6 +129,7 @@ class ProtoPShare(ProtoPNet):
     name = "protopshare"
     paper = "Rymarczyk et al., ProtoPShare: Prototypical Parts Sharing for Similarity Discovery, KDD 2021"
     class_specific = False
+    learner_class = ProtoPShareLearner
     kept: ClassVar = {"unprojected": "before project", "projected": "after merge"}
 
     class Config(ProtoPNet.Config):
@@ -143,10 +148,12 @@ class ProtoPShare(ProtoPNet):
         merge_on: Literal["all", "first_batch"] = "all"
         merge_by: Literal["distances", "vectors"] = "distances"
 
+        actions: ClassVar[tuple[str, ...]] = ("project", "merge")
+
         @field_validator("schedule")
         @classmethod
         def _known(cls, schedule: Schedule) -> Schedule:
-            schedule.require(("backbone", "add_on", "prototypes", "last_layer"), ("project", "merge"))
+            schedule.require(cls.trains, cls.actions)
             actions = [phase.action for phase in schedule.phases if phase.action]
             if "project" in actions and actions[-1] != "merge":
                 raise ValueError("`action: merge` must follow the last `action: project`")
@@ -157,7 +164,3 @@ class ProtoPShare(ProtoPNet):
         model = super().build(task)
         model.last_layer = layers.class_connection(model.prototypes.classes, other=0.0)
         return model
-
-    def learner(self, model: ProtoPNetModel, task: FitContext) -> ProtoPShareLearner:
-        """Return the learner with ProtoPNet's loss, projection and merging."""
-        return ProtoPShareLearner(model, task.config, task.progress)

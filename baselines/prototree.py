@@ -6,22 +6,19 @@ mean of the leaves' distributions, weighted by the probabilities of arriving the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from baselines import layers, soft_tree
 from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
 from baselines.projection import project
 from baselines.starts import AddOnStart, start_setting
-from bench.config.schedule import Schedule
 from bench.contract import Explanation, FitContext, PartPrototypeModel, Progress, PrototypeTable, Samples
-from bench.core.seeding import derive
+from bench.core.seeding import derive, seeded
 
-_GROUPS = ("backbone", "add_on", "prototypes")
 _TINY = 1e-300
 """Least probability of a class in a leaf: the softmax of parameters that are 750 apart is 0, which has no logarithm."""
 
@@ -48,6 +45,7 @@ class ProtoTreeModel(PartPrototypeModel):
         super().__init__()
         self.backbone, self.route = backbone, route
         convolution = nn.Conv2d(backbone.channels, depth, 1, bias=False)
+        # Xavier with the gain of a sigmoid, as published.
         nn.init.xavier_normal_(convolution.weight, gain=nn.init.calculate_gain("sigmoid"))
         self.add_on_layers = nn.Sequential(convolution, nn.Sigmoid())
         self.prototype_vectors = nn.Parameter(0.5 + 0.1 * torch.randn(turns.shape[1], depth, 1, 1))
@@ -120,10 +118,6 @@ class ProtoTreeLearner(NetworkLearner):
         self._arrived: tuple[Tensor, Tensor, Tensor] | None = None
         self._old = model.leaves.clone()
 
-    def groups(self) -> Mapping[str, list[nn.Parameter]]:
-        """Return the groups ``backbone``, ``add_on``, ``prototypes``."""
-        return layers.parameter_groups(self.model)
-
     def before_epoch(self, epoch: int) -> None:
         """Remember the leaves as they are when the epoch begins."""
         self._old = self.model.leaves.clone()
@@ -132,6 +126,7 @@ class ProtoTreeLearner(NetworkLearner):
         """Compute the negative log likelihood and the training accuracy."""
         model = self.model
         paths, classes = model.paths(model.distances(model.backbone(images)).amin((2, 3)))
+        # The probability of the true class, before the step: both the loss and the leaves' update use it.
         likelihood = classes.gather(1, labels[:, None])[:, 0]
         self._arrived = paths.detach().exp(), likelihood.detach().exp(), labels
         return {"loss": -likelihood.mean().float(), "train_accuracy": (classes.argmax(1) == labels).float().mean()}
@@ -206,12 +201,9 @@ class ProtoTree(PrototypeNetwork):
         pruning: Annotated[float, Field(ge=0, lt=1)] = 0.01
         route: soft_tree.Route = "distributed"
         start: TreeStart = start_setting(TreeStart)
-        schedule: Schedule
 
-        @field_validator("schedule")
-        @classmethod
-        def _known(cls, schedule: Schedule) -> Schedule:
-            return schedule.require(_GROUPS, ("prune", "project"))
+        trains: ClassVar[tuple[str, ...]] = ("backbone", "add_on", "prototypes")
+        actions: ClassVar[tuple[str, ...]] = ("prune", "project")
 
     def settle(self, model: ProtoTreeModel) -> None:
         """Find the classes that the leaves below each node predict."""
@@ -220,8 +212,7 @@ class ProtoTree(PrototypeNetwork):
     def build(self, task: FitContext) -> ProtoTreeModel:
         """Return the network with its initial weights, drawn from the task's seed."""
         backbone, config = task.backbone(), task.config
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(task.seed, "prototree"))
+        with seeded(derive(task.seed, "prototree")):
             turns = soft_tree.complete_tree(config.levels)
             return ProtoTreeModel(backbone, task.train.classes, turns, config.depth, config.route).eval()
 

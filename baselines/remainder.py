@@ -71,6 +71,7 @@ class ClassifierWithRemainder(PartPrototypeModel):
     def prototype_logits(self, features: Tensor) -> Tensor:
         """Compute the logits without the remainder: contributions of each class's own prototypes, and the bias."""
         means = self.means(features.to(self.bias.dtype))
+        # Shares are 0 in the logits of other classes, so that each class has its own prototypes alone.
         return means @ self.shares.to(means.dtype) + self.bias
 
     def head(self, features: Tensor, classes: Tensor | None = None) -> Explanation:
@@ -95,6 +96,7 @@ class ClassifierWithRemainder(PartPrototypeModel):
     def contributions(self, features: Tensor, classes: Tensor) -> Tensor:
         """Compute the exact contribution of each cell, the remainder's included."""
         rows = self.weight[classes].to(features.dtype)
+        # <x_u, v_c> / HW: an average and a linear layer, so that cells and the bias add up to the logit.
         return torch.einsum("ndhw,nd->nhw", features, rows) / features[0, 0].numel()
 
     shapley = contributions

@@ -41,6 +41,7 @@ def log_paths(log_right: Tensor, log_left: Tensor, turns: Tensor) -> Tensor:
         log_left: the same for left; all finite.
         turns: the tree.
     """
+    # The product of the probabilities of all turns of a path, as a sum of logarithms.
     paths = log_right @ (turns == 1).to(log_right).T + log_left @ (turns == -1).to(log_left).T
     return paths.masked_fill(~turns.any(1), -torch.inf)
 
@@ -69,6 +70,7 @@ def update_leaves(leaves: Tensor, old: Tensor, batches: int, paths: Tensor, like
         likelihood: ``(N,)``, probability of each image's class; both are from before the optimiser step.
         labels: ``(N,)``.
     """
+    # pa_n softmax(theta)_y / y_n, y_n the predicted probability of the image's class.
     share = paths * leaves.softmax(1).T[labels] / likelihood[:, None]
     # What the last epoch added leaves in equal parts; rounding may end below zero.
     leaves.sub_(old / batches).clamp_(min=0)
@@ -102,6 +104,7 @@ def prune(turns: Tensor, leaves: Tensor, threshold: float) -> Tensor:
 
 def reachable(turns: Tensor, leaves: Tensor) -> Tensor:
     """Return the classes that a leaf below each node predicts, bool ``(P, C)``."""
+    # A leaf predicts one class, that of its largest parameter; projection is onto patches of these classes.
     predicted = torch.nn.functional.one_hot(leaves.argmax(1), leaves.shape[1])
     return (turns != 0).T.float() @ predicted.float() > 0
 
@@ -125,4 +128,5 @@ def found(nearest: Tensor, turns: Tensor, leaves: Tensor, classes: Tensor) -> Te
 
 def turning(nearest: Tensor) -> tuple[Tensor, Tensor]:
     """Return the logarithms of the probabilities exp(-d) of turning right and 1 - exp(-d) of turning left."""
+    # expm1: of small distances 1 - exp(-d) would have no digits left.
     return -nearest, torch.log(-torch.expm1(-nearest))

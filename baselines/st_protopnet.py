@@ -13,15 +13,14 @@ from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import PositiveInt, field_validator
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from baselines import layers, starts
 from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
 from baselines.projection import cell, project
-from bench.config.schedule import Schedule
 from bench.contract import FitContext, Progress, PrototypeTable, RequestError, Samples, Sizes
-from bench.core.seeding import derive
+from bench.core.seeding import derive, seeded
 
 Form = Literal["cropped", "full"]
 Branches = Literal["both", "trivial", "support"]
@@ -41,6 +40,7 @@ def products(bases: Tensor) -> Tensor:
 
 def literal_products(bases: Tensor) -> Tensor:
     """Compute :func:`products` as the official code, from all ``C K D C K`` products of two numbers."""
+    # (C, K, D, 1, 1) times (1, 1, D, C, K): memory grows with the square of the prototypes.
     terms = bases[:, :, :, None, None] * bases.permute(2, 0, 1)[None, None]
     return terms.sum(2).permute(0, 2, 1, 3).flatten(2)
 
@@ -79,6 +79,7 @@ class Branch(nn.Module):
 
     def similarities(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return what is largest at the cell to project onto, and the cosines: both ``(N, P, h, w)``."""
+        # z is not normalised: cropped images are scored by projections, whole ones by cosines.
         projected = layers.projections(z, self.prototype_vectors)
         cosines = layers.cosines(z, projected)
         return (projected if self.form == "cropped" else cosines), cosines
@@ -200,6 +201,7 @@ class STProtoPNetLearner(NetworkLearner):
             "l1": layers.foreign_weight(branch.last_layer, identity),
         }
         loss = terms["cross_entropy"] + config.cluster * cluster
+        # Published: 0.48 for support prototypes, 0.08 for trivial ones.
         loss = loss - (config.support_separation if support else config.separation) * separation
         loss = loss + config.orthonormality * terms["orthonormality"] + config.l1 * terms["l1"]
         loss = loss + (config.closeness if support else config.discrimination) * between
@@ -210,6 +212,7 @@ class STProtoPNetLearner(NetworkLearner):
         """Normalise the prototypes of all branches to length one, clear the sources of those that learn, count on."""
         self.step += 1
         for part in self.model.parts:
+            # After every step, as in official code, also in a stage in which they do not learn.
             part.prototype_vectors.copy_(layers.unit(part.prototype_vectors))
             layers.forget_sources(part.prototype_vectors, part.prototypes)
 
@@ -235,6 +238,7 @@ class STProtoPNet(PrototypeNetwork):
 
     name = "st-protopnet"
     paper = "Wang et al., Learning Support and Trivial Prototypes for Interpretable Image Classification, ICCV 2023"
+    learner_class = STProtoPNetLearner
 
     published_forms: ClassVar = {"literal": {"pairs_form": "literal"}}
 
@@ -272,12 +276,6 @@ class STProtoPNet(PrototypeNetwork):
         l1: float = 1e-4
         pairs_form: Literal["gram", "literal"] = "gram"
         start: starts.AddOnStart = starts.start_setting(starts.AddOnStart)
-        schedule: Schedule
-
-        @field_validator("schedule")
-        @classmethod
-        def _known(cls, schedule: Schedule) -> Schedule:
-            return schedule.require(("backbone", "add_on", "prototypes", "last_layer"), ("project",))
 
     @classmethod
     def check(cls, config: Any, sizes: Sizes) -> None:
@@ -288,15 +286,10 @@ class STProtoPNet(PrototypeNetwork):
     def build(self, task: FitContext) -> STProtoPNetModel:
         """Return the network with its initial weights, drawn from the task's seed."""
         backbone, config = task.backbone(), task.config
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(task.seed, "st-protopnet"))
+        with seeded(derive(task.seed, "st-protopnet")):
             return STProtoPNetModel(
                 backbone, task.train.classes, config.per_class, config.depth, config.form, config.branches
             ).eval()
-
-    def learner(self, model: STProtoPNetModel, task: FitContext) -> STProtoPNetLearner:
-        """Return the learner with the network's loss and projection."""
-        return STProtoPNetLearner(model, task.config, task.progress)
 
 
 class SupportST(STProtoPNet):

@@ -7,20 +7,18 @@ channels, while ``depth`` here is the 64 of its settings.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import PositiveInt, field_validator
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from baselines import layers
 from baselines.network import NetworkLearner, PrototypeNetwork, TrainedConfig
-from baselines.projection import project
 from baselines.starts import AddOnStart, start_setting
 from bench.config.schedule import Schedule
-from bench.contract import FitContext, PrototypeTable, RequestError, Samples, Sizes
-from bench.core.seeding import derive
+from bench.contract import FitContext, PrototypeTable, RequestError, Sizes
+from bench.core.seeding import derive, seeded
 
 
 def subspace_separation(bases: Tensor) -> Tensor:
@@ -49,6 +47,7 @@ def subspace_separation(bases: Tensor) -> Tensor:
 
 def literal_subspace_separation(bases: Tensor) -> Tensor:
     """Compute :func:`subspace_separation` as the official code, from the ``(C, C, D, D)`` tensor of differences."""
+    # Projection operators B^T B of all classes, D x D each.
     operators = bases.mT @ bases
     # The 1e-10 keeps the root away from zero; it is part of the code, not of the paper.
     differences = operators[:, None] - operators + 1e-10
@@ -97,29 +96,31 @@ class TesNetModel(layers.MaximaModel):
 class TesNetLearner(NetworkLearner):
     """Cross entropy, cluster, separation and L1 terms; orthonormality within classes, separation between them."""
 
-    def groups(self) -> Mapping[str, list[nn.Parameter]]:
-        """Return the groups ``backbone``, ``add_on``, ``prototypes``, ``last_layer``."""
-        return layers.parameter_groups(self.model)
-
-    def forward(self, images: Tensor, labels: Tensor, phase: str) -> dict[str, Tensor]:
-        """Compute the loss of the paper with its terms, and the training accuracy."""
-        model, config = self.model, self.config
-        z = model.add_on_layers(model.backbone(images))
+    def classify(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Return the maps, the logits, and the cross entropy, cluster and separation terms."""
+        model = self.model
+        z = model.add_on_layers(features)
         maps = layers.projections(z, model.prototype_vectors)
         logits = model.last_layer(maps.amax((2, 3)))
         # Only these two terms use cosines; logits and maps keep the length of z.
         nearest = -layers.cosines(z, maps).amax((2, 3))
         cluster, separation = layers.cluster_and_separation(nearest, labels, model.prototypes.classes)
+        # Official terms add 64 to these negative cosines and subtract it again.
+        entropy = nn.functional.cross_entropy(logits, labels)
+        return maps, logits, {"cross_entropy": entropy, "cluster": cluster, "separation": separation}
+
+    def forward(self, images: Tensor, labels: Tensor, phase: str) -> dict[str, Tensor]:
+        """Compute the loss of the paper with its terms, and the training accuracy."""
+        model, config = self.model, self.config
+        _, logits, terms = self.classify(model.backbone(images), labels)
         subspaces = subspace_separation if config.subspace_form == "gram" else literal_subspace_separation
-        terms = {
-            "cross_entropy": nn.functional.cross_entropy(logits, labels),
-            "cluster": cluster,
-            "separation": separation,
+        terms |= {
             "l1": layers.foreign_weight(model.last_layer, model.prototypes.classes),
             "orthonormality": layers.orthonormality(model.bases),
             "subspace": subspaces(model.bases),
         }
-        loss = terms["cross_entropy"] + config.cluster * cluster - config.separation * separation
+        loss = terms["cross_entropy"] + config.cluster * terms["cluster"] - config.separation * terms["separation"]
+        # Orthonormality within a class, and minus the distance between classes: signs of the official loss.
         loss = loss + config.l1 * terms["l1"] + config.orthonormality * terms["orthonormality"]
         loss = loss - config.subspace * terms["subspace"]
         return {"loss": loss, **terms, "train_accuracy": (logits.argmax(1) == labels).float().mean()}
@@ -132,20 +133,10 @@ class TesNetLearner(NetworkLearner):
         prototypes.copy_(layers.unit(prototypes))
         layers.forget_sources(prototypes, self.model.prototypes)
 
-    def act(self, action: str, samples: Samples) -> None:
-        """Run ``project``, which replaces the prototypes by training patches."""
-        if action != "project":
-            super().act(action, samples)
-        model = self.model
-        project(
-            model.prototype_vectors,
-            model.prototypes,
-            lambda images: model.add_on_layers(model.backbone(images)),
-            # Of unnormalised z, so that long patches win, as published; the patch is copied at its length.
-            lambda z, prototypes: -layers.projections(z, prototypes),
-            samples,
-            self.progress,
-        )
+    def distance(self, z: Tensor, prototypes: Tensor) -> Tensor:
+        """Return the negative projections onto prototypes at length one."""
+        # Of unnormalised z, so that long patches win, as published; the patch is copied at its length.
+        return -layers.projections(z, prototypes)
 
 
 class TesNet(PrototypeNetwork):
@@ -153,6 +144,7 @@ class TesNet(PrototypeNetwork):
 
     name = "tesnet"
     paper = "Wang et al., Interpretable Image Recognition by Constructing Transparent Embedding Space, ICCV 2021"
+    learner_class = TesNetLearner
 
     published_forms: ClassVar = {"literal": {"subspace_form": "literal"}}
 
@@ -184,12 +176,6 @@ class TesNet(PrototypeNetwork):
         subspace_form: Literal["gram", "literal"] = "gram"
         official_bugs: bool = False
         start: AddOnStart = start_setting(AddOnStart)
-        schedule: Schedule
-
-        @field_validator("schedule")
-        @classmethod
-        def _known(cls, schedule: Schedule) -> Schedule:
-            return schedule.require(("backbone", "add_on", "prototypes", "last_layer"), ("project",))
 
     @classmethod
     def check(cls, config: Any, sizes: Sizes) -> None:
@@ -211,10 +197,5 @@ class TesNet(PrototypeNetwork):
     def build(self, task: FitContext) -> TesNetModel:
         """Return the network with its initial weights, drawn from the task's seed."""
         backbone = task.backbone()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(task.seed, "tesnet"))
+        with seeded(derive(task.seed, "tesnet")):
             return TesNetModel(backbone, task.train.classes, task.config.per_class, task.config.depth).eval()
-
-    def learner(self, model: TesNetModel, task: FitContext) -> TesNetLearner:
-        """Return the learner with the network's loss and projection."""
-        return TesNetLearner(model, task.config, task.progress)

@@ -93,5 +93,6 @@ class PartAgreement(Metric):
         lists = {"class": classes, "nmi": shared, "ari": rand}
         columns = {name: torch.tensor(values).numpy() for name, values in lists.items()}
         also = {"ari": 100 * float(columns["ari"].mean())}
+        # Over all classes at once, as PDiscoNet does for parts that classes share.
         also["overall"] = 100 * float(normalized_mutual_info_score(part, prototype))
         return Score(100 * float(columns["nmi"].mean()), len(classes), {"class": columns}, also)

@@ -122,6 +122,7 @@ class Sensitivity(Axiom):
             ("logit changes", self.config.images, self.config.baseline), lambda: logit_changes(features, baseline)
         )
         logits = torch.stack([features.logit(classes) for classes in features.classes])
+        # Relative to the logit: in double precision rounding is ten orders below it.
         tau = 1e-6 * logits.abs().clamp(min=1)[:, :, None]
         matters, visible = changes.abs() > tau, torch.stack(shown).abs() > tau
         false, missed = ((part.double().mean(2) * 100) for part in (visible & ~matters, matters & ~visible))
@@ -140,10 +141,6 @@ class Sensitivity(Axiom):
                 means = [seen.model.backbone(batch.images).double().mean((2, 3)) for batch in batches]
                 self._baseline = torch.cat(means).mean(0)
         return self._baseline
-
-    def compute(self) -> Score:
-        """Return the mean percentage of the cells of an image."""
-        return self.means("violations", false="false", missed="missed", predicted="violations_predicted")
 
 
 class Completeness(Axiom):
@@ -170,13 +167,10 @@ class Completeness(Axiom):
         for classes in features.classes:
             shown = self.shown(features, classes, alike=False)
             logits.append(features.logit(classes))
+            # Completeness: sum_u A_u + b - l. Without the offset a head with a bias could not be complete.
             gaps.append((shown.sum(1) + features.model.offset(classes) - logits[-1]).abs())
         absolute = torch.stack(gaps)
         self._rows.add(**both(features, gap=absolute / torch.stack(logits).abs().clamp(min=1e-6), absolute=absolute))
-
-    def compute(self) -> Score:
-        """Return the mean relative gap."""
-        return self.means("gap", absolute="absolute", predicted="gap_predicted")
 
 
 class Linearity(Axiom):
@@ -313,9 +307,9 @@ class Symmetry(Axiom):
 
     def compute(self) -> Score:
         """Return the larger of the two mean gaps."""
-        score = self.means("copy", copy="copy", permutation="permutation")
-        table = score.items["image"]
+        table = self._rows.arrays()
+        # The worse of the two properties, each of which an attribution may fail alone.
         worst, predicted = (
             max(float(table[f"{name}{end}"].mean()) for name in ("copy", "permutation")) for end in ("", "_predicted")
         )
-        return Score(worst, score.n, score.items, {**score.also, "predicted": predicted})
+        return Score(worst, len(table["index"]), {"image": table}, {**self.means(table), "predicted": predicted})

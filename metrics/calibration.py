@@ -67,6 +67,7 @@ class Calibration(ImageMetric):
 
     def update(self, seen: Observation) -> None:
         """Add the predictions of one batch."""
+        # Probabilities in double precision: in single many confidences would be exactly 1.
         confidence, prediction = seen.own.logits.double().softmax(1).max(1)
         self._rows.add(index=seen.index, confidence=confidence, correct=(prediction == seen.labels).long())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bench.contract import Aggregate, Observation, Score
+from bench.contract import Aggregate, Observation
 from metrics.parts import class_maps
 from metrics.tables import ImageMetric
 
@@ -35,12 +35,9 @@ class Cancellation(ImageMetric):
         if not indices.numel():
             return
         maps = (maps * (indices >= 0)[:, :, None, None]).double().flatten(2)
+        # The triangle inequality: the norms add up to no less than the norm of the sum.
         parts, whole = maps.norm(dim=2).sum(1), maps.sum(1).norm(dim=1)
         kept = parts > 0
         # Perfect cancellation has no finite ratio; 1e-12 of the parts is the rest that rounding leaves of them.
         ratio = parts / whole.clamp(min=1e-12 * parts)
         self._rows.add(kept, index=seen.index, label=seen.labels, ratio=ratio)
-
-    def compute(self) -> Score:
-        """Return the mean over images."""
-        return self.means("ratio")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bench.contract import Aggregate, Observation, PrototypeTable, Samples, Score, Settings
+from bench.contract import Aggregate, Observation, Score, Settings
 from metrics.feature_sampling import attribution
-from metrics.parts import PositiveShare, class_maps, require_prototypes
+from metrics.parts import PositiveShare, class_maps
 from metrics.tables import ImageMetric
 
 
@@ -26,6 +26,7 @@ class Compactness(ImageMetric):
     version = "2"
     unit = "prototypes"
     higher_is_better = False
+    requires = ("prototypes",)
     needs = frozenset({"image", "label", "prediction"})
 
     class Config(Settings):
@@ -41,10 +42,6 @@ class Compactness(ImageMetric):
             "area": Aggregate("image", "area", "index", limits=(0.0, 100.0)),
             "whole": "it is a count of the model's prototypes",
         }
-
-    def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
-        super().__init__(config, samples, prototypes)
-        require_prototypes(prototypes)
 
     def update(self, seen: Observation) -> None:
         """Sort the scores of one batch."""
@@ -62,6 +59,6 @@ class Compactness(ImageMetric):
 
     def compute(self) -> Score:
         """Return the mean over images."""
-        score = self.means("needed", area="area")
+        score = super().compute()
         whole = {"whole": float(self.prototypes.classes.any(1).sum())}
         return Score(score.value, score.n, score.items, {**whole, **score.also})

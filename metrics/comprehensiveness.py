@@ -9,20 +9,10 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from bench.contract import Aggregate, Observation, PrototypeTable, Samples, Score, Settings, share
+from bench.contract import Aggregate, Observation, Settings, share
 from metrics.distinctiveness import highest_slots, pooled, stretched
-from metrics.masks import (
-    GREY,
-    described,
-    described_aggregates,
-    high,
-    iou,
-    measurable,
-    objects,
-    on_pixels,
-    require_objects,
-)
-from metrics.parts import PositiveShare, class_maps, require_prototypes
+from metrics.masks import GREY, described, described_aggregates, high, iou, measurable, objects, on_pixels
+from metrics.parts import PositiveShare, class_maps
 from metrics.tables import ImageMetric
 
 # Bytes of enlarged maps at a time: of float64, with two masks and the copies that making them takes.
@@ -69,6 +59,7 @@ class Comprehensiveness(ImageMetric):
     version = "1"
     needs = frozenset({"image", "label", "mask"})
     empty = "no test image has prototypes of its class, and pixels of the object and others"
+    requires = ("objects", "prototypes")
 
     class Config(Settings):
         """Definition of the metric.
@@ -94,11 +85,6 @@ class Comprehensiveness(ImageMetric):
             **described_aggregates(),
         }
 
-    def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
-        super().__init__(config, samples, prototypes)
-        require_objects(samples)
-        require_prototypes(prototypes)
-
     def update(self, seen: Observation) -> None:
         """Compare the maps of one batch with the objects."""
         indices, maps, _ = class_maps(seen)
@@ -111,10 +97,7 @@ class Comprehensiveness(ImageMetric):
         self._rows.add(
             measurable(inside) & real.any(1),
             **described(seen, inside),
+            # Of the union of all maps, so that a part found twice counts once (`eval/comprehensiveness.py`).
             iou=iou(reached, inside),
             covered=(reached & inside).sum((1, 2)).double() / inside.sum((1, 2)),
         )
-
-    def compute(self) -> Score:
-        """Return the mean over the images."""
-        return self.means("iou", scale=100, covered="covered", area="area", boxes="boxes")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bench.contract import Aggregate, Observation, Score, Settings
+from bench.contract import Aggregate, Observation, Settings
 from metrics.parts import HALF, class_maps, class_peaks
 from metrics.peaks import CANVAS
 from metrics.tables import ImageMetric
@@ -47,9 +47,6 @@ class Contrastivity(ImageMetric):
         count = pairs.sum((1, 2))
         kept = count > 0
         distance = (apart.norm(dim=3) * pairs).sum((1, 2)) / count
+        # Within the half side of the region of Huang et al. in both directions: one region contains both peaks.
         near = ((apart.abs().amax(3) <= self.config.half_size) * pairs).sum((1, 2)) / count
         self._rows.add(kept, index=seen.index, label=seen.labels, distance=100 * distance / CANVAS, same=100 * near)
-
-    def compute(self) -> Score:
-        """Return the mean over images whose class has two prototypes."""
-        return self.means("distance", same="same")

@@ -103,6 +103,7 @@ class Coverage(Metric):
         units.require()
         if not int(self._hits.images.sum()):
             raise NotApplicable("no test image belongs to a class that has a prototype")
+        # Of equal rates the first part: a prototype stands for one part only.
         part, rate = best_part(self._hits.rates())
         passed = consistent(hit, visible, self.config.threshold)
         shape = (int(units.label.max()) + 1, hit.shape[1])
@@ -122,5 +123,6 @@ class Coverage(Metric):
         rows = arrays({**units.columns(), "consistent": passed.long(), "part": part, "rate": rate})
         also = {"near": float(table["near"].mean())}
         if table["consistent"].any():
+            # 1 - different parts / consistent prototypes, over all classes together.
             also["repeated"] = 100 * float(1 - table["parts"].sum() / table["consistent"].sum())
         return Score(float(table["parts"].mean()), len(label), {"class": table, "prototype": rows}, also)

@@ -136,11 +136,13 @@ class Deletion(ImageMetric):
         pictures = [curve(*pair, self.config.steps, insert, colour) for pair in zip(ranks, images, strict=True)]
         probability = model(torch.cat(pictures)).double().softmax(1).unflatten(0, (len(ranks), -1))
         chosen = probability.gather(2, prediction[:, None, None].expand(-1, probability.shape[1], 1))[:, :, 0]
+        # The trapezoid rule over equal steps, as RISE's area; 1 is a probability of 1 at every step.
         return 100 * torch.trapezoid(chosen) / self.config.steps
 
     def compute(self) -> Score:
         """Return the mean over the images."""
         table = self._rows.arrays()
         also = {name: float(table[name].mean()) for name in ("area", "random")}
+        # The advantage over chance, which is ours: RISE reports the area alone.
         gain = also["area"] - also["random"] if self.config.mode == "insert" else also["random"] - also["area"]
         return Score(gain, len(table["index"]), {"image": table}, also)

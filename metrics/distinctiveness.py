@@ -10,7 +10,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 from torch.nn import functional
 
-from bench.contract import Aggregate, NotApplicable, Observation, Score, Settings, share
+from bench.contract import Aggregate, NotApplicable, Observation, Settings, share
 from metrics.parts import HALF, class_maps, class_peaks
 from metrics.peaks import CANVAS
 from metrics.tables import ImageMetric
@@ -38,6 +38,7 @@ def overlap(peaks: Tensor, half: int = HALF, size: int | None = CANVAS) -> Tenso
     if size is not None:
         low, high = low.clamp(min=0), high.clamp(max=size)
     sides = torch.minimum(high[:, :, None], high[:, None]) - torch.maximum(low[:, :, None], low[:, None])
+    # Sides that do not overlap are negative, and two of them would have a positive product.
     shared, area = sides.clamp(min=0).prod(3), (high - low).prod(2)
     return shared / (area[:, :, None] + area[:, None] - shared)
 
@@ -157,10 +158,7 @@ class Distinctiveness(ImageMetric):
             count > 0,
             index=seen.index,
             label=seen.labels,
+            # 1 - mean intersection over union of the pairs (`eval/distinctiveness.py` of proto-non-param).
             distinct=1 - shared / count,
             same=same / count,
         )
-
-    def compute(self) -> Score:
-        """Return the mean over images whose class has two prototypes."""
-        return self.means("distinct", scale=100, same="same")

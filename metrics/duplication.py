@@ -111,6 +111,7 @@ class Duplication(Metric):
         if projected.any():
             patches = torch.cat((self.prototypes.source_image[:, None], self.prototypes.source_patch), 1)[projected]
             _, inverse, counts = patches.unique(dim=0, return_inverse=True, return_counts=True)
+            # Prototypes of one patch are the same vector, whatever their maps are.
             also["sources"] = 100 * float((counts[inverse] > 1).double().mean())
         items = {"prototype": {name: column.cpu().numpy() for name, column in table.items()}}
         return Score(100 * float(repeated.double().mean()), len(repeated), items, also)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from bench.contract import Aggregate, CellError, Observation, PrototypeTable, Samples, Score
-from metrics.parts import require_prototypes
 from metrics.tables import ImageMetric
 
 NOTHING = 1e-3
@@ -30,6 +29,7 @@ class ExplanationSize(ImageMetric):
     version = "1"
     unit = "prototypes"
     higher_is_better = False
+    requires = ("prototypes",)
     needs = frozenset({"image", "label", "prediction"})
 
     @classmethod
@@ -45,7 +45,6 @@ class ExplanationSize(ImageMetric):
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)
-        require_prototypes(prototypes)
         self._weights: Tensor | None = None
 
     def update(self, seen: Observation) -> None:
@@ -67,7 +66,7 @@ class ExplanationSize(ImageMetric):
 
     def compute(self) -> Score:
         """Return the mean over images."""
-        score = self.means("local", predicted="predicted")
+        score = super().compute()
         assert self._weights is not None  # there was an image
         used = self._weights > NOTHING
         sizes = {"whole": float(used.any(1).sum()), "sparsity": 100 * float((~used).double().mean())}

@@ -120,12 +120,8 @@ def attribution(
     if alike and shown.shape[1:] != maps.shape[2:]:
         cells, wanted = ("x".join(map(str, shape)) for shape in (shown.shape[1:], maps.shape[2:]))
         raise NotApplicable(f"its map has {cells} cells, not the {wanted} of the features")
-    require(
-        shown.isfinite().flatten(1).all(1),
-        lambda rows: CellError(
-            "an attribution map holds NaN or infinite values: look for a division by zero in the method"
-        ),
-    )
+    error = "an attribution map holds NaN or infinite values: look for a division by zero in the method"
+    require(shown.isfinite().flatten(1).all(1), lambda rows: CellError(error))
     return shown.flatten(1).double()
 
 

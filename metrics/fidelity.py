@@ -53,6 +53,7 @@ class Fidelity(ImageMetric):
     def compute(self) -> Score:
         """Return the percentage over all images."""
         table = self._rows.arrays()
+        # In points: the difference of two accuracies on the same images.
         gain = (table["prediction"] == table["label"]).mean() - (table["black_box"] == table["label"]).mean()
         also = {"accuracy_gain": 100 * float(gain), "logit_difference": float(table["difference"].max())}
         agreed = (table["prediction"] == table["black_box"]).mean()

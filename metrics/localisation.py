@@ -96,6 +96,7 @@ class PointingBox(ImageMetric):
         hit &= column + 0.5 < boxes[:, 3]
         share, high = inside(boxes, *maps.shape[1:], side), maps.clamp(min=0)
         total = high.sum((1, 2))
+        # Score-CAM's energy; a cell on the box's border counts by its area inside.
         within = (high * share).sum((1, 2))
         area, cells = share.mean((1, 2)), maps.shape[1:].numel()
         # A box that fills the image leaves nothing outside to compare with; of an empty one nothing is inside.
@@ -116,7 +117,7 @@ class PointingBox(ImageMetric):
     def compute(self) -> Score:
         """Return the percentage over all images with a box."""
         table = self._rows.arrays()
-        also = {name: 100 * float(table[name].mean()) for name in ("energy", "area")}
+        numbers = self.means(table)
         if table["inside"].sum() > 0:
-            also["outside"] = float(table["outside"].sum() / table["inside"].sum())
-        return Score(100 * float(table["hit"].mean()), len(table["index"]), {"image": table}, also)
+            numbers["outside"] = float(table["outside"].sum() / table["inside"].sum())
+        return Score(numbers.pop(""), len(table["index"]), {"image": table}, numbers)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from pydantic import NonNegativeInt
 
-from bench.contract import Aggregate, NotApplicable, Observation, PrototypeTable, Samples, Score, Settings, share
+from bench.contract import Aggregate, NotApplicable, Observation, Score, Settings, share
 from metrics import masks
 from metrics.parts import PositiveShare, class_maps
 from metrics.peaks import peaks
@@ -35,6 +35,7 @@ class MaskEnergy(ImageMetric):
     version = "2"
     needs = frozenset({"image", "label", "mask"})
     empty = _EMPTY
+    requires = ("objects",)
 
     class Config(Settings):
         """Grey level of a mask above which a pixel is the object."""
@@ -47,10 +48,6 @@ class MaskEnergy(ImageMetric):
         pointing = share("image", "pointing", "index", higher_is_better=True)
         return {"": share("image", "energy", "index"), "pointing": pointing, **masks.described_aggregates()}
 
-    def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
-        super().__init__(config, samples, prototypes)
-        masks.require_objects(samples)
-
     def update(self, seen: Observation) -> None:
         """Compare the maps of one batch with the objects."""
         inside, positive = masks.objects(seen, self.config.grey), masks.class_pixels(seen).clamp(min=0)
@@ -58,13 +55,10 @@ class MaskEnergy(ImageMetric):
         self._rows.add(
             masks.measurable(inside) & (class_maps(seen)[0] >= 0).any(1),
             **masks.described(seen, inside),
+            # Score-CAM (2020), energy-based pointing game: positive sum on the object over all of it.
             energy=(positive * inside).sum((1, 2)) / positive.sum((1, 2)).clamp(min=1e-300),
             pointing=inside[torch.arange(len(row), device=row.device), row, column].long(),
         )
-
-    def compute(self) -> Score:
-        """Return the percentage over the images."""
-        return self.means("energy", scale=100, pointing="pointing", area="area", boxes="boxes")
 
 
 class MaskIou(ImageMetric):
@@ -83,6 +77,7 @@ class MaskIou(ImageMetric):
     version = "2"
     needs = frozenset({"image", "label", "mask"})
     empty = _EMPTY
+    requires = ("objects",)
     others: ClassVar[Mapping[str, float]] = {"at_25": 0.25, "at_75": 0.75}
 
     class Config(Settings):
@@ -101,13 +96,10 @@ class MaskIou(ImageMetric):
             **masks.described_aggregates(),
         }
 
-    def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
-        super().__init__(config, samples, prototypes)
-        masks.require_objects(samples)
-
     def update(self, seen: Observation) -> None:
         """Compare the maps of one batch with the objects."""
         inside, pixels = masks.objects(seen, self.config.grey), masks.class_pixels(seen)
+        # Half of the way up after min-max, as in `full/interpretability.py` of ST-ProtoPNet.
         region = masks.high(pixels, self.config.threshold)
         self._rows.add(
             masks.measurable(inside) & (class_maps(seen)[0] >= 0).any(1),
@@ -117,11 +109,6 @@ class MaskIou(ImageMetric):
             background=(region & ~inside).sum((1, 2)).double() / region.sum((1, 2)).clamp(min=1),
             **{name: masks.iou(masks.high(pixels, share), inside) for name, share in self.others.items()},
         )
-
-    def compute(self) -> Score:
-        """Return the percentage over the images."""
-        also = {name: name for name in (*self.others, "background", "area", "boxes")}
-        return self.means("iou", scale=100, **also)
 
 
 class MaskOirr(ImageMetric):
@@ -141,6 +128,7 @@ class MaskOirr(ImageMetric):
     higher_is_better = False
     needs = frozenset({"image", "label", "mask"})
     empty = _EMPTY
+    requires = ("objects",)
 
     class Config(Settings):
         """Grey level of a mask above which a pixel is the object."""
@@ -158,13 +146,10 @@ class MaskOirr(ImageMetric):
         heat = share("image", "inside", "index", higher_is_better=True)
         return {"": ratio, "heat": heat, **masks.described_aggregates()}
 
-    def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
-        super().__init__(config, samples, prototypes)
-        masks.require_objects(samples)
-
     def update(self, seen: Observation) -> None:
         """Compare the maps of one batch with the objects."""
         inside, pixels = masks.objects(seen, self.config.grey), masks.class_pixels(seen)
+        # Stretched from 0 to 1, as in `full/interpretability.py` of ST-ProtoPNet.
         pixels = pixels - pixels.amin((1, 2), keepdim=True)
         # A constant map is 0 everywhere.
         pixels = pixels / pixels.amax((1, 2), keepdim=True).clamp(min=1e-300)
@@ -181,8 +166,9 @@ class MaskOirr(ImageMetric):
         Raises:
             NotApplicable: if nothing is shown on any object.
         """
-        score = self.means("inside", scale=100, heat="inside", area="area", boxes="boxes")
-        table = score.items["image"]
+        table = self._rows.arrays()
         if not table["inside"].sum() > 0:
             raise NotApplicable("no map is high anywhere on an object, so there is nothing to divide by")
-        return Score(float(table["outside"].sum() / table["inside"].sum()), score.n, score.items, score.also)
+        # A ratio of means: the published mean of ratios has no bound where little is high on the object.
+        ratio = float(table["outside"].sum() / table["inside"].sum())
+        return Score(ratio, len(table["index"]), {"image": table}, self.means(table))

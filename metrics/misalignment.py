@@ -9,16 +9,7 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from bench.contract import (
-    Aggregate,
-    NotApplicable,
-    Observation,
-    PartPrototypeModel,
-    PrototypeTable,
-    Samples,
-    Score,
-    Settings,
-)
+from bench.contract import Aggregate, NotApplicable, Observation, PartPrototypeModel, PrototypeTable, Samples, Settings
 from bench.core.memory import to_device
 from metrics.feature_sampling import chosen_rows
 from metrics.parts import class_maps, require_prototypes
@@ -97,6 +88,7 @@ def attacked(
             if not score.requires_grad:
                 raise NotApplicable("its scores have no gradient")
             (slope,) = torch.autograd.grad(score, changed)
+        # Projected sign gradient; the bounds keep every pixel within epsilon and in [0, 1].
         moved = changed.detach() - config.step / deviation * slope.sign() * allowed[:, None]
         changed = torch.minimum(torch.maximum(moved, low), high)
     return changed.detach()
@@ -184,11 +176,8 @@ class Misalignment(ImageMetric):
             index=seen.index[rows],
             label=labels,
             prototype=indices[row, slot],
+            # PLC, PAC and PRC of Sacha et al. 2024, in this order.
             location=100 * (1 - shared.double() / either),
             activation=100 * (top - fallen) / top.abs().clamp(min=1e-12),
             rank=risen,
         )
-
-    def compute(self) -> Score:
-        """Return the mean over the images."""
-        return self.means("location", activation="activation", rank="rank")

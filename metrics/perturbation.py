@@ -9,11 +9,11 @@ import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
-from bench.contract import Aggregate, Explanation, Observation, PrototypeTable, Samples, Score, Settings, share
+from bench.contract import Aggregate, Explanation, Observation, Settings, share
 from bench.core.memory import to_device
 from metrics.feature_sampling import chosen_rows
-from metrics.masks import GREY, measurable, objects, require_objects
-from metrics.parts import HALF, Region, class_hits, part_hits, require_parts, require_prototypes
+from metrics.masks import GREY, measurable, objects
+from metrics.parts import HALF, Region, class_hits, part_hits
 from metrics.peaks import CANVAS
 from metrics.pixel_changes import STRENGTH, changed
 from metrics.tables import ImageMetric
@@ -52,6 +52,7 @@ class Perturbation(ImageMetric):
     version = "1"
     needs = frozenset({"image", "label", "keypoints", "mask"})
     empty = "no chosen image has prototypes of its class, and pixels of the object and others"
+    requires = ("parts", "objects", "prototypes")
     changes_images = True
 
     class Config(Settings):
@@ -93,12 +94,6 @@ class Perturbation(ImageMetric):
             name: share("image", _mean_of(columns), "index", higher_is_better=True) for name, columns in named.items()
         }
 
-    def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
-        super().__init__(config, samples, prototypes)
-        require_parts(samples)
-        require_objects(samples)
-        require_prototypes(prototypes)
-
     def update(self, seen: Observation) -> None:
         """Compare some images of one batch with changed copies of them."""
         rows = chosen_rows(seen, self.samples, self.config.images)
@@ -111,6 +106,7 @@ class Perturbation(ImageMetric):
         columns = {}
         for name, images in self._copies(some, inside):
             hits = part_hits(some.model.explain(images, some.labels), some, region, clean).hits
+            # The rule of stability (Huang et al. 2023): all parts alike, also if neither region has one.
             same = (hits == clean.hits).all(1).double()
             columns[name] = torch.zeros_like(count).index_add_(0, clean.image, same) / count
         self._rows.add(measurable(inside) & (count > 0), index=some.index, label=some.labels, **columns)
@@ -129,15 +125,6 @@ class Perturbation(ImageMetric):
             other = torch.cat([(changed(part, kind, self.config.strength) - mean) / std for part in pixels])
             for side, where in zip(SIDES, (inside, ~inside), strict=True):
                 yield f"{kind}_{side}", torch.where(where[:, None], other, some.images)
-
-    def compute(self) -> Score:
-        """Return the mean over changes and images."""
-        table = self._rows.arrays()
-        numbers = {
-            name: 100 * float(one.column(table).mean())  # type: ignore[union-attr, operator]
-            for name, one in self.aggregates(self.config).items()
-        }
-        return Score(numbers.pop(""), len(table["index"]), {"image": table}, numbers)
 
 
 def _mean_of(columns: tuple[str, ...]) -> Any:

@@ -88,6 +88,7 @@ class Purity(Metric):
         top = rank < self.config.top
         number = torch.zeros(len(kept), dtype=torch.long).index_add_(0, inverse[top], torch.ones_like(inverse[top]))
         hits = torch.zeros(len(kept), hit.shape[1], dtype=torch.long).index_add_(0, inverse[top], hit[top].long())
+        # The part that most of the patches show; its share is the purity (Nauta et al. 2023).
         best = (hits.double() / number[:, None]).max(1)
         columns = {name: column.cpu()[kept] for name, column in self._units.columns().items()}
         table = {**columns, "purity": best.values, "part": best.indices, "images": number}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bench.contract import Aggregate, Observation, Score, share
+from bench.contract import Aggregate, Observation, share
 from metrics.tables import ImageMetric
 
 
@@ -38,13 +38,20 @@ class Reconstruction(ImageMetric):
             logits.gather(1, seen.labels[:, None])[:, 0].double() - seen.model.offset(seen.labels)
             for logits in (carried, seen.own.logits)
         )
+        #
+        # p
+        #  / (
+        # p
+        #  +
+        # l - p
+        # ) = 1 -
+        # l - p
+        #  / (
+        # p
+        #  +
+        # l - p
+        # ): between 0 and 1 also for parts of opposite signs.
         size, rest = part.abs(), (whole - part).abs()
         # A logit of zero with nothing in it is carried whole.
         found = 100 * (1 - rest / (size + rest).clamp(min=1e-12))
         self._rows.add(index=seen.index, label=seen.labels, prediction=carried.argmax(1), share=found)
-
-    def compute(self) -> Score:
-        """Return the percentage over all images."""
-        table = self._rows.arrays()
-        right = (table["prediction"] == table["label"]).mean()
-        return Score(100 * float(right), len(table["index"]), {"image": table}, {"share": float(table["share"].mean())})

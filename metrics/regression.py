@@ -99,6 +99,7 @@ class KeypointRegression(ImageMetric):
         inputs = _inputs(indices, maps)
         predicted = torch.einsum("nk,npkd->npd", inputs, self._maps[seen.labels])
         counted = seen.visible & self._fitted[seen.labels]
+        # Normalised by the image's side, as `eval_kpr` of ananthu-aniraj/pdiscoformer.
         distance = 100 * (predicted - seen.keypoints.double() / seen.size).norm(dim=2)
         parts = counted.sum(1)
         kept = parts > 0

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from bench.contract import Aggregate, Observation, PrototypeTable, Samples, Score, Settings, share
 from bench.core.memory import to_device
-from metrics.parts import require_prototypes
 from metrics.tables import ImageMetric
 
 
@@ -39,6 +38,7 @@ class Evidence:
         """Return the logits without the first m prototypes, and with no others but these: ``(N, K, C)`` each."""
         terms = self.terms if order is None else self.terms.gather(1, order[..., None].expand_as(self.terms))
         first = terms.cumsum(1)
+        # l - sum of the first m terms, and l - sum of all others: exact, since logits are sums of terms.
         return self.logits[:, None] - first, self.logits[:, None] - (first[:, -1:] - first)
 
     def outcome(self, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,6 +92,7 @@ def area(probability: Tensor, start: Tensor, count: Tensor) -> Tensor:
     """
     values = torch.cat((start[:, None], probability), 1)
     step = torch.arange(probability.shape[1], device=values.device) < count[:, None]
+    # The trapezoid rule with steps of 1 / K: classes of different sizes have the same range.
     return ((values[:, 1:] + values[:, :-1]) / 2 * step).sum(1) / count.clamp(min=1)
 
 
@@ -115,6 +116,7 @@ class Sufficiency(ImageMetric):
     version = "1"
     needs = frozenset({"image", "label", "prediction"})
     empty = "no test image has a prediction with prototypes"
+    requires = ("prototypes",)
     levels: ClassVar[tuple[int, ...]] = (1, 2, 3, 5)
 
     class Config(Settings):
@@ -140,7 +142,6 @@ class Sufficiency(ImageMetric):
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)
-        require_prototypes(prototypes)
         self._curve: list[Tensor] = []
 
     def update(self, seen: Observation) -> None:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bench.contract import Metric, NotApplicable, PrototypeTable, Samples, Score
+from bench.contract import Aggregate, Metric, NotApplicable, PrototypeTable, Samples, Score
+from bench.core.score import column_of
+from metrics.masks import require_objects
+from metrics.parts import require_parts, require_prototypes
 
+_REQUIRED: dict[str, Callable[[Samples, PrototypeTable], None]] = {
+    "parts": lambda samples, _: require_parts(samples),
+    "objects": lambda samples, _: require_objects(samples),
+    "prototypes": lambda _, prototypes: require_prototypes(prototypes),
+}
 _KEPT = " kept"  # no column of a metric has this name
 
 
@@ -62,16 +71,28 @@ class ImageMetric(Metric):
 
     Attributes:
         empty: reason to give if no image could be measured.
+        requires: what data set and model must have, of ``parts``, ``objects`` and ``prototypes``.
     """
 
     empty: ClassVar[str] = "there is no test image to measure it on"
+    requires: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: Any, samples: Samples, prototypes: PrototypeTable) -> None:
         super().__init__(config, samples, prototypes)
+        for kind in self.requires:
+            _REQUIRED[kind](samples, prototypes)
         self._rows = Table("index", empty=self.empty)
 
-    def means(self, value: str, scale: float = 1.0, **also: str) -> Score:
-        """Return the mean of the column ``value``, and by their names those of further columns, times ``scale``."""
+    def means(self, table: Mapping[str, Any]) -> dict[str, float]:
+        """Return the numbers that are declared as plain means over the rows of a table, by their names."""
+        return {
+            name: one.scale * float(column_of(table, one.column).mean())
+            for name, one in self.aggregates(self.config).items()
+            if isinstance(one, Aggregate) and one.weight is None and one.combine is None
+        }
+
+    def compute(self) -> Score:
+        """Return the means over all rows that ``aggregates`` declares."""
         table = self._rows.arrays()
-        further = {name: scale * float(table[column].mean()) for name, column in also.items()}
-        return Score(scale * float(table[value].mean()), len(table["index"]), {"image": table}, further)
+        numbers = self.means(table)
+        return Score(numbers.pop(""), len(table["index"]), {"image": table}, numbers)

@@ -72,5 +72,6 @@ def _fields(config: _Class | None) -> set[str]:
     if config is None:
         return set()
     module, node = config
-    own = {ast.unparse(line.target) for line in node.body if isinstance(line, ast.AnnAssign)}
+    annotated = [line for line in node.body if isinstance(line, ast.AnnAssign)]
+    own = {ast.unparse(line.target) for line in annotated if not ast.unparse(line.annotation).startswith("ClassVar")}
     return own.union(*map(_fields, _bases(module, node)))

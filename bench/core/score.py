@@ -72,6 +72,13 @@ class Aggregate:
     higher_is_better: bool | None = None
 
 
+def column_of(table: Mapping[str, Any], which: Column) -> Any:
+    """Return a column of a table, by its name, as the complement of one, or as a function of all."""
+    if not isinstance(which, str):
+        return which(table)
+    return 1 - table[which.removeprefix(COMPLEMENT)] if which.startswith(COMPLEMENT) else table[which]
+
+
 def share(table: str, column: Column, by: str, **more: Any) -> Aggregate:
     """Return the mean of numbers between 0 and 1 in percent, for example of a boolean column.
 

@@ -51,26 +51,35 @@ def test_one_prototype_after_the_other_is_taken_out(mode):
         top = int(model.answers[i].argmax())
         terms = {p: float(model.clean[i, p].max() * model.table[p, top]) for p in owned[top]}
         order = sorted(owned[top], key=lambda p: -terms[p])
-        left_out = [order[m:] if mode == "alone" else order[:m] for m in range(len(order) + 1)]
-        logits = [changed(model, i, gone) for gone in left_out]
+        # The random order of an image follows from the seed and its position; the largest class has three prototypes.
+        drawn = np.random.default_rng((0, i)).random(3)[: len(order)]
+        found = []
+        for one in (order, [order[k] for k in np.argsort(drawn)]):
+            left_out = [one[m:] if mode == "alone" else one[:m] for m in range(len(one) + 1)]
+            logits = [changed(model, i, gone) for gone in left_out]
+            yes = [(int(values.argmax()) == top) == (mode == "alone") for values in logits[1:]]
+            chance = [softmax(values)[top] for values in logits]
+            found += [yes, (sum(chance) - (chance[0] + chance[-1]) / 2) / max(1, len(one))]
         if order:
-            yes = [(int(one.argmax()) == top) == (mode == "alone") for one in logits[1:]]
-            chance = [softmax(one)[top] for one in logits]
-            rows.append((yes, (sum(chance) - (chance[0] + chance[-1]) / 2) / len(order)))
+            rows.append(found)
     found = measure(Sufficiency, model, split, mode=mode)
     assert found.n == len(rows)
     for number in (1, 2, 3, 5):
-        expected = 100 * np.mean([yes[min(number, len(yes)) - 1] for yes, _ in rows])
+        expected = 100 * np.mean([yes[min(number, len(yes)) - 1] for yes, *_ in rows])
         assert (found.value if number == 1 else found.also[f"at_{number}"]) == pytest.approx(expected)
-    assert found.also["area"] == pytest.approx(100 * np.mean([area for _, area in rows]), rel=1e-5)
-    moved = [yes for yes, _ in rows if any(yes)]
+    assert found.also["area"] == pytest.approx(100 * np.mean([area for _, area, *_ in rows]), rel=1e-5)
+    assert found.also["random"] == pytest.approx(100 * np.mean([yes[0] for *_, yes, _ in rows]))
+    assert found.also["area_random"] == pytest.approx(100 * np.mean([area for *_, area in rows]), rel=1e-5)
+    assert found.also["prototypes"] == pytest.approx(np.mean([len(yes) for yes, *_ in rows]))
+    moved = [yes for yes, *_ in rows if any(yes)]
     assert found.also["smallest"] == pytest.approx(np.mean([yes.index(True) + 1 for yes in moved]))
     if mode == "without":
         assert found.also["unmoved"] == pytest.approx(100 * (1 - len(moved) / len(rows)))
-    curve = found.items["curve"]["by_contribution"]
-    assert curve.tolist() == pytest.approx([
-        100 * np.mean([yes[min(m, len(yes) - 1)] for yes, _ in rows]) for m in range(len(curve))
-    ])  # fmt: skip
+    for which, name in ((0, "by_contribution"), (2, "random")):
+        curve = found.items["curve"][name]
+        assert curve.tolist() == pytest.approx([
+            100 * np.mean([row[which][min(m, len(row[which]) - 1)] for row in rows]) for m in range(len(curve))
+        ])  # fmt: skip
 
 
 def hand(terms, rival, **settings):

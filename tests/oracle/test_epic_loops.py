@@ -1,14 +1,19 @@
 """EPIC's mix of channels: exactness, and its images, cells, loss and choice of channels against plain loops."""
 
+import itertools
 import types
 from math import sqrt
 
+import numpy as np
 import pytest
 import torch
 
 from baselines.epic import EPIC, train_mix
 from bench.contract import RequestError
 from bench.models.classifier import Classifier
+from metrics.explanation_size import ExplanationSize
+from metrics.sufficiency import Sufficiency
+from tests.support.ragged_model import measure
 from tests.support.samples import Silent, SmallNet, stripes, task
 
 
@@ -92,3 +97,59 @@ def test_features_beyond_the_limit_are_refused(tmp_path):
     work = task(tmp_path, samples, EPIC.Config(), black_box=box, memory_limit=1000)
     with pytest.raises(RequestError, match="raise the limit"):
         EPIC().fit(work)
+
+
+def softmax(values):
+    high = np.exp(values - values.max())
+    return high / high.sum()
+
+
+@pytest.mark.parametrize("matrix", ["orthogonal", "general"])
+def test_channels_are_taken_out_one_by_one(tmp_path, matrix):
+    model, samples, box, _ = fit(tmp_path, matrix=matrix)
+    mix, owned = model.prototypes.vectors.numpy(), model.prototypes.classes.numpy()
+    rows = box.head.weight.detach().double().numpy() @ np.linalg.inv(mix)
+    kept, changed, at_random, areas, sizes = [], [], [], [], []
+    for position, image in enumerate(samples.images):
+        with torch.no_grad():
+            features = model.backbone(image[None])[0].double().flatten(1).numpy()
+        means = [sum(float(mix[j] @ features[:, u]) for u in range(features.shape[1])) / features.shape[1]
+                 for j in range(16)]  # fmt: skip
+        bias = box.head.bias.detach().double().numpy()
+
+        def logits(gone, means=means, bias=bias):
+            return np.array([sum(rows[c, j] * means[j] for j in range(16) if j not in gone) for c in range(3)]) + bias
+
+        top = int(np.argmax(logits(())))
+        sizes.append(
+            [sum(max(rows[c, j] * means[j] for c in over) > 1e-3 for j in range(16)) for over in ((0, 1, 2), (top,))]
+        )
+        order = sorted((j for j in range(16) if owned[j, top]), key=lambda j: -rows[top, j] * means[j])
+        kept.append([int(np.argmax(logits(order[m:]))) == top for m in (1, 2, 3)])
+        changed.append([int(np.argmax(logits(order[:m]))) != top for m in (1, 2, 3)])
+        # The random order of an image follows from the seed and its position.
+        drawn = np.random.default_rng((0, position)).random(3)
+        one = order[int(np.argmin(drawn))]
+        at_random.append((int(np.argmax(logits([j for j in order if j != one]))) == top,
+                          int(np.argmax(logits([one]))) != top))  # fmt: skip
+        curve = [softmax(logits(order[m:]))[top] for m in range(4)]
+        areas.append(sum((a + b) / 2 for a, b in itertools.pairwise(curve)) / 3)
+    for mode, expected in (("alone", kept), ("without", changed)):
+        found = measure(Sufficiency, model, samples, mode=mode)
+        numbers = [found.value, found.also["at_2"], found.also["at_3"]]
+        assert numbers == pytest.approx(list(100 * np.mean(expected, axis=0)))
+        assert found.also["random"] == pytest.approx(100 * np.mean([pair[mode == "without"] for pair in at_random]))
+        if mode == "alone":
+            assert found.also["area"] == pytest.approx(100 * np.mean(areas), rel=1e-4)
+    assert 0 < np.mean(changed) < 1
+    size = measure(ExplanationSize, model, samples)
+    assert [size.value, size.also["predicted"]] == pytest.approx(list(np.mean(sizes, axis=0)))
+
+
+def test_connections_follow_the_weights_that_are_loaded(tmp_path):
+    (model, *_), (other, *_) = fit(tmp_path / "a"), fit(tmp_path / "b", matrix="general")
+    every = torch.arange(16)
+    before = model.connections(every)
+    model.load_state_dict(other.state_dict())
+    assert torch.equal(model.connections(every), other.connections(every))
+    assert not torch.equal(model.connections(every), before)

@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.core import registry
 from bench.core.integrity import Changed
-from bench.core.score import COMPLEMENT, Aggregate
+from bench.core.score import Aggregate, column_of
 from bench.results.result_files import NotNumbers, ResultFiles
 from bench.results.stats.bootstrap import NoInterval, Sample, sample
 from bench.results.stats.declarations import declaration
@@ -31,9 +31,7 @@ def sample_of(declared: Aggregate, table: Mapping[str, Any], value: float) -> Sa
 
     def column(which: Any) -> Any:
         try:
-            if not isinstance(which, str):
-                return which(table)
-            return 1 - table[which.removeprefix(COMPLEMENT)] if which.startswith(COMPLEMENT) else table[which]
+            return column_of(table, which)
         except KeyError as error:
             raise NoInterval(f"its table has no column {error}: it was written by an earlier version") from error
 
