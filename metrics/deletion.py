@@ -13,6 +13,7 @@ from torch import Tensor
 from bench.contract import (
     IMAGENET_MEAN,
     Aggregate,
+    CellError,
     Observation,
     PartPrototypeModel,
     PrototypeTable,
@@ -22,7 +23,7 @@ from bench.contract import (
 )
 from bench.core.memory import to_device
 from metrics.feature_sampling import chosen_rows
-from metrics.masks import finite
+from metrics.parts import mean_map, of_classes
 from metrics.tables import ImageMetric
 
 
@@ -54,6 +55,8 @@ def curve(ranks: Tensor, images: Tensor, steps: int, insert: bool, colour: Tenso
 class Deletion(ImageMetric):
     """Area under the predicted class's probability while cells are removed: random order minus that of its map.
 
+    The map is the class map, the mean of the maps of the class's prototypes (:func:`metrics.parts.mean_map`), as in the
+    deletion curve of ST-ProtoPNet; version 1 took the map of the logit, in which prototypes of other classes count.
     Cells are replaced by ImageNet's mean colour (0 in images normalised with ImageNet's mean, and the same colour for
     backbones with another) from the highest to the lowest, in equal steps. The area under the probability, by the
     trapezoid rule, in percent: ``random`` for a random order minus ``area`` for the map's. With mode ``insert`` cells
@@ -63,7 +66,7 @@ class Deletion(ImageMetric):
     """
 
     name = "deletion"
-    version = "1"
+    version = "2"
     needs = frozenset({"image", "label", "prediction"})
     changes_images = True
 
@@ -104,7 +107,13 @@ class Deletion(ImageMetric):
             return
         index, rows = seen.positions[rows], to_device(rows, seen.images.device)
         prediction = seen.own.logits[rows].argmax(1)
-        shown = finite(seen.model.attribute(seen.features[rows], prediction), seen.require)
+        explanation = seen.model.head(seen.features[rows], prediction)
+        indices, maps, _ = of_classes(seen.model, explanation, prediction)
+        shown = mean_map(indices, maps)
+        seen.require(
+            shown.isfinite().flatten(1).all(1),
+            lambda broken: CellError("a class map holds NaN or infinite values: look for a division by zero"),
+        )
         # Stable: equal values go in row-major order.
         by_map = shown.flatten(1).argsort(dim=1, descending=True, stable=True)
         # Seeded by the position in the split: an image's random order is the same in any batch.

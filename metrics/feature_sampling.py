@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from bench.contract import CellError, NotApplicable, Observation, PartPrototypeModel, Samples, require_all
 from bench.core.memory import to_device
-from metrics.masks import finite
 from metrics.peaks import Require
 
 Reading = Literal["displayed", "contribution", "shapley"]
@@ -121,7 +120,9 @@ def attribution(
     if alike and shown.shape[1:] != maps.shape[2:]:
         cells, wanted = ("x".join(map(str, shape)) for shape in (shown.shape[1:], maps.shape[2:]))
         raise NotApplicable(f"its map has {cells} cells, not the {wanted} of the features")
-    return finite(shown, require).flatten(1).double()
+    error = "an attribution map holds NaN or infinite values: look for a division by zero in the method"
+    require(shown.isfinite().flatten(1).all(1), lambda rows: CellError(error))
+    return shown.flatten(1).double()
 
 
 def logit_changes(features: Features, baseline: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Localisation of the displayed map in the object's box: the pointing game and related scores."""
+"""Localisation of the class map in the object's box: the pointing game and related scores."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.contract import Aggregate, NotApplicable, Observation, PrototypeTable, Samples, Score, share
-from metrics.masks import finite
+from metrics.parts import class_maps, mean_map
 from metrics.peaks import peaks
 from metrics.tables import ImageMetric
 
@@ -41,19 +41,21 @@ def inside(boxes: Tensor, height: int, width: int, side: int) -> Tensor:
 
 
 class PointingBox(ImageMetric):
-    """Share of test images in which the displayed map of the true class peaks in the object's box (the pointing game).
+    """Share of test images in which the map of the true class peaks in the object's box (the pointing game).
 
-    ``energy``: share of the map's positive sum that is in the box, cells counted by their area in it. ``outside``: mean
-    positive value outside over that inside, of all images together whose box leaves something outside (after the
-    outside-inside relevance ratio OIRR, with boxes). ``area``: the box's share of the image, the chance level of the
-    value. Sources: Zhang et al., IJCV 2018, for the pointing game; Wang et al., Score-CAM, 2020, for the energy. Images
-    cut to the box have nothing outside: not applicable.
+    The class map is the mean of the maps of its prototypes (:func:`metrics.parts.mean_map`); version 2 took the map of
+    the logit, in which prototypes of other classes count with negative weights. ``energy``: share of the map's positive
+    sum that is in the box, cells counted by their area in it. ``outside``: mean positive value outside over that
+    inside, of all images together whose box leaves something outside (after the outside-inside relevance ratio OIRR,
+    with boxes). ``area``: the box's share of the image, the chance level of the value. Sources: Zhang et al., IJCV
+    2018, for the pointing game; Wang et al., Score-CAM, 2020, for the energy. Images cut to the box have nothing
+    outside: not applicable.
 
     Table of the score: ``image``.
     """
 
     name = "pointing_box"
-    version = "2"
+    version = "3"
     needs = frozenset({"image", "label", "bbox"})
 
     @classmethod
@@ -85,9 +87,9 @@ class PointingBox(ImageMetric):
     def update(self, seen: Observation) -> None:
         """Compare the maps of one batch with the boxes."""
         boxes = seen.boxes.double()
-        kept = boxes.isfinite().all(1)
-        maps, side = seen.model.attribute(seen.features, seen.labels).double(), seen.size
-        finite(maps.where(kept[:, None, None], 0.0), seen.require)
+        indices, maps, _ = class_maps(seen)
+        kept = boxes.isfinite().all(1) & (indices >= 0).any(1)
+        maps, side = mean_map(indices, maps).double(), seen.size
         row, column = peaks(maps.nan_to_num()[:, None], side, require=seen.require)[:, 0].double().T
         # A pixel is in the box if its middle is.
         hit = (row + 0.5 > boxes[:, 0]) & (row + 0.5 < boxes[:, 2]) & (column + 0.5 > boxes[:, 1])

@@ -1,4 +1,4 @@
-"""Scores of the map that a method displays against the object's mask: energy, intersection over union, OIRR."""
+"""Scores of the class map against the object's mask: energy, intersection over union, OIRR."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ from pydantic import NonNegativeInt
 
 from bench.contract import Aggregate, NotApplicable, Observation, Score, Settings, share
 from metrics import masks
-from metrics.parts import PositiveShare
+from metrics.parts import PositiveShare, class_maps
 from metrics.peaks import peaks
 from metrics.tables import ImageMetric
 
-_EMPTY = "no test image has pixels of the object and others"
+_EMPTY = "no test image has prototypes of its class, and pixels of the object and others"
 
 
 class MaskEnergy(ImageMetric):
-    """Share of the displayed map's positive sum that is on the object, mean over images.
+    """Share of the class map's positive sum that is on the object, mean over images.
 
-    The map is that of the true class, enlarged bicubically; of one without a positive pixel it is 0. ``pointing``:
-    share of images in which the map peaks on the object (the pointing game); ``area``: the object's share of the image,
-    which a uniform map and a uniform place have. Without masks the box is the object, and ``boxes`` is 100. Sources:
-    Wang et al., Score-CAM, 2020, for the energy, with boxes; Zhang et al., IJCV 2018, for the pointing game.
+    The class map is the mean of the maps of the true class's prototypes, enlarged bicubically; the energy of one
+    without a positive pixel is 0. Version 1 took the map of the logit, in which prototypes of other classes count with
+    negative weights. ``pointing``: share of images in which the map peaks on the object (the pointing game); ``area``:
+    the object's share of the image, which a uniform map and a uniform place have. Without masks the box is the object,
+    and ``boxes`` is 100. Sources: Wang et al., Score-CAM, 2020, for the energy, with boxes; Zhang et al., IJCV 2018,
+    for the pointing game.
 
     Table of the score: ``image``.
     """
 
     name = "mask_energy"
-    version = "1"
+    version = "2"
     needs = frozenset({"image", "label", "mask"})
     empty = _EMPTY
     requires = ("objects",)
@@ -48,10 +50,10 @@ class MaskEnergy(ImageMetric):
 
     def update(self, seen: Observation) -> None:
         """Compare the maps of one batch with the objects."""
-        inside, positive = masks.objects(seen, self.config.grey), masks.shown_pixels(seen).clamp(min=0)
-        row, column = peaks(masks.shown_map(seen).nan_to_num()[:, None], seen.size, require=seen.require)[:, 0].T
+        inside, positive = masks.objects(seen, self.config.grey), masks.class_pixels(seen).clamp(min=0)
+        row, column = peaks(masks.class_map(seen).nan_to_num()[:, None], seen.size, require=seen.require)[:, 0].T
         self._rows.add(
-            masks.measurable(inside),
+            masks.measurable(inside) & (class_maps(seen)[0] >= 0).any(1),
             **masks.described(seen, inside),
             # Score-CAM (2020), energy-based pointing game: positive sum on the object over all of it.
             energy=(positive * inside).sum((1, 2)) / positive.sum((1, 2)).clamp(min=1e-300),
@@ -60,18 +62,19 @@ class MaskEnergy(ImageMetric):
 
 
 class MaskIou(ImageMetric):
-    """Intersection over union of the object and the displayed map's high region, mean over images.
+    """Intersection over union of the object and the class map's high region, mean over images.
 
-    The high region are the pixels that reach half of the way from the map's minimum to its maximum. ``at_25`` and
-    ``at_75``: at a quarter and at three quarters of the way. ``background``: share of the high region beside the
-    object. ``area`` and ``boxes`` as in :class:`MaskEnergy`; ``area`` is also the score of a region that is the whole
-    image. Source: ``full/interpretability.py`` of cwangrun/ST-ProtoPNet (Wang et al., ICCV 2023).
+    The class map is that of :class:`MaskEnergy`. The high region are the pixels that reach half of the way from the
+    map's minimum to its maximum. ``at_25`` and ``at_75``: at a quarter and at three quarters of the way.
+    ``background``: share of the high region beside the object. ``area`` and ``boxes`` as in :class:`MaskEnergy`;
+    ``area`` is also the score of a region that is the whole image. Source: ``full/interpretability.py`` of
+    cwangrun/ST-ProtoPNet (Wang et al., ICCV 2023).
 
     Table of the score: ``image``.
     """
 
     name = "mask_iou"
-    version = "1"
+    version = "2"
     needs = frozenset({"image", "label", "mask"})
     empty = _EMPTY
     requires = ("objects",)
@@ -95,11 +98,11 @@ class MaskIou(ImageMetric):
 
     def update(self, seen: Observation) -> None:
         """Compare the maps of one batch with the objects."""
-        inside, pixels = masks.objects(seen, self.config.grey), masks.shown_pixels(seen)
+        inside, pixels = masks.objects(seen, self.config.grey), masks.class_pixels(seen)
         # Half of the way up after min-max, as in `full/interpretability.py` of ST-ProtoPNet.
         region = masks.high(pixels, self.config.threshold)
         self._rows.add(
-            masks.measurable(inside),
+            masks.measurable(inside) & (class_maps(seen)[0] >= 0).any(1),
             **masks.described(seen, inside),
             iou=masks.iou(region, inside),
             # A constant map has no high region, and nothing of it is beside the object.
@@ -109,18 +112,18 @@ class MaskIou(ImageMetric):
 
 
 class MaskOirr(ImageMetric):
-    """Outside-inside relevance ratio: mean of the displayed map outside the object over that on it, less is better.
+    """Outside-inside relevance ratio: mean of the class map outside the object over that on it, less is better.
 
-    The map is stretched from 0 to 1 in each image, as published; a map that ignores the object has 1. The ratio is one
-    of means over all images: that of a single image is boundless where nothing is high on the object. ``heat``: the
-    mean on the object (the content heatmap CH). Source: ``full/interpretability.py`` of cwangrun/ST-ProtoPNet (Wang et
-    al., ICCV 2023), which averages the images' ratios.
+    The class map, that of :class:`MaskEnergy`, is stretched from 0 to 1 in each image, as published; a map that ignores
+    the object has 1. The ratio is one of means over all images: that of a single image is boundless where nothing is
+    high on the object. ``heat``: the mean on the object (the content heatmap CH). Source: ``full/interpretability.py``
+    of cwangrun/ST-ProtoPNet (Wang et al., ICCV 2023), which averages the images' ratios.
 
     Table of the score: ``image``.
     """
 
     name = "mask_oirr"
-    version = "1"
+    version = "2"
     unit = "ratio"
     higher_is_better = False
     needs = frozenset({"image", "label", "mask"})
@@ -145,13 +148,13 @@ class MaskOirr(ImageMetric):
 
     def update(self, seen: Observation) -> None:
         """Compare the maps of one batch with the objects."""
-        inside, pixels = masks.objects(seen, self.config.grey), masks.shown_pixels(seen)
+        inside, pixels = masks.objects(seen, self.config.grey), masks.class_pixels(seen)
         # Stretched from 0 to 1, as in `full/interpretability.py` of ST-ProtoPNet.
         pixels = pixels - pixels.amin((1, 2), keepdim=True)
         # A constant map is 0 everywhere.
         pixels = pixels / pixels.amax((1, 2), keepdim=True).clamp(min=1e-300)
         self._rows.add(
-            masks.measurable(inside),
+            masks.measurable(inside) & (class_maps(seen)[0] >= 0).any(1),
             **masks.described(seen, inside),
             inside=masks.mean_of(pixels, inside),
             outside=masks.mean_of(pixels, ~inside),

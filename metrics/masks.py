@@ -1,12 +1,13 @@
-"""Object masks and the maps that a method displays, on the pixels of an image: the arithmetic of all mask scores."""
+"""Object masks and class maps on the pixels of an image: the arithmetic of all mask scores."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from bench.contract import Aggregate, CellError, NotApplicable, Observation, Samples, share
-from metrics.peaks import Require, matrix_on
+from bench.contract import Aggregate, NotApplicable, Observation, Samples, share
+from metrics.parts import class_maps, mean_map
+from metrics.peaks import matrix_on
 
 GREY = 200
 """Grey level above which a pixel is the object: ProtoNonParam's threshold for CUB's masks. A pixel's level there is the
@@ -56,33 +57,14 @@ def on_pixels(maps: Tensor, side: int) -> Tensor:
     return down @ maps.double() @ across.T
 
 
-def finite(shown: Tensor, require: Require) -> Tensor:
-    """Return displayed maps ``(n, h, w)`` after checking them.
-
-    Raises:
-        CellError: if a value is NaN or infinite.
-    """
-    error = "an attribution map holds NaN or infinite values: look for a division by zero in the method"
-    require(shown.isfinite().flatten(1).all(1), lambda rows: CellError(error))
-    return shown
+def class_map(seen: Observation) -> Tensor:
+    """Return the mean map of the prototypes of each image's true class, in the method's own cells: ``(N, h, w)``."""
+    return seen.once("class map", lambda: mean_map(*class_maps(seen)[:2]))
 
 
-def shown_map(seen: Observation) -> Tensor:
-    """Return the map that the method displays for each image's true class, in its own cells: ``(N, h, w)``.
-
-    Raises:
-        CellError: if it is not finite.
-    """
-
-    def look() -> Tensor:
-        return finite(seen.model.attribute(seen.features, seen.labels), seen.require)
-
-    return seen.once("shown map", look)
-
-
-def shown_pixels(seen: Observation) -> Tensor:
-    """Return :func:`shown_map` on the image's pixels: float64 ``(N, H, W)``."""
-    return seen.once("shown pixels", lambda: on_pixels(shown_map(seen), seen.size))
+def class_pixels(seen: Observation) -> Tensor:
+    """Return :func:`class_map` on the image's pixels: float64 ``(N, H, W)``."""
+    return seen.once("class pixels", lambda: on_pixels(class_map(seen), seen.size))
 
 
 def high(pixels: Tensor, threshold: float) -> Tensor:

@@ -15,7 +15,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.contract import CellError, Explanation, NotApplicable, Observation, PrototypeTable, Samples
+from bench.contract import (
+    CellError,
+    Explanation,
+    NotApplicable,
+    Observation,
+    PartPrototypeModel,
+    PrototypeTable,
+    Samples,
+)
 from bench.core.memory import to_device
 from metrics.peaks import CANVAS, centres, peaks
 
@@ -200,6 +208,37 @@ def _class_slots(shown: Explanation, seen: Observation) -> tuple[Tensor, Tensor]
     return indices, (indices >= 0) & owned[indices.clamp(min=0), labels]
 
 
+def of_classes(model: PartPrototypeModel, shown: Explanation, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return prototypes ``(N, K)`` of ``classes (N,)``, -1 for padding, with their maps and scores in ``shown``."""
+    indices = shown.indices
+    if indices is not None:
+        return indices, shown.maps, shown.scores
+    indices = model.prototypes.of(classes)
+    return indices, model.pick(shown.maps, indices), model.pick(shown.scores, indices)
+
+
+def mean_map(indices: Tensor, maps: Tensor) -> Tensor:
+    """Compute the class map: the mean of the maps of a class's prototypes.
+
+    It is what a prototype network shows for a class (``full/interpretability.py`` of cwangrun/ST-ProtoPNet), and up to
+    a factor the map of the logit of a decomposed classifier. The logit's map of a prototype network also has the
+    prototypes of all other classes, with negative weights, and may be below 0 everywhere on the object.
+
+    Args:
+        indices: ``(N, K)``, -1 for padding.
+        maps: ``(N, K, h, w)``.
+
+    Returns:
+        ``(N, h, w)``; zeros for a class without prototypes.
+
+    Example:
+        >>> mean_map(torch.tensor([[4, 7, -1]]), torch.tensor([[[[1.0, 2.0]], [[3.0, 0.0]], [[9.0, 9.0]]]]))
+        tensor([[[2., 1.]]])
+    """
+    real = indices >= 0
+    return (maps * real[:, :, None, None]).sum(1) / real.sum(1).clamp(min=1)[:, None, None]
+
+
 def class_maps(seen: Observation) -> tuple[Tensor, Tensor, Tensor]:
     """Return the explanation of each image's true class, padded to the largest class.
 
@@ -211,11 +250,7 @@ def class_maps(seen: Observation) -> tuple[Tensor, Tensor, Tensor]:
     """
 
     def look() -> tuple[Tensor, Tensor, Tensor]:
-        shown, indices = seen.own, seen.own.indices
-        maps, scores = shown.maps, shown.scores
-        if indices is None:
-            indices = seen.model.prototypes.of(seen.labels)
-            maps, scores = (seen.model.pick(values, indices) for values in (maps, scores))
+        indices, maps, scores = of_classes(seen.model, seen.own, seen.labels)
         if maps.numel():
             positions = seen.positions
             seen.require(

@@ -316,10 +316,10 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
             top=5,
         ),
         "mask_energy": _metric(
-            "metrics.mask_scores:MaskEnergy", "share of the displayed map on the object's mask, pointing game", "masks"
+            "metrics.mask_scores:MaskEnergy", "share of the class map on the object's mask, pointing game", "masks"
         ),
         "mask_iou": _metric(
-            "metrics.mask_scores:MaskIou", "the displayed map's high region against the mask, background", "masks"
+            "metrics.mask_scores:MaskIou", "the class map's high region against the mask, background", "masks"
         ),
         "mask_oirr": _metric(
             "metrics.mask_scores:MaskOirr", "relevance outside the object over that on it (ST-ProtoPNet)", "masks"

@@ -39,10 +39,8 @@ class Painted(ScriptedModel):
 
     def head(self, features, classes=None):
         shown = super().head(torch.zeros_like(features[:, :1]), classes)
-        return type(shown)(self.answer(features), shown.maps, shown.scores, shown.indices)
-
-    def attribute(self, features, classes):
-        return self.sign * nn.functional.adaptive_avg_pool2d(features.mean(1), 4)
+        maps = self.sign * nn.functional.adaptive_avg_pool2d(features.mean(1, keepdim=True), 4)
+        return type(shown)(self.answer(features), maps.expand_as(shown.maps), shown.scores, shown.indices)
 
 
 @pytest.mark.parametrize("mode", ["delete", "insert"])

@@ -6,6 +6,7 @@ import torch
 
 from bench.contract import NotApplicable
 from metrics.localisation import PointingBox, inside
+from metrics.mask_scores import MaskEnergy, MaskIou, MaskOirr
 from tests.oracle import plain_loops
 from tests.support.ragged_model import CLASSES, COUNT, SumOfMaps, case, measure
 from tests.support.samples import TensorSamples
@@ -15,16 +16,17 @@ def test_pointing_and_energy():
     model, split, owned = case()
     hits, energy, outside, within = [], [], [], []
     for i in range(COUNT):
-        shown = sum(model.clean[i, p] for p in owned[int(split.labels[i])]).double()
+        own = owned[int(split.labels[i])]
+        shown = (sum(model.clean[i, p] for p in own) / len(own)).double()
         row, column = plain_loops.peak(shown.tolist())
         top, left, bottom, right = split.boxes[i].tolist()
         hits.append(top <= row < bottom and left <= column < right)
         # In pixels: every cell is 32 x 32 of them, and boxes have whole edges.
         pixels = shown.clamp(min=0).repeat_interleave(32, 0).repeat_interleave(32, 1)
-        own = pixels[int(top) : int(bottom), int(left) : int(right)]
-        energy.append(float(own.sum() / pixels.sum()))
-        within.append(float(own.mean()))
-        outside.append(float((pixels.sum() - own.sum()) / (224**2 - own.numel())))
+        boxed = pixels[int(top) : int(bottom), int(left) : int(right)]
+        energy.append(float(boxed.sum() / pixels.sum()))
+        within.append(float(boxed.mean()))
+        outside.append(float((pixels.sum() - boxed.sum()) / (224**2 - boxed.numel())))
     found = measure(PointingBox)
     assert found.value == pytest.approx(100 * np.mean(hits))
     assert found.also["energy"] == pytest.approx(100 * np.mean(energy))
@@ -32,6 +34,30 @@ def test_pointing_and_energy():
     sides = split.boxes[:, 2:] - split.boxes[:, :2]
     assert found.also["area"] == pytest.approx(100 * float(sides.prod(1).mean()) / 224**2)
     assert inside(split.boxes, 3, 5, 224).sum((1, 2)) == pytest.approx((found.items["image"]["area"] * 15).tolist())
+
+
+class OtherClassesCount(SumOfMaps):
+    """Its logits' maps are below 0 everywhere, as with negative weights for the prototypes of other classes."""
+
+    def attribute(self, features, classes):
+        return -1 - super().attribute(features, classes).abs()
+
+
+@pytest.mark.parametrize("kind", [PointingBox, MaskEnergy, MaskIou, MaskOirr])
+def test_prototypes_of_other_classes_do_not_count(kind):
+    model = case()[0]
+    other = OtherClassesCount(model.prototypes.classes, model.clean, logits=model.answers)
+    found, expected = measure(kind, other), measure(kind)
+    assert (found.value, found.also) == (expected.value, expected.also)
+
+
+@pytest.mark.parametrize("kind", [PointingBox, MaskEnergy, MaskIou, MaskOirr])
+def test_classes_without_prototypes_are_left_out(kind):
+    model, split, _ = case()
+    owners = model.prototypes.classes.clone()
+    owners[:, 1] = False
+    found = measure(kind, SumOfMaps(owners, model.clean, logits=model.answers))
+    assert set(found.items["image"]["index"].tolist()) == set((split.labels != 1).nonzero()[:, 0].tolist())
 
 
 def test_pointing_means_nothing_on_crops_and_without_boxes():

@@ -40,7 +40,7 @@ def truth(split, i, grey=200):
 
 
 @pytest.mark.parametrize(("split", "grey"), [(masked()[1], 200), (masked()[1], 100), (case()[1], 200)])
-def test_scores_of_the_displayed_map(split, grey):
+def test_scores_of_the_class_map(split, grey):
     every = mask_loops.pixels_of(np.ones((224, 224)))
     rows = []
     for i in range(0, COUNT, EVERY):

@@ -74,7 +74,9 @@ def address(server: str, experiment: str) -> str:
     """Return the URL of a suite's runs with their charts, from an MLflow server's address and the experiment's id."""
     # Ten runs are drawn: the most accurate ones, and none of the controls, which have no accuracy.
     order = f"orderByKey=metrics.%60{SCORES}%2Faccuracy%60&orderByAsc=false"
-    return f"{server.rstrip('/')}/#/experiments/{experiment}/runs?compareRunsMode=CHART&{order}"
+    # MLflow 3 opens in its GenAI mode, whose menu has no models; older versions ignore the parameter.
+    mode = "workflowType=machine_learning"
+    return f"{server.rstrip('/')}/#/experiments/{experiment}/runs?compareRunsMode=CHART&{order}&{mode}"
 
 
 def serve(

@@ -181,7 +181,7 @@ def test_the_page_of_a_suite_explains_itself(home: Path) -> None:
     assert {tag for tag in tags if tag.startswith("mlflow.")} <= {"mlflow.note.content"}
     page, _, order = address("http://host:5000/", "3").partition("&")
     assert page == "http://host:5000/#/experiments/3/runs?compareRunsMode=CHART"
-    assert order == "orderByKey=metrics.%60Scores%2Faccuracy%60&orderByAsc=false"
+    assert order == "orderByKey=metrics.%60Scores%2Faccuracy%60&orderByAsc=false&workflowType=machine_learning"
 
 
 def test_tables_per_prototype_are_copied_and_weights_are_not(home: Path) -> None:
