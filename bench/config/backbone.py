@@ -24,12 +24,6 @@ def protocol_of(backbone: str, protocol: Preprocessing, dataset: str, overrides:
     In rising order: the weights' configuration, the data set's own protocol, ``--set backbone.NAME``. A file given by
     ``--weights`` counts as weights of the backbone that it is given for.
 
-    Args:
-        backbone: name in the catalogue, or ``timm:NAME``.
-        protocol: of the data set.
-        dataset: its name.
-        overrides: all ``--set`` pairs of the request.
-
     Raises:
         RequestError: for an unknown or wrong setting, one that is given for the backbone and for the data set, or a
             normalisation that the network would convert wrongly.

@@ -39,10 +39,6 @@ def data_root() -> Path | None:
 def decodable(folder: Path, option: str) -> Path:
     """Return the folder if safetensors and SQLite can open files in it.
 
-    Args:
-        folder: folder to write to.
-        option: name of the option or variable that sets it, for the message.
-
     Raises:
         RequestError: if its path is no UTF-8.
     """

@@ -33,13 +33,7 @@ _SUMS = ("seconds", "cpu_seconds", "gpu_busy_seconds", "cpu_joules", "gpu_joules
 
 
 class Usage:
-    """Context that writes a row every few seconds; rows of attempts that were killed are kept.
-
-    Args:
-        folder: folder of the table.
-        device: device of the tensors.
-        every: seconds between two rows.
-    """
+    """Context that writes a row every few seconds; rows of attempts that were killed are kept."""
 
     def __init__(self, folder: Path, device: torch.device, every: float = 5.0) -> None:
         self.file, self.device, self.every = folder / FILE, device, every

@@ -73,14 +73,7 @@ class Aggregate:
 
 
 def share(table: str, column: Column, by: str, **more: Any) -> Aggregate:
-    """Return the mean of numbers between 0 and 1 in percent, for example of a boolean column.
-
-    Args:
-        table: name of the table in ``Score.items``.
-        column: column that is averaged.
-        by: column that names a row's unit.
-        more: further fields of :class:`Aggregate`.
-    """
+    """Return the mean of numbers between 0 and 1 in percent, for example of a boolean column."""
     return Aggregate(table, column, by, scale=100.0, limits=(0.0, 100.0), **more)
 
 

@@ -160,8 +160,7 @@ class WorkDir:
     def claim(self, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Hold the directory against other processes; a second one waits.
 
-        Args:
-            waiting: callback, called once if another process holds the directory.
+        Before it waits, ``waiting`` is called once.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with locks.exclusive(self.path / ".lock", waiting):

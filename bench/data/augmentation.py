@@ -106,10 +106,7 @@ class Augmentation:
 def draw(policy: str, n: int, generator: Generator) -> Augmentation:
     """Draw a named policy for each of n images, independently of the batches that they are in later.
 
-    Args:
-        policy: a name in :data:`POLICIES`.
-        n: number of images.
-        generator: random generator on the CPU.
+    The policy is a name in :data:`POLICIES`; the generator is on the CPU.
     """
     flip = torch.rand(n, generator=generator) < 0.5
     return POLICIES[policy](n, flip, generator)

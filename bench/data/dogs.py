@@ -16,12 +16,7 @@ _NESTED = {"Images": "images", "Annotation": "annotations"}
 class Dogs(AnnotatedDataset):
     """Dog breeds: ``Images``, ``train_list.mat``, ``test_list.mat`` and, for boxes, ``Annotation``.
 
-    An image with several dogs has the box around them all.
-
-    Args:
-        root: the folder with ``Images``; the lists are in it or in its folder ``lists``.
-        cache: as in :class:`bench.data.base.AnnotatedDataset`.
-        faults: collects the problems instead of raising the first.
+    An image with several dogs has the box around them all. The lists are beside ``Images`` or in the folder ``lists``.
 
     Raises:
         RequestError: naming the file, the entry and the problem.

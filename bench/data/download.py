@@ -75,11 +75,6 @@ def fetch(source: Source, base: Path, progress: Progress) -> list[Path]:
 
     An interrupted download resumes; unpacked files appear under their names when they are whole.
 
-    Args:
-        source: archives of the data set.
-        base: the folder that holds the data sets.
-        progress: counts megabytes and files.
-
     Returns:
         The folders and files, new or there before.
 

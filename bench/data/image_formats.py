@@ -52,11 +52,7 @@ _OTHERS = (
 
 
 def format_of(head: bytes) -> str | None:
-    """Return the PIL name of the raster format that a file's first bytes show, or ``None``.
-
-    Args:
-        head: the first :data:`HEAD` bytes of the file, fewer if it is shorter.
-    """
+    """Return the PIL name of the raster format that a file's first bytes show, or ``None``."""
     for prefix, name in _PREFIXES:
         if head.startswith(prefix):
             return name

@@ -27,11 +27,6 @@ class ImageNet(AnnotatedDataset):
     ``Annotations/CLS-LOC`` in the folder, or beside Kaggle's ``Data/CLS-LOC``; an image of several objects has the box
     around them all. Validation images must all have one then; some training images never had.
 
-    Args:
-        root: the folder with ``train`` and ``val``.
-        cache: as in :class:`bench.data.base.AnnotatedDataset`.
-        faults: collects the problems instead of raising the first.
-
     Raises:
         RequestError: naming the file or folder and the problem.
     """

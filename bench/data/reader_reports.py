@@ -65,9 +65,6 @@ class Faults:
 
     As a context manager it surrounds the reading of one line or entry: a fault ends that one alone if faults are
     collected, and otherwise the whole reading.
-
-    Args:
-        collecting: whether to keep faults in :attr:`collected` and continue, instead of raising the first.
     """
 
     def __init__(self, collecting: bool = False) -> None:
@@ -120,8 +117,7 @@ _LONGEST = 200
 class LeftOut:
     """Counter of files that were left out, by reason, in the order in which the reasons came up.
 
-    Args:
-        root: the folder to which the paths of examples are relative.
+    Paths of examples are relative to ``root``.
     """
 
     def __init__(self, root: Path) -> None:

@@ -48,11 +48,6 @@ def verify(dataset: Dataset, progress: Progress, faults: Faults | None = None) -
     Counts are compared with the published ones if the folder has as many classes as the whole data set; its lists are
     compared with each other by its reader. Every image is decoded to its last row; boxes, visible key-points and masks
     must fit it; no image of the test split may have the content of a training image.
-
-    Args:
-        dataset: the data set, already read.
-        progress: counts the images.
-        faults: problems that its reader has collected.
     """
     collected = [] if faults is None else list(faults.collected)
     records = {split: dataset.split(split) for split in SPLITS}

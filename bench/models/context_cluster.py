@@ -42,11 +42,7 @@ class Stage:
 
 
 class Cluster(nn.Module):
-    """Feature exchange among the points of a cluster: ``(N, C, H, W) -> (N, C, H, W)`` (section 3.2).
-
-    Args:
-        stage: the sizes.
-    """
+    """Feature exchange among the points of a cluster: ``(N, C, H, W) -> (N, C, H, W)`` (section 3.2)."""
 
     def __init__(self, stage: Stage) -> None:
         super().__init__()

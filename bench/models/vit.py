@@ -18,12 +18,9 @@ class PatchTokens(nn.Module):
     """Images ``(N, 3, S, S)`` -> features ``(N, channels, S / patch, S / patch)``, of either sign.
 
     Dosovitskiy et al. 2021, equations 1 to 4, read at the patches: the class token takes part in every attention and is
-    left out at the end. Cell (row, column) is the token of the patch at that location, after the final layer norm.
-    Tan et al. 2024 (section 4.4) put a linear layer on the mean of these tokens, the averaged features of the last
-    layer.
-
-    Args:
-        net: torchvision's vision transformer, whose parts keep their names; ``heads`` is left out.
+    left out at the end. Cell (row, column) is the token of the patch at that location, after the final layer norm. Tan
+    et al. 2024 (section 4.4) put a linear layer on the mean of these tokens, the averaged features of the last layer.
+    The parts of torchvision's network keep their names; ``heads`` is left out.
 
     Attributes:
         channels: width of a token.
@@ -53,9 +50,6 @@ class PatchTokens(nn.Module):
 
 class AugregTokens(nn.Module):
     """Feature map as of :class:`PatchTokens` from timm's ViT-B/32, under timm's parameter names (without ``head``).
-
-    Args:
-        net: timm's vision transformer without a head.
 
     Attributes:
         channels: width of a token.

@@ -95,11 +95,6 @@ class PostHocPPNPlaces(PostHocPPN):
 def check_rank(name: str, config: Any, sizes: Sizes) -> None:
     """Refuse a k above the rank of a class's features, and a class without images.
 
-    Args:
-        name: method name for the message.
-        config: a :class:`DecompositionConfig`.
-        sizes: sizes of the data and the backbone.
-
     Raises:
         RequestError: with the largest possible k.
     """

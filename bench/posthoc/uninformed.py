@@ -95,11 +95,7 @@ def shuffled_labels(task: FitContext) -> Classifier:
 def ridge(backbone: nn.Module, train: Samples, labels: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     """Fit a linear head to labels by least squares with a penalty, from pooled features read once.
 
-    Args:
-        backbone: images -> features ``(N, D, h, w)``.
-        train: training split.
-        labels: ``(n,)``, the labels to fit.
-        device: device of the backbone.
+    The labels are ``(n,)``, of all images of the split.
 
     Returns:
         Weight ``(C, D)`` and bias ``(C,)``.

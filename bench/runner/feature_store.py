@@ -31,11 +31,6 @@ class FeatureStore:
     An image is identified by its bits: a mirrored or noisy copy is another image. The folder can be deleted at any
     time; features are then computed again. Nothing is stored for images on a GPU, where a pass is faster than a disk,
     for passes with gradients, in other precisions, or above 16 GiB.
-
-    Args:
-        backbone: feature extractor that does not learn.
-        name: its full name.
-        home: ``BENCH_HOME``; features are in its folder ``features``.
     """
 
     def __init__(self, backbone: nn.Module, name: str, home: Path) -> None:

@@ -20,12 +20,6 @@ RETRIES = 1
 def retry(work: Callable[[], Any], retries: int, progress: Progress, device: torch.device) -> Any:
     """Run the work, and again after transient failures such as a lost device; it resumes from its checkpoint.
 
-    Args:
-        work: the work.
-        retries: largest number of retries.
-        progress: reporter of retries.
-        device: device of the work.
-
     Raises:
         DeviceLost: if the device serves this process no more.
         Exception: the last failure.

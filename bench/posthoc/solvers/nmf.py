@@ -93,11 +93,7 @@ def factorise_by_class(
 ) -> Factors:
     """Factorise class by class on a CPU, in one batch elsewhere.
 
-    Args:
-        batch: factorisation of a batch: features, rows and classes -> factors.
-        F: features ``(B, M, D)``.
-        rows: number of valid rows per class ``(B,)``.
-        classes: the B class numbers.
+    ``batch`` factorises features ``(B, M, D)`` with numbers of rows ``(B,)``, of B classes.
     """
     if F.device.type != "cpu":
         return batch(F, rows, classes)

@@ -45,9 +45,7 @@ class _Description(Settings):
 def save(model: PartPrototypeClassifier, folder: Path | str) -> Path:
     """Write a decomposition into a folder, which is made, and return the folder.
 
-    Args:
-        model: result of :func:`bench.posthoc.decompose`.
-        folder: target folder; files of an earlier decomposition in it are replaced.
+    Files of an earlier decomposition in it are replaced.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -21,17 +21,7 @@ from bench.runner.retries import reason_of, retry
 
 
 class ThisProcess:
-    """Single worker: this process, or a process of its own for a cell on a GPU or with foreign code.
-
-    Args:
-        cells: all cells of the run.
-        store: results store of the cells.
-        home: ``BENCH_HOME``.
-        device: device of models and batches.
-        progress: reporter of progress inside a cell.
-        memory_limit: bytes for each cell.
-        retries: number of retries of a cell after transient failures.
-    """
+    """Single worker: this process, or a process of its own for a cell on a GPU or with foreign code."""
 
     default_gpus = 0.0
 

@@ -15,10 +15,7 @@ _GRACE = 5.0  # seconds from SIGTERM to SIGKILL
 class Processes:
     """Pool of local processes.
 
-    Args:
-        jobs: number of processes at a time.
-        cpus: CPUs of each.
-        gpus: names of the GPUs to hand out, each to the next job; empty: they share the GPU of ``--device``.
+    Each of the ``gpus`` goes to the next job; without any, all jobs share the GPU of ``--device``.
     """
 
     default_gpus = 0.0
