@@ -108,14 +108,7 @@ class Usage:
         """Return sums over all attempts, after the end; ``None`` if not measured, with a reason in ``not_measured``."""
         rows = read_usage(self.file.parent)
         sums = {name: _sum(rows, name) for name in _SUMS}
-        return {
-            "wall_seconds": sums["seconds"],
-            "cpu_seconds": sums["cpu_seconds"],
-            "gpu_busy_seconds": sums["gpu_busy_seconds"],
-            "cpu_joules": sums["cpu_joules"],
-            "gpu_joules": sums["gpu_joules"],
-            "not_measured": dict(self.reasons),
-        }
+        return {"wall_seconds": sums.pop("seconds"), **sums, "not_measured": dict(self.reasons)}
 
 
 def read_usage(folder: Path) -> list[dict[str, float | None]]:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from bench.contract import IMAGENET_MEAN, IMAGENET_STD, CellError, RequestError
+from bench.contract import IMAGENET_MEAN, IMAGENET_STD, CellError
 from bench.models.torchvision import TorchvisionNet
+from bench.models.weights import not_downloaded
 
 
 class PatchTokens(nn.Module):
@@ -121,15 +122,8 @@ class TimmViT:
         return AugregTokens(timm.create_model(self.model, num_classes=0, global_pool=""))
 
     def fetch(self, folder: Path) -> Path:
-        """Refuse to download: no address of these weights carries a hash.
-
-        Raises:
-            RequestError: always; the message names the options to use.
-        """
-        raise RequestError(
-            f"weights for {self.name} are not downloaded (no address with a hash): get model.safetensors of "
-            f"{self.source} from huggingface.co and pass --weights {self.name}=PATH, or --set pretrained=false"
-        )
+        """Refuse to download: no address of these weights carries a hash."""
+        raise not_downloaded(self.name, f"get model.safetensors of {self.source} from huggingface.co")
 
 
 def _check_size(images: Tensor, size: int) -> None:

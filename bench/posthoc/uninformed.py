@@ -16,8 +16,8 @@ from bench.posthoc.decompose_class import DecompositionConfig
 from bench.posthoc.method import PostHocPPN, decompose_black_box
 from bench.posthoc.model import DecomposedClassifier
 
+# Weight of the penalty on the head, relative to the mean variance of a feature.
 _RIDGE = 1e-3
-"""Weight of the penalty on the head, relative to the mean variance of a feature."""
 
 
 class Uninformed(PostHocPPN):

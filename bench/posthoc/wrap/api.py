@@ -28,8 +28,8 @@ from bench.posthoc.wrap.classifier import PartPrototypeClassifier, fold
 from bench.posthoc.wrap.feature_store import FeatureStore, Precision, gather
 from bench.posthoc.wrap.labels import check
 
+# Number of images on which the split is found and verified; later ones are verified while they are gathered.
 _FIRST = 8
-"""Number of images on which the split is found and verified; later ones are verified while they are gathered."""
 
 
 @freed_memory_kept()
