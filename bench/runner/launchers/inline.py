@@ -15,15 +15,17 @@ from bench.core.errors import storage_error
 from bench.core.interrupts import contained
 from bench.results.store import Store
 from bench.runner.cell import CellRunner
+from bench.runner.launchers.scheduler import Workers
 from bench.runner.launchers.subprocess_job import Job, ProcessExit, execute
 from bench.runner.progress import ConsoleProgress
 from bench.runner.retries import reason_of, retry
 
 
-class ThisProcess:
-    """Single worker: this process, or a process of its own for a cell on a GPU or with foreign code."""
+class ThisProcess(Workers):
+    """Single worker: this process, or a process of its own for a cell on a GPU or with foreign code.
 
-    default_gpus = 0.0
+    The cell uses the device of the command line, and an exception that ends the run has ended its cell too.
+    """
 
     def __init__(
         self,
@@ -39,9 +41,6 @@ class ThisProcess:
         self._store, self._home, self._device, self._progress = store, home, device, progress
         self._memory_limit, self._retries = memory_limit, retries
         self._job: Job | None = None
-
-    def check(self, gpus: float) -> None:
-        """Accept any number of GPUs: the cell uses the device of the command line."""
 
     @property
     def free(self) -> int:
@@ -59,12 +58,6 @@ class ThisProcess:
             return
         job, self._job = self._job, None
         yield job.name, self._run(job)
-
-    def stop(self) -> None:
-        """Do nothing: an exception that ends the run has ended its cell too."""
-
-    def close(self) -> None:
-        """Do nothing: there is no process to stop."""
 
     def _run(self, job: Job) -> ProcessExit:
         """Run a cell; an error of a method or a metric is recorded and ends only its own cell.

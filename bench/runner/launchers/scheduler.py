@@ -22,7 +22,9 @@ _SECONDS = 1.0
 
 
 class Workers(Protocol):
-    """Pool of workers that run jobs."""
+    """Pool of workers that run jobs; methods that a pool leaves out do nothing."""
+
+    default_gpus: float = 0.0
 
     def check(self, gpus: float) -> None:
         """Refuse a number of GPUs that no worker could ever give; raises :class:`RequestError`."""
@@ -39,6 +41,9 @@ class Workers(Protocol):
 
     def stop(self) -> None:
         """Stop all running jobs."""
+
+    def close(self) -> None:
+        """Release what the pool holds, after all jobs have ended or were stopped."""
 
 
 class Scheduler:
