@@ -14,8 +14,8 @@ from bench.core.registry import nearest
 from bench.data.preprocessing import Preprocessing
 from bench.models.backbones import BackboneVariant, input_config
 
+# Settings of the section ``backbone``: they replace what the weights' configuration has.
 SETTINGS = tuple(field.name for field in fields(InputConfig))
-"""Settings of the section ``backbone``: they replace what the weights' configuration has."""
 
 
 def protocol_of(backbone: str, protocol: Preprocessing, dataset: str, overrides: Mapping[str, Any]) -> Preprocessing:

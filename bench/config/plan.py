@@ -29,8 +29,8 @@ from bench.models.classifier import cached_feature_shape
 from bench.models.external import NetworkConfig
 from bench.models.imagenet_head import head_for
 
+# Inputs that any model on any images can give a metric.
 ALWAYS_PROVIDED = frozenset({"noise", "gradient", "prediction", "black_box"})
-"""Inputs that any model on any images can give a metric."""
 
 _PLAIN = {"keypoints": "part key-points", "bbox": "bounding boxes", "mask": "object masks"}
 

@@ -15,9 +15,9 @@ from bench.core import registry
 from bench.core.errors import RequestError
 from bench.core.registry import some
 
+# Sections of no method, metric or data set: variants and preprocessing of backbones, training of black boxes, and
+# whether backbones start from ImageNet.
 EVERYWHERE = ("backbone", "classifier", "pretrained")
-"""Sections of no method, metric or data set: variants and preprocessing of backbones, training of black boxes, and
-whether backbones start from ImageNet."""
 
 
 @dataclass

@@ -16,8 +16,8 @@ from bench.core.files import first_problem
 from bench.core.integrity import fingerprint
 from bench.core.settings import Settings
 
+# Setting of methods that chooses among the states which one fit passes.
 STAGE = "stage"
-"""Setting of methods that chooses among the states which one fit passes."""
 
 _OF_BLACK_BOX = ("dataset", "backbone")
 

@@ -23,8 +23,8 @@ State = tuple[int, int, int, int]
 
 Anyone can set the first time, and ``cp -p`` or ``rsync -t`` do; the other two follow when content or file are replaced.
 """
+# The state, and the sha256 in hex.
 Entry = tuple[int, int, int, int, str]
-"""The state, and the sha256 in hex."""
 
 
 def content_digest(root: Path, files: Sequence[Path], cache: Path | None) -> str:

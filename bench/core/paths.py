@@ -15,8 +15,8 @@ from bench.core.errors import RequestError
 from bench.core.project_file import FILE, project_file
 
 ConfigKind = Literal["backbones", "datasets", "methods", "suites"]
+# The YAML files that come with the package; in a checkout a link to ``configs/``.
 PACKAGED_CONFIGS = Path(__file__).resolve().parent / "_configs"
-"""The YAML files that come with the package; in a checkout a link to ``configs/``."""
 
 
 def home() -> Path:

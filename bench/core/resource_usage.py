@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
 
 FILE = "usage.csv"
+# Seconds since 1970; since the row before, passed and computed on processors; bytes in use now; joules since the row
+# before. Of a GPU the same. A value that the machine does not report is empty.
 COLUMNS = (
     "time",
     "seconds",
@@ -26,8 +28,6 @@ COLUMNS = (
     "gpu_memory_bytes",
     "gpu_joules",
 )
-"""Seconds since 1970; since the row before, passed and computed on processors; bytes in use now; joules since the row
-before. Of a GPU the same. A value that the machine does not report is empty."""
 
 _SUMS = ("seconds", "cpu_seconds", "gpu_busy_seconds", "cpu_joules", "gpu_joules")
 

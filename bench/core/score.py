@@ -21,9 +21,9 @@ _SHARE = (0.0, 100.0)
 _ROUNDING = 1e-6
 
 COMPLEMENT = "1 - "
+# Column of a table: its name, ``"1 - NAME"`` of one that is 0 or 1, or a function of all columns: a number per row, or
+# several ``(rows, M)``.
 Column = str | Callable[[Mapping[str, Any]], Any]
-"""Column of a table: its name, ``"1 - NAME"`` of one that is 0 or 1, or a function of all columns: a number per row, or
-several ``(rows, M)``."""
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ Status = Literal["ok", "n/a", "failed", "oom"]
 # Files without a meaning once there is a result.
 _OBSOLETE = ("failure.json", "anew", "activity.json")
 
+# Facts about a fit, written after its weights and curves, so that a fit without this file is not complete.
 FIT = "fit.json"
-"""Facts about a fit, written after its weights and curves, so that a fit without this file is not complete."""
 
 
 class _Failure(StoredModel):

@@ -16,8 +16,8 @@ from bench.contract import CellError
 from bench.data.image_formats import HEAD, describe, format_of
 from bench.data.image_truncation import png_chunks, refuse_early_end, refuse_gaps
 
+# PIL's names of the formats that are read. None of them runs another program (EPS does) or reads another file.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "PPM", "TIFF", "AVIF", "JPEG2000", "TGA")
-"""PIL's names of the formats that are read. None of them runs another program (EPS does) or reads another file."""
 
 # TIFF tags: BitsPerSample, MaxSampleValue, SMaxSampleValue.
 _BITS, _MAX, _SMAX = 258, 281, 341

@@ -26,8 +26,8 @@ from urllib.request import (
 
 from bench.contract import BenchError, Progress, RequestError, Settings
 
+# Seconds without a byte before a connection counts as cut.
 TIMEOUT = 60.0
-"""Seconds without a byte before a connection counts as cut."""
 ATTEMPTS = 5
 # Bytes that are read at a time.
 _CHUNK = 2**20

@@ -13,8 +13,8 @@ from bench.contract import RequestError
 
 K = TypeVar("K")
 
+# Advice on a file that may be the authors', or a user's in the same layout.
 OFFICIAL = "mend it or, if it is from the official archive, unpack the official archive again"
-"""Advice on a file that may be the authors', or a user's in the same layout."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ class Faults:
         return True
 
 
+# ``{reason: {"files": number, "example": path of one}}``, the form that is stored in results.
 LeftOutRecord = Mapping[str, Mapping[str, Any]]
-"""``{reason: {"files": number, "example": path of one}}``, the form that is stored in results."""
 
 NOTHING: LeftOutRecord = MappingProxyType({})
 

@@ -20,11 +20,11 @@ from bench.posthoc.decompose_class import DecompositionConfig, decompose_classes
 from bench.posthoc.scaling import require_cvxpy
 from bench.report.table import Table
 
+# Settings of the literal published pipeline: its objective and the start of its search.
 COMPARABLE: dict[str, Any] = {"norm": "l2", "start": "equal"}
-"""Settings of the literal published pipeline: its objective and the start of its search."""
 
+# Settings of ``ours`` that are measured as the third pipeline; the defaults are measured on the sample.
 FAST: dict[str, Any] = {"nmf_solver": "hals", "nmf_init": "nndsvd", "refinement": "lbfgs", "space": "span"}
-"""Settings of ``ours`` that are measured as the third pipeline; the defaults are measured on the sample."""
 
 # Reads of F by one update: one for `F P^T` and one, with the new E, for `E^T F`.
 _READS = 2

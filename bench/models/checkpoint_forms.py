@@ -16,8 +16,8 @@ from bench.contract import RequestError
 
 Tensors = dict[str, Tensor]
 
+# Prefixes of classification heads.
 HEADS = ("fc.", "classifier.", "head.", "heads.")
-"""Prefixes of classification heads."""
 
 # Names of containers that hold the state of a training, no network.
 _TRAINING = re.compile(

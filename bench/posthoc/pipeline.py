@@ -15,8 +15,8 @@ from bench.posthoc.decompose_class import DecompositionConfig, decompose_classes
 from bench.posthoc.feature_source import FeatureSource
 from bench.posthoc.progress import LoggingProgress
 
+# Limit of the cancellation: prototypes whose maps are this much larger than their sum explain nothing.
 MAX_CANCELLATION = 1e3
-"""Limit of the cancellation: prototypes whose maps are this much larger than their sum explain nothing."""
 
 
 def decompose_all(

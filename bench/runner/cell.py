@@ -43,8 +43,8 @@ from bench.training.black_box import agreement, train_or_load
 from bench.training.distributed import ProcessGroup
 from bench.training.trainer import Trainer
 
+# Fact of a fit: its batch size, if memory did not allow the planned one.
 REDUCED = "batch_size_after_out_of_memory"
-"""Fact of a fit: its batch size, if memory did not allow the planned one."""
 
 
 class CellRunner:

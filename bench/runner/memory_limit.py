@@ -14,8 +14,8 @@ from bench.core.compat import give_back_free_memory
 from bench.core.files import read_json, write_json
 from bench.core.memory import AllocationFailure, OutOfMemory, PeakMemory, format_bytes, is_out_of_memory, memory_limit
 
+# Stage whose result other cells share: it is never retried with another batch size than planned.
 SHARED = "black box"
-"""Stage whose result other cells share: it is never retried with another batch size than planned."""
 
 
 class OomRetry:

@@ -47,21 +47,13 @@ _PROCESS: tuple[tuple[str, Callable[[], Any], Callable[[Any], object] | None], .
 
 @dataclass
 class _Watched:
-    """Tensor (or array) that must not change.
-
-    Attributes:
-        name: name of the tensor in an error.
-        tensor: the tensor.
-        version: torch's count of writes into it.
-        graph: whether it requires gradients.
-        content: a copy, if writes are checked that torch does not count.
-    """
+    """Tensor (or array) that must not change, by its name in an error."""
 
     name: str
     tensor: Tensor
-    version: int
-    graph: bool
-    content: Tensor | None
+    version: int  # torch's count of writes into it
+    graph: bool  # whether it requires gradients
+    content: Tensor | None  # a copy, if writes are checked that torch does not count
 
     @classmethod
     def of(cls, name: str, tensor: Tensor, exact: bool) -> _Watched:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     # Of the contract, which imports torch: the command line reads the number below for its help.
     from bench.contract import Progress
 
+# Retries of a cell, unless the caller asks for another number.
 RETRIES = 1
-"""Retries of a cell, unless the caller asks for another number."""
 
 
 def retry(work: Callable[[], Any], retries: int, progress: Progress, device: torch.device) -> Any:

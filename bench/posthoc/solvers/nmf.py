@@ -16,8 +16,8 @@ from bench.posthoc.solvers.init import Init, initialise
 Solver = Literal["mu", "hals"]
 Tensors = tuple[Tensor, ...]
 
+# Updates between two checks of the error, as in DFF, on which the paper builds (edocollins/DFF, ``nmf.py``).
 CHECK_EVERY = 10
-"""Updates between two checks of the error, as in DFF, on which the paper builds (edocollins/DFF, ``nmf.py``)."""
 
 # Bytes that the difference F - E P may take at a time.
 _SPARE = {"cpu": 2**28, "cuda": 2**31}

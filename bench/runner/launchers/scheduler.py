@@ -14,8 +14,8 @@ from bench.runner.launchers.callbacks import RunCallback, Summary
 from bench.runner.launchers.subprocess_job import Job, ProcessExit
 from bench.runner.launchers.tasks import CellTask, tasks_of
 
+# Number of times that a task whose worker was lost is given to another one.
 LOST = 3
-"""Number of times that a task whose worker was lost is given to another one."""
 
 # Longest wait for the end of a job before tasks are started again.
 _SECONDS = 1.0
