@@ -14,8 +14,8 @@ from bench.core.registry import nearest
 from bench.data.preprocessing import Preprocessing
 from bench.models.backbones import BackboneVariant, input_config
 
+# Settings of the section ``backbone``: they replace what the weights' configuration has.
 SETTINGS = tuple(field.name for field in fields(InputConfig))
-"""Settings of the section ``backbone``: they replace what the weights' configuration has."""
 
 
 def protocol_of(backbone: str, protocol: Preprocessing, dataset: str, overrides: Mapping[str, Any]) -> Preprocessing:
@@ -23,12 +23,6 @@ def protocol_of(backbone: str, protocol: Preprocessing, dataset: str, overrides:
 
     In rising order: the weights' configuration, the data set's own protocol, ``--set backbone.NAME``. A file given by
     ``--weights`` counts as weights of the backbone that it is given for.
-
-    Args:
-        backbone: name in the catalogue, or ``timm:NAME``.
-        protocol: of the data set.
-        dataset: its name.
-        overrides: all ``--set`` pairs of the request.
 
     Raises:
         RequestError: for an unknown or wrong setting, one that is given for the backbone and for the data set, or a

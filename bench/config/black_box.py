@@ -10,8 +10,8 @@ from bench.config.schedule import Schedule
 from bench.contract import Settings
 from bench.core.imagenet_classes import HeadClasses
 
+# Version of the training: raised when the same settings would train another classifier.
 VERSION = 1
-"""Version of the training: raised when the same settings would train another classifier."""
 
 
 class BlackBoxConfig(Settings):

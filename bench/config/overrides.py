@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bench.core.errors import RequestError
-from bench.core.yaml12 import MOST_DEPTH, copied, parse
+from bench.core.yaml12 import copied, parse
 
 _COMMENT = re.compile(r"(?:^|\s)#")
 
@@ -59,7 +59,7 @@ def check_name(name: str) -> None:
         RequestError: if a part of it is empty, or there are too many.
     """
     parts = name.split(".")
-    if not all(parts) or len(parts) > MOST_DEPTH or len(name) > 200 or any(not part.isprintable() for part in parts):
+    if not all(parts) or len(parts) > 32 or len(name) > 200 or any(not part.isprintable() for part in parts):
         raise RequestError(f"--set {_cut(name)}: write SECTION.NAME=VALUE, for example ours.k=5")
 
 

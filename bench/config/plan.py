@@ -29,8 +29,8 @@ from bench.models.classifier import cached_feature_shape
 from bench.models.external import NetworkConfig
 from bench.models.imagenet_head import head_for
 
+# Inputs that any model on any images can give a metric.
 ALWAYS_PROVIDED = frozenset({"noise", "gradient", "prediction", "black_box"})
-"""Inputs that any model on any images can give a metric."""
 
 _PLAIN = {"keypoints": "part key-points", "bbox": "bounding boxes", "mask": "object masks"}
 
@@ -49,10 +49,7 @@ class Context:
 def plan(request: Request, context: Context, beside: Sequence[Request] = ()) -> list[PlannedCell]:
     """Return all cells of a request, those that share a black box one after the other.
 
-    Args:
-        request: the request.
-        context: folders, weights and plugins.
-        beside: all requests of the same run: a setting may be about a section of another one.
+    A setting may be about a section of another request of the run, one of ``beside``.
 
     Raises:
         RequestError: one line about the first problem of the request.

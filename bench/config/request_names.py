@@ -15,9 +15,9 @@ from bench.core import registry
 from bench.core.errors import RequestError
 from bench.core.registry import some
 
+# Sections of no method, metric or data set: variants and preprocessing of backbones, training of black boxes, and
+# whether backbones start from ImageNet.
 EVERYWHERE = ("backbone", "classifier", "pretrained")
-"""Sections of no method, metric or data set: variants and preprocessing of backbones, training of black boxes, and
-whether backbones start from ImageNet."""
 
 
 @dataclass
@@ -39,10 +39,6 @@ class Named:
 
     def check_settings(self, single: Iterable[str], several: Iterable[str]) -> None:
         """Refuse settings of sections that are not in the run: they would have no effect.
-
-        Args:
-            single: dotted names of settings.
-            several: dotted names with several values at once.
 
         Raises:
             RequestError: naming the sections of the run, or the nearest names.
@@ -95,12 +91,8 @@ def check_requests(
     """Refuse unknown names in the fields of requests, and settings of sections that are in none of them.
 
     Values of a wrong type are left to :class:`bench.config.schema.Request`; metrics that only some methods have count
-    as measured, because the methods are not imported yet.
-
-    Args:
-        requests: fields of each request.
-        gpus: methods that ``--gpus-per-cell`` names; the empty name means all others.
-        weights: backbones that ``--weights`` names.
+    as measured, because the methods are not imported yet. The methods that ``--gpus-per-cell`` names are ``gpus``, the
+    backbones of ``--weights`` are ``weights``.
 
     Raises:
         RequestError: one line about the first problem.

@@ -11,8 +11,8 @@ from bench.core import registry
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("baselines", "bench", "metrics")
+# Module, and the class in its source.
 _Class = tuple[str, ast.ClassDef]
-"""Module, and the class in its source."""
 
 
 def setting_names(name: str) -> frozenset[str] | None:

@@ -12,11 +12,12 @@ from pydantic import Field, ValidationError
 
 from bench.core import __version__
 from bench.core.errors import RequestError
+from bench.core.files import first_problem
 from bench.core.integrity import fingerprint
 from bench.core.settings import Settings
 
+# Setting of methods that chooses among the states which one fit passes.
 STAGE = "stage"
-"""Setting of methods that chooses among the states which one fit passes."""
 
 _OF_BLACK_BOX = ("dataset", "backbone")
 
@@ -52,10 +53,8 @@ class CellSpec(Settings):
         try:
             return cls.model_validate(written["spec"])
         except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(map(str, first["loc"]))
             raise RequestError(
-                f"{file} is no cell as this version writes them ({field}: {first['msg']}); its numbers can be read, "
+                f"{file} is no cell as this version writes them ({first_problem(error)}); its numbers can be read, "
                 "and `run` plans it again"
             ) from error
 

@@ -63,7 +63,7 @@ class Entry:
 # Variants of a metric are names of their own, with a preset, so that two definitions never meet in one column.
 _BIRDS = (("provides", "boxes, key-points, masks"),)
 _BOXES = (("provides", "boxes"),)
-_CONSISTENCY, _STABILITY = "metrics.consistency:Consistency", "metrics.stability:Stability"
+_CONSISTENCY, _STABILITY = "consistency:Consistency", "stability:Stability"
 
 
 def _metric(
@@ -72,11 +72,17 @@ def _metric(
     when = {"always": "in every run", "shared": "if prototypes are shared", "asked": "on request"}[measured]
     facts = (("group", group), ("measured", when))
     settings = tuple(preset.items())
-    return Entry(target, summary, facts=facts, preset=settings, measured=measured, group=group, chance=chance)
+    return Entry(
+        f"metrics.{target}", summary, facts=facts, preset=settings, measured=measured, group=group, chance=chance
+    )
+
+
+def _network(target: str, summary: str) -> Entry:
+    return Entry(f"baselines.{target}", summary)
 
 
 def _explanation(target: str, summary: str, twin: str = "") -> Entry:
-    return Entry(target, summary, twin=twin, explains=True)
+    return Entry(f"baselines.{target}", summary, twin=twin, explains=True)
 
 
 CATALOGUE: dict[str, dict[str, Entry]] = {
@@ -91,49 +97,43 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         "ours-places": Entry(
             "bench.posthoc.method:PostHocPPNPlaces", "exact too, from prototypes at places apart from each other"
         ),
-        "protopnet": Entry("baselines.protopnet:ProtoPNet", "this looks like that (Chen et al. 2019)"),
-        "tesnet": Entry("baselines.tesnet:TesNet", "a basis of prototypes for each class (Wang et al. 2021)"),
-        "protopool": Entry("baselines.protopool:ProtoPool", "prototypes shared by classes (Rymarczyk et al. 2022)"),
-        "deformable": Entry(
-            "baselines.deformable:DeformableProtoPNet", "prototypes of four moving parts (Donnelly et al. 2022)"
+        "protopnet": _network("protopnet:ProtoPNet", "this looks like that (Chen et al. 2019)"),
+        "tesnet": _network("tesnet:TesNet", "a basis of prototypes for each class (Wang et al. 2021)"),
+        "protopool": _network("protopool:ProtoPool", "prototypes shared by classes (Rymarczyk et al. 2022)"),
+        "deformable": _network(
+            "deformable:DeformableProtoPNet", "prototypes of four moving parts (Donnelly et al. 2022)"
         ),
-        "cosine-head": Entry(
-            "baselines.cosine_head:CosineHead",
-            "this project's control: cosines of raw features with clustered prototypes",
+        "cosine-head": _network(
+            "cosine_head:CosineHead", "this project's control: cosines of raw features with clustered prototypes"
         ),
-        "evalprotopnet": Entry(
-            "baselines.evalprotopnet:EvalProtoPNet",
-            "weighted scores, aligned features (Huang et al. 2023)",
+        "evalprotopnet": _network(
+            "evalprotopnet:EvalProtoPNet", "weighted scores, aligned features (Huang et al. 2023)"
         ),
-        "st-protopnet": Entry(
-            "baselines.st_protopnet:STProtoPNet", "prototypes near the boundary and far from it (Wang et al. 2023)"
+        "st-protopnet": _network(
+            "st_protopnet:STProtoPNet", "prototypes near the boundary and far from it (Wang et al. 2023)"
         ),
-        "support-st": Entry(
-            "baselines.st_protopnet:SupportST", "prototypes near the boundary between classes (Wang et al. 2023)"
+        "support-st": _network(
+            "st_protopnet:SupportST", "prototypes near the boundary between classes (Wang et al. 2023)"
         ),
-        "protoconcepts": Entry(
-            "baselines.protoconcepts:ProtoConcepts", "prototypes that are balls of many patches (Ma et al. 2023)"
+        "protoconcepts": _network(
+            "protoconcepts:ProtoConcepts", "prototypes that are balls of many patches (Ma et al. 2023)"
         ),
-        "prototree": Entry("baselines.prototree:ProtoTree", "a decision tree of prototypes (Nauta et al. 2021)"),
-        "protopshare": Entry(
-            "baselines.protopshare:ProtoPShare", "ProtoPNet's prototypes, merged across classes (Rymarczyk et al. 2021)"
+        "prototree": _network("prototree:ProtoTree", "a decision tree of prototypes (Nauta et al. 2021)"),
+        "protopshare": _network(
+            "protopshare:ProtoPShare", "ProtoPNet's prototypes, merged across classes (Rymarczyk et al. 2021)"
         ),
-        "pixpnet": Entry("baselines.pixpnet:PixPNet", "maps grounded in receptive fields (Carmichael et al. 2024)"),
-        "pipnet": Entry("baselines.pipnet:PIPNet", "shared prototypes from two views of an image (Nauta et al. 2023)"),
-        "epic": _explanation("baselines.epic:EPIC", "an invertible mix of channels, its purest shown (AAAI 2026)"),
-        "dff": _explanation("baselines.dff:DFF", "codes of concepts, and a remainder (Collins et al. 2018)"),
-        "craft": _explanation("baselines.craft:CRAFT", "the same from crops, ranked by importance (Fel et al. 2023)"),
-        "ibd": _explanation(
-            "baselines.ibd:IBD", "rows over concepts of all classes, and a residual (Zhou et al. 2018)"
-        ),
-        "ibd-keypoints": _explanation("baselines.ibd:IBDKeypoints", "the same over classifiers of the annotated parts"),
+        "pixpnet": _network("pixpnet:PixPNet", "maps grounded in receptive fields (Carmichael et al. 2024)"),
+        "pipnet": _network("pipnet:PIPNet", "shared prototypes from two views of an image (Nauta et al. 2023)"),
+        "epic": _explanation("epic:EPIC", "an invertible mix of channels, its purest shown (AAAI 2026)"),
+        "dff": _explanation("dff:DFF", "codes of concepts, and a remainder (Collins et al. 2018)"),
+        "craft": _explanation("craft:CRAFT", "the same from crops, ranked by importance (Fel et al. 2023)"),
+        "ibd": _explanation("ibd:IBD", "rows over concepts of all classes, and a residual (Zhou et al. 2018)"),
+        "ibd-keypoints": _explanation("ibd:IBDKeypoints", "the same over classifiers of the annotated parts"),
         "gradcam": _explanation(
-            "baselines.gradcam:GradCAM", "attribution by mean gradients (Selvaraju et al. 2017)", twin="blackbox"
+            "gradcam:GradCAM", "attribution by mean gradients (Selvaraju et al. 2017)", twin="blackbox"
         ),
         "hirescam": _explanation(
-            "baselines.gradcam:HiResCAM",
-            "attribution by each cell's gradients (Draelos and Carin 2020)",
-            twin="blackbox",
+            "gradcam:HiResCAM", "attribution by each cell's gradients (Draelos and Carin 2020)", twin="blackbox"
         ),
         "blackbox": Entry(
             "bench.posthoc.method:BlackBox",
@@ -209,7 +209,7 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
         ),
     },
     "metrics": {
-        "accuracy": _metric("metrics.accuracy:Accuracy", "top-1 accuracy on the test split", "prediction", "always"),
+        "accuracy": _metric("accuracy:Accuracy", "top-1 accuracy on the test split", "prediction", "always"),
         "consistency": _metric(
             _CONSISTENCY, "prototypes that hit the same part in 80 % of images (version 2)", "keypoints", "always"
         ),
@@ -217,7 +217,7 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
             _CONSISTENCY, "the same, a shared prototype's classes together", "keypoints", "shared", pooled=True
         ),
         "consistency_controlled": _metric(
-            "metrics.controlled:ControlledConsistency",
+            "controlled:ControlledConsistency",
             "prototypes that are consistent by a part that the class's constant location hits less often",
             "keypoints",
             "always",
@@ -238,159 +238,123 @@ CATALOGUE: dict[str, dict[str, Entry]] = {
             _STABILITY, "PixPNet's: whole images, unclipped noise, merged sides", "keypoints", variant="pixpnet"
         ),
         "sensitivity": _metric(
-            "metrics.axioms:Sensitivity", "cells shown though nothing depends on them, or the reverse", "axioms"
+            "axioms:Sensitivity", "cells shown though nothing depends on them, or the reverse", "axioms"
         ),
         "sensitivity_mean": _metric(
-            "metrics.axioms:Sensitivity", "the same, cells replaced by the mean feature", "axioms", baseline="mean"
+            "axioms:Sensitivity", "the same, cells replaced by the mean feature", "axioms", baseline="mean"
         ),
         "completeness": _metric(
-            "metrics.axioms:Completeness", "how far displayed attributions are from summing to the logit", "axioms"
+            "axioms:Completeness", "how far displayed attributions are from summing to the logit", "axioms"
         ),
-        "linearity": _metric(
-            "metrics.axioms:Linearity", "how far the head is from linear, and its attribution", "axioms"
-        ),
-        "symmetry": _metric("metrics.axioms:Symmetry", "whether cells of the same role are shown alike", "axioms"),
+        "linearity": _metric("axioms:Linearity", "how far the head is from linear, and its attribution", "axioms"),
+        "symmetry": _metric("axioms:Symmetry", "whether cells of the same role are shown alike", "axioms"),
         **{
             f"{axiom.lower()}_{reading}": _metric(
-                f"metrics.axioms:{axiom}", f"{axiom.lower()} of {what}", "axioms", reading=reading
+                f"axioms:{axiom}", f"{axiom.lower()} of {what}", "axioms", reading=reading
             )
             for reading, what in {"contribution": "exact contributions", "shapley": "the cells' Shapley values"}.items()
             for axiom in ("Sensitivity", "Completeness", "Symmetry")
         },
-        "calibration": _metric(
-            "metrics.calibration:Calibration", "expected calibration error of the softmax", "prediction"
-        ),
-        "fidelity": _metric("metrics.fidelity:Fidelity", "predictions equal to the black box's", "prediction"),
+        "calibration": _metric("calibration:Calibration", "expected calibration error of the softmax", "prediction"),
+        "fidelity": _metric("fidelity:Fidelity", "predictions equal to the black box's", "prediction"),
         "reconstruction": _metric(
-            "metrics.reconstruction:Reconstruction", "accuracy of what the shown prototypes carry alone", "prediction"
+            "reconstruction:Reconstruction", "accuracy of what the shown prototypes carry alone", "prediction"
         ),
         "cost": _metric(
-            "metrics.cost:Cost",
-            "milliseconds to explain an image, parameters, seconds of the fit",
-            "cost",
-            chance=False,
+            "cost:Cost", "milliseconds to explain an image, parameters, seconds of the fit", "cost", chance=False
         ),
         "cancellation": _metric(
-            "metrics.cancellation:Cancellation", "whether a class's prototypes cancel each other", "prototypes"
+            "cancellation:Cancellation", "whether a class's prototypes cancel each other", "prototypes"
         ),
         # Without a chance level: random maps always differ, and no largest distance is perfect.
-        "duplication": _metric(
-            "metrics.duplication:Duplication", "prototypes that repeat another", "prototypes", chance=False
-        ),
+        "duplication": _metric("duplication:Duplication", "prototypes that repeat another", "prototypes", chance=False),
         "contrastivity": _metric(
-            "metrics.contrastivity:Contrastivity",
+            "contrastivity:Contrastivity",
             "distance between the peaks of a class's prototypes",
             "prototypes",
             chance=False,
         ),
         "distinctiveness": _metric(
-            "metrics.distinctiveness:Distinctiveness",
-            "how little the regions of a class's prototypes overlap",
-            "prototypes",
+            "distinctiveness:Distinctiveness", "how little the regions of a class's prototypes overlap", "prototypes"
         ),
         "distinctiveness_official": _metric(
-            "metrics.distinctiveness:Distinctiveness",
+            "distinctiveness:Distinctiveness",
             "as ProtoNonParam's code: five maps, pooled 2 x 2",
             "prototypes",
             variant="official",
             top=5,
         ),
-        "compactness": _metric(
-            "metrics.compactness:Compactness", "prototypes that make up 90 % of a decision", "prototypes"
-        ),
+        "compactness": _metric("compactness:Compactness", "prototypes that make up 90 % of a decision", "prototypes"),
         "explanation_size": _metric(
-            "metrics.explanation_size:ExplanationSize",
+            "explanation_size:ExplanationSize",
             "prototypes that count for an image and for any, zero weights (PIP-Net)",
             "prototypes",
         ),
         "comprehensiveness": _metric(
-            "metrics.comprehensiveness:Comprehensiveness",
+            "comprehensiveness:Comprehensiveness",
             "how well a class's prototypes together cover the object's mask",
             "masks",
         ),
         "comprehensiveness_official": _metric(
-            "metrics.comprehensiveness:Comprehensiveness",
+            "comprehensiveness:Comprehensiveness",
             "as ProtoNonParam's code: five maps, pooled 2 x 2",
             "masks",
             variant="official",
             top=5,
         ),
         "mask_energy": _metric(
-            "metrics.mask_scores:MaskEnergy", "share of the class map on the object's mask, pointing game", "masks"
+            "mask_scores:MaskEnergy", "share of the class map on the object's mask, pointing game", "masks"
         ),
-        "mask_iou": _metric(
-            "metrics.mask_scores:MaskIou", "the class map's high region against the mask, background", "masks"
-        ),
+        "mask_iou": _metric("mask_scores:MaskIou", "the class map's high region against the mask, background", "masks"),
         "mask_oirr": _metric(
-            "metrics.mask_scores:MaskOirr", "relevance outside the object over that on it (ST-ProtoPNet)", "masks"
+            "mask_scores:MaskOirr", "relevance outside the object over that on it (ST-ProtoPNet)", "masks"
         ),
-        "coverage": _metric(
-            "metrics.coverage:Coverage", "different parts that a class's prototypes hit consistently", "parts"
-        ),
+        "coverage": _metric("coverage:Coverage", "different parts that a class's prototypes hit consistently", "parts"),
         "purity": _metric(
-            "metrics.purity:Purity", "one part in the patches where a prototype scores highest (PIP-Net)", "parts"
+            "purity:Purity", "one part in the patches where a prototype scores highest (PIP-Net)", "parts"
         ),
         "part_agreement": _metric(
-            "metrics.agreement:PartAgreement", "prototype and part at key-points, mutual information", "parts"
+            "agreement:PartAgreement", "prototype and part at key-points, mutual information", "parts"
         ),
         "keypoint_regression": _metric(
-            "metrics.regression:KeypointRegression",
-            "how well the prototypes' locations predict those of parts",
-            "parts",
+            "regression:KeypointRegression", "how well the prototypes' locations predict those of parts", "parts"
         ),
         "pointing_box": _metric(
-            "metrics.localisation:PointingBox", "maps that peak in the object's box, on whole images", "localisation"
+            "localisation:PointingBox", "maps that peak in the object's box, on whole images", "localisation"
         ),
-        "deletion": _metric(
-            "metrics.deletion:Deletion", "taking away the pixels shown, against chance", "faithfulness"
-        ),
+        "deletion": _metric("deletion:Deletion", "taking away the pixels shown, against chance", "faithfulness"),
         "insertion": _metric(
-            "metrics.deletion:Deletion", "putting back the pixels shown, against chance", "faithfulness", mode="insert"
+            "deletion:Deletion", "putting back the pixels shown, against chance", "faithfulness", mode="insert"
         ),
         "sufficiency": _metric(
-            "metrics.sufficiency:Sufficiency",
+            "sufficiency:Sufficiency",
             "whether the most contributing prototype alone keeps a prediction",
             "faithfulness",
         ),
         "necessity": _metric(
-            "metrics.sufficiency:Sufficiency", "whether a prediction changes without it", "faithfulness", mode="without"
+            "sufficiency:Sufficiency", "whether a prediction changes without it", "faithfulness", mode="without"
         ),
         "misalignment": _metric(
-            "metrics.misalignment:Misalignment", "maps that move when pixels elsewhere are attacked", "robustness"
+            "misalignment:Misalignment", "maps that move when pixels elsewhere are attacked", "robustness"
         ),
         "perturbation": _metric(
-            "metrics.perturbation:Perturbation", "part hits that survive colours, blur and JPEG", "robustness"
+            "perturbation:Perturbation", "part hits that survive colours, blur and JPEG", "robustness"
         ),
     },
     "checkpoints": {
-        "protopnet": Entry(
-            "baselines.official_checkpoints:OfficialCheckpoints", "the pickled PPNet of cfchen-duke/ProtoPNet"
-        ),
-        "tesnet": Entry(
-            "baselines.official_checkpoints:OfficialCheckpoints", "the pickled TESNet of JackeyWang96/TesNet"
-        ),
-        "protopool": Entry("baselines.official_checkpoints:OfficialCheckpoints", "best_model*.pth of gmum/ProtoPool"),
-        "deformable": Entry(
-            "baselines.official_checkpoints:OfficialCheckpoints",
-            "the pickled PPNet of jdonnelly36/Deformable-ProtoPNet",
-        ),
-        "evalprotopnet": Entry(
-            "baselines.official_checkpoints:OfficialCheckpoints", "save_model.pth of hqhQAQ/EvalProtoPNet"
-        ),
-        "st-protopnet": Entry(
-            "baselines.official_checkpoints:OfficialCheckpoints", "the state dict of cwangrun/ST-ProtoPNet"
-        ),
-        "protoconcepts": Entry(
-            "baselines.official_checkpoints:OfficialCheckpoints",
-            "models of Henrymachiyu/This-looks-like-those_ProtoConcepts",
-        ),
-        "prototree": Entry("baselines.official_checkpoints:OfficialCheckpoints", "model.pth of M-Nauta/ProtoTree"),
-        "protopshare": Entry(
-            "baselines.official_checkpoints:OfficialCheckpoints", "the pickled PPNet of gmum/ProtoPShare, after merging"
-        ),
-        "pixpnet": Entry(
-            "baselines.official_checkpoints:OfficialCheckpoints", "a Lightning checkpoint of merlresearch/PixPNet"
-        ),
-        "pipnet": Entry("baselines.official_checkpoints:OfficialCheckpoints", "net_trained_last of M-Nauta/PIPNet"),
+        name: Entry("baselines.official_checkpoints:OfficialCheckpoints", summary)
+        for name, summary in {
+            "protopnet": "the pickled PPNet of cfchen-duke/ProtoPNet",
+            "tesnet": "the pickled TESNet of JackeyWang96/TesNet",
+            "protopool": "best_model*.pth of gmum/ProtoPool",
+            "deformable": "the pickled PPNet of jdonnelly36/Deformable-ProtoPNet",
+            "evalprotopnet": "save_model.pth of hqhQAQ/EvalProtoPNet",
+            "st-protopnet": "the state dict of cwangrun/ST-ProtoPNet",
+            "protoconcepts": "models of Henrymachiyu/This-looks-like-those_ProtoConcepts",
+            "prototree": "model.pth of M-Nauta/ProtoTree",
+            "protopshare": "the pickled PPNet of gmum/ProtoPShare, after merging",
+            "pixpnet": "a Lightning checkpoint of merlresearch/PixPNet",
+            "pipnet": "net_trained_last of M-Nauta/PIPNet",
+        }.items()
     },
 }

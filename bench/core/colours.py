@@ -11,9 +11,7 @@ from bench.core.memory import to_device
 def jitter(images: Tensor, colour: Tensor) -> Tensor:
     """Change brightness, contrast, saturation and hue of images ``(N, 3, H, W)`` from 0 to 1, in that order.
 
-    Args:
-        images: batch of images.
-        colour: ``(N, 4)``: three factors, and turns of hue.
+    ``colour (N, 4)`` has three factors, and turns of hue.
     """
     brightness, contrast, saturation, turns = colour[:, :, None, None, None].unbind(1)
     images = (images * brightness).clamp_(0, 1)

@@ -6,13 +6,13 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.core.errors import RequestError
-from bench.core.files import ordered_map
+from bench.core.files import ordered_map, replacing
+from bench.core.integrity import sha256_of
 
 # A file that changed this recently may change again within the same tick of the file system's clock, unseen by size
 # and time; its hash is used but not remembered (git calls such entries "racily clean"). FAT has the coarsest tick.
@@ -23,8 +23,8 @@ State = tuple[int, int, int, int]
 
 Anyone can set the first time, and ``cp -p`` or ``rsync -t`` do; the other two follow when content or file are replaced.
 """
+# The state, and the sha256 in hex.
 Entry = tuple[int, int, int, int, str]
-"""The state, and the sha256 in hex."""
 
 
 def content_digest(root: Path, files: Sequence[Path], cache: Path | None) -> str:
@@ -46,7 +46,7 @@ def content_digest(root: Path, files: Sequence[Path], cache: Path | None) -> str
     try:
         states = {name: state_of(path) for name, path in paths.items()}
         stale = [name for name, state in states.items() if known.get(name, ())[:4] != state]
-        fresh = dict(zip(stale, ordered_map(_sha256, [paths[name] for name in stale]), strict=True))
+        fresh = dict(zip(stale, ordered_map(sha256_of, [paths[name] for name in stale]), strict=True))
     except OSError as error:
         raise RequestError(
             f"{error.filename or root}: cannot be read ({error.strerror or error}); mend its permissions or restore it"
@@ -82,11 +82,6 @@ def state_of(path: Path | os.DirEntry[str]) -> State:
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _load(cache: Path | None) -> dict[str, Entry]:
     """Return the entries of the cache; none if it is absent, damaged or of another format."""
     if cache is None:
@@ -102,14 +97,6 @@ def _load(cache: Path | None) -> dict[str, Entry]:
 
 
 def _save(cache: Path, entries: Mapping[str, Entry]) -> None:
-    # A cache that cannot be written costs time at the next call, nothing else.
-    with contextlib.suppress(OSError):
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        # Renamed when it is complete: several processes may hash the same data set.
-        handle, name = tempfile.mkstemp(dir=cache.parent, prefix=f".{cache.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(entries, file)
-            Path(name).replace(cache)
-        except OSError:
-            Path(name).unlink(missing_ok=True)
+    # A cache that cannot be written costs time at the next call, nothing else. Several processes may hash one data set.
+    with contextlib.suppress(OSError), replacing(cache, rivals=True) as unfinished:
+        unfinished.write_text(json.dumps(entries), encoding="utf-8")

@@ -21,9 +21,6 @@ class NotMeasured(Exception):
 class ProcessorMeter:
     """Energy of all processor packages and their memory (RAPL).
 
-    Args:
-        root: folder of the kernel's counters.
-
     Raises:
         NotMeasured: if there are none, or only root may read them.
     """
@@ -58,9 +55,6 @@ def _counted(zone: Path) -> bool:
 
 class GpuMeter:
     """Energy, utilisation and memory in use of an NVIDIA GPU.
-
-    Args:
-        device: a CUDA device of torch.
 
     Raises:
         NotMeasured: if NVML is not available.

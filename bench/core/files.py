@@ -82,11 +82,6 @@ def read_json(file: Path) -> dict[str, Any]:
 def parse(file: Path, text: bytes, schema: type[BaseModel]) -> dict[str, Any]:
     """Return JSON content of that schema as it was written: nothing is added, left out or converted.
 
-    Args:
-        file: the file's path, for error messages.
-        text: the file's bytes.
-        schema: the fields that readers rely on.
-
     Raises:
         RequestError: if the content does not fit the schema.
     """

@@ -6,8 +6,8 @@ import functools
 from collections.abc import Sequence
 from typing import Literal
 
+# Classes of a head that count on a data set with some of its classes.
 HeadClasses = Literal["present", "all"]
-"""Classes of a head that count on a data set with some of its classes."""
 
 
 @functools.cache

@@ -14,11 +14,11 @@ from typing import Any
 
 from bench.core.errors import RequestError
 
+# File in a folder of results with the sha256 of every other file by its relative path. Older folders have none.
 FILE = "digests.json"
-"""File in a folder of results with the sha256 of every other file by its relative path. Older folders have none."""
 
+# Files that are written to after the folder is complete: they have no digest.
 GROWING = ("log.txt",)
-"""Files that are written to after the folder is complete: they have no digest."""
 
 # Sorted and without spaces: equal content has one spelling, and so one digest.
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))

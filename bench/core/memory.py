@@ -38,9 +38,6 @@ class PeakMemory:
     On a GPU the allocator's own count. On a CPU the resident memory of the process, sampled every few milliseconds, on
     systems that report it (Linux); elsewhere the process's peak so far.
 
-    Args:
-        device: the device whose memory is measured.
-
     Attributes:
         before: bytes in use at the beginning.
     """
@@ -228,11 +225,7 @@ class AllocationFailure:
 
 
 class OutOfMemory(CellError):
-    """Work that does not fit into memory at any batch size that was tried.
-
-    Args:
-        overruns: a failure for each attempt, in order.
-    """
+    """Work that does not fit into memory at any batch size that was tried."""
 
     def __init__(self, overruns: Sequence[AllocationFailure]) -> None:
         super().__init__("; before that: ".join(str(overrun) for overrun in reversed(overruns)))

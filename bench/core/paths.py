@@ -15,8 +15,8 @@ from bench.core.errors import RequestError
 from bench.core.project_file import FILE, project_file
 
 ConfigKind = Literal["backbones", "datasets", "methods", "suites"]
+# The YAML files that come with the package; in a checkout a link to ``configs/``.
 PACKAGED_CONFIGS = Path(__file__).resolve().parent / "_configs"
-"""The YAML files that come with the package; in a checkout a link to ``configs/``."""
 
 
 def home() -> Path:
@@ -38,10 +38,6 @@ def data_root() -> Path | None:
 
 def decodable(folder: Path, option: str) -> Path:
     """Return the folder if safetensors and SQLite can open files in it.
-
-    Args:
-        folder: folder to write to.
-        option: name of the option or variable that sets it, for the message.
 
     Raises:
         RequestError: if its path is no UTF-8.

@@ -87,13 +87,7 @@ def _named_backbone(name: str) -> Entry:
 
 
 def nearest(name: str, known: Iterable[str], kind: str = "") -> str:
-    """Return ``; did you mean 'x'?`` and the command that lists all, or the known names, in a line of bounded length.
-
-    Args:
-        name: that is not known.
-        known: all that are.
-        kind: their kind in ``python -m bench ls``, if it lists them.
-    """
+    """Return ``; did you mean 'x'?`` and the command that lists a ``kind``, or the known names, in a bounded line."""
     known = sorted(known)
     name = name[:_LONGEST]
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
 
 FILE = "usage.csv"
+# Seconds since 1970; since the row before, passed and computed on processors; bytes in use now; joules since the row
+# before. Of a GPU the same. A value that the machine does not report is empty.
 COLUMNS = (
     "time",
     "seconds",
@@ -26,20 +28,12 @@ COLUMNS = (
     "gpu_memory_bytes",
     "gpu_joules",
 )
-"""Seconds since 1970; since the row before, passed and computed on processors; bytes in use now; joules since the row
-before. Of a GPU the same. A value that the machine does not report is empty."""
 
 _SUMS = ("seconds", "cpu_seconds", "gpu_busy_seconds", "cpu_joules", "gpu_joules")
 
 
 class Usage:
-    """Context that writes a row every few seconds; rows of attempts that were killed are kept.
-
-    Args:
-        folder: folder of the table.
-        device: device of the tensors.
-        every: seconds between two rows.
-    """
+    """Context that writes a row every few seconds; rows of attempts that were killed are kept."""
 
     def __init__(self, folder: Path, device: torch.device, every: float = 5.0) -> None:
         self.file, self.device, self.every = folder / FILE, device, every
@@ -114,14 +108,7 @@ class Usage:
         """Return sums over all attempts, after the end; ``None`` if not measured, with a reason in ``not_measured``."""
         rows = read_usage(self.file.parent)
         sums = {name: _sum(rows, name) for name in _SUMS}
-        return {
-            "wall_seconds": sums["seconds"],
-            "cpu_seconds": sums["cpu_seconds"],
-            "gpu_busy_seconds": sums["gpu_busy_seconds"],
-            "cpu_joules": sums["cpu_joules"],
-            "gpu_joules": sums["gpu_joules"],
-            "not_measured": dict(self.reasons),
-        }
+        return {"wall_seconds": sums.pop("seconds"), **sums, "not_measured": dict(self.reasons)}
 
 
 def read_usage(folder: Path) -> list[dict[str, float | None]]:

@@ -21,9 +21,9 @@ _SHARE = (0.0, 100.0)
 _ROUNDING = 1e-6
 
 COMPLEMENT = "1 - "
+# Column of a table: its name, ``"1 - NAME"`` of one that is 0 or 1, or a function of all columns: a number per row, or
+# several ``(rows, M)``.
 Column = str | Callable[[Mapping[str, Any]], Any]
-"""Column of a table: its name, ``"1 - NAME"`` of one that is 0 or 1, or a function of all columns: a number per row, or
-several ``(rows, M)``."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,7 @@ def column_of(table: Mapping[str, Any], which: Column) -> Any:
 
 
 def share(table: str, column: Column, by: str, **more: Any) -> Aggregate:
-    """Return the mean of numbers between 0 and 1 in percent, for example of a boolean column.
-
-    Args:
-        table: name of the table in ``Score.items``.
-        column: column that is averaged.
-        by: column that names a row's unit.
-        more: further fields of :class:`Aggregate`.
-    """
+    """Return the mean of numbers between 0 and 1 in percent, for example of a boolean column."""
     return Aggregate(table, column, by, scale=100.0, limits=(0.0, 100.0), **more)
 
 

@@ -70,10 +70,6 @@ def read_with_imports(file: Path) -> dict[Path, bytes]:
 def code_of_module(module: str, distribution: str) -> Code | None:
     """Return the code of an installed module: all of its package; ``None`` if the module is the harness's own.
 
-    Args:
-        module: its dotted name.
-        distribution: name and version of the installed distribution.
-
     Raises:
         ModuleNotFoundError: if there is no such module.
     """

@@ -20,8 +20,8 @@ Status = Literal["ok", "n/a", "failed", "oom"]
 # Files without a meaning once there is a result.
 _OBSOLETE = ("failure.json", "anew", "activity.json")
 
+# Facts about a fit, written after its weights and curves, so that a fit without this file is not complete.
 FIT = "fit.json"
-"""Facts about a fit, written after its weights and curves, so that a fit without this file is not complete."""
 
 
 class _Failure(StoredModel):
@@ -160,8 +160,7 @@ class WorkDir:
     def claim(self, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Hold the directory against other processes; a second one waits.
 
-        Args:
-            waiting: callback, called once if another process holds the directory.
+        Before it waits, ``waiting`` is called once.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with locks.exclusive(self.path / ".lock", waiting):

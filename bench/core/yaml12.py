@@ -18,11 +18,10 @@ import yaml
 
 from bench.core.errors import RequestError
 
+# Of one text; the longest of ``configs/`` has 4 KiB.
 MOST_BYTES = 2**18
-"""Of one text; the longest of ``configs/`` has 4 KiB."""
-MOST_DEPTH = 32
+# With each use of an anchor counted: nine lines of nine references each would be a billion values.
 MOST_VALUES = 10_000
-"""With each use of an anchor counted: nine lines of nine references each would be a billion values."""
 _TAG = "tag:yaml.org,2002:"
 # Section 10.3.2 of the specification: the form of a plain scalar, and the characters with which it can begin.
 _SCALARS = (
@@ -43,19 +42,6 @@ class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with other scalars, which refuses content of unbounded cost or with two readings."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (PyYAML's own name)
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.depth = 0
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        self.depth += 1
-        if self.depth > MOST_DEPTH:
-            mark = self.peek_event().start_mark
-            raise yaml.composer.ComposerError(None, None, f"more than {MOST_DEPTH} levels", mark)
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
 
     def compose_mapping_node(self, anchor: Any) -> Any:
         node = super().compose_mapping_node(anchor)
@@ -119,12 +105,10 @@ def _matching(loader: _Loader, node: Any, kind: str) -> str:
     return text
 
 
-def _null(loader: _Loader, node: Any) -> None:
-    _matching(loader, node, "null")
-
-
-def _bool(loader: _Loader, node: Any) -> bool:
-    return _matching(loader, node, "bool").lower() == "true"
+def _constant(loader: _Loader, node: Any) -> bool | None:
+    kind = node.tag.removeprefix(_TAG)
+    text = _matching(loader, node, kind)
+    return None if kind == "null" else text.lower() == "true"
 
 
 def _int(loader: _Loader, node: Any) -> int:
@@ -153,8 +137,8 @@ for _kind, _, _first in _SCALARS:
     _pattern = _PATTERNS[_kind]
     _Loader.add_implicit_resolver(_TAG + _kind, re.compile(rf"(?:{_pattern.pattern})\Z"), _first)
 _Loader.yaml_constructors = {
-    _TAG + "null": _null,
-    _TAG + "bool": _bool,
+    _TAG + "null": _constant,
+    _TAG + "bool": _constant,
     _TAG + "int": _int,
     _TAG + "float": _float,
     _TAG + "str": _text,
@@ -166,11 +150,7 @@ _Loader.yaml_constructors = {
 
 
 def parse(text: str, what: str) -> Any:
-    """Return the value of a text.
-
-    Args:
-        text: of one value or of a whole file.
-        what: the origin of the text, for the message.
+    """Return the value of a text, of one value or of a whole file; ``what`` is its origin, for the message.
 
     Raises:
         RequestError: one line with the place and the reason.
@@ -190,6 +170,8 @@ def parse(text: str, what: str) -> Any:
         mark = error.problem_mark
         where = f"{what}:{mark.line + 1}" if mark and "\n" in text.strip() else what
         raise RequestError(f"{where}: not valid YAML ({_line(error.problem or error.context)})") from error
+    except RecursionError as error:
+        raise RequestError(f"{what}: not valid YAML (too many levels)") from error
     except (ValueError, OverflowError) as error:  # of an escape such as "\U00110000"
         raise RequestError(f"{what}: not valid YAML ({_line(error)})") from error
     finally:

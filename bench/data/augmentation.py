@@ -19,8 +19,8 @@ from bench.core.colours import jitter
 from bench.core.memory import to_device
 
 CORNERS = torch.tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]], dtype=torch.float64)
+# Random distortion: cells of the mesh along a side, and the largest displacement of its inner corners in pixels.
 MESH, SHIFT = 10, 5
-"""Random distortion: cells of the mesh along a side, and the largest displacement of its inner corners in pixels."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,7 @@ class Augmentation:
 def draw(policy: str, n: int, generator: Generator) -> Augmentation:
     """Draw a named policy for each of n images, independently of the batches that they are in later.
 
-    Args:
-        policy: a name in :data:`POLICIES`.
-        n: number of images.
-        generator: random generator on the CPU.
+    The policy is a name in :data:`POLICIES`; the generator is on the CPU.
     """
     flip = torch.rand(n, generator=generator) < 0.5
     return POLICIES[policy](n, flip, generator)
@@ -149,6 +146,7 @@ def _prototree_cars(n: int, flip: Tensor, generator: Generator) -> Augmentation:
     return Augmentation(flip, matrices, colour=colour)
 
 
+# Policies by the names of a schedule's ``augment``; each also mirrors half of the images.
 POLICIES: dict[str, Callable[[int, Tensor, Generator], Augmentation]] = {
     "flip": lambda n, flip, generator: Augmentation(flip),
     "protopnet2019": _protopnet,
@@ -159,7 +157,6 @@ POLICIES: dict[str, Callable[[int, Tensor, Generator], Augmentation]] = {
     # Appendix B of Tan et al. 2024, for Dogs: a part of the image is enlarged, with torchvision's defaults.
     "resized_crop": lambda n, flip, generator: Augmentation(flip, resized_crop(n, generator)),
 }
-"""Policies by the names of a schedule's ``augment``; each also mirrors half of the images."""
 
 
 def rotation(n: int, generator: Generator, degrees: float = 15) -> Tensor:

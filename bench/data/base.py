@@ -29,7 +29,7 @@ class PublishedCounts:
 
 
 class AnnotatedDataset:
-    """Data set in a folder; subclasses read its annotations.
+    """Data set in a folder; subclasses read its annotations, and collect problems in ``faults`` where they are given.
 
     Args:
         root: the folder of the data set.

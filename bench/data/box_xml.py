@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+from bench.contract import Record
 from bench.data.base import Box, box_of_corners
-from bench.data.reader_reports import fault
+from bench.data.reader_reports import Fault, Faults, fault
 
 
 def box_around(file: Path) -> Box:
@@ -31,3 +33,12 @@ def box_around(file: Path) -> Box:
         raise fault(file, None, "has no box")
     left, top, right, bottom = zip(*boxes, strict=True)
     return box_of_corners(file, "", min(left), min(top), max(right), max(bottom))
+
+
+def with_box(record: Record, file: Path, faults: Faults) -> Record:
+    """Return the record with the box of an annotation file; without one if the file has a fault that is collected."""
+    try:
+        return replace(record, box=box_around(file))
+    except Fault as error:
+        faults.report(error, "annotation")
+        return record

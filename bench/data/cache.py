@@ -160,14 +160,8 @@ def prepare(
 
     The cache is written to a temporary folder and renamed, so it is whole or absent; processes that need the same one
     wait for the first. A damaged one is written again. It holds pixels before normalisation, so that protocols that
-    differ in mean and deviation alone share it.
-
-    Args:
-        dataset: the data set.
-        protocol: crop, size and coordinates.
-        home: folder of caches (``BENCH_HOME``).
-        progress: counts the images.
-        on_bad: an image that cannot be preprocessed is an error, or left out (in a separate cache).
+    differ in mean and deviation alone share it. An image that cannot be preprocessed is an error or, with
+    ``on_bad='skip'``, left out in a separate cache.
 
     Raises:
         RequestError: if the data set cannot be used with this protocol.

@@ -18,11 +18,6 @@ class Cars(AnnotatedDataset):
     The copy on Kaggle, which nests each folder once more (``car_devkit/devkit``, ``cars_train/cars_train``,
     ``cars_test/cars_test``), is read too.
 
-    Args:
-        root: the folder with ``devkit``.
-        cache: as in :class:`bench.data.base.AnnotatedDataset`.
-        faults: collects the problems instead of raising the first.
-
     Raises:
         RequestError: naming the file, the entry and the problem.
     """

@@ -19,6 +19,7 @@ from bench.core.files import ordered_map
 from bench.data.decoding import image_format
 from bench.data.reader_reports import LeftOut
 
+# Names of split folders in lower case -> the split.
 SPLITS = {
     "train": "train",
     "training": "train",
@@ -28,10 +29,9 @@ SPLITS = {
     "valid": "val",
     "validation": "val",
 }
-"""Names of split folders in lower case -> the split."""
 
+# Files with these endings are meant as images: one that holds something else is an error when it is decoded.
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"})
-"""Files with these endings are meant as images: one that holds something else is an error when it is decoded."""
 
 # Files and folders of operating systems and network disks, in lower case.
 _SYSTEM = frozenset(

@@ -29,17 +29,8 @@ def open_dataset(
 ) -> Any:
     """Locate and read a data set; synthetic data are drawn first.
 
-    Files that its reader left out are noted.
-
-    Args:
-        name: name that the user passed.
-        reader: name of the reader in the catalogue.
-        folder: usual folder name; ``None``: synthetic data.
-        data_root: value of ``--data-root``.
-        home: ``BENCH_HOME``.
-        progress: counts drawn images.
-        options: settings of the reader.
-        faults: collects the problems instead of raising the first, if the reader supports it.
+    Files that its reader left out are noted. The reader is a name in the catalogue; without a ``folder``, the usual
+    one's name, data are synthetic.
 
     Raises:
         RequestError: if it is not found, or its annotation files are broken.

@@ -16,8 +16,8 @@ from bench.contract import CellError
 from bench.data.image_formats import HEAD, describe, format_of
 from bench.data.image_truncation import png_chunks, refuse_early_end, refuse_gaps
 
+# PIL's names of the formats that are read. None of them runs another program (EPS does) or reads another file.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "PPM", "TIFF", "AVIF", "JPEG2000", "TGA")
-"""PIL's names of the formats that are read. None of them runs another program (EPS does) or reads another file."""
 
 # TIFF tags: BitsPerSample, MaxSampleValue, SMaxSampleValue.
 _BITS, _MAX, _SMAX = 258, 281, 341
@@ -94,10 +94,7 @@ def _loaded(name: str, image: Image.Image, head: bytes, file: BinaryIO) -> Image
 def sample_bits(name: str, image: Image.Image, head: bytes) -> int:
     """Return the bits of a sample as the file stores it: 8 or less, or 16 (also 12 in TIFF, any with a PNM's maximum).
 
-    Args:
-        name: PIL's name of the format.
-        image: opened image; its pixels need not be loaded.
-        head: the first bytes of the file.
+    The pixels need not be loaded.
     """
     if name == "PNG":
         return head[24]
@@ -112,12 +109,6 @@ def eight_bits(name: str, image: Image.Image, bits: int, data: bytes) -> tuple[N
     These are the upper 8 of the bits that the file declares significant: PNG ``sBIT``, TIFF ``BitsPerSample``,
     ``SMaxSampleValue`` or ``MaxSampleValue``, a PNM's maximum (which PIL has brought to 16 bits). A file without a
     declaration uses all of them.
-
-    Args:
-        name: PIL's name of the format.
-        image: loaded image.
-        bits: result of :func:`sample_bits`.
-        data: the whole file.
     """
     samples = np.asarray(image).astype(np.uint32)
     largest = int(samples.max()).bit_length()

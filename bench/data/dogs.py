@@ -6,9 +6,9 @@ from pathlib import Path
 
 from bench.contract import Record
 from bench.data.base import AnnotatedDataset, CheckedNames, PublishedCounts, missing_keys
-from bench.data.box_xml import box_around
+from bench.data.box_xml import with_box
 from bench.data.matlab import column, whole_number
-from bench.data.reader_reports import Fault, Faults, fault
+from bench.data.reader_reports import Faults, fault
 
 _NESTED = {"Images": "images", "Annotation": "annotations"}
 
@@ -16,12 +16,7 @@ _NESTED = {"Images": "images", "Annotation": "annotations"}
 class Dogs(AnnotatedDataset):
     """Dog breeds: ``Images``, ``train_list.mat``, ``test_list.mat`` and, for boxes, ``Annotation``.
 
-    An image with several dogs has the box around them all.
-
-    Args:
-        root: the folder with ``Images``; the lists are in it or in its folder ``lists``.
-        cache: as in :class:`bench.data.base.AnnotatedDataset`.
-        faults: collects the problems instead of raising the first.
+    An image with several dogs has the box around them all. The lists are beside ``Images`` or in the folder ``lists``.
 
     Raises:
         RequestError: naming the file, the entry and the problem.
@@ -51,12 +46,8 @@ class Dogs(AnnotatedDataset):
             for name, label in rows:
                 annotation = (boxes / name).with_suffix("")
                 annotations.append(annotation)
-                box = None
-                try:
-                    box = box_around(annotation) if annotated else None
-                except Fault as error:
-                    faults.report(error, "annotation")
-                splits[split].append(Record(name, images / name, label - 1, box))
+                record = Record(name, images / name, label - 1)
+                splits[split].append(with_box(record, annotation, faults) if annotated else record)
         super().__init__(root, cache, splits, [*files.values(), *(annotations if annotated else [])])
 
 

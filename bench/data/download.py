@@ -26,8 +26,8 @@ from urllib.request import (
 
 from bench.contract import BenchError, Progress, RequestError, Settings
 
+# Seconds without a byte before a connection counts as cut.
 TIMEOUT = 60.0
-"""Seconds without a byte before a connection counts as cut."""
 ATTEMPTS = 5
 # Bytes that are read at a time.
 _CHUNK = 2**20
@@ -74,11 +74,6 @@ def fetch(source: Source, base: Path, progress: Progress) -> list[Path]:
     """Download and unpack the missing files of a data set.
 
     An interrupted download resumes; unpacked files appear under their names when they are whole.
-
-    Args:
-        source: archives of the data set.
-        base: the folder that holds the data sets.
-        progress: counts megabytes and files.
 
     Returns:
         The folders and files, new or there before.

@@ -21,14 +21,8 @@ class ImageFolder(AnnotatedDataset):
 
     :mod:`bench.data.class_folders` decides which folders are splits and classes and which files are images; class
     folders without any image are left out too. ``root/annotations.csv`` may hold a line for each image: see
-    :class:`bench.data.annotation_table.AnnotationTable`.
-
-    Args:
-        root: the folder.
-        cache: as in :class:`bench.data.base.AnnotatedDataset`.
-        test_share: share of each class that is tested on, if the folder has no ``test``.
-        seed: seed of that division. Most images stay in their split when others are added or removed.
-        faults: collects the problems instead of raising the first.
+    :class:`bench.data.annotation_table.AnnotationTable`. Without ``test``, the share ``test_share`` of each class is
+    tested on, by a hash of ``seed`` and path: most images stay in their split when others are added or removed.
 
     Raises:
         RequestError: naming the file or folder and the problem.
@@ -88,12 +82,8 @@ def check_classes(
 ) -> tuple[list[str], dict[str, dict[str, list[Path]]]]:
     """Return the class names in their order, and the images of each split by class, without classes of no image.
 
-    Args:
-        found: the images of ``train`` and ``test`` by class.
-        root: the folder, for messages.
-        left_out: counts the class folders without an image in any split.
-        faults: collects classes without images in one of the splits; then the classes of both splits are returned.
-        divided: whether the folder came divided; otherwise classes that cannot be divided are reported already.
+    Class folders without an image in any split go to ``left_out``. In a folder that came undivided, classes that cannot
+    be divided are reported already.
 
     Raises:
         RequestError: naming a class without images in one of the splits.

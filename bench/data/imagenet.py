@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from bench.contract import Record, RequestError
 from bench.core.imagenet_classes import wnids
 from bench.data.base import AnnotatedDataset, PublishedCounts
-from bench.data.box_xml import box_around
+from bench.data.box_xml import with_box
 from bench.data.class_folders import classes_in
 from bench.data.image_folder import check_classes
 from bench.data.matlab import entries, whole_number
-from bench.data.reader_reports import Fault, Faults, LeftOut, fault
+from bench.data.reader_reports import Faults, LeftOut, fault
 
 _DEVKIT = Path("ILSVRC2012_devkit_t12") / "data"
 _BOXES = Path("Annotations") / "CLS-LOC"
@@ -26,11 +25,6 @@ class ImageNet(AnnotatedDataset):
     weights number all of them (:mod:`bench.models.imagenet_head` finds the rows of a subset). Boxes are read from
     ``Annotations/CLS-LOC`` in the folder, or beside Kaggle's ``Data/CLS-LOC``; an image of several objects has the box
     around them all. Validation images must all have one then; some training images never had.
-
-    Args:
-        root: the folder with ``train`` and ``val``.
-        cache: as in :class:`bench.data.base.AnnotatedDataset`.
-        faults: collects the problems instead of raising the first.
 
     Raises:
         RequestError: naming the file or folder and the problem.
@@ -63,7 +57,7 @@ class ImageNet(AnnotatedDataset):
                         file = boxes / ("val" if split == "test" else f"train/{name}") / f"{path.stem}.xml"
                         # Official training boxes cover less than half of the images.
                         if split == "test" or file.is_file():
-                            record = _with_box(record, file, faults)
+                            record = with_box(record, file, faults)
                             files.append(file)
                     splits[split].append(record)
         super().__init__(root, cache, splits, files)
@@ -87,14 +81,6 @@ def _folder_of_boxes(root: Path) -> Path | None:
     if root.resolve().parts[-2:] == ("Data", "CLS-LOC"):
         places.append(root.resolve().parents[1] / _BOXES)  # the tree that Kaggle distributes
     return next((place for place in places if place.is_dir()), None)
-
-
-def _with_box(record: Record, file: Path, faults: Faults) -> Record:
-    try:
-        return replace(record, box=box_around(file))
-    except Fault as error:
-        faults.report(error, "annotation")
-        return record
 
 
 def _by_devkit(folder: Path, meta: Path, truth: Path, faults: Faults) -> dict[str, list[Path]]:

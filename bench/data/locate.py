@@ -37,15 +37,9 @@ def locate(
     """Return the folder of a data set.
 
     The folder of :func:`base` either holds ``folder`` or is the data set itself. If ``folder`` is no data set but holds
-    exactly one, as archives unpacked into a folder leave it, it is that one.
-
-    Args:
-        folder: the data set's usual folder name, for example ``CUB_200_2011``.
-        data_root: value of ``--data-root``.
-        home: folder of caches (``BENCH_HOME``).
-        markers: files or folders, any one of which identifies the data set, for example ``images.txt``; without
-            them it is recognised by its name.
-        dataset: its name in ``--set``, for advice on a folder with another name.
+    exactly one, as archives unpacked into a folder leave it, it is that one. Any one of the ``markers`` (files or
+    folders such as ``images.txt``) identifies it, and without markers its name; ``dataset`` is its name in ``--set``,
+    for advice.
 
     Raises:
         RequestError: if it is missing, naming the searched folder and the option to pass.

@@ -29,14 +29,6 @@ def with_masks(
     They are prepared once, apart from the images, since few metrics read them: 50 kB each at 224 pixels. They keep
     their grey levels, so that a threshold is the metric's.
 
-    Args:
-        split: prepared images.
-        name: name of the split.
-        dataset: the data set.
-        protocol: protocol of the images.
-        images: folder of their cache.
-        progress: counts the masks.
-
     Raises:
         CellError: naming a mask that cannot be read, or that has another size than its image.
     """

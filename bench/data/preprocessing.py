@@ -21,12 +21,12 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Mean = Annotated[float, Field(ge=0, le=1)]
 Deviation = Annotated[float, Field(gt=0)]
 
+# Protocols by name: the scores' reference path, the same on whole images, and how ImageNet weights are tested.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "huang2023": {},
     "whole": {"crop": "full"},
     "torchvision": {"crop": "full", "resize": "resize-centre-crop", "coordinates": "exact"},
 }
-"""Protocols by name: the scores' reference path, the same on whole images, and how ImageNet weights are tested."""
 
 
 @dataclass(frozen=True)

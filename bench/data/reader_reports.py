@@ -13,8 +13,8 @@ from bench.contract import RequestError
 
 K = TypeVar("K")
 
+# Advice on a file that may be the authors', or a user's in the same layout.
 OFFICIAL = "mend it or, if it is from the official archive, unpack the official archive again"
-"""Advice on a file that may be the authors', or a user's in the same layout."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,6 @@ class Faults:
 
     As a context manager it surrounds the reading of one line or entry: a fault ends that one alone if faults are
     collected, and otherwise the whole reading.
-
-    Args:
-        collecting: whether to keep faults in :attr:`collected` and continue, instead of raising the first.
     """
 
     def __init__(self, collecting: bool = False) -> None:
@@ -108,8 +105,8 @@ class Faults:
         return True
 
 
+# ``{reason: {"files": number, "example": path of one}}``, the form that is stored in results.
 LeftOutRecord = Mapping[str, Mapping[str, Any]]
-"""``{reason: {"files": number, "example": path of one}}``, the form that is stored in results."""
 
 NOTHING: LeftOutRecord = MappingProxyType({})
 
@@ -120,8 +117,7 @@ _LONGEST = 200
 class LeftOut:
     """Counter of files that were left out, by reason, in the order in which the reasons came up.
 
-    Args:
-        root: the folder to which the paths of examples are relative.
+    Paths of examples are relative to ``root``.
     """
 
     def __init__(self, root: Path) -> None:

@@ -18,12 +18,9 @@ from bench.data.reader_reports import as_text
 class ClassImages(Dataset[tuple[Tensor, int]]):
     """Images with the index of their class, read by :mod:`bench.data.class_folders`.
 
-    Of a divided folder these are the training images.
-
-    Args:
-        folder: image folder.
-        transform: map from a PIL image in RGB to a tensor ``(3, H, W)``; it may be set later.
-        classes: class names in the order of the classifier's rows; default: the folders' names, sorted.
+    Of a divided folder these are the training images. The transform, which may be set later, maps a PIL image in RGB to
+    a tensor ``(3, H, W)``. Classes are in the order of the classifier's rows, by default that of the folders' sorted
+    names.
 
     Attributes:
         classes: class names; a class folder without images is a class too.

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -16,30 +15,20 @@ from bench.core.files import ordered_map
 from bench.data.base import PublishedCounts
 from bench.data.cache import SPLITS
 from bench.data.decoding import decode
-from bench.data.reader_reports import NOTHING, Anomaly, Faults
+from bench.data.reader_reports import NOTHING, Anomaly, Faults, LeftOutRecord
 
 
 @dataclass(frozen=True)
 class VerificationReport:
-    """Result of a verification.
-
-    Attributes:
-        images: number of images of each split.
-        classes: number of classes.
-        compared: reference of the counts.
-        anomalies: all problems.
-        warnings: possible problems of images that are used unchanged.
-        refused: whether `run` refuses the data set: its annotations or files do not fit together.
-        left_out: files in the folder that are not read: see :data:`bench.data.reader_reports.LeftOutRecord`.
-    """
+    """Result of a verification: images of each split, classes, the reference of these counts, and all problems."""
 
     images: dict[str, int]
     classes: int
     compared: str
     anomalies: list[Anomaly] = field(default_factory=list)
-    warnings: list[Anomaly] = field(default_factory=list)
-    refused: bool = False
-    left_out: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    warnings: list[Anomaly] = field(default_factory=list)  # of images that are used unchanged
+    refused: bool = False  # by `run`: annotations or files do not fit together
+    left_out: LeftOutRecord = field(default_factory=dict)
 
 
 def verify(dataset: Dataset, progress: Progress, faults: Faults | None = None) -> VerificationReport:
@@ -48,11 +37,6 @@ def verify(dataset: Dataset, progress: Progress, faults: Faults | None = None) -
     Counts are compared with the published ones if the folder has as many classes as the whole data set; its lists are
     compared with each other by its reader. Every image is decoded to its last row; boxes, visible key-points and masks
     must fit it; no image of the test split may have the content of a training image.
-
-    Args:
-        dataset: the data set, already read.
-        progress: counts the images.
-        faults: problems that its reader has collected.
     """
     collected = [] if faults is None else list(faults.collected)
     records = {split: dataset.split(split) for split in SPLITS}

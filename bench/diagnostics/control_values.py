@@ -23,11 +23,6 @@ from bench.runner.evaluator import evaluate
 def on_controls(metric: str, home: Path, progress: Progress) -> Iterator[tuple[str, str]]:
     """Measure a metric on every control that needs no trained classifier.
 
-    Args:
-        metric: its name.
-        home: ``BENCH_HOME``, which holds the demo birds; they are drawn if it does not.
-        progress: reporter of the steps.
-
     Yields:
         The name of a control, and the value with its unit, or the reason why there is none.
     """

@@ -22,12 +22,7 @@ def measurement_table(
 ) -> Table:
     """Return the table of a ``speed`` command, whose texts are formatted already.
 
-    Args:
-        title: printed above it.
-        conditions: lines about the machine and the sizes.
-        headers: titles of the columns; the first one names the rows.
-        rows: header -> text.
-        notes: lines below the table.
+    The first header is that of the rows' names.
     """
     first, *others = headers
     columns = tuple(Column(header) for header in others)

@@ -65,14 +65,7 @@ class ProfileSizes:
 
 @dataclass
 class ProfiledMethod:
-    """Method in one form, built on random images in its published settings.
-
-    Attributes:
-        name: name of the method in the catalogue.
-        sizes: sizes that it is built for.
-        overrides: settings other than the published ones, as dotted names without the method's.
-        images: number of images of the training split.
-    """
+    """Method in one form, built on a number of random images in its published settings but for ``overrides``."""
 
     name: str
     sizes: ProfileSizes
@@ -201,8 +194,8 @@ def parameters(module: nn.Module) -> int:
 
 
 What = Literal["training", "inference", "decomposition"]
+# Classes and images per class of a measured decomposition: more classes take more time, not more memory.
 FIT_CLASSES, FIT_IMAGES = 20, 30
-"""Classes and images per class of a measured decomposition: more classes take more time, not more memory."""
 
 
 @dataclass(frozen=True)

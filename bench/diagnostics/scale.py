@@ -32,21 +32,9 @@ def scale(
 ) -> dict[str, Any]:
     """Measure each method, in each of its forms, at each number of classes; every measurement in its own process.
 
-    A measurement that does not fit is repeated with one image at a time, as in the paper (section 4.3).
-
-    Args:
-        methods: names, or ``all``.
-        classes: numbers of classes.
-        backbone: name of the backbone of all methods.
-        device: device of the measurements.
-        batch_size: images per batch; default 80 (ProtoPNet's) on a GPU, 4 on a CPU.
-        size: side of the images in pixels.
-        steps: timed repetitions.
-        memory_limit: bytes; default on a CPU: three quarters of the free memory. A larger limit is lowered to that, so
-            that the limit ends a measurement before the machine runs out of memory.
-        plugins: files that register methods.
-        pairs: settings as for ``--set``; several values of one are measured one after the other.
-        note: called with messages about the progress.
+    A measurement that does not fit is repeated with one image at a time, as in the paper (section 4.3). By default a
+    batch has 80 images (ProtoPNet's) on a GPU and 4 on a CPU. On a CPU the memory limit, in bytes, is at most three
+    quarters of the free memory, so that it ends a measurement before the machine runs out of memory.
 
     Returns:
         The conditions and ``rows``, ready for JSON.

@@ -25,12 +25,7 @@ _PASSES = 5
 
 
 class Files(torch.utils.data.Dataset[tuple[Tensor, int]]):
-    """Image files read as by torchvision's ImageFolder: decoded, resized, mirrored and normalised one by one.
-
-    Args:
-        records: records of the images.
-        samples: the same images, preprocessed, whose size and normalisation are taken.
-    """
+    """Image files read as by torchvision's ImageFolder: decoded, resized, mirrored and normalised one by one."""
 
     def __init__(self, records: Sequence[Record], samples: Samples) -> None:
         from torchvision import transforms
@@ -69,18 +64,8 @@ def measure(
 ) -> dict[str, Any]:
     """Time both in alternating rounds, and a training step with and without new data.
 
-    Args:
-        records: records of the training split.
-        samples: the same split, preprocessed.
-        backbone: makes the backbone of the training step; ``None``: no step is timed.
-        device: device of the batches.
-        augment: augmentation policy of the preprocessed images; the DataLoader only mirrors.
-        batch_size: images per batch.
-        images: images of each round.
-        workers: processes of the DataLoader.
-        rounds: rounds, whose median counts; the DataLoader's processes start, and the cache is read, before the first.
-        steps: optimiser steps of each kind.
-        note: called with messages about the progress.
+    Only the cached images are augmented by the policy ``augment``; the DataLoader, of ``workers`` processes, mirrors.
+    Without a backbone no step is timed. The median of the rounds counts.
 
     Returns:
         ``over_loader`` and its ingredients, ready for JSON.

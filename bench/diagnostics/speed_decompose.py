@@ -20,11 +20,11 @@ from bench.posthoc.decompose_class import DecompositionConfig, decompose_classes
 from bench.posthoc.scaling import require_cvxpy
 from bench.report.table import Table
 
+# Settings of the literal published pipeline: its objective and the start of its search.
 COMPARABLE: dict[str, Any] = {"norm": "l2", "start": "equal"}
-"""Settings of the literal published pipeline: its objective and the start of its search."""
 
+# Settings of ``ours`` that are measured as the third pipeline; the defaults are measured on the sample.
 FAST: dict[str, Any] = {"nmf_solver": "hals", "nmf_init": "nndsvd", "refinement": "lbfgs", "space": "span"}
-"""Settings of ``ours`` that are measured as the third pipeline; the defaults are measured on the sample."""
 
 # Reads of F by one update: one for `F P^T` and one, with the new E, for `E^T F`.
 _READS = 2
@@ -47,19 +47,8 @@ def measure(
 ) -> dict[str, Any]:
     """Time the published pipeline, the same with scikit-learn's NMF as its first step, and ours.
 
-    Args:
-        classes: number of decomposed classes.
-        images: images per class.
-        hw: locations per image.
-        features: channels.
-        k: prototypes per class.
-        device: device of ours; the others run on the CPU.
-        sample: number of classes that the slow pipelines decompose; their time is extrapolated to all.
-        seed: seed of features, classifier and starting points.
-        settings: settings of ours, default :data:`FAST`.
-        sklearn: whether the second pipeline is run.
-        memory_limit: bytes of features that are decomposed together.
-        note: called with messages about the progress.
+    Features have ``images`` x ``hw`` locations in a class. Ours decomposes all classes on the device, as many at a time
+    as the limit in bytes allows; the others run on the CPU, and their time for ``sample`` classes is extrapolated.
 
     Returns:
         ``ratio``, ``objective_ratio``, ``nmf_error_ratio``, ``roofline_share``, ``peak_bytes`` and their

@@ -25,12 +25,6 @@ def measure(request: Sequence[str], launcher: Sequence[str], rounds: int, progre
 
     The synthetic birds of ``BENCH_HOME``, which a dry run draws where they are missing, are no part of the grid.
 
-    Args:
-        request: options of ``run`` that select the cells.
-        launcher: options of ``run`` for the launcher to compare.
-        rounds: number of rounds; inline and launched runs alternate.
-        progress: reporter of each run.
-
     Returns:
         Cells, seconds of each run, ``speedup`` (the ratio of the medians), and whether both gave the same numbers.
 

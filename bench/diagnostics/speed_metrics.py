@@ -79,17 +79,8 @@ def measure(
 ) -> dict[str, Any]:
     """Time the metrics on random images, batch by batch beside two bare forward passes of the same batch.
 
-    Args:
-        backbone: name in the catalogue; its weights are random.
-        prototypes: number of prototypes of all classes together.
-        images: number of images.
-        classes: number of classes.
-        device: device of the metrics and the forward passes; the literal loop runs on the CPU.
-        batch_size: images per batch.
-        sample: images that the literal loop scores; its time is extrapolated.
-        seed: seed of all random numbers.
-        memory_limit: bytes that the metrics may take beyond the model, for ``within_limit``; ``None``: any.
-        note: called with messages about the progress.
+    The backbone has random weights, and ``prototypes`` are those of all classes together. The literal loop scores
+    ``sample`` images on the CPU. The limit is in bytes beyond the model.
 
     Returns:
         ``over_forward`` (metrics and their forward passes over two bare ones), ``over_loop`` (the literal loop's time

@@ -38,21 +38,9 @@ def training_speed(
 
     A method's share is the median over the rounds of the black box's time divided by its own, so that other load of the
     machine in a round affects both. A method that starts from the trained classifier trains that: its share, which
-    would be 1 without noise, shows the accuracy of the shares.
-
-    Args:
-        methods: names, or ``all``.
-        backbone: name of the backbone of all methods, with random weights.
-        device: device of the training.
-        batch_size: images of a step; default 32 on a GPU, 4 on a CPU.
-        precision: precision of the training.
-        steps: steps of a round; default 10 on a GPU, 1 on a CPU.
-        rounds: timed rounds, after one untimed step of each method.
-        classes: number of classes.
-        size: side of the images in pixels.
-        images: images of the projection; default 6,000 on a GPU, 64 on a CPU; 0: no projection.
-        pairs: settings as for ``--set``; several values of one are measured in turn.
-        note: called with messages about the progress.
+    would be 1 without noise, shows the accuracy of the shares. By default, on a GPU and on a CPU, a batch has 32 and 4
+    images, a round 10 and 1 steps, the projection 6,000 and 64 images; 0 images: no projection. One untimed step of
+    each method comes before the rounds.
 
     Returns:
         The conditions, ``share_of_black_box`` and ``push_over_forward`` by method, and their ingredients, ready for

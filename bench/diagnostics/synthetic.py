@@ -106,13 +106,7 @@ class SmallNet(nn.Module):
 
 
 class PooledColourBackbone(nn.Module):
-    """Backbone with the feature shape of a large network at no cost: pooled colours, mixed at random.
-
-    Args:
-        channels: number of channels.
-        cells: rows and columns of the feature map.
-        seed: seed of the mixture.
-    """
+    """Backbone with the feature shape of a large network at no cost: pooled colours, mixed at random."""
 
     def __init__(self, channels: int, cells: tuple[int, int], seed: int = 0) -> None:
         super().__init__()
@@ -129,12 +123,8 @@ class PooledColourBackbone(nn.Module):
 class RandomPrototypes(PartPrototypeModel):
     """Model with random prototypes; the maxima of inner products over the locations add up to the logits.
 
-    Args:
-        classes: number of classes.
-        backbone: feature extractor; default: a :class:`SmallNet`.
-        per_class: prototypes of each class.
-        shared: further prototypes that belong to every class.
-        seed: seed of prototypes and default backbone.
+    Each class has ``per_class`` prototypes, and ``shared`` further ones belong to every class; the backbone is a
+    :class:`SmallNet` by default.
     """
 
     mixes = True
@@ -202,17 +192,8 @@ def task(
 ) -> FitContext:
     """Build the input of a method's ``fit`` on synthetic images.
 
-    Args:
-        folder: folder of the training checkpoint.
-        samples: the training split.
-        config: settings of the method.
-        progress: reporter of progress.
-        make: makes the feature extractor; its weights are drawn from the seed.
-        black_box: the classifier to start from.
-        seed: seed of all random numbers.
-        device: device of tensors, default the CPU.
-        precision: precision of training.
-        rest: other fields of the task.
+    Weights of the feature extractor that ``make`` builds are drawn from the seed; ``rest`` are other fields of the
+    task.
     """
     device = device or torch.device("cpu")
 

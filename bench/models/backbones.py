@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bench.contract import RequestError, Settings
 from bench.core import registry
+from bench.core.files import first_problem
 from bench.core.input_config import InputConfig
 from bench.models import weights
 from bench.models.library import Head, LibraryNet
@@ -49,9 +50,7 @@ class BackboneVariant(Settings):
         try:
             return cls.model_validate({key: value if equals else True for key, equals, value in pairs})
         except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(map(str, first["loc"]))
-            raise RequestError(f"backbone {name}: {field}: {first['msg']}; write NAME@stride=16@frozen") from error
+            raise RequestError(f"backbone {name}: {first_problem(error)}; write NAME@stride=16@frozen") from error
 
     def named(self, name: str) -> str:
         """Return the full name of a backbone with this variant, or its own where it has one."""

@@ -16,22 +16,22 @@ from bench.contract import RequestError
 
 Tensors = dict[str, Tensor]
 
+# Prefixes of classification heads.
 HEADS = ("fc.", "classifier.", "head.", "heads.")
-"""Prefixes of classification heads."""
 
+# Names of containers that hold the state of a training, no network.
 _TRAINING = re.compile(
     r"optim|sched|scaler|^amp$|callbacks|hyper_?param|^hparams|^args$|^config|^loops$|loss|criterion"
 )
-"""Names of containers that hold the state of a training, no network."""
 
+# Names of copies that a training keeps beside the network that it trains.
 _AVERAGED = re.compile(r"(^|[._-])(ema|averag|swa|teacher|momentum)", re.IGNORECASE)
-"""Names of copies that a training keeps beside the network that it trains."""
 
+# Prefixes by data parallelism, ``torch.compile`` and frameworks; others are found by the names that follow them.
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
-"""Prefixes by data parallelism, ``torch.compile`` and frameworks; others are found by the names that follow them."""
 
+# Tensors of losses, metrics and counters, which some training scripts keep among the network's.
 _BESIDE = re.compile(r"^(criterion|loss\w*|metrics?|(train|val|test)_\w+|n_averaged)(\.|$)|(^|\.)total_(ops|params)$")
-"""Tensors of losses, metrics and counters, which some training scripts keep among the network's."""
 
 
 @dataclass(frozen=True)

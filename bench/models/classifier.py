@@ -23,10 +23,6 @@ class Classifier(BlackBox):
 
     Its logits are means over cells plus a bias, ``logit[c] = mean(weight[c] @ features[cell]) + bias[c]``, so that each
     cell has an exact contribution, which the decomposition takes apart.
-
-    Args:
-        backbone: feature extractor with the attribute ``channels``.
-        classes: number of classes.
     """
 
     def __init__(self, backbone: nn.Module, classes: int) -> None:
@@ -45,10 +41,6 @@ class Classifier(BlackBox):
 
 def feature_shape(backbone: str, side: int) -> tuple[int, int, int]:
     """Return channels, rows and columns of a backbone's features of square images.
-
-    Args:
-        backbone: name in the catalogue.
-        side: height and width of the images in pixels.
 
     Raises:
         RequestError: if the backbone cannot take images of that size.
@@ -71,11 +63,6 @@ def cached_feature_shape(backbone: str, side: int, home: Path) -> tuple[int, int
     """Return :func:`feature_shape` from ``home/shapes`` if the backbone's code is unchanged, else compute and store it.
 
     Computing it makes torch import its compiler, which takes longer than planning a whole grid.
-
-    Args:
-        backbone: name in the catalogue.
-        side: height and width of the images in pixels.
-        home: ``BENCH_HOME``.
 
     Raises:
         RequestError: if the backbone cannot take images of that size.

@@ -11,20 +11,20 @@ from numpy.typing import NDArray
 
 Numbers = NDArray[np.int64]
 
+# Accuracy this unlikely for a classifier that knows something is chance.
 CHANCE_LEVEL = 1e-6
-"""Accuracy this unlikely for a classifier that knows something is chance."""
 
+# Accuracy that any classifier worth looking at has, however many classes there are.
 _LEAST = 0.05
-"""Accuracy that any classifier worth looking at has, however many classes there are."""
 
+# Another order is taken for the right one where less than this speaks for its being better by luck.
 ORDER_LEVEL = 1e-3
-"""Another order is taken for the right one where less than this speaks for its being better by luck."""
 
+# How many times more often another order must be right where the two differ: a confused pair of classes is not.
 _TIMES = 3
-"""How many times more often another order must be right where the two differ: a confused pair of classes is not."""
 
+# Classes up to which the best assignment is looked for; its matrix is dense.
 _MOST_ASSIGNED = 5000
-"""Classes up to which the best assignment is looked for; its matrix is dense."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.contract import CellError, RequestError
+from bench.contract import CellError
+from bench.models.weights import not_downloaded
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,7 @@ class Stage:
 
 
 class Cluster(nn.Module):
-    """Feature exchange among the points of a cluster: ``(N, C, H, W) -> (N, C, H, W)`` (section 3.2).
-
-    Args:
-        stage: the sizes.
-    """
+    """Feature exchange among the points of a cluster: ``(N, C, H, W) -> (N, C, H, W)`` (section 3.2)."""
 
     def __init__(self, stage: Stage) -> None:
         super().__init__()
@@ -223,15 +220,8 @@ class ContextClusterNet:
         return ContextCluster(tuple(Stage(*size, 24, *cut) for size, cut in zip(sizes, cuts, strict=True)))
 
     def fetch(self, folder: Path) -> Path:
-        """Refuse to download: the authors' weights are in folders without a fixed address or a hash.
-
-        Raises:
-            RequestError: always; the message names the options to use.
-        """
-        raise RequestError(
-            f"weights for {self.name} are not downloaded (no fixed address with a hash): get them from the table in "
-            f"github.com/ma-xu/Context-Cluster and pass --weights {self.name}=PATH, or --set pretrained=false"
-        )
+        """Refuse to download: the authors' weights are in folders without a fixed address or a hash."""
+        raise not_downloaded(self.name, "get them from the table in github.com/ma-xu/Context-Cluster")
 
 
 coc_tiny = ContextClusterNet("coc_tiny", regions=(8, 4, 2, 1), centers=(2, 2, 2, 2))

@@ -106,6 +106,7 @@ _BESIDE = (
     *(f"pathlib{module}.{kind}Path" for module in ("", "._local") for kind in ("Posix", "Windows", "PurePosix")),
     *("collections.Counter", "builtins.complex", "torch.serialization._get_layout"),
 )
+# Functions that may be called, with their stand-ins.
 CALLS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": dict_of,
     "collections.defaultdict": lambda *_: {},
@@ -134,4 +135,3 @@ CALLS: dict[str, Callable[..., Any]] = {
         for name, stand_in in {"scalar": _number, "_reconstruct": _inert("numpy.ndarray")}.items()
     },
 }
-"""Functions that may be called, with their stand-ins."""

@@ -41,8 +41,8 @@ _PRICES = {
     **dict.fromkeys(("REDUCE", "NEWOBJ", "NEWOBJ_EX", "OBJ", "INST", "PERSID", "BINPERSID"), 400),
     **dict.fromkeys(("GLOBAL", "STACK_GLOBAL"), 250),
 }
+# Price of an item of a dict, the most expensive container.
 _PRICE_OF_ITEM = 100
-"""Price of an item of a dict, the most expensive container."""
 _MOST_BITS = 512
 _LONGEST_NAME = 200
 _MOST_ARGUMENTS = 16

@@ -15,11 +15,6 @@ def set_stride(network: nn.Module, stride: int, size: int) -> None:
     and a layer whose window is even loses a row: ConvNeXt gets 13 x 13 cells at stride 16 and 26 x 26 at stride 8, of
     224 pixels.
 
-    Args:
-        network: feature extractor, callable on images ``(1, 3, size, size)``.
-        stride: pixels between two cells that are wanted.
-        size: side of the images in pixels.
-
     Raises:
         RequestError: if no layer has such a stride, as in a vision transformer, whose cells are its patches.
     """

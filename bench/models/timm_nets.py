@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from bench.contract import RequestError
 from bench.core.input_config import InputConfig
 from bench.models.library import LibraryFeatures, LibraryNet, on_meta
+from bench.models.weights import not_downloaded
 
 
 @dataclass(frozen=True)
@@ -82,18 +83,11 @@ class TimmNet(LibraryNet):
         return InputConfig(mean, std, kind, float(facts["crop_pct"]), int(facts["input_size"][-1]))  # type: ignore[arg-type]
 
     def fetch(self, folder: Path) -> Path:
-        """Refuse to download: no address of these weights carries a hash.
-
-        Raises:
-            RequestError: always; the message names the options to use.
-        """
+        """Refuse to download: no address of these weights carries a hash."""
         published = self.published()
         source = published and (published.hf_hub_id or published.url)
         found = f"get model.safetensors of {source} from huggingface.co" if source else "timm has none"
-        raise RequestError(
-            f"weights for timm:{self.name} are not downloaded (no address with a hash): {found}; pass --weights "
-            f"timm:{self.name}=PATH, or --set pretrained=false"
-        )
+        raise not_downloaded(f"timm:{self.name}", found)
 
     def published(self) -> Any:
         """Return timm's configuration of the published weights; ``None`` if there are none.

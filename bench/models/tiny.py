@@ -12,9 +12,6 @@ class TinyNet(nn.Module):
     One cell of the result sees 79 x 79 pixels of the image, a third of it each way: a part and its surroundings but not
     the whole bird, so that features stay features of parts.
 
-    Args:
-        channels: Number of features.
-
     Attributes:
         channels: Number of features.
         stride: Pixels of the image between two neighbouring cells.

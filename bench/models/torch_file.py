@@ -50,9 +50,6 @@ class Storage:
 class TorchFile:
     """File of ``torch.save``.
 
-    Args:
-        path: path of the file.
-
     Attributes:
         content: its value: plain containers, and inert objects in place of instances and tensors.
         names: the globals that it names.

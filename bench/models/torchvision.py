@@ -65,11 +65,6 @@ class TorchvisionNet:
     def fetch(self, folder: Path, version: str = "IMAGENET1K_V1", title: str = "") -> Path:
         """Return the file of torchvision's weights of a version, downloaded once into the folder.
 
-        Args:
-            folder: folder for downloads.
-            version: name in torchvision's list of weights.
-            title: name of the backbone in messages; ``""``: torchvision's.
-
         Raises:
             RequestError: if it cannot be downloaded; the message names the options to use instead.
         """

@@ -10,20 +10,18 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from bench.contract import IMAGENET_MEAN, IMAGENET_STD, CellError, RequestError
+from bench.contract import IMAGENET_MEAN, IMAGENET_STD, CellError
 from bench.models.torchvision import TorchvisionNet
+from bench.models.weights import not_downloaded
 
 
 class PatchTokens(nn.Module):
     """Images ``(N, 3, S, S)`` -> features ``(N, channels, S / patch, S / patch)``, of either sign.
 
     Dosovitskiy et al. 2021, equations 1 to 4, read at the patches: the class token takes part in every attention and is
-    left out at the end. Cell (row, column) is the token of the patch at that location, after the final layer norm.
-    Tan et al. 2024 (section 4.4) put a linear layer on the mean of these tokens, the averaged features of the last
-    layer.
-
-    Args:
-        net: torchvision's vision transformer, whose parts keep their names; ``heads`` is left out.
+    left out at the end. Cell (row, column) is the token of the patch at that location, after the final layer norm. Tan
+    et al. 2024 (section 4.4) put a linear layer on the mean of these tokens, the averaged features of the last layer.
+    The parts of torchvision's network keep their names; ``heads`` is left out.
 
     Attributes:
         channels: width of a token.
@@ -53,9 +51,6 @@ class PatchTokens(nn.Module):
 
 class AugregTokens(nn.Module):
     """Feature map as of :class:`PatchTokens` from timm's ViT-B/32, under timm's parameter names (without ``head``).
-
-    Args:
-        net: timm's vision transformer without a head.
 
     Attributes:
         channels: width of a token.
@@ -127,15 +122,8 @@ class TimmViT:
         return AugregTokens(timm.create_model(self.model, num_classes=0, global_pool=""))
 
     def fetch(self, folder: Path) -> Path:
-        """Refuse to download: no address of these weights carries a hash.
-
-        Raises:
-            RequestError: always; the message names the options to use.
-        """
-        raise RequestError(
-            f"weights for {self.name} are not downloaded (no address with a hash): get model.safetensors of "
-            f"{self.source} from huggingface.co and pass --weights {self.name}=PATH, or --set pretrained=false"
-        )
+        """Refuse to download: no address of these weights carries a hash."""
+        raise not_downloaded(self.name, f"get model.safetensors of {self.source} from huggingface.co")
 
 
 def _check_size(images: Tensor, size: int) -> None:

@@ -51,13 +51,13 @@ _HYPERPARAMETERS = (
     "lightning_fabric.utilities.data.AttributeDict",
     "lightning.fabric.utilities.data.AttributeDict",
 )
+# What may be named beside tensors. Nothing of numpy, pathlib or Lightning itself is called for a file.
 _HARMLESS: list[Any] = [
     # timm's checkpoints carry their options in a namespace: attributes, nothing that runs.
     argparse.Namespace,
     *((_Aside, name) for name in _ASIDE),
     *((OrderedDict, name) for name in _HYPERPARAMETERS),
 ]
-"""What may be named beside tensors. Nothing of numpy, pathlib or Lightning itself is called for a file."""
 
 
 def split(given: Path) -> tuple[Path, str]:
@@ -219,6 +219,14 @@ def head(backbone: nn.Module, file: Path, name: str, classes: int, channels: int
     raise RequestError(
         f"{file} has no linear head of {classes} classes on {channels} averaged channels (behind its backbone: "
         f"{found}); pass other weights, or train a head: --set classifier.head=trained"
+    )
+
+
+def not_downloaded(name: str, source: str) -> RequestError:
+    """Return the error of a backbone whose published weights have no fixed address with a hash."""
+    return RequestError(
+        f"weights for {name} are not downloaded (no fixed address with a hash): {source}; pass --weights {name}=PATH, "
+        "or --set pretrained=false"
     )
 
 

@@ -72,14 +72,7 @@ class Checkpoint:
             return None
 
     def write(self, label: int, tensors: dict[str, Tensor], numbers: dict[str, float], seconds: float) -> None:
-        """Store a finished class.
-
-        Args:
-            label: class number.
-            tensors: its result.
-            numbers: its measurements, for :meth:`means`.
-            seconds: time that it took.
-        """
+        """Store a finished class."""
         self._numbers[label] = numbers
         if self._folder is None:
             return

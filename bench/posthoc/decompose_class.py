@@ -17,6 +17,7 @@ from bench.posthoc.solvers.nmf import Factors, factorise
 from bench.posthoc.solvers.nmf import Solver as NmfSolver
 from bench.posthoc.solvers.semi_nmf import factorise_convex, factorise_semi
 
+# Measurements of :func:`decompose_classes` for each class.
 NUMBERS = (
     "nmf_relative_error",
     "nmf_updates",
@@ -26,7 +27,6 @@ NUMBERS = (
     "cancellation",
     "objective",
 )
-"""Measurements of :func:`decompose_classes` for each class."""
 
 
 class DecompositionConfig(Settings):

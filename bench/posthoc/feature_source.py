@@ -35,11 +35,6 @@ class BackboneFeatures:
     """:class:`FeatureSource` that runs the backbone over a class's images on request.
 
     Memory does not grow with the data set.
-
-    Args:
-        backbone: images -> features ``(N, D, h, w)``, in eval mode.
-        samples: training split.
-        device: device of the backbone.
     """
 
     def __init__(self, backbone: nn.Module, samples: Samples, device: torch.device) -> None:

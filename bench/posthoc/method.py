@@ -95,11 +95,6 @@ class PostHocPPNPlaces(PostHocPPN):
 def check_rank(name: str, config: Any, sizes: Sizes) -> None:
     """Refuse a k above the rank of a class's features, and a class without images.
 
-    Args:
-        name: method name for the message.
-        config: a :class:`DecompositionConfig`.
-        sizes: sizes of the data and the backbone.
-
     Raises:
         RequestError: with the largest possible k.
     """
@@ -130,7 +125,7 @@ def _black_box_and_features(task: FitContext) -> tuple[Any, BackboneFeatures]:
 def empty_model(task: FitContext) -> DecomposedClassifier:
     """Build a model of the fitted shapes, filled with zeros, into which a saved one is loaded."""
     backbone: Any = task.backbone()
-    shape = (task.train.classes, task.config.k, backbone.channels)
+    shape = (task.train.classes, getattr(task.config, "k", 1), backbone.channels)
     absent = torch.zeros(task.absent_classes, backbone.channels)
     return DecomposedClassifier(backbone, torch.zeros(shape), torch.zeros(shape[0] + len(absent)), absent).eval()
 
@@ -186,10 +181,7 @@ class BlackBox(Method):
 
     def build(self, task: FitContext) -> DecomposedClassifier:
         """Build an untrained classifier as a decomposition into one prototype per class."""
-        backbone: Any = task.backbone()
-        classes, absent = task.train.classes, torch.zeros(task.absent_classes, backbone.channels)
-        vectors, bias = torch.zeros(classes, 1, backbone.channels), torch.zeros(classes + len(absent))
-        return DecomposedClassifier(backbone, vectors, bias, absent).eval()
+        return empty_model(task)
 
     def fit(self, task: FitContext) -> DecomposedClassifier:
         """Return the trained black box as a decomposition into one prototype per class."""

@@ -15,8 +15,8 @@ from bench.posthoc.decompose_class import DecompositionConfig, decompose_classes
 from bench.posthoc.feature_source import FeatureSource
 from bench.posthoc.progress import LoggingProgress
 
+# Limit of the cancellation: prototypes whose maps are this much larger than their sum explain nothing.
 MAX_CANCELLATION = 1e3
-"""Limit of the cancellation: prototypes whose maps are this much larger than their sum explain nothing."""
 
 
 def decompose_all(
@@ -33,18 +33,8 @@ def decompose_all(
     """Decompose all classes of a classifier.
 
     The result of a class does not depend on which others share its chunk, so on a CPU the memory limit does not change
-    a bit. Classes in the checkpoint are not computed again; the row of a class without images is split equally.
-
-    Args:
-        settings: settings of the decomposition.
-        rows: rows of the classifier ``(C, D)``.
-        source: source of the features.
-        checkpoint: storage of finished classes.
-        seed: seed of the starting points.
-        memory_limit: bytes that features and their copies may take at a time.
-        names: class names for messages.
-        progress: reporter.
-        device: device of the computation.
+    a bit. Classes in the checkpoint are not computed again; the row of a class without images is split equally. The
+    rows of the classifier are ``(C, D)``; the limit is in bytes, of features and their copies.
 
     Returns:
         Prototypes ``(C, k, D)``, float64, and the image and location at which each is strongest ``(C k, 2)``, -1 for

@@ -27,14 +27,14 @@ from bench.contract import RequestError, Settings
 from bench.core.seeding import derive
 from bench.posthoc.feature_source import FeatureSource
 
+# Starting points of a place, of which the best is taken.
 _POOL = 24
-"""Starting points of a place, of which the best is taken."""
+# Updates of peaks and means of a starting point.
 _STEPS = 10
-"""Updates of peaks and means of a starting point."""
+# Locations that are clustered into starting points.
 _SAMPLE = 15_000
-"""Locations that are clustered into starting points."""
+# Added to the variances in the search, relative to a channel's mean variance.
 _SEARCH_RIDGE = 0.3
-"""Added to the variances in the search, relative to a channel's mean variance."""
 
 
 class PlacesConfig(Settings):

@@ -16,8 +16,8 @@ from bench.posthoc.decompose_class import DecompositionConfig
 from bench.posthoc.method import PostHocPPN, decompose_black_box
 from bench.posthoc.model import DecomposedClassifier
 
+# Weight of the penalty on the head, relative to the mean variance of a feature.
 _RIDGE = 1e-3
-"""Weight of the penalty on the head, relative to the mean variance of a feature."""
 
 
 class Uninformed(PostHocPPN):
@@ -95,11 +95,7 @@ def shuffled_labels(task: FitContext) -> Classifier:
 def ridge(backbone: nn.Module, train: Samples, labels: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     """Fit a linear head to labels by least squares with a penalty, from pooled features read once.
 
-    Args:
-        backbone: images -> features ``(N, D, h, w)``.
-        train: training split.
-        labels: ``(n,)``, the labels to fit.
-        device: device of the backbone.
+    The labels are ``(n,)``, of all images of the split.
 
     Returns:
         Weight ``(C, D)`` and bias ``(C,)``.

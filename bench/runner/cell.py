@@ -43,23 +43,15 @@ from bench.training.black_box import agreement, train_or_load
 from bench.training.distributed import ProcessGroup
 from bench.training.trainer import Trainer
 
+# Fact of a fit: its batch size, if memory did not allow the planned one.
 REDUCED = "batch_size_after_out_of_memory"
-"""Fact of a fit: its batch size, if memory did not allow the planned one."""
 
 
 class CellRunner:
     """Executor of one planned cell: runs it, or loads its fitted model again.
 
-    Args:
-        store: results store that contains the cell.
-        name: id of the cell.
-        home: ``BENCH_HOME``: data, black boxes.
-        device: device of models and batches.
-        progress: reporter of progress and notes.
-        batch_size: images per batch of the evaluation; it does not change the numbers.
-        memory_limit: bytes of the GPU, or of the process on a CPU; ``None``: no limit.
-        elsewhere: ``data_root`` and ``weights`` on this machine, if they differ from the planned paths.
-        ranks: process group that trains the cell; ``None``: this process alone.
+    The batch size is that of the evaluation and changes no number; the limit is in bytes, of the GPU or of the process
+    on a CPU. Paths of ``elsewhere`` (``data_root``, ``weights``) replace the planned ones.
     """
 
     def __init__(
@@ -187,9 +179,7 @@ class CellRunner:
     def task(self, train: Samples, need_black_box: bool = True) -> FitContext:
         """Build the method's input for fitting.
 
-        Args:
-            train: the training split.
-            need_black_box: whether to train or load the black box; a finished model does without it.
+        A finished model needs no black box.
         """
         # The black box is shared by id between cells of any method, metric and split.
         black_box: nn.Module | None = None
@@ -211,13 +201,7 @@ class CellRunner:
         )
 
     def black_box(self, train: Samples, folder: Path, config: BlackBoxConfig | None = None) -> nn.Module:
-        """Train the cell's black box on a split, or load it from the folder.
-
-        Args:
-            train: the training split, or a part of it.
-            folder: work folder of this black box.
-            config: origin of the classifier; ``None``: the cell's.
-        """
+        """Train the cell's black box on a split, or load it from the folder."""
         assert self.spec.black_box is not None
         # The version is part of the id and no setting.
         facts = {name: value for name, value in self.spec.black_box.items() if name != "version"}
@@ -240,9 +224,6 @@ class CellRunner:
 
     def load(self, train: Samples) -> PartPrototypeModel:
         """Load the fitted model of a finished cell.
-
-        Args:
-            train: the training split, whose classes size the network.
 
         Raises:
             CellError: if its weights are not on disk, damaged, or those of another network.
@@ -339,12 +320,7 @@ class CellRunner:
     ) -> tuple[dict[str, Score], dict[str, str]]:
         """Compute the scores of a model on a split, and the reasons of metrics that do not apply.
 
-        Args:
-            model: fitted model in eval mode.
-            train: the training split, from which a metric may learn.
-            split: the measured split.
-            fit_seconds: duration of the fit, itself a score of some metrics.
-            black_box: classifier with which metrics compare the model; ``None``: the cell's.
+        Metrics compare the model with ``black_box``, by default the cell's.
 
         Returns:
             Scores by metric, and for each metric that does not apply the reason.

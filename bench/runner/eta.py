@@ -47,10 +47,7 @@ class Timings:
     def of(self, spec: Mapping[str, Any], recipe: str | None, fit_id: str | None) -> float | None:
         """Estimate the seconds of a cell, without those of its black box.
 
-        Args:
-            spec: settings of the cell.
-            recipe: name of its recipe.
-            fit_id: id of its fit; the time of fitting is left out if a finished cell has the same fit.
+        The time of fitting is left out if a finished cell has the same fit.
 
         Returns:
             The mean over finished cells of the same method, data set, backbone and recipe; ``None``: there are none.
@@ -95,14 +92,7 @@ _HEADINGS = ("cell", "method", "dataset", "backbone", "seed", "state", "takes", 
 
 
 def print_plan(console: Console, cells: Sequence[PlannedCell], store: Store, home: Path) -> None:
-    """Print each cell with its state, estimated duration and inapplicable metrics, and a summary line.
-
-    Args:
-        console: output of the table.
-        cells: the plan.
-        store: results store of the cells.
-        home: ``BENCH_HOME``, which contains the black boxes.
-    """
+    """Print each cell with its state, estimated duration and inapplicable metrics, and a summary line."""
     timings = Timings.of_store(store)
     rows: list[tuple[str, ...]] = [_HEADINGS]
     reasons: dict[str, int] = {}

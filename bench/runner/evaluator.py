@@ -66,17 +66,8 @@ def evaluate(
 ) -> tuple[dict[str, Score], dict[str, str]]:
     """Compute the metrics of a model on a split.
 
-    Args:
-        model: in eval mode, on ``device``.
-        wanted: names of metrics with their ``parameters``.
-        train: training split, from which a metric may learn, such as the controls' locations.
-        split: measured split.
-        name: name of the split, for the progress bar.
-        batch_size: images per batch; it does not change the numbers.
-        device: device of the batches.
-        progress: reporter of the batches.
-        black_box: classifier with which metrics may compare the model.
-        fit_seconds: duration of the fit.
+    From the training split a metric may learn, such as the controls' locations; ``wanted`` has the ``parameters`` of
+    each metric, and ``name`` is that of the measured split. The batch size changes no number.
 
     Returns:
         Scores by metric, and for each metric that does not apply the reason.

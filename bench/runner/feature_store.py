@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from bench.core.files import replacing
 from bench.models.fingerprint import fingerprint
 
+# Images of a pass; a processor's cache holds their maps (32 took twice the time an image). Kernels depend on the number
+# of images: always the same one, so that the bits of features do not depend on which cell computes them.
 _GROUP = 8
-"""Images of a pass; a processor's cache holds their maps (32 took twice the time an image). Kernels depend on the
-number of images: always the same one, so that the bits of features do not depend on which cell computes them."""
+# Bytes of stored features of all backbones: eleven times those of 50 species (1,280 channels, 7 x 7 cells).
 _MOST = 16 * 2**30
-"""Bytes of stored features of all backbones: eleven times those of 50 species (1,280 channels, 7 x 7 cells)."""
 
 
 class FeatureStore:
@@ -31,11 +31,6 @@ class FeatureStore:
     An image is identified by its bits: a mirrored or noisy copy is another image. The folder can be deleted at any
     time; features are then computed again. Nothing is stored for images on a GPU, where a pass is faster than a disk,
     for passes with gradients, in other precisions, or above 16 GiB.
-
-    Args:
-        backbone: feature extractor that does not learn.
-        name: its full name.
-        home: ``BENCH_HOME``; features are in its folder ``features``.
     """
 
     def __init__(self, backbone: nn.Module, name: str, home: Path) -> None:

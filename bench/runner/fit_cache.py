@@ -33,11 +33,6 @@ def read_fit(
 ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Read a fit.
 
-    Args:
-        place: folder of the fit.
-        progress: reporter of damage.
-        weights: name of the file of the wanted state.
-
     Returns:
         Tensors by name, and the facts of the fit; ``None`` if it is incomplete or damaged.
     """
@@ -55,12 +50,7 @@ def read_fit(
 def reuse_fit(store: Store, folder: WorkDir, fit_id: str, stage: str | None, progress: ConsoleProgress) -> None:
     """Copy the fit of a finished cell with the same ``fit_id``, if any: another metric needs no new training.
 
-    Args:
-        store: results.
-        folder: cell that needs the fit.
-        fit_id: of the cell.
-        stage: its setting ``stage``, if it is set: the state of the fit that is copied.
-        progress: reporter.
+    Of a fit that passes several states, that of the setting ``stage`` is copied.
     """
     for name in store.cells():
         other = store.cell(name)
@@ -80,12 +70,8 @@ def copy_fit(
 ) -> bool:
     """Copy a fit.
 
-    Args:
-        source: folder of the fit.
-        work: folder of the copy.
-        progress: reporter of damage.
-        origin: added to the facts of the fit, which take precedence.
-        state: the state that is copied; ``None``: the measured one.
+    Facts of the fit take precedence over those of ``origin``; ``state`` is the copied state, by default the measured
+    one.
 
     Returns:
         Whether the fit was complete and undamaged, and is copied.
@@ -107,13 +93,7 @@ def copy_fit(
 
 
 def repair(names: Sequence[str], store: Store, progress: ConsoleProgress) -> None:
-    """Set damaged results of cells aside, keeping their fits, and remove leftovers of killed processes.
-
-    Args:
-        names: ids of the cells.
-        store: results store of the cells.
-        progress: reporter of damaged results.
-    """
+    """Set damaged results of cells aside, keeping their fits, and remove leftovers of killed processes."""
     for name in names:
         folder = store.cell(name)
         if not folder.untidy and not (folder.done and store.record(name).failure):

@@ -20,12 +20,7 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Heartbeat:
-    """Writer of a folder's ``activity.json`` while the context is active; the caller holds the folder's claim.
-
-    Args:
-        folder: folder of the cell.
-        stage: returns the present stage of the work.
-    """
+    """Writer of a folder's ``activity.json`` while the context is active; the caller holds the folder's claim."""
 
     def __init__(self, folder: WorkDir, stage: Callable[[], str]) -> None:
         self._file, self._stage = folder.path / "activity.json", stage

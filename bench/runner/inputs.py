@@ -30,11 +30,7 @@ from bench.runner.progress import ConsoleProgress
 class Inputs:
     """Inputs of one cell; each is refused if it differs from that of the plan.
 
-    Args:
-        spec: the plan.
-        where: paths of the inputs; see :class:`bench.config.spec.InputLocations`.
-        home: ``BENCH_HOME``, which contains preprocessed images.
-        progress: reporter of the preprocessing.
+    For ``where`` see :class:`bench.config.spec.InputLocations`.
 
     Attributes:
         left_out: files of the data set's folder that its reader ignored, after :meth:`data` was called.

@@ -57,9 +57,6 @@ class Intervention:
 def intervene(cell: CellRunner) -> Intervention:
     """Compute the effects of leaving out each prototype of a finished cell.
 
-    Args:
-        cell: a finished cell of a decomposition.
-
     Raises:
         RequestError: if the cell is not finished, or its model is no decomposed classifier.
     """

@@ -14,21 +14,16 @@ from bench.core.compat import give_back_free_memory
 from bench.core.files import read_json, write_json
 from bench.core.memory import AllocationFailure, OutOfMemory, PeakMemory, format_bytes, is_out_of_memory, memory_limit
 
+# Stage whose result other cells share: it is never retried with another batch size than planned.
 SHARED = "black box"
-"""Stage whose result other cells share: it is never retried with another batch size than planned."""
 
 
 class OomRetry:
     """Retry after out of memory: at most two attempts, the second with batch size 1.
 
-    As in the paper, section 4.3: "OOM indicates the out of memory error even with batch size 1".
-
-    Args:
-        device: device whose memory is limited.
-        limit: bytes of the GPU, or of the process on a CPU; ``None``: no limit.
-        note: file that records a failed first attempt, should the second be killed.
-        planned: batch size by stage.
-        progress: reporter of notes.
+    As in the paper, section 4.3: "OOM indicates the out of memory error even with batch size 1". The file ``note``
+    records a failed first attempt, should the second be killed; ``planned`` is the batch size by stage, and the limit
+    is in bytes, of the GPU or of the process on a CPU.
 
     Attributes:
         stage: present stage, for the message of a failure; set by the work.
@@ -51,9 +46,8 @@ class OomRetry:
     def run(self, work: Callable[[], None], start_over: Callable[[], None]) -> None:
         """Run the work, and again with batch size 1 if it does not fit into memory.
 
-        Args:
-            work: the whole work; it resumes from the finished parts of an earlier attempt.
-            start_over: discards unfinished work, whose parts must not be of different batch sizes.
+        The work resumes from finished parts of an earlier attempt; ``start_over`` discards them, since parts must not
+        be of different batch sizes.
 
         Raises:
             OutOfMemory: if neither attempt fits.
@@ -155,10 +149,7 @@ class OomRetry:
 class LimitedSamples:
     """Split whose batches have a largest size, with a check before each.
 
-    Args:
-        samples: the split.
-        most: largest batch size; ``None``: any.
-        check: called before each batch and after the last; it raises to end the reading.
+    ``check`` is called before each batch and after the last; it raises to end the reading.
     """
 
     def __init__(self, samples: Samples, most: int | None, check: Callable[[], None]) -> None:

@@ -47,21 +47,13 @@ _PROCESS: tuple[tuple[str, Callable[[], Any], Callable[[Any], object] | None], .
 
 @dataclass
 class _Watched:
-    """Tensor (or array) that must not change.
-
-    Attributes:
-        name: name of the tensor in an error.
-        tensor: the tensor.
-        version: torch's count of writes into it.
-        graph: whether it requires gradients.
-        content: a copy, if writes are checked that torch does not count.
-    """
+    """Tensor (or array) that must not change, by its name in an error."""
 
     name: str
     tensor: Tensor
-    version: int
-    graph: bool
-    content: Tensor | None
+    version: int  # torch's count of writes into it
+    graph: bool  # whether it requires gradients
+    content: Tensor | None  # a copy, if writes are checked that torch does not count
 
     @classmethod
     def of(cls, name: str, tensor: Tensor, exact: bool) -> _Watched:
@@ -74,12 +66,7 @@ class _Watched:
 
 
 class PluginObservation(Observation):
-    """View of a batch for a plugin: features and maps are shared with all metrics, attributes and memo are its own.
-
-    Args:
-        whole: the batch.
-        memo: cached values that the metrics of the plugin share.
-    """
+    """View of a batch for a plugin: features and maps are shared with all metrics, attributes and memo are its own."""
 
     def __init__(self, whole: Observation, memo: dict[object, Any]) -> None:
         vars(self).update(vars(whole), _memo=memo, _whole=whole)
@@ -100,12 +87,8 @@ class Guard:
 
     Writes through torch are counted by torch, at no cost. Foreign metrics may write in other ways (through numpy,
     ``.data``): for them, copies are kept and compared after each step. Each foreign metric also draws from random
-    generators of its own, so that its numbers do not depend on which others are measured.
-
-    Args:
-        models: the measured model and the black box, by their names in an error.
-        splits: samples that metrics are given, by name.
-        exact: whether any metric is foreign, so that copies are compared.
+    generators of its own, so that its numbers do not depend on which others are measured. Copies are compared if
+    ``exact``.
     """
 
     def __init__(self, models: Mapping[str, nn.Module | None], splits: Mapping[str, Samples], exact: bool) -> None:
@@ -137,10 +120,6 @@ class Guard:
     @contextlib.contextmanager
     def step(self, name: str, foreign: bool) -> Iterator[None]:
         """Check one step of a metric.
-
-        Args:
-            name: name of the metric.
-            foreign: whether it is a plugin's.
 
         Raises:
             CellError: at the end of the context, if the metric has changed shared state.

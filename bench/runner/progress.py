@@ -38,11 +38,8 @@ class _Bars(Progress):
 class ConsoleProgress:
     """Reporter of bars and notes on a console, and of notes in a log file while one is set.
 
-    Use it as a context manager, so that the terminal is left clean in any case.
-
-    Args:
-        console: output of bars and notes.
-        quiet: whether to print nothing; a log is written nevertheless.
+    Use it as a context manager, so that the terminal is left clean in any case. If ``quiet``, nothing is printed; a log
+    is written nevertheless.
     """
 
     def __init__(self, console: Console, quiet: bool = False) -> None:
@@ -91,13 +88,7 @@ class ConsoleProgress:
                 self._bars.of_cell, self._bars.newest = False, ""
 
     def track(self, items: Iterator[T] | Sequence[T], what: str, total: int | None = None) -> Iterator[T]:
-        """Yield the items and show how many of ``total`` are done.
-
-        Args:
-            items: iterable of work.
-            what: description beside the bar.
-            total: number of items; default: the length of a sequence.
-        """
+        """Yield the items and show how many of ``total`` are done."""
         if total is None and isinstance(items, Sequence):
             total = len(items)
         task = self._bars.add_task(what, total=total)

@@ -36,12 +36,7 @@ def reproduce(
 ) -> Reproduction:
     """Run a finished cell again in another, fresh home, and compare the numbers.
 
-    Args:
-        folder: folder of the finished cell, ``.../cells/ID``.
-        home: the other ``BENCH_HOME``; an interrupted reproduction in it is resumed.
-        device: device of models and batches.
-        progress: reporter of progress.
-        memory_limit: bytes.
+    An interrupted reproduction in that home is resumed.
 
     Raises:
         RequestError: if there is no finished cell, or ``home`` contains it.

@@ -13,18 +13,12 @@ if TYPE_CHECKING:
     # Of the contract, which imports torch: the command line reads the number below for its help.
     from bench.contract import Progress
 
+# Retries of a cell, unless the caller asks for another number.
 RETRIES = 1
-"""Retries of a cell, unless the caller asks for another number."""
 
 
 def retry(work: Callable[[], Any], retries: int, progress: Progress, device: torch.device) -> Any:
     """Run the work, and again after transient failures such as a lost device; it resumes from its checkpoint.
-
-    Args:
-        work: the work.
-        retries: largest number of retries.
-        progress: reporter of retries.
-        device: device of the work.
 
     Raises:
         DeviceLost: if the device serves this process no more.

@@ -48,10 +48,7 @@ class CellState:
 class Overview:
     """States of the cells of a run.
 
-    Args:
-        store: results store of the cells.
-        names: ids of the cells.
-        from_now: whether to count only failures after this call; cells that failed before are to run.
+    With ``from_now`` only failures after this call count; cells that failed before are to run.
     """
 
     def __init__(self, store: Store, names: Sequence[str], from_now: bool = False) -> None:

@@ -55,9 +55,6 @@ class MemoizedBackbone(nn.Module):
     """Backbone that computes the features of each image once and caches them in memory, on the CPU.
 
     Images are identified by a hash of their bits: a noisy copy is another image.
-
-    Args:
-        backbone: feature extractor in eval mode.
     """
 
     def __init__(self, backbone: nn.Module) -> None:
@@ -240,11 +237,6 @@ def within_class(labels: Tensor) -> Tensor:
 def open_cells(store: Store, names: Sequence[str], make: Any) -> list[CellRunner]:
     """Open cells of one method.
 
-    Args:
-        store: results store of the cells.
-        names: ids or prefixes of them.
-        make: makes a :class:`CellRunner` from an id.
-
     Raises:
         RequestError: if they are of several methods.
     """
@@ -258,9 +250,7 @@ def open_cells(store: Store, names: Sequence[str], make: Any) -> list[CellRunner
 def check_columns(cells: Sequence[CellRunner], columns: Sequence[str]) -> None:
     """Refuse an unknown column before any fit.
 
-    Args:
-        cells: cells to be tuned.
-        columns: names of metrics, of further numbers ``METRIC.NAME``, or of facts of a fit.
+    Columns are names of metrics, of further numbers ``METRIC.NAME``, or of facts of a fit.
 
     Raises:
         RequestError: for any other name.

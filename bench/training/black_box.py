@@ -57,17 +57,8 @@ def train_or_load(
 ) -> Classifier:
     """Return the classifier in eval mode: pretrained, loaded from its folder, or trained and stored there.
 
-    Another process that needs the same classifier waits for it.
-
-    Args:
-        folder: work folder of this black box.
-        config: origin of the classifier.
-        backbone: builds the feature extractor with its starting weights.
-        head: returns weight and bias of the pretrained head, from the number of channels.
-        train: training split.
-        seed: seed of the head's starting weights.
-        trainer: builds the training loop, with its checkpoint in the given folder.
-        progress: reporter.
+    Another process that needs the same classifier waits for it. ``head`` maps the number of channels to weight and bias
+    of the pretrained head; ``trainer`` builds the training loop with its checkpoint in the given folder.
 
     Returns:
         The classifier on the CPU if it was loaded, else on the trainer's device.
@@ -118,14 +109,8 @@ def agreement(
     """Say and return how often a classifier's answers on training images are their labels.
 
     A classifier that came with its weights may number its classes in another way than the data set does. It is warned
-    about where :func:`bench.models.confusion.judge` finds the accuracy near chance, or another order far better.
-
-    Args:
-        model: images ``(N, 3, H, W)`` -> logits ``(N, C)``, in eval mode.
-        train: the training split; some images from all over it are looked at.
-        device: where the model is.
-        progress: told the warning.
-        batch_size: images at a time.
+    about where :func:`bench.models.confusion.judge` finds the accuracy near chance, or another order far better. Up to
+    500 images from all over the split are looked at.
 
     Returns:
         ``label_accuracy`` in % and ``label_images``, how many were looked at.

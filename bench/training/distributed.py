@@ -231,10 +231,6 @@ class ShardedBackbone:
 
     The backbone is the module that the learner or its model has under that name; a learner without one is trained
     whole on every rank, which is right but no faster.
-
-    Args:
-        learner: learner in training.
-        group: processes that share the work.
     """
 
     def __init__(self, learner: nn.Module, group: ProcessGroup) -> None:

@@ -18,8 +18,8 @@ from bench.contract import Batch, Samples
 from bench.data.augmentation import Augmentation
 from bench.training.distributed import backbones, replaced_forward
 
+# Number of versions of an image, for each augmentation that has few.
 VERSIONS = {"none": 1, "flip": 2}
-"""Number of versions of an image, for each augmentation that has few."""
 
 
 def mirrored(images: Tensor) -> Tensor:

@@ -249,10 +249,6 @@ class Trainer:
 
         From then on only the parameters that the phase names learn.
 
-        Args:
-            learner: learner in train mode.
-            phase: phase to train.
-
         Returns:
             The optimiser, with learning rates of zero, and the step ``(images, labels) -> losses``.
         """

@@ -64,7 +64,7 @@ def test_an_unchanged_file_is_not_read_again(tmp_path, monkeypatch, settled):
     assert [path.name for path in cache.parent.iterdir()] == ["tree.json"]
     write(tmp_path, one="7")
     read = []
-    monkeypatch.setattr(module, "_sha256", lambda path: read.append(path.name) or "0" * 64)
+    monkeypatch.setattr(module, "sha256_of", lambda path: read.append(path.name) or "0" * 64)
     assert content_digest(tmp_path, files, cache) != first
     assert read == ["one.txt"]
     content_digest(tmp_path, files, cache)

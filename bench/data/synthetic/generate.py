@@ -25,14 +25,6 @@ def draw(
 
     The folder appears whole or not at all: pictures go to a sibling folder that is renamed at the end.
 
-    Args:
-        root: Folder to make; must not exist yet, or be empty.
-        seed: Seed of every random choice.
-        classes: Number of species, at most `len(SPECIES)`.
-        train: Training images of each species.
-        test: Test images of each species.
-        progress: Callback with (images done, images in all), called after each image.
-
     Raises:
         ValueError: If there are not so many species, or no images are asked for.
         FileExistsError: If `root` is not empty.

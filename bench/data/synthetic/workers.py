@@ -44,12 +44,6 @@ def order(classes: int, images: int) -> list[tuple[int, int]]:
 def drawn(root: Path, seed: int, classes: int, images: int) -> Iterator[tuple[Box, Points]]:
     """Draw pictures into a tree, as many at a time as there are processors.
 
-    Args:
-        root: tree with a folder for each species.
-        seed: seed of every random choice.
-        classes: number of species.
-        images: number of pictures of each.
-
     Yields:
         Box and key-points of each picture, in their order.
 

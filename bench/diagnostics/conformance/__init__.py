@@ -13,7 +13,7 @@ from bench.core import registry
 from bench.diagnostics.conformance import methods, metrics
 from bench.diagnostics.conformance.outcome import Outcome, attempt
 
-_KINDS: tuple[tuple[str, Any], ...] = (("method", methods), ("metric", metrics))
+_KINDS: dict[str, Any] = {"method": methods, "metric": metrics}
 
 
 def check(name: str, settings: Mapping[str, Any] | None = None) -> Iterator[Outcome]:
@@ -22,14 +22,13 @@ def check(name: str, settings: Mapping[str, Any] | None = None) -> Iterator[Outc
     Raises:
         RequestError: if there is neither, with the nearest names.
     """
-    kinds = [kind for kind in ("methods", "metrics") if name in registry.names(kind)]
+    kinds = [kind for kind in _KINDS if name in registry.names(f"{kind}s")]
     if not kinds:
         known = {*registry.names("methods"), *registry.names("metrics")}
         raise RequestError(f"no method or metric {registry.quoted(name)}{registry.nearest(name, known)}")
     with tempfile.TemporaryDirectory(prefix="bench-check-") as folder:
-        for kind, module in _KINDS:
-            if f"{kind}s" not in kinds:
-                continue
+        for kind in kinds:
+            module = _KINDS[kind]
             first, subject = attempt(kind, module.FIRST, module.prepare, name, Path(folder), settings)
             yield first
             if first.problem is None:

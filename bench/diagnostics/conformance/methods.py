@@ -32,17 +32,7 @@ LAST = "its demo recipe learns synthetic images"
 
 @dataclass
 class Fitted:
-    """Method fitted on synthetic images.
-
-    Attributes:
-        method: class of the method.
-        config: its demo settings, with one epoch for each phase.
-        whole: its demo settings.
-        samples: the training split.
-        task: input of the fit.
-        model: fitted model.
-        folder: folder for files.
-    """
+    """Method fitted on synthetic images: ``config`` has one epoch for each phase, ``whole`` is the demo recipe."""
 
     method: type[Method]
     config: Any

@@ -39,12 +39,6 @@ class Outcome:
 def attempt(kind: str, title: str, check: Callable[..., T], *arguments: Any) -> tuple[Outcome, T | None]:
     """Run one check of foreign code; any exception is a problem of that code.
 
-    Args:
-        kind: ``method`` or ``metric``.
-        title: title of the check.
-        check: the check.
-        arguments: arguments of the check.
-
     Returns:
         The outcome, and the result of the check, or ``None`` after a problem.
     """

@@ -12,11 +12,7 @@ class Features(nn.Module):
     """Classifier up to its pooling: images ``(N, 3, H, W)`` -> features ``(N, D, h, w)``.
 
     It runs the whole classifier and captures the features on the way: the head costs next to nothing, and the logits
-    are then the classifier's own.
-
-    Args:
-        classifier: the classifier; shared, not copied.
-        split: its split into features and head.
+    are then the classifier's own. The classifier is shared, not copied.
     """
 
     def __init__(self, classifier: nn.Module, split: Split) -> None:

@@ -116,9 +116,7 @@ class Split(Settings):
 def find(classifier: nn.Module, images: Tensor) -> Split:
     """Find the split from one forward pass; ``verify`` is the check that must follow.
 
-    Args:
-        classifier: classifier in eval mode.
-        images: a few real images ``(N, 3, H, W)``.
+    The classifier is in eval mode, and a few real images ``(N, 3, H, W)`` are enough.
 
     Raises:
         RequestError: with the reason, if the head is not average pooling and one linear layer.

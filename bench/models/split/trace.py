@@ -11,8 +11,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+# Only the end of the network matters; keeping every activation of a large one would cost memory.
 _KEPT = 256
-"""Only the end of the network matters; keeping every activation of a large one would cost memory."""
 
 
 @dataclass(frozen=True)

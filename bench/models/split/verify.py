@@ -10,8 +10,8 @@ from torch import Tensor
 from bench.contract import RequestError
 from bench.models.split.features import Features
 
+# Largest allowed difference, relative to the largest logit, by the precision of the classifier.
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-"""Largest allowed difference, relative to the largest logit, by the precision of the classifier."""
 
 
 @dataclass

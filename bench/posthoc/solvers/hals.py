@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# Inner sweeps per product with F: they cost little (k x k against M x D) and save products.
 INNER = 2
-"""Inner sweeps per product with F: they cost little (k x k against M x D) and save products."""
 
 # Relative size of a diagonal element below which a component counts as dead.
 _DEAD = 1e-12

@@ -16,8 +16,8 @@ from bench.posthoc.solvers.init import Init, initialise
 Solver = Literal["mu", "hals"]
 Tensors = tuple[Tensor, ...]
 
+# Updates between two checks of the error, as in DFF, on which the paper builds (edocollins/DFF, ``nmf.py``).
 CHECK_EVERY = 10
-"""Updates between two checks of the error, as in DFF, on which the paper builds (edocollins/DFF, ``nmf.py``)."""
 
 # Bytes that the difference F - E P may take at a time.
 _SPARE = {"cpu": 2**28, "cuda": 2**31}
@@ -93,11 +93,7 @@ def factorise_by_class(
 ) -> Factors:
     """Factorise class by class on a CPU, in one batch elsewhere.
 
-    Args:
-        batch: factorisation of a batch: features, rows and classes -> factors.
-        F: features ``(B, M, D)``.
-        rows: number of valid rows per class ``(B,)``.
-        classes: the B class numbers.
+    ``batch`` factorises features ``(B, M, D)`` with numbers of rows ``(B,)``, of B classes.
     """
     if F.device.type != "cpu":
         return batch(F, rows, classes)

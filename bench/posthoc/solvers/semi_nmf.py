@@ -20,14 +20,7 @@ def factorise_semi(
 ) -> Factors:
     """Factorise by semi-NMF: ``E >= 0``, P of any sign.
 
-    Args:
-        F: features ``(B, M, D)`` of any sign, zero beyond a class's valid rows.
-        rows: number of valid rows per class ``(B,)``.
-        k: number of components.
-        seed: seed of the starting clusters, together with the class.
-        classes: the B class numbers.
-        max_iter: maximum number of updates.
-        tol: stopping tolerance as in :func:`bench.posthoc.solvers.nmf.factorise`.
+    Arguments as in :func:`bench.posthoc.solvers.nmf.factorise`; features may have any sign.
     """
 
     def update(data: Tensors, state: Tensors) -> Tensors:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bench.contract import CellError, Progress, RequestError
 from bench.core.compat import freed_memory_kept
+from bench.core.files import first_problem
 from bench.core.memory import is_out_of_memory
 from bench.models.fingerprint import fingerprint
 from bench.models.split.features import Features
@@ -28,8 +29,8 @@ from bench.posthoc.wrap.classifier import PartPrototypeClassifier, fold
 from bench.posthoc.wrap.feature_store import FeatureStore, Precision, gather
 from bench.posthoc.wrap.labels import check
 
+# Number of images on which the split is found and verified; later ones are verified while they are gathered.
 _FIRST = 8
-"""Number of images on which the split is found and verified; later ones are verified while they are gathered."""
 
 
 @freed_memory_kept()
@@ -114,19 +115,15 @@ def decompose(
         raise RequestError(f"{type(classifier).__name__} has no parameters: nothing to decompose")
     try:
         wanted = first_parameter.device if device is None else torch.device(device)
-    except (RuntimeError, TypeError) as error:
+        if wanted.type not in ("cpu", "cuda"):  # MPS has no double precision, which residuals are taken in
+            raise RequestError(f"device {wanted}: only cpu and cuda are supported; pass device='cpu'")
+        if device is not None:
+            classifier.to(device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = str(error).split("\n")[0]
         raise RequestError(f"the classifier cannot go to device {device!r} ({reason})") from error
-    if wanted.type not in ("cpu", "cuda"):  # MPS has no double precision, which residuals are taken in
-        raise RequestError(f"device {wanted}: only cpu and cuda are supported; pass device='cpu'")
-    if device is not None:
-        try:
-            classifier.to(device)
-        except (RuntimeError, AssertionError, TypeError) as error:
-            if is_out_of_memory(error):
-                raise
-            reason = str(error).split("\n")[0]
-            raise RequestError(f"the classifier cannot go to device {device!r} ({reason})") from error
     place, dtype = first_parameter.device, first_parameter.dtype
     telling = LoggingProgress(progress)
 
@@ -307,9 +304,7 @@ def _settings(config: DecompositionConfig | None, k: int) -> DecompositionConfig
     try:
         settings = DecompositionConfig(**{**(config.model_dump() if config else {}), "k": k})
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(x) for x in first["loc"])
-        raise RequestError(f"{field}: {first['msg']} (given: {first['input']})") from None
+        raise RequestError(f"{first_problem(error)} (given: {error.errors()[0]['input']})") from None
     if settings.refinement == "none":
         raise RequestError("refinement='none' leaves a rest of each row out, so logits would not be the classifier's")
     return settings

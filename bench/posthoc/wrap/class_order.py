@@ -49,9 +49,6 @@ def spelled(lines: Sequence[str], folders: Sequence[str]) -> list[str]:
 def rows(names: Sequence[str]) -> dict[str, list[int]]:
     """Return the row of each label in each other order of the classes.
 
-    Args:
-        names: class names in the order of the labels.
-
     Returns:
         ``timm`` and ``torchvision``, if they exist and differ from the labels; ``from 1``: labels that are one too
         large; ``from 0``: one too small.

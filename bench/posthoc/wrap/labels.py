@@ -41,12 +41,7 @@ def check(
 ) -> dict[str, float]:
     """Log the classifier's accuracy on the given labels, and refuse labels that are not its own.
 
-    Args:
-        labels: labels of all images.
-        answers: the classifier's answers, as rows.
-        names: class names by row.
-        refuse: ``False``: only warn.
-        telling: log.
+    Without ``refuse`` wrong labels are only warned about.
 
     Returns:
         ``accuracy`` on the given labels in %.

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bench.contract import InputConfig, RequestError, Settings
+from bench.core.files import first_problem
 from bench.models.fingerprint import fingerprint
 from bench.models.split.features import Features
 from bench.models.split.find import Split
@@ -45,9 +46,7 @@ class _Description(Settings):
 def save(model: PartPrototypeClassifier, folder: Path | str) -> Path:
     """Write a decomposition into a folder, which is made, and return the folder.
 
-    Args:
-        model: result of :func:`bench.posthoc.decompose`.
-        folder: target folder; files of an earlier decomposition in it are replaced.
+    Files of an earlier decomposition in it are replaced.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -138,6 +137,4 @@ def _describe(file: Path) -> _Description:
     try:
         return _Description.model_validate_json(file.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(x) for x in first["loc"]) or "the file"
-        raise RequestError(f"{file} is no description of prototypes ({field}: {first['msg']})") from None
+        raise RequestError(f"{file} is no description of prototypes ({first_problem(error)})") from None

@@ -61,11 +61,8 @@ class RunCallback:
 class ConsoleCallback(RunCallback):
     """Callback that prints a line for each event; on a terminal a panel shows what began, and lines say how it ended.
 
-    Args:
-        console: output of the lines.
-        cells: all cells of the run, which ``[3/24]`` counts.
-        several: whether cells run at the same time: then each line names its cell.
-        ended: called with the id of each cell that this run has finished, or that has failed.
+    Where ``several`` cells run at a time each line has the cell's title. ``ended`` is called with the id of each cell
+    that this run has finished, or that has failed.
     """
 
     def __init__(

@@ -15,25 +15,17 @@ from bench.core.errors import storage_error
 from bench.core.interrupts import contained
 from bench.results.store import Store
 from bench.runner.cell import CellRunner
+from bench.runner.launchers.scheduler import Workers
 from bench.runner.launchers.subprocess_job import Job, ProcessExit, execute
 from bench.runner.progress import ConsoleProgress
 from bench.runner.retries import reason_of, retry
 
 
-class ThisProcess:
+class ThisProcess(Workers):
     """Single worker: this process, or a process of its own for a cell on a GPU or with foreign code.
 
-    Args:
-        cells: all cells of the run.
-        store: results store of the cells.
-        home: ``BENCH_HOME``.
-        device: device of models and batches.
-        progress: reporter of progress inside a cell.
-        memory_limit: bytes for each cell.
-        retries: number of retries of a cell after transient failures.
+    The cell uses the device of the command line, and an exception that ends the run has ended its cell too.
     """
-
-    default_gpus = 0.0
 
     def __init__(
         self,
@@ -49,9 +41,6 @@ class ThisProcess:
         self._store, self._home, self._device, self._progress = store, home, device, progress
         self._memory_limit, self._retries = memory_limit, retries
         self._job: Job | None = None
-
-    def check(self, gpus: float) -> None:
-        """Accept any number of GPUs: the cell uses the device of the command line."""
 
     @property
     def free(self) -> int:
@@ -69,12 +58,6 @@ class ThisProcess:
             return
         job, self._job = self._job, None
         yield job.name, self._run(job)
-
-    def stop(self) -> None:
-        """Do nothing: an exception that ends the run has ended its cell too."""
-
-    def close(self) -> None:
-        """Do nothing: there is no process to stop."""
 
     def _run(self, job: Job) -> ProcessExit:
         """Run a cell; an error of a method or a metric is recorded and ends only its own cell.

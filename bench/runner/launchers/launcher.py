@@ -98,14 +98,7 @@ class Launcher:
     ) -> Summary:
         """Run the cells that are not finished.
 
-        Args:
-            cells: in order.
-            store: results store of the cells.
-            home: ``BENCH_HOME``.
-            progress: reporter of progress inside a cell of this process.
-            events: callback of the run.
-            places: from :meth:`ready`.
-            rerun: whether to discard earlier results of these cells.
+        The workers ``places`` are those of :meth:`ready`.
         """
         if not self.several:
             device = environment.pick_device(self.device)

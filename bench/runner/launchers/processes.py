@@ -6,31 +6,25 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 
+from bench.runner.launchers.scheduler import Workers
 from bench.runner.launchers.subprocess_job import Job, ProcessExit, ended, start
 
 _POLL = 0.02  # seconds
 _GRACE = 5.0  # seconds from SIGTERM to SIGKILL
 
 
-class Processes:
+class Processes(Workers):
     """Pool of local processes.
 
-    Args:
-        jobs: number of processes at a time.
-        cpus: CPUs of each.
-        gpus: names of the GPUs to hand out, each to the next job; empty: they share the GPU of ``--device``.
+    Each of the ``gpus`` goes to the next job; without any, all jobs share the GPU of ``--device``.
+    The processes of a cell check their GPUs themselves.
     """
-
-    default_gpus = 0.0
 
     def __init__(self, jobs: int, cpus: int, gpus: Sequence[str] = ()) -> None:
         self.jobs, self.cpus = jobs, cpus
         self._load = dict.fromkeys(gpus, 0)  # running jobs on each
         self._held: dict[str, list[str]] = {}
         self.running: dict[str, tuple[Job, subprocess.Popen[bytes]]] = {}
-
-    def check(self, gpus: float) -> None:
-        """Accept any number of GPUs: the processes of a cell check theirs themselves."""
 
     @property
     def free(self) -> int:
@@ -75,6 +69,3 @@ class Processes:
                 process.kill()
                 process.wait()
         self.running.clear()
-
-    def close(self) -> None:
-        """Do nothing: all processes have ended or were stopped."""

@@ -92,9 +92,6 @@ class RayWorkers:
     def check(self, gpus: float) -> None:
         """Refuse resources that no machine of the cluster has: Ray would wait for such a machine silently.
 
-        Args:
-            gpus: GPUs of a cell.
-
         Raises:
             RequestError: with the resources of the cluster.
         """

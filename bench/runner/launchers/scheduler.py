@@ -14,15 +14,17 @@ from bench.runner.launchers.callbacks import RunCallback, Summary
 from bench.runner.launchers.subprocess_job import Job, ProcessExit
 from bench.runner.launchers.tasks import CellTask, tasks_of
 
+# Number of times that a task whose worker was lost is given to another one.
 LOST = 3
-"""Number of times that a task whose worker was lost is given to another one."""
 
 # Longest wait for the end of a job before tasks are started again.
 _SECONDS = 1.0
 
 
 class Workers(Protocol):
-    """Pool of workers that run jobs."""
+    """Pool of workers that run jobs; methods that a pool leaves out do nothing."""
+
+    default_gpus: float = 0.0
 
     def check(self, gpus: float) -> None:
         """Refuse a number of GPUs that no worker could ever give; raises :class:`RequestError`."""
@@ -40,23 +42,17 @@ class Workers(Protocol):
     def stop(self) -> None:
         """Stop all running jobs."""
 
+    def close(self) -> None:
+        """Release what the pool holds, after all jobs have ended or were stopped."""
+
 
 class Scheduler:
     """Scheduler of one run of cells on workers.
 
     A task starts when the tasks that it needs have ended. Plain bookkeeping serves instead of a DAG library: the graph
-    has three levels (images, black boxes, cells).
-
-    Args:
-        cells: in order.
-        store: results store of the cells.
-        home: ``BENCH_HOME``.
-        workers: pool of workers.
-        events: callback of the run.
-        job: describes a task for a worker.
-        rerun: whether to discard earlier results of these cells.
-        stages: whether images and black boxes that several cells share are tasks of their own, so that other cells
-            run meanwhile; a single worker gains nothing by it.
+    has three levels (images, black boxes, cells). With ``stages``, images and black boxes that several cells share are
+    tasks of their own, so that other cells run meanwhile; a single worker gains nothing by it. ``rerun`` discards
+    earlier results of these cells.
     """
 
     def __init__(
@@ -187,12 +183,7 @@ class Scheduler:
     def _without(self, stage: CellTask, status: Status, reason: str, details: str, recorded: bool) -> None:
         """Fail the tasks that wait for a failed stage: each would only fail in the same way, after as long.
 
-        Args:
-            stage: the failed stage.
-            status: status of the failure.
-            reason: reason in one line, for tables.
-            details: a traceback, or the output of the process.
-            recorded: whether the process has recorded the failure for the stage's own cell, in more detail.
+        ``recorded``: the process has recorded the failure for the stage's own cell, in more detail.
         """
         lacking = {stage.name}
         while task := next((task for task in self.waiting if lacking.intersection(task.needs)), None):

@@ -17,14 +17,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+# Environment variable with the process id of a cell's parent.
 PARENT = "BENCH_PARENT"
-"""Environment variable with the process id of a cell's parent."""
 
+# File beside a cell's ``cell.json`` with the output of its last process, if that failed.
 OUTPUT = "output.txt"
-"""File beside a cell's ``cell.json`` with the output of its last process, if that failed."""
 
+# Exit code of a cell whose process can use its GPU no more (``EX_TEMPFAIL`` of sysexits.h).
 DEVICE_LOST = 75
-"""Exit code of a cell whose process can use its GPU no more (``EX_TEMPFAIL`` of sysexits.h)."""
 
 # Seconds for a network file system to show a new file.
 _LATE = 10.0

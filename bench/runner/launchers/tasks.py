@@ -68,10 +68,6 @@ def tasks_of(cells: Sequence[PlannedCell], home: Path) -> list[CellTask]:
     """Return the tasks of cells, preceded by the stages that several of them share and that are not done.
 
     Black boxes come before the cells, because most cells wait for them; a stage of a single cell is part of that cell.
-
-    Args:
-        cells: in order.
-        home: ``BENCH_HOME``, which contains preprocessed images and black boxes.
     """
     # A stage of its own lets other cells run while one worker prepares the input that several wait for.
     images = Counter(prepared_folder(cell.spec, home) for cell in cells)
@@ -97,11 +93,6 @@ def write_down(cells: Sequence[PlannedCell], store: Store, command: Callable[[Pl
     """Write each cell's ``cell.json``: from then on ``bench cell`` can run it alone.
 
     The newest request replaces an older one: a cell may be requested with other paths or under another label.
-
-    Args:
-        cells: the plan.
-        store: results store of the cells.
-        command: returns the command that runs a cell.
     """
     for cell in cells:
         content = describe(cell, command(cell))
@@ -112,10 +103,7 @@ def write_down(cells: Sequence[PlannedCell], store: Store, command: Callable[[Pl
 def run_stage(cell: CellRunner, stage: Stage, retries: int = 0) -> None:
     """Run only a stage that several cells share: preprocess the images, or train the black box.
 
-    Args:
-        cell: one of the cells that share it.
-        stage: the stage.
-        retries: number of retries after transient failures; only the last failure is recorded.
+    After transient failures it is retried; only the last failure is recorded.
 
     Raises:
         Exception: any failure, after it was recorded in the cell's folder.
@@ -145,9 +133,6 @@ def join_training(cell: CellRunner) -> None:
     """Take part in the training of rank 0, on any other rank, until it has ended.
 
     Each rank builds the same model from the same seeds; the first that fails records the reason.
-
-    Args:
-        cell: the cell that rank 0 runs.
 
     Raises:
         Exception: any failure, after it was recorded in the cell's folder.
