@@ -20,10 +20,7 @@ from bench.core.console import say
     "--run", "stamp", metavar="STAMP", help="Compare cells of this run. Default: the newest run with all methods."
 )
 @click.option("--first-only", is_flag=True, help="Compare only A with each of the others, which needs fewer tests.")
-@options.table_format
-@options.table_style
-@options.home
-@options.plugin
+@options.stored_tables
 def compare(
     methods: tuple[str, ...],
     metrics: tuple[str, ...],
@@ -85,12 +82,8 @@ def seeds(methods: tuple[str, ...], suite: str | None, stamp: str | None, fmt: s
 
 @click.command()
 @click.argument("methods", nargs=-1, metavar="[A B C ...]")
-@options.several("--metrics", "Comma-separated metrics or groups. Default: the usual columns.")
-@options.several("--suite", "Only cells of these suites, with commas. Default: all cells.")
-@options.table_format
-@options.table_style
-@options.home
-@options.plugin
+@options.of_cells
+@options.stored_tables
 def rank(
     methods: tuple[str, ...], metrics: tuple[str, ...], suite: tuple[str, ...], fmt: str, out: Path | None, **style: Any
 ) -> None:
@@ -113,13 +106,9 @@ def rank(
 
 
 @click.command()
-@options.several("--metrics", "Comma-separated metrics or groups. Default: the usual columns.")
-@options.several("--suite", "Only cells of these suites, with commas. Default: all cells.")
+@options.of_cells
 @options.several("--settings", "Also what these settings move, with commas: stage,crop,k or all.")
-@options.table_format
-@options.table_style
-@options.home
-@options.plugin
+@options.stored_tables
 def variance(
     metrics: tuple[str, ...],
     suite: tuple[str, ...],
