@@ -18,8 +18,7 @@ from bench.core.errors import RequestError
 from bench.core.seeding import derive
 from bench.results.aggregate import SeedGroup
 from bench.results.cell_record import CellRecord
-from bench.results.labels import FIRST_METRICS
-from bench.results.result_set import ResultSet
+from bench.results.result_set import ResultSet, wanted_metrics
 from bench.results.stats.bootstrap import RESAMPLES, NoInterval, Sample, resampled
 from bench.results.stats.tests import critical_difference, friedman, mean_ranks
 from bench.results.stats.units import Items
@@ -118,7 +117,7 @@ def ranked(
         RequestError: for an unknown suite or metric, or if no three methods share two blocks.
     """
     cells = ResultSet.of(store).required().of_suites(suites)
-    found = chosen_blocks(cells, wanted_metrics(cells, metrics), methods)
+    found = chosen_blocks(cells, wanted_metrics(cells, metrics, f"in {store.root}", usual=True), methods)
     if not found:
         among = f" of {', '.join(methods)}" if methods else ""
         raise RequestError(
@@ -133,7 +132,7 @@ def chosen_blocks(cells: ResultSet, metrics: Sequence[str], methods: Sequence[st
 
     Args:
         cells: to look at.
-        metrics: names, see :func:`wanted_metrics`.
+        metrics: names.
         methods: as in :func:`ranked`.
 
     Raises:
@@ -146,24 +145,6 @@ def chosen_blocks(cells: ResultSet, metrics: Sequence[str], methods: Sequence[st
             raise RequestError(f"no result of {registry.quoted(label)}{registry.nearest(label, known)}")
     found = (shared_blocks([group.rows for group in groups], metric, methods) for metric, groups in tables.items())
     return [blocks for blocks in found if blocks is not None]
-
-
-def wanted_metrics(cells: ResultSet, metrics: Sequence[str]) -> list[str]:
-    """Return measured metrics by name or group, the usual ones by default.
-
-    Raises:
-        RequestError: for one that was not measured.
-    """
-    measured = dict.fromkeys(metric for cell in cells for metric in cell.spec.get("metrics", ()))
-    if not metrics:
-        return [name for name in FIRST_METRICS if name in measured]
-    try:
-        found = [name for name in registry.chosen_metrics(metrics, shared=True) if name in measured]
-    except registry.UnknownName as error:
-        raise RequestError(str(error)) from error
-    if not found:
-        raise RequestError(f"not measured: {', '.join(metrics)}; there are results of: {registry.some(measured)}")
-    return found
 
 
 def shared_blocks(tables: Iterable[Sequence[SeedGroup]], metric: str, methods: Sequence[str] = ()) -> Blocks | None:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from bench.core.errors import RequestError
 from bench.results.cell_record import CellRecord
 from bench.results.labels import text_of
-from bench.results.result_set import ResultSet
-from bench.results.stats.ranking import Blocks, chosen_blocks, wanted_metrics
+from bench.results.result_set import ResultSet, wanted_metrics
+from bench.results.stats.ranking import Blocks, chosen_blocks
 from bench.results.store import Store
 
 Array = NDArray[np.float64]
@@ -98,7 +98,7 @@ def explained(
         RequestError: if there is neither.
     """
     cells = ResultSet.of(store).required().of_suites(suites)
-    names = wanted_metrics(cells, metrics)
+    names = wanted_metrics(cells, metrics, f"in {store.root}", usual=True)
     found = [one for blocks in chosen_blocks(cells, names) for one in components(blocks)]
     moved = moves(cells, names, () if "all" in settings else settings) if settings else []
     if not found and not moved:
