@@ -64,13 +64,11 @@ def _note(message: str) -> None:
 
 
 def _print(result: dict[str, Any], table: Callable[[dict[str, Any]], Any], fmt: str) -> None:
-    from bench.report.renderers import write
-
     if fmt == "json":
         # For programs: the measurement itself, which has more than its table.
         say(json.dumps(result, indent=1))
     else:
-        write([table(result)], fmt)
+        options.print_tables([table(result)], fmt, "Tables")
 
 
 @click.command()

@@ -266,6 +266,14 @@ of_cells = stack(
 )
 
 
+def print_tables(tables: Sequence[Any], fmt: str, title: str, **style: Any) -> None:
+    """Print tables in a format, with the values of :data:`table_style`."""
+    from bench.report.renderers import write
+    from bench.report.table_style import styled
+
+    write(styled(tables, **style), fmt, title=title)
+
+
 def refuse_table_style(style: dict[str, Any], where: str) -> None:
     """Refuse the options of :func:`table_style` where they would change nothing."""
     for name, value in style.items():
