@@ -14,13 +14,7 @@ _REFERENCE = "blackbox"
 
 
 def with_cautions(rows: Sequence[Row], members: Sequence[SeedGroup], notes: list[str]) -> list[Row]:
-    """Return the rows of a table with footnotes at numbers that say little about their method.
-
-    Args:
-        rows: rows of measured entries.
-        members: the cells of each row, which differ in the seed alone.
-        notes: footnotes of the table; new ones are added.
-    """
+    """Return the rows of a table with footnotes at numbers that say little about their method, new in ``notes``."""
     black_boxes: dict[str, float | None] = {}
     for row, group in zip(rows, members, strict=True):
         accuracy = row.values.get("accuracy")

@@ -71,9 +71,7 @@ def beyond_chance(table: Table) -> Table | None:
 def beside_protocols(tables: Sequence[Table], views: Sequence[tuple[str, str]]) -> list[Table]:
     """Return tables with a line about the chance levels of the same data set under other protocols, if there are any.
 
-    Args:
-        tables: of one run.
-        views: data set and protocol of each.
+    ``views`` are data set and protocol of each table.
     """
     said = {view: levels for view, table in zip(views, tables, strict=True) if (levels := _levels(_chances(table)))}
 

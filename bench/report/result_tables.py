@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.report.run_table import columns_of, rows_of, table_of
+from bench.report.run_table import columns_of, mean_rows, table_of
 from bench.report.table import Row, Table
 from bench.report.table_remarks import distinguish, left_out
 from bench.results.aggregate import Bounds, SeedGroup, about_intervals
@@ -42,10 +42,6 @@ def results(cells: ResultSet, intervals: bool = False) -> list[Result]:
 
     If several settings are one row (a method was run in other settings later), the one with most metrics finished
     represents it, then the newest.
-
-    Args:
-        cells: of a store or run.
-        intervals: whether values get their 95 % intervals.
     """
     bounds = Bounds(cells.store) if intervals else None
     groups = cells.groups(bounds=bounds)
@@ -64,7 +60,7 @@ def _result(title: str, group: ComparableGroup, bounds: Bounds | None) -> Result
     members = sorted(group.rows, key=lambda row: position(row.role, ROLES))
     columns = columns_of(group.shown)
     notes: list[str] = []
-    rows = rows_of(members, columns, notes)
+    rows = mean_rows(members, columns, notes)
     facts = [*(about_intervals(bounds.kinds) if bounds is not None else ()), *left_out(group.older)]
     table = table_of(title, columns, rows, notes, group.shown, facts)
     return Result(table, tuple(members), group)

@@ -82,7 +82,7 @@ def _table(
 ) -> Table:
     notes: list[str] = []
     members = _by_row(group)
-    rows, members, twins = without_twins(rows_of(members, columns, notes), members, columns)
+    rows, members, twins = without_twins(mean_rows(members, columns, notes), members, columns)
     rows = with_cautions(rows, members, notes)
     if store is not None:
         bounds = Bounds(store)
@@ -94,7 +94,7 @@ def _table(
     return table_of(title, columns, rows, notes, group, [*twins, *_black_boxes(group), *origin], fewer)
 
 
-def rows_of(members: Iterable[SeedGroup], columns: Sequence[Column], notes: list[str]) -> list[Row]:
+def mean_rows(members: Iterable[SeedGroup], columns: Sequence[Column], notes: list[str]) -> list[Row]:
     """Return a row for each group of cells, with means over its seeds; footnotes are added to ``notes``."""
     return [
         Row(one.label, {column.key: one.entry(column.name, notes) for column in columns}, one.role, one.backbone)

@@ -158,12 +158,7 @@ def as_entry(row: Sequence[CellRecord], metric: str, notes: list[str]) -> Entry:
 def with_interval(entry: Entry, row: Sequence[CellRecord], metric: str, bounds: Bounds, notes: list[str]) -> Entry:
     """Return the entry of a table with its interval, or with a footnote why it has none.
 
-    Args:
-        entry: of these cells.
-        row: cells that differ in the seed.
-        metric: of the entry.
-        bounds: the store of the cells' tables; learns over which units the interval is.
-        notes: footnotes; new ones are added.
+    ``bounds`` learns over which units the interval is; a new footnote is added to ``notes``.
     """
     scored = [(cell, cell.score(metric)[1]) for cell in row]
     values = [(cell, value) for cell, value in scored if value is not None]

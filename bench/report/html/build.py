@@ -113,17 +113,7 @@ def write_site(
 
 
 class Site:
-    """The pages of one report.
-
-    Args:
-        cells: cells of the report, newest first.
-        target: output folder.
-        stamp: time stamp of one run, for the paper's tables.
-        suite: name of a suite, for the paper's tables.
-        intervals: whether values get 95 % intervals.
-        most: number of statistical tests.
-        about: title, authors, date, licence and text.
-    """
+    """The pages of one report; arguments as for :func:`write_site`."""
 
     def __init__(
         self,

@@ -36,11 +36,7 @@ class Files:
 
 
 class Downloads:
-    """Writer of these files.
-
-    Args:
-        write: takes the path in the folder and the text.
-    """
+    """Writer of these files; ``write`` takes the path in the folder and the text."""
 
     def __init__(self, write: Callable[[str, str], None]) -> None:
         self._write = write

@@ -128,12 +128,7 @@ def ranked(
 
 
 def chosen_blocks(cells: ResultSet, metrics: Sequence[str], methods: Sequence[str] = ()) -> list[Blocks]:
-    """Return the blocks of each metric that has some.
-
-    Args:
-        cells: to look at.
-        metrics: names.
-        methods: as in :func:`ranked`.
+    """Return the blocks of each metric that has some, of methods as in :func:`ranked`.
 
     Raises:
         RequestError: for a method without results.
@@ -192,11 +187,6 @@ def resampled_ranking(store: Store, blocks: Blocks, resamples: int = RESAMPLES) 
 
     Each resample draws the units of a metric, the same for all methods and seeds, and of S > 1 seeds of a place S - 1,
     the same for all methods (Rao and Wu, JASA 1988, as intervals do). Equals share a rank, and the first place.
-
-    Args:
-        store: contains the tables of the cells.
-        blocks: of one metric.
-        resamples: how many.
     """
     try:
         kind, drawn, reason = *_drawn(store, blocks, resamples), ""

@@ -168,10 +168,7 @@ def components(blocks: Blocks) -> list[Components]:
 def moves(cells: Iterable[CellRecord], metrics: Sequence[str], settings: Sequence[str] = ()) -> list[Move]:
     """Return what each change of one setting does to each metric, from pairs of cells that differ in nothing else.
 
-    Args:
-        cells: to look at.
-        metrics: names.
-        settings: names of settings; by default all that make a difference between two cells.
+    By default all settings that make a difference between two cells are looked at.
     """
     gaps: dict[tuple[str, tuple[str, str], str], list[float]] = defaultdict(list)
     for pair in pairs(cells, settings):
@@ -190,10 +187,7 @@ def pairs(
 ) -> Iterator[Pair]:
     """Yield the pairs of finished cells of one method, data set, backbone and seed that differ in one setting alone.
 
-    Args:
-        cells: to look at.
-        settings: names of settings; by default all.
-        roles: of the cells.
+    By default that may be any setting.
     """
     alike: dict[tuple[Any, ...], list[tuple[CellRecord, dict[str, str]]]] = defaultdict(list)
     for cell in cells:
