@@ -15,6 +15,7 @@ _REFERENCE = "blackbox"
 
 def with_cautions(rows: Sequence[Row], members: Sequence[SeedGroup], notes: list[str]) -> list[Row]:
     """Return the rows of a table with footnotes at numbers that say little about their method, new in ``notes``."""
+    # Accuracy depends on the backbone: it is held against the black box on the same one.
     black_boxes: dict[str, float | None] = {}
     for row, group in zip(rows, members, strict=True):
         accuracy = row.values.get("accuracy")

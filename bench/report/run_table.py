@@ -147,6 +147,7 @@ def _by_row(group: list[CellRecord]) -> list[SeedGroup]:
     """Group cells that differ in nothing but the seed, in the order of the plan within each role."""
     rows: dict[str, list[CellRecord]] = defaultdict(list)
     for cell in group:
+        # The label too: two requests may name the same settings differently, and each is a row of its own.
         rows[text_of([{**cell.spec, "seed": None}, cell.written["label"]])].append(cell)
     ordered = sorted(rows.values(), key=lambda row: position(row[0].role, ROLES))
     return [SeedGroup(tuple(sorted(row, key=lambda cell: cell.seed)), row[0].written["label"]) for row in ordered]

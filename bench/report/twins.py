@@ -38,6 +38,7 @@ def without_twins(
     for place, (row, group) in enumerate(zip(rows, members, strict=True)):
         entry = known.get(group.spec["method"])
         other = references.get((entry.twin if entry else "", row.backbone))
+        # The seeds too: a mean over others may be equal by chance.
         same = other is not None and (numbers[place], seeds[place]) == (numbers[other], seeds[other])
         if same and any(number is not None for number in numbers[place]):
             twins[other].append(row.label)

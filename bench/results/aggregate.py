@@ -13,7 +13,9 @@ from bench.results.stats.bootstrap import NoInterval
 from bench.results.stats.intervals import over_seeds
 from bench.results.store import Store
 
+# Of several cells of one seed the one with a value counts, then the one with the most definite reason for none.
 _RANK = {"ok": 0, "n/a": 1, "oom": 2, "failed": 2, "missing": 3}
+# What a place says if no seed has a value: the reason that a reader can do most about.
 _GRAVEST: tuple[ScoreStatus, ...] = ("oom", "failed", "missing", "n/a")
 _LONGEST_REASON = 240
 

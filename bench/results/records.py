@@ -38,6 +38,7 @@ class _Refused(StoredModel):
 
 
 class _Spec(SpecFields, StoredModel):
+    # Results written before the split could be chosen were measured on ``test``.
     split: str = "test"
     metrics: dict[str, _Metric]
 

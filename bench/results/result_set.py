@@ -91,6 +91,7 @@ class ResultSet:
                 suites[name].add(content["suite"])
         wanted = set(known[one_run]["cells"]) if one_run else None
         every = store.records(name for name in store.cells() if wanted is None or name in wanted)
+        # Only a finished black box can be the one that a method is compared with.
         placed = precedence(known, {cell.name for cell in every if cell.role == "reference" and cell.result})
         cells = []
         for cell in every:

@@ -162,6 +162,7 @@ def shared_blocks(tables: Iterable[Sequence[SeedGroup]], metric: str, methods: S
                         higher = bool(cell.spec["metrics"][metric].get("higher_is_better", True))
                         found[row.label][f"{number}: {' · '.join(cell.view.values())}", row.backbone, seed] = cell
     choices = _choices(found, len(set(methods)) or _FEWEST_METHODS)
+    # Comparisons with the best method that the table allows: more methods share fewer blocks.
     best = max(choices, key=lambda one: ((len(one[0]) - 1) * len(one[1]), len(one[0])), default=None)
     if best is None:
         return None
@@ -252,6 +253,7 @@ def _ranks(blocks: Blocks, values: Sequence[Array], weights: Sequence[Array]) ->
     total: Array = np.zeros(())
     for own, weight in zip(values, weights, strict=True):
         ranks = rankdata(np.round(-own if blocks.higher_is_better else own, _DIGITS), axis=2)
+        # A mean over the drawn seeds of each place, weighted by its number of blocks.
         total = total + (ranks * weight[:, :, None]).sum(1) * own.shape[1] / len(blocks.blocks)
     return np.asarray(total)
 

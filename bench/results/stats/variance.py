@@ -133,6 +133,8 @@ def variance_components(values: Array) -> dict[str, float]:
     of_seed = methods * ((by_seed - by_backbone[:, None]) ** 2).sum() / (backbones * (seeds - 1))
     rest = values - by_both[:, :, None] - by_seed + by_backbone[:, None]
     of_rest = (rest**2).sum() / (backbones * (methods - 1) * (seeds - 1))
+    # E[MS seed] = rest + M seed, E[MS method] = rest + S (method x backbone) + B S method, and so on: each is solved
+    # for its component.
     found = {"seed": (of_seed - of_rest) / methods, "training": of_rest}
     if backbones == 1:
         found["method"] = (of_method - of_rest) / seeds
