@@ -58,9 +58,7 @@ def cell(
     for name in weights:
         if name != backbone:
             raise RequestError(f"--weights {name}=...: this cell has the backbone {backbone}")
-    elsewhere = {}
-    if data_root is not None:
-        elsewhere["data_root"] = str(data_root.resolve())
+    elsewhere = options.elsewhere(data_root)
     if weights:
         elsewhere["weights"] = str(weights[backbone].resolve())
     ranks = ProcessGroup.of_torchrun()

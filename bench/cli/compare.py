@@ -20,10 +20,7 @@ from bench.core.console import say
     "--run", "stamp", metavar="STAMP", help="Compare cells of this run. Default: the newest run with all methods."
 )
 @click.option("--first-only", is_flag=True, help="Compare only A with each of the others, which needs fewer tests.")
-@options.table_format
-@options.table_style
-@options.home
-@options.plugin
+@options.stored_tables
 def compare(
     methods: tuple[str, ...],
     metrics: tuple[str, ...],
@@ -49,8 +46,6 @@ def compare(
     Exit code 1: nothing could be compared.
     """  # noqa: D301 (click reads the character itself)
     from bench.report.contest_tables import as_csv, as_json, contest_tables
-    from bench.report.renderers import write
-    from bench.report.table_style import styled
     from bench.results.stats.compare import compare as judge
 
     found = judge(options.open_store(out), methods, metrics, stamp, suite, first_only)
@@ -59,7 +54,7 @@ def compare(
         options.refuse_table_style(style, f"--format {fmt}")
         say({"json": as_json, "csv": as_csv}[fmt](found), nl=False)
     else:
-        write(styled(contest_tables(found), **style), fmt, title=f"Comparison of {', '.join(methods)}")
+        options.print_tables(contest_tables(found), fmt, f"Comparison of {', '.join(methods)}", **style)
     sys.exit(0 if any(one.p is not None for one in found.comparisons) else 1)
 
 
@@ -76,21 +71,16 @@ def seeds(methods: tuple[str, ...], suite: str | None, stamp: str | None, fmt: s
     matching of two seeds pairs with one of the same part, and that of the images in which matched prototypes peak at
     one place, each with its chance level. A, B, ... are labels of the tables; by default all.
     """
-    from bench.report.renderers import write
     from bench.report.seed_table import seed_table
     from bench.results.stats.seed_agreement import seed_agreement
 
-    write([seed_table(seed_agreement(options.open_store(out), methods, stamp, suite))], fmt, title="Seeds")
+    options.print_tables([seed_table(seed_agreement(options.open_store(out), methods, stamp, suite))], fmt, "Seeds")
 
 
 @click.command()
 @click.argument("methods", nargs=-1, metavar="[A B C ...]")
-@options.several("--metrics", "Comma-separated metrics or groups. Default: the usual columns.")
-@options.several("--suite", "Only cells of these suites, with commas. Default: all cells.")
-@options.table_format
-@options.table_style
-@options.home
-@options.plugin
+@options.of_cells
+@options.stored_tables
 def rank(
     methods: tuple[str, ...], metrics: tuple[str, ...], suite: tuple[str, ...], fmt: str, out: Path | None, **style: Any
 ) -> None:
@@ -105,21 +95,16 @@ def rank(
     python -m bench rank ours protopnet tesnet --metrics consistency,stability
     """  # noqa: D301 (click reads the character itself)
     from bench.report.rank_table import rank_tables
-    from bench.report.renderers import write
-    from bench.report.table_style import styled
     from bench.results.stats.ranking import ranked
 
-    write(styled(rank_tables(ranked(options.open_store(out), methods, metrics, suite)), **style), fmt, title="Ranks")
+    found = ranked(options.open_store(out), methods, metrics, suite)
+    options.print_tables(rank_tables(found), fmt, "Ranks", **style)
 
 
 @click.command()
-@options.several("--metrics", "Comma-separated metrics or groups. Default: the usual columns.")
-@options.several("--suite", "Only cells of these suites, with commas. Default: all cells.")
+@options.of_cells
 @options.several("--settings", "Also what these settings move, with commas: stage,crop,k or all.")
-@options.table_format
-@options.table_style
-@options.home
-@options.plugin
+@options.stored_tables
 def variance(
     metrics: tuple[str, ...],
     suite: tuple[str, ...],
@@ -139,13 +124,11 @@ def variance(
     python -m bench variance --settings stage
     """  # noqa: D301 (click reads the character itself)
     from bench.report.rank_table import moves_table, variance_table
-    from bench.report.renderers import write
-    from bench.report.table_style import styled
     from bench.results.stats.variance import explained
 
     found, moved, units = explained(options.open_store(out), metrics, suite, settings)
     tables = [variance_table(found, units), *([moves_table(moved, units)] if moved else [])]
-    write(styled(tables, **style), fmt, title="Variance")
+    options.print_tables(tables, fmt, "Variance", **style)
 
 
 COMMANDS: list[click.Command] = [compare, rank, seeds, variance]

@@ -79,33 +79,9 @@ def run(
 ) -> Outcome:
     """Decompose a classifier by name on an image folder; save it and draw its prototypes.
 
-    Args:
-        model: ``timm:NAME`` or ``torchvision:NAME``.
-        weights: safetensors file, state dict or checkpoint of a training, ``FILE#PART`` if it contains several;
-            nothing in it is executed. ``None``: the library's own pretrained weights, downloaded.
-        data: ``FOLDER/{train/,}CLASS/*.jpg``.
-        k: prototypes per class.
-        out: gets ``prototypes.safetensors``, ``prototypes.json``, ``gallery/*.png``; and ``work/`` until it is done, so
-            that the same command resumes after an interruption, or another one reuses the parts that are still valid.
-        device: of the computation.
-        classes: a text file, one class folder's name per line, in the order of the classifier's rows; the same as
-            ``class_order`` with a file.
-        class_order: how the training numbered the class folders: ``timm``, ``torchvision`` (the default) or a file; see
-            ``class_order.arranged``.
-        any_accuracy: continue even if the classifier's predictions contradict the labels.
-        global_pool: passed to timm, e.g. ``avg`` for a vision transformer trained with averaged tokens.
-        settings: of :class:`DecompositionConfig`, other than k.
-        seed: of the starting points.
-        precision: of the classifier.
-        batch_size: images at a time.
-        workers: processes that read images.
-        memory_limit: bytes that features may take at a time.
-        storage: precision of features in a file.
-        images_per_class: most images used of each class, its first ones; the others are not read.
-        missing: treatment of classes without images.
-        drawn: how many classes are drawn; 0: none.
-        top: images per prototype in a drawing.
-        progress: receives the state of the run.
+    Arguments are the options of the command, ``drawn`` is the number of drawn classes. Nothing in ``weights`` is
+    executed. ``out`` gets ``prototypes.safetensors``, ``prototypes.json`` and ``gallery/*.png``; until then it has
+    ``work/``, with which the same command resumes, and another one reuses the parts that are still valid.
 
     Raises:
         RequestError: for any problem that another command can mend.

@@ -64,13 +64,11 @@ def _note(message: str) -> None:
 
 
 def _print(result: dict[str, Any], table: Callable[[dict[str, Any]], Any], fmt: str) -> None:
-    from bench.report.renderers import write
-
     if fmt == "json":
         # For programs: the measurement itself, which has more than its table.
         say(json.dumps(result, indent=1))
     else:
-        write([table(result)], fmt)
+        options.print_tables([table(result)], fmt, "Tables")
 
 
 @click.command()
@@ -87,8 +85,7 @@ def _print(result: dict[str, Any], table: Callable[[dict[str, Any]], Any], fmt: 
 @options.device
 @options.home
 @options.plugin_files
-@options.table_format
-@options.as_json_format
+@options.measured_format
 def scale(
     methods: tuple[str, ...],
     classes: tuple[int, ...],
@@ -149,8 +146,7 @@ def speed() -> None:
 @options.number("--images", None, "Projected images; 0: no projection. Default: 6000 on a GPU, 64 on a CPU.", least=0)
 @options.device
 @options.plugin
-@options.table_format
-@options.as_json_format
+@options.measured_format
 def speed_train(methods: tuple[str, ...], backbone: str, device: str, fmt: str, **sizes: Any) -> None:
     """Time each method's training step and projection beside the plain classifier's.
 
@@ -180,8 +176,7 @@ def speed_train(methods: tuple[str, ...], backbone: str, device: str, fmt: str, 
 )
 @options.settings("Settings instead of the fast ones.")
 @options.feature_memory
-@options.table_format
-@options.as_json_format
+@options.measured_format
 def speed_decompose(device: str, pairs: tuple[str, ...], fmt: str, **arguments: Any) -> None:
     """Time our decomposition beside a literal reading of the published pipeline, on the same synthetic features.
 
@@ -210,8 +205,7 @@ def speed_decompose(device: str, pairs: tuple[str, ...], fmt: str, **arguments: 
 @options.number("--sample", 32, "Images that the literal loop scores.")
 @_SEED
 @options.memory_limit("Memory that the metrics may use beyond the model, checked at the end. Default: no limit.")
-@options.table_format
-@options.as_json_format
+@options.measured_format
 def speed_metrics(device: str, fmt: str, **arguments: Any) -> None:
     """Time consistency, stability and the axioms beside two bare forward passes and a literal loop.
 
@@ -239,8 +233,7 @@ def speed_metrics(device: str, fmt: str, **arguments: Any) -> None:
 )
 @options.number("--steps", 3, "Training steps of each kind.")
 @options.device
-@options.table_format
-@options.as_json_format
+@options.measured_format
 @options.plugin
 def speed_data(
     name: str,
@@ -288,8 +281,7 @@ def speed_data(
 @options.choice("--launcher", ["inline", "ray"], default="ray")
 @options.number("--jobs", 2, "Cells at a time.", least=2)
 @options.number("--rounds", 1, "Runs of each kind.")
-@options.table_format
-@options.as_json_format
+@options.measured_format
 def speed_grid(
     methods: str, count: int, pairs: tuple[str, ...], launcher: str, jobs: int, rounds: int, fmt: str
 ) -> None:

@@ -158,6 +158,17 @@ def number(name: str, default: int | None, text: str, least: int = 1, dest: str 
     return click.option(*filter(None, (name, dest)), type=kind, default=default, show_default=shown, help=text)
 
 
+def stack(*added: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return one decorator for several options, which ``--help`` lists in this order."""
+
+    def add(command: Any) -> Any:
+        for option in reversed(added):
+            command = option(command)
+        return command
+
+    return add
+
+
 def several(name: str, text: str) -> Callable[[Any], Any]:
     """Return the option of comma-separated names."""
     return click.option(name, callback=names, help=text)
@@ -235,21 +246,32 @@ FORMATS = ("text", "md", "latex", "html", "csv", "json")
 table_format = click.option("--format", "fmt", type=click.Choice(FORMATS), default="text", show_default=True)
 
 
-def table_style(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that fit a table to a text: they are the arguments of :func:`bench.report.table_style.styled`."""
-    for option in reversed(
-        (
-            click.option("--columns", callback=names, help="Columns or groups of columns to print, with commas."),
-            click.option("--rows", callback=names, help="Rows to print, with commas; a backbone: those on it."),
-            click.option("--rename", multiple=True, metavar="OLD=NEW", callback=pairs,
-                         help="Print another name of a row, column, backbone or unit (repeatable)."),
-            click.option("--digits", type=click.IntRange(0, 15), help="Decimals of percentages, digits of the rest."),
-            click.option("--caption", default="", help="Instead of the title."),
-            click.option("--label", default="", help="Of the LaTeX table."),
-        )
-    ):  # fmt: skip
-        command = option(command)
-    return command
+measured_format = stack(table_format, as_json_format)
+"""Of a command that measures without a store."""
+table_style = stack(
+    several("--columns", "Columns or groups of columns to print, with commas."),
+    several("--rows", "Rows to print, with commas; a backbone: those on it."),
+    click.option("--rename", multiple=True, metavar="OLD=NEW", callback=pairs,
+                 help="Print another name of a row, column, backbone or unit (repeatable)."),
+    click.option("--digits", type=click.IntRange(0, 15), help="Decimals of percentages, digits of the rest."),
+    click.option("--caption", default="", help="Instead of the title."),
+    click.option("--label", default="", help="Of the LaTeX table."),
+)  # fmt: skip
+"""Fits a table to a text: the arguments of :func:`bench.report.table_style.styled`."""
+stored_tables = stack(table_format, table_style, home, plugin)
+"""Of a command that prints tables of stored results."""
+of_cells = stack(
+    several("--metrics", "Comma-separated metrics or groups. Default: the usual columns."),
+    several("--suite", "Only cells of these suites, with commas. Default: all cells."),
+)
+
+
+def print_tables(tables: Sequence[Any], fmt: str, title: str, **style: Any) -> None:
+    """Print tables in a format, with the values of :data:`table_style`."""
+    from bench.report.renderers import write
+    from bench.report.table_style import styled
+
+    write(styled(tables, **style), fmt, title=title)
 
 
 def refuse_table_style(style: dict[str, Any], where: str) -> None:
@@ -269,47 +291,40 @@ tracking_uri = click.option(
 )
 
 
-def launcher(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that choose the launcher of cells."""
-    for option in reversed(
-        (
-            choice(
-                "--launcher",
-                ["inline", "ray", "slurm"],
-                "Run cells here (on a GPU each in a process), on a Ray cluster (default: local), or as Slurm jobs.",
-                "inline",
-            ),
-            number(
-                "--jobs",
-                None,
-                "Maximum number of concurrent cells. Default: inline one per GPU (each gets the GPU with the fewest; "
-                "with --device cuda:1 all share it), ray as many as fit, slurm 256.",
-            ),
-            click.option(
-                "--gpus-per-cell",
-                "gpus",
-                multiple=True,
-                callback=shares,
-                metavar="[METHOD=]NUMBER",
-                help="GPUs per cell, such as 1, 0.5 or ours=0.25 (repeatable). Default: 1 if there is a GPU; slurm: 0 "
-                "without --device cuda, and only whole GPUs. With 2 or more, that many processes train the cell "
-                "together (torchrun); inline requires 2 or more.",
-            ),
-            number("--cpus-per-cell", None, "CPUs, and therefore threads, per cell.", dest="cpus"),
-            click.option("--ray-address", metavar="ADDRESS", help="Running Ray cluster: HOST:PORT or auto."),
-            click.option(
-                "--slurm",
-                multiple=True,
-                callback=pairs,
-                metavar="KEY=VALUE",
-                help="Option of sbatch: partition=gpu, time=8:00:00 (default 1 day), mem=32G, ... (repeatable).",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
-
-
+launcher = stack(
+    choice(
+        "--launcher",
+        ["inline", "ray", "slurm"],
+        "Run cells here (on a GPU each in a process), on a Ray cluster (default: local), or as Slurm jobs.",
+        "inline",
+    ),
+    number(
+        "--jobs",
+        None,
+        "Maximum number of concurrent cells. Default: inline one per GPU (each gets the GPU with the fewest; "
+        "with --device cuda:1 all share it), ray as many as fit, slurm 256.",
+    ),
+    click.option(
+        "--gpus-per-cell",
+        "gpus",
+        multiple=True,
+        callback=shares,
+        metavar="[METHOD=]NUMBER",
+        help="GPUs per cell, such as 1, 0.5 or ours=0.25 (repeatable). Default: 1 if there is a GPU; slurm: 0 "
+        "without --device cuda, and only whole GPUs. With 2 or more, that many processes train the cell "
+        "together (torchrun); inline requires 2 or more.",
+    ),
+    number("--cpus-per-cell", None, "CPUs, and therefore threads, per cell.", dest="cpus"),
+    click.option("--ray-address", metavar="ADDRESS", help="Running Ray cluster: HOST:PORT or auto."),
+    click.option(
+        "--slurm",
+        multiple=True,
+        callback=pairs,
+        metavar="KEY=VALUE",
+        help="Option of sbatch: partition=gpu, time=8:00:00 (default 1 day), mem=32G, ... (repeatable).",
+    ),
+)
+"""Chooses the launcher of cells."""
 retries = number(
     "--retries",
     RETRIES,

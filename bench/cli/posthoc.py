@@ -168,8 +168,6 @@ def tune(
     """
     from bench.core import environment
     from bench.report.measurement_tables import tune_table
-    from bench.report.renderers import write
-    from bench.report.table_style import styled
     from bench.runner import tune
     from bench.runner.cell import CellRunner
     from bench.runner.progress import ConsoleProgress
@@ -188,7 +186,7 @@ def tune(
     if fmt == "json":
         say(json.dumps(records, indent=1))
     else:
-        write(styled([tune_table(records)], columns), fmt, title="Settings")
+        options.print_tables([tune_table(records)], fmt, "Settings", columns=columns)
 
 
 COMMANDS: list[click.Command] = [decompose, intervene, tune]

@@ -62,9 +62,8 @@ def report(
     tests differences.
     """  # noqa: D301 (click reads the character itself)
     from bench.core.errors import RequestError
-    from bench.report import comparison, paper_table, with_beyond_chance, write
+    from bench.report import comparison, paper_table, with_beyond_chance
     from bench.report import worth as worth_of
-    from bench.report.table_style import styled
 
     store = options.open_store(out)
     pages = {name: more.pop(name) for name in _PAGES_ONLY}
@@ -84,7 +83,7 @@ def report(
         tables = [worth_of(one) for one in compared] if worth else with_beyond_chance(compared)
     else:
         tables = paper_table(store, table, stamp, suite, intervals)
-    write(styled(tables, **more), fmt, title=f"Table {table}" if table else "Results")
+    options.print_tables(tables, fmt, f"Table {table}" if table else "Results", **more)
 
 
 def _pages(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from bench.core import __version__
 from bench.core.errors import RequestError
@@ -22,8 +22,8 @@ STAGE = "stage"
 _OF_BLACK_BOX = ("dataset", "backbone")
 
 
-class CellSpec(Settings):
-    """Inputs that change a cell's result, and nothing else: their hash is the cell's id."""
+class SpecFields(BaseModel):
+    """Fields that a specification has as it is planned and as any version of this program has stored it."""
 
     method: str
     method_version: int
@@ -38,6 +38,11 @@ class CellSpec(Settings):
     seed: int
     precision: str
     split: str
+
+
+class CellSpec(SpecFields, Settings):
+    """Inputs that change a cell's result, and nothing else: their hash is the cell's id."""
+
     metrics: dict[str, dict[str, Any]]
     code: dict[str, str] = Field(default_factory=dict)
     """Digests of the source code of plugins (``method``, ``dataset``, ``backbone``, ``checkpoint``); that of a metric

@@ -6,28 +6,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bench.report.table import Row
-from bench.results.aggregate import Entry
+from bench.results.aggregate import Entry, SeedGroup, footnote
 from bench.results.cautions import collapsed, empty_regions, undertrained
 from bench.results.cell_record import CellRecord
 
 _REFERENCE = "blackbox"
 
 
-def with_cautions(rows: Sequence[Row], cells: Sequence[Sequence[CellRecord]], notes: list[str]) -> list[Row]:
-    """Return the rows of a table with footnotes at numbers that say little about their method.
-
-    Args:
-        rows: rows of measured entries.
-        cells: the cells of each row, which differ in the seed alone.
-        notes: footnotes of the table; new ones are added.
-    """
+def with_cautions(rows: Sequence[Row], members: Sequence[SeedGroup], notes: list[str]) -> list[Row]:
+    """Return the rows of a table with footnotes at numbers that say little about their method, new in ``notes``."""
+    # Accuracy depends on the backbone: it is held against the black box on the same one.
     black_boxes: dict[str, float | None] = {}
-    for row, members in zip(rows, cells, strict=True):
+    for row, group in zip(rows, members, strict=True):
         accuracy = row.values.get("accuracy")
-        if members[0].spec["method"] == _REFERENCE and isinstance(accuracy, Entry):
+        if group.spec["method"] == _REFERENCE and isinstance(accuracy, Entry):
             black_boxes[row.backbone] = accuracy.value
     return [
-        _cautioned(row, members, black_boxes.get(row.backbone), notes) for row, members in zip(rows, cells, strict=True)
+        _cautioned(row, group.cells, black_boxes.get(row.backbone), notes)
+        for row, group in zip(rows, members, strict=True)
     ]
 
 
@@ -58,8 +54,4 @@ def _empty_share(cell: CellRecord, metric: str) -> float | None:
 
 
 def _with_note(entry: Entry, note: str, notes: list[str]) -> Entry:
-    if not note:
-        return entry
-    if note not in notes:
-        notes.append(note)
-    return replace(entry, notes=(*entry.notes, notes.index(note) + 1))
+    return replace(entry, notes=(*entry.notes, footnote(note, notes))) if note else entry

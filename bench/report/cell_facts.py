@@ -28,13 +28,7 @@ def settings_of(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def score_rows(written: Mapping[str, Any], outcome: Mapping[str, Any], rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """Return the scores of a finished cell, as texts under :data:`SCORES`.
-
-    Args:
-        written: content of ``cell.json``.
-        outcome: content of ``result.json``.
-        rows: its rows of results, if intervals are known.
-    """
+    """Return the scores of a finished cell, as texts under :data:`SCORES`; ``rows`` have the intervals, if known."""
     found: list[tuple[str, ...]] = []
     bounds = {row.metric: f"{number(row.low)}, {number(row.high)}"
               for row in rows if row.low is not None and row.high is not None}  # fmt: skip

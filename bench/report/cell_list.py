@@ -1,20 +1,35 @@
-"""Table of the cells behind a row: their values, seeds, code versions, and how each is shown and repeated."""
+"""Tables of cells: all of a report, or those behind a row with their values, seeds and code versions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bench.core import registry
 from bench.core.errors import RequestError
-from bench.report.table import Column, Row, Table, Word
-from bench.results.aggregate import Entry
+from bench.report.table import Column, Place, Row, Table, Word
+from bench.results.aggregate import Entry, footnote
 from bench.results.cell_record import CellRecord, in_words
-from bench.results.labels import FIRST_METRICS
-from bench.results.result_set import ResultSet
+from bench.results.result_set import ResultSet, wanted_metrics
 from bench.results.store import Store
 
-_WORDS = ("data set", "backbone", "seed", "code", "newest run")
+_FACTS: dict[str, Callable[[CellRecord], str]] = {
+    "method": lambda cell: cell.label,
+    "data set": lambda cell: cell.dataset,
+    "backbone": lambda cell: cell.backbone,
+    "seed": lambda cell: str(cell.seed),
+    "state": lambda cell: in_words(cell.status),
+    "code": lambda cell: _code(cell),
+    "newest run": lambda cell: cell.stamp,
+}
+_OF_ROW = ("data set", "backbone", "seed", "code", "newest run")
+
+
+def cell_list(cells: Sequence[CellRecord]) -> Table:
+    """Return a row for each cell, in words."""
+    names = tuple(name for name in _FACTS if name != "code")
+    rows = (Row(cell.name, _words(cell, names)) for cell in cells)
+    return Table("cells", tuple(Column(name, words=True) for name in names), tuple(rows), ("cell",))
 
 
 def cells_of_row(store: Store, label: str, metrics: Sequence[str] = (), suites: Sequence[str] = ()) -> Table:
@@ -37,14 +52,23 @@ def cells_of_row(store: Store, label: str, metrics: Sequence[str] = (), suites: 
             f"no cell and no method {registry.quoted(label)} in {store.root} (`python -m bench results` lists the "
             f"cells, `report` the methods){registry.nearest(label, known)}"
         )
-    wanted = registry.chosen_metrics(metrics, shared=True) if metrics else FIRST_METRICS
+    wanted = wanted_metrics(own, metrics, f"cells of {label}", usual=True)
     facts = {name: about for cell in own for name, about in cell.spec["metrics"].items() if name in wanted}
-    columns = [Column(name, words=True) for name in _WORDS]
-    columns += [Column.of(name, facts[name], "") for name in wanted if name in facts]
+    measured = [Column.of(name, facts[name], "") for name in wanted if name in facts]
     notes: list[str] = []
-    rows = [_row(cell, columns, notes) for cell in sorted(own, key=_order)]
+    rows = [_row(cell, measured, notes) for cell in sorted(own, key=_order)]
+    columns = [*(Column(name, words=True) for name in _OF_ROW), *measured]
     about = ("one cell: python -m bench show CELL; again from nothing: python -m bench repeat CELL",)
     return Table(f"cells of {label}", tuple(columns), tuple(rows), ("cell",), tuple(notes), facts=about)
+
+
+def _words(cell: CellRecord, names: Sequence[str], nothing: str = "") -> dict[str, Place]:
+    return {name: Word(_FACTS[name](cell) or nothing) for name in names}
+
+
+def _code(cell: CellRecord) -> str:
+    environment = cell.result["environment"] if cell.result is not None else {}
+    return str(environment.get("git") or environment.get("bench") or in_words(cell.status))
 
 
 def _order(cell: CellRecord) -> tuple[Any, ...]:
@@ -52,16 +76,9 @@ def _order(cell: CellRecord) -> tuple[Any, ...]:
 
 
 def _row(cell: CellRecord, columns: Sequence[Column], notes: list[str]) -> Row:
-    environment = cell.result["environment"] if cell.result is not None else {}
-    code = str(environment.get("git") or environment.get("bench") or in_words(cell.status))
-    words = (cell.dataset, cell.backbone or "-", str(cell.seed), code, cell.stamp or "-")
-    values: dict[str, Any] = {name: Word(text) for name, text in zip(_WORDS, words, strict=True)}
-    for column in columns[len(_WORDS) :]:
+    values = _words(cell, _OF_ROW, nothing="-")
+    for column in columns:
         status, value, reason = cell.score(column.name)
-        if value is None:
-            note = f"{in_words(status)}: {reason}"
-            notes += [note] if note not in notes else []
-            values[column.key] = Entry(status, notes=(notes.index(note) + 1,))
-        else:
-            values[column.key] = Entry("ok", value)
+        notes_here = (footnote(f"{in_words(status)}: {reason}", notes),) if value is None else ()
+        values[column.key] = Entry(status, value, notes=notes_here)
     return Row(f"{cell.name} {cell.label}", values)

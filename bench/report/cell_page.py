@@ -173,13 +173,7 @@ def _texts(facts: Mapping[str, Any]) -> Pairs:
 
 
 def show_cell(store: Store, name: str, console: Console) -> None:
-    """Print command, settings, environment, scores and the per-prototype tables of a cell.
-
-    Args:
-        store: results.
-        name: id of the cell.
-        console: output.
-    """
+    """Print command, settings, environment, scores and the per-prototype tables of a cell."""
     record = store.record(name)
     page = CellPage(store, record, log_lines=10)
     if record.written is None:

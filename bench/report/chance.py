@@ -22,6 +22,7 @@ def chance_corrected(value: float, chance: float) -> float:
         >>> chance_corrected(79.0, chance=58.0)
         0.5
     """
+    # As Cohen's kappa corrects agreement (Educ. Psychol. Meas. 1960): the share of what chance leaves to be gained.
     return (value - chance) / (_PERFECT - chance)
 
 
@@ -52,6 +53,7 @@ def beyond_chance(table: Table) -> Table | None:
         if entry.value is None:
             return replace(entry, notes=(), best=False)
         spread = None if entry.spread is None else entry.spread / (_PERFECT - chance)
+        # The correction is linear, so that it may be applied to the mean over seeds.
         return Entry("ok", chance_corrected(entry.value, chance), spread, entry.seeds)
 
     # Those with a backbone see the image, and know no class.
@@ -71,9 +73,7 @@ def beyond_chance(table: Table) -> Table | None:
 def beside_protocols(tables: Sequence[Table], views: Sequence[tuple[str, str]]) -> list[Table]:
     """Return tables with a line about the chance levels of the same data set under other protocols, if there are any.
 
-    Args:
-        tables: of one run.
-        views: data set and protocol of each.
+    ``views`` are data set and protocol of each table.
     """
     said = {view: levels for view, table in zip(views, tables, strict=True) if (levels := _levels(_chances(table)))}
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.report.table import Column, Place, Row, Table
-from bench.results.aggregate import Entry
+from bench.results.aggregate import Entry, footnote
 
 GIB = 2**30
 _SCALE = (
@@ -73,8 +73,7 @@ def measured(part: Mapping[str, Any] | None, key: str, size: float, notes: list[
         own.append(f"measured with one image at a time; {part['larger_batch']['reason']}")
     if part.get("of_the_black_box"):
         own.append("trains the black box")
-    notes += [note for note in own if note not in notes]
-    numbers = tuple(notes.index(note) + 1 for note in own)
+    numbers = tuple(footnote(note, notes) for note in own)
     if part["status"] != "ok":
         return Entry(part["status"], notes=numbers)
     return Entry("ok", part[key] / size, notes=numbers)

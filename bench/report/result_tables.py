@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.report.chance import chance_warnings
-from bench.report.run_table import columns_of
+from bench.report.run_table import columns_of, mean_rows, table_of
 from bench.report.table import Row, Table
-from bench.report.table_remarks import describe_block, distinguish
+from bench.report.table_remarks import distinguish, left_out
 from bench.results.aggregate import Bounds, SeedGroup, about_intervals
+from bench.results.labels import ROLES, position
 from bench.results.result_set import ComparableGroup, ResultSet
-
-_ROLES = ("method", "reference", "control")
 
 
 @dataclass(frozen=True)
@@ -44,10 +42,6 @@ def results(cells: ResultSet, intervals: bool = False) -> list[Result]:
 
     If several settings are one row (a method was run in other settings later), the one with most metrics finished
     represents it, then the newest.
-
-    Args:
-        cells: of a store or run.
-        intervals: whether values get their 95 % intervals.
     """
     bounds = Bounds(cells.store) if intervals else None
     groups = cells.groups(bounds=bounds)
@@ -63,23 +57,10 @@ def _measured(result: Result) -> int:
 
 
 def _result(title: str, group: ComparableGroup, bounds: Bounds | None) -> Result:
-    members = sorted(group.rows, key=lambda row: _ROLES.index(row.role) if row.role in _ROLES else len(_ROLES))
-    cells = [cell for row in members for cell in row.cells]
-    columns = columns_of(cells)
+    members = sorted(group.rows, key=lambda row: position(row.role, ROLES))
+    columns = columns_of(group.shown)
     notes: list[str] = []
-    rows = [
-        Row(row.label, {one.key: row.entry(one.name, notes) for one in columns}, row.role, row.backbone)
-        for row in members
-    ]
-    facts = describe_block(
-        [column.definition for column in columns if column.definition], [cell.spec for cell in cells], group.outcomes
-    )
-    facts += about_intervals(bounds.kinds) if bounds is not None else []
-    if group.older:
-        facts.append(f"left out: {group.older} cell{'s' * (group.older > 1)} of older runs: unfinished, or in settings "
-                     "that a newer run replaced")  # fmt: skip
-    table = Table(
-        title, columns, tuple(rows), ("method", "backbone"), tuple(notes), tuple(chance_warnings(rows, columns)),
-        facts=tuple(facts), competes=True,
-    )  # fmt: skip
-    return Result(table.marked(), tuple(members), group)
+    rows = mean_rows(members, columns, notes)
+    facts = [*(about_intervals(bounds.kinds) if bounds is not None else ()), *left_out(group.older)]
+    table = table_of(title, columns, rows, notes, group.shown, facts)
+    return Result(table, tuple(members), group)

@@ -10,20 +10,17 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from bench.core import registry
 from bench.core.errors import RequestError
 from bench.report.cautions import with_cautions
 from bench.report.chance import beside_protocols, beyond_chance, chance_warnings
 from bench.report.table import Column, Row, Table
 from bench.report.table_remarks import describe_block, distinguish, fewer_seeds
 from bench.report.twins import without_twins
-from bench.results.aggregate import Bounds, about_intervals, as_entry, with_interval
+from bench.results.aggregate import Bounds, SeedGroup, about_intervals, with_interval
 from bench.results.cell_record import CellRecord
-from bench.results.labels import FIRST_METRICS, text_of
-from bench.results.result_set import comparable
+from bench.results.labels import ROLES, metric_order, position, text_of
+from bench.results.result_set import comparable, wanted_metrics
 from bench.results.store import Store
-
-_ROLES = ("method", "reference", "control")
 
 
 def comparison(
@@ -43,8 +40,7 @@ def comparison(
         metrics: names and groups of the columns; by default all that were measured.
 
     Raises:
-        RequestError: if there is nothing to compare.
-        UnknownName: for a metric that does not exist.
+        RequestError: if there is nothing to compare, or for a metric that was not measured in this run.
     """
     known, stamp = store.invocations(), store.chosen_run(stamp, suite)
     there = set(store.cells())
@@ -64,10 +60,8 @@ def comparison(
         origin.append(f"{lost} cell{'s' * (lost > 1)} of this run {'are' if lost > 1 else 'is'} no longer on disk")
     origin += [f"failed: {reason}" for reason in damaged]
     where = store if intervals else None
-    columns = [_chosen(columns_of(group), metrics) for group in groups]
-    if not any(columns):
-        every = sorted({column.name for group in groups for column in columns_of(group)})
-        raise RequestError(f"{', '.join(metrics)}: not measured in this run; it has {', '.join(every)}")
+    wanted = wanted_metrics(cells, metrics, f"run {stamp}") if metrics else None
+    columns = [_chosen(columns_of(group), wanted) for group in groups]
     found_tables = zip(titles, groups, columns, strict=True)
     tables = [(_table(title, group, own, origin, where), group[0].view) for title, group, own in found_tables if own]
     views = [(view["dataset"], view["protocol"].removeprefix("protocol ")) for _, view in tables]
@@ -79,14 +73,8 @@ def with_beyond_chance(tables: Sequence[Table]) -> list[Table]:
     return [each for table in tables for each in (table, beyond_chance(table)) if each is not None]
 
 
-def _chosen(columns: tuple[Column, ...], metrics: Sequence[str]) -> tuple[Column, ...]:
-    measured = {column.name for column in columns}
-    wanted = {name for one in metrics for name in ([one] if one in measured else registry.chosen_metrics([one], True))}
-    return tuple(column for column in columns if column.name in wanted) if metrics else columns
-
-
-def _definitions(group: Iterable[CellRecord]) -> dict[str, str]:
-    return {metric: text for cell in group for metric, text in cell.definitions.items()}
+def _chosen(columns: tuple[Column, ...], wanted: Sequence[str] | None) -> tuple[Column, ...]:
+    return tuple(column for column in columns if wanted is None or column.name in wanted)
 
 
 def _table(
@@ -94,25 +82,40 @@ def _table(
 ) -> Table:
     notes: list[str] = []
     members = _by_row(group)
-    rows, members, left_out = without_twins([_row(cells, columns, notes) for cells in members], members, columns)
+    rows, members, twins = without_twins(mean_rows(members, columns, notes), members, columns)
     rows = with_cautions(rows, members, notes)
     if store is not None:
         bounds = Bounds(store)
-        rows = [_bounded(row, cells, bounds, notes) for row, cells in zip(rows, members, strict=True)]
+        rows = [_bounded(row, one.cells, bounds, notes) for row, one in zip(rows, members, strict=True)]
         origin = [*about_intervals(bounds.kinds), *origin]
     rows = _distinct(rows, members)
-    origin = [*left_out, *_black_boxes(group), *origin]
-    facts = describe_block(
-        [column.definition for column in columns if column.definition],
-        [cell.spec for cell in group],
-        [cell.result for cell in group if cell.result is not None],
-        fewer=fewer_seeds(
-            [(row.label, row.backbone, [cell.seed for cell in cells]) for row, cells in zip(rows, members, strict=True)]
-        ),
-    )
+    fewer = fewer_seeds([(row.label, row.backbone, [cell.seed for cell in one.cells])
+                         for row, one in zip(rows, members, strict=True)])  # fmt: skip
+    return table_of(title, columns, rows, notes, group, [*twins, *_black_boxes(group), *origin], fewer)
+
+
+def mean_rows(members: Iterable[SeedGroup], columns: Sequence[Column], notes: list[str]) -> list[Row]:
+    """Return a row for each group of cells, with means over its seeds; footnotes are added to ``notes``."""
+    return [
+        Row(one.label, {column.key: one.entry(column.name, notes) for column in columns}, one.role, one.backbone)
+        for one in members
+    ]
+
+
+def table_of(
+    title: str,
+    columns: tuple[Column, ...],
+    rows: Sequence[Row],
+    notes: Sequence[str],
+    cells: Sequence[CellRecord],
+    facts: Sequence[str],
+    fewer: str = "",
+) -> Table:
+    """Return the table of some rows, with the facts that all cells share above ``facts``, and the best ones marked."""
+    definitions = [column.definition for column in columns if column.definition]
     return Table(
         title, columns, tuple(rows), ("method", "backbone"), tuple(notes), tuple(chance_warnings(rows, columns)),
-        facts=(*facts, *origin), competes=True,
+        facts=(*describe_block(definitions, cells, fewer=fewer), *facts), competes=True,
     ).marked()  # fmt: skip
 
 
@@ -135,40 +138,31 @@ def columns_of(group: Sequence[CellRecord]) -> tuple[Column, ...]:
     """Return the metrics that were asked for in some cell, the usual ones first."""
     refused = {metric: facts for cell in group for metric, facts in cell.written["not_applicable"].items()}
     measured = {metric: facts for cell in group for metric, facts in cell.spec["metrics"].items()}
-    facts, texts = {**refused, **measured}, _definitions(group)
-    names = sorted(facts, key=lambda name: (_place(name, FIRST_METRICS), name))
-    return tuple(Column.of(name, facts[name], texts.get(name, "")) for name in names)
+    facts = {**refused, **measured}
+    texts = {metric: text for cell in group for metric, text in cell.definitions.items()}
+    return tuple(Column.of(name, facts[name], texts.get(name, "")) for name in sorted(facts, key=metric_order))
 
 
-def _by_row(group: list[CellRecord]) -> list[list[CellRecord]]:
+def _by_row(group: list[CellRecord]) -> list[SeedGroup]:
     """Group cells that differ in nothing but the seed, in the order of the plan within each role."""
     rows: dict[str, list[CellRecord]] = defaultdict(list)
     for cell in group:
+        # The label too: two requests may name the same settings differently, and each is a row of its own.
         rows[text_of([{**cell.spec, "seed": None}, cell.written["label"]])].append(cell)
-    ordered = sorted(rows.values(), key=lambda row: _place(row[0].role, _ROLES))
-    return [sorted(row, key=lambda cell: cell.seed) for row in ordered]
+    ordered = sorted(rows.values(), key=lambda row: position(row[0].role, ROLES))
+    return [SeedGroup(tuple(sorted(row, key=lambda cell: cell.seed)), row[0].written["label"]) for row in ordered]
 
 
-def _row(cells: list[CellRecord], columns: Sequence[Column], notes: list[str]) -> Row:
-    first = cells[0]
-    entries = {column.key: as_entry(cells, column.name, notes) for column in columns}
-    return Row(first.written["label"], entries, first.role, first.backbone)
-
-
-def _bounded(row: Row, cells: list[CellRecord], bounds: Bounds, notes: list[str]) -> Row:
+def _bounded(row: Row, cells: Sequence[CellRecord], bounds: Bounds, notes: list[str]) -> Row:
     """Return the row with intervals; ``bounds`` collects the units of each metric's intervals."""
     entries = {metric: with_interval(entry, cells, metric, bounds, notes) for metric, entry in row.values.items()}
     return replace(row, values=entries)
 
 
-def _distinct(rows: list[Row], members: list[list[CellRecord]]) -> list[Row]:
+def _distinct(rows: list[Row], members: list[SeedGroup]) -> list[Row]:
     """Add the id of their first cell to rows of the same name, so that a table never shows two of one name."""
     count = Counter((row.label, row.backbone) for row in rows)
     return [
-        replace(row, label=f"{row.label} #{cells[0].name[:6]}") if count[row.label, row.backbone] > 1 else row
-        for row, cells in zip(rows, members, strict=True)
+        replace(row, label=f"{row.label} #{one.first.name[:6]}") if count[row.label, row.backbone] > 1 else row
+        for row, one in zip(rows, members, strict=True)
     ]
-
-
-def _place(name: str, order: Sequence[str]) -> int:
-    return order.index(name) if name in order else len(order)

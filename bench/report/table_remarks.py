@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
 
 from bench.results.cell_record import CellRecord
 from bench.results.labels import of_weights, protocol, shared_protocol
@@ -54,21 +53,18 @@ def fewer_seeds(rows: Sequence[tuple[str, str, Collection[int]]]) -> str:
 
 
 def describe_block(
-    definitions: Sequence[str],
-    specs: Sequence[Mapping[str, Any]],
-    outcomes: Sequence[Mapping[str, Any]],
-    spread: bool = True,
-    fewer: str = "",
+    definitions: Sequence[str], cells: Sequence[CellRecord], spread: bool = True, fewer: str = ""
 ) -> list[str]:
     """Return lines about metrics, data, seeds and hardware.
 
     Args:
         definitions: definitions of the metrics, in the order of the columns.
-        specs: specifications of all cells of the block.
-        outcomes: results of the finished cells.
+        cells: all of the block.
         spread: whether deviations are beside the means.
         fewer: rows that have not all the seeds, see :func:`fewer_seeds`.
     """
+    specs = [cell.spec for cell in cells]
+    outcomes = [cell.result for cell in cells if cell.result is not None]
     first = specs[0]
     shared = protocol(shared_protocol(first["protocol"]))
     seeds = sorted({spec["seed"] for spec in specs})
@@ -111,6 +107,12 @@ def describe_block(
     if code:
         lines.append(f"partbench: {', '.join(code)}")
     return lines
+
+
+def left_out(older: int) -> list[str]:
+    """Return the line about cells that are not in a table since a newer run has their row; none if there are none."""
+    cells = f"{older} cell{'s' * (older > 1)} of older runs"
+    return [f"left out: {cells}: unfinished, or in settings that a newer run replaced"] if older else []
 
 
 def _distinct(values: Iterable[str]) -> list[str]:

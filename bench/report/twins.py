@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from bench.core import registry
 from bench.report.table import Column, Row
-from bench.results.cell_record import CellRecord
+from bench.results.aggregate import SeedGroup
 
 
 def without_twins(
-    rows: Sequence[Row], members: Sequence[list[CellRecord]], columns: Sequence[Column]
-) -> tuple[list[Row], list[list[CellRecord]], list[str]]:
+    rows: Sequence[Row], members: Sequence[SeedGroup], columns: Sequence[Column]
+) -> tuple[list[Row], list[SeedGroup], list[str]]:
     """Leave out the row of a method whose numbers, as printed, are all those of the reference that it is a twin of.
 
     With average pooling and a linear layer HiResCAM's map is that of the black box, for example; with other heads, or
@@ -28,16 +28,17 @@ def without_twins(
     """
     known = registry.names("methods")
     numbers = [[_printed(row, column) for column in columns] for row in rows]
-    seeds = [[cell.seed for cell in cells] for cells in members]
+    seeds = [[cell.seed for cell in group.cells] for group in members]
     references = {
-        (cells[0].spec["method"], row.backbone): place
-        for place, (row, cells) in enumerate(zip(rows, members, strict=True))
+        (group.spec["method"], row.backbone): place
+        for place, (row, group) in enumerate(zip(rows, members, strict=True))
         if row.role == "reference"
     }
     kept, twins = [], defaultdict(list)
-    for place, (row, cells) in enumerate(zip(rows, members, strict=True)):
-        entry = known.get(cells[0].spec["method"])
+    for place, (row, group) in enumerate(zip(rows, members, strict=True)):
+        entry = known.get(group.spec["method"])
         other = references.get((entry.twin if entry else "", row.backbone))
+        # The seeds too: a mean over others may be equal by chance.
         same = other is not None and (numbers[place], seeds[place]) == (numbers[other], seeds[other])
         if same and any(number is not None for number in numbers[place]):
             twins[other].append(row.label)

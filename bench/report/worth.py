@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.report.chance import has_chance
 from bench.report.table import Column, Row, Table, Word
-from bench.results.aggregate import Entry
+from bench.results.aggregate import Entry, footnote
 
 _COLUMNS = (
     Column("best method", words=True),
@@ -61,9 +61,7 @@ def _row(column: Column, rows: tuple[Row, ...], notes: list[str]) -> Row:
     places = [words("method", 0), words("method", 1), words("control", 0), words("control", 1)]
     values = {one.key: place for one, place in zip(_COLUMNS, places, strict=False)}
     far, reason = _far(column, best)
-    if reason and reason not in notes:
-        notes.append(reason)
-    entry = Entry("ok", far) if far is not None else Entry("n/a", notes=(notes.index(reason) + 1,))
+    entry = Entry("ok", far) if far is not None else Entry("n/a", notes=(footnote(reason, notes),))
     return Row(column.name, {**values, _COLUMNS[-1].key: entry})
 
 

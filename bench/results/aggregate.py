@@ -13,7 +13,9 @@ from bench.results.stats.bootstrap import NoInterval
 from bench.results.stats.intervals import over_seeds
 from bench.results.store import Store
 
+# Of several cells of one seed the one with a value counts, then the one with the most definite reason for none.
 _RANK = {"ok": 0, "n/a": 1, "oom": 2, "failed": 2, "missing": 3}
+# What a place says if no seed has a value: the reason that a reader can do most about.
 _GRAVEST: tuple[ScoreStatus, ...] = ("oom", "failed", "missing", "n/a")
 _LONGEST_REASON = 240
 
@@ -123,6 +125,13 @@ class SeedGroup:
         return entry if self.bounds is None else with_interval(entry, cells, metric, self.bounds, notes)
 
 
+def footnote(text: str, notes: list[str]) -> int:
+    """Return the number of a footnote of a table, from 1; a new one is added to ``notes``."""
+    if text not in notes:
+        notes.append(text)
+    return notes.index(text) + 1
+
+
 def as_entry(row: Sequence[CellRecord], metric: str, notes: list[str]) -> Entry:
     """Return one entry of a table: mean and spread over the seeds of a row, or the reason why there is none.
 
@@ -140,27 +149,18 @@ def as_entry(row: Sequence[CellRecord], metric: str, notes: list[str]) -> Entry:
     one_by_one = [cell.seed for cell in row if cell.seed in values and cell.one_by_one]
     if one_by_one:
         told.append(f"{_seeds(_some(one_by_one, row))}fitted with one image at a time: more did not fit into memory")
-    numbers = []
-    for note in told:
-        if note not in notes:
-            notes.append(note)
-        numbers.append(notes.index(note) + 1)
+    numbers = tuple(footnote(note, notes) for note in told)
     if not values:
         gravest = min((status for status, _ in without), key=_GRAVEST.index)
-        return Entry(gravest, notes=tuple(numbers))
+        return Entry(gravest, notes=numbers)
     spread = statistics.stdev(values.values()) if len(values) > 1 else None
-    return Entry("ok", statistics.fmean(values.values()), spread, tuple(values), tuple(numbers))
+    return Entry("ok", statistics.fmean(values.values()), spread, tuple(values), numbers)
 
 
 def with_interval(entry: Entry, row: Sequence[CellRecord], metric: str, bounds: Bounds, notes: list[str]) -> Entry:
     """Return the entry of a table with its interval, or with a footnote why it has none.
 
-    Args:
-        entry: of these cells.
-        row: cells that differ in the seed.
-        metric: of the entry.
-        bounds: the store of the cells' tables; learns over which units the interval is.
-        notes: footnotes; new ones are added.
+    ``bounds`` learns over which units the interval is; a new footnote is added to ``notes``.
     """
     scored = [(cell, cell.score(metric)[1]) for cell in row]
     values = [(cell, value) for cell, value in scored if value is not None]
@@ -170,10 +170,7 @@ def with_interval(entry: Entry, row: Sequence[CellRecord], metric: str, bounds: 
     try:
         found = over_seeds(metric, facts, [(bounds.store.files(cell.name), value) for cell, value in values])
     except NoInterval as error:
-        note = f"no interval: {error}"
-        if note not in notes:
-            notes.append(note)
-        return replace(entry, notes=(*entry.notes, notes.index(note) + 1))
+        return replace(entry, notes=(*entry.notes, footnote(f"no interval: {error}", notes)))
     bounds.kinds[metric] = found.kind
     return replace(entry, low=found.low, high=found.high)
 

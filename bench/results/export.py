@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _OF_A_HOME = ("cells", "invocations", "blackboxes", "prepared", "features", "data", "scale")
 _BESIDE = ("README.md", "LICENSE", ".gitattributes", ".git")
+# Of one part too: these texts are commands and folders, unlike the prose of pages (bench/report/html/downloads.py).
 _PATH = re.compile(r"(?<![\w./-])(?:/[\w.@+-]+)+/?")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 FIRST_METRICS = (
@@ -16,6 +16,8 @@ FIRST_METRICS = (
     "stability_pooled",
 )
 """Order of the usual columns; the others follow by name."""
+ROLES = ("method", "reference", "control")
+"""Order of rows in a table."""
 
 # They change no coordinates: key-points and boxes lie at the same places of the same images.
 _OF_WEIGHTS = ("interpolation", "mean", "std")
@@ -28,6 +30,16 @@ _CANONICAL = json.JSONEncoder(sort_keys=True)
 def text_of(content: Any) -> str:
     """Return the canonical JSON: equal contents have equal texts."""
     return _CANONICAL.encode(content)
+
+
+def position(name: str, order: Sequence[str]) -> int:
+    """Return the place of a name in an order; all names that it does not have come last."""
+    return order.index(name) if name in order else len(order)
+
+
+def metric_order(name: str) -> tuple[int, str]:
+    """Return the key by which metrics are sorted: the usual ones first, the others by name."""
+    return position(name, FIRST_METRICS), name
 
 
 def cell_title(label: str, spec: Mapping[str, Any]) -> str:

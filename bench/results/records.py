@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from bench.config.spec import SpecFields
 from bench.core.errors import RequestError
 from bench.core.files import StoredModel, check, first_problem, load_json, parse, unreadable
 from bench.core.integrity import FILE as DIGESTS
@@ -36,19 +37,8 @@ class _Refused(StoredModel):
     unit: str
 
 
-class _Spec(StoredModel):
-    method: str
-    method_version: int
-    settings: dict[str, Any]
-    dataset: str
-    data_digest: str
-    protocol: dict[str, Any]
-    on_bad_image: str
-    backbone: str | None
-    weights_digest: str
-    black_box: dict[str, Any] | None
-    seed: int
-    precision: str
+class _Spec(SpecFields, StoredModel):
+    # Results written before the split could be chosen were measured on ``test``.
     split: str = "test"
     metrics: dict[str, _Metric]
 

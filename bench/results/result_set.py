@@ -11,6 +11,7 @@ from bench.core import registry
 from bench.core.errors import RequestError
 from bench.results.aggregate import Bounds, SeedGroup
 from bench.results.cell_record import CellRecord
+from bench.results.labels import FIRST_METRICS, metric_order, position
 from bench.results.rows import as_frame
 from bench.results.store import Store
 
@@ -90,6 +91,7 @@ class ResultSet:
                 suites[name].add(content["suite"])
         wanted = set(known[one_run]["cells"]) if one_run else None
         every = store.records(name for name in store.cells() if wanted is None or name in wanted)
+        # Only a finished black box can be the one that a method is compared with.
         placed = precedence(known, {cell.name for cell in every if cell.role == "reference" and cell.result})
         cells = []
         for cell in every:
@@ -198,6 +200,47 @@ def comparable(
     return groups
 
 
+def wanted_metrics(
+    cells: Iterable[CellRecord], metrics: Sequence[str], origin: str, usual: bool = False, numbers: bool = False
+) -> list[str]:
+    """Return the metrics that a reader names, singly or by group, of those that some cell measured or refused.
+
+    Args:
+        cells: that are looked at.
+        metrics: names and groups; by default all that were measured.
+        origin: of the cells, in words, for the errors.
+        usual: whether the default is the usual metrics alone.
+        numbers: whether ``METRIC.NUMBER`` names a further number of a metric.
+
+    Raises:
+        RequestError: for a name that exists and was not measured, or one that does not exist, with the nearest name.
+    """
+    cells, known = list(cells), registry.names("metrics")
+    order = sorted({name for cell in cells for name in cell.spec["metrics"]}, key=metric_order)
+    if not metrics:
+        return [name for name in order if not usual or name in FIRST_METRICS]
+    single = {*order, *(name for cell in cells for name in cell.written["not_applicable"])}
+    if numbers:
+        single |= {f"{metric}.{number}" for cell in cells if cell.result is not None
+                   for metric, score in cell.result["scores"].items() for number in score.get("also", {})}  # fmt: skip
+    found: list[str] = []
+    for name in metrics:
+        try:
+            own = [name] if name in single else registry.chosen_metrics([name], shared=True)
+        except registry.UnknownName as error:
+            groups = {known[metric].group for metric in order if metric in known and known[metric].group}
+            near = registry.nearest(name, {*single, *groups})
+            raise RequestError(f"no result of metric {name!r} ({origin}){near}") from error
+        there = [name] if name in single else [metric for metric in order if metric in own]
+        if not there:
+            raise RequestError(
+                f"{name} was not measured ({origin}): run the methods again with --metrics {name}; there are results "
+                f"of: {registry.some(order)}"
+            )
+        found += there
+    return list(dict.fromkeys(found))
+
+
 def precedence(runs: Mapping[str, Mapping[str, Any]], references: Collection[str]) -> dict[str, tuple[bool, str]]:
     """Return for each requested cell whether one of its runs has the black box too, and its newest run.
 
@@ -236,9 +279,7 @@ def _rows(
         rows.append(max(groups, key=lambda group: sum(map(group.has, metrics))))
     # In the order of the catalogue: it does not depend on which cell ran first.
     order = list(registry.names("methods"))
-    return sorted(rows, key=lambda row: (
-        order.index(method) if (method := row.spec["method"]) in order else len(order), row.label, row.backbone
-    ))  # fmt: skip
+    return sorted(rows, key=lambda row: (position(row.spec["method"], order), row.label, row.backbone))
 
 
 def _without_abandoned(cells: list[CellRecord]) -> list[CellRecord]:

@@ -26,13 +26,13 @@ class Row:
     backbone: str
     seed: int | None
     metric: str
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int | None
-    unit: str
-    status: ScoreStatus
-    reason: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    unit: str = ""
+    status: ScoreStatus = "ok"
+    reason: str = ""
 
 
 def rows_of(record: CellRecord, suite: str = "") -> list[Row]:
@@ -40,7 +40,7 @@ def rows_of(record: CellRecord, suite: str = "") -> list[Row]:
     if record.written is None:
         assert record.failure is not None
         return [damaged_row(record.failure["reason"], suite, record.name)]
-    common = {
+    common: dict[str, Any] = {
         "suite": suite,
         "cell": record.name,
         "method": record.spec["method"],
@@ -54,20 +54,22 @@ def rows_of(record: CellRecord, suite: str = "") -> list[Row]:
         status, value, reason = record.score(metric)
         if value is None or record.result is None:
             reason = in_words(status) if status == "missing" else reason
-            rows.append(_row(common, metric, facts["unit"], status, reason))
+            rows.append(Row(**common, metric=metric, unit=facts["unit"], status=status, reason=reason))
             continue
         score = record.result["scores"][metric]
         numbers = {metric: score["value"]}
         numbers |= {f"{metric}.{number}": value for number, value in score.get("also", {}).items()}
-        rows += [_row(common, name, facts["unit"], "ok", "", number, score["n"]) for name, number in numbers.items()]
+        rows += [Row(**common, metric=name, value=number, n=score["n"], unit=facts["unit"])
+                 for name, number in numbers.items()]  # fmt: skip
     refused = record.written["not_applicable"].items()
-    return rows + [_row(common, metric, facts["unit"], "n/a", facts["reason"]) for metric, facts in refused]
+    return rows + [Row(**common, metric=metric, unit=facts["unit"], status="n/a", reason=facts["reason"])
+                   for metric, facts in refused]  # fmt: skip
 
 
 def damaged_row(reason: str, suite: str = "", cell: str = "") -> Row:
     """Return the row of a file that cannot be read."""
-    unknown = dict.fromkeys(("method", "label", "dataset", "backbone"), "")
-    return _row({**unknown, "suite": suite, "cell": cell, "seed": None}, "", "", "failed", reason)
+    return Row(suite, cell, method="", label="", dataset="", backbone="", seed=None, metric="", status="failed",
+               reason=reason)  # fmt: skip
 
 
 def as_frame(rows: list[Row]) -> pd.DataFrame:
@@ -80,15 +82,3 @@ def as_frame(rows: list[Row]) -> pd.DataFrame:
 def as_dicts(rows: list[Row]) -> list[dict[str, Any]]:
     """Return rows as plain dictionaries."""
     return [dict(vars(row)) for row in rows]
-
-
-def _row(
-    common: dict[str, Any],
-    metric: str,
-    unit: str,
-    status: ScoreStatus,
-    reason: str,
-    value: float | None = None,
-    n: int | None = None,
-) -> Row:
-    return Row(**common, metric=metric, value=value, low=None, high=None, n=n, unit=unit, status=status, reason=reason)

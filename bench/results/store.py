@@ -244,7 +244,7 @@ class Store:
             try:
                 found[file.stem] = read_invocation(file)
             except RequestError as error:
-                self._fault(f"invocations/{file.name}", _to_delete(file, error))
+                self._fault(f"invocations/{file.name}", _to_delete(error))
         return dict(sorted(found.items()))
 
     def record_scale(self, stamp: str, content: Mapping[str, Any]) -> None:
@@ -258,7 +258,7 @@ class Store:
             try:
                 found[file.stem] = read_json(file)
             except RequestError as error:
-                raise RequestError(_to_delete(file, error)) from error
+                raise RequestError(_to_delete(error)) from error
         return found
 
     def _files(self, kind: str) -> list[Path]:
@@ -337,7 +337,7 @@ class Store:
         return {name: reason for name, reason in self.faults.items() if "/" in name}
 
 
-def _to_delete(file: Path, error: RequestError) -> str:
+def _to_delete(error: RequestError) -> str:
     return f"{error}: delete that file, the record of one call; its cells and results stay"
 
 

@@ -49,14 +49,7 @@ def strongest(
 ) -> dict[int, list[list[Example]]]:
     """Return for each class and each of its prototypes the ``top`` images of that class with the largest map values.
 
-    Args:
-        model: decomposed classifier.
-        loader: batches ``(images, labels)``; images of other classes are not run through the model.
-        classes: class numbers.
-        top: images per prototype.
-        mean: mean that the loader's images were normalised with.
-        std: standard deviation that they were normalised with.
-        progress: reporter of batches.
+    Images of other classes are not run through the model. Arguments as for :func:`draw`.
     """
     kept: dict[int, list[list[Example]]] = {label: [[] for _ in range(model.k)] for label in classes}
     first = next(model.classifier.parameters())

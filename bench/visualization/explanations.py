@@ -6,13 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from bench.contract import RequestError
-from bench.core import registry
 from bench.report.plots import style
 from bench.report.plots.figure import Drawing, Missing
 from bench.visualization.image_rows import absences, how
 from bench.visualization.panels import all_prototypes, check_shown, picture, tints_together
-from bench.visualization.viewer import Look, Viewer
+from bench.visualization.viewer import Look, Viewer, by_name_or_number
 
 EXPLANATIONS = {"gradcam": "Grad-CAM: where", "dff": "DFF: concepts", "ours": "ours: parts of the logit"}
 """The methods of the figure, with their headings."""
@@ -82,18 +80,7 @@ def chosen_images(viewer: Viewer, wanted: Sequence[str], label: int, count: int)
         return (viewer.test.labels == label).nonzero()[:count, 0].tolist()
     names = {str(name): at for at, name in enumerate(viewer.test.ids)}
     names |= {name.rpartition("/")[2]: at for name, at in names.items()}
-    found = []
-    for one in wanted:
-        if one.isdigit() and one not in names and int(one) < len(viewer.test):
-            found.append(int(one))
-        elif one in names:
-            found.append(names[one])
-        else:
-            raise RequestError(
-                f"no test image {one!r}{registry.nearest(one, list(names))}; images are numbers from 0 to "
-                f"{len(viewer.test) - 1} or file names"
-            )
-    return found
+    return by_name_or_number("test image", wanted, names, len(viewer.test))
 
 
 @torch.no_grad()

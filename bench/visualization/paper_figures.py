@@ -65,12 +65,7 @@ def architectures(
 ) -> Drawing:
     """Draw figure 4: the prototypes of one class in each backbone, with the backbones' differences.
 
-    Args:
-        cells: candidates, newest first: those that differ in the backbone alone.
-        opened: function that opens a cell by its id.
-        classes: one class; default: the one in the middle of the list.
-        columns: images per row.
-        shown: ``region`` and ``keypoints``, or one of them.
+    Its cells differ in the backbone alone. Arguments as for :func:`explanations`; ``columns`` are images per row.
 
     Raises:
         RequestError: if no cell of the method is finished.

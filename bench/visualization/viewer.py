@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -299,15 +300,25 @@ def chosen_classes(viewer: Viewer, wanted: tuple[str, ...], count: int) -> list[
         count = min(count, len(usable))
         return [usable[i * len(usable) // count] for i in range(count)]
     known = {**{readable(name): i for i, name in enumerate(names)}, **{name: i for i, name in enumerate(names)}}
+    return by_name_or_number("class", wanted, known, len(names))
+
+
+def by_name_or_number(kind: str, wanted: Sequence[str], known: Mapping[str, int], count: int) -> list[int]:
+    """Return the numbers of the named classes or images; a name counts before a number, for names may be digits.
+
+    Args:
+        kind: singular of the named things, for the error.
+        wanted: names, or numbers from 0.
+        known: name -> number.
+        count: how many there are.
+
+    Raises:
+        RequestError: for one that is neither, with the nearest name.
+    """
     found = []
     for one in wanted:
-        if one.isdigit() and int(one) < len(names):
-            found.append(int(one))
-        elif one in known:
-            found.append(known[one])
-        else:
-            raise RequestError(
-                f"no class {one!r}{registry.nearest(one, list(known))}; classes are numbers from 0 to "
-                f"{len(names) - 1} or names"
-            )
+        if one not in known and not (one.isdigit() and int(one) < count):
+            near = registry.nearest(one, list(known))
+            raise RequestError(f"no {kind} {one!r}{near}; write a name, or a number from 0 to {count - 1}")
+        found.append(known[one] if one in known else int(one))
     return found

@@ -12,10 +12,11 @@ from markupsafe import Markup
 
 from bench.core import __version__, registry
 from bench.core.plain_text import visible
+from bench.report.cell_list import cell_list
 from bench.report.cell_page import CellPage
 from bench.report.html import filters
 from bench.report.html.about import About, hardware
-from bench.report.html.downloads import Downloads, Files, cell_list, pathless, without_paths
+from bench.report.html.downloads import Downloads, Files, pathless, without_paths
 from bench.report.html.figures import Illustration, saved, stored_figures
 from bench.report.html.front import front_page, mark
 from bench.report.html.output_dir import ReportFolder, file_name
@@ -32,6 +33,7 @@ from bench.report.renderers.html import fragments
 from bench.report.result_tables import Result, results
 from bench.report.table import Table
 from bench.results.cell_record import CellRecord, in_words
+from bench.results.labels import ROLES, position
 from bench.results.result_set import ResultSet
 from bench.results.store import Store
 
@@ -111,17 +113,7 @@ def write_site(
 
 
 class Site:
-    """The pages of one report.
-
-    Args:
-        cells: cells of the report, newest first.
-        target: output folder.
-        stamp: time stamp of one run, for the paper's tables.
-        suite: name of a suite, for the paper's tables.
-        intervals: whether values get 95 % intervals.
-        most: number of statistical tests.
-        about: title, authors, date, licence and text.
-    """
+    """The pages of one report; arguments as for :func:`write_site`."""
 
     def __init__(
         self,
@@ -251,9 +243,7 @@ class Site:
             summary = known[name].summary if name in known else ""
             pages.setdefault(name, MethodPage(name, one.role, summary)).cells.append(one)
         order = [*known, *sorted(pages)]
-        roles = ("method", "reference", "control")
-        return dict(sorted(pages.items(), key=lambda item: (
-            roles.index(item[1].role) if item[1].role in roles else len(roles), order.index(item[0]))))  # fmt: skip
+        return dict(sorted(pages.items(), key=lambda item: (position(item[1].role, ROLES), order.index(item[0]))))
 
     def _rows_of(self, page: MethodPage) -> list[tuple[Result, list[Any], Files]]:
         """Return the tables that contain the method, with its rows alone and their files."""

@@ -17,11 +17,12 @@ from bench.report.html.output_dir import file_name
 from bench.report.references import bibtex
 from bench.report.renderers.latex import as_latex
 from bench.report.renderers.records import as_csv
-from bench.report.table import Column, Row, Table, Word
+from bench.report.table import Row, Table, Word
 from bench.results.aggregate import Entry
-from bench.results.cell_record import CellRecord, in_words
 from bench.results.stats.contest import Comparison, Contest
 
+# Of two or more parts, and not behind a word, < or -: in prose and HTML "images/s" and "</td>" are no paths. An export
+# (bench/results/export.py) also replaces "/data", since its texts are commands and folders.
 _PATH = re.compile(r"(?<![\w./<-])(?:/[\w.@+-]+){2,}/?")
 
 
@@ -35,11 +36,7 @@ class Files:
 
 
 class Downloads:
-    """Writer of these files.
-
-    Args:
-        write: takes the path in the folder and the text.
-    """
+    """Writer of these files; ``write`` takes the path in the folder and the text."""
 
     def __init__(self, write: Callable[[str, str], None]) -> None:
         self._write = write
@@ -89,17 +86,6 @@ class Downloads:
 
 def _text(number: float | None) -> str:
     return "" if number is None else f"{number:.6g}"
-
-
-def cell_list(cells: Sequence[CellRecord]) -> Table:
-    """Return the cells as a table."""
-    names = ("method", "data set", "backbone", "seed", "state", "newest run")
-    rows = [
-        Row(one.name, {name: Word(text) for name, text in zip(
-            names, (one.label, one.dataset, one.backbone, str(one.seed), in_words(one.status), one.stamp), strict=True
-        )}) for one in cells
-    ]  # fmt: skip
-    return Table("cells", tuple(Column(name, words=True) for name in names), tuple(rows), ("cell",))
 
 
 def pathless(text: str) -> str:

@@ -158,11 +158,7 @@ def every(places: Iterable[Place]) -> list[tuple[Place, Question, Comparison]]:
 
 
 def explanations(found: Sequence[tuple[Place, Question, Comparison]]) -> list[str]:
-    """Return how the numbers of comparisons were made, and which sides were compared.
-
-    Args:
-        found: all comparisons.
-    """
+    """Return how the numbers of comparisons were made, and which sides were compared."""
     told: dict[Question, str] = {
         "black box": "each method with the black box in accuracy",
         "chance": "each method with the best content-free control of a metric",

@@ -144,13 +144,7 @@ def _sorted(lines: Lines, columns: Sequence[Column]) -> Lines:
 
 
 def _restricted(result: Result, keep: Callable[[Row, SeedGroup], bool], competes: bool = True) -> Result:
-    """Return the table of some rows, without columns in which nothing was measured.
-
-    Args:
-        result: table of all rows.
-        keep: takes a row and its cells.
-        competes: whether the best of the rows is marked.
-    """
+    """Return the table of some rows, without columns in which nothing was measured."""
     lines = [line for line in result.rows if keep(*line)]
     rows = tuple(
         replace(row, values={key: replace(own, best=False) if isinstance(own, Entry) else own

@@ -121,6 +121,7 @@ def _ranking(column: Column, results: Sequence[Result]) -> Ranking | None:
     blocks = shared_blocks([result.members for result in results], column.name)
     if blocks is None:
         return None
+    # Values that look the same in the table share a rank.
     table = np.vectorize(column.printed)(blocks.values)
     ranks = mean_ranks(table, column.higher_is_better)
     order = np.argsort(ranks, kind="stable")

@@ -22,24 +22,12 @@ _KINDS = (".py", ".html", ".css", ".js", ".csv", ".yaml", ".json", ".bib")
 
 
 def cell_digest(page: CellPage, runs: Mapping[str, Mapping[str, Any]], frame: Iterable[str] = ()) -> str:
-    """Return the digest of what the page of a cell is made from.
-
-    Args:
-        page: of the cell.
-        runs: the calls that asked for it.
-        frame: texts that are on every page of the report.
-    """
+    """Return the digest of what the page of a cell is made from; ``frame`` are texts on every page of the report."""
     return _digest([code_of_pages(), *frame, *page.sources(), *(str(runs[stamp]["command"]) for stamp in page.stamps)])
 
 
 def site_digest(cells: ResultSet, pages: Mapping[str, str], asked: Iterable[Any]) -> str:
-    """Return the digest of what a whole report is made from.
-
-    Args:
-        cells: cells of the report.
-        pages: cell -> digest of its page.
-        asked: arguments of the report.
-    """
+    """Return the digest of what a whole report is made from: cells, digests of their pages, its arguments."""
     store = cells.store
     order = [[cell.name, cell.stamp, cell.command, sorted(cell.suites), cell.referenced] for cell in cells]
     # Their summaries are printed; those of plugins are in no file of ours.

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bench.results.labels import position
+
 WIDTH, HEIGHT = 320, 186
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 8, 32, 30
 _NOT_CURVES = ("epoch", "seconds", "phase")
@@ -57,16 +59,9 @@ class Panel:
 
 
 def panels(history: Sequence[Mapping[str, Any]]) -> list[Panel]:
-    """Return a panel for each quantity that was recorded epoch by epoch.
-
-    Args:
-        history: rows of ``history.json``.
-    """
+    """Return a panel for each quantity that was recorded epoch by epoch, from the rows of ``history.json``."""
     names = dict.fromkeys(name for row in history for name, value in row.items() if _is_number(value))
-    order = sorted(
-        (name for name in names if name not in _NOT_CURVES),
-        key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name),
-    )
+    order = sorted(names.keys() - set(_NOT_CURVES), key=lambda name: (position(name, _FIRST), name))
     return [_panel(name, history) for name in order]
 
 

@@ -26,15 +26,6 @@ QUESTIONS: tuple[Question, ...] = get_args(Question)
 """Each is a family of tests of its own: rows with changed settings do not alter the verdicts on the others."""
 
 
-@dataclass(frozen=True)
-class Left:
-    """Comparison that was left out."""
-
-    first: SeedGroup
-    second: SeedGroup
-    metric: str
-
-
 @dataclass
 class Place:
     """Data set, protocol and backbone under which methods are compared side by side.
@@ -48,7 +39,7 @@ class Place:
         tests: size of the family of each question, over all places; filled in when all are tested.
         control: kind of the controls whose best one is chance.
         found: the comparisons, question by question; the first method of each is the one in question.
-        left: the comparisons that were left out, question by question.
+        left: the method in question of each comparison that was left out, question by question.
     """
 
     title: str
@@ -59,7 +50,7 @@ class Place:
     tests: dict[Question, int]
     control: str
     found: dict[Question, list[Comparison]] = field(default_factory=lambda: {name: [] for name in QUESTIONS})
-    left: dict[Question, list[Left]] = field(default_factory=lambda: {name: [] for name in QUESTIONS})
+    left: dict[Question, list[str]] = field(default_factory=lambda: {name: [] for name in QUESTIONS})
 
     @property
     def judged(self) -> set[str]:
@@ -123,7 +114,7 @@ def verdicts(store: Store, results: Sequence[Result], most: int | None = None) -
     tests = units = 0
     for place, question, first, second, metric in asked:
         if tests >= (MOST if most is None else most) or (most is None and units >= MOST_UNITS):
-            place.left[question].append(Left(first, second, metric))
+            place.left[question].append(first.label)
             continue
         for one in judge.pair([first], [second], [metric]):
             tested.append((place, question, one))

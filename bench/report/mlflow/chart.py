@@ -22,9 +22,6 @@ _COLOURS = {"method": "#2b6cb0", "reference": "#4a5568", "control": "#c0c7d1"}
 def chart(tables: Sequence[Table]) -> Iterator[tuple[str, Figure]]:
     """Draw for each table a figure with a panel per metric: mean over the seeds, 95 % interval as a whisker.
 
-    Args:
-        tables: one panel per metric each.
-
     Yields:
         Name and figure; none for a table without any value.
     """

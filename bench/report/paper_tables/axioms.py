@@ -7,7 +7,8 @@ from dataclasses import replace
 from bench.report.paper_tables.methods import is_prior
 from bench.report.paper_tables.published import AXIOMS, TABLES, PaperTable, Published, published
 from bench.report.table import Column, Row, Value
-from bench.results.aggregate import Entry, SeedGroup
+from bench.results.aggregate import Entry, SeedGroup, footnote
+from bench.results.labels import ROLES
 from bench.results.result_set import ComparableGroup
 
 _READINGS = {"": "displayed maps", "contribution": "exact contributions", "shapley": "Shapley values"}
@@ -42,8 +43,7 @@ def axioms(table: PaperTable, group: ComparableGroup | None, notes: list[str]) -
         return said.get(("baselines" if is_prior(method) and method in known else method, metric))
 
     rows = []
-    roles = ("method", "reference", "control")
-    for member in sorted(members, key=lambda one: (roles.index(one.role), not is_prior(one.spec["method"]))):
+    for member in sorted(members, key=lambda one: (ROLES.index(one.role), not is_prior(one.spec["method"]))):
         entries = {metric: member.entry(metric, []) for metric in metrics}
         # Controls have no logits. A method without a number has a reason, such as logits that are no sums.
         if member.role != "method" and all(entry.status == "n/a" for entry in entries.values()):
@@ -83,9 +83,7 @@ def _by_seed(member: SeedGroup, metric: str, entry: Entry, notes: list[str]) -> 
         return entry
     told = ", ".join(f"{value:.4g} (seed {seed})" for seed, value in values.items())
     note = f"the mean decides the mark; by seed the axiom holds in {held} of {len(values)}: {told}"
-    if note not in notes:
-        notes.append(note)
-    return replace(entry, notes=(*entry.notes, notes.index(note) + 1))
+    return replace(entry, notes=(*entry.notes, footnote(note, notes)))
 
 
 def _tolerance(member: SeedGroup, metric: str) -> float:

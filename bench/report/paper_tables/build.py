@@ -17,7 +17,7 @@ from bench.report.paper_tables.refinement import place, refinement, stage
 from bench.report.paper_tables.scale import accuracies, memory
 from bench.report.paper_tables.select import Selection, select
 from bench.report.table import Table
-from bench.report.table_remarks import describe_block, distinguish, fewer_seeds
+from bench.report.table_remarks import describe_block, distinguish, fewer_seeds, left_out
 from bench.results.aggregate import Bounds, about_intervals
 from bench.results.cell_record import in_words
 from bench.results.result_set import ComparableGroup
@@ -121,17 +121,14 @@ def cautions(table: PaperTable, group: ComparableGroup | None) -> list[str]:
 def _facts(table: PaperTable, group: ComparableGroup | None, selection: Selection, found: Table) -> list[str]:
     facts = []
     if group is not None:
-        specs = [one.spec for one in group.shown]
         definitions = [group.definitions[metric] for metric in table.metrics if metric in group.definitions]
         fewer = fewer_seeds(
             [(member.label, member.backbone, {one.seed for one in member.cells}) for member in group.rows]
         )
-        facts = describe_block(definitions, specs, group.outcomes, spread=table.number != 1, fewer=fewer)
+        facts = describe_block(definitions, group.shown, spread=table.number != 1, fewer=fewer)
         stamps = {one.stamp for one in group.shown}
         facts.append(f"runs: {len(stamps)}, the newest {max(stamps) or 'not recorded'}")
-        if group.older:
-            cells = f"{group.older} cell{'s' * (group.older > 1)}"
-            facts.append(f"left out: {cells} of older runs: unfinished, or in settings that a newer run replaced")
+        facts += left_out(group.older)
     for reason, count in selection.left_out.items():
         facts.append(f"left out: {count} cell{'s' * (count > 1)} {reason} (--suite or --run shows all of a run)")
     if table.number == 1:

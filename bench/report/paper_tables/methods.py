@@ -10,6 +10,7 @@ from bench.report.chance import chance_warnings
 from bench.report.paper_tables.published import PaperTable, Published, published
 from bench.report.table import Column, Row, Value
 from bench.results.aggregate import Entry, SeedGroup
+from bench.results.labels import position
 from bench.results.result_set import ComparableGroup
 
 OURS = "ours"
@@ -59,9 +60,7 @@ def by_backbone(
     order = list(dict.fromkeys(one.method for one in printed))
     names = [("method", name) for name in order]
     names += [key for key in by_label if key not in names]
-    places = {key: order.index(_method(by_label, key)) if _method(by_label, key) in order else len(order)
-              for key in names}  # fmt: skip
-    for key in sorted(names, key=lambda key: places[key]):
+    for key in sorted(names, key=lambda key: position(_method(by_label, key), order)):
         role, label = key
         own = by_label.get(key, [])
         entries: dict[tuple[str, str], Entry | None] = {}
@@ -100,7 +99,7 @@ def _backbones(members: Sequence[SeedGroup], printed: Sequence[Published], compa
     theirs = list(dict.fromkeys(one.backbone for one in printed))
     if comparable or not members:
         return [*theirs, *(name for name in measured if name not in theirs)]
-    return sorted(measured, key=lambda name: theirs.index(name) if name in theirs else len(theirs))
+    return sorted(measured, key=lambda name: position(name, theirs))
 
 
 def _empty(row: Row) -> bool:

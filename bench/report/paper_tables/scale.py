@@ -9,6 +9,7 @@ from typing import Any
 from bench.report.measurement_tables import GIB, measured
 from bench.report.paper_tables.published import PaperTable, published
 from bench.report.table import Column, Row, Table, Value, mark_best
+from bench.results.labels import position
 from bench.results.result_set import ComparableGroup
 from bench.results.store import Store
 
@@ -74,7 +75,7 @@ def _conditions(record: Mapping[str, Any]) -> dict[str, Any]:
 def _memory(table: PaperTable, found: Mapping[tuple[str, str], tuple[str, dict[str, Any], dict[str, Any]]]) -> Table:
     theirs = [one.method for one in published(table.number)]
     methods = list(dict.fromkeys(method for method, _ in found))
-    methods.sort(key=lambda name: theirs.index(name) if name in theirs else len(theirs))
+    methods.sort(key=lambda name: position(name, theirs))
     forms = ["", *sorted({form for _, form in found} - {""})]
     notes: list[str] = []
     rows = []

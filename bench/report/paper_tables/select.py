@@ -38,15 +38,7 @@ def select(
 
     Over the whole store a cell belongs into a table if it is about the paper's data set, or was asked for by one of
     the table's suites. Methods with changed settings are left out there (table 4 is about such changes): they would be
-    rows that nobody asked to see.
-
-    Args:
-        store: results.
-        table: table of the paper.
-        stamp: time stamp of one run.
-        suite: name of the suite whose newest run is taken.
-        bounds: source of intervals, if places are to have them.
-        key: of cells of one row, by default role, name and backbone.
+    rows that nobody asked to see. ``key`` is of cells of one row, by default role, name and backbone.
 
     Raises:
         RequestError: if that run is not known.

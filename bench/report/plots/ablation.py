@@ -36,11 +36,7 @@ def ablation(
 ) -> list[Drawing]:
     """Draw a figure for each data set and backbone on which the method was measured for several k or refinements.
 
-    Args:
-        store: results.
-        suite: name of a suite, to take its newest run only.
-        stamp: time stamp of a run, to take this run only.
-        metrics: names, with a panel each.
+    Each metric has a panel; cells are those of one run or of a suite's newest run, if one is named.
 
     Raises:
         RequestError: if no finished cell belongs into it, with the command that makes them.

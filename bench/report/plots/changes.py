@@ -12,7 +12,7 @@ from bench.report.plots import style
 from bench.report.plots.axes import file_part, spread_out
 from bench.report.plots.figure import Drawing
 from bench.report.plots.plot import colour_of
-from bench.results.labels import FIRST_METRICS
+from bench.results.labels import FIRST_METRICS, ROLES
 from bench.results.result_set import ResultSet
 from bench.results.stats.variance import Pair, pairs
 from bench.results.store import Store
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 _PANEL, _HEIGHT = 3.4, 3.3
 _GAP = 0.05
-_ROLES = ("method", "reference", "control")
 
 
 class Line(NamedTuple):
@@ -57,7 +56,7 @@ def changes(store: Store, setting: str, suites: Sequence[str] = (), metrics: Seq
     setting, _, direction = setting.partition("=")
     change = tuple(direction.split(","))
     by_change: dict[tuple[str, str, str], list[Pair]] = defaultdict(list)
-    for pair in pairs(cells, [setting], _ROLES):
+    for pair in pairs(cells, [setting], ROLES):
         if direction and pair.change == change[::-1]:
             pair = Pair(setting, pair.change[::-1], pair.after, pair.before)
         if not direction or pair.change == change:

@@ -117,6 +117,7 @@ def _point(store: Store, row: SeedGroup, metrics: Sequence[str]) -> Point:
             if (value := cell.score(metric)[1]) is not None:
                 values[seed][metric] = value
     for cell in row.preferred:
+        # A post-hoc method is paid for twice: its black box had to be trained first.
         before = store.black_box_seconds(cell.written)
         if before is not None and cell.result is not None and "fit" in cell.result["seconds"]:
             seconds.setdefault(cell.seed, cell.result["seconds"]["fit"] + before)

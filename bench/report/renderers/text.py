@@ -22,11 +22,7 @@ _NAMES, _GAP, _LONG = (15, 10), 2, 14
 def as_text(tables: Sequence[Table], console: Console) -> None:
     """Print the tables, the best of a column with a star; columns that find no room continue below.
 
-    The settings of long labels are listed under the table.
-
-    Args:
-        tables: in this order, an empty line after each.
-        console: its width decides about folding.
+    The settings of long labels are listed under the table. The console's width decides about folding.
     """
     for table in map(shortened, tables):
         console.print(Text(table.title, style="bold"))

@@ -9,11 +9,9 @@ from statistics import fmean
 
 import numpy as np
 
-from bench.core import registry
 from bench.core.errors import RequestError
-from bench.results.aggregate import SeedGroup
 from bench.results.cell_record import CellRecord
-from bench.results.labels import FIRST_METRICS
+from bench.results.result_set import wanted_metrics
 from bench.results.sides import chosen_cells, sides
 from bench.results.stats.bootstrap import RESAMPLES
 from bench.results.stats.contest import Comparison, Contest, Ranking, Tally
@@ -74,7 +72,8 @@ def compare_cells(
     """Compare methods in the given cells, whose origin in words ends the facts; for the rest see :func:`compare`."""
     _check_different(methods)
     known = {label: sides(cells, label) for label in methods}
-    wanted = _wanted(metrics, [side for found in known.values() for side in found], origin)
+    compared = [cell for found in known.values() for side in found for cell in side.cells]
+    wanted = wanted_metrics(compared, metrics, origin, numbers=True)
     judge = Judge(store)
     pairs = product(methods[:1], methods[1:]) if first_only else combinations(methods, 2)
     found = [comparison for one, two in pairs for comparison in judge.pair(known[one], known[two], wanted)]
@@ -85,39 +84,6 @@ def compare_cells(
     facts = (*explained(found, tests), *([f"metrics: {definitions}"] if definitions else []), *data, origin)
     rankings = tuple(_rankings(found, methods)) if len(methods) > 2 and not first_only else ()
     return Contest(tuple(methods), tuple(found), rankings, tuple(_tallies(found)), facts)
-
-
-def _wanted(metrics: Sequence[str], every: Sequence[SeedGroup], origin: str) -> list[str]:
-    """Return the metrics to compare, each possibly with ``.NUMBER``."""
-    cells = [cell for side in every for cell in side.cells]
-    measured = {name for cell in cells for name in cell.spec["metrics"]}
-    refused = {name for cell in cells for name in cell.written["not_applicable"]}
-    order = sorted(
-        measured, key=lambda name: (FIRST_METRICS.index(name) if name in FIRST_METRICS else len(FIRST_METRICS), name)
-    )
-    if not metrics:
-        return order
-    numbers = {f"{metric}.{name}" for cell in cells for metric, name in _numbers(cell)}
-    groups = {name for metric in measured if metric in registry.names("metrics")
-              for name in [registry.entry("metrics", metric).group] if name}  # fmt: skip
-    found: list[str] = []
-    for name in metrics:
-        if name in measured | refused | numbers:
-            found.append(name)
-        elif name == "all" or name in groups:
-            found += [metric for metric in order if metric in registry.chosen_metrics([name], shared=True)]
-        elif name in registry.names("metrics"):
-            raise RequestError(f"{name} was not measured ({origin}): run the methods again with --metrics {name}")
-        else:
-            near = registry.nearest(name, measured | numbers | groups)
-            raise RequestError(f"no result of metric {name!r} ({origin}){near}")
-    return list(dict.fromkeys(found))
-
-
-def _numbers(cell: CellRecord) -> Iterator[tuple[str, str]]:
-    for metric, score in (cell.result or {}).get("scores", {}).items():
-        for name in score.get("also", {}):
-            yield metric, name
 
 
 def corrected_over_all(found: Sequence[Comparison]) -> list[Comparison]:

@@ -58,12 +58,7 @@ def with_intervals(store: Store, rows: Iterable[Row]) -> list[Row]:
 
 
 def over_seeds(metric: str, facts: Mapping[str, Any], values: Iterable[tuple[ResultFiles, float]]) -> Interval:
-    """Return the interval of a metric's mean over seeds.
-
-    Args:
-        metric: its name.
-        facts: its version and parameters.
-        values: of each seed, the cell's files and the stored value.
+    """Return the interval of a metric's mean over seeds, from files and stored value of each seed's cell.
 
     Raises:
         NoInterval: if there is none.

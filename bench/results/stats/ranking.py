@@ -18,8 +18,7 @@ from bench.core.errors import RequestError
 from bench.core.seeding import derive
 from bench.results.aggregate import SeedGroup
 from bench.results.cell_record import CellRecord
-from bench.results.labels import FIRST_METRICS
-from bench.results.result_set import ResultSet
+from bench.results.result_set import ResultSet, wanted_metrics
 from bench.results.stats.bootstrap import RESAMPLES, NoInterval, Sample, resampled
 from bench.results.stats.tests import critical_difference, friedman, mean_ranks
 from bench.results.stats.units import Items
@@ -118,7 +117,7 @@ def ranked(
         RequestError: for an unknown suite or metric, or if no three methods share two blocks.
     """
     cells = ResultSet.of(store).required().of_suites(suites)
-    found = chosen_blocks(cells, wanted_metrics(cells, metrics), methods)
+    found = chosen_blocks(cells, wanted_metrics(cells, metrics, f"in {store.root}", usual=True), methods)
     if not found:
         among = f" of {', '.join(methods)}" if methods else ""
         raise RequestError(
@@ -129,12 +128,7 @@ def ranked(
 
 
 def chosen_blocks(cells: ResultSet, metrics: Sequence[str], methods: Sequence[str] = ()) -> list[Blocks]:
-    """Return the blocks of each metric that has some.
-
-    Args:
-        cells: to look at.
-        metrics: names, see :func:`wanted_metrics`.
-        methods: as in :func:`ranked`.
+    """Return the blocks of each metric that has some, of methods as in :func:`ranked`.
 
     Raises:
         RequestError: for a method without results.
@@ -146,24 +140,6 @@ def chosen_blocks(cells: ResultSet, metrics: Sequence[str], methods: Sequence[st
             raise RequestError(f"no result of {registry.quoted(label)}{registry.nearest(label, known)}")
     found = (shared_blocks([group.rows for group in groups], metric, methods) for metric, groups in tables.items())
     return [blocks for blocks in found if blocks is not None]
-
-
-def wanted_metrics(cells: ResultSet, metrics: Sequence[str]) -> list[str]:
-    """Return measured metrics by name or group, the usual ones by default.
-
-    Raises:
-        RequestError: for one that was not measured.
-    """
-    measured = dict.fromkeys(metric for cell in cells for metric in cell.spec.get("metrics", ()))
-    if not metrics:
-        return [name for name in FIRST_METRICS if name in measured]
-    try:
-        found = [name for name in registry.chosen_metrics(metrics, shared=True) if name in measured]
-    except registry.UnknownName as error:
-        raise RequestError(str(error)) from error
-    if not found:
-        raise RequestError(f"not measured: {', '.join(metrics)}; there are results of: {registry.some(measured)}")
-    return found
 
 
 def shared_blocks(tables: Iterable[Sequence[SeedGroup]], metric: str, methods: Sequence[str] = ()) -> Blocks | None:
@@ -186,6 +162,7 @@ def shared_blocks(tables: Iterable[Sequence[SeedGroup]], metric: str, methods: S
                         higher = bool(cell.spec["metrics"][metric].get("higher_is_better", True))
                         found[row.label][f"{number}: {' · '.join(cell.view.values())}", row.backbone, seed] = cell
     choices = _choices(found, len(set(methods)) or _FEWEST_METHODS)
+    # Comparisons with the best method that the table allows: more methods share fewer blocks.
     best = max(choices, key=lambda one: ((len(one[0]) - 1) * len(one[1]), len(one[0])), default=None)
     if best is None:
         return None
@@ -211,11 +188,6 @@ def resampled_ranking(store: Store, blocks: Blocks, resamples: int = RESAMPLES) 
 
     Each resample draws the units of a metric, the same for all methods and seeds, and of S > 1 seeds of a place S - 1,
     the same for all methods (Rao and Wu, JASA 1988, as intervals do). Equals share a rank, and the first place.
-
-    Args:
-        store: contains the tables of the cells.
-        blocks: of one metric.
-        resamples: how many.
     """
     try:
         kind, drawn, reason = *_drawn(store, blocks, resamples), ""
@@ -281,6 +253,7 @@ def _ranks(blocks: Blocks, values: Sequence[Array], weights: Sequence[Array]) ->
     total: Array = np.zeros(())
     for own, weight in zip(values, weights, strict=True):
         ranks = rankdata(np.round(-own if blocks.higher_is_better else own, _DIGITS), axis=2)
+        # A mean over the drawn seeds of each place, weighted by its number of blocks.
         total = total + (ranks * weight[:, :, None]).sum(1) * own.shape[1] / len(blocks.blocks)
     return np.asarray(total)
 

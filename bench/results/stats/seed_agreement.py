@@ -87,6 +87,7 @@ def shared_parts(one: Columns, two: Columns) -> tuple[NDArray[np.int64], Array, 
     shared = np.zeros((len(classes), len(classes)))
     for part in range(counts[0].shape[1]):
         shared += np.minimum(counts[0][:, None, part], counts[1][None, :, part])
+    # Over the larger number: a seed with more prototypes cannot match better for it.
     shared /= np.maximum(sizes[0][:, None], sizes[1][None])
     same = shared.diagonal().copy()
     others = max(1, len(classes) - 1)

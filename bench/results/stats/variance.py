@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from bench.core.errors import RequestError
 from bench.results.cell_record import CellRecord
 from bench.results.labels import text_of
-from bench.results.result_set import ResultSet
-from bench.results.stats.ranking import Blocks, chosen_blocks, wanted_metrics
+from bench.results.result_set import ResultSet, wanted_metrics
+from bench.results.stats.ranking import Blocks, chosen_blocks
 from bench.results.store import Store
 
 Array = NDArray[np.float64]
@@ -98,7 +98,7 @@ def explained(
         RequestError: if there is neither.
     """
     cells = ResultSet.of(store).required().of_suites(suites)
-    names = wanted_metrics(cells, metrics)
+    names = wanted_metrics(cells, metrics, f"in {store.root}", usual=True)
     found = [one for blocks in chosen_blocks(cells, names) for one in components(blocks)]
     moved = moves(cells, names, () if "all" in settings else settings) if settings else []
     if not found and not moved:
@@ -133,6 +133,8 @@ def variance_components(values: Array) -> dict[str, float]:
     of_seed = methods * ((by_seed - by_backbone[:, None]) ** 2).sum() / (backbones * (seeds - 1))
     rest = values - by_both[:, :, None] - by_seed + by_backbone[:, None]
     of_rest = (rest**2).sum() / (backbones * (methods - 1) * (seeds - 1))
+    # E[MS seed] = rest + M seed, E[MS method] = rest + S (method x backbone) + B S method, and so on: each is solved
+    # for its component.
     found = {"seed": (of_seed - of_rest) / methods, "training": of_rest}
     if backbones == 1:
         found["method"] = (of_method - of_rest) / seeds
@@ -168,10 +170,7 @@ def components(blocks: Blocks) -> list[Components]:
 def moves(cells: Iterable[CellRecord], metrics: Sequence[str], settings: Sequence[str] = ()) -> list[Move]:
     """Return what each change of one setting does to each metric, from pairs of cells that differ in nothing else.
 
-    Args:
-        cells: to look at.
-        metrics: names.
-        settings: names of settings; by default all that make a difference between two cells.
+    By default all settings that make a difference between two cells are looked at.
     """
     gaps: dict[tuple[str, tuple[str, str], str], list[float]] = defaultdict(list)
     for pair in pairs(cells, settings):
@@ -190,10 +189,7 @@ def pairs(
 ) -> Iterator[Pair]:
     """Yield the pairs of finished cells of one method, data set, backbone and seed that differ in one setting alone.
 
-    Args:
-        cells: to look at.
-        settings: names of settings; by default all.
-        roles: of the cells.
+    By default that may be any setting.
     """
     alike: dict[tuple[Any, ...], list[tuple[CellRecord, dict[str, str]]]] = defaultdict(list)
     for cell in cells:

@@ -140,7 +140,7 @@ def test_changed_settings_are_the_first_to_be_left_out(maker: StoreMaker) -> Non
         (place,) = places(maker, most)
         assert sum(map(len, place.found.values())) == most
         assert place.left["methods"] == []
-        assert {one.first.label for own in place.left.values() for one in own} <= {f"ours (k={k})" for k in (5, 7, 10)}
+        assert {label for own in place.left.values() for label in own} <= {f"ours (k={k})" for k in (5, 7, 10)}
         for found in place.found.values():
             assert [one.corrected for one in found] == pytest.approx(holm([one.p for one in found]))
 
