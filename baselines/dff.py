@@ -67,9 +67,7 @@ def codes(concepts: Tensor, cells: Tensor) -> Tensor:
         [3.0, 0.0]
     """
     products = concepts @ cells
-    # min
-    # x - H^T w
-    # ^2 over w >= 0 from its normal equations: H x and H H^T are all that it needs.
+    # min |x - H^T w|^2 over w >= 0 from its normal equations: H x and H H^T are all that it needs.
     return descend(products, concepts @ concepts.mT, torch.zeros_like(products), _SWEEPS)
 
 

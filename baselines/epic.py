@@ -201,11 +201,7 @@ def purity(mix: Tensor, channel: Tensor, vectors: Tensor, orthogonal: bool = Fal
         tensor([0.6000])
     """
     length = vectors.norm(dim=1) if orthogonal else (vectors @ mix.T).norm(dim=1)
-    # An orthogonal mix keeps lengths, so that one product is enough:
-    # U x
-    #  =
-    # x
-    # .
+    # An orthogonal mix keeps lengths, so that one product is enough: |U x| = |x|.
     return (mix[channel] * vectors).sum(1) / length.clamp(min=1e-8)
 
 

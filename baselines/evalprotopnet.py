@@ -66,9 +66,7 @@ def alignment(deep: Tensor, shallow: Tensor, cells: Tensor, tolerance: float) ->
     """
     # Rows of the cells in which own prototypes are largest, once for each prototype.
     rows = cells[:, :, None].expand(-1, -1, shallow.shape[2])
-    # SDFA: mean of ReLU(
-    # S_deep - S_shallow
-    #  - t), t = 0.1 as published.
+    # SDFA: mean of ReLU(|S_deep - S_shallow| - t), t = 0.1 as published.
     return ((self_similarity(deep) - shallow).gather(1, rows).abs() - tolerance).relu().mean()
 
 

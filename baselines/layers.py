@@ -142,11 +142,7 @@ def cluster_and_separation(nearest: Tensor, labels: Tensor, identity: Tensor) ->
 
 def foreign_weight(last_layer: nn.Linear, identity: Tensor) -> Tensor:
     """Compute the L1 norm of the last layer's weights between a class and the prototypes of others."""
-    #
-    #
-    # W o (1 - identity^T)
-    #
-    # _1: weights to the own class cost nothing (`train_and_test.py` of ProtoPNet).
+    # |W o (1 - identity^T)|_1: weights to the own class cost nothing (`train_and_test.py` of ProtoPNet).
     return (last_layer.weight * ~identity.T).abs().sum()
 
 
@@ -159,9 +155,7 @@ def orthonormality(bases: Tensor) -> Tensor:
     # Double precision is left alone by autocast.
     rows = bases.double()
     identity = torch.eye(bases.shape[1], dtype=rows.dtype, device=rows.device)
-    # Sum of
-    # B B^T - I
-    #  over entries, not the squared Frobenius norm: `train_and_test.py` of TesNet; B is not normalised.
+    # Sum of |B B^T - I| over entries, not the squared norm: `train_and_test.py` of TesNet; B is not normalised.
     return (rows @ rows.mT - identity).abs().sum().to(bases.dtype)
 
 

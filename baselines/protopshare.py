@@ -111,9 +111,7 @@ class ProtoPShareLearner(ProtoPNetLearner):
         batches = samples.batches(_BATCH, products.device, index=index)
         for batch in self.progress.track(batches, "merging", total):
             nearest = model.distances(model.backbone(batch.images)).amin((2, 3)).double()
-            #
-            # v_p - v_q
-            # ^2 of the vectors of smallest distances, v_p over images, needs the products alone.
+            # |v_p - v_q|^2 of the vectors of smallest distances, v_p over images, needs the products alone.
             products += nearest.T @ nearest
         return products
 

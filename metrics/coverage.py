@@ -103,7 +103,7 @@ class Coverage(Metric):
         units.require()
         if not int(self._hits.images.sum()):
             raise NotApplicable("no test image belongs to a class that has a prototype")
-        # Of equal rates the first part: a prototype stands for one part only.
+        # Of equal rates the first part: a prototype counts for one part only.
         part, rate = best_part(self._hits.rates())
         passed = consistent(hit, visible, self.config.threshold)
         shape = (int(units.label.max()) + 1, hit.shape[1])

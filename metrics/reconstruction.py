@@ -38,19 +38,7 @@ class Reconstruction(ImageMetric):
             logits.gather(1, seen.labels[:, None])[:, 0].double() - seen.model.offset(seen.labels)
             for logits in (carried, seen.own.logits)
         )
-        #
-        # p
-        #  / (
-        # p
-        #  +
-        # l - p
-        # ) = 1 -
-        # l - p
-        #  / (
-        # p
-        #  +
-        # l - p
-        # ): between 0 and 1 also for parts of opposite signs.
+        # |p| / (|p| + |l - p|): between 0 and 1 also for parts of opposite signs.
         size, rest = part.abs(), (whole - part).abs()
         # A logit of zero with nothing in it is carried whole.
         found = 100 * (1 - rest / (size + rest).clamp(min=1e-12))
