@@ -106,6 +106,11 @@ class CellPage:
         return _texts(computed_with(self._outcome)) if self._outcome else []
 
     @property
+    def short_environment(self) -> Pairs:
+        """Return the environment without seeds of parts, which follow from the seed, and flags of determinism."""
+        return [pair for pair in self.environment if pair[0] != "determinism" and not pair[0].startswith("seed of ")]
+
+    @property
     def usage(self) -> Pairs:
         """Return the resources that all attempts took together."""
         return _texts(flatten((self._outcome or {}).get("usage", {})))
@@ -169,7 +174,7 @@ def _history(files: ResultFiles) -> tuple[list[dict[str, Any]], str]:
 
 
 def _texts(facts: Mapping[str, Any]) -> Pairs:
-    return [(name, plain(value)) for name, value in facts.items()]
+    return [(name, plain(value)) for name, value in facts.items() if value is not None and value != ""]
 
 
 def show_cell(store: Store, name: str, console: Console) -> None:
