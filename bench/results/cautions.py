@@ -11,10 +11,9 @@ _MOST_BEHIND = 10.0
 _MOST_BORDER = 1.5
 """Times the share that peaks at random cells would have."""
 _MOST_KEPT = 90.0
-MOST_EMPTY = 25.0
-"""Percent of regions without a part above which the share is shown beside the score."""
-COLLAPSED = 50.0
-"""Percent of regions without a part above which most of what is stable is the absence of parts."""
+# Percent of regions without a part, which count as stable, above which the share is shown beside the score, and the
+# score is no best one.
+_MOST_EMPTY = 25.0
 
 Facts = Mapping[str, float]
 
@@ -91,11 +90,11 @@ def empty_regions(shares: Sequence[float]) -> str:
         >>> empty_regions([20.0])
         ''
     """
-    if not shares or (share := sum(shares) / len(shares)) <= MOST_EMPTY:
+    if not collapsed(shares):
         return ""
-    return f"{share:.0f} % of its regions contain no part, which counts as stable"
+    return f"{sum(shares) / len(shares):.0f} % of its regions contain no part, which counts as stable"
 
 
 def collapsed(shares: Sequence[float]) -> bool:
-    """Return whether most regions contain no part, so that the score is no merit of the method."""
-    return bool(shares) and sum(shares) / len(shares) > COLLAPSED
+    """Return whether so many regions contain no part that a score may be no merit of the method."""
+    return bool(shares) and sum(shares) / len(shares) > _MOST_EMPTY

@@ -48,12 +48,14 @@ def test_star_goes_to_the_best_that_is_not_collapsed(maker):
     assert [name for name in names if rows[name].values["stability"].best] == ["ours"]
 
 
-def test_share_above_a_quarter_is_noted_and_may_win(maker):
-    cells = [maker.cell("ours", scores(50, stability=60.0)), maker.cell("protopnet", scores(2, stability=50.0))]
-    with_empty(maker, cells[0], 30.0)
+@pytest.mark.parametrize(("share", "winner"), [(30.0, "protopnet"), (20.0, "ours")])
+def test_a_quarter_of_empty_regions_costs_the_star(maker, share, winner):
+    values = {"ours": 60.0, "protopnet": 50.0, "protopool": 40.0}
+    cells = [maker.cell(name, scores(50, stability=value)) for name, value in values.items()]
+    with_empty(maker, cells[0], share)
     rows, _ = rows_of(maker, cells)
-    assert rows["ours"].values["stability"].best
-    assert rows["ours"].values["stability"].notes
+    assert [name for name in values if rows[name].values["stability"].best] == [winner]
+    assert bool(rows["ours"].values["stability"].notes) is (share > 25)
 
 
 def test_method_far_behind_its_black_box_is_noted(maker):

@@ -100,7 +100,7 @@ def test_text_of_a_plugin_is_kept_as_it_is(tmp_path):
     "words",
     ["results --csv", "results --json", "report --suite study_related", "report --table 5 --suite study_cars",
      "report --suite study_related --intervals --format md",
-     'compare ours blackbox --suite study_cars', "show {}"],
+     'compare ours "tesnet (schedule.repeat=5)" --suite study_cars', "show {}"],
 )  # fmt: skip
 def test_commands_print_the_same_from_both_forms(both, words):
     words = shlex.split(words.format(Store(both[0]).cells()[0]))

@@ -24,7 +24,7 @@ print(result.exit_code, heavy, peak < 150 * 1024, result.stdout)
 COMMANDS = {
     "results": ["results", "--csv"],
     "report": ["report", "--suite", "study_cars"],
-    "compare": ["compare", "ours", "blackbox", "--suite", "study_cars"],
+    "compare": ["compare", "ours", "tesnet (schedule.repeat=5)", "--suite", "study_cars"],
     "show": ["show", "{cell}"],
 }
 
