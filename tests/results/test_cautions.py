@@ -41,7 +41,8 @@ def test_empty_regions_are_named_above_a_quarter():
     assert empty_regions([40.0, 41.0]).startswith("40 % of its regions")
 
 
-def test_collapse_is_a_majority_of_empty_regions():
-    assert collapsed([77.6, 80.3])
-    assert not collapsed([38.0, 40.1])
+def test_collapse_is_a_quarter_of_empty_regions():
+    assert collapsed([38.0, 40.1])
+    assert collapsed([20.0, 31.0])
+    assert not collapsed([24.0, 25.9])
     assert not collapsed([])
