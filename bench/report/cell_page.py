@@ -107,8 +107,9 @@ class CellPage:
 
     @property
     def short_environment(self) -> Pairs:
-        """Return the environment without seeds of parts, which follow from the seed, and flags of determinism."""
-        return [pair for pair in self.environment if pair[0] != "determinism" and not pair[0].startswith("seed of ")]
+        """Return the environment without what pages have elsewhere (the command) or follows: seeds of parts, flags."""
+        left_out = ("arguments", "determinism")
+        return [pair for pair in self.environment if pair[0] not in left_out and not pair[0].startswith("seed of ")]
 
     @property
     def usage(self) -> Pairs:
