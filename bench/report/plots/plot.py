@@ -175,8 +175,11 @@ class Plot:
             colour, face, edge = self._colours(point)
             ring = face == "none"
             # Caps of short bars would fill a ring.
+            # A logarithmic axis has no place for zero: there a bar goes down to a tenth of the mean at most.
+            below = min(x.spread, 0.9 * x.mean) if self.logarithmic else x.spread
             axes.errorbar(
-                x.mean, y.mean, xerr=x.spread or None, yerr=y.spread or None, color=colour, capsize=0 if ring else 2,
+                x.mean, y.mean, xerr=[[below], [x.spread]] if x.spread else None, yerr=y.spread or None,
+                color=colour, capsize=0 if ring else 2,
                 elinewidth=1, capthick=1, linestyle="none", clip_on=False, gid=f"{point.label} {metric}",
                 marker=style.MARKERS[self._backbones.index(point.backbone) % len(style.MARKERS)],
                 markersize=scale * (3.6 if point.varied else 9), markerfacecolor=face, markeredgecolor=edge,

@@ -1,6 +1,7 @@
 """Scatter plots over all methods: what is plotted where, what is said, and what is missing."""
 
 import itertools
+import json
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from bench.report.plots.figure import Missing
 from bench.report.plots.plot import colour_of
 from bench.report.plots.scatter import cost, headline, interpretability
 from bench.results.result_set import ResultSet
-from tests.support.stores import StoreMaker, control, epoch, scores
+from tests.support.stores import StoreMaker, control, epoch, reseal, scores
 
 
 def marks(drawing, metric):
@@ -63,6 +64,20 @@ def test_scatter_places_methods_and_draws_controls_as_lines(compared):
 def test_cost_counts_the_black_box(compared):
     (drawing,) = cost(compared.store)
     assert marks(drawing, "accuracy") == {"ours": [94, 90], "protopnet": [90, 75], "blackbox": [90, 92]}
+
+
+def test_seconds_that_spread_below_zero_stay_on_the_axis(maker):
+    maker.cell("ours", scores(70.0, 80.0, 90.0))
+    for seed, seconds in enumerate((10.0, 3000.0)):
+        folder = maker.store.cell(maker.cell("protopnet", scores(60.0, 85.0, 75.0), seed=seed)).result
+        result = json.loads((folder / "result.json").read_text())
+        result["seconds"]["fit"] = seconds
+        (folder / "result.json").write_text(json.dumps(result))
+        reseal(folder)
+    (drawing,) = cost(maker.store)
+    (bars,) = [one for one in drawing.figure.axes[0].containers if one.lines[0].get_gid() == "protopnet accuracy"]
+    (low, _), (high, _) = bars.lines[2][0].get_segments()[0]
+    assert 0 < low < marks(drawing, "accuracy")["protopnet"][0] < high
 
 
 def test_what_cost_is_not_on_record_is_said(compared):
