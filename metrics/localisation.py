@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.contract import Aggregate, NotApplicable, Observation, PrototypeTable, Samples, Score, share
-from metrics.parts import class_maps, mean_map
+from metrics.parts import class_map, has_prototypes
 from metrics.peaks import peaks
 from metrics.tables import ImageMetric
 
@@ -87,9 +87,8 @@ class PointingBox(ImageMetric):
     def update(self, seen: Observation) -> None:
         """Compare the maps of one batch with the boxes."""
         boxes = seen.boxes.double()
-        indices, maps, _ = class_maps(seen)
-        kept = boxes.isfinite().all(1) & (indices >= 0).any(1)
-        maps, side = mean_map(indices, maps).double(), seen.size
+        kept = boxes.isfinite().all(1) & has_prototypes(seen)
+        maps, side = class_map(seen).double(), seen.size
         row, column = peaks(maps.nan_to_num()[:, None], side, require=seen.require)[:, 0].double().T
         # A pixel is in the box if its middle is.
         hit = (row + 0.5 > boxes[:, 0]) & (row + 0.5 < boxes[:, 2]) & (column + 0.5 > boxes[:, 1])

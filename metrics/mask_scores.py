@@ -11,7 +11,7 @@ from pydantic import NonNegativeInt
 
 from bench.contract import Aggregate, NotApplicable, Observation, Score, Settings, share
 from metrics import masks
-from metrics.parts import PositiveShare, class_maps
+from metrics.parts import PositiveShare, class_map, has_prototypes
 from metrics.peaks import peaks
 from metrics.tables import ImageMetric
 
@@ -51,9 +51,9 @@ class MaskEnergy(ImageMetric):
     def update(self, seen: Observation) -> None:
         """Compare the maps of one batch with the objects."""
         inside, positive = masks.objects(seen, self.config.grey), masks.class_pixels(seen).clamp(min=0)
-        row, column = peaks(masks.class_map(seen).nan_to_num()[:, None], seen.size, require=seen.require)[:, 0].T
+        row, column = peaks(class_map(seen).nan_to_num()[:, None], seen.size, require=seen.require)[:, 0].T
         self._rows.add(
-            masks.measurable(inside) & (class_maps(seen)[0] >= 0).any(1),
+            masks.measurable(inside) & has_prototypes(seen),
             **masks.described(seen, inside),
             # Score-CAM (2020), energy-based pointing game: positive sum on the object over all of it.
             energy=(positive * inside).sum((1, 2)) / positive.sum((1, 2)).clamp(min=1e-300),
@@ -102,7 +102,7 @@ class MaskIou(ImageMetric):
         # Half of the way up after min-max, as in `full/interpretability.py` of ST-ProtoPNet.
         region = masks.high(pixels, self.config.threshold)
         self._rows.add(
-            masks.measurable(inside) & (class_maps(seen)[0] >= 0).any(1),
+            masks.measurable(inside) & has_prototypes(seen),
             **masks.described(seen, inside),
             iou=masks.iou(region, inside),
             # A constant map has no high region, and nothing of it is beside the object.
@@ -154,7 +154,7 @@ class MaskOirr(ImageMetric):
         # A constant map is 0 everywhere.
         pixels = pixels / pixels.amax((1, 2), keepdim=True).clamp(min=1e-300)
         self._rows.add(
-            masks.measurable(inside) & (class_maps(seen)[0] >= 0).any(1),
+            masks.measurable(inside) & has_prototypes(seen),
             **masks.described(seen, inside),
             inside=masks.mean_of(pixels, inside),
             outside=masks.mean_of(pixels, ~inside),

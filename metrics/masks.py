@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bench.contract import Aggregate, NotApplicable, Observation, Samples, share
-from metrics.parts import class_maps, mean_map
+from metrics.parts import class_map
 from metrics.peaks import matrix_on
 
 GREY = 200
@@ -57,13 +57,8 @@ def on_pixels(maps: Tensor, side: int) -> Tensor:
     return down @ maps.double() @ across.T
 
 
-def class_map(seen: Observation) -> Tensor:
-    """Return the mean map of the prototypes of each image's true class, in the method's own cells: ``(N, h, w)``."""
-    return seen.once("class map", lambda: mean_map(*class_maps(seen)[:2]))
-
-
 def class_pixels(seen: Observation) -> Tensor:
-    """Return :func:`class_map` on the image's pixels: float64 ``(N, H, W)``."""
+    """Return :func:`metrics.parts.class_map` on the image's pixels: float64 ``(N, H, W)``."""
     return seen.once("class pixels", lambda: on_pixels(class_map(seen), seen.size))
 
 

@@ -264,6 +264,16 @@ def class_maps(seen: Observation) -> tuple[Tensor, Tensor, Tensor]:
     return seen.once("class_maps", look)
 
 
+def class_map(seen: Observation) -> Tensor:
+    """Return the :func:`mean_map` of each image's true class, in the method's own cells: ``(N, h, w)``."""
+    return seen.once("class map", lambda: mean_map(*class_maps(seen)[:2]))
+
+
+def has_prototypes(seen: Observation) -> Tensor:
+    """Return whether the true class of each image has prototypes: bool ``(N,)``."""
+    return (class_maps(seen)[0] >= 0).any(1)
+
+
 def class_peaks(seen: Observation) -> Tensor:
     """Return row and column of the peaks of :func:`class_maps` ``(N, K, 2)``; those of padding mean nothing."""
     return seen.once("class_peaks", lambda: peaks(class_maps(seen)[1], require=seen.require))

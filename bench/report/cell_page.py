@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -77,7 +78,7 @@ class CellPage:
         """Failure in one line, for a cell without a result."""
         return f"{self.failure['status']}: {self.failure['reason']}" if self.failure else "not finished"
 
-    @property
+    @functools.cached_property
     def scores(self) -> list[tuple[str, ...]]:
         """Return the rows under ``cell_facts.SCORES``."""
         if self._outcome is None:
