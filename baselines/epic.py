@@ -7,7 +7,6 @@ the few channels that contribute most to it; all others together are the remaind
 
 from __future__ import annotations
 
-import operator
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from baselines.remainder import ClassifierWithRemainder, ExplanationMethod, class_features, empty_layer
 from bench.contract import FitContext, RequestError, Settings, Sizes
+from bench.core.part_model import Derived
 from bench.core.seeding import derive
 
 _GATHERED = 2**26
@@ -26,17 +26,17 @@ class ChannelClassifier(ClassifierWithRemainder):
     """Black box with mixed channels as prototypes, several classes' each; a score is a channel's mean."""
 
     shared: ClassVar[bool] = True
-    _mixed: tuple[tuple[Tensor, ...], tuple[int, ...], Tensor] | None = None
+
+    def __init__(self, *inputs: Any) -> None:
+        super().__init__(*inputs)
+        self._mixed = Derived()
 
     def connections(self, prototypes: Tensor) -> Tensor:
         """Return the columns of ``W U^-1``: logits are sums over all mixed channels, shown or not, and the bias."""
         assert self.prototypes.vectors is not None
-        # Inverted once, for O(D^3); torch raises `_version` with each write in place.
         terms = (self.weight, self.prototypes.vectors)
-        versions = tuple(tensor._version for tensor in terms)
-        if self._mixed is None or self._mixed[1] != versions or any(map(operator.is_not, self._mixed[0], terms)):
-            self._mixed = terms, versions, mixed_rows(*terms).T.to(self.bias.dtype)
-        return self._mixed[2][prototypes]
+        # Inverted once, for O(D^3).
+        return self._mixed.of(terms, lambda: mixed_rows(*terms).T.to(self.bias.dtype))[prototypes]
 
 
 class EPIC(ExplanationMethod):

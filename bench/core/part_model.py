@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -149,6 +151,20 @@ class PartPrototypeModel(nn.Module, ABC):
         shape = indices.shape + (1,) * (values.ndim - 2)
         chosen = values.gather(1, indices.clamp(min=0).reshape(shape).expand(*indices.shape, *values.shape[2:]))
         return chosen * (indices >= 0).reshape(shape)
+
+
+class Derived:
+    """Tensor that follows from others, computed again only after one of them was replaced or written to."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[tuple[Tensor, ...], tuple[int, ...], Tensor] | None = None
+
+    def of(self, terms: tuple[Tensor, ...], compute: Callable[[], Tensor]) -> Tensor:
+        """Return ``compute()``, which follows from ``terms``."""
+        versions = tuple(tensor._version for tensor in terms)  # torch raises it with each write in place
+        if self._kept is None or self._kept[1] != versions or any(map(operator.is_not, self._kept[0], terms)):
+            self._kept = terms, versions, compute()
+        return self._kept[2]
 
 
 def shapley_of_maxima(maps: Tensor, weights: Tensor) -> Tensor:

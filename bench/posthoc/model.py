@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from bench.contract import Explanation, PartPrototypeModel, PrototypeTable
+from bench.core.part_model import Derived
 
 
 class DecomposedClassifier(PartPrototypeModel):
@@ -39,7 +39,7 @@ class DecomposedClassifier(PartPrototypeModel):
         self.register_buffer("weights", torch.ones(classes * k, dtype=torch.float64, device=vectors.device))
         # No tensor where there are none, so that models from before keep the names of their tensors.
         self.register_buffer("absent", absent if absent is not None and len(absent) else None)
-        self._summed: tuple[tuple[Tensor, ...], tuple[int, ...], Tensor] = (), (), bias
+        self._summed = Derived()
 
     @property
     def vectors(self) -> Tensor:
@@ -57,16 +57,13 @@ class DecomposedClassifier(PartPrototypeModel):
     def rows(self) -> Tensor:
         """Weight of the classifier ``(C + A, D)`` in the bias's precision: sums of each class's prototypes (eq. 7)."""
         assert self.prototypes.vectors is not None
-        # Cached, as every batch needs it; torch raises `_version` with each write in place.
-        terms = (self.prototypes.vectors, self.weights, self.bias)
-        versions = tuple(tensor._version for tensor in terms)
-        tensors, before, rows = self._summed
-        if before != versions or any(map(operator.is_not, tensors, terms)):
+
+        def add_up() -> Tensor:
             rows = self.vectors.sum(1).to(self.bias.dtype)
-            if self.absent is not None:
-                rows = torch.cat([rows, self.absent.to(rows)])
-            self._summed = terms, versions, rows
-        return rows
+            return rows if self.absent is None else torch.cat([rows, self.absent.to(rows)])
+
+        # Kept, as every batch needs it.
+        return self._summed.of((self.prototypes.vectors, self.weights, self.bias), add_up)
 
     def logits(self, features: Tensor) -> Tensor:
         """Compute ``Avg(x) v^T + b``, with v the sum of the prototypes."""
